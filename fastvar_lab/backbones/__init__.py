@@ -1,0 +1,1 @@
+"""Visual autoregressive generators and their tokenizers; they know nothing of pruning."""

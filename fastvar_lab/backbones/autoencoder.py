@@ -1,0 +1,153 @@
+"""The convolutional autoencoder under every tokenizer here, with the released key names.
+
+Keys follow the VQ-GAN lineage (`encoder.down.0.block.1.conv2.weight`, ...). Shapes: images
+(B, 3, H, W) in [-1, 1]; latents (B, d, H / stride, W / stride).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class AutoEncoderConfig:
+    """Widths per level from fine to coarse; each level after the first halves the map.
+
+    `patch` > 1 folds patch x patch pixels into channels before the first convolution, which
+    keeps full-resolution convolutions (the whole cost on a CPU) out of small tokenizers.
+    """
+
+    channels: int
+    widths: tuple[int, ...]
+    encoder_blocks: int = 2
+    decoder_blocks: int = 3
+    patch: int = 1
+
+    @property
+    def stride(self) -> int:
+        """Pixels per latent cell along each side."""
+        return int(self.patch * 2 ** (len(self.widths) - 1))
+
+
+def _norm(width: int) -> nn.GroupNorm:
+    return nn.GroupNorm(32, width, eps=1e-6)
+
+
+class ResBlock(nn.Module):
+    """norm, SiLU, conv, twice, around a skip (1x1 when the width changes)."""
+
+    def __init__(self, width_in: int, width: int) -> None:
+        super().__init__()
+        self.norm1, self.conv1 = _norm(width_in), nn.Conv2d(width_in, width, 3, padding=1)
+        self.norm2, self.conv2 = _norm(width), nn.Conv2d(width, width, 3, padding=1)
+        self.nin_shortcut = nn.Identity() if width_in == width else nn.Conv2d(width_in, width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.conv1(F.silu(self.norm1(x)))
+        return self.nin_shortcut(x) + self.conv2(F.silu(self.norm2(h)))
+
+
+class Downsample(nn.Module):
+    """Halve the map: zero-pad right and bottom, 3x3 convolution of stride 2."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(width, width, 3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.pad(x, (0, 1, 0, 1)))
+
+
+class Upsample(nn.Module):
+    """Double the map: nearest neighbour, then a 3x3 convolution."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))
+
+
+def _middle(width: int) -> nn.ModuleDict:
+    return nn.ModuleDict({"block_1": ResBlock(width, width), "block_2": ResBlock(width, width)})
+
+
+class Encoder(nn.Module):
+    """Image to latent."""
+
+    def __init__(self, config: AutoEncoderConfig) -> None:
+        super().__init__()
+        widths, self.patch = config.widths, config.patch
+        self.conv_in = nn.Conv2d(3 * config.patch**2, widths[0], 3, padding=1)
+        self.down = nn.ModuleList()
+        for i, width in enumerate(widths):
+            inner = [widths[max(i - 1, 0)]] + [width] * config.encoder_blocks
+            level = nn.ModuleDict(
+                {"block": nn.ModuleList(ResBlock(a, width) for a in inner[:-1])}
+            )
+            if i < len(widths) - 1:
+                level["downsample"] = Downsample(width)
+            self.down.append(level)
+        self.mid = _middle(widths[-1])
+        self.norm_out = _norm(widths[-1])
+        self.conv_out = nn.Conv2d(widths[-1], config.channels, 3, padding=1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = self.conv_in(F.pixel_unshuffle(image, self.patch))
+        for level in self.down:
+            for block in level["block"]:
+                x = block(x)
+            if "downsample" in level:
+                x = level["downsample"](x)
+        x = self.mid["block_2"](self.mid["block_1"](x))
+        return self.conv_out(F.silu(self.norm_out(x)))
+
+
+class Decoder(nn.Module):
+    """Latent to image, not clamped."""
+
+    def __init__(self, config: AutoEncoderConfig) -> None:
+        super().__init__()
+        widths, self.patch = config.widths, config.patch
+        self.conv_in = nn.Conv2d(config.channels, widths[-1], 3, padding=1)
+        self.mid = _middle(widths[-1])
+        self.up = nn.ModuleList()
+        for i, width in enumerate(widths):
+            inner = [widths[min(i + 1, len(widths) - 1)]] + [width] * config.decoder_blocks
+            level = nn.ModuleDict(
+                {"block": nn.ModuleList(ResBlock(a, width) for a in inner[:-1])}
+            )
+            if i > 0:
+                level["upsample"] = Upsample(width)
+            self.up.append(level)
+        self.norm_out = _norm(widths[0])
+        self.conv_out = nn.Conv2d(widths[0], 3 * config.patch**2, 3, padding=1)
+
+    def forward(self, latent: Tensor) -> Tensor:
+        x = self.conv_in(latent)
+        x = self.mid["block_2"](self.mid["block_1"](x))
+        for level in reversed(self.up):
+            for block in level["block"]:
+                x = block(x)
+            if "upsample" in level:
+                x = level["upsample"](x)
+        return F.pixel_shuffle(self.conv_out(F.silu(self.norm_out(x))), self.patch)
+
+
+class AutoEncoder(nn.Module):
+    """Encoder and decoder of one tokenizer; what lies between is in `quantize`."""
+
+    def __init__(self, config: AutoEncoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder, self.decoder = Encoder(config), Decoder(config)
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """Decode a latent (B, d, h, w) to pictures (B, 3, H, W) in [0, 1], float32."""
+        weight = self.decoder.conv_in.weight
+        return (self.decoder(latent.to(weight.dtype)).float().clamp(-1, 1) + 1) / 2

@@ -1,0 +1,374 @@
+"""Infinity: bitwise next-scale prediction with text (transformer only), by its released names.
+
+Source: released Infinity code (parameter names, packing orders, formulas). One class serves the
+embedded `tiny` model and the official sizes. Nothing here knows of pruning: every sublayer is
+handed, as a closed branch, to the Runner of the generation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from fastvar_lab.backbones import quantize
+from fastvar_lab.backbones.layers import (
+    AdaLNHeadNorm,
+    CrossAttention,
+    FeedForward,
+    SelfAttention,
+    modulate,
+    rotary,
+)
+from fastvar_lab.cache import KVCache
+from fastvar_lab.seam import Block, Grid, Runner, Site
+
+
+@dataclass(frozen=True)
+class InfinityConfig:
+    """Sizes of one Infinity transformer. `reference` is the rotary grid (H, W), see `rotary`."""
+
+    depth: int
+    width: int
+    heads: int
+    ffn: int
+    bits: int
+    text_width: int
+    text_length: int
+    reference: tuple[int, int]
+    levels: int = 15
+    pool_heads: int = 16
+
+    @property
+    def head_dim(self) -> int:
+        return self.width // self.heads
+
+
+class Text(NamedTuple):
+    """Encoded prompts: features (n, T, D) and which of them are words, mask (n, T) bool."""
+
+    features: Tensor
+    mask: Tensor
+
+
+class Modulation(NamedTuple):
+    """adaLN of one layer, (B, 1, C) each; `up` is 1 + scale. 1 = attention, 2 = feed-forward."""
+
+    gate1: Tensor
+    gate2: Tensor
+    up1: Tensor
+    up2: Tensor
+    shift1: Tensor
+    shift2: Tensor
+
+
+@dataclass
+class State:
+    """What one generation owns: condition, modulation, text memory, KV cache, positions."""
+
+    start: Tensor  # (B, 1, C), the first token
+    head: tuple[Tensor, Tensor]
+    modulations: list[Modulation]
+    memories: list[tuple[Tensor, Tensor]]
+    text_mask: Tensor  # (B, 1, 1, T)
+    cache: KVCache | BlockCausal
+    tables: dict[int, Tensor]  # rotary tables by scale step
+
+    def keep_rows(self, rows: slice) -> None:
+        """Drop guidance rows from everything that has them."""
+        self.start, self.text_mask = self.start[rows], self.text_mask[rows]
+        self.head = (self.head[0][rows], self.head[1][rows])
+        self.modulations = [Modulation(*(m[rows] for m in mod)) for mod in self.modulations]
+        self.memories = [(k[rows], v[rows]) for k, v in self.memories]
+        self.cache.keep_rows(rows)
+
+
+class BlockCausal(Runner):
+    """Runner and cache of a training pass: all scales at once, each attends up to its own end."""
+
+    def __init__(self, lengths: Sequence[int]) -> None:
+        self.parts = list(lengths)
+
+    def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        return k, v
+
+    def attend(
+        self,
+        site: Site,
+        grid: Grid,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        mask: Tensor | None = None,
+        scale: float = 1.0,
+    ) -> Tensor:
+        if site.kind == "cross":
+            return super().attend(site, grid, q, k, v, mask, scale)
+        out, end = [], 0
+        for part in q.split(self.parts, dim=2):
+            end += part.shape[2]
+            seen = F.scaled_dot_product_attention(part, k[:, :, :end], v[:, :, :end], scale=scale)
+            out.append(seen)
+        return torch.cat(out, dim=2)
+
+
+class TextPool(nn.Module):
+    """Attention pooling of the text by one learned query: the condition and the first token."""
+
+    def __init__(self, width: int, text_width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.mat_q = nn.Parameter(torch.randn(1, heads, width // heads) * 0.02)
+        self.mat_kv = nn.Linear(text_width, 2 * width, bias=False)
+        self.v_bias = nn.Parameter(torch.zeros(width))
+        self.register_buffer("zero_k_bias", torch.zeros(width))
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, features: Tensor, mask: Tensor) -> Tensor:
+        """Pool features (B, T, D) where mask (B, T): (B, C)."""
+        kv = F.linear(features, self.mat_kv.weight, torch.cat((self.zero_k_bias, self.v_bias)))
+        k, v = rearrange(kv, "b t (two h c) -> two b h t c", two=2, h=self.heads)
+        q = rearrange(self.mat_q, "one h c -> one h 1 c").expand(len(features), -1, -1, -1)
+        pooled = F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None])
+        return self.proj(rearrange(pooled, "b h 1 c -> b (h c)"))
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm with a weight, computed in float32 at least."""
+
+    def __init__(self, width: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.weight, self.eps = nn.Parameter(torch.ones(width)), eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = x if x.dtype == torch.float64 else x.float()
+        return wide * (wide.square().mean(-1, keepdim=True) + self.eps).rsqrt() * self.weight
+
+
+class InfinityBlock(nn.Module):
+    """Self-attention, cross-attention, feed-forward; each one closed branch of the residual."""
+
+    def __init__(self, config: InfinityConfig) -> None:
+        super().__init__()
+        self.ada_gss = nn.Parameter(torch.randn(1, 1, 6, config.width) / config.width**0.5)
+        self.sa = SelfAttention(config.width, config.heads)
+        self.ca = CrossAttention(config.width, config.heads)
+        self.ca_norm = nn.LayerNorm(config.width, eps=1e-6)
+        self.ffn = FeedForward(config.width, config.ffn)
+
+    def modulation(self, shared: Tensor) -> Modulation:
+        """Add this layer's offsets to the shared adaLN (B, 1, 6, C)."""
+        gate1, gate2, scale1, scale2, shift1, shift2 = (shared + self.ada_gss).unbind(2)
+        return Modulation(gate1, gate2, scale1 + 1, scale2 + 1, shift1, shift2)
+
+    def forward(
+        self, x: Tensor, *, layer: int, grid: Grid, state: State, run: Runner
+    ) -> Tensor:
+        """Offer the three branches of this layer to `run`, in order."""
+        call = partial(self._attention, layer=layer, grid=grid, state=state, run=run)
+        x = x + run.sublayer(Site(layer, "attn"), grid, call, x)
+        call = partial(self._cross, layer=layer, grid=grid, state=state, run=run)
+        x = x + run.sublayer(Site(layer, "cross"), grid, call, x)
+        call = partial(self._feed_forward, mod=state.modulations[layer])
+        return x + run.sublayer(Site(layer, "ffn"), grid, call, x)
+
+    def _attention(
+        self,
+        x: Tensor,
+        index: Tensor | None = None,
+        *,
+        layer: int,
+        grid: Grid,
+        state: State,
+        run: Runner,
+    ) -> Tensor:
+        mod, table = state.modulations[layer], state.tables[grid.index]
+        if index is not None:
+            table = table[index].unsqueeze(1)
+
+        def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            return run.attend(Site(layer, "attn"), grid, q, *state.cache.append(layer, k, v))
+
+        return self.sa(modulate(x, mod.up1, mod.shift1), attend, table) * mod.gate1
+
+    def _cross(
+        self,
+        x: Tensor,
+        index: Tensor | None = None,
+        *,
+        layer: int,
+        grid: Grid,
+        state: State,
+        run: Runner,
+    ) -> Tensor:
+        memory = state.memories[layer]
+
+        def attend(q: Tensor) -> Tensor:
+            scale = q.shape[-1] ** -0.5
+            return run.attend(Site(layer, "cross"), grid, q, *memory, state.text_mask, scale)
+
+        return self.ca(self.ca_norm(x), attend)
+
+    def _feed_forward(
+        self, x: Tensor, index: Tensor | None = None, *, mod: Modulation
+    ) -> Tensor:
+        return self.ffn(modulate(x, mod.up2, mod.shift2)) * mod.gate2
+
+
+class Infinity(nn.Module):
+    """The transformer: bits of the next scale from the latent so far and a text."""
+
+    def __init__(self, config: InfinityConfig) -> None:
+        super().__init__()
+        self.config, width = config, config.width
+        self.cfg_uncond = nn.Parameter(torch.randn(config.text_length, config.text_width) * 0.02)
+        self.pos_start = nn.Parameter(torch.randn(1, 1, width) * 0.02)
+        self.text_norm = RMSNorm(config.text_width)
+        pool = TextPool(width, config.text_width, config.pool_heads)
+        self.text_proj_for_sos = nn.ModuleDict({"ca": pool})
+        self.text_proj_for_ca = nn.Sequential(
+            nn.Linear(config.text_width, width),
+            nn.GELU(approximate="tanh"),
+            nn.Linear(width, width),
+        )
+        self.lvl_embed = nn.Embedding(config.levels, width)
+        nn.init.normal_(self.lvl_embed.weight, std=0.02)
+        self.word_embed = nn.Linear(config.bits, width)
+        self.shared_ada_lin = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
+        self.blocks = nn.ModuleList(InfinityBlock(config) for _ in range(config.depth))
+        self.head_nm = AdaLNHeadNorm(width)
+        self.head = nn.Linear(width, 2 * config.bits)
+
+    def initialize(self) -> None:
+        """Start a training from scratch: gates open, every branch adding nothing."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        nn.init.trunc_normal_(self.word_embed.weight, std=0.3)
+        for block in self.blocks:
+            nn.init.zeros_(block.ada_gss)
+            block.ada_gss.data[:, :, :2] = 1.0
+            for out in (block.sa.proj, block.ca.proj, block.ffn.fc2):
+                nn.init.trunc_normal_(out.weight, std=0.02 / (3 * len(self.blocks)) ** 0.5)
+
+    def with_null(self, text: Text) -> Text:
+        """Append the null prompt, as long as each prompt, for guidance: (2n, T, D)."""
+        null = self.cfg_uncond[: text.features.shape[1]].expand_as(text.features)
+        return Text(torch.cat((text.features, null)), text.mask.repeat(2, 1))
+
+    def begin(
+        self, text: Text, grids: Sequence[Grid], run: Runner, cache_dtype: torch.dtype | None = None
+    ) -> State:
+        """Compute once what all scale steps share; allocate the KV cache to what `run` forwards."""
+        capacities = [
+            sum(run.forwarded(Site(layer, "attn"), grid) for grid in grids)
+            for layer in range(self.config.depth)
+        ]
+        device, dtype = self.pos_start.device, self.blocks[0].sa.proj.weight.dtype
+        cache = KVCache(
+            capacities,
+            len(text.mask),
+            self.config.heads,
+            self.config.head_dim,
+            cache_dtype or dtype,
+            device,
+        )
+        return self._state(text, grids, cache)
+
+    def _state(self, text: Text, grids: Sequence[Grid], cache: KVCache | BlockCausal) -> State:
+        features = self.text_norm(text.features) * text.mask.unsqueeze(-1)
+        condition = self.text_proj_for_sos["ca"](features, text.mask)
+        memory = self.text_proj_for_ca(features)
+        shared = rearrange(self.shared_ada_lin(condition), "b (six c) -> b 1 six c", six=6)
+        return State(
+            start=condition.unsqueeze(1) + self.pos_start,
+            head=self.head_nm.modulation(condition),
+            modulations=[block.modulation(shared) for block in self.blocks],
+            memories=[block.ca.memory(memory) for block in self.blocks],
+            text_mask=text.mask[:, None, None],
+            cache=cache,
+            tables={g.index: self.positions(g) for g in grids},
+        )
+
+    def positions(self, grid: Grid) -> Tensor:
+        """Rotary table of a scale step, (h * w, head_dim / 2) complex."""
+        device = self.pos_start.device
+        return rotary(grid.h, grid.w, self.config.reference, self.config.head_dim, device)
+
+    def embed(self, state: State, grid: Grid, canvas: Tensor) -> Tensor:
+        """Tokens (B, L, C) that enter the first layer; canvas (n, d, H, W) is the latent so far."""
+        level = self.lvl_embed.weight[grid.index]
+        if grid.index == 0:
+            return state.start + level
+        tokens = self.embed_latent(quantize.next_input(canvas, grid.h, grid.w)) + level
+        return tokens.repeat(len(state.start) // len(tokens), 1, 1)
+
+    def embed_latent(self, latent: Tensor) -> Tensor:
+        """Project a resized latent (n, d, h, w) to tokens (n, h * w, C)."""
+        flat = rearrange(latent, "b d h w -> b (h w) d")
+        return self.word_embed(flat.to(self.word_embed.weight.dtype))
+
+    def layers(self, state: State, grid: Grid, run: Runner) -> list[Block]:
+        """Close the layers over one scale step."""
+        return [
+            partial(block, layer=i, grid=grid, state=state, run=run)
+            for i, block in enumerate(self.blocks)
+        ]
+
+    def logits(self, state: State, x: Tensor) -> Tensor:
+        """Logits (B, L, d, 2) of each bit being 0 or 1, float32 at least."""
+        wide = x if x.dtype == torch.float64 else x.float()
+        out = F.linear(
+            modulate(wide, *(m.to(wide.dtype) for m in state.head)),
+            self.head.weight.to(wide.dtype),
+            self.head.bias.to(wide.dtype),
+        )
+        return rearrange(out, "b l (d two) -> b l d two", two=2)
+
+    def teacher_forced(
+        self,
+        text: Text,
+        inputs: Sequence[Tensor],
+        sizes: Sequence[tuple[int, int]],
+        positions: Sequence[Tensor | None],
+    ) -> Tensor:
+        """Logits of all scales at once, for training: (B, sum of lengths, d, 2).
+
+        `inputs` are the resized latents (B, K, d) that enter scales 1, 2, ...; `positions` the
+        raster positions trained at each scale, None for all. Attention is block-causal.
+        """
+        grids = [Grid(i, h, w) for i, (h, w) in enumerate(sizes)]
+        cache = BlockCausal([1, *(x.shape[1] for x in inputs)])
+        state = self._state(text, [], cache)
+        tables = [self.positions(g) for g in grids]
+        whole = Grid(0, 1, 0)  # one pseudo step that holds every scale
+        state.tables[0] = torch.cat(
+            [t if at is None else t[at.to(t.device)] for t, at in zip(tables, positions)]
+        )
+        levels = self.lvl_embed.weight
+        x = torch.cat(
+            [state.start + levels[0]]
+            + [self.word_embed(x) + levels[i] for i, x in enumerate(inputs, start=1)],
+            dim=1,
+        )
+        x = cache.stack(whole, self.layers(state, whole, cache), x)
+        return self.logits(state, x)
+
+    def blank(self, n: int, grids: Sequence[Grid]) -> Tensor:
+        """The latent before the first step: zeros (n, d, H, W) of the final map."""
+        h, w = grids[-1].h, grids[-1].w
+        dtype = torch.float64 if self.pos_start.dtype == torch.float64 else torch.float32
+        return torch.zeros(n, self.config.bits, h, w, dtype=dtype, device=self.pos_start.device)
+
+    def accumulate(self, canvas: Tensor, bits: Tensor, grid: Grid) -> Tensor:
+        """Add the codes of a step's bits (n, L, d) to the latent so far; returns a new tensor."""
+        code = quantize.codes(bits, grid.h, grid.w).to(canvas.dtype)
+        return canvas + quantize.upsample(code, *canvas.shape[-2:])

@@ -1,0 +1,128 @@
+"""Building blocks shared by the families: cosine attention, feed-forward, adaLN, rotary positions.
+
+Parameter names are the released ones. Shapes: x (B, L, C); rows B conditional first.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(q, k, v) of one step, each (B, H, K, c) -> (B, H, K, c); where caches and masks come in."""
+
+MAX_LOG_SCALE = math.log(100.0)
+
+
+def rotary(
+    h: int, w: int, reference: tuple[int, int], head_dim: int, device: torch.device | str = "cpu"
+) -> Tensor:
+    """Return the 2-D rotary table of an h x w map as unit complex numbers (h * w, head_dim / 2).
+
+    Positions are normalised to a reference grid, `round(i * H / h)`; the first half of the pairs
+    turns with y, the second with x. Source: released Infinity, `rope2d_normalized_by_hw` = 2.
+    """
+    half = head_dim // 2
+    inverse = 10000.0 ** (-torch.arange(0, half, 2, dtype=torch.float32, device=device) / half)
+    y = torch.round(torch.arange(h, device=device) * (reference[0] / h))
+    x = torch.round(torch.arange(w, device=device) * (reference[1] / w))
+    angles = torch.cat(
+        (
+            torch.outer(y, inverse).unsqueeze(1).expand(h, w, -1),
+            torch.outer(x, inverse).unsqueeze(0).expand(h, w, -1),
+        ),
+        dim=-1,
+    ).flatten(0, 1)
+    return torch.polar(torch.ones_like(angles), angles)
+
+
+def rotate(x: Tensor, table: Tensor) -> Tensor:
+    """Turn neighbouring pairs of x (B, H, K, c) by a table (K, c / 2) or (B, 1, K, c / 2)."""
+    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * table.to(_complex(x))).flatten(-2).to(x.dtype)
+
+
+def _complex(x: Tensor) -> torch.dtype:
+    return torch.complex128 if x.dtype == torch.float64 else torch.complex64
+
+
+def modulate(x: Tensor, scale_plus_one: Tensor, shift: Tensor, eps: float = 1e-6) -> Tensor:
+    """LayerNorm without weights, then adaLN: `LN(x) * (1 + scale) + shift`, (B, 1, C) each."""
+    return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=eps), scale_plus_one)
+
+
+class SelfAttention(nn.Module):
+    """Cosine attention with a learned log temperature per head and optional rotary positions."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.scale_mul_1H11 = nn.Parameter(torch.full((1, heads, 1, 1), math.log(4.0)))
+        self.mat_qkv = nn.Linear(width, 3 * width, bias=False)
+        self.q_bias, self.v_bias = (nn.Parameter(torch.zeros(width)) for _ in range(2))
+        self.register_buffer("zero_k_bias", torch.zeros(width))
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, attend: Attend, table: Tensor | None = None) -> Tensor:
+        """Project, normalise, rotate, attend, project back: (B, K, C) -> (B, K, C)."""
+        bias = torch.cat((self.q_bias, self.zero_k_bias, self.v_bias))
+        qkv = F.linear(x, self.mat_qkv.weight, bias)
+        q, k, v = rearrange(qkv, "b l (three h c) -> three b h l c", three=3, h=self.heads)
+        q = F.normalize(q, dim=-1) * self.scale_mul_1H11.clamp(max=MAX_LOG_SCALE).exp()
+        k = F.normalize(k, dim=-1)
+        if table is not None:
+            q, k = rotate(q, table), rotate(k, table)
+        return self.proj(rearrange(attend(q, k, v), "b h l c -> b l (h c)"))
+
+
+class CrossAttention(nn.Module):
+    """Plain attention to a text memory, scaled by head_dim ** -0.5."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.mat_q = nn.Linear(width, width)
+        self.mat_kv = nn.Linear(width, 2 * width, bias=False)
+        self.v_bias = nn.Parameter(torch.zeros(width))
+        self.register_buffer("zero_k_bias", torch.zeros(width))
+        self.proj = nn.Linear(width, width)
+
+    def memory(self, text: Tensor) -> tuple[Tensor, Tensor]:
+        """Project text (B, T, C) once per generation to keys and values (B, H, T, c)."""
+        kv = F.linear(text, self.mat_kv.weight, torch.cat((self.zero_k_bias, self.v_bias)))
+        k, v = rearrange(kv, "b t (two h c) -> two b h t c", two=2, h=self.heads)
+        return k.contiguous(), v.contiguous()
+
+    def forward(self, x: Tensor, attend: Callable[[Tensor], Tensor]) -> Tensor:
+        """Attend from x (B, K, C); `attend` holds the memory, (B, H, K, c) -> (B, H, K, c)."""
+        q = rearrange(self.mat_q(x), "b l (h c) -> b h l c", h=self.heads)
+        return self.proj(rearrange(attend(q), "b h l c -> b l (h c)"))
+
+
+class FeedForward(nn.Module):
+    """fc2(GELU-tanh(fc1))."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(width, hidden), nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
+
+
+class AdaLNHeadNorm(nn.Module):
+    """LayerNorm before the head, modulated by the condition: scale first, then shift."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.ada_lin = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))
+
+    def modulation(self, condition: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (1 + scale, shift), (B, 1, C) each, from the condition (B, C)."""
+        scale, shift = self.ada_lin(condition).unsqueeze(1).chunk(2, dim=-1)
+        return scale + 1, shift

@@ -1,0 +1,69 @@
+"""The embedded text encoder: a closed vocabulary and a small transformer over its words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from fastvar_lab.backbones.infinity import Text
+from fastvar_lab.words import PromptError, split
+
+
+@dataclass(frozen=True)
+class WordEncoderConfig:
+    """Vocabulary and sizes; `length` is the longest prompt in words."""
+
+    vocabulary: tuple[str, ...]
+    width: int
+    depth: int
+    heads: int
+    length: int
+
+
+class WordEncoder(nn.Module):
+    """Words to features: embedding, learned places, a few transformer layers."""
+
+    def __init__(self, config: WordEncoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.ids = {word: i for i, word in enumerate(config.vocabulary, start=1)}  # 0 pads
+        self.words = nn.Embedding(len(self.ids) + 1, config.width)
+        self.places = nn.Parameter(torch.randn(config.length, config.width) * 0.02)
+        self.layers = nn.ModuleList(
+            nn.TransformerEncoderLayer(
+                config.width,
+                config.heads,
+                4 * config.width,
+                dropout=0.0,
+                activation="gelu",
+                batch_first=True,
+                norm_first=True,
+            )
+            for _ in range(config.depth)
+        )
+
+    def tokenize(self, prompts: Sequence[str]) -> Tensor:
+        """Turn prompts into word numbers (n, T), padded with 0; T is the longest's length."""
+        rows = [[self.ids[w] for w in split(p, self.ids)] for p in prompts]
+        longest = max(map(len, rows))
+        if longest > self.config.length:
+            raise PromptError(
+                f"a prompt has at most {self.config.length} words; "
+                f"{max(prompts, key=lambda p: len(p.split()))!r} has {longest}"
+            )
+        return torch.tensor([row + [0] * (longest - len(row)) for row in rows])
+
+    def forward(self, tokens: Tensor) -> Text:
+        """Encode word numbers (n, T)."""
+        padding = tokens == 0
+        x = self.words(tokens) + self.places[: tokens.shape[1]]
+        for layer in self.layers:
+            x = layer(x, src_key_padding_mask=padding)
+        return Text(x, ~padding)
+
+    def encode(self, prompts: Sequence[str]) -> Text:
+        """Encode prompts: features (n, T, D) and mask (n, T)."""
+        return self.forward(self.tokenize(prompts).to(self.places.device))

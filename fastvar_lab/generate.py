@@ -1,0 +1,232 @@
+"""The next-scale loop: generate under a method, keep a snapshot, resume under another method."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from fastvar_lab.cache import KVCache
+from fastvar_lab.draws import Draws, Keyed
+from fastvar_lab.models import Model, Sampling
+from fastvar_lab.sampling import bit_probabilities, guide
+from fastvar_lab.scales import grids as number
+from fastvar_lab.seam import Act, Branch, Grid, Method, Plan, Runner, Site, Wrapper
+
+Watch = Callable[[Runner], Runner]
+"""Wraps the method's runner: a recorder, a stopwatch."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for, apart from the method: the same request draws the same noise."""
+
+    prompts: tuple[str, ...]
+    seeds: tuple[int, ...]
+    grids: tuple[Grid, ...]
+    sampling: Sampling
+    draws: Draws
+
+
+@dataclass
+class Snapshot:
+    """A generation that can be resumed after any of its scale steps; it owns all it holds.
+
+    `canvases[s]` and `tokens[s]` are the latent (n, d, H, W) and tokens after step s,
+    `lengths[s]` the KV length of each layer then; `held` branch outputs by (step, site).
+    """
+
+    request: Request
+    method: Method
+    canvases: list[Tensor]
+    tokens: list[Tensor | None]
+    lengths: list[tuple[int, ...]]
+    cache: KVCache
+    held: dict[tuple[int, Site], Tensor]
+
+
+@dataclass
+class Generation:
+    """A finished generation. `canvas` is the final latent (n, d, H, W).
+
+    `tokens[s]` (n, L, d) are the bits of step s, None where it was skipped; `first_step` the
+    first one that was run, the earlier ones coming from a snapshot.
+    """
+
+    request: Request
+    method: Method
+    canvas: Tensor
+    tokens: list[Tensor | None]
+    first_step: int
+    seconds: float
+    snapshot: Snapshot | None = field(default=None, repr=False)
+
+
+def generate(
+    model: Model,
+    prompts: str | Sequence[str],
+    method: Method,
+    *,
+    seed: int | Sequence[int] = 0,
+    sizes: Sequence[tuple[int, int]] | None = None,
+    sampling: Sampling | None = None,
+    draws: Draws | None = None,
+    watch: Iterable[Watch] = (),
+    snapshot: bool | Sequence[int] = False,
+) -> Generation:
+    """Generate pictures for `prompts` under `method`.
+
+    Picture i draws its noise from `seed + i`, or from its own of several seeds. `sizes` is the
+    schedule of token maps, default the model's. `draws` replaces the keyed noise (parity with
+    released code). `watch` wraps the runner, first outermost. `snapshot` keeps what `resume`
+    needs, with the branch outputs of the given steps (True: all but the last).
+    """
+    texts = (prompts,) if isinstance(prompts, str) else tuple(prompts)
+    seeds = tuple(seed + i for i in range(len(texts))) if isinstance(seed, int) else tuple(seed)
+    if len(seeds) != len(texts):
+        raise ValueError(f"{len(texts)} prompts need as many seeds; not {len(seeds)}")
+    request = Request(
+        texts,
+        seeds,
+        number(sizes or model.sizes),
+        sampling or model.sampling,
+        draws or Keyed(seeds),
+    )
+    if len(request.grids) > model.transformer.config.levels:
+        raise ValueError(
+            f"{model.name} has level embeddings for {model.transformer.config.levels} scales; "
+            f"the schedule has {len(request.grids)}"
+        )
+    return _run(model, request, method, watch, snapshot, None, 0)
+
+
+def resume(
+    model: Model,
+    snapshot: Snapshot,
+    method: Method,
+    *,
+    watch: Iterable[Watch] = (),
+    keep: bool | Sequence[int] = False,
+) -> Generation:
+    """Finish a snapshot under another method: the bits that generating from scratch would give.
+
+    Starts at the latest step before which both methods act alike and whose cache step is held;
+    `first_step` of the result says where. The snapshot is not changed. `keep` as `snapshot` in
+    `generate`.
+    """
+    if not isinstance(snapshot.request.draws, Keyed):
+        raise ValueError("only a generation with keyed draws can be resumed")
+    return _run(
+        model, snapshot.request, method, watch, keep, snapshot, resume_step(snapshot, method, model)
+    )
+
+
+def resume_step(snapshot: Snapshot, method: Method, model: Model) -> int:
+    """Tell at which scale step `resume` would start."""
+    grids = snapshot.request.grids
+    before, after = snapshot.method.acts(grids), method.acts(grids)
+    alike = next((i for i in range(len(grids)) if before[i] != after[i]), len(grids))
+    cache = method.cache_index(grids)
+    if cache is not None and cache < alike:
+        wanted = [site for step, site in snapshot.held if step == cache]
+        if len(wanted) < 3 * model.depth:
+            return cache
+    return alike
+
+
+class _Keep(Wrapper):
+    """Keeps references to the branch outputs of some steps: nothing is computed or copied."""
+
+    def __init__(self, inner: Runner, steps: set[int]) -> None:
+        super().__init__(inner)
+        self.steps, self.kept = steps, dict[tuple[int, Site], Tensor]()
+
+    def sublayer(self, site: Site, grid: Grid, branch: Branch, x: Tensor) -> Tensor:
+        delta = self.inner.sublayer(site, grid, branch, x)
+        if grid.index in self.steps:
+            self.kept[grid.index, site] = delta
+        return delta
+
+    def held(self) -> dict[tuple[int, Site], Tensor]:
+        return {**self.inner.held(), **self.kept}
+
+
+@torch.no_grad()
+def _run(
+    model: Model,
+    request: Request,
+    method: Method,
+    watch: Iterable[Watch],
+    keep: bool | Sequence[int],
+    base: Snapshot | None,
+    first: int,
+) -> Generation:
+    grids, n = request.grids, len(request.prompts)
+    acts = method.acts(grids)
+    held = dict(base.held) if base else {}
+    keeper: _Keep | None = None
+    run: Runner = method.start(grids, model.depth, held)
+    if keep is not False:
+        dense = {g.index for g, act in zip(grids, acts, strict=True) if act[0] == "dense"}
+        steps = dense - {len(grids) - 1} if keep is True else dense & set(keep)
+        run = keeper = _Keep(run, steps)
+    for wrap in reversed(list(watch)):
+        run = wrap(run)
+
+    begin = time.perf_counter()
+    text = model.encode_text(request.prompts)
+    guided = request.sampling.guidance != 1
+    if guided:
+        text = model.transformer.with_null(text)
+    state = model.transformer.begin(text, grids, run)
+    canvas = model.transformer.blank(n, grids)
+    canvases, tokens, lengths = list[Tensor](), list[Tensor | None](), list[tuple[int, ...]]()
+    rows = Plan.BOTH if guided else Plan.COND
+    if base is not None and first > 0:
+        canvases, tokens = base.canvases[:first], base.tokens[:first]
+        lengths, canvas = base.lengths[:first], base.canvases[first - 1]
+        assert isinstance(state.cache, KVCache)
+        state.cache.copy_prefix(base.cache, lengths[-1])
+
+    for grid in grids[first:]:
+        plan = run.plan(grid, canvas)
+        drawn: Tensor | None = None
+        if plan is not Plan.SKIP:
+            if plan is not rows and guided:
+                if rows is not Plan.BOTH:
+                    raise ValueError(
+                        f"the {plan.value} rows were asked for at step {grid.index}, after only the "
+                        f"{rows.value} rows had been run; dropped rows cannot come back"
+                    )
+                half = slice(0, n) if plan is Plan.COND else slice(n, 2 * n)
+                state.keep_rows(half)
+                run.keep_rows(half)
+                rows = plan
+            x = model.transformer.embed(state, grid, canvas)
+            x = run.stack(grid, model.transformer.layers(state, grid, run), x)
+            logits = model.transformer.logits(state, x) / request.sampling.temperature
+            if guided and rows is Plan.BOTH:
+                logits = guide(logits, request.sampling.guidance)
+            probabilities = bit_probabilities(logits, request.sampling.top_p)
+            drawn = request.draws.pick(grid.index, probabilities).bool()
+            canvas = model.transformer.accumulate(canvas, drawn, grid)
+        run.after(grid, drawn, canvas)
+        tokens.append(drawn)
+        if keeper is not None:
+            canvases.append(canvas)
+            lengths.append(tuple(state.cache.lengths))
+    if canvas.is_cuda:
+        torch.cuda.synchronize()
+    seconds = time.perf_counter() - begin
+
+    kept: Snapshot | None = None
+    if keeper is not None:
+        inherited = {k: v for k, v in held.items() if k[0] < first}
+        kept = Snapshot(
+            request, method, canvases, tokens, lengths, state.cache, {**inherited, **keeper.held()}
+        )
+    return Generation(request, method, canvas, tokens, first, seconds, kept)
+

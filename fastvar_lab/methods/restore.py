@@ -1,0 +1,75 @@
+"""Restorers: fill a pruned sublayer's output back up to every token of the step.
+
+A restorer is a frozen value. `restore(fresh, index, grid, cached)` takes the branch output of the
+kept tokens (B, K, C), their positions (B, K), and, if `needs_cache`, the same sublayer's output
+at the cache step with its map size; it returns (B, L, C).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple, Protocol
+
+from torch import Tensor
+
+from fastvar_lab.seam import Grid
+from fastvar_lab.tokens import gather, nearest_kept, resize, scatter
+
+
+class Cached(NamedTuple):
+    """A sublayer's whole branch output (B, h * w, C) at the cache step."""
+
+    output: Tensor
+    h: int
+    w: int
+
+
+class Restorer(Protocol):
+    """Fills pruned places."""
+
+    needs_cache: ClassVar[bool]
+
+    def restore(self, fresh: Tensor, index: Tensor, grid: Grid, cached: Cached | None) -> Tensor:
+        """Return the full output (B, L, C)."""
+        ...
+
+
+@dataclass(frozen=True)
+class CachedBranch:
+    """Cached token restoration: the cache-step output, resized, under the fresh tokens.
+
+    FastVAR, Algorithm 1; the released code resizes by "area". "bilinear" and "nearest" also work.
+    """
+
+    mode: str = "area"
+    needs_cache: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.mode not in ("area", "bilinear", "nearest"):
+            raise ValueError(f"mode must be one of area, bilinear, nearest; not {self.mode!r}")
+
+    def restore(self, fresh: Tensor, index: Tensor, grid: Grid, cached: Cached | None) -> Tensor:
+        assert cached is not None
+        base = resize(cached.output, (cached.h, cached.w), (grid.h, grid.w), self.mode)
+        return scatter(base.to(fresh.dtype), index, fresh)
+
+
+@dataclass(frozen=True)
+class Zero:
+    """Pruned tokens add nothing: they keep their residual stream."""
+
+    needs_cache: ClassVar[bool] = False
+
+    def restore(self, fresh: Tensor, index: Tensor, grid: Grid, cached: Cached | None) -> Tensor:
+        base = fresh.new_zeros(fresh.shape[0], grid.h * grid.w, fresh.shape[-1])
+        return scatter(base, index, fresh)
+
+
+@dataclass(frozen=True)
+class NearestKept:
+    """Pruned tokens take the output of the nearest kept one of the same step (as in StepVAR)."""
+
+    needs_cache: ClassVar[bool] = False
+
+    def restore(self, fresh: Tensor, index: Tensor, grid: Grid, cached: Cached | None) -> Tensor:
+        return gather(fresh, nearest_kept(index, grid.h, grid.w))

@@ -1,0 +1,87 @@
+"""Selectors: score the tokens of a step; the highest-scoring ones are forwarded.
+
+A selector is a frozen value whose `scores(x, grid, site)` maps x (B, L, C) to (B, L). Scores are
+per row: conditional and null rows choose their own tokens, as in the released FastVAR code.
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor
+
+from fastvar_lab.seam import Grid, Site
+
+
+class Selector(Protocol):
+    """Scores tokens; higher is kept."""
+
+    def scores(self, x: Tensor, grid: Grid, site: Site) -> Tensor:
+        """Score x (B, L, C): (B, L), float32 at least."""
+        ...
+
+
+def top(scores: Tensor, k: int, raster: bool = False) -> Tensor:
+    """Return the k best tokens of each row, (B, k): best first, or in raster order."""
+    index = scores.topk(k, dim=1).indices
+    return index.sort(dim=1).values if raster else index
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x if x.dtype == torch.float64 else x.float()
+
+
+@dataclass(frozen=True)
+class FarFromMean:
+    """Pivotal token selection: squared distance to the spatial mean (FastVAR, Algorithm 1)."""
+
+    def scores(self, x: Tensor, grid: Grid, site: Site) -> Tensor:
+        x = _wide(x)
+        return (x - x.mean(dim=1, keepdim=True)).square_().sum(dim=-1)
+
+
+@dataclass(frozen=True)
+class NearMean:
+    """The opposite of pivotal token selection: the lowest scores first."""
+
+    def scores(self, x: Tensor, grid: Grid, site: Site) -> Tensor:
+        return -FarFromMean().scores(x, grid, site)
+
+
+@dataclass(frozen=True)
+class HighPass:
+    """Squared distance to the mean of the 3 x 3 neighbourhood: local detail (as in StepVAR)."""
+
+    def scores(self, x: Tensor, grid: Grid, site: Site) -> Tensor:
+        image = rearrange(_wide(x), "b (h w) c -> b c h w", h=grid.h, w=grid.w)
+        local = F.avg_pool2d(image, 3, stride=1, padding=1, count_include_pad=False)
+        return rearrange((image - local).square().sum(dim=1), "b h w -> b (h w)")
+
+
+@dataclass(frozen=True)
+class Random:
+    """Uniformly random tokens, the same for a seed, step and sublayer; rows draw alike."""
+
+    seed: int = 0
+
+    def scores(self, x: Tensor, grid: Grid, site: Site) -> Tensor:
+        key = zlib.crc32(f"{self.seed}/{grid.index}/{site.layer}/{site.kind}".encode())
+        drawn = torch.rand(x.shape[1], generator=torch.Generator().manual_seed(key))
+        return drawn.to(x.device).expand(x.shape[0], -1)
+
+
+@dataclass(frozen=True)
+class UniformGrid:
+    """Evenly spread tokens: a golden-ratio lattice, so that any number of them covers the map."""
+
+    def scores(self, x: Tensor, grid: Grid, site: Site) -> Tensor:
+        cells = torch.arange(x.shape[1], device=x.device)
+        # plastic-number lattice (Roberts' R2): low discrepancy in two dimensions
+        a, b = 0.7548776662466927, 0.5698402909980532
+        rank = (cells // grid.w * a + cells % grid.w * b) % 1.0
+        return -rank.float().expand(x.shape[0], -1)

@@ -1,0 +1,59 @@
+"""What `python -m fastvar_lab train` does, from a fresh, saved or shipped start."""
+
+from __future__ import annotations
+
+import argparse
+
+import torch
+from torch import nn
+
+from fastvar_lab import models
+from fastvar_lab.backbones import weights as files
+from fastvar_lab.training.tokenizer import train_tokenizer
+from fastvar_lab.training.transformer import train_transformer
+
+
+def train(args: argparse.Namespace) -> None:
+    """Train one part into `args.out`: a checkpoint while it runs, weights when it is done."""
+    torch.manual_seed(args.seed)
+    models.require(args.device)
+    model = models.build_tiny()
+    model.transformer.initialize()
+    if args.start is not None:
+        _fill(model, args.start, args.part)
+    options = {k: getattr(args, k) for k in ("batch", "peak") if getattr(args, k) is not None}
+    common = {"seed": args.seed, "resume": args.resume, "device": args.device, **options}
+    if args.part == "tokenizer":
+        seconds = train_tokenizer(
+            model.tokenizer,
+            list(model.sizes),
+            steps=args.steps or 1900,
+            checkpoint=args.out / "tokenizer.ckpt",
+            decoder_only=args.decoder_only,
+            **common,
+        )
+        models.save_tokenizer(model, args.out)
+    else:
+        own = args.out / models.TOKENIZER_FILE
+        _fill(model, args.out if own.exists() else models.WEIGHTS, "tokenizer")
+        seconds = train_transformer(
+            model.transformer,
+            model.text_encoder,
+            model.tokenizer,
+            model.sizes,
+            steps=args.steps or 2000,
+            checkpoint=args.out / "transformer.ckpt",
+            grown=args.grown,
+            **common,
+        )
+        models.save_transformer(model, args.out)
+    print(f"{args.part}: {seconds / 60:.0f} minutes; weights in {args.out}")
+
+
+def _fill(model: models.Model, folder: object, part: str) -> None:
+    name = models.TOKENIZER_FILE if part == "tokenizer" else models.TRANSFORMER_FILE
+    tensors, _ = files.read(models.Path(str(folder)) / name)
+    module: nn.Module = model.tokenizer
+    if part == "transformer":
+        module = nn.ModuleDict({"transformer": model.transformer, "text": model.text_encoder})
+    files.fill(module, tensors, folder)

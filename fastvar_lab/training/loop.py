@@ -1,0 +1,86 @@
+"""One training loop for every model here: seeded by step, checkpointed, resumable after a kill."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+SAVE_EVERY = 120.0  # seconds; what a kill can lose
+
+
+def learning_rate(step: int, steps: int, warmup: int, peak: float) -> float:
+    """Linear warm-up to `peak`, then a linear descent to 2 % of it."""
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    return peak * max(0.02, 1 - (step - warmup) / max(1, steps - warmup))
+
+
+def train(
+    model: nn.Module,
+    loss: Callable[[int], tuple[Tensor, dict[str, float]]],
+    *,
+    steps: int,
+    peak: float,
+    betas: tuple[float, float],
+    weight_decay: float,
+    checkpoint: Path,
+    resume: bool = False,
+    warmup: int = 100,
+    log_every: int = 50,
+) -> float:
+    """Run `steps` optimiser steps of `loss(step)`; return the seconds spent, resumed ones included.
+
+    The loss must depend on nothing but the weights and the step, so that a resumed run sees the
+    same data. The checkpoint is replaced as a whole every two minutes and on Ctrl-C or SIGTERM.
+    """
+    decay = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
+    plain = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
+    groups = [{"params": decay, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0}]
+    optimizer = torch.optim.AdamW(groups, lr=peak, betas=betas)
+    first, spent = 0, 0.0
+    if resume and checkpoint.exists():
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        first, spent = state["step"], state["seconds"]
+
+    def save(step: int) -> None:
+        checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        partial = checkpoint.with_suffix(".partial")
+        state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+        torch.save({**state, "step": step, "seconds": spent + time.monotonic() - begin}, partial)
+        os.replace(partial, checkpoint)
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    begin = saved = time.monotonic()
+    bar = tqdm(range(first, steps), initial=first, total=steps, desc=checkpoint.stem, mininterval=2)
+    done = first
+    try:
+        for step in bar:
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(step, steps, warmup, peak)
+            value, logs = loss(step)
+            optimizer.zero_grad(set_to_none=True)
+            value.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            done = step + 1
+            if step % log_every == 0:
+                bar.write(f"{step} " + " ".join(f"{k} {v:.4f}" for k, v in logs.items()))
+            if time.monotonic() - saved > SAVE_EVERY:
+                save(done)
+                saved = time.monotonic()
+    finally:
+        save(done)
+        signal.signal(signal.SIGTERM, previous)
+    return spent + time.monotonic() - begin

@@ -1,0 +1,193 @@
+"""Train the embedded transformer: small scales first, then sampled large ones, then all of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from fastvar_lab.backbones import quantize
+from fastvar_lab.backbones.autoencoder import AutoEncoder
+from fastvar_lab.backbones.infinity import Infinity, Text
+from fastvar_lab.backbones.text import WordEncoder
+from fastvar_lab.training.loop import train
+from fastvar_lab.training.tokenizer import SIDE, to_tensor
+from fastvar_lab.world.grammar import Prompt
+from fastvar_lab.world.render import render
+from fastvar_lab.world.scene import caption, compose, random_prompt
+
+CHUNK, REUSE = 1536, 4  # pictures drawn at once, and how often each is used
+FLIP = 0.2  # bitwise self-correction: most bits flipped in one picture
+NULL = 0.1  # share of pictures trained without their text
+
+
+class Stage(NamedTuple):
+    """From share `begin` of the steps on: maps up to `whole` tokens in full, larger ones sampled.
+
+    `share` of the larger maps' tokens is trained; 0 leaves those maps out.
+    """
+
+    begin: float
+    whole: int
+    share: float
+
+
+GROWTH = (
+    Stage(0.0, 8 * 8, 0.0),
+    Stage(0.5, 12 * 12, 0.0),
+    Stage(0.75, 12 * 12, 1 / 8),
+    Stage(0.93, 12 * 12, 1 / 4),
+    Stage(0.985, 12 * 12, 1.0),
+)
+
+
+class Pictures:
+    """A deterministic stream of (latents, prompts): chunk c depends on seed and c alone."""
+
+    def __init__(self, tokenizer: AutoEncoder, seed: int, batch: int) -> None:
+        self.tokenizer, self.seed, self.batch = tokenizer, seed, batch
+        self.chunk, self.latents, self.prompts = -1, torch.empty(0), list[Prompt]()
+
+    def at(self, step: int) -> tuple[Tensor, list[str]]:
+        """Return the latents (B, d, H, W) and captions of one step."""
+        steps = CHUNK * REUSE // self.batch
+        chunk, place = divmod(step, steps)
+        if chunk != self.chunk:
+            self._draw(chunk)
+        order = np.random.default_rng((self.seed, chunk, 1)).permuted(
+            np.tile(np.arange(CHUNK), (REUSE, 1)), axis=1
+        )
+        picked = order.reshape(-1)[place * self.batch : (place + 1) * self.batch]
+        rng = np.random.default_rng((self.seed, step, 2))
+        texts = [caption(self.prompts[i], rng).text for i in picked]
+        return self.latents[torch.from_numpy(picked)].float(), texts
+
+    @torch.no_grad()
+    def _draw(self, chunk: int) -> None:
+        rng = np.random.default_rng((self.seed, chunk, 0))
+        prompts = [random_prompt(rng) for _ in range(CHUNK)]
+        device, latents = next(self.tokenizer.parameters()).device, []
+        for first in range(0, CHUNK, 32):
+            scenes = [compose(p, int(rng.integers(2**31))) for p in prompts[first : first + 32]]
+            image = to_tensor([render(s, SIDE) for s in scenes], device)
+            with torch.autocast(device.type, torch.bfloat16):
+                latents.append(self.tokenizer.encoder(image).half())
+        self.chunk, self.latents, self.prompts = chunk, torch.cat(latents), prompts
+
+
+def sampled_positions(
+    sizes: Sequence[tuple[int, int]], stage: Stage, draw: torch.Generator
+) -> list[Tensor | None]:
+    """Choose which tokens of each map are trained: None for all, else raster positions.
+
+    Large maps are sampled either as one window, the same place at every scale, which keeps
+    neighbourhoods dense, or scattered, which is what pruning leaves in the KV cache.
+    """
+    positions: list[Tensor | None] = []
+    window = bool(torch.rand((), generator=draw) < 0.5)
+    top, left = torch.rand(2, generator=draw).tolist()
+    for h, w in sizes:
+        if h * w <= stage.whole or stage.share == 1:
+            positions.append(None)
+        elif window:
+            a, b = round(h * stage.share**0.5), round(w * stage.share**0.5)
+            y, x = round(top * (h - a)), round(left * (w - b))
+            positions.append(torch.arange(h * w).view(h, w)[y : y + a, x : x + b].flatten())
+        else:
+            kept = torch.randperm(h * w, generator=draw)[: int(h * w * stage.share)]
+            positions.append(kept.sort().values)
+    return positions
+
+
+def scale_weights(sizes: Sequence[tuple[int, int]], power: float = 0.35) -> list[float]:
+    """Weight scales by tokens ** power: layout, settled in few tokens, must not drown in texture."""
+    raw = [(h * w) ** power for h, w in sizes]
+    return [r / sum(raw) for r in raw]
+
+
+def bit_losses(
+    model: Infinity,
+    text: Text,
+    latent: Tensor,
+    sizes: Sequence[tuple[int, int]],
+    positions: Sequence[Tensor | None],
+    draw: torch.Generator,
+) -> list[Tensor]:
+    """Cross-entropy per bit of every scale, with self-correction on flipped histories."""
+    device = latent.device
+    with torch.no_grad():
+        share = torch.rand(len(latent), generator=draw) * FLIP
+        labels, states = quantize.encode(latent, sizes, share.to(device), draw)
+        inputs = [
+            rearrange(quantize.next_input(s, h, w), "b d h w -> b (h w) d")
+            for s, (h, w) in zip(states[:-1], sizes[1:], strict=True)
+        ]
+        targets = torch.cat(
+            [x if at is None else x[:, at.to(device)] for x, at in zip(labels, positions)], dim=1
+        )
+        inputs = [x if at is None else x[:, at.to(device)] for x, at in zip(inputs, positions[1:])]
+    logits = model.teacher_forced(text, inputs, sizes, positions)
+    lengths = [h * w if at is None else len(at) for (h, w), at in zip(sizes, positions)]
+    each = F.binary_cross_entropy_with_logits(
+        logits[..., 1] - logits[..., 0], targets.float(), reduction="none"
+    )
+    return [part.mean() for part in each.split(lengths, dim=1)]
+
+
+def train_transformer(
+    model: Infinity,
+    text_encoder: WordEncoder,
+    tokenizer: AutoEncoder,
+    sizes: Sequence[tuple[int, int]],
+    *,
+    steps: int,
+    checkpoint: Path,
+    seed: int = 0,
+    resume: bool = False,
+    batch: int = 24,
+    peak: float = 1.5e-3,
+    device: str = "cpu",
+    grown: float = 0.0,
+) -> float:
+    """Train both in place, the tokenizer frozen; return the seconds spent.
+
+    `grown` skips that share of the growth in scales: 0 from scratch, more for trained weights.
+    """
+    both = nn.ModuleDict({"transformer": model, "text": text_encoder}).to(device).train()
+    tokenizer.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
+    stream = Pictures(tokenizer, seed, batch)
+
+    def loss(step: int) -> tuple[Tensor, dict[str, float]]:
+        stage = [s for s in GROWTH if grown + (1 - grown) * step / steps >= s.begin][-1]
+        latent, prompts = stream.at(step)
+        draw = torch.Generator().manual_seed(seed * 1_000_003 + step)
+        shown = [s for s in sizes if stage.share or s[0] * s[1] <= stage.whole]
+        positions = sampled_positions(shown, stage, draw)
+        with torch.autocast(device, torch.bfloat16):
+            features, mask = text_encoder.encode(prompts)
+            drop = torch.rand(len(prompts), 1, 1, generator=draw).to(device) < NULL
+            null = model.cfg_uncond[: features.shape[1]].to(features.dtype)
+            text = Text(torch.where(drop, null, features), mask)
+            losses = bit_losses(model, text, latent.to(device), shown, positions, draw)
+        weights = scale_weights(shown)
+        total = sum((w * x for w, x in zip(weights, losses, strict=True)), start=latent.new_zeros(()))
+        logs = {f"{h}x{w}": float(x.detach()) for (h, w), x in zip(shown, losses, strict=True)}
+        return total, {"loss": float(total.detach()), **logs}
+
+    return train(
+        both,
+        loss,
+        steps=steps,
+        peak=peak,
+        betas=(0.9, 0.95),
+        weight_decay=0.02,
+        checkpoint=checkpoint,
+        resume=resume,
+        warmup=200,
+    )

@@ -1,0 +1,1 @@
+"""The closed world of textured shapes that the embedded model draws: grammar, renderer, judge."""

@@ -1,0 +1,140 @@
+"""The prompt grammar: plain English over a closed vocabulary, parsed to values and back.
+
+    prompt    = group ("and" group)* | one relation one
+    group     = count adjective* shape           count: a, an, one, two, three, four
+    relation  = "left of" | "right of" | "above" | "below"
+    adjective = a color or a texture, each at most once, in any order
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+
+from fastvar_lab.words import PromptError, split
+
+SHAPES = ("circle", "square", "triangle", "ring", "cross", "star")
+COLORS = {  # sRGB in [0, 1]
+    "red": (0.86, 0.12, 0.12),
+    "orange": (0.95, 0.50, 0.08),
+    "yellow": (0.95, 0.88, 0.12),
+    "green": (0.13, 0.65, 0.20),
+    "cyan": (0.10, 0.78, 0.82),
+    "blue": (0.15, 0.25, 0.85),
+    "purple": (0.52, 0.18, 0.75),
+    "pink": (0.97, 0.45, 0.70),
+}
+TEXTURES = ("solid", "striped", "dotted", "checkered")
+RELATIONS = ("left of", "right of", "above", "below")
+COUNTS = {"a": 1, "an": 1, "one": 1, "two": 2, "three": 3, "four": 4}
+PLURALS = {s: "crosses" if s == "cross" else s + "s" for s in SHAPES}
+MIRROR = {"right of": "left of", "below": "above"}
+
+VOCABULARY = (
+    *COUNTS,
+    *("and", "left", "right", "of", "above", "below"),
+    *COLORS,
+    *TEXTURES,
+    *SHAPES,
+    *PLURALS.values(),
+)
+
+
+@dataclass(frozen=True)
+class Group:
+    """`count` objects that look alike; None leaves color or texture open."""
+
+    count: int
+    shape: str
+    color: str | None = None
+    texture: str | None = None
+
+    @property
+    def text(self) -> str:
+        words = [w for w in (self.color, self.texture) if w]
+        words.append(self.shape if self.count == 1 else PLURALS[self.shape])
+        if self.count == 1:
+            return ("an " if words[0][0] in "aeiou" else "a ") + " ".join(words)
+        return " ".join([("two", "three", "four")[self.count - 2], *words])
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What a picture should show: groups, and for two single objects how they lie."""
+
+    groups: tuple[Group, ...]
+    relation: str | None = None
+
+    @property
+    def text(self) -> str:
+        joint = f" {self.relation} " if self.relation else " and "
+        return joint.join(g.text for g in self.groups)
+
+    @property
+    def canonical(self) -> str:
+        """One spelling for all prompts that mean the same: relations mirrored, groups sorted."""
+        if self.relation in MIRROR:
+            return replace(
+                self, groups=self.groups[::-1], relation=MIRROR[self.relation]
+            ).canonical
+        if self.relation:
+            return self.text
+        return replace(self, groups=tuple(sorted(self.groups, key=lambda g: g.text))).text
+
+    @property
+    def held_out(self) -> bool:
+        """Tell whether this prompt is in the tenth that no model is trained on."""
+        return hashlib.sha256(self.canonical.encode()).digest()[0] % 10 == 0
+
+
+def parse(text: str) -> Prompt:
+    """Parse a prompt; raise PromptError on anything outside the grammar."""
+    rest = split(text, VOCABULARY)
+    groups, relation = [_group(rest, text)], None
+    while rest:
+        if rest[0] == "and" and relation is None:
+            del rest[0]
+        else:
+            relation = _relation(rest, text, len(groups))
+        groups.append(_group(rest, text))
+    if relation and any(g.count > 1 for g in groups):
+        raise PromptError(f"{relation!r} relates two single objects; not {text!r}")
+    total = sum(g.count for g in groups)
+    if total > 4:
+        raise PromptError(f"a prompt names at most 4 objects; {text!r} names {total}")
+    return Prompt(tuple(groups), relation)
+
+
+def _relation(rest: list[str], text: str, groups_before: int) -> str:
+    for relation in RELATIONS:
+        parts = relation.split()
+        if rest[: len(parts)] == parts and groups_before == 1:
+            del rest[: len(parts)]
+            return relation
+    allowed = "'and'" if groups_before > 1 else "'and', " + ", ".join(map(repr, RELATIONS))
+    raise PromptError(f"expected {allowed} before {' '.join(rest)!r} in {text!r}")
+
+
+def _group(rest: list[str], text: str) -> Group:
+    if not rest or rest[0] not in COUNTS:
+        where = f"before {rest[0]!r}" if rest else "at the end"
+        raise PromptError(f"expected one of {', '.join(COUNTS)} {where} of {text!r}")
+    count = COUNTS[rest.pop(0)]
+    shapes = {s: s for s in SHAPES} if count == 1 else {p: s for s, p in PLURALS.items()}
+    color = texture = None
+    while rest:
+        word = rest.pop(0)
+        if word in COLORS and color is None:
+            color = word
+        elif word in TEXTURES and texture is None:
+            texture = word
+        elif word in shapes:
+            return Group(count, shapes[word], color, texture)
+        else:
+            break
+    else:
+        word = "the end"
+    raise PromptError(
+        f"expected at most one color and one texture, then one of {', '.join(shapes)}, "
+        f"where {text!r} has {word!r}"
+    )

@@ -1,0 +1,141 @@
+"""Scenes: what is in a picture of the world, as plain values, and how to compose one from a prompt.
+
+Lengths are fractions of the picture's short side, places fractions of its width and height (y down).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from fastvar_lab.world.grammar import COLORS, RELATIONS, SHAPES, TEXTURES, Group, Prompt
+
+MAX_OBJECTS = 4
+MAX_ANGLE = 20.0  # degrees
+GAP = 0.035  # clear background between two objects
+REACH = 1.2  # an object's circumscribed radius over its size
+SIZES = {1: (0.13, 0.30), 2: (0.115, 0.235), 3: (0.11, 0.22), 4: (0.10, 0.20)}
+RELATION_MARGIN = 0.1  # least offset of two centres that counts as left of, above, ...
+
+
+@dataclass(frozen=True)
+class Object:
+    """One textured shape: place `x`, `y` of its centre, `size` its radius, `angle` in degrees."""
+
+    shape: str
+    color: str
+    texture: str
+    x: float
+    y: float
+    size: float
+    angle: float = 0.0
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Objects on a grey background: its `level` in [0, 1], a linear gradient, and a noise seed."""
+
+    objects: tuple[Object, ...]
+    level: float = 0.58
+    slope: float = 0.0
+    direction: float = 0.0
+    noise_seed: int = 0
+
+
+def offset(first: tuple[float, float], second: tuple[float, float], aspect: float) -> np.ndarray:
+    """Return second - first, as (dx, dy) in units of the short side; `aspect` is height / width."""
+    width, height = (1.0, aspect) if aspect >= 1 else (1.0 / aspect, 1.0)
+    return np.array([(second[0] - first[0]) * width, (second[1] - first[1]) * height])
+
+
+def holds(relation: str, first: tuple, second: tuple, aspect: float = 1.0) -> bool:
+    """Tell whether `first` is left of / right of / above / below `second`, by their centres."""
+    dx, dy = offset(first, second, aspect)
+    return bool(
+        {"left of": dx, "right of": -dx, "above": dy, "below": -dy}[relation] >= RELATION_MARGIN
+    )
+
+
+def compose(prompt: Prompt, seed: int, aspect: float = 1.0) -> Scene:
+    """Place the objects that `prompt` names; whatever it leaves open is drawn from `seed`."""
+    rng = np.random.default_rng(seed)
+    looks = []
+    for group in prompt.groups:
+        color = group.color or str(rng.choice(list(COLORS)))
+        texture = group.texture or str(rng.choice(TEXTURES))
+        looks += [(group.shape, color, texture)] * group.count
+    places = _places(rng, len(looks), aspect, prompt.relation)
+    return Scene(
+        objects=tuple(
+            Object(*look, x, y, size, float(rng.uniform(-MAX_ANGLE, MAX_ANGLE)))
+            for look, (x, y, size) in zip(looks, places, strict=True)
+        ),
+        level=float(rng.uniform(0.48, 0.68)),
+        slope=float(rng.uniform(0.0, 0.12)),
+        direction=float(rng.uniform(0.0, 2 * np.pi)),
+        noise_seed=int(rng.integers(2**31)),
+    )
+
+
+def random_prompt(rng: np.random.Generator) -> Prompt:
+    """Draw a prompt of the kinds the tasks ask about, and mixtures of them, all looks named."""
+
+    def group(count: int = 1, shape: str | None = None) -> Group:
+        color, texture = str(rng.choice(list(COLORS))), str(rng.choice(TEXTURES))
+        return Group(count, shape or str(rng.choice(SHAPES)), color, texture)
+
+    kind = rng.choice(["one", "two", "relation", "many", "mixed"], p=[0.2, 0.2, 0.25, 0.25, 0.1])
+    if kind == "one":
+        return Prompt((group(),))
+    if kind == "many":
+        return Prompt((group(int(rng.integers(2, MAX_OBJECTS + 1))),))
+    if kind in ("two", "relation"):
+        first, second = (str(s) for s in rng.choice(SHAPES, 2, replace=rng.random() < 0.1))
+        relation = str(rng.choice(RELATIONS)) if kind == "relation" else None
+        return Prompt((group(shape=first), group(shape=second)), relation)
+    counts = [(1, 2), (2, 1), (1, 1, 1), (2, 2), (3, 1), (1, 3), (1, 1, 2), (1, 1, 1, 1)]
+    return Prompt(tuple(group(n) for n in counts[rng.integers(len(counts))]))
+
+
+def caption(prompt: Prompt, rng: np.random.Generator) -> Prompt:
+    """Describe a fully named prompt as people do: leave colors and textures out now and then."""
+    while True:
+        told = replace(
+            prompt,
+            groups=tuple(
+                replace(
+                    g,
+                    color=g.color if rng.random() < 0.75 else None,
+                    texture=g.texture if rng.random() < 0.45 else None,
+                )
+                for g in prompt.groups
+            ),
+        )
+        if not told.held_out:
+            return told
+
+
+def _places(
+    rng: np.random.Generator, count: int, aspect: float, relation: str | None
+) -> list[tuple[float, float, float]]:
+    """Draw `count` places (x, y, size) with a clear gap between each two and to the border."""
+    width, height = (1.0, aspect) if aspect >= 1 else (1.0 / aspect, 1.0)
+    low, high = SIZES[count]
+    for attempt in range(10_000):
+        shrink = max(0.0, 1.0 - attempt / 200)  # crowded draws settle for smaller objects
+        sizes = low * (1 + (high / low - 1) * shrink) ** rng.random(count)
+        margin = np.minimum(sizes * REACH, 0.45)
+        x = rng.uniform(margin, width - margin)
+        y = rng.uniform(margin, height - margin)
+        apart = np.hypot(x[:, None] - x, y[:, None] - y)
+        reach = REACH * (sizes[:, None] + sizes) + GAP
+        if (apart < reach)[np.triu_indices(count, 1)].any():
+            continue
+        if relation:
+            dx, dy = x[1] - x[0], y[1] - y[0]
+            along = {"left of": dx, "right of": -dx, "above": dy, "below": -dy}[relation]
+            if along < max(abs(dx), abs(dy), 2 * RELATION_MARGIN):
+                continue
+        return [(float(a), float(b), float(s)) for a, b, s in zip(x / width, y / height, sizes)]
+    raise ValueError(f"no room for {count} objects at aspect {aspect:.2f}")

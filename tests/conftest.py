@@ -1,0 +1,22 @@
+import pytest
+import torch
+
+from fastvar_lab import models
+from fastvar_lab.scales import square
+
+SIZES = square(1, 2, 4, 6, 8)
+
+
+@pytest.fixture(scope="session")
+def small():
+    """A small random Infinity in float64, with branches large enough to matter."""
+    config = models.tiny_config()
+    config["transformer"] |= {"depth": 3, "width": 64, "heads": 2, "ffn": 128, "text_width": 64}
+    config["text"] |= {"width": 64}
+    torch.manual_seed(0)
+    model = models.build_tiny(config, name="small")
+    model.sizes = SIZES
+    for parameter in model.transformer.parameters():
+        parameter.requires_grad_(False)
+    model.transformer.head.weight.mul_(8)
+    return model.to("cpu", torch.float64)
