@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+PROMPT = "a red striped circle left of a blue square"
+RATIOS_HELP = "share pruned by scale: -2:0.5,-1:0.75 or 24:0.5,32:0.75"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -13,7 +17,37 @@ def _parser() -> argparse.ArgumentParser:
         prog="fastvar-lab",
         description="Visual autoregressive generation with cached token pruning, seen from inside.",
     )
-    commands = parser.add_subparsers(dest="command", required=True)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    demo = commands.add_parser("demo", help="one prompt in full and with FastVAR, measured")
+    demo.add_argument("--prompt", default=PROMPT)
+    demo.add_argument("--ratios", default="-2:0.5,-1:0.75", help=RATIOS_HELP)
+    demo.add_argument("--out", type=Path, default=Path("demo"), help="folder for the results")
+    demo.set_defaults(run=_demo)
+
+    generate = commands.add_parser("generate", help="write a picture for every prompt")
+    generate.add_argument("prompt", nargs="+")
+    generate.add_argument("--ratios", help=f"{RATIOS_HELP}; default: no pruning")
+    generate.add_argument("--out", type=Path, default=Path("."), help="folder for the pictures")
+    generate.add_argument("--size", help="final token map, 32 or 32x48; a token is 8 pixels")
+    generate.set_defaults(run=_generate)
+
+    evaluate = commands.add_parser("evaluate", help="score the embedded model on its tasks")
+    evaluate.add_argument("--n", type=int, default=200, help="pictures")
+    evaluate.add_argument("--ratios", help=f"{RATIOS_HELP}; default: no pruning")
+    evaluate.add_argument("--json", action="store_true", help="print JSON")
+    evaluate.set_defaults(run=_evaluate)
+
+    bench = commands.add_parser("bench", help="time full and pruned generation")
+    bench.add_argument("--repeats", type=int, default=5, help="timed runs of each, after a warm-up")
+    bench.add_argument("--case", help="only cases whose name contains this")
+    bench.add_argument("--json", action="store_true", help="print JSON")
+    bench.set_defaults(run=_bench)
+
+    figures = commands.add_parser("figures", help="draw the committed figures again")
+    figures.add_argument("names", nargs="*", help="which; default all")
+    figures.add_argument("--out", type=Path, default=Path("figures"))
+    figures.set_defaults(run=_figures)
 
     train = commands.add_parser("train", help="train the embedded model's tokenizer or transformer")
     train.add_argument("part", choices=("tokenizer", "transformer"))
@@ -21,14 +55,94 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--steps", type=int, help="optimiser steps")
     train.add_argument("--batch", type=int, help="pictures per step")
     train.add_argument("--peak", type=float, help="highest learning rate")
-    train.add_argument("--seed", type=int, default=0)
-    train.add_argument("--device", default="cpu")
     train.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
     train.add_argument("--from", dest="start", type=Path, help="start from a folder of weights")
     train.add_argument("--grown", type=float, default=0.0, help="share of the growth to skip")
     train.add_argument("--decoder-only", action="store_true", help="leave the encoder as it is")
     train.set_defaults(run=_train)
+
+    for command in (demo, generate, evaluate, figures, train, bench):
+        command.add_argument("--seed", type=int, default=0)
+        command.add_argument("--device", default="cpu", help="cpu or cuda")
+    for command in (demo, generate, evaluate, bench, figures):
+        command.add_argument("--weights", type=Path, help="folder of weights; default: shipped")
+    bench.add_argument("--dtype", choices=("float32", "bfloat16"), help="default: by device")
     return parser
+
+
+def _demo(args: argparse.Namespace) -> None:
+    from fastvar_lab import demo, models
+    from fastvar_lab.methods.presets import parse_ratios
+    from fastvar_lab.methods.prune import Prune
+    from fastvar_lab.world.grammar import parse
+
+    method = Prune(parse_ratios(args.ratios))
+    parse(args.prompt)
+    model = models.load(weights=args.weights, device=args.device)
+    report = demo.demo(model, args.prompt, method, args.seed, args.out)
+    print(demo.table(report))
+    print(f"pictures and numbers are in {args.out}/")
+
+
+def _generate(args: argparse.Namespace) -> None:
+    from fastvar_lab import models
+    from fastvar_lab.generate import generate
+    from fastvar_lab.methods.presets import parse_ratios
+    from fastvar_lab.methods.prune import Dense, Prune
+    from fastvar_lab.output import folder, write_image
+    from fastvar_lab.pictures import to_uint8
+    from fastvar_lab.scales import parse_size, stretch
+    from fastvar_lab.world.grammar import parse
+
+    method = Prune(parse_ratios(args.ratios)) if args.ratios else Dense()
+    for prompt in args.prompt:
+        parse(prompt)
+    size = parse_size(args.size) if args.size else None
+    model = models.load(weights=args.weights, device=args.device)
+    sizes = stretch(model.sizes, *size) if size else model.sizes
+    folder(args.out)
+    made = generate(model, args.prompt, method, seed=args.seed, sizes=sizes)
+    for i, image in enumerate(to_uint8(model.decode(made.canvas))):
+        name = "-".join(args.prompt[i].split()) + f"-{made.request.seeds[i]}.png"
+        write_image(args.out / name, image)
+        print(args.out / name)
+
+
+def _evaluate(args: argparse.Namespace) -> None:
+    from fastvar_lab import models
+    from fastvar_lab.evaluate import evaluate, table
+    from fastvar_lab.methods.presets import parse_ratios
+    from fastvar_lab.methods.prune import Dense, Prune
+
+    if args.n < 7:
+        raise ValueError(f"--n must be at least 7, one picture for each task; not {args.n}")
+    method = Prune(parse_ratios(args.ratios)) if args.ratios else Dense()
+    model = models.load(weights=args.weights, device=args.device)
+    result = evaluate(model, method, args.n, args.seed)
+    print(json.dumps(result, indent=1) if args.json else table(result))
+
+
+def _bench(args: argparse.Namespace) -> None:
+    import torch
+
+    from fastvar_lab import bench, models
+
+    if args.repeats < 1:
+        raise ValueError(f"--repeats must be at least 1; not {args.repeats}")
+    models.require(args.device)
+    name = args.dtype or ("bfloat16" if torch.device(args.device).type == "cuda" else "float32")
+    model = models.load(weights=args.weights, device=args.device, dtype=getattr(torch, name))
+    result = bench.bench(model, args.repeats, args.case)
+    print(json.dumps(result, indent=1) if args.json else bench.table(result))
+
+
+def _figures(args: argparse.Namespace) -> None:
+    from fastvar_lab import figures, models
+
+    names = figures.check(args.names)
+    model = models.load(weights=args.weights, device=args.device)
+    for path in figures.draw(model, names, args.out, args.seed):
+        print(path)
 
 
 def _train(args: argparse.Namespace) -> None:
@@ -37,9 +151,19 @@ def _train(args: argparse.Namespace) -> None:
     train(args)
 
 
+def _ratios_as_values(argv: Sequence[str]) -> list[str]:
+    """Join `--ratios -2:0.5` to one word: argparse takes a leading minus for an option."""
+    words = list(argv)
+    for i, word in enumerate(words[:-1]):
+        if word == "--ratios":
+            words[i : i + 2] = [f"--ratios={words[i + 1]}"]
+            break
+    return words
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; bad input ends with one line on stderr and status 2."""
-    args = _parser().parse_args(argv)
+    args = _parser().parse_args(_ratios_as_values(sys.argv[1:] if argv is None else argv))
     try:
         args.run(args)
     except (ValueError, OSError, RuntimeError) as error:

@@ -41,3 +41,11 @@ def stretch(sizes: Sequence[tuple[int, int]], h: int, w: int) -> Sizes:
         (max(1, round(a * h / last_h)), max(1, round(b * w / last_w))) for a, b in sizes[:-1]
     ]
     return (*fit, (h, w))
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Read a token map, `32` or `32x48` (height x width)."""
+    parts = text.lower().split("x")
+    if len(parts) not in (1, 2) or not all(p.isdigit() and 1 <= int(p) <= 512 for p in parts):
+        raise ValueError(f"a size is a token map such as 32 or 32x48, sides 1 to 512; not {text!r}")
+    return int(parts[0]), int(parts[-1])

@@ -10,18 +10,13 @@ from torch import Tensor
 
 from fastvar_lab.backbones import quantize
 from fastvar_lab.backbones.autoencoder import AutoEncoder
+from fastvar_lab.pictures import to_tensor
 from fastvar_lab.training.loop import train
 from fastvar_lab.world.render import render
 from fastvar_lab.world.scene import compose, random_prompt
 
 WHOLE = 0.9  # from this share of the steps on, whole 256 px pictures instead of 128 px crops
 CROP, SIDE = 128, 256
-
-
-def to_tensor(pictures: list[np.ndarray], device: torch.device | str = "cpu") -> Tensor:
-    """Stack (H, W, 3) uint8 pictures as (B, 3, H, W) float32 in [-1, 1], channels last."""
-    batch = torch.from_numpy(np.stack(pictures)).to(device)
-    return batch.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def pictures(step: int, seed: int, count: int, crop: int | None) -> list[np.ndarray]:

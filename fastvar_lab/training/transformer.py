@@ -16,8 +16,9 @@ from fastvar_lab.backbones import quantize
 from fastvar_lab.backbones.autoencoder import AutoEncoder
 from fastvar_lab.backbones.infinity import Infinity, Text
 from fastvar_lab.backbones.text import WordEncoder
+from fastvar_lab.pictures import to_tensor
 from fastvar_lab.training.loop import train
-from fastvar_lab.training.tokenizer import SIDE, to_tensor
+from fastvar_lab.training.tokenizer import SIDE
 from fastvar_lab.world.grammar import Prompt
 from fastvar_lab.world.render import render
 from fastvar_lab.world.scene import caption, compose, random_prompt
@@ -42,8 +43,8 @@ GROWTH = (
     Stage(0.0, 8 * 8, 0.0),
     Stage(0.5, 12 * 12, 0.0),
     Stage(0.75, 12 * 12, 1 / 8),
-    Stage(0.93, 12 * 12, 1 / 4),
-    Stage(0.985, 12 * 12, 1.0),
+    Stage(0.95, 12 * 12, 1 / 4),
+    Stage(0.993, 12 * 12, 1.0),
 )
 
 
@@ -150,7 +151,7 @@ def train_transformer(
     checkpoint: Path,
     seed: int = 0,
     resume: bool = False,
-    batch: int = 24,
+    batch: int = 16,
     peak: float = 1.5e-3,
     device: str = "cpu",
     grown: float = 0.0,

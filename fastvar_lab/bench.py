@@ -1,0 +1,221 @@
+"""Speed, as a command: medians in one process, each beside its counted operations."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from fastvar_lab import flops
+from fastvar_lab.demo import label, medians, timed
+from fastvar_lab.generate import generate, resume
+from fastvar_lab.methods.presets import PRESETS
+from fastvar_lab.methods.prune import Dense, Prune, kept
+from fastvar_lab.methods.select import top
+from fastvar_lab.models import Model
+from fastvar_lab.output import versions
+from fastvar_lab.record import Recorder
+from fastvar_lab.scales import INFINITY_1M, Sizes
+from fastvar_lab.scales import grids as number
+from fastvar_lab.seam import Branch, Grid, Method, Runner, Site, Wrapper
+from fastvar_lab.timing import Stopwatch
+from fastvar_lab.tokens import gather
+from fastvar_lab.trace import Trace
+
+PROMPT = "a red striped circle left of a blue square"
+
+
+def cases(model: Model) -> list[tuple[str, Sizes, Prune]]:
+    """Name the schedules and methods that are measured."""
+    paper = PRESETS["paper-infinity"]
+    return [
+        ("32x32", model.sizes, Prune({24: 0.5, 32: 0.75})),
+        ("32x32 paper preset", model.sizes, paper),
+        ("64x64", INFINITY_1M, Prune({48: 0.5, 64: 0.75})),
+        ("64x64 paper preset", INFINITY_1M, paper),
+    ]
+
+
+def bench(model: Model, repeats: int = 5, only: str | None = None) -> dict[str, Any]:
+    """Measure all cases, one sublayer's parts, recording and resuming."""
+    chosen = [c for c in cases(model) if only is None or only in c[0]]
+    if not chosen:
+        raise ValueError(f"no case matches {only!r}; there are {[c[0] for c in cases(model)]}")
+    bar = tqdm(total=len(chosen) + 3, desc="bench", unit="case")
+    measured = []
+    for case in chosen:
+        measured.append(_case(model, *case, repeats))
+        bar.update()
+    result: dict[str, Any] = {"cases": measured}
+    for part in (_sublayer, _record_overhead, _resume_ratio):
+        result |= part(model, repeats)
+        bar.update()
+    bar.close()
+    settings = {"prompt": PROMPT, "repeats": repeats, "weights": model.fingerprint}
+    machine = {"device": _device(model), "threads": torch.get_num_threads()}
+    return {**result, **settings, **machine, "versions": versions()}
+
+
+def _device(model: Model) -> str:
+    return torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else "cpu"
+
+
+def _case(model: Model, name: str, sizes: Sizes, method: Prune, repeats: int) -> dict[str, Any]:
+    """Time full and pruned generations in turns, first scale step to final latent."""
+    full, fast = [], []
+    for repeat in range(repeats + 1):
+        pair = [timed(model, PROMPT, way, seed=0, sizes=sizes) for way in (Dense(), method)]
+        if repeat:
+            full.append(pair[0])
+            fast.append(pair[1])
+    grids, words = number(sizes), len(PROMPT.split())
+    costs = [flops.step_flops(model, way, grids, words=words) for way in (Dense(), method)]
+    ms_full, ms_fast = (statistics.median(sum(r.step_ms) for r in runs) for runs in (full, fast))
+    skipped = [label(g) for g, act in zip(grids, method.acts(grids), strict=True) if act[0] == "skip"]
+    return {
+        "name": name,
+        "method": repr(method),
+        "device": _device(model),
+        "dtype": str(model.transformer.word_embed.weight.dtype).removeprefix("torch."),
+        "skipped": skipped,
+        "ms_full": ms_full,
+        "ms_fast": ms_fast,
+        "speedup": ms_full / ms_fast,
+        "speedup_flop_bound": flops.total(costs[0]) / flops.total(costs[1]),
+        "gflop_full": flops.total(costs[0]) / 1e9,
+        "gflop_fast": flops.total(costs[1]) / 1e9,
+        "gflops_per_s_full": flops.total(costs[0]) / ms_full / 1e6,
+        "gflops_per_s_fast": flops.total(costs[1]) / ms_fast / 1e6,
+        "scales": [label(g) for g in grids],
+        "step_ms_full": medians(full),
+        "step_ms_fast": medians(fast),
+        "tokens_fast": flops.forwarded(model, method, grids),
+    }
+
+
+class _Inputs(Wrapper):
+    """Keeps what the middle layer's attention is offered, and its output at the step before."""
+
+    def __init__(self, inner: Runner, layer: int) -> None:
+        super().__init__(inner)
+        self.site = Site(layer, "attn")
+        self.x: dict[int, Tensor] = {}
+        self.delta: dict[int, Tensor] = {}
+
+    def sublayer(self, site: Site, grid: Grid, branch: Branch, x: Tensor) -> Tensor:
+        delta = self.inner.sublayer(site, grid, branch, x)
+        if site == self.site:
+            self.x[grid.index], self.delta[grid.index] = x, delta
+        return delta
+
+
+def _sublayer(model: Model, repeats: int) -> dict[str, float]:
+    """Time selection, restoration, and whole sublayers at the last step of the 32x32 case."""
+    grids, method = number(model.sizes), Prune({24: 0.5, 32: 0.75})
+    last, layer = grids[-1], model.depth // 2
+    kinds: dict[str, list[float]] = {"attn": [], "ffn": []}
+    inputs: list[_Inputs] = []
+
+    def watch(run: Runner) -> Runner:
+        inputs.append(_Inputs(run, layer))
+        return inputs[-1]
+
+    for _ in range(repeats + 1):
+        watches: list[Stopwatch] = []
+
+        def clock(run: Runner, into: list[Stopwatch] = watches) -> Stopwatch:
+            into.append(Stopwatch(run, sublayers=True))
+            return into[0]
+
+        generate(model, PROMPT, Dense(), watch=[watch, clock])
+        ms = watches[0].sublayer_ms()
+        for kind, times in kinds.items():
+            times.append(ms[last.index, kind] / model.depth)
+    x, cached = inputs[-1].x[last.index], inputs[-1].delta[last.index - 1]
+    k = kept(last.tokens, 0.75)
+    runner = method.start(grids, model.depth, {(last.index - 2, inputs[-1].site): cached})
+    index = top(method.select.scores(x, last, inputs[-1].site), k)
+    fresh = inputs[-1].delta[last.index].gather(1, index[..., None].expand(-1, -1, x.shape[-1]))
+    before = grids[-2]
+    from fastvar_lab.methods.restore import Cached
+
+    held = Cached(cached, before.h, before.w)
+    del runner
+
+    def select() -> Tensor:
+        return gather(x, top(method.select.scores(x, last, inputs[-1].site), k))
+
+    return {
+        "pts_ms": _time(select, x.is_cuda),
+        "ctr_ms": _time(partial(method.restore.restore, fresh, index, last, held), x.is_cuda),
+        "attention_ms_full": statistics.median(kinds["attn"][1:]),
+        "ffn_ms_full": statistics.median(kinds["ffn"][1:]),
+    }
+
+
+def _time(work: Callable[[], Tensor], cuda: bool, repeats: int = 50) -> float:
+    """Median milliseconds of a short piece of work."""
+    times = []
+    for _ in range(repeats):
+        begin = time.perf_counter()
+        work()
+        if cuda:
+            torch.cuda.synchronize()
+        times.append((time.perf_counter() - begin) * 1e3)
+    return statistics.median(times[5:])
+
+
+def _record_overhead(model: Model, repeats: int) -> dict[str, float]:
+    """Fraction of a full generation's time that recording scores, masks and latents adds."""
+    off, on = [], []
+    for repeat in range(repeats + 1):
+        plain = generate(model, PROMPT, Dense()).seconds
+        seen = generate(model, PROMPT, Dense(), watch=[partial(Recorder, trace=Trace())]).seconds
+        if repeat:
+            off.append(plain)
+            on.append(seen)
+    return {"record_overhead": statistics.median(on) / statistics.median(off) - 1}
+
+
+def _resume_ratio(model: Model, repeats: int) -> dict[str, float]:
+    """Time of a resumed generation over one from scratch, the last scale's ratio changed."""
+    base = generate(model, PROMPT, Dense(), snapshot=True).snapshot
+    assert base is not None
+    scratch, again = [], []
+    method: Method = Prune({-1: 0.75})
+    for repeat in range(repeats + 1):
+        whole = generate(model, PROMPT, method).seconds
+        part = resume(model, base, method).seconds
+        if repeat:
+            scratch.append(whole)
+            again.append(part)
+    return {"resume_ratio": statistics.median(again) / statistics.median(scratch)}
+
+
+def table(result: dict[str, Any]) -> str:
+    """Format the result for a terminal."""
+    lines = [f"{'case':<20} {'full ms':>9} {'fast ms':>9} {'speedup':>8} {'bound':>6} {'share':>6}"]
+    for case in result["cases"]:
+        share = case["speedup"] / case["speedup_flop_bound"]
+        skipped = f"  skips {', '.join(case['skipped'])}" if case["skipped"] else ""
+        lines.append(
+            f"{case['name']:<20} {case['ms_full']:9.1f} {case['ms_fast']:9.1f} "
+            f"{case['speedup']:8.2f} {case['speedup_flop_bound']:6.2f} {share:6.2f}{skipped}"
+        )
+    small = (result["pts_ms"] + result["ctr_ms"]) / result["attention_ms_full"]
+    lines.append(
+        f"one sublayer at the last step: PTS {result['pts_ms']:.3f} ms, CTR {result['ctr_ms']:.3f} "
+        f"ms, together {small:.1%} of attention's {result['attention_ms_full']:.2f} ms; "
+        f"FFN {result['ffn_ms_full']:.2f} ms"
+    )
+    lines.append(
+        f"recording adds {result['record_overhead']:.1%}; resuming the last scale takes "
+        f"{result['resume_ratio']:.1%} of a generation from scratch"
+    )
+    return "\n".join(lines)

@@ -1,0 +1,160 @@
+"""The demo: one prompt, generated in full and with FastVAR at the same seed, measured and drawn."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+from tqdm import tqdm
+
+from fastvar_lab import flops, plots
+from fastvar_lab.generate import Generation, generate
+from fastvar_lab.methods.prune import Dense, Prune
+from fastvar_lab.models import Model
+from fastvar_lab.output import folder, versions, write_figure, write_image, write_json
+from fastvar_lab.pictures import to_uint8
+from fastvar_lab.record import Recorder
+from fastvar_lab.scales import grids as number
+from fastvar_lab.seam import Grid, Method
+from fastvar_lab.timing import Stopwatch
+from fastvar_lab.trace import Trace
+
+
+@dataclass
+class Timed:
+    """A generation and the milliseconds of each of its scale steps."""
+
+    generation: Generation
+    step_ms: list[float]
+
+
+def label(grid: Grid) -> str:
+    """Name a token map in a figure or table."""
+    return f"{grid.h}x{grid.w}"
+
+
+def timed(model: Model, prompt: str, method: Method, seed: int, **options: Any) -> Timed:
+    """Generate once under a stopwatch."""
+    watches: list[Stopwatch] = []
+
+    def watch(run: Any) -> Stopwatch:
+        watches.append(Stopwatch(run))
+        return watches[0]
+
+    made = generate(model, prompt, method, seed=seed, watch=[watch], **options)
+    ms = watches[0].step_ms()
+    return Timed(made, [ms[g.index] for g in made.request.grids])
+
+
+def medians(runs: list[Timed]) -> list[float]:
+    """Median milliseconds of each scale step."""
+    return [statistics.median(times) for times in zip(*(r.step_ms for r in runs), strict=True)]
+
+
+def compare(
+    model: Model, prompt: str, method: Prune, seed: int, repeats: int = 3
+) -> tuple[dict[str, Any], dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Measure full against fast: the report, the two pictures, and maps of forwarded tokens."""
+    trace = Trace()
+    dense = Dense()
+    grids = number(model.sizes)
+    method.start(grids, model.depth)  # refuse what does not fit before anything runs
+    bar = tqdm(total=2 * (repeats + 1), desc="generate", unit="picture")
+    full, fast = list[Timed](), list[Timed]()
+    for repeat in range(repeats + 1):
+        for runs, way in ((full, dense), (fast, method)):
+            run = timed(model, prompt, way, seed)
+            bar.update()
+            if repeat:  # the first of each is a warm-up
+                runs.append(run)
+    bar.close()
+    generate(model, prompt, method, seed=seed, watch=[partial(Recorder, trace=trace)])
+    trace.grids = grids
+    pictures = {
+        name: to_uint8(model.decode(runs[0].generation.canvas))[0]
+        for name, runs in (("full", full), ("fast", fast))
+    }
+    ms_full, ms_fast = medians(full), medians(fast)
+    costs = [flops.total(flops.step_flops(model, m, grids, words=len(prompt.split())))
+             for m in (dense, method)]  # fmt: skip
+    report = {
+        "prompt": prompt,
+        "method": repr(method),
+        "scales": [label(g) for g in grids],
+        "ms_full": ms_full,
+        "ms_fast": ms_fast,
+        "tokens_full": flops.forwarded(model, dense, grids),
+        "tokens_fast": flops.forwarded(model, method, grids),
+        "speedup": sum(ms_full) / sum(ms_fast),
+        "speedup_flop_bound": costs[0] / costs[1],
+        "gflop_full": costs[0] / 1e9,
+        "gflop_fast": costs[1] / 1e9,
+        "psnr": psnr(pictures["full"], pictures["fast"]),
+        "ssim": float(
+            structural_similarity(pictures["full"], pictures["fast"], channel_axis=-1)
+        ),
+        "seed": seed,
+        "weights": model.fingerprint,
+        "device": str(model.device),
+        "versions": versions(),
+    }
+    pruned = {s for s, act in enumerate(method.acts(grids)) if act[0] == "prune"}
+    shares = {
+        f"kept at {label(grids[s])}": trace.kept_share(s, "attn").cpu().numpy()
+        for s in sorted(pruned)
+    }
+    return report, pictures, shares
+
+
+def psnr(first: np.ndarray, second: np.ndarray) -> float | None:
+    """PSNR in dB of two uint8 pictures; None if they are equal (JSON has no infinity)."""
+    return None if np.array_equal(first, second) else float(peak_signal_noise_ratio(first, second))
+
+
+def draw(report: dict[str, Any], pictures: dict[str, np.ndarray], shares: dict[str, np.ndarray]) -> Any:  # fmt: skip
+    """Draw the comparison figure of a report."""
+    gap = "identical" if report["psnr"] is None else f"PSNR {report['psnr']:.1f} dB"
+    return plots.comparison(
+        pictures["full"] / 255,
+        pictures["fast"] / 255,
+        dict(list(shares.items())[-2:]),
+        report["scales"],
+        report["ms_full"],
+        report["ms_fast"],
+        f"“{report['prompt']}”, seed {report['seed']}: {gap}, SSIM {report['ssim']:.3f}",
+        f"{report['speedup']:.2f} times as fast (FLOP bound {report['speedup_flop_bound']:.2f})",
+    )
+
+
+def table(report: dict[str, Any]) -> str:
+    """Format the report for a terminal."""
+    lines = [f"{'scale':>8} {'tokens':>15} {'full ms':>9} {'fast ms':>9} {'ratio':>7}"]
+    for scale, n, k, a, b in zip(
+        *(report[key] for key in ("scales", "tokens_full", "tokens_fast", "ms_full", "ms_fast"))
+    ):
+        ratio = f"{a / b:7.2f}" if k else "skipped"
+        lines.append(f"{scale:>8} {f'{k:.0f} of {n:.0f}':>15} {a:9.1f} {b:9.1f} {ratio}")
+    total = sum(report["ms_full"]), sum(report["ms_fast"])
+    lines.append(f"{'all':>8} {'':>15} {total[0]:9.1f} {total[1]:9.1f} {report['speedup']:7.2f}")
+    gap = "identical" if report["psnr"] is None else f"{report['psnr']:.1f} dB"
+    lines.append(
+        f"speedup {report['speedup']:.2f} (FLOP bound {report['speedup_flop_bound']:.2f}), "
+        f"PSNR {gap}, SSIM {report['ssim']:.3f} between the two pictures"
+    )
+    return "\n".join(lines)
+
+
+def demo(model: Model, prompt: str, method: Prune, seed: int, out: Path) -> dict[str, Any]:
+    """Run the demo and write full.png, fast.png, compare.png and demo.json into `out`."""
+    folder(out)
+    report, pictures, shares = compare(model, prompt, method, seed)
+    for name, image in pictures.items():
+        write_image(out / f"{name}.png", image)
+    write_figure(out / "compare.png", draw(report, pictures, shares))
+    write_json(out / "demo.json", report)
+    return report

@@ -1,0 +1,136 @@
+"""Score a model on the tasks of the closed world, with confidence intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from fastvar_lab.backbones import quantize
+from fastvar_lab.generate import generate
+from fastvar_lab.models import Model, Sampling
+from fastvar_lab.pictures import to_tensor, to_uint8
+from fastvar_lab.seam import Method
+from fastvar_lab.world.detect import detect
+from fastvar_lab.world.render import render
+from fastvar_lab.world.scene import compose, random_prompt
+from fastvar_lab.world.tasks import SIX, Question, questions, verdict
+
+BATCH = 4
+
+
+def interval(values: Sequence[float], seed: int = 0, draws: int = 2000) -> tuple[float, float]:
+    """95 % bootstrap interval of the mean."""
+    data = np.asarray(values, dtype=float)
+    picked = np.random.default_rng(seed).integers(len(data), size=(draws, len(data)))
+    low, high = np.quantile(data[picked].mean(axis=1), (0.025, 0.975))
+    return float(low), float(high)
+
+
+def answers(
+    model: Model,
+    asked: Sequence[Question],
+    method: Method,
+    sizes: Sequence[tuple[int, int]] | None = None,
+    sampling: Sampling | None = None,
+) -> list[list[Any]]:
+    """Generate a picture for every question and detect its objects."""
+    found = []
+    for first in tqdm(range(0, len(asked), BATCH), desc="evaluate", unit="batch"):
+        part = asked[first : first + BATCH]
+        made = generate(
+            model,
+            [q.prompt.text for q in part],
+            method,
+            seed=[q.seed for q in part],
+            sizes=sizes,
+            sampling=sampling,
+        )
+        found += [detect(image) for image in to_uint8(model.decode(made.canvas))]
+    return found
+
+
+def reconstruction_psnr(model: Model, n: int, seed: int, side: int = 256) -> list[float]:
+    """PSNR in dB of `n` fresh pictures through the tokenizer, all scales."""
+    scores = []
+    rng = np.random.default_rng((seed, 7))
+    for _ in tqdm(range(n), desc="reconstruct", unit="picture"):
+        picture = render(compose(random_prompt(rng), int(rng.integers(2**31))), side)
+        image = to_tensor([picture], model.device)
+        with torch.no_grad():
+            latent = model.tokenizer.encoder(image.to(model.tokenizer.encoder.conv_in.weight.dtype))
+            _, states = quantize.encode(latent.float(), model.sizes)
+            error = model.decode(states[-1]) - (image + 1) / 2
+        scores.append(float(-10 * torch.log10(error.square().mean())))
+    return scores
+
+
+def evaluate(
+    model: Model,
+    method: Method,
+    n: int = 200,
+    seed: int = 0,
+    sizes: Sequence[tuple[int, int]] | None = None,
+    sampling: Sampling | None = None,
+) -> dict[str, Any]:
+    """Score `n` fresh held-out prompts: each task, `overall` of the six, texture, intervals.
+
+    `mismatched` judges each picture against the next prompt of its task: the judge's chance rate.
+    """
+    asked = questions(n, seed)
+    found = answers(model, asked, method, sizes, sampling)
+    right: dict[str, list[float]] = {}
+    wrong: list[float] = []
+    for i, (question, objects) in enumerate(zip(asked, found, strict=True)):
+        right.setdefault(question.task, []).append(verdict(question.prompt, objects))
+        others = [q.prompt for q in asked[i + 1 :] + asked[:i] if q.task == question.task]
+        others = [p for p in others if p.canonical != question.prompt.canonical]
+        if others:
+            wrong.append(verdict(others[0], objects))
+    psnr = reconstruction_psnr(model, min(n, 100), seed)
+    six = [task for task in SIX if task in right]
+    result: dict[str, Any] = {
+        "n": n,
+        "seed": seed,
+        "method": repr(method),
+        "weights": model.fingerprint,
+        "overall": float(np.mean([np.mean(right[task]) for task in six])),
+        "overall_ci95": _stratified([right[task] for task in six]),
+        "tasks": {
+            task: {"score": float(np.mean(hits)), "n": len(hits), "ci95": interval(hits)}
+            for task, hits in right.items()
+        },
+        "texture": float(np.mean(right["texture"])) if "texture" in right else None,
+        "mismatched": float(np.mean(wrong)) if wrong else None,
+        "reconstruction_psnr": float(np.mean(psnr)),
+        "reconstruction_psnr_ci95": interval(psnr),
+    }
+    return result
+
+
+def _stratified(groups: Sequence[Sequence[float]], draws: int = 2000) -> tuple[float, float]:
+    """95 % bootstrap interval of the mean of group means."""
+    rng = np.random.default_rng(0)
+    means = np.zeros(draws)
+    for group in groups:
+        data = np.asarray(group, dtype=float)
+        picked = rng.integers(len(data), size=(draws, len(data)))
+        means += data[picked].mean(axis=1) / len(groups)
+    low, high = np.quantile(means, (0.025, 0.975))
+    return float(low), float(high)
+
+
+def table(result: dict[str, Any]) -> str:
+    """Format a result for a terminal."""
+    lines = [f"{'task':<18} {'score':>6} {'95 % interval':>15} {'n':>4}"]
+    for task, row in result["tasks"].items():
+        low, high = row["ci95"]
+        lines.append(f"{task:<18} {row['score']:6.3f} {f'{low:.2f} to {high:.2f}':>15} {row['n']:4}")
+    low, high = result["overall_ci95"]
+    lines.append(f"{'overall of six':<18} {result['overall']:6.3f} {f'{low:.2f} to {high:.2f}':>15}")
+    lines.append(f"judged against another prompt of the task: {result['mismatched']:.3f}")
+    lines.append(f"tokenizer reconstruction: {result['reconstruction_psnr']:.2f} dB PSNR")
+    return "\n".join(lines)

@@ -1,0 +1,35 @@
+"""Named schedules, and ratios read from the command line."""
+
+from __future__ import annotations
+
+import re
+
+from fastvar_lab.methods.prune import Prune, ScaleName
+
+PRESETS = {
+    # the paper on Infinity, N = 4 {40, 50, 100, 100 %}; its layer range belongs to 32 layers
+    "paper-infinity": Prune({-4: 0.4, -3: 0.5, -2: 1.0, -1: 1.0}),
+    # the embedded model's default: pruned tokens only, no step skipped
+    "tiny": Prune({-2: 0.5, -1: 0.75}),
+}
+
+
+def parse_ratios(text: str) -> dict[ScaleName, float]:
+    """Read `-2:0.5,-1:0.75`, `24:0.5,32:0.75` or `28x21:0.4`; raise ValueError on anything else."""
+    ratios: dict[ScaleName, float] = {}
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(-?\d+)(?:x(\d+))?\s*:\s*([^\s:]+)\s*", part)
+        try:
+            if match is None:
+                raise ValueError
+            ratio = float(match[3])
+        except ValueError:
+            raise ValueError(
+                f"cannot read {part.strip()!r} in the ratios {text!r}; "
+                "write SCALE:RATIO,... as in -2:0.5,-1:0.75 or 24:0.5,32:0.75"
+            ) from None
+        name: ScaleName = int(match[1]) if match[2] is None else (int(match[1]), int(match[2]))
+        if name in ratios:
+            raise ValueError(f"the ratios {text!r} name scale {match[1]} twice")
+        ratios[name] = ratio
+    return ratios

@@ -1,0 +1,105 @@
+"""Recorder: a Wrapper that fills a Trace while a generation runs."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import torch
+from torch import Tensor
+
+from fastvar_lab.seam import Branch, Grid, Runner, Site, Wrapper
+from fastvar_lab.trace import Trace
+
+ATTENTION_CHUNK = 256  # queries whose attention is held at once
+
+
+class Recorder(Wrapper):
+    """Records tokens, latents, scores and kept masks; features and attention of named sites.
+
+    Put it outermost, with a Stopwatch inside it if times are wanted. Scores are those of pivotal
+    token selection (FastVAR, Algorithm 1) at every sublayer, dense steps and other selectors too.
+    `outputs`, `features` and `attention` name the sites to keep those of.
+    """
+
+    def __init__(
+        self,
+        inner: Runner,
+        trace: Trace,
+        *,
+        features: Collection[Site] = (),
+        outputs: Collection[Site] = (),
+        attention: Collection[Site] = (),
+    ) -> None:
+        super().__init__(inner)
+        self.trace = trace
+        self.wanted_features, self.wanted_outputs = frozenset(features), frozenset(outputs)
+        self.wanted_attention = frozenset(attention)
+        self.cached: dict[int, list[tuple[int, int]]] = {}  # layer -> [(step, tokens in KV)]
+        self.everything: dict[int, Tensor] = {}
+
+    def sublayer(self, site: Site, grid: Grid, branch: Branch, x: Tensor) -> Tensor:
+        key = (grid.index, site)
+        chosen: list[Tensor] = []
+
+        def watched(x: Tensor, index: Tensor | None = None) -> Tensor:
+            if index is not None:
+                chosen.append(index)
+            return branch(x, index)
+
+        delta = self.inner.sublayer(site, grid, watched, x)
+        wide = x if x.dtype == torch.float64 else x.float()
+        distance = wide - wide.mean(dim=1, keepdim=True)
+        self.trace.scores[key] = torch.linalg.vector_norm(distance, dim=-1).square_()
+        if chosen:
+            mask = torch.zeros(x.shape[:2], dtype=torch.bool, device=x.device)
+            self.trace.kept[key] = mask.scatter_(1, chosen[0], True)
+        else:
+            self.trace.kept[key] = self._all(x)
+        if site in self.wanted_features:
+            self.trace.features[key] = x
+        if site in self.wanted_outputs:
+            self.trace.outputs[key] = delta
+        return delta
+
+    def attend(
+        self,
+        site: Site,
+        grid: Grid,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        mask: Tensor | None = None,
+        scale: float = 1.0,
+    ) -> Tensor:
+        if site.kind == "attn" and self.wanted_attention:
+            parts = self.cached.setdefault(site.layer, [])
+            parts.append((grid.index, k.shape[2] - sum(n for _, n in parts)))
+            if site in self.wanted_attention:
+                key = (grid.index, site)
+                self.trace.attention[key] = _spent(q, k, [n for _, n in parts], scale)
+                self.trace.seen[key] = tuple(step for step, _ in parts)
+        return self.inner.attend(site, grid, q, k, v, mask, scale)
+
+    def after(self, grid: Grid, tokens: Tensor | None, canvas: Tensor) -> None:
+        self.inner.after(grid, tokens, canvas)
+        self.trace.tokens[grid.index] = tokens
+        self.trace.canvases[grid.index] = canvas
+
+    def _all(self, x: Tensor) -> Tensor:
+        shape = x.shape[:2]
+        mask = self.everything.get(x.shape[1])
+        if mask is None or mask.shape != shape:
+            mask = torch.ones(shape, dtype=torch.bool, device=x.device)
+            self.everything[x.shape[1]] = mask
+        return mask
+
+
+def _spent(q: Tensor, k: Tensor, lengths: list[int], scale: float) -> Tensor:
+    """Attention of each query by source part: (B, H, K, parts), without the full matrix."""
+    out = []
+    for some in q.float().split(ATTENTION_CHUNK, dim=2):
+        weights = (some @ k.float().transpose(-1, -2) * scale).softmax(-1)
+        out.append(torch.stack([w.sum(-1) for w in weights.split(lengths, dim=-1)], dim=-1))
+    return torch.cat(out, dim=2)
+
+

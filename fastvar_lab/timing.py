@@ -1,0 +1,65 @@
+"""Stopwatch: a Wrapper that measures scale steps, and sublayers by kind on request."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastvar_lab.seam import Branch, Grid, Plan, Runner, Site, Wrapper
+
+
+class Stopwatch(Wrapper):
+    """Times every step from its plan to its latent; with `sublayers`, each kind within it.
+
+    On a GPU the marks are CUDA events and nothing waits until `read`.
+    """
+
+    def __init__(self, inner: Runner, sublayers: bool = False) -> None:
+        super().__init__(inner)
+        self.sublayers = sublayers
+        self.steps: dict[int, tuple[Any, Any]] = {}
+        self.parts: defaultdict[tuple[int, str], list[tuple[Any, Any]]] = defaultdict(list)
+        self.cuda = False
+        self.begin: Any = None
+
+    def plan(self, grid: Grid, canvas: Tensor) -> Plan:
+        self.cuda = canvas.is_cuda
+        self.begin = self._mark()
+        return self.inner.plan(grid, canvas)
+
+    def sublayer(self, site: Site, grid: Grid, branch: Branch, x: Tensor) -> Tensor:
+        if not self.sublayers:
+            return self.inner.sublayer(site, grid, branch, x)
+        begin = self._mark()
+        delta = self.inner.sublayer(site, grid, branch, x)
+        self.parts[grid.index, site.kind].append((begin, self._mark()))
+        return delta
+
+    def after(self, grid: Grid, tokens: Tensor | None, canvas: Tensor) -> None:
+        self.inner.after(grid, tokens, canvas)
+        self.steps[grid.index] = (self.begin, self._mark())
+
+    def step_ms(self) -> dict[int, float]:
+        """Milliseconds of each step that ran."""
+        return {step: self._between(*pair) for step, pair in self.steps.items()}
+
+    def sublayer_ms(self) -> dict[tuple[int, str], float]:
+        """Milliseconds of each kind of sublayer, summed over the layers of a step."""
+        return {key: sum(self._between(*p) for p in pairs) for key, pairs in self.parts.items()}
+
+    def _mark(self) -> Any:
+        if not self.cuda:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def _between(self, begin: Any, end: Any) -> float:
+        if not self.cuda:
+            return (end - begin) * 1e3
+        end.synchronize()
+        return float(begin.elapsed_time(end))

@@ -1,0 +1,101 @@
+"""GenEval's six tasks in this world, and a seventh for texture: prompts to ask, and the verdict.
+
+As in GenEval, a picture is right when everything its prompt says is there; other objects are
+tolerated, except in counting, where the number must be exact. Prompts are held-out ones only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import permutations
+from typing import NamedTuple
+
+import numpy as np
+
+from fastvar_lab.world.detect import Detection, detect
+from fastvar_lab.world.grammar import COLORS, RELATIONS, SHAPES, TEXTURES, Group, Prompt
+from fastvar_lab.world.scene import holds
+
+SIX = ("single_object", "two_objects", "counting", "colors", "position", "color_attribution")
+TASKS = (*SIX, "texture")
+
+
+class Question(NamedTuple):
+    """One prompt of a task, and the seed to generate with."""
+
+    task: str
+    prompt: Prompt
+    seed: int
+
+
+def draw_prompt(task: str, rng: np.random.Generator) -> Prompt:
+    """Draw a held-out prompt of a task."""
+    while True:
+        prompt = _any_prompt(task, rng)
+        if prompt.held_out:
+            return prompt
+
+
+def questions(n: int, seed: int, tasks: Sequence[str] = TASKS) -> list[Question]:
+    """Draw `n` questions, the tasks taking turns; task i's prompts depend on seed and i alone."""
+    streams = {task: np.random.default_rng((seed, TASKS.index(task))) for task in tasks}
+    return [
+        Question(task, draw_prompt(task, streams[task]), int(streams[task].integers(2**31)))
+        for task in (tasks[i % len(tasks)] for i in range(n))
+    ]
+
+
+def verdict(prompt: Prompt, found: Sequence[Detection], aspect: float = 1.0) -> bool:
+    """Tell whether the objects found show what the prompt says; `aspect` is height / width."""
+    if len(prompt.groups) == 1 and prompt.groups[0].count > 1:
+        return sum(_fits(d, prompt.groups[0]) for d in found) == prompt.groups[0].count
+    wanted = [g for g in prompt.groups for _ in range(g.count)]
+    for chosen in permutations(found, len(wanted)):
+        if not all(map(_fits, chosen, wanted)):
+            continue
+        if prompt.relation is None:
+            return True
+        first, second = ((d.x, d.y) for d in chosen)
+        if holds(prompt.relation, first, second, aspect):
+            return True
+    return False
+
+
+def judge(prompt: Prompt, image: np.ndarray) -> bool:
+    """Detect the objects of a picture (H, W, 3) and give the verdict."""
+    return verdict(prompt, detect(image), image.shape[0] / image.shape[1])
+
+
+def _fits(found: Detection, group: Group) -> bool:
+    return (
+        found.shape == group.shape
+        and group.color in (None, found.color)
+        and group.texture in (None, found.texture)
+    )
+
+
+def _any_prompt(task: str, rng: np.random.Generator) -> Prompt:
+    def group(count: int = 1, color: float = 0.5, texture: bool = False) -> Group:
+        return Group(
+            count,
+            str(rng.choice(SHAPES)),
+            str(rng.choice(list(COLORS))) if rng.random() < color else None,
+            str(rng.choice(TEXTURES)) if texture else None,
+        )
+
+    if task == "single_object":
+        return Prompt((group(),))
+    if task == "colors":
+        return Prompt((group(color=1),))
+    if task == "texture":
+        return Prompt((group(texture=True),))
+    if task == "counting":
+        return Prompt((group(count=int(rng.integers(2, 5))),))
+    if task in ("two_objects", "position", "color_attribution"):
+        color = 1.0 if task == "color_attribution" else 0.5
+        first, second = group(color=color), group(color=color)
+        while second.shape == first.shape:
+            second = group(color=color)
+        relation = str(rng.choice(RELATIONS)) if task == "position" else None
+        return Prompt((first, second), relation)
+    raise ValueError(f"task must be one of {', '.join(TASKS)}; not {task!r}")

@@ -1,0 +1,53 @@
+"""Who may import whom, and what the seam promises."""
+
+import ast
+from pathlib import Path
+
+import fastvar_lab
+
+ROOT = Path(fastvar_lab.__file__).parent
+
+TIERS = [
+    {"seam", "tokens", "cache", "scales", "trace", "draws", "sampling", "words", "pictures"},
+    {"backbones", "methods", "record", "timing", "measure", "world"},
+    {"models", "generate", "training", "evaluate", "observe"},
+    {"experiments", "bench", "demo"},
+    {"plots", "figures", "widgets", "__main__"},
+]
+ALONE = TIERS[1] - {"measure"}  # rooms of the second tier do not import each other
+
+
+def room(path: Path) -> str:
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("fastvar_lab"):
+            parts = node.module.split(".")
+            found |= {parts[1]} if len(parts) > 1 else {a.name for a in node.names}
+    return found
+
+
+def test_imports_point_downwards_only():
+    rank = {name: tier for tier, names in enumerate(TIERS) for name in names}
+    for path in ROOT.rglob("*.py"):
+        own = room(path)
+        if own == "__init__":
+            continue
+        for other in imports(path) - {own}:
+            assert rank[other] <= rank[own], f"{path.name} ({own}) imports {other}"
+            if own in ALONE and other in ALONE:
+                raise AssertionError(f"{path.name}: {own} must not import {other}")
+
+
+def test_optional_packages_are_not_imported_with_the_library():
+    for name in ("torchvision", "timm", "transformers", "flash_attn"):
+        for path in ROOT.rglob("*.py"):
+            tree = ast.parse(path.read_text())
+            for node in ast.walk(tree):
+                if isinstance(node, ast.Import):
+                    assert all(a.name.split(".")[0] != name for a in node.names), path
+                if isinstance(node, ast.ImportFrom):
+                    assert (node.module or "").split(".")[0] != name, path
