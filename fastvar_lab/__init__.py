@@ -1,0 +1,50 @@
+"""fastvar_lab: visual autoregressive image generators with cached token pruning, seen from inside.
+
+>>> import fastvar_lab as fv
+>>> model = fv.load("tiny")
+>>> full = fv.generate(model, "a red striped circle", fv.Dense(), seed=1, snapshot=True)
+>>> fast = fv.resume(model, full.snapshot, fv.Prune({-2: 0.5, -1: 0.75}))
+"""
+
+from fastvar_lab.generate import Generation, Snapshot, generate, resume, resume_step
+from fastvar_lab.methods.presets import PRESETS
+from fastvar_lab.methods.prune import Dense, Prune
+from fastvar_lab.methods.restore import CachedBranch, NearestKept, Zero
+from fastvar_lab.methods.select import FarFromMean, HighPass, NearMean, Random, UniformGrid
+from fastvar_lab.models import Model, Sampling, load
+from fastvar_lab.pictures import to_uint8
+from fastvar_lab.record import Recorder
+from fastvar_lab.seam import Grid, Plan, Runner, Site, Wrapper
+from fastvar_lab.timing import Stopwatch
+from fastvar_lab.trace import Trace
+
+__all__ = [
+    "PRESETS",
+    "CachedBranch",
+    "Dense",
+    "FarFromMean",
+    "Generation",
+    "Grid",
+    "HighPass",
+    "Model",
+    "NearMean",
+    "NearestKept",
+    "Plan",
+    "Prune",
+    "Random",
+    "Recorder",
+    "Runner",
+    "Sampling",
+    "Site",
+    "Snapshot",
+    "Stopwatch",
+    "Trace",
+    "UniformGrid",
+    "Wrapper",
+    "Zero",
+    "generate",
+    "load",
+    "resume",
+    "resume_step",
+    "to_uint8",
+]

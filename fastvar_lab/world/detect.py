@@ -14,7 +14,6 @@ from functools import lru_cache
 import numpy as np
 from scipy import ndimage
 from skimage.measure import label, regionprops
-from skimage.transform import resize
 
 from fastvar_lab.world.grammar import COLORS, SHAPES
 from fastvar_lab.world.render import (
@@ -28,7 +27,8 @@ from fastvar_lab.world.render import (
 
 CHROMA = 0.13  # least max - min over channels, after a light blur
 SMALLEST = 0.004  # least area of an object over the picture's
-TEMPLATE = 48  # templates are compared at this size, bounding box to bounding box
+TEMPLATE, SPAN = 48, 2.4  # templates are compared at this size, over this many sqrt(area)
+SAMPLES, SHIFTS = 500, 7  # pixels and phases at which a texture is compared
 ANGLES = tuple(range(-24, 25, 6))
 
 
@@ -51,19 +51,20 @@ def detect(image: np.ndarray) -> list[Detection]:
     side = min(height, width)
     smooth = ndimage.gaussian_filter(picture, (side / 256, side / 256, 0))
     mask = smooth.max(-1) - smooth.min(-1) > CHROMA
+    background = np.median(picture[~mask], axis=0) if not mask.all() else np.full(3, 0.5)
     found = []
     for region in regionprops(label(mask, connectivity=1)):
         if region.area < SMALLEST * side * side:
             continue
-        inside = region.image
         top, left, bottom, right = region.bbox
         patch = picture[top:bottom, left:right]
-        shape, angle = _shape(inside)
+        inside = _sharpen(region.image, patch, background)
+        shape = _shape(inside)
         found.append(
             Detection(
                 shape=shape,
                 color=_color(patch[inside]),
-                texture=_texture(patch, inside, angle, side),
+                texture=_texture(patch, inside, side),
                 x=float((region.centroid[1] + 0.5) / width),
                 y=float((region.centroid[0] + 0.5) / height),
                 area=float(region.area / (height * width)),
@@ -72,34 +73,39 @@ def detect(image: np.ndarray) -> list[Detection]:
     return sorted(found, key=lambda d: -d.area)
 
 
+def _sharpen(mask: np.ndarray, patch: np.ndarray, background: np.ndarray) -> np.ndarray:
+    """Cut a region at half its own distance from the background: where a blurred edge was."""
+    away = np.linalg.norm(patch - background, axis=-1)
+    inside = mask & (away > 0.5 * np.median(away[mask]))
+    return ndimage.binary_opening(inside) if inside.sum() > 0.5 * mask.sum() else mask
+
+
 @lru_cache
-def _templates() -> tuple[list[tuple[str, int, float]], np.ndarray]:
+def _templates() -> tuple[list[str], np.ndarray]:
     names, masks = [], []
-    y, x = np.mgrid[-1.6:1.6:192j, -1.6:1.6:192j]
+    y, x = np.mgrid[-1.6:1.6:160j, -1.6:1.6:160j]
     for shape in SHAPES:
         for angle in ANGLES if shape not in ("circle", "ring") else (0,):
             c, s = np.cos(np.radians(angle)), np.sin(np.radians(angle))
-            inside = distance(shape, x * c + y * s, y * c - x * s) < 0
-            rows, cols = np.where(inside.any(1))[0], np.where(inside.any(0))[0]
-            crop = inside[rows[0] : rows[-1] + 1, cols[0] : cols[-1] + 1]
-            names.append((shape, angle, crop.shape[0] / crop.shape[1]))
-            masks.append(_square(crop))
+            names.append(shape)
+            masks.append(_normal(distance(shape, x * c + y * s, y * c - x * s) < 0))
     return names, np.stack(masks)
 
 
-def _square(mask: np.ndarray) -> np.ndarray:
-    return resize(mask.astype(np.float32), (TEMPLATE, TEMPLATE), order=1, anti_aliasing=True)
+def _normal(mask: np.ndarray) -> np.ndarray:
+    """Bring a mask to a common area around its centroid, (TEMPLATE, TEMPLATE) in [0, 1]."""
+    centre, side = np.argwhere(mask).mean(axis=0), np.sqrt(mask.sum())
+    steps = (np.arange(TEMPLATE) + 0.5) / TEMPLATE * SPAN - SPAN / 2
+    rows, columns = np.meshgrid(centre[0] + steps * side, centre[1] + steps * side, indexing="ij")
+    return ndimage.map_coordinates(mask.astype(np.float32), [rows, columns], order=1)
 
 
-def _shape(mask: np.ndarray) -> tuple[str, float]:
-    """Match a region to the templates by overlap (min over max), bounding boxes aligned."""
+def _shape(mask: np.ndarray) -> str:
+    """Name the template that overlaps a region best (min over max), over all rotations."""
     names, masks = _templates()
-    own = _square(mask)
+    own = _normal(mask)
     overlap = np.minimum(masks, own).sum((1, 2)) / np.maximum(masks, own).sum((1, 2))
-    aspect = mask.shape[0] / mask.shape[1]
-    stretch = np.abs(np.log([aspect / a for _, _, a in names]))
-    best = int(np.argmax(overlap - 0.5 * stretch))
-    return names[best][0], float(names[best][1])
+    return names[int(np.argmax(overlap))]
 
 
 def _color(pixels: np.ndarray) -> str:
@@ -116,7 +122,7 @@ def _color(pixels: np.ndarray) -> str:
     return min(COLORS, key=away)
 
 
-def _texture(patch: np.ndarray, mask: np.ndarray, angle: float, side: int) -> str:
+def _texture(patch: np.ndarray, mask: np.ndarray, side: int) -> str:
     """Compare the tone inside with each texture, over rotations and shifts; solid if it is flat."""
     core = ndimage.binary_erosion(np.pad(mask, 1), iterations=max(1, round(side / 128)))[1:-1, 1:-1]
     if core.sum() < 0.2 * mask.sum():
@@ -128,19 +134,19 @@ def _texture(patch: np.ndarray, mask: np.ndarray, angle: float, side: int) -> st
     if inside.std() < 0.16:
         return "solid"
     y, x = np.nonzero(core)
-    u0, v0 = (x - (mask.shape[1] - 1) / 2) / side, (y - (mask.shape[0] - 1) / 2) / side
-    weights = inside - inside.mean()
+    every = max(1, len(y) // SAMPLES)
+    u0, v0, weights = x[::every] / side, y[::every] / side, (inside - inside.mean())[::every]
     scores = {}
     for texture, period in _PERIODS.items():
+        shift = np.arange(SHIFTS) / SHIFTS * period
+        du, dv = np.meshgrid(shift[:1] if texture == "striped" else shift, shift)
         best = 0.0
-        for turn in np.radians(np.arange(-24, 25, 4)):
+        for turn in np.radians(np.arange(-20, 21, 4)):
             u, v = u0 * np.cos(turn) + v0 * np.sin(turn), v0 * np.cos(turn) - u0 * np.sin(turn)
-            for du in np.arange(4) / 4 * period if texture != "striped" else (0.0,):
-                for dv in np.arange(4) / 4 * period:
-                    ideal = tone(texture, u + du, v + dv, 2 / side)
-                    ideal = ideal - ideal.mean()
-                    norm = np.sqrt((ideal**2).sum() * (weights**2).sum())
-                    best = max(best, float((ideal * weights).sum() / (norm + 1e-9)))
+            ideal = tone(texture, u + du.reshape(-1, 1), v + dv.reshape(-1, 1), 2 / side)
+            ideal = ideal - ideal.mean(axis=1, keepdims=True)
+            norm = np.sqrt((ideal**2).sum(axis=1) * (weights**2).sum()) + 1e-9
+            best = max(best, float((ideal @ weights / norm).max()))
         scores[texture] = best
     return max(scores, key=scores.__getitem__)
 

@@ -1,0 +1,1 @@
+"""Instruments: functions from a Trace to arrays."""
