@@ -12,6 +12,7 @@ from fastvar_lab.methods.prune import Dense, Prune
 from fastvar_lab.methods.restore import CachedBranch, NearestKept, Zero
 from fastvar_lab.methods.select import FarFromMean, HighPass, NearMean, Random, UniformGrid
 from fastvar_lab.models import Model, Sampling, load
+from fastvar_lab.observe import observe, observe_again
 from fastvar_lab.pictures import to_uint8
 from fastvar_lab.record import Recorder
 from fastvar_lab.seam import Grid, Plan, Runner, Site, Wrapper
@@ -44,6 +45,8 @@ __all__ = [
     "Zero",
     "generate",
     "load",
+    "observe",
+    "observe_again",
     "resume",
     "resume_step",
     "to_uint8",

@@ -17,6 +17,7 @@ from fastvar_lab.demo import label, medians, timed
 from fastvar_lab.generate import generate, resume
 from fastvar_lab.methods.presets import PRESETS
 from fastvar_lab.methods.prune import Dense, Prune, kept
+from fastvar_lab.methods.restore import Cached
 from fastvar_lab.methods.select import top
 from fastvar_lab.models import Model
 from fastvar_lab.output import versions
@@ -77,7 +78,9 @@ def _case(model: Model, name: str, sizes: Sizes, method: Prune, repeats: int) ->
     grids, words = number(sizes), len(PROMPT.split())
     costs = [flops.step_flops(model, way, grids, words=words) for way in (Dense(), method)]
     ms_full, ms_fast = (statistics.median(sum(r.step_ms) for r in runs) for runs in (full, fast))
-    skipped = [label(g) for g, act in zip(grids, method.acts(grids), strict=True) if act[0] == "skip"]
+    skipped = [
+        label(g) for g, act in zip(grids, method.acts(grids), strict=True) if act[0] == "skip"
+    ]
     return {
         "name": name,
         "method": repr(method),
@@ -139,14 +142,9 @@ def _sublayer(model: Model, repeats: int) -> dict[str, float]:
             times.append(ms[last.index, kind] / model.depth)
     x, cached = inputs[-1].x[last.index], inputs[-1].delta[last.index - 1]
     k = kept(last.tokens, 0.75)
-    runner = method.start(grids, model.depth, {(last.index - 2, inputs[-1].site): cached})
     index = top(method.select.scores(x, last, inputs[-1].site), k)
     fresh = inputs[-1].delta[last.index].gather(1, index[..., None].expand(-1, -1, x.shape[-1]))
-    before = grids[-2]
-    from fastvar_lab.methods.restore import Cached
-
-    held = Cached(cached, before.h, before.w)
-    del runner
+    held = Cached(cached, grids[-2].h, grids[-2].w)
 
     def select() -> Tensor:
         return gather(x, top(method.select.scores(x, last, inputs[-1].site), k))

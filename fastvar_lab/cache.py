@@ -24,8 +24,7 @@ class KVCache:
         device: torch.device | str = "cpu",
     ) -> None:
         self.store = [
-            torch.empty(2, rows, heads, n, head_dim, dtype=dtype, device=device)
-            for n in capacities
+            torch.empty(2, rows, heads, n, head_dim, dtype=dtype, device=device) for n in capacities
         ]
         self.lengths = [0] * len(capacities)
         self.rows = slice(None)

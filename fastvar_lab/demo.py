@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import statistics
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from tqdm import tqdm
 
@@ -16,13 +16,12 @@ from fastvar_lab import flops, plots
 from fastvar_lab.generate import Generation, generate
 from fastvar_lab.methods.prune import Dense, Prune
 from fastvar_lab.models import Model
+from fastvar_lab.observe import observe
 from fastvar_lab.output import folder, versions, write_figure, write_image, write_json
 from fastvar_lab.pictures import to_uint8
-from fastvar_lab.record import Recorder
 from fastvar_lab.scales import grids as number
 from fastvar_lab.seam import Grid, Method
 from fastvar_lab.timing import Stopwatch
-from fastvar_lab.trace import Trace
 
 
 @dataclass
@@ -60,7 +59,6 @@ def compare(
     model: Model, prompt: str, method: Prune, seed: int, repeats: int = 3
 ) -> tuple[dict[str, Any], dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Measure full against fast: the report, the two pictures, and maps of forwarded tokens."""
-    trace = Trace()
     dense = Dense()
     grids = number(model.sizes)
     method.start(grids, model.depth)  # refuse what does not fit before anything runs
@@ -73,8 +71,7 @@ def compare(
             if repeat:  # the first of each is a warm-up
                 runs.append(run)
     bar.close()
-    generate(model, prompt, method, seed=seed, watch=[partial(Recorder, trace=trace)])
-    trace.grids = grids
+    _, trace = observe(model, prompt, method, seed=seed)
     pictures = {
         name: to_uint8(model.decode(runs[0].generation.canvas))[0]
         for name, runs in (("full", full), ("fast", fast))
@@ -95,9 +92,7 @@ def compare(
         "gflop_full": costs[0] / 1e9,
         "gflop_fast": costs[1] / 1e9,
         "psnr": psnr(pictures["full"], pictures["fast"]),
-        "ssim": float(
-            structural_similarity(pictures["full"], pictures["fast"], channel_axis=-1)
-        ),
+        "ssim": float(structural_similarity(pictures["full"], pictures["fast"], channel_axis=-1)),
         "seed": seed,
         "weights": model.fingerprint,
         "device": str(model.device),
@@ -116,7 +111,9 @@ def psnr(first: np.ndarray, second: np.ndarray) -> float | None:
     return None if np.array_equal(first, second) else float(peak_signal_noise_ratio(first, second))
 
 
-def draw(report: dict[str, Any], pictures: dict[str, np.ndarray], shares: dict[str, np.ndarray]) -> Any:  # fmt: skip
+def draw(
+    report: dict[str, Any], pictures: dict[str, np.ndarray], shares: dict[str, np.ndarray]
+) -> Figure:
     """Draw the comparison figure of a report."""
     gap = "identical" if report["psnr"] is None else f"PSNR {report['psnr']:.1f} dB"
     return plots.comparison(

@@ -128,9 +128,13 @@ def table(result: dict[str, Any]) -> str:
     lines = [f"{'task':<18} {'score':>6} {'95 % interval':>15} {'n':>4}"]
     for task, row in result["tasks"].items():
         low, high = row["ci95"]
-        lines.append(f"{task:<18} {row['score']:6.3f} {f'{low:.2f} to {high:.2f}':>15} {row['n']:4}")
+        lines.append(
+            f"{task:<18} {row['score']:6.3f} {f'{low:.2f} to {high:.2f}':>15} {row['n']:4}"
+        )
     low, high = result["overall_ci95"]
-    lines.append(f"{'overall of six':<18} {result['overall']:6.3f} {f'{low:.2f} to {high:.2f}':>15}")
+    lines.append(
+        f"{'overall of six':<18} {result['overall']:6.3f} {f'{low:.2f} to {high:.2f}':>15}"
+    )
     lines.append(f"judged against another prompt of the task: {result['mismatched']:.3f}")
     lines.append(f"tokenizer reconstruction: {result['reconstruction_psnr']:.2f} dB PSNR")
     return "\n".join(lines)

@@ -3,36 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
 from fastvar_lab import demo, plots
-from fastvar_lab.generate import generate
 from fastvar_lab.measure.steps import images
 from fastvar_lab.methods.presets import PRESETS
 from fastvar_lab.methods.prune import Dense
 from fastvar_lab.models import Model
+from fastvar_lab.observe import observe
 from fastvar_lab.output import folder, write_figure
-from fastvar_lab.record import Recorder
-from fastvar_lab.trace import Trace
 
 STEPS_PROMPTS = ("a red striped circle left of a blue square", "three yellow stars")
 
 
 def steps(model: Model, seed: int) -> Figure:
-    """Decoded image after every scale step of unpruned generations (paper, Fig. A.2)."""
+    """Draw the decoded image after every scale step of unpruned generations (paper, Fig. A.2)."""
     rows = {}
     for prompt in STEPS_PROMPTS:
-        trace = Trace()
-        generate(model, prompt, Dense(), seed=seed, watch=[partial(Recorder, trace=trace)])
+        _, trace = observe(model, prompt, Dense(), seed=seed)
         rows[prompt] = [step[0] for step in images(trace, model.decode)]
     return plots.steps(rows, [f"{h}x{w}" for h, w in model.sizes])
 
 
 def compare(model: Model, seed: int) -> Figure:
-    """Full and FastVAR generation of the demo's prompt, with masks and cost per scale."""
+    """Draw full and FastVAR generation of the demo's prompt, with masks and cost per scale."""
     return demo.draw(*demo.compare(model, STEPS_PROMPTS[0], PRESETS["tiny"], seed))
 
 

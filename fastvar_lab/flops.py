@@ -52,5 +52,3 @@ def forwarded(model: Model, method: Method, grids: Sequence[Grid]) -> list[float
     runner = method.start(grids, model.depth)
     sites = [Site(i, kind) for i in range(model.depth) for kind in ("attn", "cross", "ffn")]
     return [sum(runner.forwarded(s, g) for s in sites) / len(sites) for g in grids]
-
-

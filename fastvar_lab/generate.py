@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from fastvar_lab.draws import Draws, Keyed
 from fastvar_lab.models import Model, Sampling
 from fastvar_lab.sampling import bit_probabilities, guide
 from fastvar_lab.scales import grids as number
-from fastvar_lab.seam import Act, Branch, Grid, Method, Plan, Runner, Site, Wrapper
+from fastvar_lab.seam import Branch, Grid, Method, Plan, Runner, Site, Wrapper
 
 Watch = Callable[[Runner], Runner]
 """Wraps the method's runner: a recorder, a stopwatch."""
@@ -182,14 +183,14 @@ def _run(
     if guided:
         text = model.transformer.with_null(text)
     state = model.transformer.begin(text, grids, run)
+    cache = cast(KVCache, state.cache)
     canvas = model.transformer.blank(n, grids)
     canvases, tokens, lengths = list[Tensor](), list[Tensor | None](), list[tuple[int, ...]]()
     rows = Plan.BOTH if guided else Plan.COND
     if base is not None and first > 0:
         canvases, tokens = base.canvases[:first], base.tokens[:first]
         lengths, canvas = base.lengths[:first], base.canvases[first - 1]
-        assert isinstance(state.cache, KVCache)
-        state.cache.copy_prefix(base.cache, lengths[-1])
+        cache.copy_prefix(base.cache, lengths[-1])
 
     for grid in grids[first:]:
         plan = run.plan(grid, canvas)
@@ -198,8 +199,8 @@ def _run(
             if plan is not rows and guided:
                 if rows is not Plan.BOTH:
                     raise ValueError(
-                        f"the {plan.value} rows were asked for at step {grid.index}, after only the "
-                        f"{rows.value} rows had been run; dropped rows cannot come back"
+                        f"the {plan.value} rows were asked for at step {grid.index}, after "
+                        f"only the {rows.value} rows had run; dropped rows cannot come back"
                     )
                 half = slice(0, n) if plan is Plan.COND else slice(n, 2 * n)
                 state.keep_rows(half)
@@ -217,7 +218,7 @@ def _run(
         tokens.append(drawn)
         if keeper is not None:
             canvases.append(canvas)
-            lengths.append(tuple(state.cache.lengths))
+            lengths.append(tuple(cache.lengths))
     if canvas.is_cuda:
         torch.cuda.synchronize()
     seconds = time.perf_counter() - begin
@@ -226,7 +227,6 @@ def _run(
     if keeper is not None:
         inherited = {k: v for k, v in held.items() if k[0] < first}
         kept = Snapshot(
-            request, method, canvases, tokens, lengths, state.cache, {**inherited, **keeper.held()}
+            request, method, canvases, tokens, lengths, cache, {**inherited, **keeper.held()}
         )
     return Generation(request, method, canvas, tokens, first, seconds, kept)
-

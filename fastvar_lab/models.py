@@ -82,7 +82,7 @@ class Model:
 
 
 def tiny_config() -> dict[str, Any]:
-    """The embedded model's sizes; about 140 GFLOP for one guided 256 px picture."""
+    """Return the embedded model's sizes; about 140 GFLOP for one guided 256 px picture."""
     text = WordEncoderConfig(VOCABULARY, width=256, depth=2, heads=4, length=24)
     transformer = InfinityConfig(
         depth=8,
@@ -150,7 +150,12 @@ def load(
         files.fill(model.tokenizer, vision, folder / TOKENIZER_FILE)
     for part in (model.transformer, model.tokenizer, model.text_encoder):
         part.requires_grad_(False)
-    return model.to(device, dtype)
+    model.to(device, dtype)
+    for module in model.transformer.modules():
+        if isinstance(module, nn.Linear) and module.weight.device.type == "cpu":
+            # the same numbers, laid out so that small steps' products run up to twice as fast
+            module.weight.data = module.weight.data.t().contiguous().t()
+    return model
 
 
 def require(device: torch.device | str) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from skimage.transform import resize
 
 FULL, FAST = sns.color_palette("deep")[0], sns.color_palette("deep")[3]
@@ -19,7 +21,12 @@ WIDTH = 7.2  # inches, a two-column paper's text width
 @contextmanager
 def style() -> Iterator[None]:
     """Paper style for what is drawn inside; nothing outside is changed."""
-    small = {"font.size": 8, "axes.titlesize": 8, "axes.labelsize": 8, "legend.fontsize": 7}
+    small: dict[str, Any] = {
+        "font.size": 8,
+        "axes.titlesize": 8,
+        "axes.labelsize": 8,
+        "legend.fontsize": 7,
+    }
     with (
         sns.axes_style("ticks"),
         sns.plotting_context("paper"),
@@ -84,18 +91,17 @@ def comparison(
     return fig
 
 
-def steps(rows: dict[str, Sequence[np.ndarray]], scales: Sequence[str]) -> Figure:
-    """Decoded image after every scale step, one row per prompt (paper, Fig. A.2)."""
+def steps(rows: Mapping[str, Sequence[np.ndarray]], scales: Sequence[str]) -> Figure:
+    """Show the decoded image after every scale step, one row per prompt (paper, Fig. A.2)."""
     with style():
         cell = WIDTH / len(scales)
-        fig = Figure(figsize=(WIDTH, (cell + 0.16) * len(rows) + 0.2), layout="constrained")
-        fig.get_layout_engine().set(w_pad=0.01, h_pad=0.01, hspace=0, wspace=0)
+        fig = Figure(
+            figsize=(WIDTH, (cell + 0.16) * len(rows) + 0.2),
+            layout=ConstrainedLayoutEngine(w_pad=0.01, h_pad=0.01, hspace=0, wspace=0),
+        )
         grid = fig.subplots(len(rows), len(scales), squeeze=False)
         for row, (prompt, images) in zip(grid, rows.items(), strict=True):
             for axes, image, scale in zip(row, images, scales, strict=True):
                 picture(axes, image, scale if row is grid[0] else "")
-            row[0].text(
-                0, 1.04 if row is not grid[0] else -0.1, prompt, fontsize=6.5,
-                style="italic", transform=row[0].transAxes, va="bottom" if row is not grid[0] else "top",
-            )  # fmt: skip
+            row[0].text(0, -0.03, prompt, style="italic", transform=row[0].transAxes, va="top")
     return fig

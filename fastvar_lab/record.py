@@ -101,5 +101,3 @@ def _spent(q: Tensor, k: Tensor, lengths: list[int], scale: float) -> Tensor:
         weights = (some @ k.float().transpose(-1, -2) * scale).softmax(-1)
         out.append(torch.stack([w.sum(-1) for w in weights.split(lengths, dim=-1)], dim=-1))
     return torch.cat(out, dim=2)
-
-

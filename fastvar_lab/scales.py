@@ -19,7 +19,7 @@ INFINITY_1M = square(1, 2, 4, 6, 8, 12, 16, 20, 24, 32, 40, 48, 64)
 
 
 def grids(sizes: Sequence[tuple[int, int]], prefix: int = 0) -> tuple[Grid, ...]:
-    """Number the maps of a schedule; `prefix` text tokens ride along with the first step."""
+    """Turn a schedule into steps; `prefix` text tokens ride along with the first one."""
     if not sizes:
         raise ValueError("a scale schedule needs at least one map")
     for h, w in sizes:
@@ -37,9 +37,7 @@ def stretch(sizes: Sequence[tuple[int, int]], h: int, w: int) -> Sizes:
     last_h, last_w = sizes[-1]
     if h < 1 or w < 1:
         raise ValueError(f"the final token map is at least 1x1; not {h}x{w}")
-    fit = [
-        (max(1, round(a * h / last_h)), max(1, round(b * w / last_w))) for a, b in sizes[:-1]
-    ]
+    fit = [(max(1, round(a * h / last_h)), max(1, round(b * w / last_w))) for a, b in sizes[:-1]]
     return (*fit, (h, w))
 
 

@@ -22,7 +22,7 @@ from torch import Tensor
 class Grid(NamedTuple):
     """One scale step: its place in the schedule, its map, and how many text tokens precede it."""
 
-    index: int
+    index: int  # type: ignore[assignment]
     h: int
     w: int
     prefix: int = 0

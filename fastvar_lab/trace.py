@@ -51,6 +51,13 @@ class Trace:
             early[name] = {k: v for k, v in getattr(self, name).items() if k[0] < step}
         return Trace(**early)
 
+    def followed_by(self, later: Trace) -> Trace:
+        """Join the record of the steps that a resumed run ran again, and its provenance."""
+        joined: dict[str, Any] = {"grids": later.grids, "provenance": later.provenance}
+        for name in (*_BY_STEP, *_BY_SITE):
+            joined[name] = {**getattr(self, name), **getattr(later, name)}
+        return Trace(**joined)
+
     def kept_share(self, step: int, kind: str, row: int = 0) -> Tensor:
         """Share of layers that forwarded each token of a step, as a map (h, w), for one row."""
         masks = [m[row] for (s, site), m in self.kept.items() if s == step and site.kind == kind]

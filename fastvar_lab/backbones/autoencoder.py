@@ -7,6 +7,7 @@ Keys follow the VQ-GAN lineage (`encoder.down.0.block.1.conv2.weight`, ...). Sha
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -87,9 +88,7 @@ class Encoder(nn.Module):
         self.down = nn.ModuleList()
         for i, width in enumerate(widths):
             inner = [widths[max(i - 1, 0)]] + [width] * config.encoder_blocks
-            level = nn.ModuleDict(
-                {"block": nn.ModuleList(ResBlock(a, width) for a in inner[:-1])}
-            )
+            level = nn.ModuleDict({"block": nn.ModuleList(ResBlock(a, width) for a in inner[:-1])})
             if i < len(widths) - 1:
                 level["downsample"] = Downsample(width)
             self.down.append(level)
@@ -99,6 +98,7 @@ class Encoder(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         x = self.conv_in(F.pixel_unshuffle(image, self.patch))
+        level: Any
         for level in self.down:
             for block in level["block"]:
                 x = block(x)
@@ -119,9 +119,7 @@ class Decoder(nn.Module):
         self.up = nn.ModuleList()
         for i, width in enumerate(widths):
             inner = [widths[min(i + 1, len(widths) - 1)]] + [width] * config.decoder_blocks
-            level = nn.ModuleDict(
-                {"block": nn.ModuleList(ResBlock(a, width) for a in inner[:-1])}
-            )
+            level = nn.ModuleDict({"block": nn.ModuleList(ResBlock(a, width) for a in inner[:-1])})
             if i > 0:
                 level["upsample"] = Upsample(width)
             self.up.append(level)
@@ -131,6 +129,7 @@ class Decoder(nn.Module):
     def forward(self, latent: Tensor) -> Tensor:
         x = self.conv_in(latent)
         x = self.mid["block_2"](self.mid["block_1"](x))
+        level: Any
         for level in reversed(self.up):
             for block in level["block"]:
                 x = block(x)
@@ -146,6 +145,10 @@ class AutoEncoder(nn.Module):
         super().__init__()
         self.config = config
         self.encoder, self.decoder = Encoder(config), Decoder(config)
+
+    def channels_last(self) -> AutoEncoder:
+        """Lay convolution weights out channels last: about a third faster on a CPU."""
+        return cast(AutoEncoder, cast(nn.Module, self).to(memory_format=torch.channels_last))  # type: ignore[call-overload]
 
     def decode(self, latent: Tensor) -> Tensor:
         """Decode a latent (B, d, h, w) to pictures (B, 3, H, W) in [0, 1], float32."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -121,6 +121,8 @@ class BlockCausal(Runner):
 class TextPool(nn.Module):
     """Attention pooling of the text by one learned query: the condition and the first token."""
 
+    zero_k_bias: Tensor
+
     def __init__(self, width: int, text_width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
@@ -167,9 +169,7 @@ class InfinityBlock(nn.Module):
         gate1, gate2, scale1, scale2, shift1, shift2 = (shared + self.ada_gss).unbind(2)
         return Modulation(gate1, gate2, scale1 + 1, scale2 + 1, shift1, shift2)
 
-    def forward(
-        self, x: Tensor, *, layer: int, grid: Grid, state: State, run: Runner
-    ) -> Tensor:
+    def forward(self, x: Tensor, *, layer: int, grid: Grid, state: State, run: Runner) -> Tensor:
         """Offer the three branches of this layer to `run`, in order."""
         call = partial(self._attention, layer=layer, grid=grid, state=state, run=run)
         x = x + run.sublayer(Site(layer, "attn"), grid, call, x)
@@ -215,9 +215,7 @@ class InfinityBlock(nn.Module):
 
         return self.ca(self.ca_norm(x), attend)
 
-    def _feed_forward(
-        self, x: Tensor, index: Tensor | None = None, *, mod: Modulation
-    ) -> Tensor:
+    def _feed_forward(self, x: Tensor, index: Tensor | None = None, *, mod: Modulation) -> Tensor:
         return self.ffn(modulate(x, mod.up2, mod.shift2)) * mod.gate2
 
 
@@ -245,6 +243,10 @@ class Infinity(nn.Module):
         self.head_nm = AdaLNHeadNorm(width)
         self.head = nn.Linear(width, 2 * config.bits)
 
+    @property
+    def _blocks(self) -> list[InfinityBlock]:
+        return cast(list[InfinityBlock], list(self.blocks))
+
     def initialize(self) -> None:
         """Start a training from scratch: gates open, every branch adding nothing."""
         for module in self.modules():
@@ -253,7 +255,7 @@ class Infinity(nn.Module):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
         nn.init.trunc_normal_(self.word_embed.weight, std=0.3)
-        for block in self.blocks:
+        for block in self._blocks:
             nn.init.zeros_(block.ada_gss)
             block.ada_gss.data[:, :, :2] = 1.0
             for out in (block.sa.proj, block.ca.proj, block.ffn.fc2):
@@ -272,7 +274,7 @@ class Infinity(nn.Module):
             sum(run.forwarded(Site(layer, "attn"), grid) for grid in grids)
             for layer in range(self.config.depth)
         ]
-        device, dtype = self.pos_start.device, self.blocks[0].sa.proj.weight.dtype
+        device, dtype = self.pos_start.device, self._blocks[0].sa.proj.weight.dtype
         cache = KVCache(
             capacities,
             len(text.mask),
@@ -291,8 +293,8 @@ class Infinity(nn.Module):
         return State(
             start=condition.unsqueeze(1) + self.pos_start,
             head=self.head_nm.modulation(condition),
-            modulations=[block.modulation(shared) for block in self.blocks],
-            memories=[block.ca.memory(memory) for block in self.blocks],
+            modulations=[block.modulation(shared) for block in self._blocks],
+            memories=[block.ca.memory(memory) for block in self._blocks],
             text_mask=text.mask[:, None, None],
             cache=cache,
             tables={g.index: self.positions(g) for g in grids},
@@ -320,14 +322,15 @@ class Infinity(nn.Module):
         """Close the layers over one scale step."""
         return [
             partial(block, layer=i, grid=grid, state=state, run=run)
-            for i, block in enumerate(self.blocks)
+            for i, block in enumerate(self._blocks)
         ]
 
     def logits(self, state: State, x: Tensor) -> Tensor:
         """Logits (B, L, d, 2) of each bit being 0 or 1, float32 at least."""
         wide = x if x.dtype == torch.float64 else x.float()
+        up, shift = state.head
         out = F.linear(
-            modulate(wide, *(m.to(wide.dtype) for m in state.head)),
+            modulate(wide, up.to(wide.dtype), shift.to(wide.dtype)),
             self.head.weight.to(wide.dtype),
             self.head.bias.to(wide.dtype),
         )
@@ -363,7 +366,7 @@ class Infinity(nn.Module):
         return self.logits(state, x)
 
     def blank(self, n: int, grids: Sequence[Grid]) -> Tensor:
-        """The latent before the first step: zeros (n, d, H, W) of the final map."""
+        """Make the latent before the first step: zeros (n, d, H, W) of the final map."""
         h, w = grids[-1].h, grids[-1].w
         dtype = torch.float64 if self.pos_start.dtype == torch.float64 else torch.float32
         return torch.zeros(n, self.config.bits, h, w, dtype=dtype, device=self.pos_start.device)

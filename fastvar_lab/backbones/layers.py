@@ -59,6 +59,8 @@ def modulate(x: Tensor, scale_plus_one: Tensor, shift: Tensor, eps: float = 1e-6
 class SelfAttention(nn.Module):
     """Cosine attention with a learned log temperature per head and optional rotary positions."""
 
+    zero_k_bias: Tensor
+
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
@@ -82,6 +84,8 @@ class SelfAttention(nn.Module):
 
 class CrossAttention(nn.Module):
     """Plain attention to a text memory, scaled by head_dim ** -0.5."""
+
+    zero_k_bias: Tensor
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()

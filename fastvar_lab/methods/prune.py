@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 from torch import Tensor
 
@@ -86,7 +87,7 @@ class Prune:
     def __post_init__(self) -> None:
         pairs = self.ratios.items() if isinstance(self.ratios, Mapping) else self.ratios
         object.__setattr__(self, "ratios", tuple(pairs))
-        for name, ratio in self.ratios:
+        for name, ratio in self.pairs:
             if math.isnan(ratio) or not 0 <= ratio <= 1:
                 raise ValueError(f"the ratio of scale {name} must lie in [0, 1]; not {ratio}")
         for kind in self.sublayers:
@@ -98,10 +99,15 @@ class Prune:
         if self.layers is not None and not 0 <= self.layers[0] < self.layers[1]:
             raise ValueError(f"layers must be a range (first, end); not {self.layers}")
 
+    @property
+    def pairs(self) -> tuple[tuple[ScaleName, float], ...]:
+        """The ratios as they are kept: pairs of scale name and share pruned."""
+        return cast(tuple[tuple[ScaleName, float], ...], self.ratios)
+
     def by_step(self, grids: Sequence[Grid]) -> dict[int, float]:
         """Ratios above 0 by step index."""
         found: dict[int, float] = {}
-        for name, ratio in self.ratios:
+        for name, ratio in self.pairs:
             step = find(name, grids)
             if step in found:
                 raise ValueError(f"scale {name} names step {step}, which has a ratio already")
@@ -111,7 +117,7 @@ class Prune:
         return {step: ratio for step, ratio in found.items() if ratio > 0}
 
     def cache_index(self, grids: Sequence[Grid]) -> int | None:
-        """The step whose branch outputs are restored from; None if nothing needs them."""
+        """Find the step whose branch outputs are restored from; None if nothing needs them."""
         ratios = self.by_step(grids)
         if not self.restore.needs_cache or all(r == 1 for r in ratios.values()):
             return None
@@ -127,8 +133,8 @@ class Prune:
             step = min(ratios) - 1
         if step < 0 or step in ratios:
             raise ValueError(
-                "no unpruned scale step comes before the first pruned one "
-                f"({grids[first].h}x{grids[first].w}) to restore from; leave an earlier one unpruned"
+                "no unpruned scale step comes before the first pruned "
+                f"({grids[first].h}x{grids[first].w}) to restore from; leave an earlier one whole"
             )
         return step
 

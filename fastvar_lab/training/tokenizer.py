@@ -88,7 +88,7 @@ def train_tokenizer(
             "psnr": psnr,
         }
 
-    tokenizer.to(device, memory_format=torch.channels_last).train().requires_grad_(True)
+    tokenizer.to(device).channels_last().train().requires_grad_(True)
     tokenizer.encoder.requires_grad_(not decoder_only)
     return train(
         tokenizer,

@@ -107,7 +107,7 @@ def sampled_positions(
 
 
 def scale_weights(sizes: Sequence[tuple[int, int]], power: float = 0.35) -> list[float]:
-    """Weight scales by tokens ** power: layout, settled in few tokens, must not drown in texture."""
+    """Weight scales by tokens ** power, so that layout, few tokens, does not drown in texture."""
     raw = [(h * w) ** power for h, w in sizes]
     return [r / sum(raw) for r in raw]
 
@@ -161,7 +161,7 @@ def train_transformer(
     `grown` skips that share of the growth in scales: 0 from scratch, more for trained weights.
     """
     both = nn.ModuleDict({"transformer": model, "text": text_encoder}).to(device).train()
-    tokenizer.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
+    tokenizer.to(device).channels_last().eval().requires_grad_(False)
     stream = Pictures(tokenizer, seed, batch)
 
     def loss(step: int) -> tuple[Tensor, dict[str, float]]:
@@ -177,7 +177,9 @@ def train_transformer(
             text = Text(torch.where(drop, null, features), mask)
             losses = bit_losses(model, text, latent.to(device), shown, positions, draw)
         weights = scale_weights(shown)
-        total = sum((w * x for w, x in zip(weights, losses, strict=True)), start=latent.new_zeros(()))
+        total = sum(
+            (w * x for w, x in zip(weights, losses, strict=True)), start=latent.new_zeros(())
+        )
         logs = {f"{h}x{w}": float(x.detach()) for (h, w), x in zip(shown, losses, strict=True)}
         return total, {"loss": float(total.detach()), **logs}
 

@@ -1,9 +1,9 @@
 """The prompt grammar: plain English over a closed vocabulary, parsed to values and back.
 
-    prompt    = group ("and" group)* | one relation one
-    group     = count adjective* shape           count: a, an, one, two, three, four
-    relation  = "left of" | "right of" | "above" | "below"
-    adjective = a color or a texture, each at most once, in any order
+prompt    = group ("and" group)* | one relation one
+group     = count adjective* shape           count: a, an, one, two, three, four
+relation  = "left of" | "right of" | "above" | "below"
+adjective = a color or a texture, each at most once, in any order
 """
 
 from __future__ import annotations
@@ -74,9 +74,7 @@ class Prompt:
     def canonical(self) -> str:
         """One spelling for all prompts that mean the same: relations mirrored, groups sorted."""
         if self.relation in MIRROR:
-            return replace(
-                self, groups=self.groups[::-1], relation=MIRROR[self.relation]
-            ).canonical
+            return replace(self, groups=self.groups[::-1], relation=MIRROR[self.relation]).canonical
         if self.relation:
             return self.text
         return replace(self, groups=tuple(sorted(self.groups, key=lambda g: g.text))).text

@@ -1,4 +1,4 @@
-"""The renderer: a scene to an RGB picture at any size, antialiased, byte for byte from its seeds."""
+"""The renderer: a scene to an RGB picture at any size, antialiased, the same for its seeds."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Scenes: what is in a picture of the world, as plain values, and how to compose one from a prompt.
+"""Scenes: what is in a picture of the world, as values, and how to compose one from a prompt.
 
-Lengths are fractions of the picture's short side, places fractions of its width and height (y down).
+Lengths are fractions of the picture's short side, places of its width and height (y down).
 """
 
 from __future__ import annotations

@@ -1,0 +1,87 @@
+"""Generate and watch: a generation with its Trace, times inside, provenance on it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from importlib.metadata import version
+from typing import Any
+
+from fastvar_lab.generate import Generation, Watch, generate, resume
+from fastvar_lab.models import Model
+from fastvar_lab.record import Recorder
+from fastvar_lab.seam import Method, Runner, Site
+from fastvar_lab.timing import Stopwatch
+from fastvar_lab.trace import Trace
+
+
+def observe(
+    model: Model,
+    prompts: str | Sequence[str],
+    method: Method,
+    *,
+    features: Collection[Site] = (),
+    outputs: Collection[Site] = (),
+    attention: Collection[Site] = (),
+    **options: Any,
+) -> tuple[Generation, Trace]:
+    """Generate as `generate` does, and record. `features`, `outputs`, `attention` name sites.
+
+    Step times include the recording itself; sublayer times do not.
+    """
+    trace, watches = Trace(), list[Stopwatch]()
+    wanted = {"features": features, "outputs": outputs, "attention": attention}
+    made = generate(model, prompts, method, watch=_watchers(trace, watches, wanted), **options)
+    return made, _finish(model, made, trace, watches[0])
+
+
+def observe_again(
+    model: Model,
+    before: Generation,
+    trace: Trace,
+    method: Method,
+    *,
+    features: Collection[Site] = (),
+    outputs: Collection[Site] = (),
+    attention: Collection[Site] = (),
+    keep: bool | Sequence[int] = False,
+) -> tuple[Generation, Trace]:
+    """Resume `before` under another method and record; earlier steps come from its `trace`."""
+    if before.snapshot is None:
+        raise ValueError("the generation kept no snapshot; generate it with snapshot=True")
+    later, watches = Trace(), list[Stopwatch]()
+    wanted = {"features": features, "outputs": outputs, "attention": attention}
+    watch = _watchers(later, watches, wanted)
+    made = resume(model, before.snapshot, method, watch=watch, keep=keep)
+    _finish(model, made, later, watches[0])
+    return made, trace.before(made.first_step).followed_by(later)
+
+
+def _watchers(trace: Trace, watches: list[Stopwatch], wanted: dict[str, Any]) -> list[Watch]:
+    def recorder(run: Runner) -> Runner:
+        return Recorder(run, trace, **wanted)
+
+    def stopwatch(run: Runner) -> Runner:
+        watches.append(Stopwatch(run, sublayers=True))
+        return watches[-1]
+
+    return [recorder, stopwatch]
+
+
+def _finish(model: Model, made: Generation, trace: Trace, watch: Stopwatch) -> Trace:
+    trace.grids = made.request.grids
+    trace.step_ms, trace.sublayer_ms = watch.step_ms(), watch.sublayer_ms()
+    trace.provenance = {
+        "method": repr(made.method),
+        "model": model.name,
+        "weights": model.fingerprint,
+        "prompts": made.request.prompts,
+        "seeds": made.request.seeds,
+        "sampling": repr(made.request.sampling),
+        "draws": type(made.request.draws).__name__,
+        "sizes": [(g.h, g.w) for g in made.request.grids],
+        "first_step": made.first_step,
+        "device": str(model.device),
+        "torch": version("torch"),
+        "fastvar_lab": version("fastvar-lab"),
+    }
+    return trace
