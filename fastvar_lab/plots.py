@@ -21,7 +21,7 @@ WIDTH = 7.2  # inches, a two-column paper's text width
 @contextmanager
 def style() -> Iterator[None]:
     """Paper style for what is drawn inside; nothing outside is changed."""
-    small: dict[str, Any] = {
+    small: dict[Any, Any] = {
         "font.size": 8,
         "axes.titlesize": 8,
         "axes.labelsize": 8,

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 
@@ -19,4 +21,8 @@ def small():
     for parameter in model.transformer.parameters():
         parameter.requires_grad_(False)
     model.transformer.head.weight.mul_(8)
+    for block in model.transformer.blocks:
+        block.sa.scale_mul_1H11.fill_(math.log(40))
+        block.sa.proj.weight.mul_(8)
+        block.ada_gss[:, :, :2] = 1.0
     return model.to("cpu", torch.float64)

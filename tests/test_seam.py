@@ -8,9 +8,9 @@ import fastvar_lab
 ROOT = Path(fastvar_lab.__file__).parent
 
 TIERS = [
-    {"seam", "tokens", "cache", "scales", "trace", "draws", "sampling", "words", "pictures"},
+    {"seam", "tokens", "cache", "scales", "trace", "draws", "sampling", "words", "pictures", "output"},
     {"backbones", "methods", "record", "timing", "measure", "world"},
-    {"models", "generate", "training", "evaluate", "observe"},
+    {"models", "generate", "training", "evaluate", "observe", "flops"},
     {"experiments", "bench", "demo"},
     {"plots", "figures", "widgets", "__main__"},
 ]

@@ -1,0 +1,353 @@
+"""What generation promises: determinism, batches, snapshots, recording, every schedule."""
+
+import threading
+from functools import partial
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import fastvar_lab as fv
+from fastvar_lab import scales
+from fastvar_lab.draws import Keyed, Streamed
+from fastvar_lab.seam import DENSE, KINDS, Runner, Site, Wrapper
+from tests.conftest import SIZES
+
+PROMPTS = ["a red circle", "three blue squares", "a cyan star left of a dotted pink ring"]
+METHODS = [
+    fv.Dense(),
+    fv.Prune({-1: 0.6}),
+    fv.Prune({-3: 0.3, -2: 1.0, -1: 0.7}),
+    fv.Prune({-2: 0.5, -1: 0.75}, select=fv.HighPass(), restore=fv.NearestKept(), layers=(1, 3)),
+    fv.Prune({-2: 0.5, -1: 0.75}, restore=fv.Zero(), granularity="block", raster=True),
+    fv.Prune({-1: 0.5}, select=fv.UniformGrid(), granularity="step", sublayers=("attn", "ffn")),
+    fv.Prune({-2: 0.4, -1: 0.5}, null_until=-3),
+]
+
+
+class Heads(Wrapper):
+    """Keeps what goes into the head at each step."""
+
+    def __init__(self, inner, seen):
+        super().__init__(inner)
+        self.seen = seen
+
+    def stack(self, grid, blocks, x):
+        x = self.inner.stack(grid, blocks, x)
+        self.seen.append(x)
+        return x
+
+
+@pytest.mark.parametrize("method", METHODS, ids=repr)
+def test_a_batch_gives_the_bits_of_its_pictures_alone(small, method):
+    seen = []
+    batch = fv.generate(
+        small, PROMPTS, method, seed=[5, 6, 7], watch=[lambda run: Heads(run, seen)]
+    )
+    for i, prompt in enumerate(PROMPTS):
+        alone_seen = []
+        alone = fv.generate(
+            small, prompt, method, seed=5 + i, watch=[lambda run, s=alone_seen: Heads(run, s)]
+        )
+        for both, one in zip(batch.tokens, alone.tokens, strict=True):
+            assert (both is None) == (one is None)
+            assert one is None or torch.equal(both[i], one[0])
+        for both, one in zip(seen, alone_seen, strict=True):
+            rows = both[[i, i + 3]] if len(both) == 6 else both[[i]]
+            assert (rows - one).abs().max() < 1e-12
+        assert torch.equal(batch.canvas[i], alone.canvas[0])
+
+
+def test_a_batch_in_float32_stays_within_1e_5():
+    model = fv.load("tiny", weights="random", seed=1)
+    method, seen, alone_seen = fv.Prune({-1: 0.5}), [], []
+    batch = fv.generate(
+        model, PROMPTS, method, sizes=SIZES, watch=[lambda run: Heads(run, seen)]
+    )
+    fv.generate(
+        model, PROMPTS[1], method, seed=1, sizes=SIZES, watch=[lambda run: Heads(run, alone_seen)]
+    )
+    for both, one in zip(seen, alone_seen, strict=True):
+        assert (both[[1, 4]] - one).abs().max() < 1e-5
+    assert torch.isfinite(batch.canvas).all()
+
+
+@pytest.mark.parametrize("method", METHODS, ids=repr)
+def test_the_same_request_gives_the_same_bits(small, method):
+    first, second = (fv.generate(small, PROMPTS[0], method, seed=9) for _ in range(2))
+    assert torch.equal(first.canvas, second.canvas)
+    other = fv.generate(small, PROMPTS[0], method, seed=10)
+    assert not torch.equal(first.canvas, other.canvas)
+
+
+def test_a_skipped_step_leaves_all_later_noise_as_it_was():
+    draws = Keyed((3,))
+    p = torch.full((1, 16, 4, 2), 0.5)
+    later = draws.pick(4, p)
+    draws.pick(3, p)
+    assert torch.equal(draws.pick(4, p), later)
+    assert not torch.equal(draws.pick(5, p), later)
+    far = Keyed((3 + 2**32,)).pick(4, p)
+    assert not torch.equal(far, later)  # the high bits of a seed count
+
+
+def test_keyed_draws_follow_the_probabilities():
+    p = torch.tensor([0.2, 0.5, 0.3]).expand(1, 20000, 3)
+    share = Keyed((0,)).pick(0, p)[0].bincount() / 20000
+    assert torch.allclose(share, p[0, 0], atol=0.015)
+
+
+def test_streamed_draws_come_in_the_released_order(small, monkeypatch):
+    shapes, real = [], torch.multinomial
+    monkeypatch.setattr(
+        torch, "multinomial", lambda p, *a, **k: shapes.append(tuple(p.shape)) or real(p, *a, **k)
+    )
+    method = fv.Prune({-2: 1.0, -1: 0.5})
+    made = fv.generate(small, PROMPTS[0], method, draws=Streamed(4))
+    assert shapes == [(h * w * 16, 2) for h, w in SIZES if (h, w) != (6, 6)]
+    generator = torch.Generator().manual_seed(4)
+    assert made.tokens[3] is None
+    e = torch.empty(16, 2, dtype=torch.float64).exponential_(1, generator=generator)
+    del e  # one exponential per element and step: the first draw is reproducible
+    again = fv.generate(small, PROMPTS[0], method, draws=Streamed(4))
+    assert torch.equal(again.canvas, made.canvas)
+    with pytest.raises(ValueError, match="keyed draws"):
+        whole = fv.generate(small, PROMPTS[0], fv.Dense(), draws=Streamed(4), snapshot=True)
+        fv.resume(small, whole.snapshot, method)
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=4),
+    st.integers(1, 3),
+    st.sampled_from([1.0, 3.0]),
+    st.floats(0.0, 0.99),
+)
+def test_any_schedule_aspect_and_batch(small, sizes, n, guidance, ratio):
+    sizes = sorted(set(sizes))
+    method = fv.Prune({-1: ratio}) if len(sizes) > 1 else fv.Dense()
+    made = fv.generate(
+        small, PROMPTS[:n], method, sizes=sizes, sampling=fv.Sampling(guidance=guidance)
+    )
+    assert made.canvas.shape == (n, 16, *sizes[-1])
+    assert torch.isfinite(made.canvas).all()
+
+
+def test_guidance_one_runs_half_the_rows(small):
+    rows = []
+
+    class Count(Wrapper):
+        def sublayer(self, site, grid, branch, x):
+            rows.append(len(x))
+            return self.inner.sublayer(site, grid, branch, x)
+
+    fv.generate(small, PROMPTS[0], fv.Dense(), watch=[Count], sampling=fv.Sampling(guidance=1.0))
+    assert set(rows) == {1}
+    rows.clear()
+    fv.generate(small, PROMPTS[0], fv.Prune({-1: 0.5}, null_until=-2), watch=[Count])
+    per_step = 3 * small.depth
+    assert rows == [2] * per_step * 4 + [1] * per_step
+
+
+def test_dropped_rows_cannot_come_back(small):
+    class Wavering(Runner):
+        def plan(self, grid, canvas):
+            return fv.Plan.COND if grid.index == 2 else fv.Plan.BOTH
+
+    class Method:
+        def start(self, grids, depth, held=None):
+            return Wavering()
+
+        def acts(self, grids):
+            return (DENSE,) * len(grids)
+
+        def cache_index(self, grids):
+            return None
+
+    with pytest.raises(ValueError, match="cannot come back"):
+        fv.generate(small, PROMPTS[0], Method())
+
+
+def test_a_middle_step_can_be_skipped(small):
+    made = fv.generate(small, PROMPTS[0], fv.Prune({-2: 1.0}))
+    assert made.tokens[-2] is None
+    assert made.tokens[-1] is not None
+
+
+def test_too_many_scales_or_seeds_are_refused(small):
+    with pytest.raises(ValueError, match="level embeddings for 15 scales; the schedule has 16"):
+        fv.generate(small, PROMPTS[0], fv.Dense(), sizes=[(i, i) for i in range(1, 17)])
+    with pytest.raises(ValueError, match="3 prompts need as many seeds; not 2"):
+        fv.generate(small, PROMPTS, fv.Dense(), seed=[1, 2])
+
+
+# A mutant of the seam: a backbone that ignores `index` must be noticed.
+
+
+def test_dropping_the_index_changes_the_result(small):
+    class Blind(Wrapper):
+        def sublayer(self, site, grid, branch, x):
+            def blind(x, index=None):
+                k = x.shape[1]
+                return branch(x, None if index is None else torch.arange(k).expand(len(x), -1))
+
+            return self.inner.sublayer(site, grid, blind, x)
+
+    method = fv.Prune({-1: 0.5})
+    right = fv.generate(small, PROMPTS[0], method)
+    assert not torch.equal(fv.generate(small, PROMPTS[0], method, watch=[Blind]).canvas, right.canvas)
+
+
+@pytest.mark.parametrize("raster", [True, False])
+def test_all_kept_reproduces_dense_at_every_sublayer(small, raster):
+    outs = {}
+
+    class Deltas(Wrapper):
+        def sublayer(self, site, grid, branch, x):
+            delta = self.inner.sublayer(site, grid, branch, x)
+            outs.setdefault((grid.index, site), []).append(delta)
+            return delta
+
+    for method in (fv.Dense(), fv.Prune({-1: 1e-9}, raster=raster)):
+        fv.generate(small, PROMPTS[0], method, watch=[Deltas])
+    for dense, forced in outs.values():
+        if raster:
+            assert torch.equal(dense, forced)
+        assert (dense - forced).abs().max() < 1e-12
+
+
+# Snapshots
+
+ratios = st.sampled_from([0.0, 0.3, 0.75, 1.0])
+
+
+@st.composite
+def prunes(draw):
+    names = draw(st.sets(st.sampled_from([-1, -2, -3]), min_size=1))
+    first, end = sorted(draw(st.sets(st.integers(0, 3), min_size=2, max_size=2)))
+    return fv.Prune(
+        {name: draw(ratios) for name in names},
+        select=draw(st.sampled_from([fv.FarFromMean(), fv.Random(1), fv.HighPass()])),
+        restore=draw(st.sampled_from([fv.CachedBranch(), fv.Zero()])),
+        cache_step=draw(st.sampled_from([None, -4, -5])),
+        layers=draw(st.sampled_from([None, (first, end)])),
+        sublayers=draw(st.sampled_from([KINDS, ("ffn",), ("attn", "cross")])),
+        null_until=draw(st.sampled_from([None, None, -2])),
+    )
+
+
+@settings(max_examples=40, deadline=None)
+@given(prunes(), prunes(), st.sampled_from([True, (0, 1), ()]))
+def test_resuming_gives_the_bits_of_generating_from_scratch(small, first, second, keep):
+    base = fv.generate(small, PROMPTS[:2], first, seed=2, snapshot=keep)
+    resumed = fv.resume(small, base.snapshot, second, keep=True)
+    scratch = fv.generate(small, PROMPTS[:2], second, seed=2)
+    assert torch.equal(resumed.canvas, scratch.canvas)
+    assert resumed.first_step == fv.resume_step(base.snapshot, second, small)
+    back = fv.resume(small, resumed.snapshot, first)  # a resumed run can be resumed again
+    assert torch.equal(back.canvas, base.canvas)
+
+
+def test_resuming_starts_as_late_as_it_may(small):
+    full = fv.generate(small, PROMPTS[0], fv.Dense(), snapshot=True).snapshot
+    assert fv.resume_step(full, fv.Prune({-1: 0.5}), small) == 4
+    assert fv.resume_step(full, fv.Prune({-2: 0.5}), small) == 3
+    assert fv.resume_step(full, fv.Dense(), small) == 5
+    bare = fv.generate(small, PROMPTS[0], fv.Dense(), snapshot=[0]).snapshot
+    assert fv.resume_step(bare, fv.Prune({-1: 0.5}), small) == 3  # its cache step is run again
+    assert fv.resume_step(bare, fv.Prune({-1: 0.5}, restore=fv.Zero()), small) == 4
+
+
+def test_two_resumes_at_once_do_not_disturb_each_other(small):
+    snapshot = fv.generate(small, PROMPTS[0], fv.Dense(), snapshot=True).snapshot
+    methods = [fv.Prune({-2: 0.5, -1: r}) for r in (0.25, 0.75)]
+    wanted = [fv.generate(small, PROMPTS[0], m).canvas for m in methods]
+    got = [None, None]
+
+    def work(i):
+        for _ in range(5):
+            got[i] = fv.resume(small, snapshot, methods[i]).canvas
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(torch.equal(a, b) for a, b in zip(got, wanted, strict=True))
+
+
+# Recording
+
+
+class CountOps(TorchDispatchMode):
+    """Counts dispatched tensor operations."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+def operations(**options):
+    with CountOps() as mode:
+        fv.generate(**options)
+    return mode.count
+
+
+def test_watching_nothing_adds_no_tensor_operation(small):
+    ask = {"model": small, "prompts": PROMPTS[0], "method": fv.Prune({-1: 0.5})}
+    plain = operations(**ask)
+    assert operations(**ask, watch=[fv.Stopwatch, Wrapper]) == plain
+    assert operations(**ask, snapshot=True) == plain
+    assert operations(**ask, watch=[partial(fv.Recorder, trace=fv.Trace())]) > plain
+
+
+@pytest.mark.parametrize("method", METHODS, ids=repr)
+def test_recording_changes_nothing_and_records_everything(small, method):
+    site = Site(1, "attn")
+    plain = fv.generate(small, PROMPTS[0], method)
+    made, trace = fv.observe(
+        small, PROMPTS[0], method, features=[site], outputs=[site], attention=[site]
+    )
+    assert torch.equal(made.canvas, plain.canvas)
+    run = method.start(trace.grids, small.depth)
+    for grid in trace.grids:
+        if trace.tokens[grid.index] is None:
+            continue
+        rows = 1 if method.acts(trace.grids)[grid.index][-1] == "cond" else 2
+        for layer in range(small.depth):
+            for kind in KINDS:
+                key = (grid.index, Site(layer, kind))
+                assert trace.scores[key].shape == (rows, grid.tokens)
+                wanted = run.forwarded(key[1], grid)
+                assert trace.kept[key].sum(1).tolist() == [wanted] * rows
+        assert trace.attention[grid.index, site].shape[2] == run.forwarded(site, grid)
+        shares = trace.attention[grid.index, site].sum(-1)
+        assert torch.allclose(shares, torch.ones_like(shares), atol=1e-5)
+        assert trace.step_ms[grid.index] > 0
+        assert trace.sublayer_ms[grid.index, "ffn"] > 0
+    assert trace.provenance["method"] == repr(method)
+    assert torch.equal(trace.canvases[len(SIZES) - 1], made.canvas)
+    assert trace.kept_share(0, "attn").shape == (1, 1)
+
+
+def test_a_resumed_record_holds_the_steps_before_it(small):
+    base, trace = fv.observe(small, PROMPTS[0], fv.Dense(), snapshot=True)
+    made, later = fv.observe_again(small, base, trace, fv.Prune({-1: 0.5}))
+    _, scratch = fv.observe(small, PROMPTS[0], fv.Prune({-1: 0.5}))
+    assert made.first_step == 4
+    assert later.kept.keys() == scratch.kept.keys()
+    for key, mask in scratch.kept.items():
+        assert torch.equal(later.kept[key], mask)
+    assert set(trace.step_ms) == set(later.step_ms)
+
+
+def test_presets_fit_the_schedules_they_are_for():
+    for method in fv.PRESETS.values():
+        method.acts(scales.grids(scales.TINY))
+        method.acts(scales.grids(scales.INFINITY_1M))

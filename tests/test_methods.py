@@ -1,0 +1,218 @@
+"""Selection, restoration and schedules against slow float64 references, and their errors."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fastvar_lab import scales
+from fastvar_lab.methods.presets import PRESETS, parse_ratios
+from fastvar_lab.methods.prune import Dense, Prune, find, kept
+from fastvar_lab.methods.restore import Cached, CachedBranch, NearestKept, Zero
+from fastvar_lab.methods.select import (
+    FarFromMean,
+    HighPass,
+    NearMean,
+    Random,
+    UniformGrid,
+    top,
+)
+from fastvar_lab.seam import KINDS, Grid, Plan, Site
+from fastvar_lab.tokens import nearest_kept
+
+SELECTORS = [FarFromMean(), NearMean(), HighPass(), Random(3), UniformGrid()]
+SITE = Site(2, "ffn")
+maps = st.tuples(st.integers(1, 9), st.integers(1, 9))
+
+
+def tokens(seed, b, h, w, c=5):
+    return torch.randn(
+        b, h * w, c, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    )
+
+
+@given(st.integers(0, 99), maps)
+def test_pivotal_scores_are_squared_distances_to_the_mean(seed, size):
+    x = tokens(seed, 2, *size)
+    slow = [
+        [sum((row[j][c] - row[:, c].mean()) ** 2 for c in range(5)) for j in range(len(row))]
+        for row in x.numpy()
+    ]
+    assert np.allclose(FarFromMean().scores(x, Grid(0, *size), SITE), slow, atol=1e-12)
+
+
+@given(st.integers(0, 99), maps)
+def test_high_pass_scores_are_squared_distances_to_the_neighbourhood(seed, size):
+    h, w = size
+    x = tokens(seed, 1, h, w)
+    image = x[0].view(h, w, 5).numpy()
+    slow = np.zeros((h, w))
+    for i in range(h):
+        for j in range(w):
+            near = image[max(i - 1, 0) : i + 2, max(j - 1, 0) : j + 2].reshape(-1, 5)
+            slow[i, j] = ((image[i, j] - near.mean(0)) ** 2).sum()
+    found = HighPass().scores(x, Grid(0, h, w), SITE).view(h, w)
+    assert np.allclose(found, slow, atol=1e-12)
+
+
+@pytest.mark.parametrize("selector", SELECTORS, ids=repr)
+def test_selectors_score_every_token_of_every_row(selector):
+    x = tokens(0, 4, 6, 5)
+    scores = selector.scores(x, Grid(3, 6, 5), SITE)
+    assert scores.shape == (4, 30)
+    assert torch.equal(scores, selector.scores(x, Grid(3, 6, 5), SITE))
+    assert eval(repr(selector)) == selector
+
+
+def test_uniform_grid_covers_the_map_at_every_count():
+    grid = Grid(0, 16, 16)
+    x = tokens(0, 1, 16, 16)
+    for k in (16, 64, 128):
+        index = top(UniformGrid().scores(x, grid, SITE), k)[0]
+        quarters = (index // 16 // 8 * 2 + index % 16 // 8).bincount(minlength=4)
+        assert (quarters - k / 4).abs().max() <= max(2, k // 16)
+
+
+def test_best_first_or_in_raster_order():
+    scores = torch.tensor([[0.1, 3.0, 2.0, 5.0]])
+    assert top(scores, 3).tolist() == [[3, 1, 2]]
+    assert top(scores, 3, raster=True).tolist() == [[1, 2, 3]]
+
+
+@settings(max_examples=40)
+@given(st.integers(0, 99), maps, maps, st.floats(0.01, 0.99), st.sampled_from(["area", "bilinear"]))
+def test_cached_restoration_scatters_fresh_tokens_over_the_resized_cache(seed, old, new, r, mode):
+    (a, b), (h, w) = old, new
+    k = kept(h * w, r)
+    cached, fresh = tokens(seed, 2, a, b), tokens(seed + 1, 2, h, w)[:, :k]
+    index = torch.stack(
+        [torch.randperm(h * w, generator=torch.Generator().manual_seed(seed + i))[:k] for i in (0, 1)]
+    )
+    out = CachedBranch(mode).restore(fresh, index, Grid(5, h, w), Cached(cached, a, b))
+    for row in range(2):
+        image = cached[row].view(a, b, 5).numpy()
+        for cell in range(h * w):
+            place = (index[row] == cell).nonzero()
+            if len(place):
+                wanted = fresh[row, place[0, 0]].numpy()
+            elif mode == "area":
+                i, j = divmod(cell, w)
+                rows = slice(i * a // h, math.ceil((i + 1) * a / h))
+                columns = slice(j * b // w, math.ceil((j + 1) * b / w))
+                wanted = image[rows, columns].mean((0, 1))
+            else:
+                continue
+            assert np.allclose(out[row, cell], wanted, atol=1e-12)
+
+
+@given(st.integers(0, 99), maps, st.floats(0.01, 0.99))
+def test_nearest_kept_is_the_nearest(seed, size, r):
+    h, w = size
+    k = kept(h * w, r)
+    index = torch.randperm(h * w, generator=torch.Generator().manual_seed(seed))[:k][None]
+    found = nearest_kept(index, h, w)[0]
+    for cell in range(h * w):
+        away = [math.dist(divmod(cell, w), divmod(int(i), w)) for i in index[0]]
+        assert away[found[cell]] == pytest.approx(min(away), abs=1e-4)
+    fresh = tokens(seed, 1, h, w)[:, :k]
+    out = NearestKept().restore(fresh, index, Grid(0, h, w), None)
+    assert torch.equal(out[0, index[0]], fresh[0])
+    assert Zero().restore(fresh, index, Grid(0, h, w), None).sum() == pytest.approx(fresh.sum())
+
+
+def test_kept_is_what_the_released_code_keeps():
+    assert kept(1024, 0.4) == 615
+    assert kept(1600, 0.5) == 800
+    assert (kept(48 * 48, 0.5), kept(64 * 64, 0.75)) == (1152, 1024)
+
+
+def test_kv_lengths_at_the_papers_infinity_setting():
+    grids = scales.grids(scales.INFINITY_1M)
+    method = Prune({32: 0.4, 40: 0.5, 48: 1, 64: 1}, cache_step=24, layers=(3, 28))
+    run = method.start(grids, depth=32)
+    lengths = [sum(run.forwarded(Site(i, "attn"), g) for g in grids) for i in (2, 3, 27, 28)]
+    assert lengths == [4121, 2912, 2912, 4121]
+    plans = [run.plan(g, torch.empty(0)) for g in grids]
+    assert plans.count(Plan.SKIP) == 2
+
+
+@given(st.lists(maps, min_size=2, max_size=8, unique=True), st.data())
+def test_scales_are_named_from_the_end_or_by_size(sizes, data):
+    grids = scales.grids(sizes)
+    step = data.draw(st.integers(0, len(sizes) - 1))
+    assert find(step - len(sizes), grids) == step
+    assert find(sizes[step], grids) == step
+    with pytest.raises(ValueError, match="no scale 77"):
+        find(77, grids)
+
+
+@given(st.integers(1, 64), st.integers(1, 64))
+def test_stretched_schedules_grow_to_the_size_asked_for(h, w):
+    sizes = scales.stretch(scales.TINY, h, w)
+    assert len(sizes) == len(scales.TINY)
+    assert sizes[-1] == (h, w)
+    assert all(
+        a[0] <= b[0] and a[1] <= b[1] for a, b in zip(sizes[:-1], sizes[1:], strict=True)
+    )
+
+
+def test_the_default_cache_step_is_the_last_unpruned_one():
+    grids = scales.grids(scales.TINY)
+    assert Prune({24: 0.5, 32: 0.75}).cache_index(grids) == 7
+    assert Prune({-1: 0.75}).cache_index(grids) == 8
+    assert Prune({24: 1.0, 32: 0.5}).cache_index(grids) == 7
+    assert Prune({24: 1.0, 32: 1.0}).cache_index(grids) is None
+    assert Prune({-1: 0.75}, restore=Zero()).cache_index(grids) is None
+    assert Prune({-1: 0.75}, cache_step=12).cache_index(grids) == 5
+
+
+def test_a_method_is_a_value_with_a_faithful_repr():
+    method = Prune({24: 0.5, -1: 1.0}, select=Random(2), layers=(1, 5), sublayers=("ffn",))
+    assert eval(repr(method)) == method
+    assert hash(method) == hash(eval(repr(method)))
+    assert all(eval(repr(m)) == m for m in PRESETS.values())
+    assert Dense() == eval(repr(Dense()))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda g: Prune({-1: 1.2}), r"ratio of scale -1 must lie in \[0, 1\]; not 1.2"),
+        (lambda g: Prune({-1: math.nan}), "must lie in"),
+        (lambda g: Prune({-1: -0.1}), "must lie in"),
+        (lambda g: Prune({33: 0.5}).acts(g), "no scale 33.*24, 32"),
+        (lambda g: Prune({-11: 0.5}).acts(g), "no scale -11"),
+        (lambda g: Prune({-1: 0.5, 32: 0.4}).acts(g), "has a ratio already"),
+        (lambda g: Prune({24: 0.5}, cache_step=32).acts(g), "must come before the first pruned"),
+        (lambda g: Prune({24: 0.5}, cache_step=24).acts(g), "must come before the first pruned"),
+        (lambda g: Prune({1: 0.5}).acts(g), "no unpruned scale step"),
+        (lambda g: Prune({1: 1.0, 2: 0.5}).acts(g), "no unpruned scale step"),
+        (lambda g: Prune({-1: 0.5}, layers=(0, 9)).start(g, 8), "beyond the 8 layers"),
+        (lambda g: Prune({-1: 0.5}, layers=(5, 5)), "must be a range"),
+        (lambda g: Prune({-1: 0.5}, sublayers=("mlp",)), "sublayers must be among"),
+        (lambda g: Prune({-1: 0.5}, granularity="token"), "granularity must be one of"),
+        (lambda g: CachedBranch("cubic"), "mode must be one of"),
+        (lambda g: parse_ratios("-1=0.5"), "cannot read '-1=0.5'"),
+        (lambda g: parse_ratios("-1:half"), "cannot read"),
+        (lambda g: parse_ratios("-1:0.5,-1:0.6"), "twice"),
+        (lambda g: parse_ratios(""), "cannot read"),
+        (lambda g: scales.grids([]), "at least one map"),
+        (lambda g: scales.grids([(0, 3)]), "not 0x3"),
+        (lambda g: scales.parse_size("0x4"), "not '0x4'"),
+    ],
+)
+def test_what_cannot_be_met_is_one_clear_sentence(make, message):
+    with pytest.raises(ValueError, match=message):
+        make(scales.grids(scales.TINY))
+
+
+def test_ratios_are_read_as_they_are_written():
+    assert parse_ratios("-2:0.5, -1:0.75") == {-2: 0.5, -1: 0.75}
+    assert parse_ratios("24:0.5,28x21:1") == {24: 0.5, (28, 21): 1.0}
+
+
+def test_all_kinds_are_named():
+    assert KINDS == ("attn", "cross", "ffn")
