@@ -63,9 +63,7 @@ def test_a_batch_gives_the_bits_of_its_pictures_alone(small, method):
 def test_a_batch_in_float32_stays_within_1e_5():
     model = fv.load("tiny", weights="random", seed=1)
     method, seen, alone_seen = fv.Prune({-1: 0.5}), [], []
-    batch = fv.generate(
-        model, PROMPTS, method, sizes=SIZES, watch=[lambda run: Heads(run, seen)]
-    )
+    batch = fv.generate(model, PROMPTS, method, sizes=SIZES, watch=[lambda run: Heads(run, seen)])
     fv.generate(
         model, PROMPTS[1], method, seed=1, sizes=SIZES, watch=[lambda run: Heads(run, alone_seen)]
     )
@@ -197,7 +195,9 @@ def test_dropping_the_index_changes_the_result(small):
 
     method = fv.Prune({-1: 0.5})
     right = fv.generate(small, PROMPTS[0], method)
-    assert not torch.equal(fv.generate(small, PROMPTS[0], method, watch=[Blind]).canvas, right.canvas)
+    assert not torch.equal(
+        fv.generate(small, PROMPTS[0], method, watch=[Blind]).canvas, right.canvas
+    )
 
 
 @pytest.mark.parametrize("raster", [True, False])

@@ -89,7 +89,10 @@ def test_cached_restoration_scatters_fresh_tokens_over_the_resized_cache(seed, o
     k = kept(h * w, r)
     cached, fresh = tokens(seed, 2, a, b), tokens(seed + 1, 2, h, w)[:, :k]
     index = torch.stack(
-        [torch.randperm(h * w, generator=torch.Generator().manual_seed(seed + i))[:k] for i in (0, 1)]
+        [
+            torch.randperm(h * w, generator=torch.Generator().manual_seed(seed + i))[:k]
+            for i in (0, 1)
+        ]
     )
     out = CachedBranch(mode).restore(fresh, index, Grid(5, h, w), Cached(cached, a, b))
     for row in range(2):
@@ -154,9 +157,7 @@ def test_stretched_schedules_grow_to_the_size_asked_for(h, w):
     sizes = scales.stretch(scales.TINY, h, w)
     assert len(sizes) == len(scales.TINY)
     assert sizes[-1] == (h, w)
-    assert all(
-        a[0] <= b[0] and a[1] <= b[1] for a, b in zip(sizes[:-1], sizes[1:], strict=True)
-    )
+    assert all(a[0] <= b[0] and a[1] <= b[1] for a, b in zip(sizes[:-1], sizes[1:], strict=True))
 
 
 def test_the_default_cache_step_is_the_last_unpruned_one():

@@ -8,11 +8,22 @@ import fastvar_lab
 ROOT = Path(fastvar_lab.__file__).parent
 
 TIERS = [
-    {"seam", "tokens", "cache", "scales", "trace", "draws", "sampling", "words", "pictures", "output"},
+    {
+        "seam",
+        "tokens",
+        "cache",
+        "scales",
+        "trace",
+        "draws",
+        "sampling",
+        "words",
+        "pictures",
+        "output",
+    },
     {"backbones", "methods", "record", "timing", "measure", "world"},
     {"models", "generate", "training", "evaluate", "observe", "flops"},
-    {"experiments", "bench", "demo"},
-    {"plots", "figures", "widgets", "__main__"},
+    {"experiments"},
+    {"plots", "figures", "widgets", "demo", "bench", "__main__"},
 ]
 ALONE = TIERS[1] - {"measure"}  # rooms of the second tier do not import each other
 

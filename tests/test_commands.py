@@ -1,0 +1,142 @@
+"""The commands as a person runs them."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from skimage.io import imread
+
+from fastvar_lab import models, plots
+from fastvar_lab.__main__ import main
+from fastvar_lab.output import write, write_figure
+
+
+def test_demo(tmp_path):
+    command = [sys.executable, "-m", "fastvar_lab", "demo", "--out", str(tmp_path)]
+    done = subprocess.run(
+        [*command, "--prompt", "a red circle", "--seed", "3", "--ratios", "-2:0.5,-1:0.75"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    report = json.loads((tmp_path / "demo.json").read_text())
+    assert {"ms_full", "ms_fast", "tokens_full", "tokens_fast", "speedup", "speedup_flop_bound",
+            "psnr", "ssim", "seed", "weights", "versions"} <= set(report)  # fmt: skip
+    assert len(report["ms_full"]) == len(report["tokens_fast"]) == 10
+    assert report["tokens_full"][-1] == 1024
+    assert report["tokens_fast"][-2:] == [288, 256]
+    assert report["seed"] == 3
+    assert report["speedup"] > 1
+    assert 15 < report["psnr"] < 60
+    for name in ("full", "fast"):
+        assert imread(tmp_path / f"{name}.png").shape == (256, 256, 3)
+    assert imread(tmp_path / "compare.png").shape[1] > 1000
+    assert "speedup" in done.stdout
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "compare.png", "demo.json", "fast.png", "full.png"]  # fmt: skip
+
+
+def test_generate_writes_a_picture_a_prompt(tmp_path, capsys):
+    main(["generate", "a red circle", "two stars", "--out", str(tmp_path), "--size", "16x24"])
+    assert imread(tmp_path / "a-red-circle-0.png").shape == (128, 192, 3)
+    assert imread(tmp_path / "two-stars-1.png").shape == (128, 192, 3)
+
+
+def test_evaluate_prints_scores(capsys):
+    assert main(["evaluate", "--n", "7", "--seed", "1", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert set(result["tasks"]) == {"single_object", "two_objects", "counting", "colors",
+                                    "position", "color_attribution", "texture"}  # fmt: skip
+    assert 0 <= result["overall"] <= 1
+    assert result["reconstruction_psnr"] > 26
+
+
+def test_bench_prints_its_keys(capsys):
+    assert main(["bench", "--repeats", "1", "--case", "32x32", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    keys = {"cases", "pts_ms", "ctr_ms", "attention_ms_full", "ffn_ms_full", "record_overhead",
+            "resume_ratio"}  # fmt: skip
+    assert keys <= set(result)
+    for case in result["cases"]:
+        assert {"name", "device", "ms_full", "ms_fast", "speedup", "speedup_flop_bound"} <= set(
+            case
+        )
+
+
+BAD = [
+    (["demo", "--prompt", "a red circl"], "unknown word 'circl' in the prompt; nearest: circle"),
+    (["demo", "--prompt", "circle a"], "expected one of a, an"),
+    (["demo", "--ratios", "-1:1.5"], "must lie in [0, 1]; not 1.5"),
+    (["demo", "--ratios=-1:nan"], "must lie in [0, 1]; not nan"),
+    (["demo", "--ratios", "31:0.5"], "no scale 31 in this schedule"),
+    (["demo", "--ratios", "1:0.5"], "no unpruned scale step"),
+    (["demo", "--ratios", "half"], "cannot read 'half'"),
+    (["demo", "--weights", "/nowhere"], "cannot read weights"),
+    (["generate", "a ring", "--size", "0"], "a size is a token map"),
+    (["figures", "nothing"], "figure must be one of"),
+    (["evaluate", "--n", "1"], "--n must be at least 7"),
+    (["bench", "--case", "99"], "no case matches '99'"),
+    (["bench", "--repeats", "0"], "--repeats must be at least 1"),
+    (["train", "tokenizer", "--device", "cuda", "--steps", "1"], "no CUDA GPU"),
+    (["demo", "--device", "cuda"], "no CUDA GPU"),
+]
+
+
+@pytest.mark.parametrize(("words", "message"), BAD, ids=[" ".join(w) for w, _ in BAD])
+def test_bad_input_is_one_line_and_status_2(words, message, tmp_path, capsys):
+    out = [] if words[0] in ("evaluate", "bench") else ["--out", str(tmp_path / "out")]
+    assert main([*words, *out]) == 2
+    said = capsys.readouterr().err.strip().splitlines()
+    assert message in said[-1]
+    assert not [line for line in said if "Traceback" in line]
+    assert not list(tmp_path.rglob("*.*"))
+
+
+def test_an_unwritable_folder_is_refused_before_the_work(tmp_path, capsys):
+    (tmp_path / "file").write_text("in the way")
+    assert main(["demo", "--out", str(tmp_path / "file")]) == 2
+    assert "cannot make the output folder" in capsys.readouterr().err
+
+
+def test_truncated_weights_end_in_one_line(tmp_path, capsys):
+    for name in (models.TOKENIZER_FILE, models.TRANSFORMER_FILE):
+        (tmp_path / name).write_bytes((models.WEIGHTS / name).read_bytes()[:5000])
+    assert main(["demo", "--weights", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
+    assert "cannot read weights" in capsys.readouterr().err
+
+
+def test_a_failed_write_leaves_nothing(tmp_path):
+    (tmp_path / "kept.txt").write_text("old")
+
+    def fail(path):
+        path.write_text("half")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        write(tmp_path / "kept.txt", fail)
+    assert [p.name for p in tmp_path.iterdir()] == ["kept.txt"]
+    assert (tmp_path / "kept.txt").read_text() == "old"
+
+
+@pytest.mark.parametrize("ending", ["png", "pdf", "svg"])
+def test_figures_are_the_same_bytes_each_time(tmp_path, ending):
+    image = np.random.default_rng(0).random((32, 32, 3))
+
+    def draw(name):
+        figure = plots.comparison(
+            image, image * 0.9, {"kept": image[..., 0]}, ["1x1", "2x2"], [1, 2], [1, 1], "t", "n"
+        )
+        write_figure(tmp_path / name, figure)
+        return (tmp_path / name).read_bytes()
+
+    assert draw(f"a.{ending}") == draw(f"b.{ending}")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_read_only_folder_is_refused(tmp_path, capsys):
+    tmp_path.chmod(0o500)
+    assert main(["demo", "--out", str(tmp_path)]) == 2
+    assert "not writable" in capsys.readouterr().err

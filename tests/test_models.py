@@ -1,0 +1,200 @@
+"""Weights files, the tokenizer, training that survives a kill."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import fastvar_lab as fv
+from fastvar_lab import flops, models
+from fastvar_lab.backbones import quantize
+from fastvar_lab.backbones.layers import rotary, rotate
+from fastvar_lab.backbones.weights import WeightsError
+from fastvar_lab.scales import TINY, grids, square
+from fastvar_lab.training.loop import train
+from fastvar_lab.training.transformer import GROWTH, bit_losses, sampled_positions
+from fastvar_lab.world.grammar import VOCABULARY
+
+SIDES = square(1, 2, 3, 5, 8)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in (models.TOKENIZER_FILE, models.TRANSFORMER_FILE):
+        (tmp_path / name).write_bytes((models.WEIGHTS / name).read_bytes())
+    return tmp_path
+
+
+def test_shipped_weights_open_and_are_small():
+    model = fv.load("tiny")
+    assert sum(f.stat().st_size for f in models.WEIGHTS.glob("*.safetensors")) <= 40e6
+    assert model.text_encoder.config.vocabulary == tuple(VOCABULARY)
+    cost = flops.total(flops.step_flops(model, fv.Dense(), grids(model.sizes)))
+    assert cost <= 200e9
+
+
+def test_a_truncated_file_is_refused(folder):
+    file = folder / models.TRANSFORMER_FILE
+    file.write_bytes(file.read_bytes()[:100_000])
+    with pytest.raises(WeightsError, match="cannot read weights"):
+        fv.load("tiny", weights=folder)
+
+
+def test_a_foreign_file_is_refused(folder):
+    save_file({"x": torch.zeros(3)}, folder / models.TOKENIZER_FILE)
+    with pytest.raises(WeightsError, match="holds no configuration"):
+        fv.load("tiny", weights=folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.update({"transformer.head.weight": torch.zeros(3, 3)}), r"transformer.head.weight .* has shape \(3, 3\); this model needs \(32, 256\)"),
+        (lambda t: t.pop("transformer.pos_start"), "lacks transformer.pos_start"),
+        (lambda t: t.update({"extra": torch.zeros(1)}), "holds extra, which this model does not"),
+    ],
+)  # fmt: skip
+def test_weights_that_do_not_fit_name_the_key(folder, change, message):
+    file = folder / models.TRANSFORMER_FILE
+    tensors = load_file(file)
+    change(tensors)
+    config = {k: v for k, v in models.tiny_config().items() if k != "tokenizer"}
+    save_file(tensors, file, metadata={"config": json.dumps(config)})
+    with pytest.raises(WeightsError, match=message):
+        fv.load("tiny", weights=folder)
+
+
+def test_unknown_names_and_missing_gpus_are_refused():
+    with pytest.raises(ValueError, match="must be one of tiny; not 'huge'"):
+        fv.load("huge")
+    if not torch.cuda.is_available():
+        with pytest.raises(RuntimeError, match="no CUDA GPU"):
+            fv.load("tiny", device="cuda")
+
+
+def test_random_weights_are_seeded():
+    first, second, third = (fv.load("tiny", weights="random", seed=s) for s in (1, 1, 2))
+    assert first.fingerprint == second.fingerprint != third.fingerprint
+
+
+def test_rotary_positions_follow_the_formula():
+    table = rotary(3, 4, (96, 96), 8)
+    inverse = [10000 ** (-2 * k / 4) for k in range(2)]
+    q = torch.arange(1.0, 9.0, dtype=torch.float64).expand(1, 1, 12, 8)
+    out = rotate(q, table)
+    for cell in (0, 5, 11):
+        y, x = cell // 4 * 32, cell % 4 * 24
+        angles = [y * inverse[0], y * inverse[1], x * inverse[0], x * inverse[1]]
+        for pair, angle in enumerate(angles):
+            a, b = q[0, 0, 0, 2 * pair], q[0, 0, 0, 2 * pair + 1]
+            angle = torch.tensor(angle, dtype=torch.float64)
+            assert out[0, 0, cell, 2 * pair] == pytest.approx(
+                float(a * angle.cos() - b * angle.sin()), abs=1e-4
+            )
+
+
+def test_quantiser_round_trip():
+    latent = torch.randn(2, 16, 8, 8, dtype=torch.float64)
+    labels, states = quantize.encode(latent, SIDES)
+    so_far = torch.zeros_like(latent)
+    for bits, state, (h, w) in zip(labels, states, SIDES, strict=True):
+        assert bits.shape == (2, h * w, 16)
+        so_far = so_far + quantize.upsample(quantize.codes(bits, h, w).double(), 8, 8)
+        assert torch.allclose(so_far, state, atol=1e-6)
+    errors = [float((latent - s).square().mean()) for s in states]
+    assert errors[-1] < errors[0]
+    zero, _ = quantize.encode(torch.zeros(1, 4, 2, 2), square(1))
+    assert not zero[0].any()  # 0 counts as bit 0
+
+
+def test_flipped_bits_are_answered_for_by_later_labels():
+    latent = torch.randn(1, 16, 8, 8)
+    draw = torch.Generator().manual_seed(0)
+    clean, _ = quantize.encode(latent, SIDES)
+    noisy, states = quantize.encode(latent, SIDES, torch.tensor([0.3]), draw)
+    assert torch.equal(clean[0], noisy[0])
+    assert not torch.equal(clean[-1], noisy[-1])
+    assert torch.isfinite(states[-1]).all()
+
+
+def test_a_small_transformer_learns():
+    torch.manual_seed(0)
+    config = models.tiny_config()
+    config["transformer"] |= {"depth": 2, "width": 64, "heads": 2, "ffn": 128}
+    model = models.build_tiny(config)
+    model.transformer.initialize()
+    latent = torch.randn(4, 16, 8, 8)
+    parts = torch.nn.ModuleList([model.transformer, model.text_encoder]).requires_grad_(True)
+    optimizer = torch.optim.AdamW(parts.parameters(), 3e-3)
+    losses = []
+    for step in range(12):
+        draw = torch.Generator().manual_seed(step)
+        text = model.text_encoder.encode(["a red circle"] * 4)
+        positions = sampled_positions(SIDES, GROWTH[2], draw)
+        loss = sum(bit_losses(model.transformer, text, latent, SIDES, positions, draw))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss))
+    assert losses[-1] < 0.97 * losses[0]
+
+
+@pytest.mark.parametrize("stage", GROWTH)
+def test_sampled_positions_lie_on_their_maps(stage):
+    for seed in range(6):
+        draw = torch.Generator().manual_seed(seed)
+        for (h, w), at in zip(TINY, sampled_positions(TINY, stage, draw), strict=True):
+            if h * w <= stage.whole or stage.share == 1:
+                assert at is None
+            elif stage.share:
+                assert at.min() >= 0
+                assert at.max() < h * w
+                assert at.unique().numel() == at.numel() > 0
+
+
+def test_a_resumed_training_is_the_same_training(tmp_path):
+    def run(name, pieces):
+        torch.manual_seed(0)
+        model = torch.nn.Linear(4, 4)
+
+        def loss(step):
+            x = torch.randn(8, 4, generator=torch.Generator().manual_seed(step))
+            if pieces and step == pieces[0]:
+                pieces.pop(0)
+                raise KeyboardInterrupt
+            value = (model(x) - x.flip(1)).square().mean()
+            return value, {"loss": float(value)}
+
+        options = {"peak": 1e-2, "betas": (0.9, 0.95), "weight_decay": 0.1, "warmup": 3}
+        for resume in (False, True, True):
+            try:
+                train(model, loss, steps=20, checkpoint=tmp_path / name, resume=resume, **options)
+                return model.weight.detach().clone()
+            except KeyboardInterrupt:
+                model = torch.nn.Linear(4, 4)
+        raise AssertionError
+
+    assert torch.equal(run("whole.ckpt", []), run("pieces.ckpt", [7, 13]))
+
+
+def test_a_killed_training_leaves_a_checkpoint_that_resumes(tmp_path):
+    command = [sys.executable, "-m", "fastvar_lab", "train", "tokenizer", "--steps", "6"]
+    command += ["--batch", "4", "--out", str(tmp_path)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    time.sleep(4)
+    while process.poll() is None and "/6" not in process.stderr.readline():
+        pass
+    process.send_signal(signal.SIGTERM)
+    process.wait(60)
+    assert process.returncode in (0, 130)
+    assert not list(tmp_path.glob("*.partial"))
+    done = subprocess.run([*command, "--resume"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / models.TOKENIZER_FILE).stat().st_size > 1e6
+    assert os.path.exists(tmp_path / "tokenizer.ckpt")

@@ -1,0 +1,172 @@
+"""The closed world: grammar, renderer, judge."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fastvar_lab.words import PromptError
+from fastvar_lab.world.detect import Detection, detect
+from fastvar_lab.world.grammar import (
+    COLORS,
+    RELATIONS,
+    SHAPES,
+    TEXTURES,
+    VOCABULARY,
+    Group,
+    Prompt,
+    parse,
+)
+from fastvar_lab.world.render import GRAIN, grain, render
+from fastvar_lab.world.scene import MAX_ANGLE, caption, compose, holds, random_prompt
+from fastvar_lab.world.tasks import TASKS, judge, questions, verdict
+
+groups = st.builds(
+    Group,
+    st.just(1),
+    st.sampled_from(SHAPES),
+    st.sampled_from([None, *COLORS]),
+    st.sampled_from([None, *TEXTURES]),
+)
+
+
+@given(groups, groups, st.sampled_from([None, *RELATIONS]))
+def test_prompts_survive_being_written_and_parsed(first, second, relation):
+    prompt = Prompt((first, second), relation)
+    assert parse(prompt.text) == prompt
+    assert set(prompt.text.split()) <= set(VOCABULARY)
+
+
+@given(groups, groups)
+def test_canonical_form_is_one_for_all_spellings(first, second):
+    a = Prompt((first, second), "left of")
+    assert a.canonical == Prompt((second, first), "right of").canonical
+    assert a.canonical != Prompt((second, first), "left of").canonical or first == second
+    b = Prompt((first, second))
+    assert b.canonical == Prompt((second, first)).canonical
+    assert b.held_out == Prompt((second, first)).held_out
+
+
+def test_adjectives_go_in_any_order():
+    assert parse("a striped red circle") == parse("a red striped circle")
+    assert parse("An  orange RING, and two stars").text == "an orange ring and two stars"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a red circl", "unknown word 'circl'.*circle"),
+        ("", "empty"),
+        ("a red", "where 'a red' has 'the end'"),
+        ("red circle", "expected one of a, an"),
+        ("two circle", "circles"),
+        ("a red blue circle", "at most one color"),
+        ("a circle above two squares", "two single objects"),
+        ("a circle a square", "expected 'and'"),
+        ("four circles and a ring", "at most 4 objects; .* names 5"),
+        ("a ring and a star left of a cross", "expected 'and' before"),
+        ("a ring left of", "at the end"),
+    ],
+)
+def test_prompts_outside_the_grammar_get_one_clear_line(text, message):
+    with pytest.raises(PromptError, match=message):
+        parse(text)
+
+
+def test_a_tenth_of_the_prompts_is_held_out_and_never_a_caption():
+    rng = np.random.default_rng(0)
+    prompts = [random_prompt(rng) for _ in range(3000)]
+    assert np.mean([p.held_out for p in prompts]) == pytest.approx(0.1, abs=0.02)
+    assert not any(caption(p, rng).held_out for p in prompts[:500])
+
+
+def test_scenes_follow_their_prompt_and_the_worlds_limits():
+    rng = np.random.default_rng(1)
+    sizes = []
+    for seed in range(300):
+        prompt = random_prompt(rng)
+        scene = compose(prompt, seed, aspect=(1.0, 0.5, 1.5)[seed % 3])
+        assert scene == compose(prompt, seed, aspect=(1.0, 0.5, 1.5)[seed % 3])
+        assert len(scene.objects) == sum(g.count for g in prompt.groups) <= 4
+        assert all(abs(o.angle) <= MAX_ANGLE for o in scene.objects)
+        sizes += [o.size for o in scene.objects]
+        if prompt.relation:
+            (a, b), aspect = scene.objects, (1.0, 0.5, 1.5)[seed % 3]
+            assert holds(prompt.relation, (a.x, a.y), (b.x, b.y), aspect)
+    assert max(sizes) / min(sizes) > 2
+
+
+def test_rendering_is_seeded_and_works_at_any_size():
+    scene = compose(parse("a red striped circle left of a blue square"), 3)
+    assert np.array_equal(render(scene), render(scene))
+    for size in (64, (96, 160), (512, 256)):
+        image = render(scene, size)
+        assert image.shape[:2] == ((size, size) if isinstance(size, int) else size)
+        found = detect(image)
+        assert sorted(d.shape for d in found) == ["circle", "square"]
+        assert judge(parse("a circle left of a square"), image)
+
+
+def test_the_background_has_a_natural_spectrum():
+    noise = grain(256, 256, 5)
+    assert noise.std() == pytest.approx(GRAIN, rel=0.01)
+    power = np.abs(np.fft.fft2(noise)) ** 2
+    f = np.hypot(*np.meshgrid(np.fft.fftfreq(256), np.fft.fftfreq(256)))
+    bands = [power[(f > a) & (f <= 2 * a)].mean() for a in (0.02, 0.04, 0.08, 0.16)]
+    slopes = np.diff(np.log2(bands))
+    assert np.allclose(slopes, -2, atol=0.4)  # amplitude 1/f is power 1/f^2
+
+
+def test_the_detector_reads_rendered_scenes():
+    rng = np.random.default_rng(11)
+    right = dict.fromkeys(("shape", "color", "texture", "place"), 0)
+    total = 0
+    for seed in range(60):
+        scene = compose(random_prompt(rng), seed)
+        found = detect(render(scene))
+        assert len(found) == len(scene.objects)
+        for item in scene.objects:
+            near = min(found, key=lambda d: (d.x - item.x) ** 2 + (d.y - item.y) ** 2)
+            total += 1
+            right["place"] += np.hypot(near.x - item.x, near.y - item.y) < 0.02
+            for attribute in ("shape", "color", "texture"):
+                right[attribute] += getattr(near, attribute) == getattr(item, attribute)
+    assert all(hits / total >= 0.98 for hits in right.values()), right
+
+
+def test_verdicts():
+    def d(shape, color="red", texture="solid", x=0.5, y=0.5):
+        return Detection(shape, color, texture, x, y, 0.05)
+
+    two = [d("circle", x=0.2), d("square", "blue", x=0.8)]
+    assert verdict(parse("a circle"), two)
+    assert verdict(parse("a red circle left of a blue square"), two)
+    assert not verdict(parse("a red circle right of a blue square"), two)
+    assert not verdict(parse("a blue circle and a red square"), two)
+    assert not verdict(parse("a red striped circle"), two)
+    assert not verdict(parse("a circle and a red circle"), two)  # one object is not two
+    assert verdict(parse("two circles"), [d("circle"), d("circle")])
+    assert not verdict(parse("two circles"), [d("circle")] * 3)
+    assert not verdict(parse("a circle"), [])
+
+
+def test_questions_are_held_out_fresh_and_seeded():
+    asked = questions(70, seed=4)
+    assert asked == questions(70, seed=4)
+    assert asked != questions(70, seed=5)
+    assert {q.task for q in asked} == set(TASKS)
+    assert all(q.prompt.held_out for q in asked)
+    assert questions(140, seed=4)[:70] == asked
+    for question in asked[:14]:  # a picture of the prompt passes
+        assert judge(question.prompt, render(compose(question.prompt, question.seed)))
+
+
+def test_pictures_of_other_prompts_pass_at_about_chance():
+    asked = questions(210, seed=6)
+    passed = []
+    for task in TASKS:
+        mine = [q for q in asked if q.task == task]
+        for a, b in zip(mine, mine[1:], strict=False):
+            if a.prompt.canonical != b.prompt.canonical:
+                passed.append(judge(a.prompt, render(compose(b.prompt, b.seed))))
+    assert np.mean(passed) < 0.15
