@@ -1,5 +1,6 @@
 """Selection, restoration and schedules against slow float64 references, and their errors."""
 
+import itertools
 import math
 
 import numpy as np
@@ -157,7 +158,7 @@ def test_stretched_schedules_grow_to_the_size_asked_for(h, w):
     sizes = scales.stretch(scales.TINY, h, w)
     assert len(sizes) == len(scales.TINY)
     assert sizes[-1] == (h, w)
-    assert all(a[0] <= b[0] and a[1] <= b[1] for a, b in zip(sizes[:-1], sizes[1:], strict=True))
+    assert all(a[0] <= b[0] and a[1] <= b[1] for a, b in itertools.pairwise(sizes))
 
 
 def test_the_default_cache_step_is_the_last_unpruned_one():

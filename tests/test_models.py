@@ -55,7 +55,7 @@ def test_a_foreign_file_is_refused(folder):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda t: t.update({"transformer.head.weight": torch.zeros(3, 3)}), r"transformer.head.weight .* has shape \(3, 3\); this model needs \(32, 256\)"),
+        (lambda t: t.update({"transformer.head.weight": torch.zeros(3, 3)}), r"transformer.head.weight .* \(3, 3\); this model needs \(32, 256\)"),
         (lambda t: t.pop("transformer.pos_start"), "lacks transformer.pos_start"),
         (lambda t: t.update({"extra": torch.zeros(1)}), "holds extra, which this model does not"),
     ],
@@ -141,7 +141,7 @@ def test_a_small_transformer_learns():
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
     assert losses[-1] < 0.97 * losses[0]
 
 

@@ -1,5 +1,7 @@
 """The closed world: grammar, renderer, judge."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -166,7 +168,7 @@ def test_pictures_of_other_prompts_pass_at_about_chance():
     passed = []
     for task in TASKS:
         mine = [q for q in asked if q.task == task]
-        for a, b in zip(mine, mine[1:], strict=False):
+        for a, b in itertools.pairwise(mine):
             if a.prompt.canonical != b.prompt.canonical:
                 passed.append(judge(a.prompt, render(compose(b.prompt, b.seed))))
     assert np.mean(passed) < 0.15
