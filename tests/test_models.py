@@ -55,11 +55,14 @@ def test_a_foreign_file_is_refused(folder):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda t: t.update({"transformer.head.weight": torch.zeros(3, 3)}), r"transformer.head.weight .* \(3, 3\); this model needs \(32, 256\)"),
+        (
+            lambda t: t.update({"transformer.head.weight": torch.zeros(3, 3)}),
+            r"transformer.head.weight .* \(3, 3\); this model needs \(32, 256\)",
+        ),
         (lambda t: t.pop("transformer.pos_start"), "lacks transformer.pos_start"),
         (lambda t: t.update({"extra": torch.zeros(1)}), "holds extra, which this model does not"),
     ],
-)  # fmt: skip
+)
 def test_weights_that_do_not_fit_name_the_key(folder, change, message):
     file = folder / models.TRANSFORMER_FILE
     tensors = load_file(file)
