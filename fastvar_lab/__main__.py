@@ -36,6 +36,9 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--n", type=int, default=200, help="pictures")
     evaluate.add_argument("--ratios", help=f"{RATIOS_HELP}; default: no pruning")
     evaluate.add_argument("--json", action="store_true", help="print JSON")
+    evaluate.add_argument(
+        "--judge", action="store_true", help="score the judge on N scenes instead"
+    )
     evaluate.set_defaults(run=_evaluate)
 
     bench = commands.add_parser("bench", help="time full and pruned generation")
@@ -110,7 +113,7 @@ def _generate(args: argparse.Namespace) -> None:
 
 def _evaluate(args: argparse.Namespace) -> None:
     from fastvar_lab import models
-    from fastvar_lab.evaluate import evaluate, table
+    from fastvar_lab.evaluate import evaluate, judge_accuracy, table
     from fastvar_lab.methods.presets import parse_ratios
     from fastvar_lab.methods.prune import Dense, Prune
 
@@ -118,6 +121,9 @@ def _evaluate(args: argparse.Namespace) -> None:
         raise ValueError(f"--n must be at least 7, one picture for each task; not {args.n}")
     method = Prune(parse_ratios(args.ratios)) if args.ratios else Dense()
     model = models.load(weights=args.weights, device=args.device)
+    if args.judge:
+        print(json.dumps(judge_accuracy(model, args.n, args.seed), indent=1))
+        return
     result = evaluate(model, method, args.n, args.seed)
     print(json.dumps(result, indent=1) if args.json else table(result))
 
