@@ -43,7 +43,7 @@ def _parser() -> argparse.ArgumentParser:
 
     bench = commands.add_parser("bench", help="time full and pruned generation")
     bench.add_argument("--repeats", type=int, default=5, help="timed runs of each, after a warm-up")
-    bench.add_argument("--case", help="only cases whose name contains this")
+    bench.add_argument("--case", default="", help="only cases whose name contains this")
     bench.add_argument("--json", action="store_true", help="print JSON")
     bench.set_defaults(run=_bench)
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from fastvar_lab import flops
-from fastvar_lab.demo import label, medians, timed
+from fastvar_lab.demo import Timed, label, medians, timed
 from fastvar_lab.generate import generate, resume
 from fastvar_lab.methods.presets import PRESETS
 from fastvar_lab.methods.prune import Dense, Prune, kept
@@ -32,32 +32,30 @@ from fastvar_lab.trace import Trace
 PROMPT = "a red striped circle left of a blue square"
 
 
-def cases(model: Model) -> list[tuple[str, Sizes, Prune]]:
-    """Name the schedules and methods that are measured."""
+def schedules(model: Model) -> list[tuple[Sizes, dict[str, Prune]]]:
+    """Name the methods that are measured on each schedule."""
     paper = PRESETS["paper-infinity"]
     return [
-        ("32x32", model.sizes, Prune({24: 0.5, 32: 0.75})),
-        ("32x32 paper preset", model.sizes, paper),
-        ("64x64", INFINITY_1M, Prune({48: 0.5, 64: 0.75})),
-        ("64x64 paper preset", INFINITY_1M, paper),
+        (model.sizes, {"32x32": Prune({24: 0.5, 32: 0.75}), "32x32 paper preset": paper}),
+        (INFINITY_1M, {"64x64": Prune({48: 0.5, 64: 0.75}), "64x64 paper preset": paper}),
     ]
 
 
-def bench(model: Model, repeats: int = 5, only: str | None = None) -> dict[str, Any]:
-    """Measure all cases, one sublayer's parts, recording and resuming."""
-    chosen = [c for c in cases(model) if only is None or only in c[0]]
-    if not chosen:
-        raise ValueError(f"no case matches {only!r}; there are {[c[0] for c in cases(model)]}")
-    bar = tqdm(total=len(chosen) + 3, desc="bench", unit="case")
-    measured = []
-    for case in chosen:
-        measured.append(_case(model, *case, repeats))
-        bar.update()
-    result: dict[str, Any] = {"cases": measured}
+def bench(model: Model, repeats: int = 5, only: str = "") -> dict[str, Any]:
+    """Measure the cases whose name contains `only`, one sublayer's parts, recording, resuming."""
+    chosen = [
+        (sizes, {name: method for name, method in methods.items() if only in name})
+        for sizes, methods in schedules(model)
+    ]
+    if not any(methods for _, methods in chosen):
+        names = ", ".join(name for _, methods in schedules(model) for name in methods)
+        raise ValueError(f"no case matches {only!r}; there are {names}")
+    result: dict[str, Any] = {"cases": []}
+    for sizes, methods in chosen:
+        if methods:
+            result["cases"] += _cases(model, sizes, methods, repeats)
     for part in (_sublayer, _record_overhead, _resume_ratio):
         result |= part(model, repeats)
-        bar.update()
-    bar.close()
     settings = {"prompt": PROMPT, "repeats": repeats, "weights": model.fingerprint}
     machine = {"device": _device(model), "threads": torch.get_num_threads()}
     return {**result, **settings, **machine, "versions": versions()}
@@ -67,39 +65,49 @@ def _device(model: Model) -> str:
     return torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else "cpu"
 
 
-def _case(model: Model, name: str, sizes: Sizes, method: Prune, repeats: int) -> dict[str, Any]:
+def _cases(
+    model: Model, sizes: Sizes, methods: dict[str, Prune], repeats: int
+) -> list[dict[str, Any]]:
     """Time full and pruned generations in turns, first scale step to final latent."""
-    full, fast = [], []
-    for repeat in range(repeats + 1):
-        pair = [timed(model, PROMPT, way, seed=0, sizes=sizes) for way in (Dense(), method)]
-        if repeat:
-            full.append(pair[0])
-            fast.append(pair[1])
+    ways: dict[str, Method] = {"": Dense(), **methods}
+    runs: dict[str, list[Timed]] = {name: [] for name in ways}
     grids, words = number(sizes), len(PROMPT.split())
-    costs = [flops.step_flops(model, way, grids, words=words) for way in (Dense(), method)]
-    ms_full, ms_fast = (statistics.median(sum(r.step_ms) for r in runs) for runs in (full, fast))
-    skipped = [
-        label(g) for g, act in zip(grids, method.acts(grids), strict=True) if act[0] == "skip"
-    ]
-    return {
-        "name": name,
-        "method": repr(method),
-        "device": _device(model),
-        "dtype": str(model.transformer.word_embed.weight.dtype).removeprefix("torch."),
-        "skipped": skipped,
-        "ms_full": ms_full,
-        "ms_fast": ms_fast,
-        "speedup": ms_full / ms_fast,
-        "speedup_flop_bound": flops.total(costs[0]) / flops.total(costs[1]),
-        "gflop_full": flops.total(costs[0]) / 1e9,
-        "gflop_fast": flops.total(costs[1]) / 1e9,
-        "gflops_per_s_full": flops.total(costs[0]) / ms_full / 1e6,
-        "gflops_per_s_fast": flops.total(costs[1]) / ms_fast / 1e6,
-        "scales": [label(g) for g in grids],
-        "step_ms_full": medians(full),
-        "step_ms_fast": medians(fast),
-        "tokens_fast": flops.forwarded(model, method, grids),
+    turns = [(repeat, name) for repeat in range(repeats + 1) for name in ways]
+    for repeat, name in tqdm(turns, desc=f"bench {label(grids[-1])}", unit="picture"):
+        run = timed(model, PROMPT, ways[name], seed=0, sizes=sizes)
+        if repeat:  # the first of each is a warm-up
+            runs[name].append(run)
+    ms = {name: statistics.median(sum(r.step_ms) for r in some) for name, some in runs.items()}
+    flop = {
+        name: flops.total(flops.step_flops(model, way, grids, words=words))
+        for name, way in ways.items()
     }
+    return [
+        {
+            "name": name,
+            "method": repr(method),
+            "device": _device(model),
+            "dtype": str(model.transformer.word_embed.weight.dtype).removeprefix("torch."),
+            "skipped": [
+                label(g)
+                for g, act in zip(grids, method.acts(grids), strict=True)
+                if act[0] == "skip"
+            ],
+            "ms_full": ms[""],
+            "ms_fast": ms[name],
+            "speedup": ms[""] / ms[name],
+            "speedup_flop_bound": flop[""] / flop[name],
+            "gflop_full": flop[""] / 1e9,
+            "gflop_fast": flop[name] / 1e9,
+            "gflop_per_s_full": flop[""] / ms[""] / 1e6,
+            "gflop_per_s_fast": flop[name] / ms[name] / 1e6,
+            "scales": [label(g) for g in grids],
+            "step_ms_full": medians(runs[""]),
+            "step_ms_fast": medians(runs[name]),
+            "tokens_fast": flops.forwarded(model, method, grids),
+        }
+        for name, method in methods.items()
+    ]
 
 
 class _Inputs(Wrapper):
