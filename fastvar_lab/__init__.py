@@ -11,10 +11,11 @@ from fastvar_lab.methods.presets import PRESETS
 from fastvar_lab.methods.prune import Dense, Prune
 from fastvar_lab.methods.restore import CachedBranch, NearestKept, Zero
 from fastvar_lab.methods.select import FarFromMean, HighPass, NearMean, Random, UniformGrid
-from fastvar_lab.models import Model, Sampling, load
+from fastvar_lab.models import Model, load
 from fastvar_lab.observe import observe, observe_again
 from fastvar_lab.pictures import to_uint8
 from fastvar_lab.record import Recorder
+from fastvar_lab.sampling import Sampling
 from fastvar_lab.seam import Grid, Plan, Runner, Site, Wrapper
 from fastvar_lab.timing import Stopwatch
 from fastvar_lab.trace import Trace

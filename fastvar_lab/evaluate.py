@@ -12,8 +12,9 @@ from tqdm import tqdm
 
 from fastvar_lab.backbones import quantize
 from fastvar_lab.generate import generate
-from fastvar_lab.models import Model, Sampling
+from fastvar_lab.models import Model
 from fastvar_lab.pictures import to_tensor, to_uint8
+from fastvar_lab.sampling import Sampling
 from fastvar_lab.seam import Method
 from fastvar_lab.world.detect import Detection, detect
 from fastvar_lab.world.render import render

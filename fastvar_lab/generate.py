@@ -12,8 +12,8 @@ from torch import Tensor
 
 from fastvar_lab.cache import KVCache
 from fastvar_lab.draws import Draws, Keyed
-from fastvar_lab.models import Model, Sampling
-from fastvar_lab.sampling import bit_probabilities, guide
+from fastvar_lab.models import Model
+from fastvar_lab.sampling import Sampling
 from fastvar_lab.scales import grids as number
 from fastvar_lab.seam import Branch, Grid, Method, Plan, Runner, Site, Wrapper
 
@@ -53,7 +53,7 @@ class Snapshot:
 class Generation:
     """A finished generation. `canvas` is the final latent (n, d, H, W).
 
-    `tokens[s]` (n, L, d) are the bits of step s, None where it was skipped; `first_step` the
+    `tokens[s]` (n, L, d) are the tokens of step s, None where it was skipped; `first_step` the
     first one that was run, the earlier ones coming from a snapshot.
     """
 
@@ -208,11 +208,9 @@ def _run(
                 rows = plan
             x = model.transformer.embed(state, grid, canvas)
             x = run.stack(grid, model.transformer.layers(state, grid, run), x)
-            logits = model.transformer.logits(state, x) / request.sampling.temperature
-            if guided and rows is Plan.BOTH:
-                logits = guide(logits, request.sampling.guidance)
-            probabilities = bit_probabilities(logits, request.sampling.top_p)
-            drawn = request.draws.pick(grid.index, probabilities).bool()
+            logits = model.transformer.logits(state, x)
+            paired = guided and rows is Plan.BOTH
+            drawn = model.transformer.draw(logits, grid, paired, request.sampling, request.draws)
             canvas = model.transformer.accumulate(canvas, drawn, grid)
         run.after(grid, drawn, canvas)
         tokens.append(drawn)

@@ -15,28 +15,12 @@ from fastvar_lab.backbones import weights as files
 from fastvar_lab.backbones.autoencoder import AutoEncoder, AutoEncoderConfig
 from fastvar_lab.backbones.infinity import Infinity, InfinityConfig, Text
 from fastvar_lab.backbones.text import WordEncoder, WordEncoderConfig
+from fastvar_lab.sampling import Sampling
 from fastvar_lab.scales import TINY, Sizes
 from fastvar_lab.world.grammar import VOCABULARY
 
 WEIGHTS = Path(__file__).parent / "weights"
 TOKENIZER_FILE, TRANSFORMER_FILE = "tiny_tokenizer.safetensors", "tiny_transformer.safetensors"
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How logits become bits: guidance scale, temperature, nucleus mass."""
-
-    guidance: float = 3.0
-    temperature: float = 1.0
-    top_p: float = 0.97
-
-    def __post_init__(self) -> None:
-        if not self.guidance >= 0:
-            raise ValueError(f"guidance must be 0 or more; not {self.guidance}")
-        if not self.temperature > 0:
-            raise ValueError(f"temperature must be above 0; not {self.temperature}")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p must lie in (0, 1]; not {self.top_p}")
 
 
 @dataclass

@@ -1,9 +1,34 @@
-"""From logits to outcomes: guidance, temperature, nucleus cut for bits."""
+"""From logits to outcomes: guidance, temperature, and what is cut before drawing."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How logits become tokens: guidance scale, temperature, nucleus mass, most likely k.
+
+    `guidance` 1 runs no null rows. `top_p` 1 and `top_k` 0 cut nothing.
+    """
+
+    guidance: float = 3.0
+    temperature: float = 1.0
+    top_p: float = 0.97
+    top_k: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.guidance >= 0:
+            raise ValueError(f"guidance must be 0 or more; not {self.guidance}")
+        if not self.temperature > 0:
+            raise ValueError(f"temperature must be above 0; not {self.temperature}")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p must lie in (0, 1]; not {self.top_p}")
+        if self.top_k < 0:
+            raise ValueError(f"top_k must be 0 or more; not {self.top_k}")
 
 
 def guide(logits: Tensor, scale: float) -> Tensor:
@@ -16,10 +41,14 @@ def guide(logits: Tensor, scale: float) -> Tensor:
 
 
 def bit_probabilities(logits: Tensor, top_p: float) -> Tensor:
-    """Softmax over (..., 2) in float32; a bit value of probability <= 1 - top_p never happens."""
-    p = logits.float().softmax(-1)
-    if top_p <= 0 or top_p >= 1:
+    """Softmax over (..., 2); a bit value of probability <= 1 - top_p never happens.
+
+    The two-outcome case of the released nucleus cut: the likelier value always stays.
+    """
+    p = logits.softmax(-1)
+    if top_p == 1:
         return p
-    rare = p <= 1 - top_p
-    sure = p > p.flip(-1)
-    return torch.where(rare.any(-1, keepdim=True) & (p != p.flip(-1)), sure.to(p.dtype), p)
+    # of two equal halves neither is rarer, and top_p > 0 keeps both or, below 0.5, the second
+    rare = p.amin(-1, keepdim=True) <= 1 - top_p
+    likely = torch.nn.functional.one_hot(p.flip(-1).argmax(-1), 2).flip(-1).to(p.dtype)
+    return torch.where(rare, likely, p)

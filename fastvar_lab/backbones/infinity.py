@@ -27,6 +27,8 @@ from fastvar_lab.backbones.layers import (
     rotary,
 )
 from fastvar_lab.cache import KVCache
+from fastvar_lab.draws import Draws
+from fastvar_lab.sampling import Sampling, bit_probabilities, guide
 from fastvar_lab.seam import Block, Grid, Runner, Site
 
 
@@ -364,6 +366,15 @@ class Infinity(nn.Module):
         )
         x = cache.stack(whole, self.layers(state, whole, cache), x)
         return self.logits(state, x)
+
+    def draw(
+        self, logits: Tensor, grid: Grid, paired: bool, sampling: Sampling, draws: Draws
+    ) -> Tensor:
+        """Draw the bits (n, L, d) of a step; `paired` logits hold null rows for guidance."""
+        logits = logits / sampling.temperature
+        if paired:
+            logits = guide(logits, sampling.guidance)
+        return draws.pick(grid.index, bit_probabilities(logits, sampling.top_p)).bool()
 
     def blank(self, n: int, grids: Sequence[Grid]) -> Tensor:
         """Make the latent before the first step: zeros (n, d, H, W) of the final map."""
