@@ -179,6 +179,7 @@ class PruneRunner(Runner):
         self.cache_index = method.cache_index(grids)
         self.cache_grid = None if self.cache_index is None else grids[self.cache_index]
         self.cache = {site: out for (step, site), out in held.items() if step == self.cache_index}
+        self.rows = slice(None)
         self.index: tuple[object, Tensor] | None = None
 
     def plan(self, grid: Grid, canvas: Tensor) -> Plan:
@@ -196,7 +197,7 @@ class PruneRunner(Runner):
         return kept(grid.tokens, ratio) if self.prunes(site) else grid.tokens
 
     def keep_rows(self, rows: slice) -> None:
-        self.cache = {site: out[rows] for site, out in self.cache.items()}
+        self.rows = rows  # what is held stays whole: a snapshot may go back before the drop
 
     def sublayer(self, site: Site, grid: Grid, branch: Branch, x: Tensor) -> Tensor:
         if not self.prunes(site) or grid.index not in self.ratios:
@@ -207,7 +208,7 @@ class PruneRunner(Runner):
         index = self.choose(site, grid, x)
         cached = None
         if self.cache_grid is not None:
-            cached = Cached(self.cache[site], self.cache_grid.h, self.cache_grid.w)
+            cached = Cached(self.cache[site][self.rows], self.cache_grid.h, self.cache_grid.w)
         fresh = branch(gather(x, index), index)
         return self.method.restore.restore(fresh, index, grid, cached)
 
