@@ -8,7 +8,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-PROMPT = "a red striped circle left of a blue square"
 RATIOS_HELP = "share pruned by scale: -2:0.5,-1:0.75 or 24:0.5,32:0.75"
 
 
@@ -20,7 +19,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     demo = commands.add_parser("demo", help="one prompt in full and with FastVAR, measured")
-    demo.add_argument("--prompt", default=PROMPT)
+    demo.add_argument("--prompt", help="default: a red striped circle left of a blue square")
     demo.add_argument("--ratios", default="-2:0.5,-1:0.75", help=RATIOS_HELP)
     demo.add_argument("--out", type=Path, default=Path("demo"), help="folder for the results")
     demo.set_defaults(run=_demo)
@@ -80,19 +79,21 @@ def _demo(args: argparse.Namespace) -> None:
     from fastvar_lab.world.grammar import parse
 
     method = Prune(parse_ratios(args.ratios))
-    parse(args.prompt)
+    prompt = demo.PROMPT if args.prompt is None else args.prompt
+    parse(prompt)
     model = models.load(weights=args.weights, device=args.device)
-    report = demo.demo(model, args.prompt, method, args.seed, args.out)
+    report = demo.demo(model, prompt, method, args.seed, args.out)
     print(demo.table(report))
     print(f"pictures and numbers are in {args.out}/")
 
 
 def _generate(args: argparse.Namespace) -> None:
     from fastvar_lab import models
+    from fastvar_lab.files import folder
     from fastvar_lab.generate import generate
     from fastvar_lab.methods.presets import parse_ratios
     from fastvar_lab.methods.prune import Dense, Prune
-    from fastvar_lab.output import folder, write_image
+    from fastvar_lab.output import write_image
     from fastvar_lab.pictures import to_uint8
     from fastvar_lab.scales import parse_size, stretch
     from fastvar_lab.world.grammar import parse
@@ -173,7 +174,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         args.run(args)
     except (ValueError, OSError, RuntimeError) as error:
-        print(f"fastvar-lab: {error}", file=sys.stderr)
+        print(f"fastvar-lab: {str(error).splitlines()[0]}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("fastvar-lab: interrupted", file=sys.stderr)

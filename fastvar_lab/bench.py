@@ -6,14 +6,14 @@ import statistics
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from fastvar_lab import flops
-from fastvar_lab.demo import Timed, label, medians, timed
+from fastvar_lab.demo import PROMPT, Timed, label, medians, timed, total_ms
 from fastvar_lab.generate import generate, resume
 from fastvar_lab.methods.presets import PRESETS
 from fastvar_lab.methods.prune import Dense, Prune, kept
@@ -28,8 +28,6 @@ from fastvar_lab.seam import Branch, Grid, Method, Runner, Site, Wrapper
 from fastvar_lab.timing import Stopwatch
 from fastvar_lab.tokens import gather
 from fastvar_lab.trace import Trace
-
-PROMPT = "a red striped circle left of a blue square"
 
 
 def schedules(model: Model) -> list[tuple[Sizes, dict[str, Prune]]]:
@@ -77,7 +75,7 @@ def _cases(
         run = timed(model, PROMPT, ways[name], seed=0, sizes=sizes)
         if repeat:  # the first of each is a warm-up
             runs[name].append(run)
-    ms = {name: statistics.median(sum(r.step_ms) for r in some) for name, some in runs.items()}
+    ms = {name: total_ms(some) for name, some in runs.items()}
     flop = {
         name: flops.total(flops.step_flops(model, way, grids, words=words))
         for name, way in ways.items()
@@ -148,11 +146,12 @@ def _sublayer(model: Model, repeats: int) -> dict[str, float]:
         ms = watches[0].sublayer_ms()
         for kind, times in kinds.items():
             times.append(ms[last.index, kind] / model.depth)
-    x, cached = inputs[-1].x[last.index], inputs[-1].delta[last.index - 1]
+    before = grids[cast(int, method.cache_index(grids))]
+    x = inputs[-1].x[last.index]
     k = kept(last.tokens, 0.75)
     index = top(method.select.scores(x, last, inputs[-1].site), k)
     fresh = inputs[-1].delta[last.index].gather(1, index[..., None].expand(-1, -1, x.shape[-1]))
-    held = Cached(cached, grids[-2].h, grids[-2].w)
+    held = Cached(inputs[-1].delta[before.index], before.h, before.w)
 
     def select() -> Tensor:
         return gather(x, top(method.select.scores(x, last, inputs[-1].site), k))

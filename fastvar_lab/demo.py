@@ -13,15 +13,18 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from tqdm import tqdm
 
 from fastvar_lab import flops, plots
+from fastvar_lab.files import folder
 from fastvar_lab.generate import Generation, generate
 from fastvar_lab.methods.prune import Dense, Prune
 from fastvar_lab.models import Model
 from fastvar_lab.observe import observe
-from fastvar_lab.output import folder, versions, write_figure, write_image, write_json
+from fastvar_lab.output import versions, write_figure, write_image, write_json
 from fastvar_lab.pictures import to_uint8
 from fastvar_lab.scales import grids as number
 from fastvar_lab.seam import Grid, Method
 from fastvar_lab.timing import Stopwatch
+
+PROMPT = "a red striped circle left of a blue square"
 
 
 @dataclass
@@ -55,6 +58,11 @@ def medians(runs: list[Timed]) -> list[float]:
     return [statistics.median(times) for times in zip(*(r.step_ms for r in runs), strict=True)]
 
 
+def total_ms(runs: list[Timed]) -> float:
+    """Median milliseconds from the first scale step to the final latent."""
+    return statistics.median(sum(r.step_ms) for r in runs)
+
+
 def compare(
     model: Model, prompt: str, method: Prune, seed: int, repeats: int = 3
 ) -> tuple[dict[str, Any], dict[str, np.ndarray], dict[str, np.ndarray]]:
@@ -62,15 +70,14 @@ def compare(
     dense = Dense()
     grids = number(model.sizes)
     method.start(grids, model.depth)  # refuse what does not fit before anything runs
-    bar = tqdm(total=2 * (repeats + 1), desc="generate", unit="picture")
     full, fast = list[Timed](), list[Timed]()
-    for repeat in range(repeats + 1):
-        for runs, way in ((full, dense), (fast, method)):
-            run = timed(model, prompt, way, seed)
-            bar.update()
-            if repeat:  # the first of each is a warm-up
-                runs.append(run)
-    bar.close()
+    turns = [
+        (repeat, pair) for repeat in range(repeats + 1) for pair in ((full, dense), (fast, method))
+    ]
+    for repeat, (runs, way) in tqdm(turns, desc="generate", unit="picture"):
+        run = timed(model, prompt, way, seed)
+        if repeat:  # the first of each is a warm-up
+            runs.append(run)
     _, trace = observe(model, prompt, method, seed=seed)
     pictures = {
         name: to_uint8(model.decode(runs[0].generation.canvas))[0]
@@ -87,7 +94,7 @@ def compare(
         "ms_fast": ms_fast,
         "tokens_full": flops.forwarded(model, dense, grids),
         "tokens_fast": flops.forwarded(model, method, grids),
-        "speedup": sum(ms_full) / sum(ms_fast),
+        "speedup": total_ms(full) / total_ms(fast),
         "speedup_flop_bound": costs[0] / costs[1],
         "gflop_full": costs[0] / 1e9,
         "gflop_fast": costs[1] / 1e9,

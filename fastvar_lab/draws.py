@@ -8,18 +8,26 @@ the released code, one multinomial per step from one generator.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 
-class Draws(Protocol):
-    """Picks one of V outcomes per place."""
+class Stream(Protocol):
+    """One generation's randomness: picks one of V outcomes per place."""
 
     def pick(self, step: int, probabilities: Tensor) -> Tensor:
         """Draw from probabilities (n, ..., V) at a scale step: outcomes (n, ...), int64."""
+        ...
+
+
+class Draws(Protocol):
+    """A frozen value that says how to draw; its Stream lives for one generation."""
+
+    def start(self, device: torch.device) -> Stream:
+        """Begin a generation on a device."""
         ...
 
 
@@ -29,12 +37,19 @@ class Keyed:
 
     seeds: tuple[int, ...]
 
+    def start(self, device: torch.device) -> Stream:
+        return self
+
     def uniform(self, step: int, shape: tuple[int, ...]) -> Tensor:
         """Draw (n, *shape) uniforms in [0, 1) on the CPU."""
         return torch.stack([_keyed(seed, step, shape) for seed in self.seeds])
 
     def pick(self, step: int, probabilities: Tensor) -> Tensor:
-        u = self.uniform(step, tuple(probabilities.shape[1:-1])).to(probabilities.device)
+        if len(probabilities) != len(self.seeds):
+            raise ValueError(f"{len(probabilities)} pictures need as many seeds; not {self.seeds}")
+        u = self.uniform(step, tuple(probabilities.shape[1:-1]))
+        if probabilities.is_cuda:
+            u = u.pin_memory().to(probabilities.device, non_blocking=True)
         if probabilities.shape[-1] == 2:
             return (u >= probabilities[..., 0]).long()
         ahead = probabilities.cumsum(-1)[..., :-1] <= u.unsqueeze(-1)
@@ -48,16 +63,21 @@ def _keyed(seed: int, step: int, shape: tuple[int, ...]) -> Tensor:
     return torch.rand(shape, generator=generator)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Streamed:
-    """The released order: one generator, one multinomial per step over the flattened batch."""
+    """The released order: one generator on the model's device, one multinomial per step."""
 
     seed: int
-    device: str = "cpu"
-    generator: torch.Generator = field(init=False, repr=False)
 
-    def __post_init__(self) -> None:
-        self.generator = torch.Generator(self.device).manual_seed(self.seed)
+    def start(self, device: torch.device) -> Stream:
+        return _Sequence(torch.Generator(device).manual_seed(self.seed))
+
+
+class _Sequence:
+    """Draws one multinomial after another over the flattened batch."""
+
+    def __init__(self, generator: torch.Generator) -> None:
+        self.generator = generator
 
     def pick(self, step: int, probabilities: Tensor) -> Tensor:
         flat = probabilities.reshape(-1, probabilities.shape[-1])

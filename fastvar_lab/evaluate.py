@@ -55,6 +55,11 @@ def answers(
     return found
 
 
+def side(model: Model) -> int:
+    """Pixels along a picture of the model's own schedule."""
+    return model.tokenizer.config.stride * model.sizes[-1][0]
+
+
 def reconstruct(model: Model, picture: np.ndarray) -> np.ndarray:
     """Send a picture (H, W, 3) uint8 of the model's own size through the tokenizer and back."""
     image = to_tensor([picture], model.device)
@@ -73,7 +78,7 @@ def scenes(n: int, seed: int) -> Iterator[Scene]:
 
 def reconstruction_psnr(model: Model, n: int, seed: int) -> list[float]:
     """PSNR in dB of `n` fresh pictures through the tokenizer, all scales."""
-    pictures = (render(scene, 8 * model.sizes[-1][0]) for scene in scenes(n, seed))
+    pictures = (render(scene, side(model)) for scene in scenes(n, seed))
     return [float(peak_signal_noise_ratio(p, reconstruct(model, p))) for p in pictures]
 
 
@@ -87,7 +92,7 @@ def judge_accuracy(model: Model, n: int = 1000, seed: int = 0) -> dict[str, dict
     objects = 0
     for scene in scenes(n, seed):
         objects += len(scene.objects)
-        picture = render(scene, 8 * model.sizes[-1][0])
+        picture = render(scene, side(model))
         for kind, image in zip(_KINDS, (picture, reconstruct(model, picture)), strict=True):
             found = detect(image)
             hits[kind]["count"] += len(found) == len(scene.objects)
@@ -118,15 +123,16 @@ def evaluate(
     `mismatched` judges each picture against the next prompt of its task: the judge's chance rate.
     """
     asked = questions(n, seed)
+    h, w = (sizes or model.sizes)[-1]
     found = answers(model, asked, method, sizes, sampling)
     right: dict[str, list[float]] = {}
     wrong: list[float] = []
     for i, (question, objects) in enumerate(zip(asked, found, strict=True)):
-        right.setdefault(question.task, []).append(verdict(question.prompt, objects))
+        right.setdefault(question.task, []).append(verdict(question.prompt, objects, h / w))
         others = [q.prompt for q in asked[i + 1 :] + asked[:i] if q.task == question.task]
         others = [p for p in others if p.canonical != question.prompt.canonical]
         if others:
-            wrong.append(verdict(others[0], objects))
+            wrong.append(verdict(others[0], objects, h / w))
     psnr = reconstruction_psnr(model, min(n, 100), seed)
     six = [task for task in SIX if task in right]
     result: dict[str, Any] = {
@@ -172,6 +178,7 @@ def table(result: dict[str, Any]) -> str:
     lines.append(
         f"{'overall of six':<18} {result['overall']:6.3f} {f'{low:.2f} to {high:.2f}':>15}"
     )
-    lines.append(f"judged against another prompt of the task: {result['mismatched']:.3f}")
+    if result["mismatched"] is not None:
+        lines.append(f"judged against another prompt of the task: {result['mismatched']:.3f}")
     lines.append(f"tokenizer reconstruction: {result['reconstruction_psnr']:.2f} dB PSNR")
     return "\n".join(lines)

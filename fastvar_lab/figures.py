@@ -8,14 +8,15 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from fastvar_lab import demo, plots
+from fastvar_lab.files import folder
 from fastvar_lab.measure.steps import images
 from fastvar_lab.methods.presets import PRESETS
 from fastvar_lab.methods.prune import Dense
 from fastvar_lab.models import Model
 from fastvar_lab.observe import observe
-from fastvar_lab.output import folder, write_figure
+from fastvar_lab.output import write_figure
 
-STEPS_PROMPTS = ("a red striped circle left of a blue square", "three yellow stars")
+STEPS_PROMPTS = (demo.PROMPT, "three yellow stars")
 
 
 def steps(model: Model, seed: int) -> Figure:
@@ -29,7 +30,7 @@ def steps(model: Model, seed: int) -> Figure:
 
 def compare(model: Model, seed: int) -> Figure:
     """Draw full and FastVAR generation of the demo's prompt, with masks and cost per scale."""
-    return demo.draw(*demo.compare(model, STEPS_PROMPTS[0], PRESETS["tiny"], seed))
+    return demo.draw(*demo.compare(model, demo.PROMPT, PRESETS["tiny"], seed))
 
 
 FIGURES: dict[str, Callable[[Model, int], Figure]] = {"steps": steps, "demo": compare}

@@ -13,11 +13,17 @@ from fastvar_lab.seam import Grid, Method, Site
 
 
 def step_flops(
-    model: Model, method: Method, grids: Sequence[Grid], rows: int = 2, words: int = 8
+    model: Model,
+    method: Method,
+    grids: Sequence[Grid],
+    words: int = 8,
+    pictures: int = 1,
+    guided: bool = True,
 ) -> list[dict[str, float]]:
     """FLOPs of each scale step by kind: attn, cross, ffn, and ends (embedding and head).
 
-    `rows` counts guidance rows (2 per guided picture), `words` the prompt's tokens.
+    `words` counts the prompt's tokens. The embedding runs once per picture, all else once per
+    guidance row.
     """
     config = model.transformer.config
     c, hidden, depth = config.width, config.ffn, config.depth
@@ -26,7 +32,7 @@ def step_flops(
     seen = [0] * depth
     out = []
     for grid, act in zip(grids, acts, strict=True):
-        live = rows // 2 if act[-1] == "cond" else rows
+        live = pictures * (1 if act[-1] == "cond" or not guided else 2)
         cost = dict.fromkeys(("attn", "cross", "ffn", "ends"), 0.0)
         for layer in range(depth):
             k = runner.forwarded(Site(layer, "attn"), grid)
@@ -37,7 +43,8 @@ def step_flops(
             k = runner.forwarded(Site(layer, "ffn"), grid)
             cost["ffn"] += live * 4 * c * hidden * k
         if act[0] != "skip":
-            cost["ends"] = live * 2.0 * c * 3 * config.bits * grid.tokens
+            embedding = pictures * 2.0 * c * config.bits * grid.tokens
+            cost["ends"] = live * 4.0 * c * config.bits * grid.tokens + embedding * (grid.index > 0)
         out.append(cost)
     return out
 

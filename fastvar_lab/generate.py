@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from operator import index
 from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastvar_lab.cache import KVCache
 from fastvar_lab.draws import Draws, Keyed
@@ -40,6 +41,7 @@ class Snapshot:
     `lengths[s]` the KV length of each layer then; `held` branch outputs by (step, site).
     """
 
+    model: nn.Module
     request: Request
     method: Method
     canvases: list[Tensor]
@@ -83,16 +85,21 @@ def generate(
     Picture i draws its noise from `seed + i`, or from its own of several seeds. `sizes` is the
     schedule of token maps, default the model's. `draws` replaces the keyed noise (parity with
     released code). `watch` wraps the runner, first outermost. `snapshot` keeps what `resume`
-    needs, with the branch outputs of the given steps (True: all but the last).
+    needs, with the branch outputs of the given steps (True: all unpruned ones but the last).
     """
     texts = (prompts,) if isinstance(prompts, str) else tuple(prompts)
-    seeds = tuple(seed + i for i in range(len(texts))) if isinstance(seed, int) else tuple(seed)
+    if not texts:
+        raise ValueError("there is no prompt to generate from")
+    if isinstance(seed, Sequence):
+        seeds = tuple(index(s) for s in seed)
+    else:
+        seeds = tuple(index(seed) + i for i in range(len(texts)))
     if len(seeds) != len(texts):
         raise ValueError(f"{len(texts)} prompts need as many seeds; not {len(seeds)}")
     request = Request(
         texts,
         seeds,
-        number(sizes or model.sizes),
+        number(model.sizes if sizes is None else sizes),
         sampling or model.sampling,
         draws or Keyed(seeds),
     )
@@ -116,8 +123,10 @@ def resume(
 
     Starts at the latest step before which both methods act alike and whose cache step is held;
     `first_step` of the result says where. The snapshot is not changed. `keep` as `snapshot` in
-    `generate`.
+    `generate`. Raises ValueError for another model than the snapshot's, or streamed draws.
     """
+    if snapshot.model is not model.transformer:
+        raise ValueError(f"the snapshot was made by another model than this {model.name}")
     if not isinstance(snapshot.request.draws, Keyed):
         raise ValueError("only a generation with keyed draws can be resumed")
     return _run(
@@ -167,17 +176,23 @@ def _run(
 ) -> Generation:
     grids, n = request.grids, len(request.prompts)
     acts = method.acts(grids)
-    held = dict(base.held) if base else {}
+    held = {k: v for k, v in base.held.items() if k[0] < first} if base else {}
     keeper: _Keep | None = None
     run: Runner = method.start(grids, model.depth, held)
     if keep is not False:
         dense = {g.index for g, act in zip(grids, acts, strict=True) if act[0] == "dense"}
-        steps = dense - {len(grids) - 1} if keep is True else dense & set(keep)
+        steps = dense - {len(grids) - 1} if keep is True else set(keep)
+        if not steps <= dense:
+            raise ValueError(
+                f"a snapshot keeps the outputs of unpruned steps, {sorted(dense)} here; "
+                f"not {sorted(steps - dense)}"
+            )
         run = keeper = _Keep(run, steps)
     for wrap in reversed(list(watch)):
         run = wrap(run)
 
-    begin = time.perf_counter()
+    stream = request.draws.start(model.device)
+    begin = _now(model.device)
     text = model.encode_text(request.prompts)
     guided = request.sampling.guidance != 1
     if guided:
@@ -210,21 +225,32 @@ def _run(
             x = run.stack(grid, model.transformer.layers(state, grid, run), x)
             logits = model.transformer.logits(state, x)
             paired = guided and rows is Plan.BOTH
-            drawn = model.transformer.draw(logits, grid, paired, request.sampling, request.draws)
+            drawn = model.transformer.draw(logits, grid, paired, request.sampling, stream)
             canvas = model.transformer.accumulate(canvas, drawn, grid)
         run.after(grid, drawn, canvas)
         tokens.append(drawn)
         if keeper is not None:
             canvases.append(canvas)
             lengths.append(tuple(cache.lengths))
-    if canvas.is_cuda:
-        torch.cuda.synchronize()
-    seconds = time.perf_counter() - begin
+    seconds = _now(model.device) - begin
 
     kept: Snapshot | None = None
     if keeper is not None:
-        inherited = {k: v for k, v in held.items() if k[0] < first}
         kept = Snapshot(
-            request, method, canvases, tokens, lengths, cache, {**inherited, **keeper.held()}
+            model.transformer,
+            request,
+            method,
+            canvases,
+            tokens,
+            lengths,
+            cache,
+            {**held, **keeper.held()},
         )
     return Generation(request, method, canvas, tokens, first, seconds, kept)
+
+
+def _now(device: torch.device) -> float:
+    """Seconds on a clock that has waited for the device."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()

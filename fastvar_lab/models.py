@@ -45,7 +45,8 @@ class Model:
     @cached_property
     def fingerprint(self) -> str:
         """Hash of all weights, for provenance."""
-        return files.fingerprint(self.transformer, self.tokenizer, self.text_encoder)
+        parts = (self.transformer, self.tokenizer, self.text_encoder)
+        return files.fingerprint({p._get_name(): asdict(p.config) for p in parts}, *parts)
 
     @torch.no_grad()
     def encode_text(self, prompts: Sequence[str]) -> Text:
@@ -128,13 +129,19 @@ def load(
         folder = Path(weights or WEIGHTS)
         parts, config = files.read(folder / TRANSFORMER_FILE)
         vision, vision_config = files.read(folder / TOKENIZER_FILE)
-        model = build_tiny({**config, **vision_config})
+        try:
+            model = build_tiny({**config, **vision_config})
+        except (KeyError, TypeError) as error:
+            raise files.WeightsError(
+                f"{folder} holds another model's configuration: {error}"
+            ) from None
         nn_parts = nn.ModuleDict({"transformer": model.transformer, "text": model.text_encoder})
         files.fill(nn_parts, parts, folder / TRANSFORMER_FILE)
         files.fill(model.tokenizer, vision, folder / TOKENIZER_FILE)
     for part in (model.transformer, model.tokenizer, model.text_encoder):
         part.requires_grad_(False)
     model.to(device, dtype)
+    model.tokenizer.channels_last()
     for module in model.transformer.modules():
         if isinstance(module, nn.Linear) and module.weight.device.type == "cpu":
             # the same numbers, laid out so that small steps' products run up to twice as fast

@@ -9,6 +9,7 @@ from typing import Any
 from fastvar_lab.generate import Generation, Watch, generate, resume
 from fastvar_lab.models import Model
 from fastvar_lab.record import Recorder
+from fastvar_lab.scales import grids
 from fastvar_lab.seam import Method, Runner, Site
 from fastvar_lab.timing import Stopwatch
 from fastvar_lab.trace import Trace
@@ -26,9 +27,9 @@ def observe(
 ) -> tuple[Generation, Trace]:
     """Generate as `generate` does, and record. `features`, `outputs`, `attention` name sites.
 
-    Step times include the recording itself; sublayer times do not.
+    Step times include the recording itself; sublayer times only that of attention.
     """
-    trace, watches = Trace(), list[Stopwatch]()
+    trace, watches = Trace(grids(options.get("sizes") or model.sizes)), list[Stopwatch]()
     wanted = {"features": features, "outputs": outputs, "attention": attention}
     made = generate(model, prompts, method, watch=_watchers(trace, watches, wanted), **options)
     return made, _finish(model, made, trace, watches[0])
@@ -48,7 +49,7 @@ def observe_again(
     """Resume `before` under another method and record; earlier steps come from its `trace`."""
     if before.snapshot is None:
         raise ValueError("the generation kept no snapshot; generate it with snapshot=True")
-    later, watches = Trace(), list[Stopwatch]()
+    later, watches = Trace(before.request.grids), list[Stopwatch]()
     wanted = {"features": features, "outputs": outputs, "attention": attention}
     watch = _watchers(later, watches, wanted)
     made = resume(model, before.snapshot, method, watch=watch, keep=keep)

@@ -1,10 +1,8 @@
-"""Files written whole or not at all, and figures that are the same bytes each time."""
+"""JSON, pictures and figures on disk; figures are the same bytes each time."""
 
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,26 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from skimage.io import imsave
 
-
-def folder(path: Path) -> Path:
-    """Make a folder, or raise OSError in one sentence if it cannot be written."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OSError(f"cannot make the output folder {path}: {error.strerror}") from error
-    if not os.access(path, os.W_OK):
-        raise OSError(f"the output folder {path} is not writable")
-    return path
-
-
-def write(path: Path, save: Callable[[Path], object]) -> None:
-    """Let `save` write a temporary file of the same kind, then rename it to `path`."""
-    partial = path.with_name(f".partial-{path.name}")
-    try:
-        save(partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+from fastvar_lab.files import write
 
 
 def write_json(path: Path, content: Any) -> None:

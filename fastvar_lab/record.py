@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fastvar_lab.seam import Branch, Grid, Runner, Site, Wrapper
+from fastvar_lab.tokens import distance_to_mean, wide
 from fastvar_lab.trace import Trace
 
 ATTENTION_CHUNK = 256  # queries whose attention is held at once
@@ -18,7 +19,8 @@ class Recorder(Wrapper):
 
     Put it outermost, with a Stopwatch inside it if times are wanted. Scores are those of pivotal
     token selection (FastVAR, Algorithm 1) at every sublayer, dense steps and other selectors too.
-    `outputs`, `features` and `attention` name the sites to keep those of.
+    `outputs`, `features` and `attention` name the sites to keep those of; attention of a resumed
+    run needs `trace.grids` filled beforehand.
     """
 
     def __init__(
@@ -47,9 +49,7 @@ class Recorder(Wrapper):
             return branch(x, index)
 
         delta = self.inner.sublayer(site, grid, watched, x)
-        wide = x if x.dtype == torch.float64 else x.float()
-        distance = wide - wide.mean(dim=1, keepdim=True)
-        self.trace.scores[key] = torch.linalg.vector_norm(distance, dim=-1).square_()
+        self.trace.scores[key] = distance_to_mean(x)
         if chosen:
             mask = torch.zeros(x.shape[:2], dtype=torch.bool, device=x.device)
             self.trace.kept[key] = mask.scatter_(1, chosen[0], True)
@@ -72,7 +72,10 @@ class Recorder(Wrapper):
         scale: float = 1.0,
     ) -> Tensor:
         if site.kind == "attn" and self.wanted_attention:
-            parts = self.cached.setdefault(site.layer, [])
+            if site.layer not in self.cached:  # what a resumed run inherited
+                early = [(g.index, self.forwarded(site, g)) for g in self.trace.grids[: grid.index]]
+                self.cached[site.layer] = [part for part in early if part[1]]
+            parts = self.cached[site.layer]
             parts.append((grid.index, k.shape[2] - sum(n for _, n in parts)))
             if site in self.wanted_attention:
                 key = (grid.index, site)
@@ -97,7 +100,7 @@ class Recorder(Wrapper):
 def _spent(q: Tensor, k: Tensor, lengths: list[int], scale: float) -> Tensor:
     """Attention of each query by source part: (B, H, K, parts), without the full matrix."""
     out = []
-    for some in q.float().split(ATTENTION_CHUNK, dim=2):
-        weights = (some @ k.float().transpose(-1, -2) * scale).softmax(-1)
+    for some in wide(q).split(ATTENTION_CHUNK, dim=2):
+        weights = (some @ wide(k).transpose(-1, -2) * scale).softmax(-1)
         out.append(torch.stack([w.sum(-1) for w in weights.split(lengths, dim=-1)], dim=-1))
     return torch.cat(out, dim=2)

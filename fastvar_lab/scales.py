@@ -31,14 +31,14 @@ def grids(sizes: Sequence[tuple[int, int]], prefix: int = 0) -> tuple[Grid, ...]
 def stretch(sizes: Sequence[tuple[int, int]], h: int, w: int) -> Sizes:
     """Scale a schedule to end at an h x w map, keeping its number of steps.
 
-    Used for other aspect ratios and for zero-shot larger pictures: each side grows from 1 in
-    proportion to the trained schedule, never shrinks, and the number of level embeddings stays.
+    Used for other aspect ratios and for zero-shot larger pictures: the first map
+    stays, the sides of later ones grow in proportion, and the number of level embeddings stays.
     """
     last_h, last_w = sizes[-1]
     if h < 1 or w < 1:
         raise ValueError(f"the final token map is at least 1x1; not {h}x{w}")
-    fit = [(max(1, round(a * h / last_h)), max(1, round(b * w / last_w))) for a, b in sizes[:-1]]
-    return (*fit, (h, w))
+    fit = [(max(1, round(a * h / last_h)), max(1, round(b * w / last_w))) for a, b in sizes[1:-1]]
+    return (sizes[0], *fit, (h, w))
 
 
 def parse_size(text: str) -> tuple[int, int]:

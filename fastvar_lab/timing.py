@@ -15,7 +15,7 @@ from fastvar_lab.seam import Branch, Grid, Plan, Runner, Site, Wrapper
 class Stopwatch(Wrapper):
     """Times every step from its plan to its latent; with `sublayers`, each kind within it.
 
-    On a GPU the marks are CUDA events and nothing waits until `read`.
+    On a GPU the marks are CUDA events, and nothing waits until the times are asked for.
     """
 
     def __init__(self, inner: Runner, sublayers: bool = False) -> None:

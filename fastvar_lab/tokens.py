@@ -8,6 +8,20 @@ from einops import rearrange
 from torch import Tensor
 
 
+def wide(x: Tensor) -> Tensor:
+    """Return x in float32 at least."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def distance_to_mean(x: Tensor) -> Tensor:
+    """Squared distance of every token of x (B, L, C) to the spatial mean: (B, L).
+
+    The score of pivotal token selection (FastVAR, Algorithm 1), in float32 at least.
+    """
+    x = wide(x)
+    return (x - x.mean(dim=1, keepdim=True)).square_().sum(dim=-1)
+
+
 def gather(x: Tensor, index: Tensor) -> Tensor:
     """Take the tokens at index (B, K) from x (B, L, C): (B, K, C)."""
     return x.gather(1, index.unsqueeze(-1).expand(-1, -1, x.shape[-1]))

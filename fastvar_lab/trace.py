@@ -40,7 +40,7 @@ class Trace:
     seen: dict[Key, tuple[int, ...]] = field(default_factory=dict)
     step_ms: dict[int, float] = field(default_factory=dict)
     sublayer_ms: dict[tuple[int, str], float] = field(default_factory=dict)
-    derived: dict[str, Any] = field(default_factory=dict, repr=False)
+    derived: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     def before(self, step: int) -> Trace:
         """Copy what was recorded before a step: where the record of a resumed run starts."""

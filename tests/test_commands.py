@@ -11,7 +11,8 @@ from skimage.io import imread
 
 from fastvar_lab import models, plots
 from fastvar_lab.__main__ import main
-from fastvar_lab.output import write, write_figure
+from fastvar_lab.files import write
+from fastvar_lab.output import write_figure
 
 
 def test_demo(tmp_path):

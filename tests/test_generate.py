@@ -224,11 +224,13 @@ ratios = st.sampled_from([0.0, 0.3, 0.75, 1.0])
 def prunes(draw):
     names = draw(st.sets(st.sampled_from([-1, -2, -3]), min_size=1))
     first, end = sorted(draw(st.sets(st.integers(0, 3), min_size=2, max_size=2)))
+    restore = draw(st.sampled_from([fv.CachedBranch(), fv.Zero()]))
+    caches = [None, -4, -5] if restore.needs_cache else [None]
     return fv.Prune(
         {name: draw(ratios) for name in names},
         select=draw(st.sampled_from([fv.FarFromMean(), fv.Random(1), fv.HighPass()])),
-        restore=draw(st.sampled_from([fv.CachedBranch(), fv.Zero()])),
-        cache_step=draw(st.sampled_from([None, -4, -5])),
+        restore=restore,
+        cache_step=draw(st.sampled_from(caches)),
         layers=draw(st.sampled_from([None, (first, end)])),
         sublayers=draw(st.sampled_from([KINDS, ("ffn",), ("attn", "cross")])),
         null_until=draw(st.sampled_from([None, None, -2])),
@@ -245,6 +247,39 @@ def test_resuming_gives_the_bits_of_generating_from_scratch(small, first, second
     assert resumed.first_step == fv.resume_step(base.snapshot, second, small)
     back = fv.resume(small, resumed.snapshot, first)  # a resumed run can be resumed again
     assert torch.equal(back.canvas, base.canvas)
+
+
+@pytest.mark.parametrize(
+    "chain",
+    [
+        [fv.Prune({-3: 0.5}), fv.Prune({-1: 0.5}, layers=(0, 1)), fv.Prune({-1: 0.75})],
+        [fv.Prune({-1: 0.3}, null_until=-2), fv.Prune({-1: 0.75})],
+        [fv.Prune({-1: 0.3}), fv.Prune({-1: 0.3}, null_until=-2), fv.Prune({-1: 0.3})],
+    ],
+    ids=["stale", "dropped", "back"],
+)
+@pytest.mark.parametrize("keep", [True, ()])
+def test_chains_of_resumed_snapshots(small, chain, keep):
+    made = fv.generate(small, PROMPTS[0], chain[0], seed=2, snapshot=keep)
+    for method in chain[1:]:
+        made = fv.resume(small, made.snapshot, method, keep=keep)
+        scratch = fv.generate(small, PROMPTS[0], method, seed=2)
+        assert torch.equal(made.canvas, scratch.canvas)
+
+
+def test_snapshots_belong_to_their_model(small):
+    base = fv.generate(small, PROMPTS[0], fv.Dense(), snapshot=True, sizes=SIZES)
+    with pytest.raises(ValueError, match="another model"):
+        fv.resume(fv.load("tiny", weights="random"), base.snapshot, fv.Dense())
+    with pytest.raises(ValueError, match=r"unpruned steps, \[0, 1, 2, 3, 4\] here; not \[7\]"):
+        fv.generate(small, PROMPTS[0], fv.Dense(), snapshot=[7])
+
+
+def test_bfloat16_runs():
+    model = fv.load("tiny", weights="random", dtype=torch.bfloat16)
+    for method in METHODS:
+        made = fv.generate(model, PROMPTS[:2], method, sizes=SIZES)
+        assert torch.isfinite(model.decode(made.canvas)).all()
 
 
 def test_resuming_starts_as_late_as_it_may(small):
@@ -338,6 +373,11 @@ def test_a_resumed_record_holds_the_steps_before_it(small):
     made, later = fv.observe_again(small, base, trace, fv.Prune({-1: 0.5}))
     _, scratch = fv.observe(small, PROMPTS[0], fv.Prune({-1: 0.5}))
     assert made.first_step == 4
+    site = Site(1, "attn")
+    _, seen = fv.observe_again(small, base, trace, fv.Prune({-1: 0.5}), attention=[site])
+    _, wanted = fv.observe(small, PROMPTS[0], fv.Prune({-1: 0.5}), attention=[site])
+    assert seen.seen[4, site] == wanted.seen[4, site] == (0, 1, 2, 3, 4)
+    assert torch.allclose(seen.attention[4, site], wanted.attention[4, site])
     assert later.kept.keys() == scratch.kept.keys()
     for key, mask in scratch.kept.items():
         assert torch.equal(later.kept[key], mask)

@@ -19,6 +19,7 @@ TIERS = [
         "words",
         "pictures",
         "output",
+        "files",
     },
     {"backbones", "methods", "record", "timing", "measure", "world"},
     {"models", "generate", "training", "evaluate", "observe", "flops"},

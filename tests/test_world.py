@@ -66,7 +66,7 @@ def test_adjectives_go_in_any_order():
         ("a circle above two squares", "two single objects"),
         ("a circle a square", "expected 'and'"),
         ("four circles and a ring", "at most 4 objects; .* names 5"),
-        ("a ring and a star left of a cross", "expected 'and' before"),
+        ("a ring and a star left of a cross", "joins exactly two objects"),
         ("a ring left of", "at the end"),
     ],
 )

@@ -1,6 +1,7 @@
-"""The convolutional autoencoder under every tokenizer here, with the released key names.
+"""The convolutional autoencoder under every tokenizer here.
 
-Keys follow the VQ-GAN lineage (`encoder.down.0.block.1.conv2.weight`, ...). Shapes: images
+Keys follow the VQ-GAN lineage (`encoder.down.0.block.1.conv2.weight`, ...); Infinity's released
+files add `.conv` and `.norm` to the last module's name. Shapes: images
 (B, 3, H, W) in [-1, 1]; latents (B, d, H / stride, W / stride).
 """
 

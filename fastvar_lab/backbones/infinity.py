@@ -1,8 +1,9 @@
 """Infinity: bitwise next-scale prediction with text (transformer only), by its released names.
 
-Source: released Infinity code (parameter names, packing orders, formulas). One class serves the
-embedded `tiny` model and the official sizes. Nothing here knows of pruning: every sublayer is
-handed, as a closed branch, to the Runner of the generation.
+Source: released Infinity code (parameter names, packing orders, formulas). The embedded `tiny`
+model is this class; so are the official sizes without patchified tokens. Nothing here knows of
+pruning: every sublayer is handed, as a closed branch, to the Runner of the generation. A model
+converted to bfloat16 computes in it throughout, but for text norm, rotary positions and head.
 """
 
 from __future__ import annotations
@@ -27,9 +28,10 @@ from fastvar_lab.backbones.layers import (
     rotary,
 )
 from fastvar_lab.cache import KVCache
-from fastvar_lab.draws import Draws
+from fastvar_lab.draws import Stream
 from fastvar_lab.sampling import Sampling, bit_probabilities, guide
 from fastvar_lab.seam import Block, Grid, Runner, Site
+from fastvar_lab.tokens import wide
 
 
 @dataclass(frozen=True)
@@ -151,8 +153,8 @@ class RMSNorm(nn.Module):
         self.weight, self.eps = nn.Parameter(torch.ones(width)), eps
 
     def forward(self, x: Tensor) -> Tensor:
-        wide = x if x.dtype == torch.float64 else x.float()
-        return wide * (wide.square().mean(-1, keepdim=True) + self.eps).rsqrt() * self.weight
+        x = wide(x)
+        return x * (x.square().mean(-1, keepdim=True) + self.eps).rsqrt() * self.weight
 
 
 class InfinityBlock(nn.Module):
@@ -250,7 +252,7 @@ class Infinity(nn.Module):
         return cast(list[InfinityBlock], list(self.blocks))
 
     def initialize(self) -> None:
-        """Start a training from scratch: gates open, every branch adding nothing."""
+        """Start a training from scratch: gates open, branches adding little."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
@@ -268,9 +270,7 @@ class Infinity(nn.Module):
         null = self.cfg_uncond[: text.features.shape[1]].expand_as(text.features)
         return Text(torch.cat((text.features, null)), text.mask.repeat(2, 1))
 
-    def begin(
-        self, text: Text, grids: Sequence[Grid], run: Runner, cache_dtype: torch.dtype | None = None
-    ) -> State:
+    def begin(self, text: Text, grids: Sequence[Grid], run: Runner) -> State:
         """Compute once what all scale steps share; allocate the KV cache to what `run` forwards."""
         capacities = [
             sum(run.forwarded(Site(layer, "attn"), grid) for grid in grids)
@@ -282,13 +282,14 @@ class Infinity(nn.Module):
             len(text.mask),
             self.config.heads,
             self.config.head_dim,
-            cache_dtype or dtype,
+            dtype,
             device,
         )
         return self._state(text, grids, cache)
 
     def _state(self, text: Text, grids: Sequence[Grid], cache: KVCache | BlockCausal) -> State:
         features = self.text_norm(text.features) * text.mask.unsqueeze(-1)
+        features = features.to(self.word_embed.weight.dtype)
         condition = self.text_proj_for_sos["ca"](features, text.mask)
         memory = self.text_proj_for_ca(features)
         shared = rearrange(self.shared_ada_lin(condition), "b (six c) -> b 1 six c", six=6)
@@ -311,7 +312,7 @@ class Infinity(nn.Module):
         """Tokens (B, L, C) that enter the first layer; canvas (n, d, H, W) is the latent so far."""
         level = self.lvl_embed.weight[grid.index]
         if grid.index == 0:
-            return state.start + level
+            return (state.start + level).expand(-1, grid.tokens, -1)
         tokens = self.embed_latent(quantize.next_input(canvas, grid.h, grid.w)) + level
         return tokens.repeat(len(state.start) // len(tokens), 1, 1)
 
@@ -329,12 +330,11 @@ class Infinity(nn.Module):
 
     def logits(self, state: State, x: Tensor) -> Tensor:
         """Logits (B, L, d, 2) of each bit being 0 or 1, float32 at least."""
-        wide = x if x.dtype == torch.float64 else x.float()
-        up, shift = state.head
+        x, (up, shift) = wide(x), state.head
         out = F.linear(
-            modulate(wide, up.to(wide.dtype), shift.to(wide.dtype)),
-            self.head.weight.to(wide.dtype),
-            self.head.bias.to(wide.dtype),
+            modulate(x, up.to(x.dtype), shift.to(x.dtype)),
+            self.head.weight.to(x.dtype),
+            self.head.bias.to(x.dtype),
         )
         return rearrange(out, "b l (d two) -> b l d two", two=2)
 
@@ -368,7 +368,7 @@ class Infinity(nn.Module):
         return self.logits(state, x)
 
     def draw(
-        self, logits: Tensor, grid: Grid, paired: bool, sampling: Sampling, draws: Draws
+        self, logits: Tensor, grid: Grid, paired: bool, sampling: Sampling, draws: Stream
     ) -> Tensor:
         """Draw the bits (n, L, d) of a step; `paired` logits hold null rows for guidance."""
         logits = logits / sampling.temperature
@@ -384,5 +384,5 @@ class Infinity(nn.Module):
 
     def accumulate(self, canvas: Tensor, bits: Tensor, grid: Grid) -> Tensor:
         """Add the codes of a step's bits (n, L, d) to the latent so far; returns a new tensor."""
-        code = quantize.codes(bits, grid.h, grid.w).to(canvas.dtype)
+        code = quantize.codes(bits, grid.h, grid.w, canvas.dtype)
         return canvas + quantize.upsample(code, *canvas.shape[-2:])

@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from fastvar_lab.tokens import wide
+
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(q, k, v) of one step, each (B, H, K, c) -> (B, H, K, c); where caches and masks come in."""
 
@@ -43,12 +45,8 @@ def rotary(
 
 def rotate(x: Tensor, table: Tensor) -> Tensor:
     """Turn neighbouring pairs of x (B, H, K, c) by a table (K, c / 2) or (B, 1, K, c / 2)."""
-    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
-    return torch.view_as_real(pairs * table.to(_complex(x))).flatten(-2).to(x.dtype)
-
-
-def _complex(x: Tensor) -> torch.dtype:
-    return torch.complex128 if x.dtype == torch.float64 else torch.complex64
+    pairs = torch.view_as_complex(wide(x).unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * table.to(pairs.dtype)).flatten(-2).to(x.dtype)
 
 
 def modulate(x: Tensor, scale_plus_one: Tensor, shift: Tensor, eps: float = 1e-6) -> Tensor:

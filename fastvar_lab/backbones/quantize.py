@@ -15,9 +15,9 @@ from einops import rearrange
 from torch import Tensor
 
 
-def codes(bits: Tensor, h: int, w: int) -> Tensor:
-    """Turn bits (B, h * w, d) into codes (B, d, h, w), float32."""
-    signs = rearrange(bits, "b (h w) d -> b d h w", h=h, w=w).float()
+def codes(bits: Tensor, h: int, w: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Turn bits (B, h * w, d) into codes (B, d, h, w)."""
+    signs = rearrange(bits, "b (h w) d -> b d h w", h=h, w=w).to(dtype)
     return (2 * signs - 1) / bits.shape[-1] ** 0.5
 
 
@@ -53,7 +53,7 @@ def encode(
         labels.append(rearrange(bit, "b d h w -> b (h w) d"))
         if noisy:
             share = flip.view(-1, 1, 1, 1) if torch.is_tensor(flip) else flip
-            draw = torch.rand(bit.shape, generator=generator, device=bit.device)
+            draw = torch.rand(bit.shape, generator=generator).to(bit.device)
             bit = bit ^ (draw < share)
         code = (2 * bit.to(latent.dtype) - 1) / d**0.5
         so_far = so_far + upsample(code, H, W)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+
+from fastvar_lab.files import folder, write
 
 
 class WeightsError(ValueError):
@@ -27,10 +28,12 @@ def save(
         k: (v.to(dtype) if v.is_floating_point() else v).detach().cpu().contiguous()
         for k, v in tensors.items()
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    save_file(stored, partial, metadata={"config": json.dumps(config)})
-    os.replace(partial, path)
+    folder(path.parent)
+    metadata = {"config": json.dumps(config)}
+    try:
+        write(path, lambda partial: save_file(stored, partial, metadata=metadata))
+    except SafetensorError as error:
+        raise OSError(f"cannot write weights {path}: {error}") from error
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -63,9 +66,9 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], source: object) -> No
     module.load_state_dict(dict(tensors))
 
 
-def fingerprint(*modules: nn.Module) -> str:
-    """Hash all weights: 16 hex digits, the same on every device."""
-    digest = hashlib.sha256()
+def fingerprint(config: Mapping[str, Any], *modules: nn.Module) -> str:
+    """Hash configuration and weights: 16 hex digits, the same on every device."""
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
     for module in modules:
         for key, tensor in sorted(module.state_dict().items()):
             digest.update(key.encode())

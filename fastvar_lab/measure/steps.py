@@ -18,10 +18,11 @@ def images(trace: Trace, decode: Decode) -> np.ndarray:
 
     Paper, Figs 3a and A.2. Kept in `trace.derived`, so that it is decoded once.
     """
-    if "images" not in trace.derived:
+    key = ("images", decode)
+    if key not in trace.derived:
         made = [decode(trace.canvases[s]).permute(0, 2, 3, 1).cpu() for s in sorted(trace.canvases)]
-        trace.derived["images"] = np.stack([m.numpy() for m in made])
-    return trace.derived["images"]
+        trace.derived[key] = np.stack([m.numpy() for m in made])
+    return trace.derived[key]
 
 
 def radial_spectrum(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -46,8 +47,9 @@ def spectra(trace: Trace, decode: Decode) -> tuple[np.ndarray, np.ndarray]:
 
     Kept in `trace.derived`, so that it is computed once.
     """
-    if "spectra" not in trace.derived:
+    key = ("spectra", decode)
+    if key not in trace.derived:
         pairs = [[radial_spectrum(image) for image in step] for step in images(trace, decode)]
         amplitudes = np.array([[amplitude for _, amplitude in step] for step in pairs])
-        trace.derived["spectra"] = (pairs[0][0][0], amplitudes)
-    return trace.derived["spectra"]
+        trace.derived[key] = (pairs[0][0][0], amplitudes)
+    return trace.derived[key]

@@ -87,6 +87,11 @@ class Prune:
     def __post_init__(self) -> None:
         pairs = self.ratios.items() if isinstance(self.ratios, Mapping) else self.ratios
         object.__setattr__(self, "ratios", tuple(pairs))
+        object.__setattr__(self, "sublayers", tuple(self.sublayers))
+        if self.layers is not None:
+            object.__setattr__(self, "layers", tuple(self.layers))
+        if self.cache_step is not None and not self.restore.needs_cache:
+            raise ValueError(f"{self.restore!r} restores without a cache; leave cache_step out")
         for name, ratio in self.pairs:
             if math.isnan(ratio) or not 0 <= ratio <= 1:
                 raise ValueError(f"the ratio of scale {name} must lie in [0, 1]; not {ratio}")
@@ -131,6 +136,8 @@ class Prune:
                 )
         else:
             step = min(ratios) - 1
+            if step in ratios:
+                raise ValueError(f"the cache step {self.cache_step} is skipped; name another")
         if step < 0 or step in ratios:
             raise ValueError(
                 "no unpruned scale step comes before the first pruned "
@@ -140,6 +147,8 @@ class Prune:
 
     def acts(self, grids: Sequence[Grid]) -> tuple[Act, ...]:
         ratios, cache = self.by_step(grids), self.cache_index(grids)
+        if len(ratios) == len(grids) and all(r == 1 for r in ratios.values()):
+            raise ValueError("every scale step is skipped; leave at least one")
         alone = len(grids) if self.null_until is None else find(self.null_until, grids) + 1
         how = (self.select, self.restore, self.layers, self.sublayers, self.granularity)
         acts: list[Act] = []
@@ -208,7 +217,9 @@ class PruneRunner(Runner):
         index = self.choose(site, grid, x)
         cached = None
         if self.cache_grid is not None:
-            cached = Cached(self.cache[site][self.rows], self.cache_grid.h, self.cache_grid.w)
+            output = self.cache[site]  # from before guidance rows were dropped, or after
+            output = output if len(output) == len(x) else output[self.rows]
+            cached = Cached(output, self.cache_grid.h, self.cache_grid.w)
         fresh = branch(gather(x, index), index)
         return self.method.restore.restore(fresh, index, grid, cached)
 

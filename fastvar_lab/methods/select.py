@@ -16,6 +16,7 @@ from einops import rearrange
 from torch import Tensor
 
 from fastvar_lab.seam import Grid, Site
+from fastvar_lab.tokens import distance_to_mean, wide
 
 
 class Selector(Protocol):
@@ -32,17 +33,12 @@ def top(scores: Tensor, k: int, raster: bool = False) -> Tensor:
     return index.sort(dim=1).values if raster else index
 
 
-def _wide(x: Tensor) -> Tensor:
-    return x if x.dtype == torch.float64 else x.float()
-
-
 @dataclass(frozen=True)
 class FarFromMean:
     """Pivotal token selection: squared distance to the spatial mean (FastVAR, Algorithm 1)."""
 
     def scores(self, x: Tensor, grid: Grid, site: Site) -> Tensor:
-        x = _wide(x)
-        return (x - x.mean(dim=1, keepdim=True)).square_().sum(dim=-1)
+        return distance_to_mean(x)
 
 
 @dataclass(frozen=True)
@@ -50,7 +46,7 @@ class NearMean:
     """The opposite of pivotal token selection: the lowest scores first."""
 
     def scores(self, x: Tensor, grid: Grid, site: Site) -> Tensor:
-        return -FarFromMean().scores(x, grid, site)
+        return -distance_to_mean(x)
 
 
 @dataclass(frozen=True)
@@ -58,7 +54,7 @@ class HighPass:
     """Squared distance to the mean of the 3 x 3 neighbourhood: local detail (as in StepVAR)."""
 
     def scores(self, x: Tensor, grid: Grid, site: Site) -> Tensor:
-        image = rearrange(_wide(x), "b (h w) c -> b c h w", h=grid.h, w=grid.w)
+        image = rearrange(wide(x), "b (h w) c -> b c h w", h=grid.h, w=grid.w)
         local = F.avg_pool2d(image, 3, stride=1, padding=1, count_include_pad=False)
         return rearrange((image - local).square().sum(dim=1), "b h w -> b (h w)")
 
@@ -77,7 +73,7 @@ class Random:
 
 @dataclass(frozen=True)
 class UniformGrid:
-    """Evenly spread tokens: a golden-ratio lattice, so that any number of them covers the map."""
+    """Evenly spread tokens, on a lattice of which any number covers the map."""
 
     def scores(self, x: Tensor, grid: Grid, site: Site) -> Tensor:
         cells = torch.arange(x.shape[1], device=x.device)

@@ -9,14 +9,26 @@ from torch import nn
 
 from fastvar_lab import models
 from fastvar_lab.backbones import weights as files
+from fastvar_lab.files import folder
 from fastvar_lab.training.tokenizer import train_tokenizer
-from fastvar_lab.training.transformer import train_transformer
+from fastvar_lab.training.transformer import CHUNK, train_transformer
+
+LIMITS = {"steps": 10**7, "batch": CHUNK}
 
 
 def train(args: argparse.Namespace) -> None:
     """Train one part into `args.out`: a checkpoint while it runs, weights when it is done."""
-    torch.manual_seed(args.seed)
+    for name in ("steps", "batch"):
+        value = getattr(args, name)
+        if value is not None and not 1 <= value <= LIMITS[name]:
+            raise ValueError(f"--{name} must lie in 1 to {LIMITS[name]}; not {value}")
+    if args.decoder_only and args.part != "tokenizer":
+        raise ValueError("--decoder-only goes with the tokenizer")
+    if not 0 <= args.grown < 1 or (args.grown and args.part != "transformer"):
+        raise ValueError(f"--grown lies in [0, 1) and goes with the transformer; not {args.grown}")
     models.require(args.device)
+    folder(args.out)
+    torch.manual_seed(args.seed)
     model = models.build_tiny()
     model.transformer.initialize()
     if args.start is not None:
@@ -47,6 +59,7 @@ def train(args: argparse.Namespace) -> None:
             **common,
         )
         models.save_transformer(model, args.out)
+        models.save_tokenizer(model, args.out)  # the two belong together
     print(f"{args.part}: {seconds / 60:.0f} minutes; weights in {args.out}")
 
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
+
+from fastvar_lab.files import write
 
 SAVE_EVERY = 120.0  # seconds; what a kill can lose
 
@@ -46,22 +50,30 @@ def train(
     optimizer = torch.optim.AdamW(groups, lr=peak, betas=betas)
     first, spent = 0, 0.0
     if resume and checkpoint.exists():
-        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        first, spent = state["step"], state["seconds"]
+        try:
+            state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+            model.load_state_dict(state["model"])
+            optimizer.load_state_dict(state["optimizer"])
+            first, spent = state["step"], state["seconds"]
+        except (EOFError, KeyError, RuntimeError, UnpicklingError) as error:
+            raise ValueError(
+                f"cannot resume from {checkpoint}: it is damaged or foreign"
+            ) from error
 
     def save(step: int) -> None:
-        checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        partial = checkpoint.with_suffix(".partial")
-        state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
-        torch.save({**state, "step": step, "seconds": spent + time.monotonic() - begin}, partial)
-        os.replace(partial, checkpoint)
+        state: dict[str, Any] = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+        state |= {"step": step, "seconds": spent + time.monotonic() - begin}
+        write(checkpoint, lambda partial: torch.save(state, partial))
 
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
+    stopped = list[int]()
 
-    previous = signal.signal(signal.SIGTERM, interrupt)
+    def stop(number: int, _: object) -> None:
+        stopped.append(number)  # heeded between two steps, so that no half step is saved
+
+    # signals can be caught in the main thread only
+    main = threading.current_thread() is threading.main_thread()
+    signals = (signal.SIGTERM, signal.SIGINT) if main else ()
+    previous = {number: signal.signal(number, stop) for number in signals}
     begin = saved = time.monotonic()
     bar = tqdm(range(first, steps), initial=first, total=steps, desc=checkpoint.stem, mininterval=2)
     done = first
@@ -70,6 +82,8 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step, steps, warmup, peak)
             value, logs = loss(step)
+            if not torch.isfinite(value):
+                raise ValueError(f"the loss of step {step} is {float(value)}; lower the peak rate")
             optimizer.zero_grad(set_to_none=True)
             value.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -77,10 +91,12 @@ def train(
             done = step + 1
             if step % log_every == 0:
                 bar.write(f"{step} " + " ".join(f"{k} {v:.4f}" for k, v in logs.items()))
-            if time.monotonic() - saved > SAVE_EVERY:
+            if stopped or done == steps or time.monotonic() - saved > SAVE_EVERY:
                 save(done)
                 saved = time.monotonic()
+            if stopped:
+                raise KeyboardInterrupt
     finally:
-        save(done)
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
     return spent + time.monotonic() - begin

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from fastvar_lab.backbones import quantize
 from fastvar_lab.backbones.autoencoder import AutoEncoder
@@ -74,7 +75,7 @@ class Pictures:
         rng = np.random.default_rng((self.seed, chunk, 0))
         prompts = [random_prompt(rng) for _ in range(CHUNK)]
         device, latents = next(self.tokenizer.parameters()).device, []
-        for first in range(0, CHUNK, 32):
+        for first in tqdm(range(0, CHUNK, 32), desc="draw pictures", leave=False):
             scenes = [compose(p, int(rng.integers(2**31))) for p in prompts[first : first + 32]]
             image = to_tensor([render(s, SIDE) for s in scenes], device)
             with torch.autocast(device.type, torch.bfloat16):

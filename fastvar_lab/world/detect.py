@@ -76,8 +76,8 @@ def detect(image: np.ndarray) -> list[Detection]:
 def _sharpen(mask: np.ndarray, patch: np.ndarray, background: np.ndarray) -> np.ndarray:
     """Cut a region at half its own distance from the background: where a blurred edge was."""
     away = np.linalg.norm(patch - background, axis=-1)
-    inside = mask & (away > 0.5 * np.median(away[mask]))
-    return ndimage.binary_opening(inside) if inside.sum() > 0.5 * mask.sum() else mask
+    inside = ndimage.binary_opening(mask & (away > 0.5 * np.median(away[mask])))
+    return inside if inside.sum() > 0.5 * mask.sum() else mask
 
 
 @lru_cache

@@ -1,0 +1,28 @@
+"""Files written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+
+def write(path: Path, save: Callable[[Path], object]) -> None:
+    """Let `save` write a temporary file of the same kind, then rename it to `path`."""
+    partial = path.with_name(f".partial-{path.name}")
+    try:
+        save(partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def folder(path: Path) -> Path:
+    """Make a folder, or raise OSError in one sentence if it cannot be written."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"cannot make the output folder {path}: {error.strerror}") from error
+    if not os.access(path, os.W_OK):
+        raise OSError(f"the output folder {path} is not writable")
+    return path
