@@ -85,7 +85,7 @@ def _cases(
             "name": name,
             "method": repr(method),
             "device": _device(model),
-            "dtype": str(model.transformer.word_embed.weight.dtype).removeprefix("torch."),
+            "dtype": str(model.dtype).removeprefix("torch."),
             "skipped": [
                 label(g)
                 for g, act in zip(grids, method.acts(grids), strict=True)

@@ -64,7 +64,7 @@ def reconstruct(model: Model, picture: np.ndarray) -> np.ndarray:
     """Send a picture (H, W, 3) uint8 of the model's own size through the tokenizer and back."""
     image = to_tensor([picture], model.device)
     with torch.no_grad():
-        latent = model.tokenizer.encoder(image.to(model.tokenizer.encoder.conv_in.weight.dtype))
+        latent = model.tokenizer.encoder(image.to(model.dtype))
         _, states = quantize.encode(latent.float(), model.sizes)
     return to_uint8(model.decode(states[-1]))[0]
 

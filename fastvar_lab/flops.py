@@ -20,31 +20,28 @@ def step_flops(
     pictures: int = 1,
     guided: bool = True,
 ) -> list[dict[str, float]]:
-    """FLOPs of each scale step by kind: attn, cross, ffn, and ends (embedding and head).
+    """FLOPs of each scale step by kind of sublayer, and of its ends (embedding and head).
 
     `words` counts the prompt's tokens. The embedding runs once per picture, all else once per
     guidance row.
     """
-    config = model.transformer.config
-    c, hidden, depth = config.width, config.ffn, config.depth
-    runner = method.start(grids, depth)
+    backbone = model.transformer
+    runner = method.start(grids, model.depth)
     acts = method.acts(grids)
-    seen = [0] * depth
+    seen = [0] * model.depth
     out = []
     for grid, act in zip(grids, acts, strict=True):
         live = pictures * (1 if act[-1] == "cond" or not guided else 2)
-        cost = dict.fromkeys(("attn", "cross", "ffn", "ends"), 0.0)
-        for layer in range(depth):
-            k = runner.forwarded(Site(layer, "attn"), grid)
-            seen[layer] += k
-            cost["attn"] += live * (8 * c * c * k + 4 * c * k * seen[layer])
-            k = runner.forwarded(Site(layer, "cross"), grid)
-            cost["cross"] += live * (4 * c * c * k + 4 * c * k * words)
-            k = runner.forwarded(Site(layer, "ffn"), grid)
-            cost["ffn"] += live * 4 * c * hidden * k
+        cost = dict.fromkeys((*backbone.kinds, "ends"), 0.0)
+        for layer in range(model.depth):
+            seen[layer] += runner.forwarded(Site(layer, "attn"), grid)
+            for kind in backbone.kinds:
+                k = runner.forwarded(Site(layer, kind), grid)
+                keys = {"attn": seen[layer], "cross": words, "ffn": 0}[kind]
+                cost[kind] += live * backbone.sublayer_flops(kind, k, keys)
         if act[0] != "skip":
-            embedding = pictures * 2.0 * c * config.bits * grid.tokens
-            cost["ends"] = live * 4.0 * c * config.bits * grid.tokens + embedding * (grid.index > 0)
+            embedding, head = backbone.ends_flops(grid)
+            cost["ends"] = pictures * embedding + live * head
         out.append(cost)
     return out
 
@@ -57,5 +54,5 @@ def total(costs: Sequence[dict[str, float]]) -> float:
 def forwarded(model: Model, method: Method, grids: Sequence[Grid]) -> list[float]:
     """Tokens of each step that go through a sublayer, the mean over all sublayers."""
     runner = method.start(grids, model.depth)
-    sites = [Site(i, kind) for i in range(model.depth) for kind in ("attn", "cross", "ffn")]
+    sites = [Site(i, kind) for i in range(model.depth) for kind in model.transformer.kinds]
     return [sum(runner.forwarded(s, g) for s in sites) / len(sites) for g in grids]

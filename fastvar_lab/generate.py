@@ -142,7 +142,7 @@ def resume_step(snapshot: Snapshot, method: Method, model: Model) -> int:
     cache = method.cache_index(grids)
     if cache is not None and cache < alike:
         wanted = [site for step, site in snapshot.held if step == cache]
-        if len(wanted) < 3 * model.depth:
+        if len(wanted) < len(model.transformer.kinds) * model.depth:
             return cache
     return alike
 
@@ -193,13 +193,13 @@ def _run(
 
     stream = request.draws.start(model.device)
     begin = _now(model.device)
-    text = model.encode_text(request.prompts)
-    guided = request.sampling.guidance != 1
+    condition = model.condition(request.prompts)
+    guided = request.sampling.guidance != model.transformer.unguided
     if guided:
-        text = model.transformer.with_null(text)
-    state = model.transformer.begin(text, grids, run)
+        condition = model.transformer.with_null(condition)
+    state = model.transformer.begin(condition, grids, run)
     cache = cast(KVCache, state.cache)
-    canvas = model.transformer.blank(n, grids)
+    canvas = model.blank(n, grids[-1])
     canvases, tokens, lengths = list[Tensor](), list[Tensor | None](), list[tuple[int, ...]]()
     rows = Plan.BOTH if guided else Plan.COND
     if base is not None and first > 0:
@@ -221,12 +221,12 @@ def _run(
                 state.keep_rows(half)
                 run.keep_rows(half)
                 rows = plan
-            x = model.transformer.embed(state, grid, canvas)
+            x = model.transformer.embed(state, grid, model.quantizer.next_input(canvas, grid))
             x = run.stack(grid, model.transformer.layers(state, grid, run), x)
             logits = model.transformer.logits(state, x)
             paired = guided and rows is Plan.BOTH
             drawn = model.transformer.draw(logits, grid, paired, request.sampling, stream)
-            canvas = model.transformer.accumulate(canvas, drawn, grid)
+            canvas = model.quantizer.accumulate(canvas, drawn, grid)
         run.after(grid, drawn, canvas)
         tokens.append(drawn)
         if keeper is not None:

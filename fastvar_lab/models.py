@@ -6,21 +6,33 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from fastvar_lab.backbones import weights as files
-from fastvar_lab.backbones.autoencoder import AutoEncoder, AutoEncoderConfig
-from fastvar_lab.backbones.infinity import Infinity, InfinityConfig, Text
+from fastvar_lab.backbones.autoencoder import AutoEncoder, AutoEncoderConfig, VQTokenizer
+from fastvar_lab.backbones.infinity import Infinity, InfinityConfig
+from fastvar_lab.backbones.protocol import Backbone, ConditionEncoder
+from fastvar_lab.backbones.quantize import BitQuantizer, Quantizer
 from fastvar_lab.backbones.text import WordEncoder, WordEncoderConfig
+from fastvar_lab.backbones.var import VAR, LabelEncoder, VARConfig
 from fastvar_lab.sampling import Sampling
-from fastvar_lab.scales import TINY, Sizes
+from fastvar_lab.scales import TINY, Sizes, square
+from fastvar_lab.seam import Grid
+from fastvar_lab.tokens import wide
 from fastvar_lab.world.grammar import VOCABULARY
 
 WEIGHTS = Path(__file__).parent / "weights"
 TOKENIZER_FILE, TRANSFORMER_FILE = "tiny_tokenizer.safetensors", "tiny_transformer.safetensors"
+
+VAR_TOKENIZER = AutoEncoderConfig(32, (160, 160, 320, 320, 640), attention=True)
+VAR_256, VAR_512 = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16), (1, 2, 3, 4, 6, 9, 13, 18, 24, 32)
+VAR_CONFIGS = {
+    f"var-d{d}": VARConfig(d, 64 * d, d, VAR_512 if d == 36 else VAR_256, shared_aln=d == 36)
+    for d in (16, 20, 24, 30, 36)
+}
 
 
 @dataclass
@@ -28,15 +40,25 @@ class Model:
     """A backbone with its tokenizer and text encoder, and the defaults it was made for."""
 
     name: str
-    transformer: Infinity
+    transformer: Backbone
     tokenizer: AutoEncoder
-    text_encoder: WordEncoder
+    quantizer: Quantizer
+    text_encoder: ConditionEncoder
     sizes: Sizes
     sampling: Sampling
 
     @property
+    def parts(self) -> tuple[Backbone, AutoEncoder, ConditionEncoder]:
+        """All modules that hold weights."""
+        return self.transformer, self.tokenizer, self.text_encoder
+
+    @property
     def device(self) -> torch.device:
         return self.transformer.pos_start.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.transformer.pos_start.dtype
 
     @property
     def depth(self) -> int:
@@ -45,13 +67,19 @@ class Model:
     @cached_property
     def fingerprint(self) -> str:
         """Hash of all weights, for provenance."""
-        parts = (self.transformer, self.tokenizer, self.text_encoder)
-        return files.fingerprint({p._get_name(): asdict(p.config) for p in parts}, *parts)
+        config = {part._get_name(): repr(part.config) for part in self.parts}
+        return files.fingerprint(config, *self.parts)
 
     @torch.no_grad()
-    def encode_text(self, prompts: Sequence[str]) -> Text:
-        """Encode prompts: features (n, T, D), mask (n, T)."""
+    def condition(self, prompts: Sequence[str]) -> Any:
+        """Encode prompts, or class labels, to what the transformer is conditioned on."""
         return self.text_encoder.encode(prompts)
+
+    def blank(self, n: int, last: Grid) -> Tensor:
+        """Make the latent before the first step: zeros (n, d, H, W) of the final map."""
+        dtype = wide(self.transformer.pos_start).dtype
+        shape = (n, self.quantizer.channels, last.h, last.w)
+        return torch.zeros(shape, dtype=dtype, device=self.device)
 
     @torch.no_grad()
     def decode(self, canvas: Tensor) -> Tensor:
@@ -60,7 +88,7 @@ class Model:
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Model:
         """Move all parts; `dtype` too if given."""
-        for part in (self.transformer, self.tokenizer, self.text_encoder):
+        for part in self.parts:
             part.to(device=device, dtype=dtype)
         self.__dict__.pop("fingerprint", None)
         return self
@@ -94,13 +122,30 @@ def build_tiny(config: dict[str, Any] | None = None, name: str = "tiny") -> Mode
     def frozen(part: str) -> dict[str, Any]:  # JSON knows no tuples
         return {k: tuple(v) if isinstance(v, list) else v for k, v in config[part].items()}
 
+    transformer = Infinity(InfinityConfig(**frozen("transformer")))
+    transformer.initialize()
     return Model(
         name=name,
-        transformer=Infinity(InfinityConfig(**frozen("transformer"))).eval(),
-        tokenizer=AutoEncoder(AutoEncoderConfig(**frozen("tokenizer"))).eval(),
-        text_encoder=WordEncoder(WordEncoderConfig(**frozen("text"))).eval(),
+        transformer=transformer,
+        tokenizer=AutoEncoder(AutoEncoderConfig(**frozen("tokenizer"))),
+        quantizer=BitQuantizer(transformer.config.bits),
+        text_encoder=WordEncoder(WordEncoderConfig(**frozen("text"))),
         sizes=TINY,
         sampling=Sampling(),
+    )
+
+
+def build_var(config: VARConfig, tokenizer: AutoEncoderConfig = VAR_TOKENIZER) -> Model:
+    """Build a class-conditional VAR with random weights; its prompts are class numbers."""
+    pictures = VQTokenizer(tokenizer, config.vocabulary, config.levels)
+    return Model(
+        name=f"var-d{config.depth}",
+        transformer=VAR(config),
+        tokenizer=pictures,
+        quantizer=pictures.quantize,
+        text_encoder=LabelEncoder(config.classes),
+        sizes=square(*config.sides),
+        sampling=Sampling(guidance=4.0, top_k=900, top_p=0.95),
     )
 
 
@@ -111,35 +156,28 @@ def load(
     dtype: torch.dtype = torch.float32,
     seed: int = 0,
 ) -> Model:
-    """Open a model.
+    """Open a model: "tiny", or "var-d16" to "var-d36".
 
-    `weights` is a folder with the model's files (default: those in the package), or "random" for
-    seeded random weights, which serve speed work and tests and nothing else. Raises ValueError
-    for an unknown name, WeightsError for files that do not fit, RuntimeError for CUDA not there.
+    `weights` is a folder with the model's files (default for tiny: those in the package), or
+    "random" for seeded random weights, which serve speed work and tests and nothing else. Raises
+    ValueError for an unknown name, WeightsError for files that do not fit, RuntimeError for CUDA
+    not there.
     """
-    if name != "tiny":
-        raise ValueError(f"model must be one of tiny; not {name!r}")
+    if name != "tiny" and name not in VAR_CONFIGS:
+        raise ValueError(f"model must be one of tiny, {', '.join(VAR_CONFIGS)}; not {name!r}")
     require(device)
     if weights == "random":
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            model = build_tiny()
-            model.transformer.initialize()
+            model = build_tiny() if name == "tiny" else build_var(VAR_CONFIGS[name])
+    elif name == "tiny":
+        model = _load_tiny(Path(weights or WEIGHTS))
+    elif weights is None:
+        raise ValueError(f"{name} needs weights: a folder with {', '.join(var_files(name))}")
     else:
-        folder = Path(weights or WEIGHTS)
-        parts, config = files.read(folder / TRANSFORMER_FILE)
-        vision, vision_config = files.read(folder / TOKENIZER_FILE)
-        try:
-            model = build_tiny({**config, **vision_config})
-        except (KeyError, TypeError) as error:
-            raise files.WeightsError(
-                f"{folder} holds another model's configuration: {error}"
-            ) from None
-        nn_parts = nn.ModuleDict({"transformer": model.transformer, "text": model.text_encoder})
-        files.fill(nn_parts, parts, folder / TRANSFORMER_FILE)
-        files.fill(model.tokenizer, vision, folder / TOKENIZER_FILE)
-    for part in (model.transformer, model.tokenizer, model.text_encoder):
-        part.requires_grad_(False)
+        model = _load_var(name, Path(weights))
+    for part in model.parts:
+        part.eval().requires_grad_(False)
     model.to(device, dtype)
     model.tokenizer.channels_last()
     for module in model.transformer.modules():
@@ -147,6 +185,35 @@ def load(
             # the same numbers, laid out so that small steps' products run up to twice as fast
             module.weight.data = module.weight.data.t().contiguous().t()
     return model
+
+
+def var_files(name: str) -> tuple[str, str]:
+    """Name the released files of a VAR: transformer and tokenizer."""
+    return f"{name.replace('-', '_')}.pth", "vae_ch160v4096z32.pth"
+
+
+def _load_var(name: str, folder: Path) -> Model:
+    model = build_var(VAR_CONFIGS[name])
+    for module, file in zip((model.transformer, model.tokenizer), var_files(name), strict=True):
+        files.fill(module, files.read_released(folder / file), folder / file)
+    return model
+
+
+def _load_tiny(folder: Path) -> Model:
+    parts, config = files.read(folder / TRANSFORMER_FILE)
+    vision, vision_config = files.read(folder / TOKENIZER_FILE)
+    try:
+        model = build_tiny({**config, **vision_config})
+    except (KeyError, TypeError) as error:
+        raise files.WeightsError(f"{folder} holds another model's configuration: {error}") from None
+    files.fill(language(model), parts, folder / TRANSFORMER_FILE)
+    files.fill(model.tokenizer, vision, folder / TOKENIZER_FILE)
+    return model
+
+
+def language(model: Model) -> nn.ModuleDict:
+    """Join transformer and text encoder, which are trained and stored together."""
+    return nn.ModuleDict({"transformer": model.transformer, "text": model.text_encoder})
 
 
 def require(device: torch.device | str) -> None:
@@ -165,7 +232,7 @@ def save_transformer(model: Model, folder: Path) -> None:
     """Write the transformer and its text encoder with their configuration."""
     config = {
         "transformer": asdict(model.transformer.config),
-        "text": asdict(model.text_encoder.config),
+        "text": asdict(cast(WordEncoder, model.text_encoder).config),
     }
-    both = nn.ModuleDict({"transformer": model.transformer, "text": model.text_encoder})
-    files.save(folder / TRANSFORMER_FILE, both.state_dict(), config, torch.float16)
+    state = language(model).state_dict()
+    files.save(folder / TRANSFORMER_FILE, state, config, torch.float16)

@@ -52,3 +52,20 @@ def bit_probabilities(logits: Tensor, top_p: float) -> Tensor:
     rare = p.amin(-1, keepdim=True) <= 1 - top_p
     likely = torch.nn.functional.one_hot(p.flip(-1).argmax(-1), 2).flip(-1).to(p.dtype)
     return torch.where(rare, likely, p)
+
+
+def cut(logits: Tensor, top_k: int, top_p: float) -> Tensor:
+    """Forbid unlikely outcomes of logits (..., V), as released: first top-k, then top-p.
+
+    Ties at the k-th largest survive; of the ascending cumulative probabilities those up to
+    1 - top_p are dropped, the likeliest outcome never.
+    """
+    if 0 < top_k < logits.shape[-1]:
+        least = logits.topk(top_k, dim=-1).values[..., -1:]
+        logits = logits.masked_fill(logits < least, float("-inf"))
+    if top_p < 1:
+        ordered, order = logits.sort(dim=-1)
+        drop = ordered.softmax(-1).cumsum(-1) <= 1 - top_p
+        drop[..., -1] = False
+        logits = logits.masked_fill(drop.scatter(-1, order, drop), float("-inf"))
+    return logits

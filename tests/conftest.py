@@ -18,6 +18,8 @@ def small():
     torch.manual_seed(0)
     model = models.build_tiny(config, name="small")
     model.sizes = SIZES
+    for part in model.parts:
+        part.eval()
     for parameter in model.transformer.parameters():
         parameter.requires_grad_(False)
     model.transformer.head.weight.mul_(8)

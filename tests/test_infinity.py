@@ -29,16 +29,16 @@ def test_training_pass_gives_the_logits_of_generation(small):
         return logs[0]
 
     made = generate(small, ["a red circle", "two blue squares"], Dense(), watch=[watch])
-    text = small.transformer.with_null(small.encode_text(made.request.prompts))
+    text = small.transformer.with_null(small.condition(made.request.prompts))
     state = small.transformer.begin(text, made.request.grids, logs[0])
     stepwise = [small.transformer.logits(state, x) for x in logs[0].seen]
 
-    canvas, inputs = small.transformer.blank(2, made.request.grids), []
+    canvas, inputs = small.blank(2, made.request.grids[-1]), []
     for grid, bits in zip(made.request.grids, made.tokens, strict=True):
         if grid.index:
             resized = quantize.next_input(canvas, grid.h, grid.w)
             inputs.append(rearrange(resized, "b d h w -> b (h w) d").repeat(2, 1, 1))
-        canvas = small.transformer.accumulate(canvas, bits, grid)
+        canvas = small.quantizer.accumulate(canvas, bits, grid)
     assert torch.equal(canvas, made.canvas)
     everything = [None] * len(small.sizes)
     together = small.transformer.teacher_forced(Text(*text), inputs, small.sizes, everything)

@@ -12,7 +12,10 @@ from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
+
+from fastvar_lab.backbones.quantize import VectorQuantizer
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,7 @@ class AutoEncoderConfig:
     encoder_blocks: int = 2
     decoder_blocks: int = 3
     patch: int = 1
+    attention: bool = False  # at the coarsest level and in the middle, as in VAR's
 
     @property
     def stride(self) -> int:
@@ -75,8 +79,42 @@ class Upsample(nn.Module):
         return self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))
 
 
-def _middle(width: int) -> nn.ModuleDict:
-    return nn.ModuleDict({"block_1": ResBlock(width, width), "block_2": ResBlock(width, width)})
+class AttnBlock(nn.Module):
+    """Single-head attention over the cells of a map, around a skip."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm, self.qkv = _norm(width), nn.Conv2d(width, 3 * width, 1)
+        self.proj_out = nn.Conv2d(width, width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        qkv = rearrange(self.qkv(self.norm(x)), "b (t c) h w -> t b (h w) c", t=3)
+        y = F.scaled_dot_product_attention(*qkv)
+        return x + self.proj_out(rearrange(y, "b (h w) c -> b c h w", h=x.shape[-2]))
+
+
+def _level(width_in: int, width: int, blocks: int, attention: bool) -> nn.ModuleDict:
+    inner = [width_in] + [width] * (blocks - 1)
+    level = nn.ModuleDict({"block": nn.ModuleList(ResBlock(a, width) for a in inner)})
+    if attention:
+        level["attn"] = nn.ModuleList(AttnBlock(width) for _ in inner)
+    return level
+
+
+def _run_level(level: Any, x: Tensor) -> Tensor:
+    for i, block in enumerate(level["block"]):
+        x = block(x)
+        if "attn" in level:
+            x = level["attn"][i](x)
+    return x
+
+
+def _middle(width: int, attention: bool) -> nn.ModuleDict:
+    middle = nn.ModuleDict({"block_1": ResBlock(width, width)})
+    if attention:
+        middle["attn_1"] = AttnBlock(width)
+    middle["block_2"] = ResBlock(width, width)
+    return middle
 
 
 class Encoder(nn.Module):
@@ -88,12 +126,13 @@ class Encoder(nn.Module):
         self.conv_in = nn.Conv2d(3 * config.patch**2, widths[0], 3, padding=1)
         self.down = nn.ModuleList()
         for i, width in enumerate(widths):
-            inner = [widths[max(i - 1, 0)]] + [width] * config.encoder_blocks
-            level = nn.ModuleDict({"block": nn.ModuleList(ResBlock(a, width) for a in inner[:-1])})
-            if i < len(widths) - 1:
+            last = i == len(widths) - 1
+            attention = config.attention and last
+            level = _level(widths[max(i - 1, 0)], width, config.encoder_blocks, attention)
+            if not last:
                 level["downsample"] = Downsample(width)
             self.down.append(level)
-        self.mid = _middle(widths[-1])
+        self.mid = _middle(widths[-1], config.attention)
         self.norm_out = _norm(widths[-1])
         self.conv_out = nn.Conv2d(widths[-1], config.channels, 3, padding=1)
 
@@ -101,11 +140,11 @@ class Encoder(nn.Module):
         x = self.conv_in(F.pixel_unshuffle(image, self.patch))
         level: Any
         for level in self.down:
-            for block in level["block"]:
-                x = block(x)
+            x = _run_level(level, x)
             if "downsample" in level:
                 x = level["downsample"](x)
-        x = self.mid["block_2"](self.mid["block_1"](x))
+        for block in self.mid.values():
+            x = block(x)
         return self.conv_out(F.silu(self.norm_out(x)))
 
 
@@ -116,11 +155,12 @@ class Decoder(nn.Module):
         super().__init__()
         widths, self.patch = config.widths, config.patch
         self.conv_in = nn.Conv2d(config.channels, widths[-1], 3, padding=1)
-        self.mid = _middle(widths[-1])
+        self.mid = _middle(widths[-1], config.attention)
         self.up = nn.ModuleList()
         for i, width in enumerate(widths):
-            inner = [widths[min(i + 1, len(widths) - 1)]] + [width] * config.decoder_blocks
-            level = nn.ModuleDict({"block": nn.ModuleList(ResBlock(a, width) for a in inner[:-1])})
+            top = min(i + 1, len(widths) - 1)
+            attention = config.attention and i == len(widths) - 1
+            level = _level(widths[top], width, config.decoder_blocks, attention)
             if i > 0:
                 level["upsample"] = Upsample(width)
             self.up.append(level)
@@ -129,11 +169,11 @@ class Decoder(nn.Module):
 
     def forward(self, latent: Tensor) -> Tensor:
         x = self.conv_in(latent)
-        x = self.mid["block_2"](self.mid["block_1"](x))
+        for block in self.mid.values():
+            x = block(x)
         level: Any
         for level in reversed(self.up):
-            for block in level["block"]:
-                x = block(x)
+            x = _run_level(level, x)
             if "upsample" in level:
                 x = level["upsample"](x)
         return F.pixel_shuffle(self.conv_out(F.silu(self.norm_out(x))), self.patch)
@@ -155,3 +195,17 @@ class AutoEncoder(nn.Module):
         """Decode a latent (B, d, h, w) to pictures (B, 3, H, W) in [0, 1], float32."""
         weight = self.decoder.conv_in.weight
         return (self.decoder(latent.to(weight.dtype)).float().clamp(-1, 1) + 1) / 2
+
+
+class VQTokenizer(AutoEncoder):
+    """VAR's tokenizer: the autoencoder, a convolution on either side, and the codebook."""
+
+    def __init__(self, config: AutoEncoderConfig, vocabulary: int, scales: int) -> None:
+        super().__init__(config)
+        self.quantize = VectorQuantizer(vocabulary, config.channels, scales)
+        self.quant_conv, self.post_quant_conv = (
+            nn.Conv2d(config.channels, config.channels, 3, padding=1) for _ in range(2)
+        )
+
+    def decode(self, latent: Tensor) -> Tensor:
+        return super().decode(self.post_quant_conv(latent.to(self.post_quant_conv.weight.dtype)))

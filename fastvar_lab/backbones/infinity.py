@@ -18,15 +18,18 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from fastvar_lab.backbones import quantize
 from fastvar_lab.backbones.layers import (
     AdaLNHeadNorm,
     CrossAttention,
     FeedForward,
+    Modulation,
     SelfAttention,
+    attention_branch,
+    feed_forward_branch,
     modulate,
     rotary,
 )
+from fastvar_lab.backbones.protocol import Backbone
 from fastvar_lab.cache import KVCache
 from fastvar_lab.draws import Stream
 from fastvar_lab.sampling import Sampling, bit_probabilities, guide
@@ -59,17 +62,6 @@ class Text(NamedTuple):
 
     features: Tensor
     mask: Tensor
-
-
-class Modulation(NamedTuple):
-    """adaLN of one layer, (B, 1, C) each; `up` is 1 + scale. 1 = attention, 2 = feed-forward."""
-
-    gate1: Tensor
-    gate2: Tensor
-    up1: Tensor
-    up2: Tensor
-    shift1: Tensor
-    shift2: Tensor
 
 
 @dataclass
@@ -170,36 +162,26 @@ class InfinityBlock(nn.Module):
 
     def modulation(self, shared: Tensor) -> Modulation:
         """Add this layer's offsets to the shared adaLN (B, 1, 6, C)."""
-        gate1, gate2, scale1, scale2, shift1, shift2 = (shared + self.ada_gss).unbind(2)
-        return Modulation(gate1, gate2, scale1 + 1, scale2 + 1, shift1, shift2)
+        return Modulation.unpack(shared + self.ada_gss)
 
     def forward(self, x: Tensor, *, layer: int, grid: Grid, state: State, run: Runner) -> Tensor:
         """Offer the three branches of this layer to `run`, in order."""
-        call = partial(self._attention, layer=layer, grid=grid, state=state, run=run)
-        x = x + run.sublayer(Site(layer, "attn"), grid, call, x)
+        mod, where = state.modulations[layer], Site(layer, "attn")
+        call = partial(
+            attention_branch,
+            attention=self.sa,
+            mod=mod,
+            site=where,
+            grid=grid,
+            cache=state.cache,
+            run=run,
+            table=state.tables[grid.index],
+        )
+        x = x + run.sublayer(where, grid, call, x)
         call = partial(self._cross, layer=layer, grid=grid, state=state, run=run)
         x = x + run.sublayer(Site(layer, "cross"), grid, call, x)
-        call = partial(self._feed_forward, mod=state.modulations[layer])
+        call = partial(feed_forward_branch, ffn=self.ffn, mod=mod)
         return x + run.sublayer(Site(layer, "ffn"), grid, call, x)
-
-    def _attention(
-        self,
-        x: Tensor,
-        index: Tensor | None = None,
-        *,
-        layer: int,
-        grid: Grid,
-        state: State,
-        run: Runner,
-    ) -> Tensor:
-        mod, table = state.modulations[layer], state.tables[grid.index]
-        if index is not None:
-            table = table[index].unsqueeze(1)
-
-        def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            return run.attend(Site(layer, "attn"), grid, q, *state.cache.append(layer, k, v))
-
-        return self.sa(modulate(x, mod.up1, mod.shift1), attend, table) * mod.gate1
 
     def _cross(
         self,
@@ -219,12 +201,12 @@ class InfinityBlock(nn.Module):
 
         return self.ca(self.ca_norm(x), attend)
 
-    def _feed_forward(self, x: Tensor, index: Tensor | None = None, *, mod: Modulation) -> Tensor:
-        return self.ffn(modulate(x, mod.up2, mod.shift2)) * mod.gate2
 
-
-class Infinity(nn.Module):
+class Infinity(Backbone):
     """The transformer: bits of the next scale from the latent so far and a text."""
+
+    kinds = ("attn", "cross", "ffn")
+    unguided = 1.0  # the guidance scale that needs no null rows
 
     def __init__(self, config: InfinityConfig) -> None:
         super().__init__()
@@ -308,12 +290,12 @@ class Infinity(nn.Module):
         device = self.pos_start.device
         return rotary(grid.h, grid.w, self.config.reference, self.config.head_dim, device)
 
-    def embed(self, state: State, grid: Grid, canvas: Tensor) -> Tensor:
-        """Tokens (B, L, C) that enter the first layer; canvas (n, d, H, W) is the latent so far."""
+    def embed(self, state: State, grid: Grid, latent: Tensor) -> Tensor:
+        """Tokens (B, L, C) that enter the first layer, from the latent resized to (n, d, h, w)."""
         level = self.lvl_embed.weight[grid.index]
         if grid.index == 0:
             return (state.start + level).expand(-1, grid.tokens, -1)
-        tokens = self.embed_latent(quantize.next_input(canvas, grid.h, grid.w)) + level
+        tokens = self.embed_latent(latent) + level
         return tokens.repeat(len(state.start) // len(tokens), 1, 1)
 
     def embed_latent(self, latent: Tensor) -> Tensor:
@@ -337,6 +319,19 @@ class Infinity(nn.Module):
             self.head.bias.to(x.dtype),
         )
         return rearrange(out, "b l (d two) -> b l d two", two=2)
+
+    def sublayer_flops(self, kind: str, tokens: int, keys: int) -> float:
+        c = self.config.width
+        per_token = {
+            "attn": 8 * c * c + 4 * c * keys,
+            "cross": 4 * c * c + 4 * c * keys,
+            "ffn": 4 * c * self.config.ffn,
+        }
+        return float(tokens * per_token[kind])
+
+    def ends_flops(self, grid: Grid) -> tuple[float, float]:
+        head = 4.0 * self.config.width * self.config.bits * grid.tokens
+        return head / 2 * (grid.index > 0), head
 
     def teacher_forced(
         self,
@@ -375,14 +370,3 @@ class Infinity(nn.Module):
         if paired:
             logits = guide(logits, sampling.guidance)
         return draws.pick(grid.index, bit_probabilities(logits, sampling.top_p)).bool()
-
-    def blank(self, n: int, grids: Sequence[Grid]) -> Tensor:
-        """Make the latent before the first step: zeros (n, d, H, W) of the final map."""
-        h, w = grids[-1].h, grids[-1].w
-        dtype = torch.float64 if self.pos_start.dtype == torch.float64 else torch.float32
-        return torch.zeros(n, self.config.bits, h, w, dtype=dtype, device=self.pos_start.device)
-
-    def accumulate(self, canvas: Tensor, bits: Tensor, grid: Grid) -> Tensor:
-        """Add the codes of a step's bits (n, L, d) to the latent so far; returns a new tensor."""
-        code = quantize.codes(bits, grid.h, grid.w, canvas.dtype)
-        return canvas + quantize.upsample(code, *canvas.shape[-2:])

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from fastvar_lab.seam import Grid, Runner, Site
 from fastvar_lab.tokens import wide
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -52,6 +54,23 @@ def rotate(x: Tensor, table: Tensor) -> Tensor:
 def modulate(x: Tensor, scale_plus_one: Tensor, shift: Tensor, eps: float = 1e-6) -> Tensor:
     """LayerNorm without weights, then adaLN: `LN(x) * (1 + scale) + shift`, (B, 1, C) each."""
     return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=eps), scale_plus_one)
+
+
+class Modulation(NamedTuple):
+    """adaLN of one layer, (B, 1, C) each; `up` is 1 + scale. 1 = attention, 2 = feed-forward."""
+
+    gate1: Tensor
+    gate2: Tensor
+    up1: Tensor
+    up2: Tensor
+    shift1: Tensor
+    shift2: Tensor
+
+    @classmethod
+    def unpack(cls, packed: Tensor) -> Modulation:
+        """Split the released packing (B, 1, 6, C): gates, scales, shifts."""
+        gate1, gate2, scale1, scale2, shift1, shift2 = packed.unbind(2)
+        return cls(gate1, gate2, scale1 + 1, scale2 + 1, shift1, shift2)
 
 
 class SelfAttention(nn.Module):
@@ -128,3 +147,40 @@ class AdaLNHeadNorm(nn.Module):
         """Return (1 + scale, shift), (B, 1, C) each, from the condition (B, C)."""
         scale, shift = self.ada_lin(condition).unsqueeze(1).chunk(2, dim=-1)
         return scale + 1, shift
+
+
+class Append(Protocol):
+    """Takes the keys and values of a step and returns all there are: a KV cache."""
+
+    def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Add k, v (B, H, K, c); return views of all keys and values so far."""
+        ...
+
+
+def attention_branch(
+    x: Tensor,
+    index: Tensor | None = None,
+    *,
+    attention: SelfAttention,
+    mod: Modulation,
+    site: Site,
+    grid: Grid,
+    cache: Append,
+    run: Runner,
+    table: Tensor | None = None,
+) -> Tensor:
+    """Self-attention as a closed branch: modulated norm, attention over the cache, gate."""
+    if table is not None and index is not None:
+        table = table[index].unsqueeze(1)
+
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return run.attend(site, grid, q, *cache.append(site.layer, k, v))
+
+    return attention(modulate(x, mod.up1, mod.shift1), attend, table) * mod.gate1
+
+
+def feed_forward_branch(
+    x: Tensor, index: Tensor | None = None, *, ffn: FeedForward, mod: Modulation
+) -> Tensor:
+    """Feed-forward as a closed branch: modulated norm, FFN, gate."""
+    return ffn(modulate(x, mod.up2, mod.shift2)) * mod.gate2

@@ -1,18 +1,98 @@
-"""Multi-scale binary spherical quantisation (Infinity's tokenizer): a latent as bits per scale.
+"""Quantisers: how the tokens of each scale add up to a latent, and what enters the next scale.
 
-Shapes: latents (B, d, H, W); bits of a scale (B, h * w, d) in raster order, bool. A code lies on
-the unit sphere, `(2 * bit - 1) / sqrt(d)`; bit 1 means positive. Source: facts of the released
-Infinity code (trilinear with one frame is bilinear; encoding shrinks by area).
+Infinity's is multi-scale binary spherical quantisation: bits of a scale (B, h * w, d) in raster
+order, bool; a code lies on the unit sphere, `(2 * bit - 1) / sqrt(d)`, bit 1 meaning positive
+(released Infinity code; its trilinear resizing of one frame is bilinear, encoding shrinks by
+area). VAR's looks codes up in a codebook and smooths them. Latents are (B, d, H, W).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, cast
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from torch import Tensor
+from torch import Tensor, nn
+
+from fastvar_lab.seam import Grid
+
+
+class Quantizer(Protocol):
+    """What the next-scale loop needs to know of a tokenizer."""
+
+    @property
+    def channels(self) -> int:
+        """Latent channels d."""
+        ...
+
+    def next_input(self, latent: Tensor, grid: Grid) -> Tensor:
+        """Resize the latent so far (n, d, H, W) to a step's map (n, d, h, w)."""
+        ...
+
+    def accumulate(self, latent: Tensor, tokens: Tensor, grid: Grid) -> Tensor:
+        """Add a step's tokens to the latent so far; return a new tensor."""
+        ...
+
+
+@dataclass(frozen=True)
+class BitQuantizer:
+    """Infinity's: tokens are bits (n, L, d)."""
+
+    channels: int
+
+    def next_input(self, latent: Tensor, grid: Grid) -> Tensor:
+        return next_input(latent, grid.h, grid.w)
+
+    def accumulate(self, latent: Tensor, tokens: Tensor, grid: Grid) -> Tensor:
+        code = codes(tokens, grid.h, grid.w, latent.dtype)
+        return latent + upsample(code, *latent.shape[-2:])
+
+
+class VectorQuantizer(nn.Module):
+    """VAR's: tokens are rows of a codebook (n, L), smoothed after upsampling by one of K convs.
+
+    phi(h) = h / 2 + conv(h) / 2, the conv being the one whose tick is nearest to the step's place
+    in the schedule. `scales` is the schedule's number of steps. Released key names.
+    """
+
+    def __init__(self, vocabulary: int, channels: int, scales: int, convs: int = 4) -> None:
+        super().__init__()
+        self.channels, self.scales = channels, scales
+        self.embedding = nn.Embedding(vocabulary, channels)
+        layers = (nn.Conv2d(channels, channels, 3, padding=1) for _ in range(convs))
+        self.quant_resi = nn.ModuleDict({"qresi_ls": nn.ModuleList(layers)})
+
+    def phi(self, step: int, scales: int | None = None) -> nn.Conv2d:
+        """Pick the convolution of a step: ticks lie in the middles of K equal parts."""
+        convs = cast(nn.ModuleList, self.quant_resi["qresi_ls"])
+        place = step / max(1, (scales or self.scales) - 1)
+        half = 1 / (3 * len(convs))
+        ticks = torch.linspace(half, 1 - half, len(convs), dtype=torch.float64)
+        return cast(nn.Conv2d, convs[int((ticks - place).abs().argmin())])
+
+    def next_input(self, latent: Tensor, grid: Grid) -> Tensor:
+        return F.interpolate(latent, size=(grid.h, grid.w), mode="area")
+
+    def accumulate(self, latent: Tensor, tokens: Tensor, grid: Grid) -> Tensor:
+        code = rearrange(self.embedding(tokens), "b (h w) d -> b d h w", h=grid.h, w=grid.w)
+        if code.shape[-2:] != latent.shape[-2:]:
+            code = F.interpolate(code, size=latent.shape[-2:], mode="bicubic")
+        return latent + 0.5 * code + 0.5 * self.phi(grid.index)(code)
+
+    def encode(self, latent: Tensor, sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
+        """Quantise a latent: the nearest codebook row of every cell, (n, h * w) per scale."""
+        rest, found = latent, []
+        for step, (h, w) in enumerate(sizes):
+            cells = rest if step == len(sizes) - 1 else F.interpolate(rest, (h, w), mode="area")
+            flat = rearrange(cells, "b d h w -> b (h w) d")
+            book = self.embedding.weight.expand(len(flat), -1, -1)
+            found.append(torch.cdist(flat, book).argmin(-1))
+            so_far = self.accumulate(torch.zeros_like(latent), found[-1], Grid(step, h, w))
+            rest = rest - so_far
+        return found
 
 
 def codes(bits: Tensor, h: int, w: int, dtype: torch.dtype = torch.float32) -> Tensor:

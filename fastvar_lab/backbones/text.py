@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fastvar_lab.backbones.infinity import Text
+from fastvar_lab.backbones.protocol import ConditionEncoder
 from fastvar_lab.words import PromptError, split
 
 
@@ -23,7 +24,7 @@ class WordEncoderConfig:
     length: int
 
 
-class WordEncoder(nn.Module):
+class WordEncoder(ConditionEncoder):
     """Words to features: embedding, learned places, a few transformer layers."""
 
     def __init__(self, config: WordEncoderConfig) -> None:

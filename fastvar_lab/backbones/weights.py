@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -47,6 +48,40 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if config is None:
         raise WeightsError(f"{path} holds no configuration, so it is not a file of this lab")
     return tensors, json.loads(config)
+
+
+def read_released(path: Path) -> dict[str, Tensor]:
+    """Read a released checkpoint, flat or nested, without running code from it.
+
+    Takes `.safetensors`, or a pickle opened with `weights_only=True`; a pickle that needs more is
+    refused. Training dumps are unwrapped, buffers that only training needs are dropped, and both
+    layouts of `scale_mul_1H11` are accepted.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, framework="pt") as file:
+                state: Any = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except UnpicklingError as error:
+        reason = str(error).splitlines()[0]
+        raise WeightsError(f"{path} would run code when opened, so it is not: {reason}") from None
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise WeightsError(f"cannot read weights {path}: {str(error).splitlines()[0]}") from None
+    for key in _NESTS:
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+    if not isinstance(state, dict) or not all(torch.is_tensor(v) for v in state.values()):
+        raise WeightsError(f"{path} holds no state dict that this lab knows")
+    found = {k: v for k, v in state.items() if k.split(".")[-1] not in _TRAINING_ONLY}
+    for key, value in found.items():
+        if key.endswith("scale_mul_1H11"):
+            found[key] = value.reshape(1, -1, 1, 1)
+    return found
+
+
+_NESTS = ("trainer", "var_wo_ddp", "vae_local")
+_TRAINING_ONLY = ("lvl_1L", "attn_bias_for_masking", "ema_vocab_hit_SV")
 
 
 def fill(module: nn.Module, tensors: Mapping[str, Tensor], source: object) -> None:

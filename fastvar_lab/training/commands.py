@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from typing import cast
 
 import torch
-from torch import nn
 
 from fastvar_lab import models
 from fastvar_lab.backbones import weights as files
+from fastvar_lab.backbones.infinity import Infinity
+from fastvar_lab.backbones.text import WordEncoder
 from fastvar_lab.files import folder
 from fastvar_lab.training.tokenizer import train_tokenizer
 from fastvar_lab.training.transformer import CHUNK, train_transformer
@@ -30,7 +32,6 @@ def train(args: argparse.Namespace) -> None:
     folder(args.out)
     torch.manual_seed(args.seed)
     model = models.build_tiny()
-    model.transformer.initialize()
     if args.start is not None:
         _fill(model, args.start, args.part)
     options = {k: getattr(args, k) for k in ("batch", "peak") if getattr(args, k) is not None}
@@ -49,8 +50,8 @@ def train(args: argparse.Namespace) -> None:
         own = args.out / models.TOKENIZER_FILE
         _fill(model, args.out if own.exists() else models.WEIGHTS, "tokenizer")
         seconds = train_transformer(
-            model.transformer,
-            model.text_encoder,
+            cast(Infinity, model.transformer),
+            cast(WordEncoder, model.text_encoder),
             model.tokenizer,
             model.sizes,
             steps=args.steps or 2000,
@@ -66,7 +67,4 @@ def train(args: argparse.Namespace) -> None:
 def _fill(model: models.Model, folder: object, part: str) -> None:
     name = models.TOKENIZER_FILE if part == "tokenizer" else models.TRANSFORMER_FILE
     tensors, _ = files.read(models.Path(str(folder)) / name)
-    module: nn.Module = model.tokenizer
-    if part == "transformer":
-        module = nn.ModuleDict({"transformer": model.transformer, "text": model.text_encoder})
-    files.fill(module, tensors, folder)
+    files.fill(model.tokenizer if part == "tokenizer" else models.language(model), tensors, folder)

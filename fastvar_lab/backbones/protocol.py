@@ -1,0 +1,64 @@
+"""What the next-scale loop asks of a backbone; Infinity and VAR answer to it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from fastvar_lab.draws import Stream
+from fastvar_lab.sampling import Sampling
+from fastvar_lab.seam import Block, Grid, Runner
+
+
+class Backbone(nn.Module, ABC):
+    """A next-scale transformer. `state` is whatever its `begin` returns."""
+
+    config: Any
+    kinds: tuple[str, ...]
+    unguided: float
+    pos_start: nn.Parameter
+
+    @abstractmethod
+    def with_null(self, condition: Any) -> Any:
+        """Append the null condition of every picture, for guidance."""
+
+    @abstractmethod
+    def begin(self, condition: Any, grids: Sequence[Grid], run: Runner) -> Any:
+        """Make the state of one generation."""
+
+    @abstractmethod
+    def embed(self, state: Any, grid: Grid, latent: Tensor) -> Tensor:
+        """Tokens (B, L, C) that enter the first layer, from the latent resized to (n, d, h, w)."""
+
+    @abstractmethod
+    def layers(self, state: Any, grid: Grid, run: Runner) -> list[Block]:
+        """Close the layers over one scale step."""
+
+    @abstractmethod
+    def logits(self, state: Any, x: Tensor) -> Tensor:
+        """Logits of the step's tokens, float32 at least."""
+
+    @abstractmethod
+    def draw(
+        self, logits: Tensor, grid: Grid, paired: bool, sampling: Sampling, draws: Stream
+    ) -> Tensor:
+        """Draw the tokens of a step; `paired` logits hold null rows for guidance."""
+
+    @abstractmethod
+    def sublayer_flops(self, kind: str, tokens: int, keys: int) -> float:
+        """Count the products of one sublayer on one row: tokens in, keys attended to."""
+
+    @abstractmethod
+    def ends_flops(self, grid: Grid) -> tuple[float, float]:
+        """Count the products of a step's embedding, on one picture, and head, on one row."""
+
+
+class ConditionEncoder(nn.Module, ABC):
+    """Turns prompts into what a backbone is conditioned on."""
+
+    @abstractmethod
+    def encode(self, prompts: Sequence[str]) -> Any:
+        """Encode prompts."""

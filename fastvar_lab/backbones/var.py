@@ -1,0 +1,239 @@
+"""VAR: class-conditional next-scale prediction over a codebook, by its released names.
+
+Source: released VAR code (parameter names, packing orders, formulas). Self-attention and
+feed-forward branches, modulation and head are the blocks that Infinity uses; there is no text,
+no rotary position, and guidance grows with the scale.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from fastvar_lab.backbones.layers import (
+    AdaLNHeadNorm,
+    FeedForward,
+    Modulation,
+    SelfAttention,
+    attention_branch,
+    feed_forward_branch,
+    modulate,
+)
+from fastvar_lab.backbones.protocol import Backbone, ConditionEncoder
+from fastvar_lab.cache import KVCache
+from fastvar_lab.draws import Stream
+from fastvar_lab.sampling import Sampling, cut
+from fastvar_lab.seam import Block, Grid, Runner, Site
+from fastvar_lab.tokens import resize, wide
+
+
+@dataclass(frozen=True)
+class VARConfig:
+    """Sizes of one VAR transformer; width is 64 per layer and head in all released ones."""
+
+    depth: int
+    width: int
+    heads: int
+    sides: tuple[int, ...]
+    shared_aln: bool = False
+    classes: int = 1000
+    vocabulary: int = 4096
+    code: int = 32
+
+    @property
+    def levels(self) -> int:
+        """Scale steps that have a level embedding."""
+        return len(self.sides)
+
+    @property
+    def head_dim(self) -> int:
+        return self.width // self.heads
+
+
+@dataclass
+class VARState:
+    """What one generation owns: first token, modulation, KV cache, positions by scale step."""
+
+    start: Tensor  # (B, 1, C)
+    head: tuple[Tensor, Tensor]
+    modulations: list[Modulation]
+    cache: KVCache
+    positions: dict[int, Tensor]  # (L, C)
+    steps: int
+
+    def keep_rows(self, rows: slice) -> None:
+        """Drop guidance rows from everything that has them."""
+        self.start = self.start[rows]
+        self.head = (self.head[0][rows], self.head[1][rows])
+        self.modulations = [Modulation(*(m[rows] for m in mod)) for mod in self.modulations]
+        self.cache.keep_rows(rows)
+
+
+class VARBlock(nn.Module):
+    """Self-attention and feed-forward, each one closed branch of the residual."""
+
+    def __init__(self, config: VARConfig) -> None:
+        super().__init__()
+        width = config.width
+        self.attn = SelfAttention(width, config.heads)
+        self.ffn = FeedForward(width, 4 * width)
+        if config.shared_aln:
+            self.ada_gss = nn.Parameter(torch.randn(1, 1, 6, width) / width**0.5)
+        else:
+            self.ada_lin = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
+
+    def modulation(self, condition: Tensor, shared: Tensor | None) -> Modulation:
+        """Compute this layer's adaLN from the condition (B, C), or from the shared one."""
+        if shared is not None:
+            return Modulation.unpack(shared + self.ada_gss)
+        return Modulation.unpack(rearrange(self.ada_lin(condition), "b (s c) -> b 1 s c", s=6))
+
+    def forward(self, x: Tensor, *, layer: int, grid: Grid, state: VARState, run: Runner) -> Tensor:
+        """Offer the two branches of this layer to `run`, in order."""
+        mod, where = state.modulations[layer], Site(layer, "attn")
+        call = partial(
+            attention_branch,
+            attention=self.attn,
+            mod=mod,
+            site=where,
+            grid=grid,
+            cache=state.cache,
+            run=run,
+        )
+        x = x + run.sublayer(where, grid, call, x)
+        call = partial(feed_forward_branch, ffn=self.ffn, mod=mod)
+        return x + run.sublayer(Site(layer, "ffn"), grid, call, x)
+
+
+class VAR(Backbone):
+    """The transformer: codebook rows of the next scale from the latent so far and a class."""
+
+    kinds = ("attn", "ffn")
+    unguided = 0.0  # the guidance scale that needs no null rows
+
+    def __init__(self, config: VARConfig) -> None:
+        super().__init__()
+        self.config, width = config, config.width
+        tokens = sum(s * s for s in config.sides)
+        self.pos_start = nn.Parameter(torch.randn(1, 1, width) * 0.02)
+        self.pos_1LC = nn.Parameter(torch.randn(1, tokens, width) * 0.02)
+        self.word_embed = nn.Linear(config.code, width)
+        self.class_emb = nn.Embedding(config.classes + 1, width)
+        self.lvl_embed = nn.Embedding(config.levels, width)
+        if config.shared_aln:
+            self.shared_ada_lin = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
+        self.blocks = nn.ModuleList(VARBlock(config) for _ in range(config.depth))
+        self.head_nm = AdaLNHeadNorm(width)
+        self.head = nn.Linear(width, config.vocabulary)
+
+    @property
+    def _blocks(self) -> list[VARBlock]:
+        return cast(list[VARBlock], list(self.blocks))
+
+    def with_null(self, labels: Tensor) -> Tensor:
+        """Append the null class for guidance: (2n,)."""
+        return torch.cat((labels, torch.full_like(labels, self.config.classes)))
+
+    def begin(self, labels: Tensor, grids: Sequence[Grid], run: Runner) -> VARState:
+        """Compute once what all scale steps share; allocate the KV cache to what `run` forwards."""
+        config, condition = self.config, self.class_emb(labels)
+        capacities = [
+            sum(run.forwarded(Site(layer, "attn"), grid) for grid in grids)
+            for layer in range(config.depth)
+        ]
+        weight = self.word_embed.weight
+        cache = KVCache(
+            capacities, len(labels), config.heads, config.head_dim, weight.dtype, weight.device
+        )
+        shared = None
+        if config.shared_aln:
+            shared = rearrange(self.shared_ada_lin(condition), "b (s c) -> b 1 s c", s=6)
+        return VARState(
+            start=condition.unsqueeze(1) + self.pos_start,
+            head=self.head_nm.modulation(condition),
+            modulations=[block.modulation(condition, shared) for block in self._blocks],
+            cache=cache,
+            positions={g.index: self.positions(g) for g in grids},
+            steps=len(grids),
+        )
+
+    def positions(self, grid: Grid) -> Tensor:
+        """Level and position embeddings of a step, (L, C); other maps than trained are resized."""
+        side = self.config.sides[grid.index]
+        first = sum(s * s for s in self.config.sides[: grid.index])
+        learned = self.pos_1LC[:, first : first + side * side]
+        if (grid.h, grid.w) != (side, side):
+            learned = resize(learned, (side, side), (grid.h, grid.w), "bilinear")
+        return learned[0] + self.lvl_embed.weight[grid.index]
+
+    def embed(self, state: VARState, grid: Grid, latent: Tensor) -> Tensor:
+        """Tokens (B, L, C) that enter the first layer, from the latent resized to (n, d, h, w)."""
+        where = state.positions[grid.index]
+        if grid.index == 0:
+            return state.start + where
+        flat = rearrange(latent, "b d h w -> b (h w) d").to(self.word_embed.weight.dtype)
+        tokens = self.word_embed(flat) + where
+        return tokens.repeat(len(state.start) // len(tokens), 1, 1)
+
+    def layers(self, state: VARState, grid: Grid, run: Runner) -> list[Block]:
+        """Close the layers over one scale step."""
+        return [
+            partial(block, layer=i, grid=grid, state=state, run=run)
+            for i, block in enumerate(self._blocks)
+        ]
+
+    def logits(self, state: VARState, x: Tensor) -> Tensor:
+        """Logits (B, L, V), float32 at least; the norm is computed in it, the product is not."""
+        up, shift = state.head
+        x = modulate(wide(x), wide(up), wide(shift))
+        return wide(F.linear(x.to(self.head.weight.dtype), self.head.weight, self.head.bias))
+
+    def sublayer_flops(self, kind: str, tokens: int, keys: int) -> float:
+        c = self.config.width
+        return float(tokens * {"attn": 8 * c * c + 4 * c * keys, "ffn": 16 * c * c}[kind])
+
+    def ends_flops(self, grid: Grid) -> tuple[float, float]:
+        per_width = 2.0 * self.config.width * grid.tokens
+        return per_width * self.config.code * (grid.index > 0), per_width * self.config.vocabulary
+
+    def draw(
+        self, logits: Tensor, grid: Grid, paired: bool, sampling: Sampling, draws: Stream
+    ) -> Tensor:
+        """Draw codebook rows (n, L); guidance grows linearly with the step, from none at first.
+
+        (1 + t) cond - t null, t = guidance * step / (steps - 1), as released.
+        """
+        if paired:
+            t = sampling.guidance * grid.index / max(1, self.config.levels - 1)
+            cond, null = logits.chunk(2)
+            logits = (1 + t) * cond - t * null
+        logits = cut(logits / sampling.temperature, sampling.top_k, sampling.top_p)
+        return draws.pick(grid.index, logits.softmax(-1))
+
+
+class LabelEncoder(ConditionEncoder):
+    """Class labels as the condition: numbers, checked."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.classes = self.config = classes
+
+    def encode(self, prompts: Sequence[str]) -> Tensor:
+        """Turn labels into a tensor (n,); raise ValueError for one that is no class."""
+        labels = []
+        for prompt in prompts:
+            try:
+                label = int(prompt)
+            except ValueError:
+                label = -1
+            if not 0 <= label < self.classes:
+                raise ValueError(f"a class lies in 0 to {self.classes - 1}; not {prompt!r}")
+            labels.append(label)
+        return torch.tensor(labels)
