@@ -22,7 +22,7 @@ from fastvar_lab.methods.select import top
 from fastvar_lab.models import Model
 from fastvar_lab.output import versions
 from fastvar_lab.record import Recorder
-from fastvar_lab.scales import INFINITY_1M, Sizes
+from fastvar_lab.scales import Sizes, infinity
 from fastvar_lab.scales import grids as number
 from fastvar_lab.seam import Branch, Grid, Method, Runner, Site, Wrapper
 from fastvar_lab.timing import Stopwatch
@@ -35,7 +35,7 @@ def schedules(model: Model) -> list[tuple[Sizes, dict[str, Prune]]]:
     paper = PRESETS["paper-infinity"]
     return [
         (model.sizes, {"32x32": Prune({24: 0.5, 32: 0.75}), "32x32 paper preset": paper}),
-        (INFINITY_1M, {"64x64": Prune({48: 0.5, 64: 0.75}), "64x64 paper preset": paper}),
+        (infinity(), {"64x64": Prune({48: 0.5, 64: 0.75}), "64x64 paper preset": paper}),
     ]
 
 

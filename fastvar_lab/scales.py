@@ -15,7 +15,36 @@ def square(*sides: int) -> Sizes:
 
 
 TINY = square(1, 2, 4, 6, 8, 12, 16, 20, 24, 32)
-INFINITY_1M = square(1, 2, 4, 6, 8, 12, 16, 20, 24, 32, 40, 48, 64)
+HART = square(1, 2, 3, 4, 5, 7, 9, 12, 16, 21, 27, 36, 48, 64)
+
+# Infinity's schedules by height / width; a budget in megapixels is a prefix of them
+_INFINITY = {
+    1.0: "1 2 4 6 8 12 16 20 24 32 40 48 64",
+    1.25: "1 2 3 5x4 10x8 15x12 20x16 25x20 30x24 35x28 45x36 55x44 70x56",
+    1.333: "1 2 4x3 8x6 12x9 16x12 20x15 24x18 28x21 36x27 48x36 60x45 72x54",
+    1.5: "1 2 3x2 6x4 9x6 15x10 21x14 27x18 33x22 39x26 48x32 63x42 78x52",
+    1.75: "1 2 3 7x4 11x6 14x8 21x12 28x16 35x20 42x24 56x32 70x40 84x48",
+    2.0: "1 2 4x2 6x3 10x5 16x8 22x11 30x15 38x19 46x23 60x30 74x37 90x45",
+    2.5: "1 2 5x2 10x4 15x6 20x8 25x10 30x12 40x16 50x20 65x26 80x32 100x40",
+    3.0: "1 2 6x2 9x3 15x5 21x7 27x9 36x12 45x15 54x18 72x24 90x30 111x37",
+}
+INFINITY_BUDGETS = {"0.06M": 7, "0.25M": 10, "0.60M": 12, "1M": 13}
+
+
+def infinity(aspect: float = 1.0, budget: str = "1M") -> Sizes:
+    """Return Infinity's schedule nearest to an aspect height / width, for a budget of pixels.
+
+    Aspects below 1 mirror those above; released code names them int(1000 / aspect) / 1000.
+    """
+    if budget not in INFINITY_BUDGETS:
+        raise ValueError(f"budget must be one of {', '.join(INFINITY_BUDGETS)}; not {budget!r}")
+    if not 0 < aspect < float("inf"):
+        raise ValueError(f"an aspect, height over width, lies above 0; not {aspect}")
+    mirrored = {int(1000 / a) / 1000: a for a in _INFINITY if a != 1}
+    nearest = min((*_INFINITY, *mirrored), key=lambda a: abs(a - aspect))
+    maps = _INFINITY[mirrored.get(nearest, nearest)].split()[: INFINITY_BUDGETS[budget]]
+    sizes = tuple(parse_size(m) for m in maps)
+    return tuple((w, h) for h, w in sizes) if nearest in mirrored else sizes
 
 
 def grids(sizes: Sequence[tuple[int, int]], prefix: int = 0) -> tuple[Grid, ...]:

@@ -387,4 +387,4 @@ def test_a_resumed_record_holds_the_steps_before_it(small):
 def test_presets_fit_the_schedules_they_are_for():
     for method in fv.PRESETS.values():
         method.acts(scales.grids(scales.TINY))
-        method.acts(scales.grids(scales.INFINITY_1M))
+        method.acts(scales.grids(scales.infinity()))

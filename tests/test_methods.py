@@ -134,7 +134,7 @@ def test_kept_is_what_the_released_code_keeps():
 
 
 def test_kv_lengths_at_the_papers_infinity_setting():
-    grids = scales.grids(scales.INFINITY_1M)
+    grids = scales.grids(scales.infinity())
     method = Prune({32: 0.4, 40: 0.5, 48: 1, 64: 1}, cache_step=24, layers=(3, 28))
     run = method.start(grids, depth=32)
     lengths = [sum(run.forwarded(Site(i, "attn"), g) for g in grids) for i in (2, 3, 27, 28)]
@@ -159,6 +159,30 @@ def test_stretched_schedules_grow_to_the_size_asked_for(h, w):
     assert len(sizes) == len(scales.TINY)
     assert sizes[-1] == (h, w)
     assert all(a[0] <= b[0] and a[1] <= b[1] for a, b in itertools.pairwise(sizes))
+
+
+@pytest.mark.parametrize(
+    ("aspect", "totals"),
+    {
+        1.0: (521, 2521, 6425, 10521),
+        1.25: (614, 2814, 6854, 10774),
+        1.333: (665, 2657, 7085, 10973),
+        1.5: (533, 2759, 6941, 10997),
+        1.75: (472, 2628, 7220, 11252),
+        2.0: (451, 2681, 7219, 11269),
+        2.5: (555, 2555, 6805, 10805),
+        3.0: (509, 2588, 7016, 11123),
+    }.items(),
+)
+def test_infinitys_schedules_have_their_known_token_counts(aspect, totals):
+    for budget, total in zip(scales.INFINITY_BUDGETS, totals, strict=True):
+        sizes = scales.infinity(aspect, budget)
+        assert sum(h * w for h, w in sizes) == total
+        assert scales.infinity(1 / aspect, budget) == tuple((w, h) for h, w in sizes)
+    with pytest.raises(ValueError, match="budget must be one of"):
+        scales.infinity(aspect, "2M")
+    with pytest.raises(ValueError, match="lies above 0"):
+        scales.infinity(-aspect)
 
 
 def test_the_default_cache_step_is_the_last_unpruned_one():

@@ -74,7 +74,7 @@ def test_weights_that_do_not_fit_name_the_key(folder, change, message):
 
 
 def test_unknown_names_and_missing_gpus_are_refused():
-    with pytest.raises(ValueError, match="must be one of tiny, var-d16, .*; not 'huge'"):
+    with pytest.raises(ValueError, match=r"must be one of tiny, var-d16, .*; not 'huge'"):
         fv.load("huge")
     if not torch.cuda.is_available():
         with pytest.raises(RuntimeError, match="no CUDA GPU"):
