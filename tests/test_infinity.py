@@ -6,6 +6,7 @@ from fastvar_lab.backbones.infinity import Text
 from fastvar_lab.generate import generate
 from fastvar_lab.methods.prune import Dense, Prune
 from fastvar_lab.seam import Wrapper
+from fastvar_lab.training.teacher import teacher_forced
 
 
 class Logits(Wrapper):
@@ -41,7 +42,7 @@ def test_training_pass_gives_the_logits_of_generation(small):
         canvas = small.quantizer.accumulate(canvas, bits, grid)
     assert torch.equal(canvas, made.canvas)
     everything = [None] * len(small.sizes)
-    together = small.transformer.teacher_forced(Text(*text), inputs, small.sizes, everything)
+    together = teacher_forced(small.transformer, Text(*text), inputs, small.sizes, everything)
     assert torch.allclose(together, torch.cat(stepwise, dim=1), atol=1e-10, rtol=0)
     assert together.std() > 0.1
 

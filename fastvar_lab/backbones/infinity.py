@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from fastvar_lab.backbones.layers import (
     AdaLNHeadNorm,
+    Append,
     CrossAttention,
     FeedForward,
     Modulation,
@@ -73,7 +74,7 @@ class State:
     modulations: list[Modulation]
     memories: list[tuple[Tensor, Tensor]]
     text_mask: Tensor  # (B, 1, 1, T)
-    cache: KVCache | BlockCausal
+    cache: Append
     tables: dict[int, Tensor]  # rotary tables by scale step
 
     def keep_rows(self, rows: slice) -> None:
@@ -82,36 +83,7 @@ class State:
         self.head = (self.head[0][rows], self.head[1][rows])
         self.modulations = [Modulation(*(m[rows] for m in mod)) for mod in self.modulations]
         self.memories = [(k[rows], v[rows]) for k, v in self.memories]
-        self.cache.keep_rows(rows)
-
-
-class BlockCausal(Runner):
-    """Runner and cache of a training pass: all scales at once, each attends up to its own end."""
-
-    def __init__(self, lengths: Sequence[int]) -> None:
-        self.parts = list(lengths)
-
-    def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        return k, v
-
-    def attend(
-        self,
-        site: Site,
-        grid: Grid,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        mask: Tensor | None = None,
-        scale: float = 1.0,
-    ) -> Tensor:
-        if site.kind == "cross":
-            return super().attend(site, grid, q, k, v, mask, scale)
-        out, end = [], 0
-        for part in q.split(self.parts, dim=2):
-            end += part.shape[2]
-            seen = F.scaled_dot_product_attention(part, k[:, :, :end], v[:, :, :end], scale=scale)
-            out.append(seen)
-        return torch.cat(out, dim=2)
+        cast(KVCache, self.cache).keep_rows(rows)
 
 
 class TextPool(nn.Module):
@@ -267,9 +239,10 @@ class Infinity(Backbone):
             dtype,
             device,
         )
-        return self._state(text, grids, cache)
+        return self.state(text, grids, cache)
 
-    def _state(self, text: Text, grids: Sequence[Grid], cache: KVCache | BlockCausal) -> State:
+    def state(self, text: Text, grids: Sequence[Grid], cache: Append) -> State:
+        """Compute what does not depend on the scale step, around a cache."""
         features = self.text_norm(text.features) * text.mask.unsqueeze(-1)
         features = features.to(self.word_embed.weight.dtype)
         condition = self.text_proj_for_sos["ca"](features, text.mask)
@@ -332,35 +305,6 @@ class Infinity(Backbone):
     def ends_flops(self, grid: Grid) -> tuple[float, float]:
         head = 4.0 * self.config.width * self.config.bits * grid.tokens
         return head / 2 * (grid.index > 0), head
-
-    def teacher_forced(
-        self,
-        text: Text,
-        inputs: Sequence[Tensor],
-        sizes: Sequence[tuple[int, int]],
-        positions: Sequence[Tensor | None],
-    ) -> Tensor:
-        """Logits of all scales at once, for training: (B, sum of lengths, d, 2).
-
-        `inputs` are the resized latents (B, K, d) that enter scales 1, 2, ...; `positions` the
-        raster positions trained at each scale, None for all. Attention is block-causal.
-        """
-        grids = [Grid(i, h, w) for i, (h, w) in enumerate(sizes)]
-        cache = BlockCausal([1, *(x.shape[1] for x in inputs)])
-        state = self._state(text, [], cache)
-        tables = [self.positions(g) for g in grids]
-        whole = Grid(0, 1, 0)  # one pseudo step that holds every scale
-        state.tables[0] = torch.cat(
-            [t if at is None else t[at.to(t.device)] for t, at in zip(tables, positions)]
-        )
-        levels = self.lvl_embed.weight
-        x = torch.cat(
-            [state.start + levels[0]]
-            + [self.word_embed(x) + levels[i] for i, x in enumerate(inputs, start=1)],
-            dim=1,
-        )
-        x = cache.stack(whole, self.layers(state, whole, cache), x)
-        return self.logits(state, x)
 
     def draw(
         self, logits: Tensor, grid: Grid, paired: bool, sampling: Sampling, draws: Stream

@@ -19,6 +19,7 @@ from fastvar_lab.backbones.infinity import Infinity, Text
 from fastvar_lab.backbones.text import WordEncoder
 from fastvar_lab.pictures import to_tensor
 from fastvar_lab.training.loop import train
+from fastvar_lab.training.teacher import teacher_forced
 from fastvar_lab.training.tokenizer import SIDE
 from fastvar_lab.world.grammar import Prompt
 from fastvar_lab.world.render import render
@@ -134,7 +135,7 @@ def bit_losses(
             [x if at is None else x[:, at.to(device)] for x, at in zip(labels, positions)], dim=1
         )
         inputs = [x if at is None else x[:, at.to(device)] for x, at in zip(inputs, positions[1:])]
-    logits = model.teacher_forced(text, inputs, sizes, positions)
+    logits = teacher_forced(model, text, inputs, sizes, positions)
     lengths = [h * w if at is None else len(at) for (h, w), at in zip(sizes, positions)]
     each = F.binary_cross_entropy_with_logits(
         logits[..., 1] - logits[..., 0], targets.float(), reduction="none"
