@@ -11,28 +11,22 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from fastvar_lab.backbones import presets
 from fastvar_lab.backbones import weights as files
 from fastvar_lab.backbones.autoencoder import AutoEncoder, AutoEncoderConfig, VQTokenizer
 from fastvar_lab.backbones.infinity import Infinity, InfinityConfig
 from fastvar_lab.backbones.protocol import Backbone, ConditionEncoder
 from fastvar_lab.backbones.quantize import BitQuantizer, Quantizer
-from fastvar_lab.backbones.text import WordEncoder, WordEncoderConfig
+from fastvar_lab.backbones.text import RandomText, WordEncoder, WordEncoderConfig
 from fastvar_lab.backbones.var import VAR, LabelEncoder, VARConfig
 from fastvar_lab.sampling import Sampling
-from fastvar_lab.scales import TINY, Sizes, square
+from fastvar_lab.scales import TINY, Sizes, infinity, square
 from fastvar_lab.seam import Grid
 from fastvar_lab.tokens import wide
 from fastvar_lab.world.grammar import VOCABULARY
 
 WEIGHTS = Path(__file__).parent / "weights"
 TOKENIZER_FILE, TRANSFORMER_FILE = "tiny_tokenizer.safetensors", "tiny_transformer.safetensors"
-
-VAR_TOKENIZER = AutoEncoderConfig(32, (160, 160, 320, 320, 640), attention=True)
-VAR_256, VAR_512 = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16), (1, 2, 3, 4, 6, 9, 13, 18, 24, 32)
-VAR_CONFIGS = {
-    f"var-d{d}": VARConfig(d, 64 * d, d, VAR_512 if d == 36 else VAR_256, shared_aln=d == 36)
-    for d in (16, 20, 24, 30, 36)
-}
 
 
 @dataclass
@@ -78,7 +72,8 @@ class Model:
     def blank(self, n: int, last: Grid) -> Tensor:
         """Make the latent before the first step: zeros (n, d, H, W) of the final map."""
         dtype = wide(self.transformer.pos_start).dtype
-        shape = (n, self.quantizer.channels, last.h, last.w)
+        p = self.quantizer.patch
+        shape = (n, self.quantizer.channels, p * last.h, p * last.w)
         return torch.zeros(shape, dtype=dtype, device=self.device)
 
     @torch.no_grad()
@@ -135,7 +130,7 @@ def build_tiny(config: dict[str, Any] | None = None, name: str = "tiny") -> Mode
     )
 
 
-def build_var(config: VARConfig, tokenizer: AutoEncoderConfig = VAR_TOKENIZER) -> Model:
+def build_var(config: VARConfig, tokenizer: AutoEncoderConfig = presets.VAR_TOKENIZER) -> Model:
     """Build a class-conditional VAR with random weights; its prompts are class numbers."""
     pictures = VQTokenizer(tokenizer, config.vocabulary, config.levels)
     return Model(
@@ -149,6 +144,21 @@ def build_var(config: VARConfig, tokenizer: AutoEncoderConfig = VAR_TOKENIZER) -
     )
 
 
+def build_infinity(
+    name: str, config: InfinityConfig, tokenizer: AutoEncoderConfig | None = None
+) -> Model:
+    """Build an Infinity with random weights; its text features are random too, one per word."""
+    return Model(
+        name=name,
+        transformer=Infinity(config),
+        tokenizer=AutoEncoder(tokenizer or presets.infinity_tokenizer(config)),
+        quantizer=BitQuantizer(config.bits, config.patch),
+        text_encoder=RandomText(config.text_width),
+        sizes=infinity(1.0, presets.INFINITY_BUDGET.get(name, "1M")),
+        sampling=Sampling(),
+    )
+
+
 def load(
     name: str = "tiny",
     weights: str | Path | None = None,
@@ -156,22 +166,25 @@ def load(
     dtype: torch.dtype = torch.float32,
     seed: int = 0,
 ) -> Model:
-    """Open a model: "tiny", or "var-d16" to "var-d36".
+    """Open a model: "tiny", "var-d16" to "var-d36", or "infinity-2b" and its kin.
 
     `weights` is a folder with the model's files (default for tiny: those in the package), or
-    "random" for seeded random weights, which serve speed work and tests and nothing else. Raises
-    ValueError for an unknown name, WeightsError for files that do not fit, RuntimeError for CUDA
-    not there.
+    "random" for seeded random weights, which serve speed work and tests and nothing else; the
+    Infinity presets open that way only. Raises ValueError for an unknown name, WeightsError for
+    files that do not fit, RuntimeError for CUDA not there.
     """
-    if name != "tiny" and name not in VAR_CONFIGS:
-        raise ValueError(f"model must be one of tiny, {', '.join(VAR_CONFIGS)}; not {name!r}")
+    names = ("tiny", *presets.VAR, *presets.INFINITY)
+    if name not in names:
+        raise ValueError(f"model must be one of {', '.join(names)}; not {name!r}")
     require(device)
     if weights == "random":
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), torch.device(device):
             torch.manual_seed(seed)
-            model = build_tiny() if name == "tiny" else build_var(VAR_CONFIGS[name])
+            model = _random(name)
     elif name == "tiny":
         model = _load_tiny(Path(weights or WEIGHTS))
+    elif name in presets.INFINITY:
+        raise ValueError(f'{name} opens with weights="random" only: its text encoder is not here')
     elif weights is None:
         raise ValueError(f"{name} needs weights: a folder with {', '.join(var_files(name))}")
     else:
@@ -187,13 +200,21 @@ def load(
     return model
 
 
+def _random(name: str) -> Model:
+    if name == "tiny":
+        return build_tiny()
+    if name in presets.VAR:
+        return build_var(presets.VAR[name])
+    return build_infinity(name, presets.INFINITY[name])
+
+
 def var_files(name: str) -> tuple[str, str]:
     """Name the released files of a VAR: transformer and tokenizer."""
     return f"{name.replace('-', '_')}.pth", "vae_ch160v4096z32.pth"
 
 
 def _load_var(name: str, folder: Path) -> Model:
-    model = build_var(VAR_CONFIGS[name])
+    model = build_var(presets.VAR[name])
     for module, file in zip((model.transformer, model.tokenizer), var_files(name), strict=True):
         files.fill(module, files.read_released(folder / file), folder / file)
     return model

@@ -1,10 +1,15 @@
+import pytest
 import torch
 from einops import rearrange
 
-from fastvar_lab.backbones import quantize
-from fastvar_lab.backbones.infinity import Text
-from fastvar_lab.generate import generate
+from fastvar_lab import models
+from fastvar_lab.backbones import presets, quantize
+from fastvar_lab.backbones.autoencoder import AutoEncoderConfig
+from fastvar_lab.backbones.infinity import InfinityConfig, Text
+from fastvar_lab.generate import generate, resume
 from fastvar_lab.methods.prune import Dense, Prune
+from fastvar_lab.models import load
+from fastvar_lab.scales import square
 from fastvar_lab.seam import Wrapper
 from fastvar_lab.training.teacher import teacher_forced
 
@@ -59,3 +64,48 @@ def test_ratio_zero_is_plain_generation_bit_for_bit(small):
     assert torch.equal(unpruned.canvas, dense.canvas)
     pruned = generate(small, "a red circle", Prune({-1: 0.7, -2: 0.5}), seed=3)
     assert not torch.equal(pruned.canvas, dense.canvas)
+
+
+@pytest.mark.parametrize(
+    ("name", "millions", "tokenizer"),
+    [
+        ("infinity-125m", 125.1, 110.0),
+        ("infinity-layer16", 361.6, None),
+        ("infinity-layer24", 940.9, None),
+        ("infinity-layer32", 2256.7, None),
+        ("infinity-layer40", 4716.4, None),
+        ("infinity-layer48", 8767.2, None),
+        ("infinity-2b", 2204.6, 110.1),
+        ("infinity-8b", 8375.8, 81.6),
+    ],
+)
+def test_released_sizes(name, millions, tokenizer):
+    with torch.device("meta"):
+        model = models.build_infinity(name, presets.INFINITY[name])
+    assert sum(p.numel() for p in model.transformer.parameters()) / 1e6 == pytest.approx(
+        millions, abs=0.06
+    )
+    if tokenizer:
+        count = sum(p.numel() for p in model.tokenizer.parameters()) / 1e6
+        assert count == pytest.approx(tokenizer, abs=0.06)
+
+
+@pytest.mark.parametrize("patch", [1, 2])
+def test_patchified_tokens(patch):
+    config = InfinityConfig(2, 64, 2, 128, 6, 32, 16, (8, 8), patch=patch, pool_heads=4)
+    torch.manual_seed(0)
+    small = models.build_infinity("x", config, AutoEncoderConfig(6, (32, 32), 1, 1))
+    small = small.to("cpu", torch.float64)
+    sizes = square(1, 2, 3, 4)
+    made = generate(small, ["a red circle", "b"], Prune({-1: 0.5}), sizes=sizes, snapshot=True)
+    assert made.canvas.shape == (2, 6, 4 * patch, 4 * patch)
+    assert made.tokens[2].shape == (2, 9, 6 * patch**2)
+    scratch = generate(small, ["a red circle", "b"], Dense(), sizes=sizes)
+    assert torch.equal(resume(small, made.snapshot, Dense()).canvas, scratch.canvas)
+    steps = {abs(float(v)) for v in (scratch.canvas * 6**0.5).unique()}
+    assert max(steps) <= 4 + 1e-9  # four codes of +-1 / sqrt(d), d the latent's own channels
+
+
+def test_what_no_file_can_fill_yet_is_said():
+    with pytest.raises(ValueError, match="text encoder is not here"):
+        load("infinity-2b", weights="somewhere")

@@ -17,6 +17,7 @@ from fastvar_lab.backbones import quantize
 from fastvar_lab.backbones.layers import rotary, rotate
 from fastvar_lab.backbones.weights import WeightsError
 from fastvar_lab.scales import TINY, grids, square
+from fastvar_lab.seam import Grid
 from fastvar_lab.training.loop import train
 from fastvar_lab.training.transformer import GROWTH, bit_losses, sampled_positions
 from fastvar_lab.world.grammar import VOCABULARY
@@ -108,7 +109,7 @@ def test_quantiser_round_trip():
     so_far = torch.zeros_like(latent)
     for bits, state, (h, w) in zip(labels, states, SIDES, strict=True):
         assert bits.shape == (2, h * w, 16)
-        so_far = so_far + quantize.upsample(quantize.codes(bits, h, w, torch.float64), 8, 8)
+        so_far = quantize.BitQuantizer(16).accumulate(so_far, bits, Grid(0, h, w))
         assert torch.allclose(so_far, state, atol=1e-12)
     errors = [float((latent - s).square().mean()) for s in states]
     assert errors[-1] < errors[0]

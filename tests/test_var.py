@@ -6,6 +6,7 @@ import torch.nn.functional as F
 
 import fastvar_lab as fv
 from fastvar_lab import flops, models
+from fastvar_lab.backbones import presets
 from fastvar_lab.backbones.autoencoder import AutoEncoderConfig
 from fastvar_lab.backbones.quantize import VectorQuantizer
 from fastvar_lab.backbones.var import VARConfig
@@ -120,11 +121,11 @@ def test_released_sizes_and_names():
     counts = {"var-d16": 310.3, "var-d30": 2010.0, "var-d36": 2353.9}
     for name, millions in counts.items():
         with torch.device("meta"):
-            model = models.VAR(models.VAR_CONFIGS[name])
+            model = models.VAR(presets.VAR[name])
         total = sum(p.numel() for p in model.parameters())
         assert total / 1e6 == pytest.approx(millions, abs=0.06)
     with torch.device("meta"):
-        tokenizer = models.VQTokenizer(models.VAR_TOKENIZER, 4096, 10)
+        tokenizer = models.VQTokenizer(presets.VAR_TOKENIZER, 4096, 10)
     assert sum(p.numel() for p in tokenizer.parameters()) / 1e6 == pytest.approx(108.95, abs=0.01)
     shapes = {k: tuple(v.shape) for k, v in tokenizer.state_dict().items()}
     assert shapes["encoder.down.4.attn.1.qkv.weight"] == (1920, 640, 1, 1)
@@ -136,7 +137,7 @@ def test_released_sizes_and_names():
 
 @pytest.mark.parametrize("nest", [(), ("trainer", "var_wo_ddp")])
 def test_released_files_open(tmp_path, monkeypatch, nest):
-    monkeypatch.setitem(models.VAR_CONFIGS, "var-d16", config(False))
+    monkeypatch.setitem(presets.VAR, "var-d16", config(False))
     monkeypatch.setattr(models, "build_var", lambda c: BUILD(c, SMALL))
     torch.manual_seed(3)
     source = BUILD(config(False), SMALL)
@@ -183,8 +184,8 @@ def test_bad_classes_and_missing_weights(var):
 
 def test_flops_of_var_d16_at_256():
     with torch.device("meta"):
-        transformer = models.VAR(models.VAR_CONFIGS["var-d16"])
-    steps, per_layer = grids(models.square(*models.VAR_256)), 0.0
+        transformer = models.VAR(presets.VAR["var-d16"])
+    steps, per_layer = grids(models.square(*presets.VAR_256)), 0.0
     seen = 0
     for grid in steps:
         seen += grid.tokens

@@ -1,9 +1,9 @@
 """Infinity: bitwise next-scale prediction with text (transformer only), by its released names.
 
 Source: released Infinity code (parameter names, packing orders, formulas). The embedded `tiny`
-model is this class; so are the official sizes without patchified tokens. Nothing here knows of
-pruning: every sublayer is handed, as a closed branch, to the Runner of the generation. A model
-converted to bfloat16 computes in it throughout, but for text norm, rotary positions and head.
+model is this class, and so are the official sizes. Nothing here knows of pruning: every sublayer
+is handed, as a closed branch, to the Runner of the generation. A model converted to bfloat16
+computes in it throughout, but for text norm, rotary positions and head.
 """
 
 from __future__ import annotations
@@ -50,12 +50,18 @@ class InfinityConfig:
     text_width: int
     text_length: int
     reference: tuple[int, int]
+    patch: int = 1  # a token covers patch x patch cells of the tokenizer's latent
     levels: int = 15
     pool_heads: int = 16
 
     @property
     def head_dim(self) -> int:
         return self.width // self.heads
+
+    @property
+    def token_bits(self) -> int:
+        """Bits of one token."""
+        return self.bits * self.patch**2
 
 
 class Text(NamedTuple):
@@ -195,11 +201,11 @@ class Infinity(Backbone):
         )
         self.lvl_embed = nn.Embedding(config.levels, width)
         nn.init.normal_(self.lvl_embed.weight, std=0.02)
-        self.word_embed = nn.Linear(config.bits, width)
+        self.word_embed = nn.Linear(config.token_bits, width)
         self.shared_ada_lin = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
         self.blocks = nn.ModuleList(InfinityBlock(config) for _ in range(config.depth))
         self.head_nm = AdaLNHeadNorm(width)
-        self.head = nn.Linear(width, 2 * config.bits)
+        self.head = nn.Linear(width, 2 * config.token_bits)
 
     @property
     def _blocks(self) -> list[InfinityBlock]:
@@ -303,7 +309,7 @@ class Infinity(Backbone):
         return float(tokens * per_token[kind])
 
     def ends_flops(self, grid: Grid) -> tuple[float, float]:
-        head = 4.0 * self.config.width * self.config.bits * grid.tokens
+        head = 4.0 * self.config.width * self.config.token_bits * grid.tokens
         return head / 2 * (grid.index > 0), head
 
     def draw(

@@ -28,6 +28,11 @@ class Quantizer(Protocol):
         """Latent channels d."""
         ...
 
+    @property
+    def patch(self) -> int:
+        """Latent cells along each side of a token."""
+        ...
+
     def next_input(self, latent: Tensor, grid: Grid) -> Tensor:
         """Resize the latent so far (n, d, H, W) to a step's map (n, d, h, w)."""
         ...
@@ -39,15 +44,21 @@ class Quantizer(Protocol):
 
 @dataclass(frozen=True)
 class BitQuantizer:
-    """Infinity's: tokens are bits (n, L, d)."""
+    """Infinity's: tokens are bits (n, L, d p^2), each of p x p cells of the latent.
+
+    With `patch` p > 1 (the released 8B) the latent is p times as fine as the token map.
+    """
 
     channels: int
+    patch: int = 1
 
     def next_input(self, latent: Tensor, grid: Grid) -> Tensor:
-        return next_input(latent, grid.h, grid.w)
+        p = self.patch
+        return F.pixel_unshuffle(next_input(latent, p * grid.h, p * grid.w), p)
 
     def accumulate(self, latent: Tensor, tokens: Tensor, grid: Grid) -> Tensor:
-        code = codes(tokens, grid.h, grid.w, latent.dtype)
+        signs = rearrange(tokens, "b (h w) d -> b d h w", h=grid.h).to(latent.dtype)
+        code = F.pixel_shuffle(2 * signs - 1, self.patch) / self.channels**0.5
         return latent + upsample(code, *latent.shape[-2:])
 
 
@@ -60,7 +71,7 @@ class VectorQuantizer(nn.Module):
 
     def __init__(self, vocabulary: int, channels: int, scales: int, convs: int = 4) -> None:
         super().__init__()
-        self.channels, self.scales = channels, scales
+        self.channels, self.scales, self.patch = channels, scales, 1
         self.embedding = nn.Embedding(vocabulary, channels)
         layers = (nn.Conv2d(channels, channels, 3, padding=1) for _ in range(convs))
         self.quant_resi = nn.ModuleDict({"qresi_ls": nn.ModuleList(layers)})
@@ -93,12 +104,6 @@ class VectorQuantizer(nn.Module):
             so_far = self.accumulate(torch.zeros_like(latent), found[-1], Grid(step, h, w))
             rest = rest - so_far
         return found
-
-
-def codes(bits: Tensor, h: int, w: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Turn bits (B, h * w, d) into codes (B, d, h, w)."""
-    signs = rearrange(bits, "b (h w) d -> b d h w", h=h, w=w).to(dtype)
-    return (2 * signs - 1) / bits.shape[-1] ** 0.5
 
 
 def upsample(code: Tensor, h: int, w: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -68,3 +69,25 @@ class WordEncoder(ConditionEncoder):
     def encode(self, prompts: Sequence[str]) -> Text:
         """Encode prompts: features (n, T, D) and mask (n, T)."""
         return self.forward(self.tokenize(prompts).to(self.places.device))
+
+
+class RandomText(ConditionEncoder):
+    """Stands in for a text encoder in speed work: one random feature vector per word."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.config = width
+        self.register_buffer("where", torch.zeros(1), persistent=False)
+
+    def encode(self, prompts: Sequence[str]) -> Text:
+        """Draw features (n, T, width), the same for the same word."""
+        rows = [p.split() for p in prompts]
+        longest = max(map(len, rows))
+        mask = torch.tensor([[i < len(row) for i in range(longest)] for row in rows])
+        features = torch.zeros(len(rows), longest, self.config)
+        for i, row in enumerate(rows):
+            for j, word in enumerate(row):
+                draw = torch.Generator().manual_seed(zlib.crc32(word.encode()))
+                features[i, j] = torch.randn(self.config, generator=draw)
+        where = self.get_buffer("where")
+        return Text(features.to(where), mask.to(where.device))
