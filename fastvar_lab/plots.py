@@ -95,13 +95,22 @@ def steps(rows: Mapping[str, Sequence[np.ndarray]], scales: Sequence[str]) -> Fi
     """Show the decoded image after every scale step, one row per prompt (paper, Fig. A.2)."""
     with style():
         cell = WIDTH / len(scales)
+        height = (cell + 0.14) * len(rows) + 0.35
         fig = Figure(
-            figsize=(WIDTH, (cell + 0.16) * len(rows) + 0.2),
-            layout=ConstrainedLayoutEngine(w_pad=0.01, h_pad=0.01, hspace=0, wspace=0),
+            figsize=(WIDTH, height),
+            layout=ConstrainedLayoutEngine(
+                w_pad=0.01,
+                h_pad=0.07,
+                hspace=0,
+                wspace=0,
+                rect=(0, 0.14 / height, 1, 1 - 0.14 / height),
+            ),
         )
         grid = fig.subplots(len(rows), len(scales), squeeze=False)
-        for row, (prompt, images) in zip(grid, rows.items(), strict=True):
-            for axes, image, scale in zip(row, images, scales, strict=True):
-                picture(axes, image, scale if row is grid[0] else "")
-            row[0].text(0, -0.03, prompt, style="italic", transform=row[0].transAxes, va="top")
+        for i, (prompt, images) in enumerate(rows.items()):
+            for axes, image, scale in zip(grid[i], images, scales, strict=True):
+                picture(axes, image, scale if i == 0 else "")
+            first = grid[i][0]
+            note = first.text(0, -0.05, prompt, style="italic", transform=first.transAxes, va="top")
+            note.set_in_layout(False)
     return fig
