@@ -24,7 +24,9 @@ from fastvar_lab.backbones.layers import (
     CrossAttention,
     FeedForward,
     Modulation,
+    RMSNorm,
     SelfAttention,
+    TextPool,
     attention_branch,
     feed_forward_branch,
     modulate,
@@ -90,41 +92,6 @@ class State:
         self.modulations = [Modulation(*(m[rows] for m in mod)) for mod in self.modulations]
         self.memories = [(k[rows], v[rows]) for k, v in self.memories]
         cast(KVCache, self.cache).keep_rows(rows)
-
-
-class TextPool(nn.Module):
-    """Attention pooling of the text by one learned query: the condition and the first token."""
-
-    zero_k_bias: Tensor
-
-    def __init__(self, width: int, text_width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.mat_q = nn.Parameter(torch.randn(1, heads, width // heads) * 0.02)
-        self.mat_kv = nn.Linear(text_width, 2 * width, bias=False)
-        self.v_bias = nn.Parameter(torch.zeros(width))
-        self.register_buffer("zero_k_bias", torch.zeros(width))
-        self.proj = nn.Linear(width, width)
-
-    def forward(self, features: Tensor, mask: Tensor) -> Tensor:
-        """Pool features (B, T, D) where mask (B, T): (B, C)."""
-        kv = F.linear(features, self.mat_kv.weight, torch.cat((self.zero_k_bias, self.v_bias)))
-        k, v = rearrange(kv, "b t (two h c) -> two b h t c", two=2, h=self.heads)
-        q = rearrange(self.mat_q, "one h c -> one h 1 c").expand(len(features), -1, -1, -1)
-        pooled = F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None])
-        return self.proj(rearrange(pooled, "b h 1 c -> b (h c)"))
-
-
-class RMSNorm(nn.Module):
-    """Root-mean-square norm with a weight, computed in float32 at least."""
-
-    def __init__(self, width: int, eps: float = 1e-6) -> None:
-        super().__init__()
-        self.weight, self.eps = nn.Parameter(torch.ones(width)), eps
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = wide(x)
-        return x * (x.square().mean(-1, keepdim=True) + self.eps).rsqrt() * self.weight
 
 
 class InfinityBlock(nn.Module):
