@@ -29,11 +29,11 @@ def train(args: argparse.Namespace) -> None:
     if not 0 <= args.grown < 1 or (args.grown and args.part != "transformer"):
         raise ValueError(f"--grown lies in [0, 1) and goes with the transformer; not {args.grown}")
     models.require(args.device)
-    folder(args.out)
     torch.manual_seed(args.seed)
     model = models.build_tiny()
     if args.start is not None:
         _fill(model, args.start, args.part)
+    folder(args.out)
     options = {k: getattr(args, k) for k in ("batch", "peak") if getattr(args, k) is not None}
     common = {"seed": args.seed, "resume": args.resume, "device": args.device, **options}
     if args.part == "tokenizer":
@@ -54,7 +54,7 @@ def train(args: argparse.Namespace) -> None:
             cast(WordEncoder, model.text_encoder),
             model.tokenizer,
             model.sizes,
-            steps=args.steps or 2000,
+            steps=args.steps or 2150,
             checkpoint=args.out / "transformer.ckpt",
             grown=args.grown,
             **common,
