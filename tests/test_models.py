@@ -17,8 +17,9 @@ from fastvar_lab.backbones.weights import WeightsError
 from fastvar_lab.scales import TINY, grids, square
 from fastvar_lab.seam import Grid
 from fastvar_lab.training.loop import train
+from fastvar_lab.training.reading import FACTS, facts, learn_to_read
 from fastvar_lab.training.transformer import GROWTH, bit_losses, sampled_positions
-from fastvar_lab.world.grammar import VOCABULARY
+from fastvar_lab.world.grammar import VOCABULARY, parse
 
 SIDES = square(1, 2, 3, 5, 8)
 
@@ -138,7 +139,7 @@ def test_a_small_transformer_learns():
     for step in range(12):
         draw = torch.Generator().manual_seed(step)
         text = model.text_encoder.encode(["a red circle"] * 4)
-        positions = sampled_positions(SIDES, GROWTH[2], draw)
+        positions = sampled_positions(SIDES, GROWTH[2].sampled, draw)
         loss = sum(bit_losses(model.transformer, text, latent, SIDES, positions, draw))
         optimizer.zero_grad()
         loss.backward()
@@ -147,14 +148,32 @@ def test_a_small_transformer_learns():
     assert losses[-1] < 0.97 * losses[0]
 
 
+def test_the_text_encoder_learns_to_read():
+    torch.manual_seed(0)
+    encoder = models.build_tiny(models.tiny_config()).text_encoder.requires_grad_(True).train()
+    right = learn_to_read(encoder, steps=40, batch=32)
+    assert right["shape"] == 1
+    assert right["color"] > 0.5  # nine answers
+
+
+def test_facts_of_a_relation_are_seen_from_both_ends():
+    prompts = [parse("a red ring left of a dotted cross"), parse("two stars and a blue square")]
+    nouns, answers = facts(prompts)
+    assert nouns.tolist() == [[0, 2], [0, 7], [1, 1], [1, 5]]
+    told = [[list(k)[i] for k, i in zip(FACTS.values(), row)] for row in answers.tolist()]
+    assert told[0] == ["ring", "red", None, 1, "left of"]
+    assert told[1] == ["cross", None, "dotted", 1, "right of"]
+    assert told[2] == ["star", None, None, 2, None]
+
+
 @pytest.mark.parametrize("stage", GROWTH)
 def test_sampled_positions_lie_on_their_maps(stage):
     for seed in range(6):
         draw = torch.Generator().manual_seed(seed)
-        for (h, w), at in zip(TINY, sampled_positions(TINY, stage, draw), strict=True):
-            if h * w <= stage.whole or stage.share == 1:
+        for (h, w), at in zip(TINY, sampled_positions(TINY, stage.sampled, draw), strict=True):
+            if h * w <= stage.sampled:
                 assert at is None
-            elif stage.share:
+            else:
                 assert at.min() >= 0
                 assert at.max() < h * w
                 assert at.unique().numel() == at.numel() > 0

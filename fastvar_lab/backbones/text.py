@@ -33,7 +33,7 @@ class WordEncoder(ConditionEncoder):
         self.config = config
         self.ids = {word: i for i, word in enumerate(config.vocabulary, start=1)}  # 0 pads
         self.words = nn.Embedding(len(self.ids) + 1, config.width)
-        self.places = nn.Parameter(torch.randn(config.length, config.width) * 0.02)
+        self.places = nn.Parameter(torch.randn(config.length, config.width))  # as loud as words
         self.layers = nn.ModuleList(
             nn.TransformerEncoderLayer(
                 config.width,

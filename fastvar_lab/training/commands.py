@@ -15,12 +15,12 @@ from fastvar_lab.files import folder
 from fastvar_lab.training.tokenizer import train_tokenizer
 from fastvar_lab.training.transformer import CHUNK, train_transformer
 
-LIMITS = {"steps": 10**7, "batch": CHUNK}
+LIMITS = {"steps": 10**7, "batch": CHUNK, "reading": 10**6}
 
 
 def train(args: argparse.Namespace) -> None:
     """Train one part into `args.out`: a checkpoint while it runs, weights when it is done."""
-    for name in ("steps", "batch"):
+    for name in LIMITS:
         value = getattr(args, name)
         if value is not None and not 1 <= value <= LIMITS[name]:
             raise ValueError(f"--{name} must lie in 1 to {LIMITS[name]}; not {value}")
@@ -28,11 +28,15 @@ def train(args: argparse.Namespace) -> None:
         raise ValueError("--decoder-only goes with the tokenizer")
     if not 0 <= args.grown < 1 or (args.grown and args.part != "transformer"):
         raise ValueError(f"--grown lies in [0, 1) and goes with the transformer; not {args.grown}")
+    if args.reading and args.part != "transformer":
+        raise ValueError("--reading goes with the transformer")
     models.require(args.device)
     torch.manual_seed(args.seed)
     model = models.build_tiny()
     if args.start is not None:
         _fill(model, args.start, args.part)
+        if args.reading:  # the start's pictures, but a text encoder that begins anew
+            model.text_encoder = models.build_tiny().text_encoder
     folder(args.out)
     options = {k: getattr(args, k) for k in ("batch", "peak") if getattr(args, k) is not None}
     common = {"seed": args.seed, "resume": args.resume, "device": args.device, **options}
@@ -57,6 +61,7 @@ def train(args: argparse.Namespace) -> None:
             steps=args.steps or 2150,
             checkpoint=args.out / "transformer.ckpt",
             grown=args.grown,
+            reading=args.reading or (0 if args.start else 400),
             **common,
         )
         models.save_transformer(model, args.out)

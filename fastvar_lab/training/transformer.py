@@ -19,6 +19,7 @@ from fastvar_lab.backbones.infinity import Infinity, Text
 from fastvar_lab.backbones.text import WordEncoder
 from fastvar_lab.pictures import to_tensor
 from fastvar_lab.training.loop import train
+from fastvar_lab.training.reading import learn_to_read
 from fastvar_lab.training.teacher import teacher_forced
 from fastvar_lab.training.tokenizer import SIDE
 from fastvar_lab.world.grammar import Prompt
@@ -31,22 +32,22 @@ NULL = 0.1  # share of pictures trained without their text
 
 
 class Stage(NamedTuple):
-    """From share `begin` of the steps on: maps up to `whole` tokens in full, larger ones sampled.
+    """From share `begin` of the steps on: maps of up to `largest` tokens are shown.
 
-    `share` of the larger maps' tokens is trained; 0 leaves those maps out.
+    Of each map at most `sampled` tokens are trained.
     """
 
     begin: float
-    whole: int
-    share: float
+    largest: int
+    sampled: int
 
 
 GROWTH = (
-    Stage(0.0, 8 * 8, 0.0),
-    Stage(0.5, 12 * 12, 0.0),
-    Stage(0.75, 12 * 12, 1 / 8),
-    Stage(0.965, 12 * 12, 1 / 4),
-    Stage(0.996, 12 * 12, 1.0),
+    Stage(0.0, 8 * 8, 8 * 8),
+    Stage(0.15, 12 * 12, 12 * 12),
+    Stage(0.5, 32 * 32, 8 * 8),
+    Stage(0.91, 32 * 32, 12 * 12),
+    Stage(0.991, 32 * 32, 32 * 32),
 )
 
 
@@ -85,25 +86,25 @@ class Pictures:
 
 
 def sampled_positions(
-    sizes: Sequence[tuple[int, int]], stage: Stage, draw: torch.Generator
+    sizes: Sequence[tuple[int, int]], most: int, draw: torch.Generator
 ) -> list[Tensor | None]:
-    """Choose which tokens of each map are trained: None for all, else raster positions.
+    """Choose which tokens of each map are trained: None for all, else `most` raster positions.
 
-    Large maps are sampled either as one window, the same place at every scale, which keeps
-    neighbourhoods dense, or scattered, which is what pruning leaves in the KV cache.
+    Larger maps are sampled either as one window, around the same place at every scale, which
+    keeps neighbourhoods dense, or scattered, which is what pruning leaves in the KV cache.
     """
     positions: list[Tensor | None] = []
     window = bool(torch.rand((), generator=draw) < 0.5)
     top, left = torch.rand(2, generator=draw).tolist()
     for h, w in sizes:
-        if h * w <= stage.whole or stage.share == 1:
+        if h * w <= most:
             positions.append(None)
         elif window:
-            a, b = round(h * stage.share**0.5), round(w * stage.share**0.5)
+            a, b = round((most * h / w) ** 0.5), round((most * w / h) ** 0.5)
             y, x = round(top * (h - a)), round(left * (w - b))
             positions.append(torch.arange(h * w).view(h, w)[y : y + a, x : x + b].flatten())
         else:
-            kept = torch.randperm(h * w, generator=draw)[: int(h * w * stage.share)]
+            kept = torch.randperm(h * w, generator=draw)[:most]
             positions.append(kept.sort().values)
     return positions
 
@@ -157,11 +158,15 @@ def train_transformer(
     peak: float = 1.5e-3,
     device: str = "cpu",
     grown: float = 0.0,
+    reading: int = 0,
 ) -> float:
     """Train both in place, the tokenizer frozen; return the seconds spent.
 
     `grown` skips that share of the growth in scales: 0 from scratch, more for trained weights.
+    `reading` steps teach the text encoder its language first, without pictures.
     """
+    if reading and not (resume and checkpoint.exists()):
+        learn_to_read(text_encoder.to(device).train(), steps=reading, seed=seed)
     both = nn.ModuleDict({"transformer": model, "text": text_encoder}).to(device).train()
     tokenizer.to(device).channels_last().eval().requires_grad_(False)
     stream = Pictures(tokenizer, seed, batch)
@@ -170,8 +175,8 @@ def train_transformer(
         stage = [s for s in GROWTH if grown + (1 - grown) * step / steps >= s.begin][-1]
         latent, prompts = stream.at(step)
         draw = torch.Generator().manual_seed(seed * 1_000_003 + step)
-        shown = [s for s in sizes if stage.share or s[0] * s[1] <= stage.whole]
-        positions = sampled_positions(shown, stage, draw)
+        shown = [(h, w) for h, w in sizes if h * w <= stage.largest]
+        positions = sampled_positions(shown, stage.sampled, draw)
         with torch.autocast(device, torch.bfloat16):
             features, mask = text_encoder.encode(prompts)
             drop = torch.rand(len(prompts), 1, 1, generator=draw).to(device) < NULL
