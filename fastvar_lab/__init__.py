@@ -6,12 +6,14 @@
 >>> fast = fv.resume(model, full.snapshot, fv.Prune({-2: 0.5, -1: 0.75}))
 """
 
+from fastvar_lab.draws import Keyed, Streamed
 from fastvar_lab.generate import Generation, Snapshot, generate, resume, resume_step
+from fastvar_lab.loading import load
 from fastvar_lab.methods.presets import PRESETS
 from fastvar_lab.methods.prune import Dense, Prune
 from fastvar_lab.methods.restore import CachedBranch, NearestKept, Zero
 from fastvar_lab.methods.select import FarFromMean, HighPass, NearMean, Random, UniformGrid
-from fastvar_lab.models import Model, load
+from fastvar_lab.models import Model, from_states
 from fastvar_lab.observe import observe, observe_again
 from fastvar_lab.pictures import to_uint8
 from fastvar_lab.record import Recorder
@@ -28,6 +30,7 @@ __all__ = [
     "Generation",
     "Grid",
     "HighPass",
+    "Keyed",
     "Model",
     "NearMean",
     "NearestKept",
@@ -40,10 +43,12 @@ __all__ = [
     "Site",
     "Snapshot",
     "Stopwatch",
+    "Streamed",
     "Trace",
     "UniformGrid",
     "Wrapper",
     "Zero",
+    "from_states",
     "generate",
     "load",
     "observe",

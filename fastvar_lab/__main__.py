@@ -74,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _demo(args: argparse.Namespace) -> None:
-    from fastvar_lab import demo, models
+    from fastvar_lab import demo, loading
     from fastvar_lab.methods.presets import parse_ratios
     from fastvar_lab.methods.prune import Prune
     from fastvar_lab.world.grammar import parse
@@ -82,14 +82,14 @@ def _demo(args: argparse.Namespace) -> None:
     method = Prune(parse_ratios(args.ratios))
     prompt = demo.PROMPT if args.prompt is None else args.prompt
     parse(prompt)
-    model = models.load(weights=args.weights, device=args.device)
+    model = loading.load(weights=args.weights, device=args.device)
     report = demo.demo(model, prompt, method, args.seed, args.out)
     print(demo.table(report))
     print(f"pictures and numbers are in {args.out}/")
 
 
 def _generate(args: argparse.Namespace) -> None:
-    from fastvar_lab import models
+    from fastvar_lab import loading
     from fastvar_lab.files import folder
     from fastvar_lab.generate import generate
     from fastvar_lab.methods.presets import parse_ratios
@@ -103,7 +103,7 @@ def _generate(args: argparse.Namespace) -> None:
     for prompt in args.prompt:
         parse(prompt)
     size = parse_size(args.size) if args.size else None
-    model = models.load(weights=args.weights, device=args.device)
+    model = loading.load(weights=args.weights, device=args.device)
     sizes = stretch(model.sizes, *size) if size else model.sizes
     folder(args.out)
     made = generate(model, args.prompt, method, seed=args.seed, sizes=sizes)
@@ -114,7 +114,7 @@ def _generate(args: argparse.Namespace) -> None:
 
 
 def _evaluate(args: argparse.Namespace) -> None:
-    from fastvar_lab import models
+    from fastvar_lab import loading
     from fastvar_lab.evaluate import evaluate, judge_accuracy, table
     from fastvar_lab.methods.presets import parse_ratios
     from fastvar_lab.methods.prune import Dense, Prune
@@ -122,7 +122,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     if args.n < 7:
         raise ValueError(f"--n must be at least 7, one picture for each task; not {args.n}")
     method = Prune(parse_ratios(args.ratios)) if args.ratios else Dense()
-    model = models.load(weights=args.weights, device=args.device)
+    model = loading.load(weights=args.weights, device=args.device)
     if args.judge:
         print(json.dumps(judge_accuracy(model, args.n, args.seed), indent=1))
         return
@@ -133,22 +133,22 @@ def _evaluate(args: argparse.Namespace) -> None:
 def _bench(args: argparse.Namespace) -> None:
     import torch
 
-    from fastvar_lab import bench, models
+    from fastvar_lab import bench, loading
 
     if args.repeats < 1:
         raise ValueError(f"--repeats must be at least 1; not {args.repeats}")
-    models.require(args.device)
+    loading.require(args.device)
     name = args.dtype or ("bfloat16" if torch.device(args.device).type == "cuda" else "float32")
-    model = models.load(weights=args.weights, device=args.device, dtype=getattr(torch, name))
+    model = loading.load(weights=args.weights, device=args.device, dtype=getattr(torch, name))
     result = bench.bench(model, args.repeats, args.case)
     print(json.dumps(result, indent=1) if args.json else bench.table(result))
 
 
 def _figures(args: argparse.Namespace) -> None:
-    from fastvar_lab import figures, models
+    from fastvar_lab import figures, loading
 
     names = figures.check(args.names)
-    model = models.load(weights=args.weights, device=args.device)
+    model = loading.load(weights=args.weights, device=args.device)
     for path in figures.draw(model, names, args.out, args.seed):
         print(path)
 

@@ -23,7 +23,6 @@ from fastvar_lab.models import Model
 from fastvar_lab.output import versions
 from fastvar_lab.record import Recorder
 from fastvar_lab.scales import Sizes, infinity
-from fastvar_lab.scales import grids as number
 from fastvar_lab.seam import Branch, Grid, Method, Runner, Site, Wrapper
 from fastvar_lab.timing import Stopwatch
 from fastvar_lab.tokens import gather
@@ -32,7 +31,7 @@ from fastvar_lab.trace import Trace
 
 def schedules(model: Model) -> list[tuple[Sizes, dict[str, Prune]]]:
     """Name the methods that are measured on each schedule."""
-    paper = PRESETS["paper-infinity"]
+    paper = PRESETS["infinity-all-layers"]
     return [
         (model.sizes, {"32x32": Prune({24: 0.5, 32: 0.75}), "32x32 paper preset": paper}),
         (infinity(), {"64x64": Prune({48: 0.5, 64: 0.75}), "64x64 paper preset": paper}),
@@ -69,7 +68,7 @@ def _cases(
     """Time full and pruned generations in turns, first scale step to final latent."""
     ways: dict[str, Method] = {"": Dense(), **methods}
     runs: dict[str, list[Timed]] = {name: [] for name in ways}
-    grids, words = number(sizes), len(PROMPT.split())
+    grids, words = model.grids(sizes), len(PROMPT.split())
     turns = [(repeat, name) for repeat in range(repeats + 1) for name in ways]
     for repeat, name in tqdm(turns, desc=f"bench {label(grids[-1])}", unit="picture"):
         run = timed(model, PROMPT, ways[name], seed=0, sizes=sizes)
@@ -126,7 +125,7 @@ class _Inputs(Wrapper):
 
 def _sublayer(model: Model, repeats: int) -> dict[str, float]:
     """Time selection, restoration, and whole sublayers at the last step of the 32x32 case."""
-    grids, method = number(model.sizes), Prune({24: 0.5, 32: 0.75})
+    grids, method = model.grids(), Prune({24: 0.5, 32: 0.75})
     last, layer = grids[-1], model.depth // 2
     kinds: dict[str, list[float]] = {"attn": [], "ffn": []}
     inputs: list[_Inputs] = []

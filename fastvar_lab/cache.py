@@ -8,6 +8,12 @@ import torch
 from torch import Tensor
 
 
+def compute_dtype(weight: Tensor) -> torch.dtype:
+    """Return the type that products with a weight come out in: autocast's where it is on."""
+    kind = weight.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
+
+
 class KVCache:
     """Keys and values per layer, (B, H, capacity, c) each; `lengths[layer]` tokens are filled.
 

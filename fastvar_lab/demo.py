@@ -20,7 +20,6 @@ from fastvar_lab.models import Model
 from fastvar_lab.observe import observe
 from fastvar_lab.output import versions, write_figure, write_image, write_json
 from fastvar_lab.pictures import to_uint8
-from fastvar_lab.scales import grids as number
 from fastvar_lab.seam import Grid, Method
 from fastvar_lab.timing import Stopwatch
 
@@ -68,7 +67,7 @@ def compare(
 ) -> tuple[dict[str, Any], dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Measure full against fast: the report, the two pictures, and maps of forwarded tokens."""
     dense = Dense()
-    grids = number(model.sizes)
+    grids = model.grids()
     method.start(grids, model.depth)  # refuse what does not fit before anything runs
     full, fast = list[Timed](), list[Timed]()
     turns = [

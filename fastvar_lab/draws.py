@@ -8,6 +8,7 @@ the released code, one multinomial per step from one generator.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -20,6 +21,14 @@ class Stream(Protocol):
 
     def pick(self, step: int, probabilities: Tensor) -> Tensor:
         """Draw from probabilities (n, ..., V) at a scale step: outcomes (n, ...), int64."""
+        ...
+
+    def exponential(self, step: int, shape: tuple[int, ...]) -> Tensor:
+        """Draw (n, *shape) exponentials of rate 1 at a scale step."""
+        ...
+
+    def normal(self, step: int, part: int, shape: tuple[int, ...], paired: bool) -> Tensor:
+        """Draw (n, *shape) normals: the `part`-th draw of a scale step, 0 the starting noise."""
         ...
 
 
@@ -42,7 +51,16 @@ class Keyed:
 
     def uniform(self, step: int, shape: tuple[int, ...]) -> Tensor:
         """Draw (n, *shape) uniforms in [0, 1) on the CPU."""
-        return torch.stack([_keyed(seed, step, shape) for seed in self.seeds])
+        return self._each(f"{step}", lambda g: torch.rand(shape, generator=g))
+
+    def exponential(self, step: int, shape: tuple[int, ...]) -> Tensor:
+        return self._each(f"{step}/exp", lambda g: torch.empty(shape).exponential_(generator=g))
+
+    def normal(self, step: int, part: int, shape: tuple[int, ...], paired: bool) -> Tensor:
+        return self._each(f"{step}/{part}/normal", lambda g: torch.randn(shape, generator=g))
+
+    def _each(self, what: str, draw: Callable[[torch.Generator], Tensor]) -> Tensor:
+        return torch.stack([draw(_generator(f"{seed}/{what}")) for seed in self.seeds])
 
     def pick(self, step: int, probabilities: Tensor) -> Tensor:
         if len(probabilities) != len(self.seeds):
@@ -56,30 +74,52 @@ class Keyed:
         return ahead.sum(-1)
 
 
-def _keyed(seed: int, step: int, shape: tuple[int, ...]) -> Tensor:
+def _generator(name: str) -> torch.Generator:
     # torch's CPU generator uses only the low 32 bits of a seed, hence a 32-bit hash
-    key = hashlib.blake2b(f"{seed}/{step}".encode(), digest_size=4).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(key, "little"))
-    return torch.rand(shape, generator=generator)
+    key = hashlib.blake2b(name.encode(), digest_size=4).digest()
+    return torch.Generator().manual_seed(int.from_bytes(key, "little"))
 
 
 @dataclass(frozen=True)
 class Streamed:
-    """The released order: one generator on the model's device, one multinomial per step."""
+    """The released order: one generator on the model's device, one multinomial per step.
+
+    HART's diffusion draws elsewhere, from torch's global generators: the starting noise from the
+    CPU's, the rest from the device's (on a CPU they are one), guidance rows included. Both are
+    stood in for by generators seeded with `rest`.
+    """
 
     seed: int
+    rest: int = 0
 
     def start(self, device: torch.device) -> Stream:
-        return _Sequence(torch.Generator(device).manual_seed(self.seed))
+        host = torch.Generator().manual_seed(self.rest)
+        here = host
+        if device.type != "cpu":
+            here = torch.Generator(device).manual_seed(self.rest)
+        return _Sequence(torch.Generator(device).manual_seed(self.seed), host, here)
 
 
 class _Sequence:
     """Draws one multinomial after another over the flattened batch."""
 
-    def __init__(self, generator: torch.Generator) -> None:
-        self.generator = generator
+    def __init__(self, own: torch.Generator, host: torch.Generator, here: torch.Generator) -> None:
+        self.own, self.host, self.here = own, host, here
+        self.pictures = 0
 
     def pick(self, step: int, probabilities: Tensor) -> Tensor:
+        self.pictures = len(probabilities)
         flat = probabilities.reshape(-1, probabilities.shape[-1])
-        drawn = torch.multinomial(flat, 1, replacement=True, generator=self.generator)
+        drawn = torch.multinomial(flat, 1, replacement=True, generator=self.own)
         return drawn.view(probabilities.shape[:-1])
+
+    def exponential(self, step: int, shape: tuple[int, ...]) -> Tensor:
+        empty = torch.empty(self.pictures, *shape, device=self.own.device)
+        return empty.exponential_(generator=self.own)
+
+    def normal(self, step: int, part: int, shape: tuple[int, ...], paired: bool) -> Tensor:
+        if part == 0:
+            return torch.randn(self.pictures, *shape, generator=self.host)
+        rows = self.pictures * (2 if paired else 1)
+        drawn = torch.randn(rows, *shape, generator=self.here, device=self.here.device)
+        return drawn[: self.pictures]

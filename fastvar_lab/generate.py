@@ -15,8 +15,10 @@ from fastvar_lab.cache import KVCache
 from fastvar_lab.draws import Draws, Keyed
 from fastvar_lab.models import Model
 from fastvar_lab.sampling import Sampling
-from fastvar_lab.scales import grids as number
 from fastvar_lab.seam import Branch, Grid, Method, Plan, Runner, Site, Wrapper
+
+Condition = Tensor | tuple[Tensor, ...]
+"""What a text encoder returns: labels (n,), or a named tuple of tensors, rows first."""
 
 Watch = Callable[[Runner], Runner]
 """Wraps the method's runner: a recorder, a stopwatch."""
@@ -31,6 +33,7 @@ class Request:
     grids: tuple[Grid, ...]
     sampling: Sampling
     draws: Draws
+    condition: Condition | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass
@@ -70,7 +73,7 @@ class Generation:
 
 def generate(
     model: Model,
-    prompts: str | Sequence[str],
+    prompts: str | Sequence[str] | Condition,
     method: Method,
     *,
     seed: int | Sequence[int] = 0,
@@ -82,12 +85,22 @@ def generate(
 ) -> Generation:
     """Generate pictures for `prompts` under `method`.
 
+    A condition that is already encoded (Text, Context, or a tensor of labels) may stand for the
+    prompts.
+
     Picture i draws its noise from `seed + i`, or from its own of several seeds. `sizes` is the
     schedule of token maps, default the model's. `draws` replaces the keyed noise (parity with
     released code). `watch` wraps the runner, first outermost. `snapshot` keeps what `resume`
     needs, with the branch outputs of the given steps (True: all unpruned ones but the last).
     """
-    texts = (prompts,) if isinstance(prompts, str) else tuple(prompts)
+    condition: Condition | None = None
+    if isinstance(prompts, Tensor) or hasattr(prompts, "_fields"):
+        condition = cast(Condition, prompts)
+        first = condition if isinstance(condition, Tensor) else condition[0]
+        texts = tuple(f"condition {i}" for i in range(len(first)))
+    else:
+        words = cast(str | Sequence[str], prompts)
+        texts = (words,) if isinstance(words, str) else tuple(words)
     if not texts:
         raise ValueError("there is no prompt to generate from")
     if isinstance(seed, Sequence):
@@ -99,9 +112,10 @@ def generate(
     request = Request(
         texts,
         seeds,
-        number(model.sizes if sizes is None else sizes),
+        model.grids(sizes),
         sampling or model.sampling,
         draws or Keyed(seeds),
+        condition,
     )
     if len(request.grids) > model.transformer.config.levels:
         raise ValueError(
@@ -164,8 +178,28 @@ class _Keep(Wrapper):
         return {**self.inner.held(), **self.kept}
 
 
-@torch.no_grad()
+def to_device(condition: Condition, device: torch.device) -> Condition:
+    """Move an encoded condition."""
+    if isinstance(condition, Tensor):
+        return condition.to(device)
+    return type(condition)(*(part.to(device) for part in condition))
+
+
 def _run(
+    model: Model,
+    request: Request,
+    method: Method,
+    watch: Iterable[Watch],
+    keep: bool | Sequence[int],
+    base: Snapshot | None,
+    first: int,
+) -> Generation:
+    mixed = torch.autocast(model.device.type, model.autocast, enabled=model.autocast is not None)
+    with torch.no_grad(), mixed:
+        return _steps(model, request, method, watch, keep, base, first)
+
+
+def _steps(
     model: Model,
     request: Request,
     method: Method,
@@ -191,9 +225,10 @@ def _run(
     for wrap in reversed(list(watch)):
         run = wrap(run)
 
+    given = None if request.condition is None else to_device(request.condition, model.device)
     stream = request.draws.start(model.device)
     begin = _now(model.device)
-    condition = model.condition(request.prompts)
+    condition = model.condition(request.prompts) if given is None else given
     guided = request.sampling.guidance != model.transformer.unguided
     if guided:
         condition = model.transformer.with_null(condition)
@@ -223,9 +258,10 @@ def _run(
                 rows = plan
             x = model.transformer.embed(state, grid, model.quantizer.next_input(canvas, grid))
             x = run.stack(grid, model.transformer.layers(state, grid, run), x)
-            logits = model.transformer.logits(state, x)
             paired = guided and rows is Plan.BOTH
-            drawn = model.transformer.draw(logits, grid, paired, request.sampling, stream)
+            drawn = model.transformer.sample(
+                state, x, grid, paired, request.sampling, stream, model.quantizer.codebook
+            )
             canvas = model.quantizer.accumulate(canvas, drawn, grid)
         run.after(grid, drawn, canvas)
         tokens.append(drawn)

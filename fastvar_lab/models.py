@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -14,24 +14,30 @@ from torch import Tensor, nn
 from fastvar_lab.backbones import presets
 from fastvar_lab.backbones import weights as files
 from fastvar_lab.backbones.autoencoder import AutoEncoder, AutoEncoderConfig, VQTokenizer
+from fastvar_lab.backbones.hart import HART, HARTConfig
 from fastvar_lab.backbones.infinity import Infinity, InfinityConfig
 from fastvar_lab.backbones.protocol import Backbone, ConditionEncoder
 from fastvar_lab.backbones.quantize import BitQuantizer, Quantizer
-from fastvar_lab.backbones.text import RandomText, WordEncoder, WordEncoderConfig
+from fastvar_lab.backbones.text import RandomContext, RandomText, WordEncoder, WordEncoderConfig
 from fastvar_lab.backbones.var import VAR, LabelEncoder, VARConfig
 from fastvar_lab.sampling import Sampling
 from fastvar_lab.scales import TINY, Sizes, infinity, square
+from fastvar_lab.scales import grids as number
 from fastvar_lab.seam import Grid
 from fastvar_lab.tokens import wide
 from fastvar_lab.world.grammar import VOCABULARY
 
 WEIGHTS = Path(__file__).parent / "weights"
+PRECISIONS = ("float32", "official")
 TOKENIZER_FILE, TRANSFORMER_FILE = "tiny_tokenizer.safetensors", "tiny_transformer.safetensors"
 
 
 @dataclass
 class Model:
-    """A backbone with its tokenizer and text encoder, and the defaults it was made for."""
+    """A backbone with its tokenizer and text encoder, and the defaults it was made for.
+
+    `autocast` is the type that the released mixture of precisions computes in.
+    """
 
     name: str
     transformer: Backbone
@@ -40,19 +46,27 @@ class Model:
     text_encoder: ConditionEncoder
     sizes: Sizes
     sampling: Sampling
+    autocast: torch.dtype | None = None
 
     @property
-    def parts(self) -> tuple[Backbone, AutoEncoder, ConditionEncoder]:
+    def parts(self) -> list[nn.Module]:
         """All modules that hold weights."""
-        return self.transformer, self.tokenizer, self.text_encoder
+        parts: list[nn.Module] = [self.transformer, self.tokenizer, self.text_encoder]
+        if isinstance(self.tokenizer, NoAutoEncoder) and isinstance(self.quantizer, nn.Module):
+            parts.append(self.quantizer)
+        return parts
 
     @property
     def device(self) -> torch.device:
-        return self.transformer.pos_start.device
+        return self.transformer.head.weight.device
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.transformer.pos_start.dtype
+        return self.transformer.head.weight.dtype
+
+    def grids(self, sizes: Sequence[tuple[int, int]] | None = None) -> tuple[Grid, ...]:
+        """Turn a schedule of token maps, default the model's own, into its scale steps."""
+        return number(self.sizes if sizes is None else sizes, self.transformer.prefix)
 
     @property
     def depth(self) -> int:
@@ -61,7 +75,7 @@ class Model:
     @cached_property
     def fingerprint(self) -> str:
         """Hash of all weights, for provenance."""
-        config = {part._get_name(): repr(part.config) for part in self.parts}
+        config = {part._get_name(): repr(getattr(part, "config", "")) for part in self.parts}
         return files.fingerprint(config, *self.parts)
 
     @torch.no_grad()
@@ -71,7 +85,9 @@ class Model:
 
     def blank(self, n: int, last: Grid) -> Tensor:
         """Make the latent before the first step: zeros (n, d, H, W) of the final map."""
-        dtype = wide(self.transformer.pos_start).dtype
+        dtype = wide(self.transformer.head.weight).dtype
+        if self.autocast is not None and isinstance(self.transformer, HART):
+            dtype = self.autocast  # released: HART adds up its latent in float16
         p = self.quantizer.patch
         shape = (n, self.quantizer.channels, p * last.h, p * last.w)
         return torch.zeros(shape, dtype=dtype, device=self.device)
@@ -81,12 +97,64 @@ class Model:
         """Decode latents (n, d, H, W) to pictures (n, 3, h, w) in [0, 1]."""
         return self.tokenizer.decode(canvas)
 
+    def freeze(self) -> Model:
+        """Set all parts to inference."""
+        for part in self.parts:
+            part.eval().requires_grad_(False)
+        return self
+
+    def set_precision(self, precision: str, dtype: torch.dtype = torch.float32) -> Model:
+        """Compute in `dtype` throughout, or in the mixture of the released code.
+
+        "official": Infinity's text attention rounds to bfloat16; with dtype bfloat16 (Infinity) or
+        float16 (VAR, HART) the model also runs under autocast as its scripts do, Infinity's
+        layers stored in bfloat16 and all else in float32. "float32" is `dtype` alone.
+        """
+        if precision not in PRECISIONS:
+            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}; not {precision!r}")
+        official = precision == "official"
+        if official and isinstance(self.transformer, Infinity):
+            self.transformer.round_text_attention()
+        if not official or dtype == torch.float32:
+            return self.to(self.device, dtype)
+        self.to(self.device, torch.float32)
+        self.autocast = dtype
+        if isinstance(self.transformer, Infinity):
+            self.transformer.blocks.to(dtype)
+        return self
+
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Model:
         """Move all parts; `dtype` too if given."""
         for part in self.parts:
             part.to(device=device, dtype=dtype)
         self.__dict__.pop("fingerprint", None)
         return self
+
+
+class NoText(ConditionEncoder):
+    """Stands where no text encoder was opened: conditions come encoded."""
+
+    def __init__(self, model: str, wanted: str = "") -> None:
+        super().__init__()
+        self.model, self.config = model, wanted
+
+    def encode(self, prompts: Sequence[str]) -> Any:
+        """Refuse, saying what was looked for."""
+        looked = f" ({self.config} is not there)" if self.config else ""
+        raise ValueError(
+            f"{self.model} has no text encoder here{looked}; pass encoded prompts instead of words"
+        )
+
+
+class NoAutoEncoder(AutoEncoder):
+    """Stands where no autoencoder was opened: latents stay latents."""
+
+    def __init__(self) -> None:
+        nn.Module.__init__(self)
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """Refuse."""
+        raise ValueError("this model was built without an autoencoder; its latents stay latents")
 
 
 def tiny_config() -> dict[str, Any]:
@@ -130,117 +198,101 @@ def build_tiny(config: dict[str, Any] | None = None, name: str = "tiny") -> Mode
     )
 
 
-def build_var(config: VARConfig, tokenizer: AutoEncoderConfig = presets.VAR_TOKENIZER) -> Model:
-    """Build a class-conditional VAR with random weights; its prompts are class numbers."""
-    pictures = VQTokenizer(tokenizer, config.vocabulary, config.levels)
-    return Model(
-        name=f"var-d{config.depth}",
-        transformer=VAR(config),
-        tokenizer=pictures,
-        quantizer=pictures.quantize,
-        text_encoder=LabelEncoder(config.classes),
-        sizes=square(*config.sides),
-        sampling=Sampling(guidance=4.0, top_k=900, top_p=0.95),
-    )
-
-
-def build_infinity(
-    name: str, config: InfinityConfig, tokenizer: AutoEncoderConfig | None = None
+def build(
+    config: presets.Config,
+    *,
+    name: str = "custom",
+    tokenizer: AutoEncoderConfig | None = None,
+    sizes: Sizes | None = None,
+    sampling: Sampling | None = None,
 ) -> Model:
-    """Build an Infinity with random weights; its text features are random too, one per word."""
+    """Build a VAR, Infinity or HART from its configuration, with random weights.
+
+    Text features are random too, one per word; a VAR's prompts are class numbers. The defaults are
+    those of the family's releases.
+    """
+    transformer: Backbone
+    condition: ConditionEncoder
+    if isinstance(config, InfinityConfig):
+        transformer, condition = Infinity(config), RandomText(config.text_width)
+        pictures = AutoEncoder(tokenizer or presets.infinity_tokenizer(config))
+        quantizer: Quantizer = BitQuantizer(config.bits, config.patch)
+        usual, default = infinity(), Sampling()
+    else:
+        book = VQTokenizer(
+            tokenizer or presets.VAR_TOKENIZER,
+            config.vocabulary,
+            config.levels,
+            hybrid=isinstance(config, HARTConfig),
+        )
+        pictures, quantizer, usual = book, book.quantize, square(*config.sides)
+        if isinstance(config, HARTConfig):
+            transformer = HART(config)
+            condition = RandomContext(config.context_width, config.context)
+            default = Sampling(guidance=4.5, top_p=1.0, smooth=True)
+        else:
+            transformer, condition = VAR(config), LabelEncoder(config.classes)
+            default = Sampling(guidance=4.0, top_k=900, top_p=0.95)
     return Model(
         name=name,
-        transformer=Infinity(config),
-        tokenizer=AutoEncoder(tokenizer or presets.infinity_tokenizer(config)),
-        quantizer=BitQuantizer(config.bits, config.patch),
-        text_encoder=RandomText(config.text_width),
-        sizes=infinity(1.0, presets.INFINITY_BUDGET.get(name, "1M")),
-        sampling=Sampling(),
+        transformer=transformer,
+        tokenizer=pictures,
+        quantizer=quantizer,
+        text_encoder=condition,
+        sizes=sizes or usual,
+        sampling=sampling or default,
     )
 
 
-def load(
-    name: str = "tiny",
-    weights: str | Path | None = None,
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
-    seed: int = 0,
+FAMILIES: dict[str, type] = {"var": VARConfig, "infinity": InfinityConfig, "hart": HARTConfig}
+
+
+def from_states(
+    family: str,
+    config: Mapping[str, Any],
+    transformer: Mapping[str, Tensor],
+    quantizer: Mapping[str, Tensor] | None = None,
+    *,
+    sizes: Sequence[tuple[int, int]] | None = None,
+    precision: str = "float32",
 ) -> Model:
-    """Open a model: "tiny", "var-d16" to "var-d36", or "infinity-2b" and its kin.
+    """Build a model from a configuration and state dicts in memory, under the released key names.
 
-    `weights` is a folder with the model's files (default for tiny: those in the package), or
-    "random" for seeded random weights, which serve speed work and tests and nothing else; the
-    Infinity presets open that way only. Raises ValueError for an unknown name, WeightsError for
-    files that do not fit, RuntimeError for CUDA not there.
+    `family` is "var", "infinity" or "hart", `config` its configuration's fields (VARConfig,
+    InfinityConfig, HARTConfig). `quantizer` holds at least the tokenizer's `quantize.` part (VAR
+    and HART; bits need none). The result has no autoencoder and no text encoder: `generate`
+    takes labels or encoded prompts and returns the latent. `precision` as in `load`.
     """
-    names = ("tiny", *presets.VAR, *presets.INFINITY)
-    if name not in names:
-        raise ValueError(f"model must be one of {', '.join(names)}; not {name!r}")
-    require(device)
-    if weights == "random":
-        with torch.random.fork_rng(devices=[]), torch.device(device):
-            torch.manual_seed(seed)
-            model = _random(name)
-    elif name == "tiny":
-        model = _load_tiny(Path(weights or WEIGHTS))
-    elif name in presets.INFINITY:
-        raise ValueError(f'{name} opens with weights="random" only: its text encoder is not here')
-    elif weights is None:
-        raise ValueError(f"{name} needs weights: a folder with {', '.join(var_files(name))}")
-    else:
-        model = _load_var(name, Path(weights))
-    for part in model.parts:
-        part.eval().requires_grad_(False)
-    model.to(device, dtype)
-    model.tokenizer.channels_last()
-    for module in model.transformer.modules():
-        if isinstance(module, nn.Linear) and module.weight.device.type == "cpu":
-            # the same numbers, laid out so that small steps' products run up to twice as fast
-            module.weight.data = module.weight.data.t().contiguous().t()
-    return model
-
-
-def _random(name: str) -> Model:
-    if name == "tiny":
-        return build_tiny()
-    if name in presets.VAR:
-        return build_var(presets.VAR[name])
-    return build_infinity(name, presets.INFINITY[name])
-
-
-def var_files(name: str) -> tuple[str, str]:
-    """Name the released files of a VAR: transformer and tokenizer."""
-    return f"{name.replace('-', '_')}.pth", "vae_ch160v4096z32.pth"
-
-
-def _load_var(name: str, folder: Path) -> Model:
-    model = build_var(presets.VAR[name])
-    for module, file in zip((model.transformer, model.tokenizer), var_files(name), strict=True):
-        files.fill(module, files.read_released(folder / file), folder / file)
-    return model
-
-
-def _load_tiny(folder: Path) -> Model:
-    parts, config = files.read(folder / TRANSFORMER_FILE)
-    vision, vision_config = files.read(folder / TOKENIZER_FILE)
-    try:
-        model = build_tiny({**config, **vision_config})
-    except (KeyError, TypeError) as error:
-        raise files.WeightsError(f"{folder} holds another model's configuration: {error}") from None
-    files.fill(language(model), parts, folder / TRANSFORMER_FILE)
-    files.fill(model.tokenizer, vision, folder / TOKENIZER_FILE)
-    return model
+    if family not in FAMILIES:
+        raise ValueError(f"family must be one of {', '.join(FAMILIES)}; not {family!r}")
+    known = {f.name for f in fields(FAMILIES[family])}
+    for key in config:
+        if key not in known:
+            raise ValueError(f"{family} has no setting {key!r}; it has {', '.join(sorted(known))}")
+    settings = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
+    channels = int(config.get("code", config.get("bits", 32)))
+    with torch.device("meta"):
+        made = build(
+            FAMILIES[family](**settings),
+            name=family,
+            tokenizer=AutoEncoderConfig(channels, (32,), 1, 1),  # stands in, and goes
+            sizes=tuple((h, w) for h, w in sizes) if sizes else None,
+        )
+    made.tokenizer, made.text_encoder = NoAutoEncoder(), NoText(family)
+    parts: list[tuple[nn.Module, Mapping[str, Tensor]]] = [(made.transformer, transformer)]
+    if isinstance(made.quantizer, nn.Module):
+        state = {k.split("quantize.")[-1]: v for k, v in (quantizer or {}).items()
+                 if "quantize." in k}  # fmt: skip
+        parts.append((made.quantizer, state))
+    for module, tensors in parts:
+        named = files.by_own_names(tensors, module)
+        files.fill(module, named, f"the {module._get_name()} state dict")
+    return made.freeze().set_precision(precision)
 
 
 def language(model: Model) -> nn.ModuleDict:
     """Join transformer and text encoder, which are trained and stored together."""
     return nn.ModuleDict({"transformer": model.transformer, "text": model.text_encoder})
-
-
-def require(device: torch.device | str) -> None:
-    """Raise RuntimeError if a CUDA device is asked for that is not there."""
-    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
-        raise RuntimeError(f"device {device} was asked for, but no CUDA GPU is available here")
 
 
 def save_tokenizer(model: Model, folder: Path) -> None:

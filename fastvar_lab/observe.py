@@ -9,7 +9,6 @@ from typing import Any
 from fastvar_lab.generate import Generation, Watch, generate, resume
 from fastvar_lab.models import Model
 from fastvar_lab.record import Recorder
-from fastvar_lab.scales import grids
 from fastvar_lab.seam import Method, Runner, Site
 from fastvar_lab.timing import Stopwatch
 from fastvar_lab.trace import Trace
@@ -29,7 +28,7 @@ def observe(
 
     Step times include the recording itself; sublayer times only that of attention.
     """
-    trace, watches = Trace(grids(options.get("sizes") or model.sizes)), list[Stopwatch]()
+    trace, watches = Trace(model.grids(options.get("sizes"))), list[Stopwatch]()
     wanted = {"features": features, "outputs": outputs, "attention": attention}
     made = generate(model, prompts, method, watch=_watchers(trace, watches, wanted), **options)
     return made, _finish(model, made, trace, watches[0])

@@ -7,18 +7,22 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fastvar_lab.draws import Stream
+
 
 @dataclass(frozen=True)
 class Sampling:
     """How logits become tokens: guidance scale, temperature, nucleus mass, most likely k.
 
-    `guidance` 1 runs no null rows. `top_p` 1 and `top_k` 0 cut nothing.
+    `guidance` 1 runs no null rows for bits, 0 for a codebook. `top_p` 1 and `top_k` 0 cut
+    nothing. `smooth` draws mixtures of codebook rows instead of rows (released: `more_smooth`).
     """
 
     guidance: float = 3.0
     temperature: float = 1.0
     top_p: float = 0.97
     top_k: int = 0
+    smooth: bool = False
 
     def __post_init__(self) -> None:
         if not self.guidance >= 0:
@@ -38,6 +42,31 @@ def guide(logits: Tensor, scale: float) -> Tensor:
     """
     cond, null = logits.chunk(2)
     return scale * cond + (1 - scale) * null
+
+
+def draw_rows(
+    logits: Tensor,
+    step: int,
+    ratio: float,
+    smooth: bool,
+    draws: Stream,
+    codebook: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """Draw codebook rows (n, L) from cut logits (n, L, V), and what is added for them.
+
+    That is the rows again or, if `smooth`, their mixture (n, L, d): the codebook weighted by a
+    Gumbel softmax that sharpens as `ratio` goes from 0 to 1. Source: released VAR and HART code,
+    which draw the rows first and then mix the logits already cut.
+    """
+    rows = draws.pick(step, logits.softmax(-1))
+    if not smooth:
+        return rows, rows
+    if codebook is None:
+        raise ValueError("smooth sampling mixes codebook rows; this model draws bits")
+    noise = -draws.exponential(step, tuple(logits.shape[1:])).to(logits).log()
+    tau = max(0.27 * (1 - 0.95 * ratio), 0.005)
+    mixed = ((logits * (1 + ratio) + noise) / tau).softmax(-1)
+    return rows, mixed @ codebook.to(mixed.dtype)
 
 
 def bit_probabilities(logits: Tensor, top_p: float) -> Tensor:

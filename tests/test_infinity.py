@@ -8,7 +8,6 @@ from fastvar_lab.backbones.autoencoder import AutoEncoderConfig
 from fastvar_lab.backbones.infinity import InfinityConfig, Text
 from fastvar_lab.generate import generate, resume
 from fastvar_lab.methods.prune import Dense, Prune
-from fastvar_lab.models import load
 from fastvar_lab.scales import square
 from fastvar_lab.seam import Wrapper
 from fastvar_lab.training.teacher import teacher_forced
@@ -81,7 +80,7 @@ def test_ratio_zero_is_plain_generation_bit_for_bit(small):
 )
 def test_released_sizes(name, millions, tokenizer):
     with torch.device("meta"):
-        model = models.build_infinity(name, presets.INFINITY[name])
+        model = models.build(presets.INFINITY[name])
     assert sum(p.numel() for p in model.transformer.parameters()) / 1e6 == pytest.approx(
         millions, abs=0.06
     )
@@ -94,7 +93,7 @@ def test_released_sizes(name, millions, tokenizer):
 def test_patchified_tokens(patch):
     config = InfinityConfig(2, 64, 2, 128, 6, 32, 16, (8, 8), patch=patch, pool_heads=4)
     torch.manual_seed(0)
-    small = models.build_infinity("x", config, AutoEncoderConfig(6, (32, 32), 1, 1))
+    small = models.build(config, tokenizer=AutoEncoderConfig(6, (32, 32), 1, 1))
     small = small.to("cpu", torch.float64)
     sizes = square(1, 2, 3, 4)
     made = generate(small, ["a red circle", "b"], Prune({-1: 0.5}), sizes=sizes, snapshot=True)
@@ -104,8 +103,3 @@ def test_patchified_tokens(patch):
     assert torch.equal(resume(small, made.snapshot, Dense()).canvas, scratch.canvas)
     steps = {abs(float(v)) for v in (scratch.canvas * 6**0.5).unique()}
     assert max(steps) <= 4 + 1e-9  # four codes of +-1 / sqrt(d), d the latent's own channels
-
-
-def test_what_no_file_can_fill_yet_is_said():
-    with pytest.raises(ValueError, match="text encoder is not here"):
-        load("infinity-2b", weights="somewhere")

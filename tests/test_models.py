@@ -60,7 +60,7 @@ def test_a_foreign_file_is_refused(folder):
             r"transformer.head.weight .* \(3, 3\); this model needs \(32, 256\)",
         ),
         (lambda t: t.pop("transformer.pos_start"), "lacks transformer.pos_start"),
-        (lambda t: t.update({"extra": torch.zeros(1)}), "holds extra, which this model does not"),
+        (lambda t: t.update({"extra": torch.zeros(1)}), "holds what this model has not: extra"),
     ],
 )
 def test_weights_that_do_not_fit_name_the_key(folder, change, message):

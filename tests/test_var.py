@@ -31,7 +31,7 @@ def config(shared):
 @pytest.fixture(scope="module", params=[False, True], ids=["own adaLN", "shared adaLN"])
 def var(request):
     torch.manual_seed(0)
-    model = models.build_var(config(request.param), SMALL)
+    model = models.build(config(request.param), tokenizer=SMALL)
     for part in model.parts:
         part.eval().requires_grad_(False)
     return model.to("cpu", torch.float64)
@@ -138,9 +138,9 @@ def test_released_sizes_and_names():
 @pytest.mark.parametrize("nest", [(), ("trainer", "var_wo_ddp")])
 def test_released_files_open(tmp_path, monkeypatch, nest):
     monkeypatch.setitem(presets.VAR, "var-d16", config(False))
-    monkeypatch.setattr(models, "build_var", lambda c: BUILD(c, SMALL))
+    monkeypatch.setattr(presets, "VAR_TOKENIZER", SMALL)
     torch.manual_seed(3)
-    source = BUILD(config(False), SMALL)
+    source = models.build(config(False), tokenizer=SMALL)
     state = dict(source.transformer.state_dict())
     state["lvl_1L"], state["attn_bias_for_masking"] = torch.zeros(1, 3), torch.zeros(1, 1, 3, 3)
     state["blocks.0.attn.scale_mul_1H11"] = state["blocks.0.attn.scale_mul_1H11"].view(1, 1, 2, 1)
@@ -154,9 +154,6 @@ def test_released_files_open(tmp_path, monkeypatch, nest):
         part.eval()
     made, wanted = (fv.generate(m, "4", fv.Prune({-1: 0.5})) for m in (model, source))
     assert torch.allclose(made.canvas, wanted.canvas, atol=1e-5)
-
-
-BUILD = models.build_var
 
 
 class Harmful:
@@ -178,7 +175,9 @@ def test_bad_classes_and_missing_weights(var):
     for label in ("10", "-1", "cat"):
         with pytest.raises(ValueError, match=f"a class lies in 0 to 9; not '{label}'"):
             fv.generate(var, label, fv.Dense())
-    with pytest.raises(ValueError, match=r"var-d16 needs weights: a folder with var_d16.pth"):
+    with pytest.raises(
+        ValueError, match=r"var-d16 needs weights: a folder with var_d16.pth and vae"
+    ):
         fv.load("var-d16")
 
 

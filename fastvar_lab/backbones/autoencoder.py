@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from fastvar_lab.backbones.quantize import VectorQuantizer
+from fastvar_lab.backbones.quantize import HybridQuantizer, VectorQuantizer
 
 
 @dataclass(frozen=True)
@@ -198,11 +198,14 @@ class AutoEncoder(nn.Module):
 
 
 class VQTokenizer(AutoEncoder):
-    """VAR's tokenizer: the autoencoder, a convolution on either side, and the codebook."""
+    """VAR's and HART's tokenizer: the autoencoder, a convolution on either side, a codebook."""
 
-    def __init__(self, config: AutoEncoderConfig, vocabulary: int, scales: int) -> None:
+    def __init__(
+        self, config: AutoEncoderConfig, vocabulary: int, scales: int, hybrid: bool = False
+    ) -> None:
         super().__init__(config)
-        self.quantize = VectorQuantizer(vocabulary, config.channels, scales)
+        quantizer = HybridQuantizer if hybrid else VectorQuantizer
+        self.quantize = quantizer(vocabulary, config.channels, scales)
         self.quant_conv, self.post_quant_conv = (
             nn.Conv2d(config.channels, config.channels, 3, padding=1) for _ in range(2)
         )

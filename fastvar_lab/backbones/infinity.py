@@ -31,18 +31,24 @@ from fastvar_lab.backbones.layers import (
     feed_forward_branch,
     modulate,
     rotary,
+    rounded,
 )
 from fastvar_lab.backbones.protocol import Backbone
-from fastvar_lab.cache import KVCache
+from fastvar_lab.cache import KVCache, compute_dtype
 from fastvar_lab.draws import Stream
 from fastvar_lab.sampling import Sampling, bit_probabilities, guide
+from fastvar_lab.scales import infinity
 from fastvar_lab.seam import Block, Grid, Runner, Site
 from fastvar_lab.tokens import wide
 
 
 @dataclass(frozen=True)
 class InfinityConfig:
-    """Sizes of one Infinity transformer. `reference` is the rotary grid (H, W), see `rotary`."""
+    """Sizes of one Infinity transformer.
+
+    `reference` is the rotary grid (H, W), see `rotary`; None is the released rule, the last map of
+    the 1M schedule nearest in aspect, whatever is drawn.
+    """
 
     depth: int
     width: int
@@ -51,7 +57,7 @@ class InfinityConfig:
     bits: int
     text_width: int
     text_length: int
-    reference: tuple[int, int]
+    reference: tuple[int, int] | None = None
     patch: int = 1  # a token covers patch x patch cells of the tokenizer's latent
     levels: int = 15
     pool_heads: int = 16
@@ -104,6 +110,7 @@ class InfinityBlock(nn.Module):
         self.ca = CrossAttention(config.width, config.heads)
         self.ca_norm = nn.LayerNorm(config.width, eps=1e-6)
         self.ffn = FeedForward(config.width, config.ffn)
+        self.rounded = False  # see `round_text_attention`
 
     def modulation(self, shared: Tensor) -> Modulation:
         """Add this layer's offsets to the shared adaLN (B, 1, 6, C)."""
@@ -142,16 +149,21 @@ class InfinityBlock(nn.Module):
 
         def attend(q: Tensor) -> Tensor:
             scale = q.shape[-1] ** -0.5
-            return run.attend(Site(layer, "cross"), grid, q, *memory, state.text_mask, scale)
+            site = Site(layer, "cross")
+            if not self.rounded:
+                return run.attend(site, grid, q, *memory, state.text_mask, scale)
+            q, k, v = (rounded(t) for t in (q, *memory))
+            return rounded(run.attend(site, grid, q, k, v, state.text_mask, scale))
 
-        return self.ca(self.ca_norm(x), attend)
+        out = self.ca(self.ca_norm(x), attend)
+        return wide(out) if self.rounded else out
 
 
 class Infinity(Backbone):
     """The transformer: bits of the next scale from the latent so far and a text."""
 
     kinds = ("attn", "cross", "ffn")
-    unguided = 1.0  # the guidance scale that needs no null rows
+    unguided = 1.0
 
     def __init__(self, config: InfinityConfig) -> None:
         super().__init__()
@@ -203,14 +215,14 @@ class Infinity(Backbone):
             sum(run.forwarded(Site(layer, "attn"), grid) for grid in grids)
             for layer in range(self.config.depth)
         ]
-        device, dtype = self.pos_start.device, self._blocks[0].sa.proj.weight.dtype
+        weight = self._blocks[0].sa.proj.weight
         cache = KVCache(
             capacities,
             len(text.mask),
             self.config.heads,
             self.config.head_dim,
-            dtype,
-            device,
+            compute_dtype(weight),
+            weight.device,
         )
         return self.state(text, grids, cache)
 
@@ -220,7 +232,9 @@ class Infinity(Backbone):
         features = features.to(self.word_embed.weight.dtype)
         condition = self.text_proj_for_sos["ca"](features, text.mask)
         memory = self.text_proj_for_ca(features)
-        shared = rearrange(self.shared_ada_lin(condition), "b (six c) -> b 1 six c", six=6)
+        with torch.autocast(features.device.type, enabled=False):
+            shared = self.shared_ada_lin(condition.to(self.word_embed.weight.dtype))
+        shared = rearrange(shared, "b (six c) -> b 1 six c", six=6)
         return State(
             start=condition.unsqueeze(1) + self.pos_start,
             head=self.head_nm.modulation(condition),
@@ -228,20 +242,28 @@ class Infinity(Backbone):
             memories=[block.ca.memory(memory) for block in self._blocks],
             text_mask=text.mask[:, None, None],
             cache=cache,
-            tables={g.index: self.positions(g) for g in grids},
+            tables={g.index: self.positions(g, grids[-1]) for g in grids},
         )
 
-    def positions(self, grid: Grid) -> Tensor:
-        """Rotary table of a scale step, (h * w, head_dim / 2) complex."""
+    def round_text_attention(self) -> None:
+        """Round text attention and pooling to bfloat16 from now on, as released kernels do."""
+        cast(TextPool, self.text_proj_for_sos["ca"]).rounded = True
+        for block in self._blocks:
+            block.rounded = True
+
+    def positions(self, grid: Grid, last: Grid) -> Tensor:
+        """Rotary table of a scale step, (h * w, head_dim / 2) complex, on the way to `last`."""
+        reference = self.config.reference or infinity(last.h / last.w)[-1]
         device = self.pos_start.device
-        return rotary(grid.h, grid.w, self.config.reference, self.config.head_dim, device)
+        return rotary(grid.h, grid.w, reference, self.config.head_dim, device)
 
     def embed(self, state: State, grid: Grid, latent: Tensor) -> Tensor:
         """Tokens (B, L, C) that enter the first layer, from the latent resized to (n, d, h, w)."""
         level = self.lvl_embed.weight[grid.index]
         if grid.index == 0:
             return (state.start + level).expand(-1, grid.tokens, -1)
-        tokens = self.embed_latent(latent) + level
+        tokens = self.embed_latent(latent)
+        tokens = tokens + level.to(tokens.dtype)
         return tokens.repeat(len(state.start) // len(tokens), 1, 1)
 
     def embed_latent(self, latent: Tensor) -> Tensor:
@@ -259,11 +281,12 @@ class Infinity(Backbone):
     def logits(self, state: State, x: Tensor) -> Tensor:
         """Logits (B, L, d, 2) of each bit being 0 or 1, float32 at least."""
         x, (up, shift) = wide(x), state.head
-        out = F.linear(
-            modulate(x, up.to(x.dtype), shift.to(x.dtype)),
-            self.head.weight.to(x.dtype),
-            self.head.bias.to(x.dtype),
-        )
+        with torch.autocast(x.device.type, enabled=False):
+            out = F.linear(
+                modulate(x, up.to(x.dtype), shift.to(x.dtype)),
+                self.head.weight.to(x.dtype),
+                self.head.bias.to(x.dtype),
+            )
         return rearrange(out, "b l (d two) -> b l d two", two=2)
 
     def sublayer_flops(self, kind: str, tokens: int, keys: int) -> float:
@@ -280,7 +303,13 @@ class Infinity(Backbone):
         return head / 2 * (grid.index > 0), head
 
     def draw(
-        self, logits: Tensor, grid: Grid, paired: bool, sampling: Sampling, draws: Stream
+        self,
+        logits: Tensor,
+        grid: Grid,
+        paired: bool,
+        sampling: Sampling,
+        draws: Stream,
+        codebook: Tensor | None = None,
     ) -> Tensor:
         """Draw the bits (n, L, d) of a step; `paired` logits hold null rows for guidance."""
         logits = logits / sampling.temperature

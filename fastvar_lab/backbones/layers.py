@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, cast
 
 import torch
 import torch.nn.functional as F
@@ -51,6 +51,11 @@ def rotate(x: Tensor, table: Tensor) -> Tensor:
     return torch.view_as_real(pairs * table.to(pairs.dtype)).flatten(-2).to(x.dtype)
 
 
+def rounded(x: Tensor) -> Tensor:
+    """Round to bfloat16 and come back: what passes through a kernel of that type."""
+    return x.bfloat16().to(x.dtype)
+
+
 def modulate(x: Tensor, scale_plus_one: Tensor, shift: Tensor, eps: float = 1e-6) -> Tensor:
     """LayerNorm without weights, then adaLN: `LN(x) * (1 + scale) + shift`, (B, 1, C) each."""
     return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=eps), scale_plus_one)
@@ -73,6 +78,15 @@ class Modulation(NamedTuple):
         return cls(gate1, gate2, scale1 + 1, scale2 + 1, shift1, shift2)
 
 
+def qkv_heads(
+    x: Tensor, weight: Tensor, biases: tuple[Tensor, Tensor, Tensor], heads: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Project x (B, K, C) by one fused weight (3C, C) to q, k, v, (B, H, K, c) each."""
+    qkv = F.linear(x, weight, torch.cat(biases))
+    q, k, v = rearrange(qkv, "b l (three h c) -> three b h l c", three=3, h=heads)
+    return q, k, v
+
+
 class SelfAttention(nn.Module):
     """Cosine attention with a learned log temperature per head and optional rotary positions."""
 
@@ -89,9 +103,8 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor, attend: Attend, table: Tensor | None = None) -> Tensor:
         """Project, normalise, rotate, attend, project back: (B, K, C) -> (B, K, C)."""
-        bias = torch.cat((self.q_bias, self.zero_k_bias, self.v_bias))
-        qkv = F.linear(x, self.mat_qkv.weight, bias)
-        q, k, v = rearrange(qkv, "b l (three h c) -> three b h l c", three=3, h=self.heads)
+        biases = (self.q_bias, self.zero_k_bias, self.v_bias)
+        q, k, v = qkv_heads(x, self.mat_qkv.weight, biases, self.heads)
         q = F.normalize(q, dim=-1) * self.scale_mul_1H11.clamp(max=MAX_LOG_SCALE).exp()
         k = F.normalize(k, dim=-1)
         if table is not None:
@@ -132,7 +145,7 @@ class TextPool(nn.Module):
 
     def __init__(self, width: int, text_width: int, heads: int) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.rounded = heads, False
         self.mat_q = nn.Parameter(torch.randn(1, heads, width // heads) * 0.02)
         self.mat_kv = nn.Linear(text_width, 2 * width, bias=False)
         self.v_bias = nn.Parameter(torch.zeros(width))
@@ -144,20 +157,27 @@ class TextPool(nn.Module):
         kv = F.linear(features, self.mat_kv.weight, torch.cat((self.zero_k_bias, self.v_bias)))
         k, v = rearrange(kv, "b t (two h c) -> two b h t c", two=2, h=self.heads)
         q = rearrange(self.mat_q, "one h c -> one h 1 c").expand(len(features), -1, -1, -1)
+        if self.rounded:
+            q, k, v = (rounded(t) for t in (q, k, v))
         pooled = F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None])
+        pooled = rounded(pooled) if self.rounded else pooled
         return self.proj(rearrange(pooled, "b h 1 c -> b (h c)"))
 
 
 class RMSNorm(nn.Module):
-    """Root-mean-square norm with a weight, computed in float32 at least."""
+    """Root-mean-square norm with a weight, computed in float32 at least, and returned in it.
 
-    def __init__(self, width: int, eps: float = 1e-6) -> None:
+    `narrow` returns the input's type instead, the weight applied in that type (HART).
+    """
+
+    def __init__(self, width: int, eps: float = 1e-6, narrow: bool = False) -> None:
         super().__init__()
-        self.weight, self.eps = nn.Parameter(torch.ones(width)), eps
+        self.weight, self.eps, self.narrow = nn.Parameter(torch.ones(width)), eps, narrow
 
     def forward(self, x: Tensor) -> Tensor:
-        x = wide(x)
-        return x * (x.square().mean(-1, keepdim=True) + self.eps).rsqrt() * self.weight
+        y = wide(x)
+        y = y * (y.square().mean(-1, keepdim=True) + self.eps).rsqrt()
+        return y.to(x.dtype) * self.weight.to(x.dtype) if self.narrow else y * self.weight
 
 
 class FeedForward(nn.Module):
@@ -169,6 +189,36 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
+
+
+class GatedFeedForward(nn.Module):
+    """down(SiLU(gate) * up), without biases: the feed-forward of Llama."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(width, hidden, bias=False)
+        self.up_proj = nn.Linear(width, hidden, bias=False)
+        self.down_proj = nn.Linear(hidden, width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class StepEmbedding(nn.Module):
+    """A step number as a vector: a 256-wide sinusoid through a two-layer MLP (HART)."""
+
+    def __init__(self, width: int, sinusoid: int = 256) -> None:
+        super().__init__()
+        self.sinusoid = sinusoid
+        self.mlp = nn.Sequential(nn.Linear(sinusoid, width), nn.SiLU(), nn.Linear(width, width))
+
+    def forward(self, step: Tensor) -> Tensor:
+        """Embed step numbers (...): (..., width)."""
+        half = self.sinusoid // 2
+        weight = cast(nn.Linear, self.mlp[0]).weight
+        rate = -math.log(10000.0) / half * torch.arange(half, device=weight.device)
+        angle = wide(step.to(weight.device).unsqueeze(-1)) * rate.float().exp()
+        return self.mlp(torch.cat((angle.cos(), angle.sin()), dim=-1).to(weight.dtype))
 
 
 class AdaLNHeadNorm(nn.Module):

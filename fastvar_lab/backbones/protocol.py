@@ -1,4 +1,4 @@
-"""What the next-scale loop asks of a backbone; Infinity and VAR answer to it."""
+"""What the next-scale loop asks of a backbone; Infinity, VAR and HART answer to it."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ class Backbone(nn.Module, ABC):
 
     config: Any
     kinds: tuple[str, ...]
-    unguided: float
-    pos_start: nn.Parameter
+    unguided: float  # the guidance scale that needs no null rows
+    prefix = 0  # text tokens that enter with the first scale step
+    head: nn.Linear
 
     @abstractmethod
     def with_null(self, condition: Any) -> Any:
@@ -43,9 +44,31 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def draw(
-        self, logits: Tensor, grid: Grid, paired: bool, sampling: Sampling, draws: Stream
+        self,
+        logits: Tensor,
+        grid: Grid,
+        paired: bool,
+        sampling: Sampling,
+        draws: Stream,
+        codebook: Tensor | None = None,
     ) -> Tensor:
-        """Draw the tokens of a step; `paired` logits hold null rows for guidance."""
+        """Draw the tokens of a step; `paired` logits hold null rows for guidance.
+
+        Returns bits (n, L, d), rows of the codebook (n, L), or codes themselves, floating.
+        """
+
+    def sample(
+        self,
+        state: Any,
+        x: Tensor,
+        grid: Grid,
+        paired: bool,
+        sampling: Sampling,
+        draws: Stream,
+        codebook: Tensor | None,
+    ) -> Tensor:
+        """Draw the tokens of a step from what the last layer returned, x (B, L, C)."""
+        return self.draw(self.logits(state, x), grid, paired, sampling, draws, codebook)
 
     @abstractmethod
     def sublayer_flops(self, kind: str, tokens: int, keys: int) -> float:

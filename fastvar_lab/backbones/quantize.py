@@ -3,14 +3,15 @@
 Infinity's is multi-scale binary spherical quantisation: bits of a scale (B, h * w, d) in raster
 order, bool; a code lies on the unit sphere, `(2 * bit - 1) / sqrt(d)`, bit 1 meaning positive
 (released Infinity code; its trilinear resizing of one frame is bilinear, encoding shrinks by
-area). VAR's looks codes up in a codebook and smooths them. Latents are (B, d, H, W).
+area). VAR's looks codes up in a codebook and smooths them; HART's adds continuous residuals.
+Latents are (B, d, H, W).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import ClassVar, Protocol, cast
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +34,11 @@ class Quantizer(Protocol):
         """Latent cells along each side of a token."""
         ...
 
+    @property
+    def codebook(self) -> Tensor | None:
+        """Codes (V, d) by row; None where tokens are bits."""
+        ...
+
     def next_input(self, latent: Tensor, grid: Grid) -> Tensor:
         """Resize the latent so far (n, d, H, W) to a step's map (n, d, h, w)."""
         ...
@@ -51,6 +57,7 @@ class BitQuantizer:
 
     channels: int
     patch: int = 1
+    codebook: ClassVar[None] = None
 
     def next_input(self, latent: Tensor, grid: Grid) -> Tensor:
         p = self.patch
@@ -87,8 +94,18 @@ class VectorQuantizer(nn.Module):
     def next_input(self, latent: Tensor, grid: Grid) -> Tensor:
         return F.interpolate(latent, size=(grid.h, grid.w), mode="area")
 
+    @property
+    def codebook(self) -> Tensor:
+        return self.embedding.weight
+
+    def codes(self, tokens: Tensor, grid: Grid) -> Tensor:
+        """Turn rows (n, L), or codes (n, L, d) themselves, into a map (n, d, h, w)."""
+        weight = self.embedding.weight
+        found = tokens.to(weight.dtype) if tokens.is_floating_point() else self.embedding(tokens)
+        return rearrange(found, "b (h w) d -> b d h w", h=grid.h, w=grid.w)
+
     def accumulate(self, latent: Tensor, tokens: Tensor, grid: Grid) -> Tensor:
-        code = rearrange(self.embedding(tokens), "b (h w) d -> b d h w", h=grid.h, w=grid.w)
+        code = self.codes(tokens, grid)
         if code.shape[-2:] != latent.shape[-2:]:
             code = F.interpolate(code, size=latent.shape[-2:], mode="bicubic")
         return latent + 0.5 * code + 0.5 * self.phi(grid.index)(code)
@@ -104,6 +121,15 @@ class VectorQuantizer(nn.Module):
             so_far = self.accumulate(torch.zeros_like(latent), found[-1], Grid(step, h, w))
             rest = rest - so_far
         return found
+
+
+class HybridQuantizer(VectorQuantizer):
+    """HART's: as VAR's, but the final map's codes, residuals included, are added as they are."""
+
+    def accumulate(self, latent: Tensor, tokens: Tensor, grid: Grid) -> Tensor:
+        if (grid.h, grid.w) == latent.shape[-2:]:
+            return latent + self.codes(tokens, grid)
+        return super().accumulate(latent, tokens, grid)
 
 
 def upsample(code: Tensor, h: int, w: int) -> Tensor:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from fastvar_lab.backbones.hart import Context
 from fastvar_lab.backbones.infinity import Text
 from fastvar_lab.backbones.protocol import ConditionEncoder
 from fastvar_lab.words import PromptError, split
@@ -71,6 +72,14 @@ class WordEncoder(ConditionEncoder):
         return self.forward(self.tokenize(prompts).to(self.places.device))
 
 
+def random_features(words: Sequence[str], width: int) -> Tensor:
+    """One random vector per word (T, width), the same for the same word."""
+    keys = (zlib.crc32(word.encode()) for word in words)
+    return torch.stack(
+        [torch.randn(width, generator=torch.Generator().manual_seed(key)) for key in keys]
+    )
+
+
 class RandomText(ConditionEncoder):
     """Stands in for a text encoder in speed work: one random feature vector per word."""
 
@@ -86,8 +95,24 @@ class RandomText(ConditionEncoder):
         mask = torch.tensor([[i < len(row) for i in range(longest)] for row in rows])
         features = torch.zeros(len(rows), longest, self.config)
         for i, row in enumerate(rows):
-            for j, word in enumerate(row):
-                draw = torch.Generator().manual_seed(zlib.crc32(word.encode()))
-                features[i, j] = torch.randn(self.config, generator=draw)
+            features[i, : len(row)] = random_features(row, self.config)
         where = self.get_buffer("where")
         return Text(features.to(where), mask.to(where.device))
+
+
+class RandomContext(ConditionEncoder):
+    """The same for HART: words, then padding, to the length its context has."""
+
+    def __init__(self, width: int, length: int) -> None:
+        super().__init__()
+        self.config = (width, length)
+        self.register_buffer("where", torch.zeros(1), persistent=False)
+
+    def encode(self, prompts: Sequence[str]) -> Context:
+        """Draw features (n, T, width); words beyond the context are dropped."""
+        width, length = self.config
+        rows = [(p.split() + ["<pad>"] * length)[:length] for p in prompts]
+        features = torch.stack([random_features(row, width) for row in rows])
+        words = torch.tensor([[w != "<pad>" for w in row] for row in rows])
+        where = self.get_buffer("where")
+        return Context(features.to(where), (words.cumsum(1) - 1).to(where.device))

@@ -27,9 +27,9 @@ from fastvar_lab.backbones.layers import (
     modulate,
 )
 from fastvar_lab.backbones.protocol import Backbone, ConditionEncoder
-from fastvar_lab.cache import KVCache
+from fastvar_lab.cache import KVCache, compute_dtype
 from fastvar_lab.draws import Stream
-from fastvar_lab.sampling import Sampling, cut
+from fastvar_lab.sampling import Sampling, cut, draw_rows, guide
 from fastvar_lab.seam import Block, Grid, Runner, Site
 from fastvar_lab.tokens import resize, wide
 
@@ -116,7 +116,7 @@ class VAR(Backbone):
     """The transformer: codebook rows of the next scale from the latent so far and a class."""
 
     kinds = ("attn", "ffn")
-    unguided = 0.0  # the guidance scale that needs no null rows
+    unguided = 0.0
 
     def __init__(self, config: VARConfig) -> None:
         super().__init__()
@@ -150,7 +150,12 @@ class VAR(Backbone):
         ]
         weight = self.word_embed.weight
         cache = KVCache(
-            capacities, len(labels), config.heads, config.head_dim, weight.dtype, weight.device
+            capacities,
+            len(labels),
+            config.heads,
+            config.head_dim,
+            compute_dtype(weight),
+            weight.device,
         )
         shared = None
         if config.shared_aln:
@@ -204,18 +209,24 @@ class VAR(Backbone):
         return per_width * self.config.code * (grid.index > 0), per_width * self.config.vocabulary
 
     def draw(
-        self, logits: Tensor, grid: Grid, paired: bool, sampling: Sampling, draws: Stream
+        self,
+        logits: Tensor,
+        grid: Grid,
+        paired: bool,
+        sampling: Sampling,
+        draws: Stream,
+        codebook: Tensor | None = None,
     ) -> Tensor:
         """Draw codebook rows (n, L); guidance grows linearly with the step, from none at first.
 
-        (1 + t) cond - t null, t = guidance * step / (steps - 1), as released.
+        (1 + t) cond - t null, t = guidance * step / (steps - 1), as released. Smooth sampling
+        returns mixtures of rows (n, L, d) instead.
         """
+        ratio = grid.index / max(1, self.config.levels - 1)
         if paired:
-            t = sampling.guidance * grid.index / max(1, self.config.levels - 1)
-            cond, null = logits.chunk(2)
-            logits = (1 + t) * cond - t * null
+            logits = guide(logits, 1 + sampling.guidance * ratio)
         logits = cut(logits / sampling.temperature, sampling.top_k, sampling.top_p)
-        return draws.pick(grid.index, logits.softmax(-1))
+        return draw_rows(logits, grid.index, ratio, sampling.smooth, draws, codebook)[1]
 
 
 class LabelEncoder(ConditionEncoder):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
@@ -51,54 +52,161 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def read_released(path: Path) -> dict[str, Tensor]:
-    """Read a released checkpoint, flat or nested, without running code from it.
+    """Read a released checkpoint, a file or a folder of shards, without running code from it.
 
-    Takes `.safetensors`, or a pickle opened with `weights_only=True`; a pickle that needs more is
-    refused. Training dumps are unwrapped, buffers that only training needs are dropped, and both
-    layouts of `scale_mul_1H11` are accepted.
+    Takes safetensors, or pickles opened with `weights_only=True`; a pickle that needs more is
+    refused. Training dumps are unwrapped.
     """
+    if not path.exists():
+        raise WeightsError(f"there are no weights at {path}")
+    state: dict[str, Tensor] = {}
+    for part in _parts(path) if path.is_dir() else [path]:
+        state |= _unwrap(_open(part), part)
+    return state
+
+
+def _parts(folder: Path) -> list[Path]:
+    """Find the files of a sharded or single checkpoint in a folder."""
+    preferred = folder / "ema_model.bin"
+    if preferred.exists():
+        return [preferred]
+    for index in sorted(folder.glob("*.index.json")):
+        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        missing = [name for name in names if not (folder / name).exists()]
+        if missing:
+            raise WeightsError(f"{index} names the shard {missing[0]}, which is not there")
+        return [folder / name for name in names]
+    found = [p for kind in ("safetensors", "bin", "pth") for p in sorted(folder.glob(f"*.{kind}"))]
+    if not found:
+        raise WeightsError(f"{folder} holds no weights (.safetensors, .bin, .pth, or an index)")
+    return found[:1]
+
+
+def _open(path: Path) -> Any:
     try:
         if path.suffix == ".safetensors":
             with safe_open(path, framework="pt") as file:
-                state: Any = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+                return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        return torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
         reason = str(error).splitlines()[0]
         raise WeightsError(f"{path} would run code when opened, so it is not: {reason}") from None
-    except (OSError, RuntimeError, SafetensorError) as error:
+    except (OSError, EOFError, RuntimeError, SafetensorError) as error:
         raise WeightsError(f"cannot read weights {path}: {str(error).splitlines()[0]}") from None
+
+
+_NESTS = ("trainer", "var_wo_ddp", "gpt_ema_fsdp", "gpt_fsdp", "vae_local", "vae")
+
+
+def _unwrap(state: Any, path: Path) -> dict[str, Tensor]:
     for key in _NESTS:
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
     if not isinstance(state, dict) or not all(torch.is_tensor(v) for v in state.values()):
         raise WeightsError(f"{path} holds no state dict that this lab knows")
-    found = {k: v for k, v in state.items() if k.split(".")[-1] not in _TRAINING_ONLY}
-    for key, value in found.items():
-        if key.endswith("scale_mul_1H11"):
-            found[key] = value.reshape(1, -1, 1, 1)
+    return state
+
+
+_UNUSED = {  # buffers of training, legacy, and of bits that are computed
+    "lvl_1L",
+    "attn_bias_for_masking",
+    "ema_vocab_hit_SV",
+    "Infinity_visible_kvlen",
+    "Infinity_invisible_qlen",
+    "mask",
+}
+
+
+def by_own_names(tensors: Mapping[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
+    """Bring released tensors under this lab's names and layouts, as far as they have one.
+
+    Chunked blocks are counted through, the `vae.` prefix goes (and the discriminator under
+    `disc.`), the extra `.conv` and `.norm` of Infinity's tokenizers too, both layouts of
+    `scale_mul_1H11` are accepted, and Infinity's null prompt is cut or padded to the model's.
+    """
+    own = module.state_dict()
+    chunked = [re.match(r"block_chunks\.(\d+)\.module\.(\d+)\.", key) for key in tensors]
+    chunk = 1 + max((int(m[2]) for m in chunked if m), default=0)
+    found = {}
+    for key, value in tensors.items():
+        if key.startswith("disc.") or key.split(".")[-1] in _UNUSED:
+            continue
+        name = key.removeprefix("vae.")
+        match = re.match(r"block_chunks\.(\d+)\.module\.(\d+)\.(.*)", name)
+        if match:
+            name = f"blocks.{int(match[1]) * chunk + int(match[2])}.{match[3]}"
+        *head, module_name, leaf = name.split(".") if "." in name else ("", name)
+        if name not in own and module_name in ("conv", "norm"):
+            name = ".".join((*head, leaf))
+        if name.endswith("scale_mul_1H11"):
+            value = value.reshape(1, -1, 1, 1)
+        if name == "cfg_uncond" and name in own:
+            value = _fitted(value, len(own[name]))
+        found[name] = value
     return found
 
 
-_NESTS = ("trainer", "var_wo_ddp", "vae_local")
-_TRAINING_ONLY = ("lvl_1L", "attn_bias_for_masking", "ema_vocab_hit_SV")
+def _fitted(rows: Tensor, count: int) -> Tensor:
+    return torch.cat((rows, rows.new_zeros(max(0, count - len(rows)), rows.shape[1])))[:count]
 
 
-def fill(module: nn.Module, tensors: Mapping[str, Tensor], source: object) -> None:
-    """Load tensors into a module; raise WeightsError naming the first key that does not fit."""
+def fill(module: nn.Module, tensors: dict[str, Tensor], source: object) -> None:
+    """Move tensors into a module, which may be on the meta device; `tensors` is emptied.
+
+    Raises WeightsError naming the first keys that do not fit. Nothing is copied, and no tensor is
+    held twice.
+    """
     own = module.state_dict()
+    missing = [f"{key} {tuple(own[key].shape)}" for key in own if key not in tensors]
+    extra = [key for key in tensors if key not in own]
+    guess = looks_like(tensors)
+    hint = f"; it looks like {guess}" if guess else ""
+    for keys, what in ((missing, "lacks"), (extra, "holds what this model has not:")):
+        if keys:
+            more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
+            raise WeightsError(f"{source} {what} {', '.join(keys[:3])}{more}{hint}")
     for key, tensor in own.items():
-        if key not in tensors:
-            raise WeightsError(f"{source} lacks {key}, of shape {tuple(tensor.shape)}")
         if tensors[key].shape != tensor.shape:
             raise WeightsError(
                 f"{key} in {source} has shape {tuple(tensors[key].shape)}; "
-                f"this model needs {tuple(tensor.shape)}"
+                f"this model needs {tuple(tensor.shape)}{hint}"
             )
-    extra = [key for key in tensors if key not in own]
-    if extra:
-        raise WeightsError(f"{source} holds {extra[0]}, which this model does not have")
-    module.load_state_dict(dict(tensors))
+    for key in list(own):
+        path, _, leaf = key.rpartition(".")
+        owner = module.get_submodule(path)
+        tensor, old = tensors.pop(key), getattr(owner, leaf)
+        if old.device.type != "meta":
+            old.data.copy_(tensor)
+        elif isinstance(old, nn.Parameter):
+            setattr(owner, leaf, nn.Parameter(tensor, requires_grad=False))
+        else:
+            owner.register_buffer(leaf, tensor)
+
+
+_BLOCK = re.compile(r"(?:blocks\.|block_chunks\.)[\d.]+(?:module\.\d+)?")
+
+
+def looks_like(tensors: Mapping[str, Tensor]) -> str | None:
+    """Say in a few words what a state dict seems to be; None if it is like nothing known."""
+    keys = {key.removeprefix("vae.").removeprefix("transformer."): key for key in tensors}
+
+    def size(name: str, axis: int = 0) -> int | None:
+        return tensors[keys[name]].shape[axis] if name in keys else None
+
+    width, blocks = size("word_embed.weight"), map(_BLOCK.match, keys)
+    depth = len({match[0] for match in blocks if match})
+    if "class_emb.weight" in keys:
+        return f"a VAR transformer of depth {depth} and width {width}"
+    if "text_proj_for_ca.0.weight" in keys:
+        return f"an Infinity transformer of depth {depth} and width {width}"
+    if "context_embed.weight" in keys:
+        return f"a HART transformer of depth {depth} and width {width}"
+    if "quantize.embedding.weight" in keys:
+        return f"a VAR or HART tokenizer of {size('quantize.embedding.weight')} codes"
+    for name in ("encoder.conv_out.weight", "encoder.conv_out.conv.weight"):
+        if name in keys:
+            return f"an Infinity tokenizer of {size(name)} channels"
+    return None
 
 
 def fingerprint(config: Mapping[str, Any], *modules: nn.Module) -> str:

@@ -7,8 +7,14 @@ import re
 from fastvar_lab.methods.prune import Prune, ScaleName
 
 PRESETS = {
-    # the paper on Infinity, N = 4 {40, 50, 100, 100 %}; its layer range belongs to 32 layers
-    "paper-infinity": Prune({-4: 0.4, -3: 0.5, -2: 1.0, -1: 1.0}),
+    # the paper on Infinity, N = 4 {40, 50, 100, 100 %}, at the released layers 3 to 27 of 32;
+    # smaller budgets end earlier: see `infinity`
+    "infinity": Prune({-4: 0.4, -3: 0.5, -2: 1.0, -1: 1.0}, layers=(3, 28)),
+    # the same shares in all layers, for models of another depth
+    "infinity-all-layers": Prune({-4: 0.4, -3: 0.5, -2: 1.0, -1: 1.0}),
+    # the paper on HART, N = 2 {50, 75 %}, all layers, restored from 36x36; and its extreme
+    "hart": Prune({-2: 0.5, -1: 0.75}),
+    "hart-extreme": Prune({-2: 0.5, -1: 1.0}),
     # the embedded model's default: pruned tokens only, no step skipped
     "tiny": Prune({-2: 0.5, -1: 0.75}),
 }

@@ -219,7 +219,8 @@ class PruneRunner(Runner):
         if self.cache_grid is not None:
             output = self.cache[site]  # from before guidance rows were dropped, or after
             output = output if len(output) == len(x) else output[self.rows]
-            cached = Cached(output, self.cache_grid.h, self.cache_grid.w)
+            whole = output[:, self.cache_grid.prefix :]
+            cached = Cached(whole, self.cache_grid.h, self.cache_grid.w)
         fresh = branch(gather(x, index), index)
         return self.method.restore.restore(fresh, index, grid, cached)
 

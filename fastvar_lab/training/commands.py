@@ -12,6 +12,7 @@ from fastvar_lab.backbones import weights as files
 from fastvar_lab.backbones.infinity import Infinity
 from fastvar_lab.backbones.text import WordEncoder
 from fastvar_lab.files import folder
+from fastvar_lab.loading import require
 from fastvar_lab.training.tokenizer import train_tokenizer
 from fastvar_lab.training.transformer import CHUNK, train_transformer
 
@@ -30,7 +31,7 @@ def train(args: argparse.Namespace) -> None:
         raise ValueError(f"--grown lies in [0, 1) and goes with the transformer; not {args.grown}")
     if args.reading and args.part != "transformer":
         raise ValueError("--reading goes with the transformer")
-    models.require(args.device)
+    require(args.device)
     torch.manual_seed(args.seed)
     model = models.build_tiny()
     if args.start is not None:

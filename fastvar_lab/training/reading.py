@@ -25,7 +25,9 @@ from fastvar_lab.world.grammar import (
 from fastvar_lab.world.scene import MAX_OBJECTS, caption, random_prompt
 
 NOUNS = {*SHAPES, *PLURALS.values()}
-FACTS: dict[str, tuple[str | int | None, ...]] = {  # what is asked about each group of a prompt, and the answers there are
+FACTS: dict[
+    str, tuple[str | int | None, ...]
+] = {  # what is asked about each group of a prompt, and the answers there are
     "shape": SHAPES,
     "color": (None, *COLORS),
     "texture": (None, *TEXTURES),

@@ -65,7 +65,7 @@ def teacher_forced(
     grids = [Grid(i, h, w) for i, (h, w) in enumerate(sizes)]
     cache = BlockCausal([1, *(x.shape[1] for x in inputs)])
     state = model.state(text, [], cache)
-    tables = [model.positions(g) for g in grids]
+    tables = [model.positions(g, grids[-1]) for g in grids]
     whole = Grid(0, 1, 0)  # one pseudo step that holds every scale
     state.tables[0] = torch.cat(
         [t if at is None else t[at.to(t.device)] for t, at in zip(tables, positions)]

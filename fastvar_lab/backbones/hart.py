@@ -1,0 +1,358 @@
+"""HART: hybrid tokens, a codebook row and a continuous residual, by its released names.
+
+Source: released HART code (parameter names, formulas) in the configuration of the 0.7B release:
+Llama-style blocks without modulation. The text enters as the first scale step's tokens; the last
+of them predicts the 1x1 map. Deviation: released code shuffles an order of tokens that a single
+pass never looks at; it is not drawn here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple, cast
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from fastvar_lab.backbones.layers import (
+    AdaLNHeadNorm,
+    GatedFeedForward,
+    RMSNorm,
+    StepEmbedding,
+    qkv_heads,
+)
+from fastvar_lab.backbones.protocol import Backbone
+from fastvar_lab.backbones.residual_diffusion import ResidualDiffusion, diffusion_flops
+from fastvar_lab.cache import KVCache, compute_dtype
+from fastvar_lab.draws import Stream
+from fastvar_lab.sampling import Sampling, cut, draw_rows, guide
+from fastvar_lab.seam import Block, Grid, Runner, Site
+from fastvar_lab.tokens import gather, wide
+
+ROTARY_SIDE = 64  # positions are measured on a 64 x 64 map, whatever is drawn
+
+
+@dataclass(frozen=True)
+class HARTConfig:
+    """Sizes of one HART transformer; the defaults are the 0.7B release's."""
+
+    depth: int = 24
+    width: int = 1536
+    heads: int = 24
+    hidden: int = 4096
+    sides: tuple[int, ...] = (1, 2, 3, 4, 5, 7, 9, 12, 16, 21, 27, 36, 48, 64)
+    context: int = 300
+    context_width: int = 1536
+    vocabulary: int = 4096
+    code: int = 32
+    diffusion_width: int = 1024
+    diffusion_depth: int = 6
+    diffusion_steps: int = 8
+    early: int = 7  # steps before this one draw among the top 600 rows, later ones among 300
+
+    @property
+    def levels(self) -> int:
+        """Scale steps the model was trained for."""
+        return len(self.sides)
+
+    @property
+    def head_dim(self) -> int:
+        return self.width // self.heads
+
+
+class Context(NamedTuple):
+    """Encoded prompts: features (n, T, D), and where each token stands among the words (n, T)."""
+
+    features: Tensor
+    positions: Tensor
+
+
+Table = tuple[Tensor, Tensor]
+"""Cosines and sines (B, L, c)."""
+
+
+@dataclass
+class HARTState:
+    """What one generation owns: text tokens, head modulation, KV cache, positions by step."""
+
+    context: Tensor  # (B, T, C)
+    head: tuple[Tensor, Tensor]
+    cache: KVCache
+    levels: Tensor  # (steps, C)
+    tables: dict[int, Table]
+    steps: int
+
+    def keep_rows(self, rows: slice) -> None:
+        """Drop guidance rows from everything that has them."""
+        self.context = self.context[rows]
+        self.head = (self.head[0][rows], self.head[1][rows])
+        self.tables = {i: (c[rows], s[rows]) for i, (c, s) in self.tables.items()}
+        self.cache.keep_rows(rows)
+
+
+def turn(x: Tensor, table: Table) -> Tensor:
+    """Mix the two halves of x (B, H, K, c): x cos + (-second, first) sin, in x's own type.
+
+    Over a map, the first half is turned by y and the second by x, as released: no rotation
+    unless both agree.
+    """
+    cos, sin = (t.unsqueeze(1).to(x.dtype) for t in table)
+    first, second = x.chunk(2, dim=-1)
+    return x * cos + torch.cat((-second, first), dim=-1) * sin
+
+
+class HARTAttention(nn.Module):
+    """Plain attention, scaled by 0.25 * head_dim ** -0.5."""
+
+    zero_k_bias: Tensor
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.q_bias, self.v_bias = (nn.Parameter(torch.zeros(width)) for _ in range(2))
+        self.register_buffer("zero_k_bias", torch.zeros(width))
+        self.qkv_proj = nn.Linear(width, 3 * width, bias=False)
+        self.proj = nn.Linear(width, width)
+
+    def forward(
+        self,
+        x: Tensor,
+        table: Table,
+        *,
+        site: Site,
+        grid: Grid,
+        cache: KVCache,
+        run: Runner,
+    ) -> Tensor:
+        """Project, turn, attend over the cache, project back: (B, K, C) -> (B, K, C)."""
+        biases = (self.q_bias, self.zero_k_bias, self.v_bias)
+        q, k, v = qkv_heads(x, self.qkv_proj.weight, biases, self.heads)
+        keys = cache.append(site.layer, turn(k, table), v)
+        seen = run.attend(site, grid, turn(q, table), *keys, scale=0.25 * q.shape[-1] ** -0.5)
+        return self.proj(rearrange(seen, "b h l c -> b l (h c)"))
+
+
+class HARTBlock(nn.Module):
+    """Attention and feed-forward behind one shared norm, each one closed branch."""
+
+    def __init__(self, config: HARTConfig) -> None:
+        super().__init__()
+        self.attn = HARTAttention(config.width, config.heads)
+        self.ffn = GatedFeedForward(config.width, config.hidden)
+        self.ln_wo_grad = RMSNorm(config.width, narrow=True)
+
+    def forward(
+        self, x: Tensor, *, layer: int, grid: Grid, state: HARTState, run: Runner
+    ) -> Tensor:
+        """Offer the two branches of this layer to `run`, in order."""
+        where = Site(layer, "attn")
+        call = partial(self._attend, site=where, grid=grid, state=state, run=run)
+        x = x + run.sublayer(where, grid, call, x)
+        return x + run.sublayer(Site(layer, "ffn"), grid, self._feed, x)
+
+    def _attend(
+        self,
+        x: Tensor,
+        index: Tensor | None = None,
+        *,
+        site: Site,
+        grid: Grid,
+        state: HARTState,
+        run: Runner,
+    ) -> Tensor:
+        cos, sin = state.tables[grid.index]
+        if index is not None:
+            cos, sin = gather(cos, index), gather(sin, index)
+        normed = self.ln_wo_grad(x)
+        return self.attn(normed, (cos, sin), site=site, grid=grid, cache=state.cache, run=run)
+
+    def _feed(self, x: Tensor, index: Tensor | None = None) -> Tensor:
+        return self.ffn(self.ln_wo_grad(x))
+
+
+class HeadNorm(AdaLNHeadNorm):
+    """RMS norm before the head, modulated by the pooled text."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width)
+        self.ln_wo_grad = RMSNorm(width)
+
+
+class HART(Backbone):
+    """The transformer: codebook rows of the next scale, and residuals at the last one."""
+
+    kinds = ("attn", "ffn")
+    unguided = 0.0
+
+    def __init__(self, config: HARTConfig) -> None:
+        super().__init__()
+        self.config, width = config, config.width
+        self.prefix = config.context - 1  # the last text token stands for the 1x1 map
+        self.word_embed = nn.Linear(config.code, width)
+        self.context_embed = nn.Linear(config.context_width, width)
+        self.context_norm = RMSNorm(config.context_width, narrow=True)
+        self.lvl_embed = StepEmbedding(width)
+        self.blocks = nn.ModuleList(HARTBlock(config) for _ in range(config.depth))
+        self.head_nm = HeadNorm(width)
+        self.head = nn.Linear(width, config.vocabulary)
+        self.decoder_norm = RMSNorm(width, narrow=True)
+        self.diffloss = ResidualDiffusion(
+            config.diffusion_width,
+            config.diffusion_depth,
+            config.code,
+            width,
+            config.diffusion_steps,
+        )
+
+    @property
+    def _blocks(self) -> list[HARTBlock]:
+        return cast(list[HARTBlock], list(self.blocks))
+
+    def with_null(self, context: Context) -> Context:
+        """Append the null prompts: no features, all at position 0."""
+        return Context(*(torch.cat((part, torch.zeros_like(part))) for part in context))
+
+    def begin(self, context: Context, grids: Sequence[Grid], run: Runner) -> HARTState:
+        """Compute once what all scale steps share; allocate the KV cache to what `run` forwards."""
+        config, weight = self.config, self.word_embed.weight
+        if context.features.shape[1] != config.context:
+            raise ValueError(
+                f"this model reads {config.context} text tokens; not {context.features.shape[1]}"
+            )
+        capacities = [
+            sum(run.forwarded(Site(layer, "attn"), grid) for grid in grids)
+            for layer in range(config.depth)
+        ]
+        text = self.context_embed(self.context_norm(context.features.to(weight.dtype)))
+        rows = len(text)
+        cache = KVCache(
+            capacities, rows, config.heads, config.head_dim, compute_dtype(weight), weight.device
+        )
+        return HARTState(
+            context=text,
+            head=self.head_nm.modulation(text.amax(dim=1)),
+            cache=cache,
+            levels=self.lvl_embed(torch.arange(len(grids))),
+            tables={g.index: self.positions(g, context.positions) for g in grids},
+            steps=len(grids),
+        )
+
+    def positions(self, grid: Grid, words: Tensor) -> Table:
+        """Cosines and sines (B, L, c) of a step; `words` (B, T) are the text's own positions.
+
+        A map's places are measured on a 64 x 64 grid and begin where the text ends.
+        """
+        device, c = words.device, self.config.head_dim
+        if grid.index == 0:
+            inverse = 10000.0 ** (-torch.arange(0, c, 2, device=device).float() / c)
+            angles = (words.float().unsqueeze(-1) * inverse).repeat(1, 1, 2)
+            return angles.cos(), angles.sin()
+        inverse = 10000.0 ** (-torch.arange(0, c, 4, device=device).float() / c)
+        end = words[:, -1:].float()
+        y = torch.arange(grid.h, device=device).float() / grid.h * ROTARY_SIDE + end  # (B, h)
+        x = torch.arange(grid.w, device=device).float() / grid.w * ROTARY_SIDE + end
+        down, along = (place.unsqueeze(-1) * inverse for place in (y, x))  # (B, side, c / 4)
+        shape = (len(words), grid.h, grid.w, c // 4)
+        down, along = down.unsqueeze(2).expand(shape), along.unsqueeze(1).expand(shape)
+        angles = torch.cat((down, down, along, along), dim=-1).flatten(1, 2)
+        return angles.cos(), angles.sin()
+
+    def embed(self, state: HARTState, grid: Grid, latent: Tensor) -> Tensor:
+        """Tokens (B, L, C) that enter the first layer; the text itself at the first step."""
+        level = state.levels[grid.index]
+        if grid.index == 0:
+            return state.context + level
+        flat = rearrange(latent, "b d h w -> b (h w) d").to(self.word_embed.weight.dtype)
+        tokens = self.word_embed(flat) + level
+        return tokens.repeat(len(state.context) // len(tokens), 1, 1)
+
+    def layers(self, state: HARTState, grid: Grid, run: Runner) -> list[Block]:
+        """Close the layers over one scale step."""
+        return [
+            partial(block, layer=i, grid=grid, state=state, run=run)
+            for i, block in enumerate(self._blocks)
+        ]
+
+    def logits(self, state: HARTState, x: Tensor) -> Tensor:
+        """Logits (B, L, V) of a map's tokens, float32 at least."""
+        up, shift = state.head
+        x = torch.addcmul(wide(shift), self.head_nm.ln_wo_grad(x), wide(up))
+        return wide(F.linear(x.to(self.head.weight.dtype), self.head.weight, self.head.bias))
+
+    def draw(
+        self,
+        logits: Tensor,
+        grid: Grid,
+        paired: bool,
+        sampling: Sampling,
+        draws: Stream,
+        codebook: Tensor | None = None,
+    ) -> Tensor:
+        """Draw codebook rows (n, L), or their mixtures (n, L, d), guided as in `_guidance`."""
+        return self._draw(logits, grid, self.config.levels, paired, sampling, draws, codebook)[1]
+
+    def _draw(
+        self,
+        logits: Tensor,
+        grid: Grid,
+        steps: int,
+        paired: bool,
+        sampling: Sampling,
+        draws: Stream,
+        codebook: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        ratio = _progress(grid, steps)
+        if paired:
+            logits = guide(logits, 1 + sampling.guidance * ratio)
+        top_k = sampling.top_k or (600 if grid.index < self.config.early else 300)
+        logits = cut(logits / sampling.temperature, top_k, sampling.top_p)
+        return draw_rows(logits, grid.index, ratio, sampling.smooth, draws, codebook)
+
+    def sample(
+        self,
+        state: HARTState,
+        x: Tensor,
+        grid: Grid,
+        paired: bool,
+        sampling: Sampling,
+        draws: Stream,
+        codebook: Tensor | None,
+    ) -> Tensor:
+        """Draw rows or mixtures; at the last step codes with their residuals, (n, L, d)."""
+        assert codebook is not None
+        x = x[:, grid.prefix :]
+        logits = self.logits(state, x)
+        rows, drawn = self._draw(logits, grid, state.steps, paired, sampling, draws, codebook)
+        if grid.index < state.steps - 1:
+            return drawn
+        codes = F.embedding(rows, codebook)
+        shown = self.word_embed(codes.to(self.word_embed.weight.dtype))
+        features = self.decoder_norm(x + shown.repeat(2 if paired else 1, 1, 1))
+        guidance = sampling.guidance * _progress(grid, state.steps) if paired else None
+        residual = self.diffloss(features, grid.index, guidance, draws)
+        return (drawn if sampling.smooth else codes) + residual
+
+    def sublayer_flops(self, kind: str, tokens: int, keys: int) -> float:
+        c = self.config.width
+        return float(
+            tokens * {"attn": 8 * c * c + 4 * c * keys, "ffn": 6 * c * self.config.hidden}[kind]
+        )
+
+    def ends_flops(self, grid: Grid) -> tuple[float, float]:
+        config, tokens = self.config, grid.h * grid.w
+        head = 2.0 * config.width * config.vocabulary * tokens
+        if grid.index == config.levels - 1:
+            sizes = (config.diffusion_width, config.diffusion_depth, config.code, config.width)
+            head += tokens * diffusion_flops(*sizes, config.diffusion_steps)
+        if grid.index == 0:
+            return 2.0 * config.width * config.context_width * grid.tokens, head
+        return 2.0 * config.width * config.code * tokens, head
+
+
+def _progress(grid: Grid, steps: int) -> float:
+    """Share of the schedule done, that guidance grows with; the last step takes the one before."""
+    return min(grid.index, steps - 2) / (steps - 1) if steps > 1 else 0.0

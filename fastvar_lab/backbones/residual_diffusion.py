@@ -1,0 +1,142 @@
+"""HART's residual diffusion: what a codebook row misses of a token, drawn by a small diffusion MLP.
+
+Source: released HART code (parameter names under `diffloss`, schedule, formulas). Noise
+prediction with a learned-range variance over a 1000-step cosine schedule, respaced to few steps.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from fastvar_lab.backbones.layers import StepEmbedding, modulate
+from fastvar_lab.draws import Stream
+
+TRAINED_STEPS = 1000
+SHRINK = 0.6  # released: the drawn residual is scaled by this
+
+
+class Respaced(NamedTuple):
+    """A diffusion schedule of a few kept steps: float64, (S,) each, noisiest last."""
+
+    steps: Tensor  # of the trained schedule
+    beta: Tensor
+    signal: Tensor  # cumulated product of 1 - beta
+    signal_before: Tensor
+    log_variance: Tensor  # of the posterior, its first entry replaced by its second
+
+
+def respace(count: int) -> Respaced:
+    """Keep `count` steps of the cosine schedule, evenly strided from the first to the last."""
+
+    def level(share: float) -> float:
+        return math.cos((share + 0.008) / 1.008 * math.pi / 2) ** 2
+
+    kept = [round(i * (TRAINED_STEPS - 1) / (count - 1)) for i in range(count)]
+    trained = [
+        min(1 - level((i + 1) / TRAINED_STEPS) / level(i / TRAINED_STEPS), 0.999)
+        for i in range(TRAINED_STEPS)
+    ]
+    signal = (1 - torch.tensor(trained, dtype=torch.float64)).cumprod(0)[kept]
+    before = torch.cat((signal.new_ones(1), signal[:-1]))
+    beta = 1 - signal / before
+    variance = beta * (1 - before) / (1 - signal)
+    variance = torch.cat((variance[1:2], variance[1:]))
+    return Respaced(torch.tensor(kept), beta, signal, before, variance.log())
+
+
+class ResidualBlock(nn.Module):
+    """h + gate * MLP(LN(h) * (1 + scale) + shift); the condition gives shift, scale, gate."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.in_ln = nn.LayerNorm(width, eps=1e-6)
+        self.mlp = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 3 * width))
+
+    def forward(self, h: Tensor, y: Tensor) -> Tensor:
+        shift, scale, gate = self.adaLN_modulation(y).chunk(3, dim=-1)
+        return h + gate * self.mlp(self.in_ln(h) * (1 + scale) + shift)
+
+
+class FinalLayer(nn.Module):
+    """Noise and variance share per channel, from a modulated norm."""
+
+    def __init__(self, width: int, channels: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(width, channels)
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))
+
+    def forward(self, h: Tensor, y: Tensor) -> Tensor:
+        shift, scale = self.adaLN_modulation(y).chunk(2, dim=-1)
+        return self.linear(modulate(h, 1 + scale, shift))
+
+
+class Denoiser(nn.Module):
+    """The network: a noisy residual (N, d), its step, a condition (N, C) -> (N, 2 d)."""
+
+    def __init__(self, width: int, depth: int, code: int, condition: int) -> None:
+        super().__init__()
+        self.time_embed = StepEmbedding(width)
+        self.cond_embed = nn.Linear(condition, width)
+        self.input_proj = nn.Linear(code, width)
+        self.res_blocks = nn.ModuleList(ResidualBlock(width) for _ in range(depth))
+        self.final_layer = FinalLayer(width, 2 * code)
+
+    def forward(self, x: Tensor, step: Tensor, z: Tensor) -> Tensor:
+        y = self.time_embed(step) + z
+        h = self.input_proj(x.to(y.dtype))
+        for block in self.res_blocks:
+            h = block(h, y)
+        return self.final_layer(h, y)
+
+
+class ResidualDiffusion(nn.Module):
+    """Draws residuals (n, L, d) for tokens whose features condition the denoiser."""
+
+    def __init__(self, width: int, depth: int, code: int, condition: int, steps: int) -> None:
+        super().__init__()
+        self.code, self.steps = code, steps
+        self.net = Denoiser(width, depth, code, condition)
+
+    def forward(
+        self, features: Tensor, grid_step: int, guidance: float | None, draws: Stream
+    ) -> Tensor:
+        """Draw residuals for features (B, L, C); `guidance` t if null rows are among them.
+
+        Only the noise is guided, (1 + t) cond - t null, and both halves see the same x.
+        """
+        device, tokens = features.device, features.shape[1]
+        paired = guidance is not None
+        z = self.net.cond_embed(features)
+        n = len(z) // 2 if paired else len(z)
+        schedule = respace(self.steps)
+        x = draws.normal(grid_step, 0, (tokens, self.code), paired).to(device)
+        x = x.to(torch.promote_types(z.dtype, torch.float32))
+        for turn, i in enumerate(reversed(range(self.steps)), start=1):
+            shown = x.repeat(2, 1, 1) if paired else x
+            out = self.net(shown, schedule.steps[i], z).to(x.dtype)
+            noise, share = out.split(self.code, dim=-1)
+            if guidance is not None:
+                noise = (1 + guidance) * noise[:n] - guidance * noise[n:]
+            beta, signal, before = (float(t[i]) for t in schedule[1:4])
+            clean = ((x - (1 - signal) ** 0.5 * noise) / signal**0.5).clamp(-1, 1)
+            mean = (
+                beta * before**0.5 / (1 - signal) * clean
+                + (1 - before) * (1 - beta) ** 0.5 / (1 - signal) * x
+            )
+            share = (share[:n] + 1) / 2
+            log_variance = share * math.log(beta) + (1 - share) * float(schedule.log_variance[i])
+            fresh = draws.normal(grid_step, turn, (tokens, self.code), paired).to(mean)
+            x = mean + (0.5 * log_variance).exp() * fresh if i else mean
+        return SHRINK * x
+
+
+def diffusion_flops(width: int, depth: int, code: int, condition: int, steps: int) -> float:
+    """Products of one row's token: the condition once, the network at every step."""
+    blocks = depth * (4 + 6) * width * width
+    ends = 2 * code * width + 4 * width * width + 4 * code * width
+    return float(2 * condition * width + steps * (blocks + ends))
