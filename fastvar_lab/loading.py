@@ -13,6 +13,7 @@ from torch import nn
 
 from fastvar_lab.backbones import presets
 from fastvar_lab.backbones import weights as files
+from fastvar_lab.backbones.features import StoredFeatures
 from fastvar_lab.backbones.hart import HARTConfig
 from fastvar_lab.backbones.infinity import InfinityConfig
 from fastvar_lab.backbones.protocol import ConditionEncoder
@@ -43,6 +44,8 @@ def load(
     precision: str = "float32",
     reference: tuple[int, int] | None = None,
     sizes: Sizes | None = None,
+    features: str | Path | None = None,
+    instruction: str | Path | None = None,
 ) -> Model:
     """Open a model: "tiny", "var-d16" to "var-d36", "infinity-2b" and its kin, "hart-0.7b".
 
@@ -51,8 +54,11 @@ def load(
     `download` fetches what is missing through huggingface_hub. The text encoder is read from the
     same folder when it is there; without it, `generate` takes encoded prompts. `precision` is
     "float32", everything in `dtype`, or "official", see `Model.set_precision`. `reference`
-    replaces Infinity's rotary grid, `sizes` the schedule. Raises ValueError for an unknown name,
-    WeightsError for files that do not fit, RuntimeError for CUDA or memory that is not there.
+    replaces Infinity's rotary grid, `sizes` the schedule. `features` is a folder that keeps prompts
+    once encoded; `instruction` the file of HART's instruction text, which is not shipped.
+
+    Raises ValueError for an unknown name, WeightsError for files that do not fit, RuntimeError
+    for CUDA or memory that is not there.
     """
     if name not in NAMES:
         raise ValueError(f"model must be one of {', '.join(NAMES)}; not {name!r}")
@@ -71,7 +77,10 @@ def load(
                 torch.manual_seed(seed)
                 model = _build(name, found)
         else:
-            model = _released(name, found, weights, download)
+            model = _released(name, found, weights, download, instruction)
+    if features is not None:
+        here = None if isinstance(model.text_encoder, NoText) else model.text_encoder
+        model.text_encoder = StoredFeatures(features, here)
     model.sizes = sizes or model.sizes
     model.freeze().to(device).set_precision(precision, dtype)
     model.tokenizer.channels_last()
@@ -110,7 +119,11 @@ def _build(name: str, found: presets.Release) -> Model:
 
 
 def _released(
-    name: str, found: presets.Release, weights: str | Path | None, download: bool
+    name: str,
+    found: presets.Release,
+    weights: str | Path | None,
+    download: bool,
+    instruction: str | Path | None,
 ) -> Model:
     if not found.files:
         raise ValueError(f'no weights of {name} were released; it opens with weights="random"')
@@ -133,11 +146,13 @@ def _released(
     for module, file in zip((model.transformer, model.tokenizer), found.files, strict=True):
         tensors = files.by_own_names(files.read_released(folder / file), module)
         files.fill(module, tensors, folder / file)
-    model.text_encoder = _condition(name, found, folder)
+    model.text_encoder = _condition(name, found, folder, instruction)
     return model
 
 
-def _condition(name: str, found: presets.Release, folder: Path) -> ConditionEncoder:
+def _condition(
+    name: str, found: presets.Release, folder: Path, instruction: str | Path | None
+) -> ConditionEncoder:
     """Open the text encoder that lies beside the weights, if it does."""
     if isinstance(found.config, VARConfig):
         return LabelEncoder(found.config.classes)
@@ -147,7 +162,11 @@ def _condition(name: str, found: presets.Release, folder: Path) -> ConditionEnco
         return NoText(name, f"{found.text.repo} in {where}")
     from fastvar_lab.backbones.encoders import open_encoder
 
-    return open_encoder(found.text.kind, where)
+    length = (
+        found.config.context if isinstance(found.config, HARTConfig) else found.config.text_length
+    )
+    told = None if instruction is None else Path(instruction)
+    return open_encoder(found.text.kind, where, length, told)
 
 
 def hart_config(config: HARTConfig, folder: Path) -> HARTConfig:

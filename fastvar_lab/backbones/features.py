@@ -1,0 +1,70 @@
+"""Prompt features on disk: computed once, read without the text encoder in memory."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from fastvar_lab.backbones.hart import Context
+from fastvar_lab.backbones.infinity import Text
+from fastvar_lab.backbones.protocol import ConditionEncoder
+from fastvar_lab.files import folder as writable
+from fastvar_lab.files import write
+
+
+class StoredFeatures(ConditionEncoder):
+    """Reads features of prompts from a folder, one safetensors file each; fills it if it can.
+
+    `encoder` computes what is missing; without one a missing prompt is an error that says so.
+    Text (features, mask) and Context (features, positions) are told apart by what a file holds.
+    """
+
+    def __init__(self, folder: str | Path, encoder: ConditionEncoder | None = None) -> None:
+        super().__init__()
+        self.folder, self.encoder = Path(folder), encoder
+        self.config = None if encoder is None else getattr(encoder, "config", None)
+        self.register_buffer("where", torch.zeros(1), persistent=False)
+
+    def path(self, prompt: str) -> Path:
+        """Name the file of a prompt."""
+        return self.folder / f"{hashlib.sha256(prompt.encode()).hexdigest()[:24]}.safetensors"
+
+    def encode(self, prompts: Sequence[str]) -> Text | Context:
+        """Read, or compute and keep, the features of prompts."""
+        found = [self._one(prompt) for prompt in prompts]
+        device = self.get_buffer("where").device
+        features = torch.nn.utils.rnn.pad_sequence(
+            [f["features"] for f in found], batch_first=True
+        ).to(device)
+        if "positions" in found[0]:
+            return Context(features, torch.stack([f["positions"] for f in found]).to(device))
+        lengths = torch.tensor([len(f["features"]) for f in found])
+        mask = torch.arange(features.shape[1]) < lengths.unsqueeze(1)
+        return Text(features, mask.to(device))
+
+    def _one(self, prompt: str) -> dict[str, Tensor]:
+        path = self.path(prompt)
+        if path.exists():
+            try:
+                with safe_open(path, framework="pt") as file:
+                    if (file.metadata() or {}).get("prompt") == prompt:
+                        return {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
+            except SafetensorError:
+                pass  # damaged: computed anew
+        if self.encoder is None:
+            raise ValueError(f"{self.folder} has no features of {prompt!r}, and no encoder is here")
+        made = self.encoder.encode([prompt])
+        if isinstance(made, Context):
+            kept = {"features": made.features[0], "positions": made.positions[0]}
+        else:
+            kept = {"features": made.features[0][made.mask[0]]}
+        kept = {k: v.detach().cpu().contiguous() for k, v in kept.items()}
+        writable(self.folder)
+        write(path, lambda partial: save_file(kept, partial, metadata={"prompt": prompt}))
+        return kept
