@@ -28,7 +28,7 @@ from fastvar_lab.models import (
     build_tiny,
     language,
 )
-from fastvar_lab.scales import Sizes
+from fastvar_lab.scales import Sizes, square
 
 NAMES = ("tiny", *presets.NAMES)
 
@@ -140,7 +140,8 @@ def _released(
                 f"it comes from https://huggingface.co/{found.repo}"
             )
     if isinstance(found.config, HARTConfig):
-        found = replace(found, config=hart_config(found.config, folder / str(found.transformer)))
+        config = hart_config(found.config, folder / str(found.transformer))
+        found = replace(found, config=config, sizes=square(*config.sides))
     with torch.device("meta"):
         model = _build(name, found)
     for module, file in zip((model.transformer, model.tokenizer), found.files, strict=True):

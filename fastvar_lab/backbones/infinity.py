@@ -27,6 +27,7 @@ from fastvar_lab.backbones.layers import (
     RMSNorm,
     SelfAttention,
     TextPool,
+    affine_norm,
     attention_branch,
     feed_forward_branch,
     modulate,
@@ -155,7 +156,7 @@ class InfinityBlock(nn.Module):
             q, k, v = (rounded(t) for t in (q, *memory))
             return rounded(run.attend(site, grid, q, k, v, state.text_mask, scale))
 
-        out = self.ca(self.ca_norm(x), attend)
+        out = self.ca(affine_norm(x, self.ca_norm), attend)
         return wide(out) if self.rounded else out
 
 

@@ -61,6 +61,12 @@ def modulate(x: Tensor, scale_plus_one: Tensor, shift: Tensor, eps: float = 1e-6
     return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=eps), scale_plus_one)
 
 
+def affine_norm(x: Tensor, norm: nn.LayerNorm) -> Tensor:
+    """Apply a LayerNorm in the type of x, whatever type its weights are stored in."""
+    weight, bias = norm.weight.to(x.dtype), norm.bias.to(x.dtype)
+    return F.layer_norm(x, x.shape[-1:], weight, bias, norm.eps)
+
+
 class Modulation(NamedTuple):
     """adaLN of one layer, (B, 1, C) each; `up` is 1 + scale. 1 = attention, 2 = feed-forward."""
 

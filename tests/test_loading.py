@@ -1,0 +1,316 @@
+"""Released files: their names, nesting, shards and traps; what is refused, and how it is said."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import fastvar_lab as fv
+from fastvar_lab import loading, models
+from fastvar_lab.backbones import presets
+from fastvar_lab.backbones.autoencoder import AutoEncoderConfig
+from fastvar_lab.backbones.hart import HARTConfig
+from fastvar_lab.backbones.infinity import InfinityConfig
+from fastvar_lab.backbones.weights import WeightsError
+
+SMALL = AutoEncoderConfig(8, (32, 32), encoder_blocks=1, decoder_blocks=1)
+INFINITY = InfinityConfig(6, 64, 2, 64, 8, text_width=24, text_length=10, pool_heads=4)
+HART = HARTConfig(2, 64, 2, 96, (1, 2, 3, 4), 5, 24, 700, 8, 48, 2)
+
+
+def chunked(state, blocks):
+    out = {}
+    for key, value in state.items():
+        match = re.match(r"blocks\.(\d+)\.(.*)", key)
+        if match:
+            i = int(match[1])
+            key = f"block_chunks.{i // blocks}.module.{i % blocks}.{match[2]}"
+        out[key] = value
+    return out
+
+
+def long_names(state):
+    """Infinity's tokenizers: every convolution and norm one level deeper."""
+    out = {}
+    for key, value in state.items():
+        kind = "norm" if "norm" in key.split(".")[-2] else "conv"
+        out[re.sub(r"\.(weight|bias)$", rf".{kind}.\1", key)] = value
+    return {**out, "quantizer.lfq.mask": torch.zeros(8), "quantize.lfq.mask": torch.zeros(8)}
+
+
+@pytest.fixture
+def infinity(tmp_path, monkeypatch):
+    monkeypatch.setitem(presets.INFINITY, "infinity-2b", INFINITY)
+    monkeypatch.setitem(presets.INFINITY, "infinity-8b", INFINITY)
+    monkeypatch.setattr(presets, "infinity_tokenizer", lambda config: SMALL)
+    torch.manual_seed(0)
+    source = models.build(INFINITY, tokenizer=SMALL).freeze()
+    state = chunked(source.transformer.state_dict(), 3)
+    state["cfg_uncond"] = torch.cat((state["cfg_uncond"], torch.ones(4, 24)))
+    state["lvl_1L"] = torch.zeros(1, 9)
+    for key in state:
+        if key.endswith("scale_mul_1H11"):
+            state[key] = state[key].view(1, 1, 2, 1)
+    torch.save(state, tmp_path / "infinity_2b_reg.pth")
+    vae = {"vae": long_names(source.tokenizer.state_dict()), "ema": {}, "epoch": 3}
+    torch.save(vae, tmp_path / "infinity_vae_d32reg.pth")
+    torch.save(vae, tmp_path / "infinity_vae_d56_f8_14_patchify.pth")
+    shards = tmp_path / "infinity_8b_weights"
+    shards.mkdir()
+    names = sorted(state)
+    index = {}
+    for i in range(2):
+        file = f"model-{i}.safetensors"
+        save_file({k: state[k].contiguous() for k in names[i::2]}, shards / file)
+        index |= dict.fromkeys(names[i::2], file)
+    (shards / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+    return source, tmp_path
+
+
+def same(model, source, condition, sizes):
+    sampling = fv.Sampling()
+    made, wanted = (
+        fv.generate(m, condition, fv.Prune({-1: 0.5}), sizes=sizes, sampling=sampling)
+        for m in (model, source)
+    )
+    assert torch.allclose(made.canvas, wanted.canvas, atol=1e-5)
+    assert torch.allclose(model.decode(made.canvas), source.decode(wanted.canvas), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["infinity-2b", "infinity-8b"])
+def test_infinity_opens_from_its_released_files(infinity, name):
+    source, folder = infinity
+    model = fv.load(name, weights=folder)
+    text = source.condition(["a red circle", "b"])
+    same(model, source, text, [(1, 1), (2, 2), (4, 4)])
+    assert model.sampling.temperature == (0.5 if name == "infinity-2b" else 1.0)
+    with pytest.raises(ValueError, match=r"no text encoder here \(google/flan-t5-xl in"):
+        fv.generate(model, "a red circle", fv.Dense())
+    named = fv.load(name, weights=folder, features=folder / "features")
+    with pytest.raises(ValueError, match="has no features of 'a red circle'"):
+        fv.generate(named, "a red circle", fv.Dense())
+
+
+def test_hart_opens_from_its_released_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(presets, "VAR_TOKENIZER", SMALL)
+    torch.manual_seed(0)
+    source = models.build(HART, tokenizer=SMALL).freeze()
+    (tmp_path / "llm").mkdir()
+    (tmp_path / "tokenizer").mkdir()
+    state = {**source.transformer.state_dict(), "attn_bias_for_masking": torch.zeros(1)}
+    torch.save(state, tmp_path / "llm" / "ema_model.bin")
+    told = {"depth": 2, "embed_dim": 64, "num_heads": 2, "patch_nums": "1_2_3_4",
+            "context_token": 5, "context_dim": 24, "diff_width": 48, "diff_depth": 2,
+            "attn_type": "llama", "mlp_ratio": 4}  # fmt: skip
+    (tmp_path / "llm" / "config.json").write_text(json.dumps(told))
+    vae = {f"vae.{k}": v for k, v in source.tokenizer.state_dict().items()}
+    save_file({**vae, "disc.x": torch.zeros(2)}, tmp_path / "tokenizer" / "model.safetensors")
+    monkeypatch.setitem(
+        presets.HART, "hart-0.7b",
+        HARTConfig(hidden=96, vocabulary=700, code=8),
+    )  # fmt: skip
+    model = fv.load("hart-0.7b", weights=tmp_path)
+    assert model.transformer.config == HART
+    same(model, source, source.condition(["a red circle"]), None)
+    (tmp_path / "llm" / "config.json").write_text(json.dumps({**told, "attn_type": "gpt2"}))
+    with pytest.raises(WeightsError, match="attn_type 'gpt2'; only 'llama' is here"):
+        fv.load("hart-0.7b", weights=tmp_path)
+
+
+def test_other_files_are_recognised(infinity):
+    _, folder = infinity
+    good = folder / "infinity_2b_reg.pth"
+    good.rename(folder / "kept.pth")
+    with pytest.raises(WeightsError, match=r"infinity_2b_reg.pth, which is not there; it comes"):
+        fv.load("infinity-2b", weights=folder)
+    good.write_bytes((folder / "infinity_vae_d32reg.pth").read_bytes())
+    with pytest.raises(WeightsError, match=r"lacks .* more; it looks like an Infinity tokenizer"):
+        fv.load("infinity-2b", weights=folder)
+    shard = folder / "infinity_8b_weights" / "model-1.safetensors"
+    shard.unlink()
+    with pytest.raises(WeightsError, match=r"names the shard model-1\.safetensors"):
+        fv.load("infinity-8b", weights=folder)
+    (folder / "kept.pth").rename(good)
+    good.write_bytes(good.read_bytes()[: good.stat().st_size // 2])
+    with pytest.raises(WeightsError, match="cannot read weights"):
+        fv.load("infinity-2b", weights=folder)
+
+
+def test_downloads_go_through_the_hub(infinity, monkeypatch, tmp_path):
+    source, folder = infinity
+    asked = []
+
+    def snapshot_download(repo, allow_patterns=None):
+        asked.append((repo, allow_patterns))
+        return str(folder if allow_patterns else tmp_path / "nothing")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    monkeypatch.setattr(loading, "_condition", lambda *a: source.text_encoder)
+    fv.load("infinity-2b", download=True)
+    assert asked[0][0] == "FoundationVision/Infinity"
+    assert asked[0][1][:1] == ["infinity_2b_reg.pth"]
+    assert asked[1] == ("google/flan-t5-xl", None)
+    assert (folder / "flan-t5-xl").is_symlink()
+
+
+def test_what_does_not_fit_in_memory_is_refused(monkeypatch):
+    monkeypatch.setattr(loading, "_free_memory", lambda: 2**30)
+    with pytest.raises(
+        RuntimeError, match=r"needs 8.2 GiB for its weights in torch.float32; 1.0 G"
+    ):
+        fv.load("infinity-2b", weights="random")
+    monkeypatch.setattr(loading, "_free_memory", lambda: None)
+    with pytest.raises(ValueError, match="no weights of infinity-layer16 were released"):
+        fv.load("infinity-layer16", weights="somewhere")
+
+
+def test_loading_holds_the_weights_once(tmp_path):
+    """Peak memory of a process that loads, over one that does not: at most 1.15 times the file."""
+    script = """
+import resource, sys, torch, fastvar_lab as fv
+from fastvar_lab.backbones import presets
+from fastvar_lab.backbones.autoencoder import AutoEncoderConfig
+from fastvar_lab.backbones.var import VARConfig
+presets.VAR["var-d16"] = VARConfig(6, 1024, 16, (1, 2, 3), classes=10)
+presets.VAR_TOKENIZER = AutoEncoderConfig(32, (32, 32), 1, 1)
+if sys.argv[2] == "save":
+    m = fv.load("var-d16", weights="random")
+    torch.save(m.transformer.state_dict(), sys.argv[1] + "/var_d16.pth")
+    torch.save(m.tokenizer.state_dict(), sys.argv[1] + "/vae_ch160v4096z32.pth")
+else:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    fv.load("var-d16", weights=sys.argv[1])
+    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+"""
+    for what in ("save", "load"):
+        done = subprocess.run(
+            [sys.executable, "-c", script, str(tmp_path), what],
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+    size = (tmp_path / "var_d16.pth").stat().st_size
+    assert size > 3e8
+    assert int(done.stdout) <= 1.15 * size
+
+
+def shapes(module):
+    return {k: tuple(v.shape) for k, v in module.state_dict().items()}
+
+
+def linear(name, out, into, bias=True):
+    return {f"{name}.weight": (out, into)} | ({f"{name}.bias": (out,)} if bias else {})
+
+
+@pytest.mark.parametrize("name", ["infinity-125m", "infinity-2b", "infinity-8b"])
+def test_names_and_shapes_of_released_infinity(name):
+    depth, c, h, f, d = {
+        "infinity-125m": (12, 768, 8, 3072, 16),
+        "infinity-2b": (32, 2048, 16, 8192, 32),
+        "infinity-8b": (40, 3584, 28, 14336, 56),
+    }[name]
+    want = {"cfg_uncond": (512, 2048), "pos_start": (1, 1, c), "text_norm.weight": (2048,)}
+    pool = "text_proj_for_sos.ca."
+    want |= {pool + "mat_q": (1, 16, c // 16), pool + "v_bias": (c,), pool + "zero_k_bias": (c,)}
+    want |= linear(pool + "mat_kv", 2 * c, 2048, False) | linear(pool + "proj", c, c)
+    want |= linear("text_proj_for_ca.0", c, 2048) | linear("text_proj_for_ca.2", c, c)
+    want |= {"lvl_embed.weight": (15, c)} | linear("word_embed", c, d) | linear("head", 2 * d, c)
+    want |= linear("shared_ada_lin.1", 6 * c, c) | linear("head_nm.ada_lin.1", 2 * c, c)
+    for i in range(depth):
+        b = f"blocks.{i}."
+        want |= {b + "ada_gss": (1, 1, 6, c), b + "sa.scale_mul_1H11": (1, h, 1, 1)}
+        vectors = "sa.q_bias sa.v_bias sa.zero_k_bias ca.v_bias ca.zero_k_bias ca_norm.weight"
+        want |= {b + k: (c,) for k in (*vectors.split(), "ca_norm.bias")}
+        want |= linear(b + "sa.mat_qkv", 3 * c, c, False) | linear(b + "sa.proj", c, c)
+        want |= linear(b + "ca.mat_q", c, c) | linear(b + "ca.mat_kv", 2 * c, c, False)
+        want |= (
+            linear(b + "ca.proj", c, c) | linear(b + "ffn.fc1", f, c) | linear(b + "ffn.fc2", c, f)
+        )
+    with torch.device("meta"):
+        model = models.build(presets.INFINITY[name])
+    assert shapes(model.transformer) == want
+    count = 225 if name == "infinity-8b" else 269
+    assert abs(len(shapes(model.tokenizer)) + 2 - count) <= 1  # released: two unused masks more
+
+
+@pytest.mark.parametrize(
+    ("name", "shared"), [("var-d16", False), ("var-d30", False), ("var-d36", True)]
+)
+def test_names_and_shapes_of_released_var(name, shared):
+    d = int(name[5:])
+    c, tokens = 64 * d, 2240 if shared else 680
+    want = {"pos_start": (1, 1, c), "pos_1LC": (1, tokens, c), "class_emb.weight": (1001, c)}
+    want |= {"lvl_embed.weight": (10, c)} | linear("word_embed", c, 32) | linear("head", 4096, c)
+    want |= linear("head_nm.ada_lin.1", 2 * c, c)
+    want |= linear("shared_ada_lin.1", 6 * c, c) if shared else {}
+    for i in range(d):
+        b = f"blocks.{i}."
+        want |= {b + "ada_gss": (1, 1, 6, c)} if shared else linear(b + "ada_lin.1", 6 * c, c)
+        want |= {b + "attn.scale_mul_1H11": (1, d, 1, 1)}
+        want |= {b + f"attn.{k}": (c,) for k in ("q_bias", "v_bias", "zero_k_bias")}
+        want |= linear(b + "attn.mat_qkv", 3 * c, c, False) | linear(b + "attn.proj", c, c)
+        want |= linear(b + "ffn.fc1", 4 * c, c) | linear(b + "ffn.fc2", c, 4 * c)
+    with torch.device("meta"):
+        assert shapes(models.build(presets.VAR[name]).transformer) == want
+
+
+def test_names_and_shapes_of_released_hart():
+    c, w = 1536, 1024
+    want = linear("word_embed", c, 32) | linear("context_embed", c, 1536) | linear("head", 4096, c)
+    want |= {k: (c,) for k in ("context_norm.weight", "head_nm.ln_wo_grad.weight",
+                               "decoder_norm.weight")}  # fmt: skip
+    want |= linear("lvl_embed.mlp.0", c, 256) | linear("lvl_embed.mlp.2", c, c)
+    want |= linear("head_nm.ada_lin.1", 2 * c, c)
+    for i in range(24):
+        b = f"blocks.{i}."
+        want |= {b + f"attn.{k}": (c,) for k in ("q_bias", "v_bias", "zero_k_bias")}
+        want |= linear(b + "attn.qkv_proj", 3 * c, c, False) | linear(b + "attn.proj", c, c)
+        want |= linear(b + "ffn.gate_proj", 4096, c, False) | linear(
+            b + "ffn.up_proj", 4096, c, False
+        )
+        want |= linear(b + "ffn.down_proj", c, 4096, False) | {b + "ln_wo_grad.weight": (c,)}
+    net = "diffloss.net."
+    want |= linear(net + "time_embed.mlp.0", w, 256) | linear(net + "time_embed.mlp.2", w, w)
+    want |= linear(net + "cond_embed", w, c) | linear(net + "input_proj", w, 32)
+    for i in range(6):
+        b = f"{net}res_blocks.{i}."
+        want |= {b + "in_ln.weight": (w,), b + "in_ln.bias": (w,)}
+        want |= linear(b + "mlp.0", w, w) | linear(b + "mlp.2", w, w)
+        want |= linear(b + "adaLN_modulation.1", 3 * w, w)
+    want |= linear(net + "final_layer.linear", 64, w)
+    want |= linear(net + "final_layer.adaLN_modulation.1", 2 * w, w)
+    with torch.device("meta"):
+        model = models.build(presets.HART["hart-0.7b"])
+    assert shapes(model.transformer) == want
+    assert sum(p.numel() for p in model.transformer.parameters()) == 732_399_168
+
+
+def test_official_precision_has_the_released_types():
+    config = {"depth": 2, "width": 64, "heads": 2, "ffn": 64, "bits": 4, "text_width": 32,
+              "text_length": 8, "pool_heads": 4}  # fmt: skip
+    state = models.Infinity(InfinityConfig(**config)).state_dict()
+    model = fv.from_states("infinity", config, state, sizes=[(1, 1), (2, 2), (3, 3)])
+    model.set_precision("official", torch.bfloat16)
+    types, heads = [], []
+
+    class Types(fv.Wrapper):
+        def sublayer(self, site, grid, branch, x):
+            types.append((grid.index, site.layer, site.kind, x.dtype))
+            return self.inner.sublayer(site, grid, branch, x)
+
+        def attend(self, site, grid, q, k, v, mask=None, scale=1.0):
+            heads.append((site.kind, k.dtype))
+            return self.inner.attend(site, grid, q, k, v, mask, scale)
+
+    torch.manual_seed(0)
+    text = models.RandomText(32).encode(["a red circle"])
+    made = fv.generate(model, text, fv.Prune({-1: 0.5}), watch=[Types])
+    assert made.canvas.dtype == torch.float32
+    assert {p.dtype for p in model.transformer.blocks.parameters()} == {torch.bfloat16}
+    assert model.transformer.word_embed.weight.dtype == torch.float32
+    after = {(g, i, k): t for g, i, k, t in types}
+    assert after[1, 0, "attn"] == torch.bfloat16  # later scales start so ...
+    assert after[1, 0, "ffn"] == after[1, 1, "attn"] == torch.float32  # ... until text attention
+    assert ("attn", torch.bfloat16) in heads
