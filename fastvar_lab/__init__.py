@@ -9,6 +9,7 @@
 from fastvar_lab.draws import Keyed, Streamed
 from fastvar_lab.generate import Generation, Snapshot, generate, resume, resume_step
 from fastvar_lab.loading import load
+from fastvar_lab.methods.merge import Merge
 from fastvar_lab.methods.presets import PRESETS
 from fastvar_lab.methods.prune import Dense, Prune
 from fastvar_lab.methods.restore import CachedBranch, NearestKept, Zero
@@ -31,6 +32,7 @@ __all__ = [
     "Grid",
     "HighPass",
     "Keyed",
+    "Merge",
     "Model",
     "NearMean",
     "NearestKept",

@@ -16,8 +16,9 @@ from fastvar_lab import flops
 from fastvar_lab.demo import PROMPT, Timed, label, medians, timed, total_ms
 from fastvar_lab.generate import generate, resume
 from fastvar_lab.methods.presets import PRESETS
-from fastvar_lab.methods.prune import Dense, Prune, kept
+from fastvar_lab.methods.prune import Dense, Prune
 from fastvar_lab.methods.restore import Cached
+from fastvar_lab.methods.schedule import kept
 from fastvar_lab.methods.select import top
 from fastvar_lab.models import Model
 from fastvar_lab.output import versions

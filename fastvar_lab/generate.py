@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from operator import index
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -161,6 +161,23 @@ def resume_step(snapshot: Snapshot, method: Method, model: Model) -> int:
     return alike
 
 
+@dataclass
+class Prefill:
+    """The first steps of a generation, made elsewhere.
+
+    `canvases` and `tokens` are what they left, `read(state)` fills the new state's KV cache.
+    """
+
+    canvases: list[Tensor]
+    tokens: list[Tensor | None]
+    read: Callable[[Any], None]
+
+
+def finish(model: Model, request: Request, method: Method, start: Prefill) -> Generation:
+    """Run the steps after a prefill."""
+    return _run(model, request, method, (), False, start, len(start.canvases))
+
+
 class _Keep(Wrapper):
     """Keeps references to the branch outputs of some steps: nothing is computed or copied."""
 
@@ -191,7 +208,7 @@ def _run(
     method: Method,
     watch: Iterable[Watch],
     keep: bool | Sequence[int],
-    base: Snapshot | None,
+    base: Snapshot | Prefill | None,
     first: int,
 ) -> Generation:
     mixed = torch.autocast(model.device.type, model.autocast, enabled=model.autocast is not None)
@@ -205,12 +222,14 @@ def _steps(
     method: Method,
     watch: Iterable[Watch],
     keep: bool | Sequence[int],
-    base: Snapshot | None,
+    base: Snapshot | Prefill | None,
     first: int,
 ) -> Generation:
     grids, n = request.grids, len(request.prompts)
     acts = method.acts(grids)
-    held = {k: v for k, v in base.held.items() if k[0] < first} if base else {}
+    held: dict[tuple[int, Site], Tensor] = {}
+    if isinstance(base, Snapshot):
+        held = {k: v for k, v in base.held.items() if k[0] < first}
     keeper: _Keep | None = None
     run: Runner = method.start(grids, model.depth, held)
     if keep is not False:
@@ -239,8 +258,12 @@ def _steps(
     rows = Plan.BOTH if guided else Plan.COND
     if base is not None and first > 0:
         canvases, tokens = base.canvases[:first], base.tokens[:first]
-        lengths, canvas = base.lengths[:first], base.canvases[first - 1]
-        cache.copy_prefix(base.cache, lengths[-1])
+        canvas = canvases[-1]
+        if isinstance(base, Snapshot):
+            lengths = base.lengths[:first]
+            cache.copy_prefix(base.cache, lengths[-1])
+        else:
+            base.read(state)
 
     for grid in grids[first:]:
         plan = run.plan(grid, canvas)

@@ -9,10 +9,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import fastvar_lab as fv
 from fastvar_lab import scales
+from fastvar_lab.methods.merge import Merge, destinations, match
 from fastvar_lab.methods.presets import PRESETS, parse_ratios
-from fastvar_lab.methods.prune import Dense, Prune, find, kept
+from fastvar_lab.methods.prune import Dense, Prune
 from fastvar_lab.methods.restore import Cached, CachedBranch, NearestKept, Zero
+from fastvar_lab.methods.schedule import find, kept
 from fastvar_lab.methods.select import (
     FarFromMean,
     HighPass,
@@ -242,3 +245,52 @@ def test_ratios_are_read_as_they_are_written():
 
 def test_all_kinds_are_named():
     assert KINDS == ("attn", "cross", "ffn")
+
+
+def test_merging_against_a_slow_reference():
+    torch.manual_seed(0)
+    x, grid, k = torch.randn(2, 20, 5, dtype=torch.float64), Grid(1, 4, 5), 13
+    found = match(x, grid, k, 2)
+    into = [0, 2, 4, 10, 12, 14]
+    assert destinations(grid, 2).tolist() == into
+    for row in range(2):
+        others = [i for i in range(20) if i not in into]
+        cosine = torch.nn.functional.cosine_similarity
+        best = {}
+        for i in others:
+            likeness = [float(cosine(x[row, i], x[row, j], dim=0)) for j in into]
+            best[i] = (max(likeness), into[likeness.index(max(likeness))])
+        merged = sorted(others, key=lambda i: -best[i][0])[: 20 - k]
+        assert found.merged[row].tolist() == merged
+        targets = found.kept[row][found.target[row]].tolist()
+        assert targets == [best[i][1] for i in merged]
+        assert sorted(found.kept[row].tolist() + merged) == list(range(20))
+
+
+def test_merged_tokens_are_averaged_and_copied_back():
+    grid, method = Grid(0, 2, 2), Merge({-1: 0.5}, layers=(0, 1))
+    run = method.start([grid], 1)
+    x = torch.tensor([[[1.0, 0.0], [2.0, 0.1], [0.0, 1.0], [3.0, 0.0]]])
+    seen = []
+
+    def branch(y, index):
+        seen.append((y, index))
+        return y * 10
+
+    out = run.sublayer(Site(0, "ffn"), grid, branch, x)
+    y, index = seen[0]
+    assert index.tolist() == [[2, 0]]  # 1 and 3 lie nearest to 0
+    assert torch.allclose(y[0], torch.tensor([[0.0, 1.0], [2.0, 0.1 / 3]]))
+    assert torch.allclose(out[0], torch.tensor([[20.0, 1 / 3], [20, 1 / 3], [0, 10], [20, 1 / 3]]))
+
+
+def test_merge_generates_and_says_what_it_cannot(small):
+    made = fv.generate(small, "a red circle", Merge({-2: 0.3, -1: 0.6}), seed=1, snapshot=True)
+    again = fv.generate(small, "a red circle", Merge({-2: 0.3, -1: 0.6}), seed=1)
+    assert torch.equal(made.canvas, again.canvas)
+    resumed = fv.resume(small, made.snapshot, Prune({-1: 0.5}))
+    assert torch.equal(
+        resumed.canvas, fv.generate(small, "a red circle", Prune({-1: 0.5}), seed=1).canvas
+    )
+    with pytest.raises(ValueError, match=r"at 8x8 a stride of 2 lets at most 0\.750"):
+        fv.generate(small, "a red circle", Merge({-1: 0.8}))

@@ -22,7 +22,7 @@ TIERS = [
         "files",
     },
     {"backbones", "methods", "record", "timing", "measure", "world"},
-    {"models", "loading", "generate", "training", "evaluate", "observe", "flops"},
+    {"models", "loading", "generate", "training", "drafting", "evaluate", "observe", "flops"},
     {"experiments"},
     {"plots", "figures", "widgets", "demo", "bench", "__main__"},
 ]

@@ -11,6 +11,7 @@ from fastvar_lab.backbones.autoencoder import AutoEncoderConfig
 from fastvar_lab.backbones.quantize import VectorQuantizer
 from fastvar_lab.backbones.var import VARConfig
 from fastvar_lab.backbones.weights import WeightsError, read_released
+from fastvar_lab.drafting import draft_and_refine
 from fastvar_lab.sampling import Sampling, cut
 from fastvar_lab.scales import grids
 from fastvar_lab.seam import Grid, Site
@@ -115,6 +116,22 @@ def test_cut_forbids_the_unlikely():
     ]
     tied = cut(torch.tensor([[1.0, 2.0, 2.0]]), 1, 1.0)
     assert torch.isfinite(tied).tolist() == [[False, True, True]]
+
+
+@pytest.mark.parametrize("drafted", [1, 3, 4])
+def test_code_with_the_same_model_twice_is_plain_generation(var, drafted):
+    made = draft_and_refine(var, var, ["3", "7"], drafted, seed=[1, 2])
+    plain = fv.generate(var, ["3", "7"], fv.Dense(), seed=[1, 2])
+    assert made.first_step == drafted
+    assert torch.allclose(made.canvas, plain.canvas, atol=1e-10)
+    assert all(torch.equal(a, b) for a, b in zip(made.tokens, plain.tokens, strict=True))
+
+
+def test_code_refuses_what_cannot_be_drafted(var, small):
+    with pytest.raises(ValueError, match="of 5 scales 1 to 4 can be drafted; not 5"):
+        draft_and_refine(var, var, "3", 5)
+    with pytest.raises(ValueError, match="two VARs"):
+        draft_and_refine(small, small, "a red circle", 1)
 
 
 def test_released_sizes_and_names():

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 
-from fastvar_lab.methods.prune import Prune, ScaleName
+from fastvar_lab.methods.prune import Prune
+from fastvar_lab.methods.schedule import ScaleName
 
 PRESETS = {
     # the paper on Infinity, N = 4 {40, 50, 100, 100 %}, at the released layers 3 to 27 of 32;

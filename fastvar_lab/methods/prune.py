@@ -2,41 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import cast
 
 from torch import Tensor
 
 from fastvar_lab.methods.restore import Cached, CachedBranch, Restorer
+from fastvar_lab.methods.schedule import ScaleName, Scheduled, ScheduledRunner, find, kept
 from fastvar_lab.methods.select import FarFromMean, Selector, top
 from fastvar_lab.seam import DENSE, KINDS, Act, Branch, Grid, Plan, Runner, Site
 from fastvar_lab.tokens import gather
 
-ScaleName = int | tuple[int, int]
-"""A scale step: negative from the end (-1 is the last), else a side (24) or a map (28, 21)."""
-
 GRANULARITIES = ("sublayer", "block", "step")
-
-
-def find(name: ScaleName, grids: Sequence[Grid]) -> int:
-    """Resolve a scale name to a step of this schedule; raise ValueError with what there is."""
-    if isinstance(name, int) and -len(grids) <= name < 0:
-        return len(grids) + name
-    size = (name, name) if isinstance(name, int) else tuple(name)
-    for grid in grids:
-        if (grid.h, grid.w) == size:
-            return grid.index
-    there = ", ".join(str(g.h) if g.h == g.w else f"{g.h}x{g.w}" for g in grids)
-    raise ValueError(
-        f"no scale {name!r} in this schedule; it has the maps {there} (or -{len(grids)} to -1)"
-    )
-
-
-def kept(tokens: int, ratio: float) -> int:
-    """How many of `tokens` survive when the share `ratio` is pruned: L - int(L * ratio)."""
-    return tokens - int(tokens * ratio)
 
 
 @dataclass(frozen=True)
@@ -59,7 +36,7 @@ class Dense:
 
 
 @dataclass(frozen=True)
-class Prune:
+class Prune(Scheduled):
     """Forward only some tokens through each sublayer of some scale steps; restore the rest.
 
     `ratios` maps scale names to the share of tokens pruned; 1 skips the step: no forward, draw,
@@ -85,41 +62,12 @@ class Prune:
     raster: bool = False
 
     def __post_init__(self) -> None:
-        pairs = self.ratios.items() if isinstance(self.ratios, Mapping) else self.ratios
-        object.__setattr__(self, "ratios", tuple(pairs))
-        object.__setattr__(self, "sublayers", tuple(self.sublayers))
-        if self.layers is not None:
-            object.__setattr__(self, "layers", tuple(self.layers))
+        self._settle()
         if self.cache_step is not None and not self.restore.needs_cache:
             raise ValueError(f"{self.restore!r} restores without a cache; leave cache_step out")
-        for name, ratio in self.pairs:
-            if math.isnan(ratio) or not 0 <= ratio <= 1:
-                raise ValueError(f"the ratio of scale {name} must lie in [0, 1]; not {ratio}")
-        for kind in self.sublayers:
-            if kind not in KINDS:
-                raise ValueError(f"sublayers must be among {', '.join(KINDS)}; not {kind!r}")
         if self.granularity not in GRANULARITIES:
             allowed = ", ".join(GRANULARITIES)
             raise ValueError(f"granularity must be one of {allowed}; not {self.granularity!r}")
-        if self.layers is not None and not 0 <= self.layers[0] < self.layers[1]:
-            raise ValueError(f"layers must be a range (first, end); not {self.layers}")
-
-    @property
-    def pairs(self) -> tuple[tuple[ScaleName, float], ...]:
-        """The ratios as they are kept: pairs of scale name and share pruned."""
-        return cast(tuple[tuple[ScaleName, float], ...], self.ratios)
-
-    def by_step(self, grids: Sequence[Grid]) -> dict[int, float]:
-        """Ratios above 0 by step index."""
-        found: dict[int, float] = {}
-        for name, ratio in self.pairs:
-            step = find(name, grids)
-            if step in found:
-                raise ValueError(f"scale {name} names step {step}, which has a ratio already")
-            found[step] = ratio
-            if ratio > 0 and grids[step].prefix:
-                raise ValueError(f"scale {name} carries text tokens and cannot be pruned")
-        return {step: ratio for step, ratio in found.items() if ratio > 0}
 
     def cache_index(self, grids: Sequence[Grid]) -> int | None:
         """Find the step whose branch outputs are restored from; None if nothing needs them."""
@@ -167,12 +115,10 @@ class Prune:
         depth: int,
         held: Mapping[tuple[int, Site], Tensor] | None = None,
     ) -> Runner:
-        if self.layers is not None and self.layers[1] > depth:
-            raise ValueError(f"layers {self.layers} reach beyond the {depth} layers of this model")
         return PruneRunner(self, grids, depth, held or {})
 
 
-class PruneRunner(Runner):
+class PruneRunner(ScheduledRunner):
     """One generation under `Prune`: owns the branch outputs of the cache step."""
 
     def __init__(
@@ -182,9 +128,8 @@ class PruneRunner(Runner):
         depth: int,
         held: Mapping[tuple[int, Site], Tensor],
     ) -> None:
-        self.method, self.ratios = method, method.by_step(grids)
-        self.acts = method.acts(grids)
-        self.layers = range(*(method.layers or (0, depth)))
+        super().__init__(method, grids, depth)
+        self.method, self.acts = method, method.acts(grids)
         self.cache_index = method.cache_index(grids)
         self.cache_grid = None if self.cache_index is None else grids[self.cache_index]
         self.cache = {site: out for (step, site), out in held.items() if step == self.cache_index}
@@ -194,16 +139,6 @@ class PruneRunner(Runner):
     def plan(self, grid: Grid, canvas: Tensor) -> Plan:
         act = self.acts[grid.index]
         return Plan.SKIP if act[0] == "skip" else Plan.COND if act[-1] == "cond" else Plan.BOTH
-
-    def prunes(self, site: Site) -> bool:
-        """Tell whether this sublayer is pruned at pruned steps."""
-        return site.layer in self.layers and site.kind in self.method.sublayers
-
-    def forwarded(self, site: Site, grid: Grid) -> int:
-        ratio = self.ratios.get(grid.index, 0.0)
-        if ratio == 1:
-            return 0
-        return kept(grid.tokens, ratio) if self.prunes(site) else grid.tokens
 
     def keep_rows(self, rows: slice) -> None:
         self.rows = rows  # what is held stays whole: a snapshot may go back before the drop

@@ -1,0 +1,92 @@
+"""CoDe as a rival: one VAR drafts the first scales, another reads them in one pass and finishes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastvar_lab.backbones.var import VAR, VARState
+from fastvar_lab.generate import Generation, Prefill, finish, generate
+from fastvar_lab.methods.prune import Dense, Prune
+from fastvar_lab.models import Model
+from fastvar_lab.seam import Grid, Method, Runner, Site
+
+
+class BlockCausal(Runner):
+    """All drafted scales at once: each attends to itself and to those before it."""
+
+    def __init__(self, lengths: Sequence[int]) -> None:
+        self.lengths = list(lengths)
+
+    def attend(
+        self,
+        site: Site,
+        grid: Grid,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        mask: Tensor | None = None,
+        scale: float = 1.0,
+    ) -> Tensor:
+        out, end = list[Tensor](), 0
+        for part in q.split(self.lengths, dim=2):
+            end += part.shape[2]
+            seen = super().attend(site, grid, part, k[:, :, :end], v[:, :, :end], None, scale)
+            out.append(seen)
+        return torch.cat(out, dim=2)
+
+
+def prefill(
+    model: Model, state: VARState, grids: Sequence[Grid], canvases: Sequence[Tensor]
+) -> None:
+    """Fill the KV cache with drafted scales, in one pass over all their tokens."""
+    inputs = [model.blank(canvases[0].shape[0], grids[-1]), *canvases[:-1]]
+    x = torch.cat(
+        [
+            model.transformer.embed(state, grid, model.quantizer.next_input(canvas, grid))
+            for grid, canvas in zip(grids, inputs, strict=True)
+        ],
+        dim=1,
+    )
+    run = BlockCausal([grid.tokens for grid in grids])
+    run.stack(grids[0], model.transformer.layers(state, grids[0], run), x)
+
+
+def draft_and_refine(
+    drafter: Model,
+    refiner: Model,
+    prompts: str | Sequence[str],
+    drafted: int,
+    *,
+    method: Method | None = None,
+    **options: Any,
+) -> Generation:
+    """Generate with CoDe: `drafter` runs the first `drafted` scale steps, `refiner` the others.
+
+    Both must be VARs over the same schedule and tokenizer. `method` acts on the refiner's steps.
+    Returns the refiner's generation; its `seconds` are those of both. Source: Chen et al., CoDe
+    (CVPR 2025), training-free mode; the refiner's first own scale is a pass of its own here.
+    """
+    if not (isinstance(drafter.transformer, VAR) and isinstance(refiner.transformer, VAR)):
+        raise ValueError("CoDe drafts and refines with two VARs")
+    if drafter.sizes != refiner.sizes or drafter.quantizer.channels != refiner.quantizer.channels:
+        raise ValueError("drafter and refiner need the same schedule and tokenizer")
+    steps = len(refiner.sizes)
+    if not 1 <= drafted < steps:
+        raise ValueError(f"of {steps} scales 1 to {steps - 1} can be drafted; not {drafted}")
+    rest = Prune({-i: 1.0 for i in range(1, steps - drafted + 1)})
+    first = generate(drafter, prompts, rest, snapshot=(), **options)
+    assert first.snapshot is not None
+    canvases = first.snapshot.canvases[:drafted]
+
+    def read(state: Any) -> None:
+        grids = first.request.grids
+        prefill(refiner, state, grids[:drafted], canvases)
+
+    start = Prefill(canvases, first.tokens[:drafted], read)
+    made = finish(refiner, first.request, method or Dense(), start)
+    return replace(made, seconds=made.seconds + first.seconds)

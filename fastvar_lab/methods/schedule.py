@@ -1,0 +1,101 @@
+"""Which scale steps, layers and sublayers a method acts on, and how strongly: shared by methods."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+from torch import Tensor
+
+from fastvar_lab.seam import KINDS, Grid, Plan, Runner, Site
+
+ScaleName = int | tuple[int, int]
+"""A scale step: negative from the end (-1 is the last), else a side (24) or a map (28, 21)."""
+
+
+def find(name: ScaleName, grids: Sequence[Grid]) -> int:
+    """Resolve a scale name to a step of this schedule; raise ValueError with what there is."""
+    if isinstance(name, int) and -len(grids) <= name < 0:
+        return len(grids) + name
+    size = (name, name) if isinstance(name, int) else tuple(name)
+    for grid in grids:
+        if (grid.h, grid.w) == size:
+            return grid.index
+    there = ", ".join(str(g.h) if g.h == g.w else f"{g.h}x{g.w}" for g in grids)
+    raise ValueError(
+        f"no scale {name!r} in this schedule; it has the maps {there} (or -{len(grids)} to -1)"
+    )
+
+
+def kept(tokens: int, ratio: float) -> int:
+    """How many of `tokens` survive when the share `ratio` is pruned: L - int(L * ratio)."""
+    return tokens - int(tokens * ratio)
+
+
+class Scheduled:
+    """What methods that name ratios by scale have in common; a base of frozen dataclasses."""
+
+    ratios: Mapping[ScaleName, float] | tuple[tuple[ScaleName, float], ...]
+    layers: tuple[int, int] | None
+    sublayers: tuple[str, ...]
+
+    def _settle(self) -> None:
+        """Bring the fields to hashable form; raise ValueError for what no schedule allows."""
+        pairs = self.ratios.items() if isinstance(self.ratios, Mapping) else self.ratios
+        object.__setattr__(self, "ratios", tuple(pairs))
+        object.__setattr__(self, "sublayers", tuple(self.sublayers))
+        if self.layers is not None:
+            object.__setattr__(self, "layers", tuple(self.layers))
+        for name, ratio in self.pairs:
+            if math.isnan(ratio) or not 0 <= ratio <= 1:
+                raise ValueError(f"the ratio of scale {name} must lie in [0, 1]; not {ratio}")
+        for kind in self.sublayers:
+            if kind not in KINDS:
+                raise ValueError(f"sublayers must be among {', '.join(KINDS)}; not {kind!r}")
+        if self.layers is not None and not 0 <= self.layers[0] < self.layers[1]:
+            raise ValueError(f"layers must be a range (first, end); not {self.layers}")
+
+    @property
+    def pairs(self) -> tuple[tuple[ScaleName, float], ...]:
+        """The ratios as they are kept: pairs of scale name and share pruned."""
+        return cast(tuple[tuple[ScaleName, float], ...], self.ratios)
+
+    def by_step(self, grids: Sequence[Grid]) -> dict[int, float]:
+        """Ratios above 0 by step index."""
+        found: dict[int, float] = {}
+        for name, ratio in self.pairs:
+            step = find(name, grids)
+            if step in found:
+                raise ValueError(f"scale {name} names step {step}, which has a ratio already")
+            found[step] = ratio
+            if ratio > 0 and grids[step].prefix:
+                raise ValueError(f"scale {name} carries text tokens and cannot be pruned")
+        return {step: ratio for step, ratio in found.items() if ratio > 0}
+
+    def depth_checked(self, depth: int) -> range:
+        """Return the layers acted on; raise ValueError if the model is not that deep."""
+        if self.layers is not None and self.layers[1] > depth:
+            raise ValueError(f"layers {self.layers} reach beyond the {depth} layers of this model")
+        return range(*(self.layers or (0, depth)))
+
+
+class ScheduledRunner(Runner):
+    """One generation under a scheduled method: which steps and sublayers it changes."""
+
+    def __init__(self, method: Scheduled, grids: Sequence[Grid], depth: int) -> None:
+        self.ratios, self.layers = method.by_step(grids), method.depth_checked(depth)
+        self.sublayers = method.sublayers
+
+    def plan(self, grid: Grid, canvas: Tensor) -> Plan:
+        return Plan.SKIP if self.ratios.get(grid.index) == 1 else Plan.BOTH
+
+    def prunes(self, site: Site) -> bool:
+        """Tell whether this sublayer is changed at the steps that have a ratio."""
+        return site.layer in self.layers and site.kind in self.sublayers
+
+    def forwarded(self, site: Site, grid: Grid) -> int:
+        ratio = self.ratios.get(grid.index, 0.0)
+        if ratio == 1:
+            return 0
+        return kept(grid.tokens, ratio) if self.prunes(site) else grid.tokens
