@@ -28,8 +28,20 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("prompt", nargs="+")
     generate.add_argument("--ratios", help=f"{RATIOS_HELP}; default: no pruning")
     generate.add_argument("--out", type=Path, default=Path("."), help="folder for the pictures")
-    generate.add_argument("--size", help="final token map, 32 or 32x48; a token is 8 pixels")
+    generate.add_argument("--size", help="final token map, 32 or 32x48 (height x width)")
+    generate.add_argument("--paper", action="store_true", help="prune as the paper does this model")
+    generate.add_argument("--pn", help="pixel budget of an Infinity: 0.06M, 0.25M, 0.60M or 1M")
+    generate.add_argument("--aspect", type=float, help="height over width of an Infinity, e.g. 1.5")
+    generate.add_argument("--features", type=Path, help="folder that keeps prompts once encoded")
+    generate.add_argument("--download", action="store_true", help="fetch weights from the hub")
+    generate.add_argument("--precision", default="float32", help="float32, or official: released")
+    generate.add_argument("--instruction", type=Path, help="file of HART's instruction text")
     generate.set_defaults(run=_generate)
+
+    listing = commands.add_parser("models", help="list every model, its files, what it needs")
+    listing.add_argument("--weights", type=Path, help="folder to look for files in")
+    listing.add_argument("--json", action="store_true", help="print JSON")
+    listing.set_defaults(run=_models)
 
     evaluate = commands.add_parser("evaluate", help="score the embedded model on its tasks")
     evaluate.add_argument("--n", type=int, default=200, help="pictures")
@@ -68,8 +80,11 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--seed", type=int, default=0)
         command.add_argument("--device", default="cpu", help="cpu or cuda")
     for command in (demo, generate, evaluate, bench, figures):
-        command.add_argument("--weights", type=Path, help="folder of weights; default: shipped")
-    bench.add_argument("--dtype", choices=("float32", "bfloat16"), help="default: by device")
+        command.add_argument("--weights", help="folder of weights, or random; default: shipped")
+    for command in (generate, bench):
+        command.add_argument("--model", default="tiny", help="see the models command")
+        command.add_argument("--dtype", choices=("float32", "bfloat16", "float16"))
+    bench.add_argument("--depth", type=int, help="only so many layers of the model")
     return parser
 
 
@@ -89,28 +104,65 @@ def _demo(args: argparse.Namespace) -> None:
 
 
 def _generate(args: argparse.Namespace) -> None:
-    from fastvar_lab import loading
+    import torch
+
+    from fastvar_lab import loading, scales
     from fastvar_lab.files import folder
     from fastvar_lab.generate import generate
-    from fastvar_lab.methods.presets import parse_ratios
+    from fastvar_lab.methods.presets import paper_preset, parse_ratios
     from fastvar_lab.methods.prune import Dense, Prune
-    from fastvar_lab.output import write_image
+    from fastvar_lab.output import file_name, write_image
     from fastvar_lab.pictures import to_uint8
-    from fastvar_lab.scales import parse_size, stretch
     from fastvar_lab.world.grammar import parse
 
+    if args.ratios and args.paper:
+        raise ValueError("--ratios and --paper both say what to prune; give one")
     method = Prune(parse_ratios(args.ratios)) if args.ratios else Dense()
-    for prompt in args.prompt:
-        parse(prompt)
-    size = parse_size(args.size) if args.size else None
-    model = loading.load(weights=args.weights, device=args.device)
-    sizes = stretch(model.sizes, *size) if size else model.sizes
+    sizes, size = None, scales.parse_size(args.size) if args.size else None
+    if args.model == "tiny":
+        for prompt in args.prompt:
+            parse(prompt)
+    if args.model.startswith("infinity"):
+        aspect = args.aspect or (size[0] / size[1] if size else 1.0)
+        found = scales.templates(aspect)
+        if args.aspect and len(found) > 1:
+            raise ValueError(
+                f"--aspect must be one of {', '.join(map(str, scales.ASPECTS))}; not {aspect} "
+                f"(nearest: {found[0]} and {found[1]})"
+            )
+        if args.pn or args.aspect or size:
+            sizes = scales.infinity(aspect, args.pn or "1M")
+    elif args.pn or args.aspect:
+        raise ValueError(f"--pn and --aspect go with an Infinity; not with {args.model}")
+    model = loading.load(
+        args.model,
+        args.weights,
+        args.device,
+        getattr(torch, args.dtype or "float32"),
+        args.seed,
+        download=args.download,
+        precision=args.precision,
+        features=args.features,
+        instruction=args.instruction,
+        sizes=sizes,
+    )
+    if size:
+        model.sizes = scales.stretch(model.sizes, *size)
+    if args.paper:
+        method = paper_preset(args.model, len(model.sizes), model.depth)
     folder(args.out)
-    made = generate(model, args.prompt, method, seed=args.seed, sizes=sizes)
+    made = generate(model, args.prompt, method, seed=args.seed, progress=True)
     for i, image in enumerate(to_uint8(model.decode(made.canvas))):
-        name = "-".join(args.prompt[i].split()) + f"-{made.request.seeds[i]}.png"
-        write_image(args.out / name, image)
-        print(args.out / name)
+        path = args.out / file_name(args.prompt[i], made.request.seeds[i])
+        write_image(path, image)
+        print(path)
+
+
+def _models(args: argparse.Namespace) -> None:
+    from fastvar_lab import catalog
+
+    rows = catalog.catalog(args.weights)
+    print(json.dumps(rows, indent=1) if args.json else catalog.table(rows))
 
 
 def _evaluate(args: argparse.Namespace) -> None:
@@ -139,7 +191,8 @@ def _bench(args: argparse.Namespace) -> None:
         raise ValueError(f"--repeats must be at least 1; not {args.repeats}")
     loading.require(args.device)
     name = args.dtype or ("bfloat16" if torch.device(args.device).type == "cuda" else "float32")
-    model = loading.load(weights=args.weights, device=args.device, dtype=getattr(torch, name))
+    dtype = getattr(torch, name)
+    model = loading.load(args.model, args.weights, args.device, dtype, depth=args.depth)
     result = bench.bench(model, args.repeats, args.case)
     print(json.dumps(result, indent=1) if args.json else bench.table(result))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
@@ -15,7 +16,7 @@ from tqdm import tqdm
 from fastvar_lab import flops
 from fastvar_lab.demo import PROMPT, Timed, label, medians, timed, total_ms
 from fastvar_lab.generate import generate, resume
-from fastvar_lab.methods.presets import PRESETS
+from fastvar_lab.methods.presets import PRESETS, paper_preset
 from fastvar_lab.methods.prune import Dense, Prune
 from fastvar_lab.methods.restore import Cached
 from fastvar_lab.methods.schedule import kept
@@ -31,12 +32,29 @@ from fastvar_lab.trace import Trace
 
 
 def schedules(model: Model) -> list[tuple[Sizes, dict[str, Prune]]]:
-    """Name the methods that are measured on each schedule."""
+    """Name the methods that are measured on each schedule.
+
+    A released model runs its own schedule under the paper's preset, and, where that skips steps,
+    under its pruned steps alone.
+    """
+    if model.name != "tiny":
+        last, steps = label(model.grids()[-1]), len(model.sizes)
+        preset = paper_preset(model.name, steps, model.depth)
+        methods = {f"{model.name} {last} paper preset": preset}
+        if any(ratio == 1 for _, ratio in preset.pairs):
+            pruned = {name: ratio for name, ratio in preset.pairs if ratio < 1}
+            methods[f"{model.name} {last} pruned steps"] = replace(preset, ratios=pruned)
+        return [(model.sizes, methods)]
     paper = PRESETS["infinity-all-layers"]
     return [
         (model.sizes, {"32x32": Prune({24: 0.5, 32: 0.75}), "32x32 paper preset": paper}),
         (infinity(), {"64x64": Prune({48: 0.5, 64: 0.75}), "64x64 paper preset": paper}),
     ]
+
+
+def prompt(model: Model) -> str:
+    """Return what is drawn: a sentence, or a class for a VAR."""
+    return "207" if model.name.startswith("var") else PROMPT
 
 
 def bench(model: Model, repeats: int = 5, only: str = "") -> dict[str, Any]:
@@ -54,7 +72,13 @@ def bench(model: Model, repeats: int = 5, only: str = "") -> dict[str, Any]:
             result["cases"] += _cases(model, sizes, methods, repeats)
     for part in (_sublayer, _record_overhead, _resume_ratio):
         result |= part(model, repeats)
-    settings = {"prompt": PROMPT, "repeats": repeats, "weights": model.fingerprint}
+    settings = {
+        "model": model.name,
+        "depth": model.depth,
+        "prompt": prompt(model),
+        "repeats": repeats,
+        "weights": model.fingerprint,
+    }
     machine = {"device": _device(model), "threads": torch.get_num_threads()}
     return {**result, **settings, **machine, "versions": versions()}
 
@@ -69,10 +93,10 @@ def _cases(
     """Time full and pruned generations in turns, first scale step to final latent."""
     ways: dict[str, Method] = {"": Dense(), **methods}
     runs: dict[str, list[Timed]] = {name: [] for name in ways}
-    grids, words = model.grids(sizes), len(PROMPT.split())
+    grids, words = model.grids(sizes), len(prompt(model).split())
     turns = [(repeat, name) for repeat in range(repeats + 1) for name in ways]
     for repeat, name in tqdm(turns, desc=f"bench {label(grids[-1])}", unit="picture"):
-        run = timed(model, PROMPT, ways[name], seed=0, sizes=sizes)
+        run = timed(model, prompt(model), ways[name], seed=0, sizes=sizes)
         if repeat:  # the first of each is a warm-up
             runs[name].append(run)
     ms = {name: total_ms(some) for name, some in runs.items()}
@@ -126,7 +150,7 @@ class _Inputs(Wrapper):
 
 def _sublayer(model: Model, repeats: int) -> dict[str, float]:
     """Time selection, restoration, and whole sublayers at the last step of the 32x32 case."""
-    grids, method = model.grids(), Prune({24: 0.5, 32: 0.75})
+    grids, method = model.grids(), Prune({-2: 0.5, -1: 0.75})
     last, layer = grids[-1], model.depth // 2
     kinds: dict[str, list[float]] = {"attn": [], "ffn": []}
     inputs: list[_Inputs] = []
@@ -142,7 +166,7 @@ def _sublayer(model: Model, repeats: int) -> dict[str, float]:
             into.append(Stopwatch(run, sublayers=True))
             return into[0]
 
-        generate(model, PROMPT, Dense(), watch=[watch, clock])
+        generate(model, prompt(model), Dense(), watch=[watch, clock])
         ms = watches[0].sublayer_ms()
         for kind, times in kinds.items():
             times.append(ms[last.index, kind] / model.depth)
@@ -180,8 +204,10 @@ def _record_overhead(model: Model, repeats: int) -> dict[str, float]:
     """Fraction of a full generation's time that recording scores, masks and latents adds."""
     off, on = [], []
     for repeat in range(repeats + 1):
-        plain = generate(model, PROMPT, Dense()).seconds
-        seen = generate(model, PROMPT, Dense(), watch=[partial(Recorder, trace=Trace())]).seconds
+        plain = generate(model, prompt(model), Dense()).seconds
+        seen = generate(
+            model, prompt(model), Dense(), watch=[partial(Recorder, trace=Trace())]
+        ).seconds
         if repeat:
             off.append(plain)
             on.append(seen)
@@ -190,12 +216,12 @@ def _record_overhead(model: Model, repeats: int) -> dict[str, float]:
 
 def _resume_ratio(model: Model, repeats: int) -> dict[str, float]:
     """Time of a resumed generation over one from scratch, the last scale's ratio changed."""
-    base = generate(model, PROMPT, Dense(), snapshot=True).snapshot
+    base = generate(model, prompt(model), Dense(), snapshot=True).snapshot
     assert base is not None
     scratch, again = [], []
     method: Method = Prune({-1: 0.75})
     for repeat in range(repeats + 1):
-        whole = generate(model, PROMPT, method).seconds
+        whole = generate(model, prompt(model), method).seconds
         part = resume(model, base, method).seconds
         if repeat:
             scratch.append(whole)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from operator import index
 from typing import Any, cast
 
@@ -16,6 +17,7 @@ from fastvar_lab.draws import Draws, Keyed
 from fastvar_lab.models import Model
 from fastvar_lab.sampling import Sampling
 from fastvar_lab.seam import Branch, Grid, Method, Plan, Runner, Site, Wrapper
+from fastvar_lab.timing import Progress
 
 Condition = Tensor | tuple[Tensor, ...]
 """What a text encoder returns: labels (n,), or a named tuple of tensors, rows first."""
@@ -82,6 +84,7 @@ def generate(
     draws: Draws | None = None,
     watch: Iterable[Watch] = (),
     snapshot: bool | Sequence[int] = False,
+    progress: bool = False,
 ) -> Generation:
     """Generate pictures for `prompts` under `method`.
 
@@ -92,6 +95,7 @@ def generate(
     schedule of token maps, default the model's. `draws` replaces the keyed noise (parity with
     released code). `watch` wraps the runner, first outermost. `snapshot` keeps what `resume`
     needs, with the branch outputs of the given steps (True: all unpruned ones but the last).
+    `progress` shows a bar over the scale steps.
     """
     condition: Condition | None = None
     if isinstance(prompts, Tensor) or hasattr(prompts, "_fields"):
@@ -122,6 +126,8 @@ def generate(
             f"{model.name} has level embeddings for {model.transformer.config.levels} scales; "
             f"the schedule has {len(request.grids)}"
         )
+    if progress:
+        watch = [partial(Progress, steps=len(request.grids)), *watch]
     return _run(model, request, method, watch, snapshot, None, 0)
 
 

@@ -44,6 +44,7 @@ def load(
     precision: str = "float32",
     reference: tuple[int, int] | None = None,
     sizes: Sizes | None = None,
+    depth: int | None = None,
     features: str | Path | None = None,
     instruction: str | Path | None = None,
 ) -> Model:
@@ -54,7 +55,8 @@ def load(
     `download` fetches what is missing through huggingface_hub. The text encoder is read from the
     same folder when it is there; without it, `generate` takes encoded prompts. `precision` is
     "float32", everything in `dtype`, or "official", see `Model.set_precision`. `reference`
-    replaces Infinity's rotary grid, `sizes` the schedule. `features` is a folder that keeps prompts
+    replaces Infinity's rotary grid, `sizes` the schedule; `depth` cuts random weights to so many
+    layers. `features` is a folder that keeps prompts
     once encoded; `instruction` the file of HART's instruction text, which is not shipped.
 
     Raises ValueError for an unknown name, WeightsError for files that do not fit, RuntimeError
@@ -64,6 +66,8 @@ def load(
         raise ValueError(f"model must be one of {', '.join(NAMES)}; not {name!r}")
     require(device)
     if name == "tiny":
+        if depth is not None:
+            raise ValueError("the embedded model has the depth that it has")
         model = _tiny(weights, seed)
     else:
         found = presets.release(name)
@@ -71,6 +75,12 @@ def load(
             if not isinstance(found.config, InfinityConfig):
                 raise ValueError(f"a rotary reference grid belongs to Infinity; not to {name}")
             found = replace(found, config=replace(found.config, reference=reference))
+        if depth is not None:
+            if weights != "random":
+                raise ValueError("only random weights can be cut to fewer layers")
+            if not 1 <= depth <= found.config.depth:
+                raise ValueError(f"{name} has 1 to {found.config.depth} layers; not {depth}")
+            found = replace(found, config=replace(found.config, depth=depth))
         _need_memory(name, found.config, device, dtype)
         if weights == "random":
             with torch.random.fork_rng(devices=[]), torch.device(device):

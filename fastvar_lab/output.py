@@ -33,6 +33,12 @@ def write_figure(path: Path, figure: Figure, dpi: int = 200) -> None:
         write(path, lambda p: figure.savefig(p, dpi=dpi, metadata=metadata))
 
 
+def file_name(prompt: str, seed: int) -> str:
+    """Name a picture's file after its prompt, cut to what file systems take."""
+    words = "".join(c if c.isalnum() else " " for c in prompt).split()
+    return "-".join(words)[:100] + f"-{seed}.png"
+
+
 def versions() -> dict[str, str]:
     """Versions that numbers depend on."""
     return {name: version(name) for name in ("torch", "numpy", "scikit-image")}

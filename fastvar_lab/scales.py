@@ -28,6 +28,7 @@ _INFINITY = {
     2.5: "1 2 5x2 10x4 15x6 20x8 25x10 30x12 40x16 50x20 65x26 80x32 100x40",
     3.0: "1 2 6x2 9x3 15x5 21x7 27x9 36x12 45x15 54x18 72x24 90x30 111x37",
 }
+ASPECTS = tuple(sorted((*_INFINITY, *(int(1000 / a) / 1000 for a in _INFINITY if a != 1))))
 INFINITY_BUDGETS = {"0.06M": 7, "0.25M": 10, "0.60M": 12, "1M": 13}
 
 
@@ -45,6 +46,12 @@ def infinity(aspect: float = 1.0, budget: str = "1M") -> Sizes:
     maps = _INFINITY[mirrored.get(nearest, nearest)].split()[: INFINITY_BUDGETS[budget]]
     sizes = tuple(parse_size(m) for m in maps)
     return tuple((w, h) for h, w in sizes) if nearest in mirrored else sizes
+
+
+def templates(aspect: float) -> tuple[float, ...]:
+    """Return the one aspect of Infinity's schedules that this is, else its two neighbours."""
+    known = [a for a in ASPECTS if abs(a - aspect) <= 0.002]
+    return tuple(known or sorted(ASPECTS, key=lambda a: abs(a - aspect))[:2])
 
 
 def grids(sizes: Sequence[tuple[int, int]], prefix: int = 0) -> tuple[Grid, ...]:

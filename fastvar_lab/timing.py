@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from fastvar_lab.seam import Branch, Grid, Plan, Runner, Site, Wrapper
 
@@ -63,3 +64,17 @@ class Stopwatch(Wrapper):
             return (end - begin) * 1e3
         end.synchronize()
         return float(begin.elapsed_time(end))
+
+
+class Progress(Wrapper):
+    """Shows a bar over the scale steps."""
+
+    def __init__(self, inner: Runner, steps: int) -> None:
+        super().__init__(inner)
+        self.bar, self.last = tqdm(total=steps, desc="scale steps", leave=False), steps - 1
+
+    def after(self, grid: Grid, tokens: Tensor | None, canvas: Tensor) -> None:
+        self.inner.after(grid, tokens, canvas)
+        self.bar.update()
+        if grid.index == self.last:
+            self.bar.close()

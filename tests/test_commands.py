@@ -67,7 +67,34 @@ def test_bench_prints_its_keys(capsys):
         )
 
 
+def test_models_are_listed(capsys, tmp_path):
+    (tmp_path / "var_d16.pth").touch()
+    (tmp_path / "vae_ch160v4096z32.pth").touch()
+    assert main(["models", "--weights", str(tmp_path), "--json"]) == 0
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    assert [rows[n]["here"] for n in ("tiny", "var-d16", "infinity-2b")] == [True, True, False]
+    count = rows["infinity-2b"]["parameters"]
+    assert count / 1e6 == pytest.approx(2204.6, abs=0.05)
+    kv = 2 * 2 * 2048 * 2 * 32 * 10521  # keys and values, guided, bytes, layers, tokens
+    assert rows["infinity-2b"]["memory_gb"]["1024"] == pytest.approx((2 * count + kv) / 1e9)
+    assert main(["models"]) == 0
+    assert "hart-0.7b" in capsys.readouterr().out
+
+
+def test_a_released_size_generates_with_random_weights(tmp_path):
+    size = ["--model", "infinity-125m", "--weights", "random", "--pn", "0.06M"]
+    assert main(["generate", "a cat", *size, "--out", str(tmp_path), "--ratios", "-1:0.5"]) == 0
+    assert imread(tmp_path / "a-cat-0.png").shape == (256, 256, 3)
+
+
 BAD = [
+    (["generate", "x", "--model", "infinty"], "model must be one of tiny, var-d16"),
+    (["generate", "x", "--model", "infinity-2b"], "needs weights: a folder with infinity_2b_reg"),
+    (["generate", "x", "--model", "infinity-2b", "--aspect", "1.4"], "nearest: 1.333 and 1.5"),
+    (["generate", "1", "--model", "var-d16", "--pn", "1M"], "--pn and --aspect go with an Inf"),
+    (["generate", "a ring", "--ratios=-1:0.5", "--paper"], "give one"),
+    (["generate", "a ring", "--precision", "half"], "precision must be one of float32, official"),
+    (["bench", "--model", "var-d16", "--depth", "2"], "only random weights can be cut"),
     (["demo", "--prompt", "a red circl"], "unknown word 'circl' in the prompt; nearest: circle"),
     (["demo", "--prompt", "circle a"], "expected one of a, an"),
     (["demo", "--ratios", "-1:1.5"], "must lie in [0, 1]; not 1.5"),

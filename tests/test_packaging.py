@@ -33,6 +33,14 @@ def test_readme_has_the_two_commands_and_pictures_that_exist():
     assert readme.index(pictures[0]) < readme.index("pip install")
 
 
+def test_the_readme_code_runs():
+    readme = (ROOT / "README.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", readme, flags=re.S)
+    assert len(blocks) == 2
+    for block in blocks:
+        exec(block, {})
+
+
 def test_the_top_level_is_the_one_agreed_on():
     for entry in ("notebooks", "fastvar_lab", "figures", "tests", "environment.yml", "README.md"):
         assert (ROOT / entry).exists()

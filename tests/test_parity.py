@@ -6,12 +6,15 @@ import pytest
 import torch
 
 import fastvar_lab as fv
+from fastvar_lab import scales
 from fastvar_lab.backbones.hart import HART, Context, HARTConfig
 from fastvar_lab.backbones.infinity import Infinity, InfinityConfig, Text
 from fastvar_lab.backbones.quantize import HybridQuantizer, VectorQuantizer
 from fastvar_lab.backbones.var import VAR, VARConfig
+from fastvar_lab.methods.presets import infinity_preset
 from fastvar_lab.scales import infinity as schedule
 from fastvar_lab.scales import square
+from fastvar_lab.seam import Grid
 from tests import reference
 
 
@@ -194,8 +197,6 @@ def test_hart(ratios, smooth):
 
 
 def test_released_counts_of_kept_tokens_and_keys():
-    from fastvar_lab import scales
-
     def forwarded(method, grids, layers):
         run = method.start(grids, layers)
         kept = {
@@ -211,3 +212,45 @@ def test_released_counts_of_kept_tokens_and_keys():
     kept, keys = forwarded(fv.PRESETS["hart"], scales.grids(scales.HART, prefix=299), 24)
     assert (kept[48, 48], kept[64, 64]) == (1152, 1024)
     assert keys == [5526, 5526]
+
+
+TALL = {"depth": 5, "width": 32, "heads": 2, "ffn": 32, "bits": 4, "text_width": 16,
+        "text_length": 8, "pool_heads": 2}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def tall():
+    return fv.from_states("infinity", TALL, lively(Infinity(InfinityConfig(**TALL))))
+
+
+@pytest.mark.parametrize("aspect", scales.ASPECTS)
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+def test_fastvar_runs_at_every_aspect_and_batch(tall, aspect, guidance):
+    sizes, method = schedule(aspect), infinity_preset(13, 5)
+    mask = torch.ones(2, 3, dtype=torch.bool)
+    text = Text(torch.randn(2, 3, 16), mask)
+    made, keys = watched(tall, text, method, 0, sizes=sizes, sampling=fv.Sampling(guidance))
+    assert [t is None for t in made.tokens] == [False] * 11 + [True] * 2
+    assert made.canvas.shape == (2, 4, *sizes[-1])
+    lengths = [h * w for h, w in sizes[:11]]
+    pruned = [n - int(n * r) for n, r in zip(lengths[9:], (0.4, 0.5), strict=True)]
+    assert keys[0] == sum(lengths)
+    assert keys[4] == sum(lengths[:9]) + sum(pruned)
+
+
+@pytest.mark.parametrize(
+    ("height", "width"), [(1344, 1344), (1344, 1008), (1920, 960), (960, 1920)]
+)
+def test_zero_shot_sizes_and_the_choice_of_reference(tall, height, width):
+    h, w = height // 16, width // 16
+    sizes = scales.stretch(schedule(h / w), h, w)
+    assert sizes[-1] == (h, w)
+    assert len(sizes) == 13  # within the trained level embeddings
+    last = Grid(12, h, w)
+    trained = tall.transformer.positions(last, last)
+    wide = InfinityConfig(**TALL, reference=(h, w))
+    own = Infinity(wide).positions(last, last)
+    assert trained.shape == own.shape == (h * w, 8)
+    trained, own = (torch.view_as_real(t).flatten(1) for t in (trained, own))
+    assert len(trained.unique(dim=0)) < h * w  # neighbours share a trained position
+    assert len(own.unique(dim=0)) == h * w  # every place its own, some beyond the trained ones

@@ -22,7 +22,17 @@ TIERS = [
         "files",
     },
     {"backbones", "methods", "record", "timing", "measure", "world"},
-    {"models", "loading", "generate", "training", "drafting", "evaluate", "observe", "flops"},
+    {
+        "models",
+        "loading",
+        "catalog",
+        "generate",
+        "training",
+        "drafting",
+        "evaluate",
+        "observe",
+        "flops",
+    },
     {"experiments"},
     {"plots", "figures", "widgets", "demo", "bench", "__main__"},
 ]
