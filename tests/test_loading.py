@@ -15,7 +15,7 @@ from fastvar_lab.backbones import presets
 from fastvar_lab.backbones.autoencoder import AutoEncoderConfig
 from fastvar_lab.backbones.hart import HARTConfig
 from fastvar_lab.backbones.infinity import InfinityConfig
-from fastvar_lab.backbones.weights import WeightsError
+from fastvar_lab.backbones.weights import WeightsError, looks_like
 
 SMALL = AutoEncoderConfig(8, (32, 32), encoder_blocks=1, decoder_blocks=1)
 INFINITY = InfinityConfig(6, 64, 2, 64, 8, text_width=24, text_length=10, pool_heads=4)
@@ -138,6 +138,19 @@ def test_other_files_are_recognised(infinity):
     good.write_bytes(good.read_bytes()[: good.stat().st_size // 2])
     with pytest.raises(WeightsError, match="cannot read weights"):
         fv.load("infinity-2b", weights=folder)
+
+
+def test_released_sizes_are_told_apart():
+    with torch.device("meta"):
+        eight, two = (models.build(presets.INFINITY[f"infinity-{n}b"]) for n in (8, 2))
+        d24 = models.build(presets.VAR["var-d24"])
+    assert looks_like(eight.transformer.state_dict()) == "the transformer of infinity-8b"
+    assert looks_like(chunked(two.transformer.state_dict(), 4)) == "the transformer of infinity-2b"
+    assert looks_like(d24.transformer.state_dict()) == "the transformer of var-d24"
+    assert looks_like(d24.tokenizer.state_dict()) == "a VAR or HART tokenizer of 4096 codes"
+    vision = long_names(eight.tokenizer.state_dict())
+    assert looks_like(vision) == "an Infinity tokenizer of 14 channels, as infinity-8b uses"
+    assert looks_like({"x": torch.zeros(1)}) is None
 
 
 def test_downloads_go_through_the_hub(infinity, monkeypatch, tmp_path):

@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from fastvar_lab.backbones import presets
 from fastvar_lab.files import folder, write
 
 
@@ -186,6 +187,12 @@ def fill(module: nn.Module, tensors: dict[str, Tensor], source: object) -> None:
 _BLOCK = re.compile(r"(?:blocks\.|block_chunks\.)[\d.]+(?:module\.\d+)?")
 
 
+def _known() -> dict[presets.Config, str]:
+    """Return the configurations whose files exist, and their names."""
+    names = [name for name in presets.NAMES if presets.release(name).files]
+    return {presets.release(name).config: name for name in reversed(names)}
+
+
 def looks_like(tensors: Mapping[str, Tensor]) -> str | None:
     """Say in a few words what a state dict seems to be; None if it is like nothing known."""
     keys = {key.removeprefix("vae.").removeprefix("transformer."): key for key in tensors}
@@ -195,6 +202,9 @@ def looks_like(tensors: Mapping[str, Tensor]) -> str | None:
 
     width, blocks = size("word_embed.weight"), map(_BLOCK.match, keys)
     depth = len({match[0] for match in blocks if match})
+    for config in _known():
+        if (config.width, config.depth) == (width, depth):
+            return f"the transformer of {_known()[config]}"
     if "class_emb.weight" in keys:
         return f"a VAR transformer of depth {depth} and width {width}"
     if "text_proj_for_ca.0.weight" in keys:
@@ -205,7 +215,11 @@ def looks_like(tensors: Mapping[str, Tensor]) -> str | None:
         return f"a VAR or HART tokenizer of {size('quantize.embedding.weight')} codes"
     for name in ("encoder.conv_out.weight", "encoder.conv_out.conv.weight"):
         if name in keys:
-            return f"an Infinity tokenizer of {size(name)} channels"
+            owners = [known for config, known in _known().items()
+                      if getattr(config, "bits", None) == size(name)]  # fmt: skip
+            return f"an Infinity tokenizer of {size(name)} channels" + (
+                f", as {owners[0]} uses" if owners else ""
+            )
     return None
 
 

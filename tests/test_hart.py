@@ -1,0 +1,76 @@
+"""HART on small random weights: the seam's promises hold on a third family."""
+
+import pytest
+import torch
+
+import fastvar_lab as fv
+from fastvar_lab import flops, models
+from fastvar_lab.backbones.autoencoder import AutoEncoderConfig
+from fastvar_lab.backbones.hart import HARTConfig
+from fastvar_lab.backbones.residual_diffusion import respace
+from fastvar_lab.methods.merge import Merge
+
+CONFIG = HARTConfig(2, 64, 2, 96, (1, 2, 3, 5, 6), 7, 24, 700, 8, 48, 2)
+METHODS = [
+    fv.Dense(),
+    fv.Prune({-1: 0.6}),
+    fv.Prune({-3: 0.3, -2: 1.0, -1: 0.7}, layers=(1, 2)),
+    fv.Prune({-4: 0.5, -1: 1.0}),
+    fv.Prune({-1: 0.5}, restore=fv.NearestKept(), null_until=-2),
+    Merge({-2: 0.3, -1: 0.5}),
+]
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["rows", "smooth"])
+def hart(request):
+    torch.manual_seed(0)
+    small = AutoEncoderConfig(8, (32, 32), 1, 1, attention=True)
+    model = models.build(CONFIG, tokenizer=small).freeze().to("cpu", torch.float64)
+    model.sampling = fv.Sampling(guidance=4.5, top_p=1.0, smooth=request.param)
+    return model
+
+
+@pytest.mark.parametrize("method", METHODS, ids=repr)
+def test_batches_snapshots_and_records(hart, method):
+    prompts = ["a red circle", "two"]
+    batch = fv.generate(hart, prompts, method, seed=[1, 2], snapshot=True)
+    alone = fv.generate(hart, "two", method, seed=2)
+    assert torch.allclose(batch.canvas[1], alone.canvas[0], atol=1e-10)
+    for other in METHODS:
+        resumed = fv.resume(hart, batch.snapshot, other)
+        scratch = fv.generate(hart, prompts, other, seed=[1, 2])
+        assert torch.equal(resumed.canvas, scratch.canvas)
+    made, trace = fv.observe(hart, "two", method, seed=2)
+    assert torch.equal(made.canvas, alone.canvas)
+    assert {site.kind for _, site in trace.kept} == {"attn", "ffn"}
+    assert hart.decode(made.canvas).shape == (1, 3, 12, 12)
+
+
+def test_only_the_last_step_draws_residuals(hart):
+    full = fv.generate(hart, "two", fv.Dense(), seed=1)
+    book = hart.quantizer.codebook
+    assert full.tokens[-1].shape == (1, 36, 8)
+    gap = torch.cdist(full.tokens[-1], book.expand(1, -1, -1)).min(-1).values
+    assert gap.min() > 0.01
+    skipped = fv.generate(hart, "two", fv.Prune({-1: 1.0}), seed=1)
+    assert skipped.tokens[-1] is None
+    for a, b in zip(full.tokens[:-1], skipped.tokens[:-1], strict=True):
+        assert torch.equal(a, b)
+
+
+def test_text_tokens_are_counted_and_never_pruned(hart):
+    grids = hart.grids()
+    assert [g.tokens for g in grids] == [7, 4, 9, 25, 36]
+    with pytest.raises(ValueError, match="carries text tokens"):
+        fv.generate(hart, "two", fv.Prune({1: 0.5}))
+    costs = flops.step_flops(hart, fv.Dense(), grids)
+    assert costs[-1]["ends"] > 5 * costs[-2]["ends"]  # the diffusion
+    with pytest.raises(ValueError, match="reads 7 text tokens; not 5"):
+        fv.generate(hart, models.RandomContext(24, 5).encode(["two"]), fv.Dense())
+
+
+def test_diffusion_schedule_is_the_released_one():
+    found = respace(8)
+    assert found.steps.tolist() == [0, 143, 285, 428, 571, 714, 856, 999]
+    released = [4.128e-5, 0.054878, 0.148746, 0.249546, 0.366072, 0.517566, 0.735439, 0.99999995]
+    assert found.beta.tolist() == pytest.approx(released, rel=2e-4)
