@@ -16,6 +16,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from fastvar_lab.backbones import presets
+from fastvar_lab.backbones.hart import HARTConfig
+from fastvar_lab.backbones.infinity import InfinityConfig
+from fastvar_lab.backbones.var import VARConfig
 from fastvar_lab.files import folder, write
 
 
@@ -187,6 +190,13 @@ def fill(module: nn.Module, tensors: dict[str, Tensor], source: object) -> None:
 _BLOCK = re.compile(r"(?:blocks\.|block_chunks\.)[\d.]+(?:module\.\d+)?")
 
 
+_MARKS = {  # keys that only one family has
+    "class_emb.weight": (VARConfig, "a VAR"),
+    "text_proj_for_ca.0.weight": (InfinityConfig, "an Infinity"),
+    "context_embed.weight": (HARTConfig, "a HART"),
+}
+
+
 def _known() -> dict[presets.Config, str]:
     """Return the configurations whose files exist, and their names."""
     names = [name for name in presets.NAMES if presets.release(name).files]
@@ -202,15 +212,12 @@ def looks_like(tensors: Mapping[str, Tensor]) -> str | None:
 
     width, blocks = size("word_embed.weight"), map(_BLOCK.match, keys)
     depth = len({match[0] for match in blocks if match})
-    for config in _known():
-        if (config.width, config.depth) == (width, depth):
-            return f"the transformer of {_known()[config]}"
-    if "class_emb.weight" in keys:
-        return f"a VAR transformer of depth {depth} and width {width}"
-    if "text_proj_for_ca.0.weight" in keys:
-        return f"an Infinity transformer of depth {depth} and width {width}"
-    if "context_embed.weight" in keys:
-        return f"a HART transformer of depth {depth} and width {width}"
+    for mark, (kind, family) in _MARKS.items():
+        if mark in keys:
+            for config, name in _known().items():
+                if isinstance(config, kind) and (config.width, config.depth) == (width, depth):
+                    return f"the transformer of {name}"
+            return f"{family} transformer of depth {depth} and width {width}"
     if "quantize.embedding.weight" in keys:
         return f"a VAR or HART tokenizer of {size('quantize.embedding.weight')} codes"
     for name in ("encoder.conv_out.weight", "encoder.conv_out.conv.weight"):
