@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
+from fastvar_lab.files import write
 from fastvar_lab.seam import Grid, Site
 
 Key = tuple[int, Site]
@@ -42,6 +47,46 @@ class Trace:
     sublayer_ms: dict[tuple[int, str], float] = field(default_factory=dict)
     derived: dict[Any, Any] = field(default_factory=dict, repr=False)
 
+    def size(self, step: int) -> str:
+        """Name a step by its map, as 32x32."""
+        return f"{self.grids[step].h}x{self.grids[step].w}"
+
+    def save(self, path: str | Path) -> None:
+        """Write everything but what is derived to one safetensors file, all or nothing."""
+        tensors, plain = dict[str, Tensor](), dict[str, Any]()
+        for name in (*_BY_STEP, *_BY_SITE):
+            for key, value in getattr(self, name).items():
+                label = f"{name}/{_written(key)}"
+                if isinstance(value, Tensor):
+                    tensors[label] = value.detach().cpu().contiguous().clone()  # some share memory
+                else:
+                    plain[label] = value
+        metadata = {
+            "trace": "1",
+            "grids": json.dumps(self.grids),
+            "provenance": json.dumps(self.provenance, default=str),
+            "plain": json.dumps(plain),
+        }
+        write(Path(path), lambda partial: save_file(tensors, partial, metadata=metadata))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Trace:
+        """Read a trace; raise ValueError for a file that is truncated or no trace."""
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        except (OSError, SafetensorError) as error:
+            raise ValueError(f"cannot read the trace {path}: {error}") from error
+        if metadata.get("trace") != "1":
+            raise ValueError(f"{path} is a safetensors file, but not a trace")
+        grids = tuple(Grid(*g) for g in json.loads(metadata["grids"]))
+        trace = cls(grids, json.loads(metadata["provenance"]))
+        for label, value in {**json.loads(metadata["plain"]), **tensors}.items():
+            name, key = label.split("/", 1)
+            getattr(trace, name)[_read(key)] = tuple(value) if name == "seen" else value
+        return trace
+
     def before(self, step: int) -> Trace:
         """Copy what was recorded before a step: where the record of a resumed run starts."""
         early: dict[str, Any] = {"grids": self.grids, "provenance": dict(self.provenance)}
@@ -65,6 +110,23 @@ class Trace:
             raise ValueError(f"step {step} has no record of {kind!r} sublayers")
         grid = self.grids[step]
         return torch.stack(masks).float().mean(0)[grid.prefix :].view(grid.h, grid.w)
+
+
+def _written(key: Any) -> str:
+    """Write a key as text: a step, a step and a site, or a step and a kind."""
+    if isinstance(key, tuple):
+        step, where = key
+        return (
+            f"{step}/{where.layer}/{where.kind}" if isinstance(where, Site) else f"{step}/{where}"
+        )
+    return str(key)
+
+
+def _read(text: str) -> Any:
+    step, *where = text.split("/")
+    if len(where) == 2:
+        return int(step), Site(int(where[0]), where[1])
+    return (int(step), where[0]) if where else int(step)
 
 
 _BY_STEP = ("tokens", "canvases", "step_ms")

@@ -1,9 +1,12 @@
 """Instruments on known inputs."""
 
 import numpy as np
+import pytest
 import torch
 
 import fastvar_lab as fv
+from fastvar_lab.measure import masks, relations, steps
+from fastvar_lab.measure.quality import to_reference, token_agreement
 from fastvar_lab.measure.steps import images, radial_spectrum, spectra
 from fastvar_lab.scales import grids, square
 
@@ -44,3 +47,161 @@ def test_a_trace_before_a_step_forgets_the_rest():
     trace = fv.Trace(grids(square(1, 2)), tokens={0: None, 1: None}, step_ms={0: 1.0, 1: 2.0})
     assert trace.before(1).step_ms == {0: 1.0}
     assert trace.before(1).followed_by(trace).step_ms == trace.step_ms
+
+
+SITES = [fv.Site(i, kind) for i in range(3) for kind in ("attn", "ffn")]
+
+
+@pytest.fixture(scope="module")
+def seen(small):
+    """A pruned generation of two pictures, recorded with everything."""
+    _, trace = fv.observe(
+        small,
+        ["a red circle", "two blue squares"],
+        fv.Prune({-2: 0.5, -1: 0.7}),
+        seed=1,
+        features=SITES,
+        outputs=SITES,
+        attention=[s for s in SITES if s.kind == "attn"],
+    )
+    return trace
+
+
+def test_what_steps_added_sums_to_the_picture(seen, small):
+    changes, pictures = steps.added(seen, small.decode), images(seen, small.decode)
+    assert np.allclose(changes.sum(axis=0), pictures[-1], atol=1e-6)
+    frame = steps.energy(seen, small.decode)
+    row = frame.query("step == 2 and picture == 1 and domain == 'latent'")
+    moved = seen.canvases[2][1] - seen.canvases[1][1]
+    assert row.energy.item() == pytest.approx(float(moved.square().mean()))
+    assert set(frame["size"]) == {"1x1", "2x2", "4x4", "6x6", "8x8"}
+
+
+def test_parseval_energy_of_all_frequencies_is_that_of_the_plane():
+    plane = np.random.default_rng(0).standard_normal((24, 24))
+    amplitude = np.abs(np.fft.fft2(plane))
+    assert (amplitude**2).sum() / plane.size == pytest.approx((plane**2).sum())
+    f, log10 = radial_spectrum(plane)
+    radius = np.hypot(np.fft.fftfreq(24)[:, None], np.fft.fftfreq(24))
+    for i, edge in enumerate(f):
+        ring = (radius <= edge + 1e-9) & (radius > edge - 1 / 24 + 1e-9)
+        assert log10[i] == pytest.approx(np.log10(amplitude[ring]).mean())
+
+
+def test_spectra_by_domain_and_their_gap_to_the_last_step(seen, small):
+    frame = steps.spectrum_frame(seen, small.decode, SITES[0])
+    assert set(frame.domain) == {"image", "latent", "features"}
+    last = frame.query("step == 4 and domain != 'features'")
+    assert (last.to_last == 0).all()
+    first = frame.query("step == 0 and domain == 'latent' and picture == 0")
+    end = frame.query("step == 4 and domain == 'latent' and picture == 0")
+    gap = first.log10_amplitude.to_numpy() - end.log10_amplitude.to_numpy()
+    assert np.allclose(first.to_last, gap)
+
+
+def test_scores_and_their_unevenness(seen):
+    frame = masks.scores(seen)
+    assert len(frame) == len(seen.scores) * 4
+    site = SITES[2]
+    values = np.sort(seen.scores[3, site][1].numpy())
+    pairs = np.abs(values[:, None] - values).mean() / (2 * values.mean())
+    row = frame.query("step == 3 and layer == 1 and kind == 'attn' and row == 1")
+    assert row.gini.item() == pytest.approx(pairs)
+    assert row.kept.item() == 0.5
+    assert masks.score_map(seen, 3, site, 1).shape == (6, 6)
+
+
+def test_agreement_of_masks(seen):
+    layers = masks.agreement(seen, "layers")
+    pair = layers.query("step == 4 and layer == 0 and other == 2")
+    a, b = (seen.kept[4, fv.Site(i, "attn")] for i in (0, 2))
+    slow = sum(int(x and y) for x, y in zip(a.flatten(), b.flatten(), strict=True)) / sum(
+        int(x or y) for x, y in zip(a.flatten(), b.flatten(), strict=True)
+    )
+    assert pair.overlap.item() == pytest.approx(slow)
+    assert pair.chance.item() == pytest.approx(20 / 64 / (2 - 20 / 64))
+    assert len(masks.agreement(seen, "rows")) == 6
+    assert set(masks.agreement(seen, "steps")["step"]) == {3}
+    assert masks.overlap(a, a) == 1
+    random = [torch.rand(200_000) < 0.3 for _ in range(2)]
+    assert masks.overlap(*random) == pytest.approx(masks.chance(0.3), abs=0.01)
+    with pytest.raises(ValueError, match="layers, rows or steps; not 'heads'"):
+        masks.agreement(seen, "heads")
+
+
+def test_attention_by_scale_sums_to_one(seen):
+    frame = relations.cross_scale_attention(seen)
+    total = frame.groupby(["step", "layer", "head"])[["share", "chance"]].sum()
+    assert np.allclose(total, 1)
+    last = frame.query("step == 4 and layer == 0 and head == 0")
+    lengths = np.array([1, 4, 16, 18, 20])
+    assert np.allclose(last.chance, lengths / lengths.sum())
+
+
+def test_similarity_of_branches_against_a_direct_one(seen):
+    frame = relations.branch_similarity(seen)
+    row = frame.query("step == 4 and source == 3 and layer == 1 and kind == 'ffn'")
+    now, then = (seen.outputs[s, fv.Site(1, "ffn")] for s in (4, 3))
+    total = gap = energy = 0.0
+    for picture, target in zip(then, now, strict=True):
+        plane = picture.T.reshape(1, -1, 6, 6)
+        guess = torch.nn.functional.adaptive_avg_pool2d(plane, 8)[0].flatten(1).T
+        for a, b in zip(guess, target, strict=True):
+            total += float(a @ b / (a.norm() * b.norm()))
+            gap += float((a - b).square().sum())
+            energy += float(b.square().sum())
+    assert row.cosine.item() == pytest.approx(total / now[..., 0].numel())
+    assert row.error.item() == pytest.approx(gap / energy)
+
+
+def test_convergence_ends_settled():
+    canvases = {i: torch.zeros(1, 3, 4, 4) for i in range(3)}
+    canvases[1][0, :, :2] = 0.5
+    canvases[2][0, :, :1] = 0.5
+    trace = fv.Trace(grids(square(1, 2, 4)), canvases=canvases)
+    frame = relations.convergence(trace, lambda latent: latent)
+    assert frame.settled.tolist() == [0.5, 0.75, 1.0]
+
+
+def test_quality_of_equal_and_unequal_pictures():
+    image = (np.random.default_rng(0).random((192, 192, 3)) * 255).astype(np.uint8)
+    same = to_reference(image, image)
+    assert same == pytest.approx(
+        {"psnr": 100, "ssim": 1, "ms_ssim": 1, "vif": 1, "spectrum_error": 0}, abs=1e-5
+    )
+    other = image.copy()
+    other[0, 0, 0] ^= 128
+    square_error = 128**2 / image.size
+    assert to_reference(other, image)["psnr"] == pytest.approx(10 * np.log10(255**2 / square_error))
+    assert np.isnan(to_reference(image[:64, :64], image[:64, :64])["ms_ssim"])
+    with pytest.raises(ValueError, match="cannot be compared"):
+        to_reference(image, image[1:])
+    assert token_agreement(torch.tensor([1, 2]), torch.tensor([1, 3])) == 0.5
+    assert np.isnan(token_agreement(None, torch.tensor([1])))
+
+
+def test_a_trace_is_saved_whole_and_a_truncated_one_refused(seen, small, tmp_path):
+    seen.save(tmp_path / "trace.safetensors")
+    read = fv.Trace.load(tmp_path / "trace.safetensors")
+    assert read.grids == seen.grids
+    assert read.provenance["seeds"] == [1, 2]
+    for name in ("tokens", "canvases", "scores", "kept", "features", "outputs", "attention"):
+        mine, theirs = getattr(read, name), getattr(seen, name)
+        assert mine.keys() == theirs.keys()
+        assert all(torch.equal(mine[k], theirs[k]) for k in mine)
+    assert (read.seen, read.step_ms, read.sublayer_ms) == (
+        seen.seen, seen.step_ms, seen.sublayer_ms
+    )  # fmt: skip
+    assert relations.cross_scale_attention(read).equals(relations.cross_scale_attention(seen))
+    whole = (tmp_path / "trace.safetensors").read_bytes()
+    (tmp_path / "cut.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match="cannot read the trace"):
+        fv.Trace.load(tmp_path / "cut.safetensors")
+    with pytest.raises(ValueError, match="but not a trace"):
+        fv.Trace.load(fv.models.WEIGHTS / "tiny_tokenizer.safetensors")
+
+
+def test_a_skipped_step_survives_saving(small, tmp_path):
+    _, trace = fv.observe(small, "a red circle", fv.Prune({-2: 1.0}))
+    trace.save(tmp_path / "trace.safetensors")
+    assert fv.Trace.load(tmp_path / "trace.safetensors").tokens[3] is None

@@ -1,28 +1,78 @@
-"""What a picture looks like, and what its spectrum is, after every scale step."""
+"""What a picture looks like, what each scale step added, and their spectra.
+
+Shapes: steps S, pictures n, pixels (H, W), latents (n, d, h, w). Everything derived from a trace
+is kept in `trace.derived`, so that it is computed once.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, TypeVar
 
 import numpy as np
+import pandas as pd
+from einops import rearrange
 from torch import Tensor
 
+from fastvar_lab.seam import Site
+from fastvar_lab.tokens import wide
 from fastvar_lab.trace import Trace
 
 Decode = Callable[[Tensor], Tensor]
 """Latents (n, d, h, w) to pictures (n, 3, H, W) in [0, 1]."""
 
+T = TypeVar("T")
+
+
+def once(trace: Trace, key: Any, compute: Callable[[], T]) -> T:
+    """Compute what is derived from a trace, or return it if that was done before."""
+    if key not in trace.derived:
+        trace.derived[key] = compute()
+    return trace.derived[key]
+
 
 def images(trace: Trace, decode: Decode) -> np.ndarray:
-    """Decode the latent after every recorded step: (steps, n, H, W, 3) in [0, 1].
+    """Decode the latent after every recorded step: (S, n, H, W, 3) in [0, 1].
 
-    Paper, Figs 3a and A.2. Kept in `trace.derived`, so that it is decoded once.
+    Paper, Figs 3a and A.2.
     """
-    key = ("images", decode)
-    if key not in trace.derived:
-        made = [decode(trace.canvases[s]).permute(0, 2, 3, 1).cpu() for s in sorted(trace.canvases)]
-        trace.derived[key] = np.stack([m.numpy() for m in made])
-    return trace.derived[key]
+
+    def compute() -> np.ndarray:
+        pictures = (decode(trace.canvases[s]) for s in sorted(trace.canvases))
+        return np.stack([rearrange(p, "n c h w -> n h w c").cpu().numpy() for p in pictures])
+
+    return once(trace, ("images", decode), compute)
+
+
+def added(trace: Trace, decode: Decode) -> np.ndarray:
+    """Return what each step added to the picture: (S, n, H, W, 3), the first one whole.
+
+    A skipped step adds nothing. Paper, Fig. 3a, as differences.
+    """
+    pictures = images(trace, decode)
+    return np.diff(pictures, axis=0, prepend=np.zeros_like(pictures[:1]))
+
+
+def energy(trace: Trace, decode: Decode) -> pd.DataFrame:
+    """Energy that each step added: mean square of the picture's and of the latent's change.
+
+    Columns: step, size, picture, domain ("image" in squared intensity, "latent" in squared latent
+    units), energy.
+    """
+    rows = []
+    steps = sorted(trace.canvases)
+    change = (added(trace, decode) ** 2).mean(axis=(2, 3, 4))
+    before = None
+    for i, step in enumerate(steps):
+        canvas = wide(trace.canvases[step])
+        moved = canvas if before is None else canvas - before
+        latent = moved.square().mean(dim=(1, 2, 3)).tolist()
+        before = canvas
+        for picture, (a, b) in enumerate(zip(change[i], latent, strict=True)):
+            common = {"step": step, "size": trace.size(step), "picture": picture}
+            rows.append({**common, "domain": "image", "energy": float(a)})
+            rows.append({**common, "domain": "latent", "energy": b})
+    return pd.DataFrame(rows)
 
 
 def radial_spectrum(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -43,13 +93,46 @@ def radial_spectrum(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def spectra(trace: Trace, decode: Decode) -> tuple[np.ndarray, np.ndarray]:
-    """Radial spectrum of the decoded image after every step: frequencies, (steps, n, bins).
+    """Radial spectrum of the decoded image after every step: frequencies, (S, n, bins)."""
 
-    Kept in `trace.derived`, so that it is computed once.
-    """
-    key = ("spectra", decode)
-    if key not in trace.derived:
+    def compute() -> tuple[np.ndarray, np.ndarray]:
         pairs = [[radial_spectrum(image) for image in step] for step in images(trace, decode)]
-        amplitudes = np.array([[amplitude for _, amplitude in step] for step in pairs])
-        trace.derived[key] = (pairs[0][0][0], amplitudes)
-    return trace.derived[key]
+        return pairs[0][0][0], np.array([[a for _, a in step] for step in pairs])
+
+    return once(trace, ("spectra", decode), compute)
+
+
+def spectrum_frame(trace: Trace, decode: Decode, site: Site | None = None) -> pd.DataFrame:
+    """Spectra of image, latent and (for a recorded site) token features, after every step.
+
+    Columns: step, size, picture, domain ("image", "latent", "features"), frequency in cycles per
+    cell of that domain, log10_amplitude, and difference to the last step's where the maps have
+    one size. Paper, Fig. 3b.
+    """
+    rows = list[pd.DataFrame]()
+
+    def add(domain: str, step: int, picture: int, plane: np.ndarray, last: Any) -> Any:
+        f, a = radial_spectrum(plane)
+        frame = {"step": step, "size": trace.size(step), "picture": picture, "domain": domain}
+        gap = np.full_like(a, np.nan) if last is None else a - last
+        rows.append(pd.DataFrame({**frame, "frequency": f, "log10_amplitude": a, "to_last": gap}))
+        return a
+
+    steps = sorted(trace.canvases)
+    pictures = images(trace, decode)
+    for picture in range(pictures.shape[1]):
+        last_image = last_latent = None
+        for i in reversed(range(len(steps))):
+            latent = rearrange(wide(trace.canvases[steps[i]][picture]), "d h w -> h w d")
+            image_gap = add("image", steps[i], picture, pictures[i, picture], last_image)
+            latent_gap = add("latent", steps[i], picture, latent.cpu().numpy(), last_latent)
+            if last_image is None:
+                last_image, last_latent = image_gap, latent_gap
+                rows[-1]["to_last"] = rows[-2]["to_last"] = 0.0
+    for (step, where), x in trace.features.items():
+        if where == site:
+            grid = trace.grids[step]
+            maps = rearrange(wide(x[:, grid.prefix :]), "b (h w) c -> b h w c", h=grid.h)
+            for row, plane in enumerate(maps.cpu().numpy()):
+                add("features", step, row, plane, None)
+    return pd.concat(rows, ignore_index=True)

@@ -1,0 +1,112 @@
+"""Scores and kept tokens: which were chosen, and how far choices agree."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor
+
+from fastvar_lab.seam import Site
+from fastvar_lab.tokens import wide
+from fastvar_lab.trace import Trace
+
+
+def as_map(trace: Trace, step: int, values: Tensor) -> Tensor:
+    """Lay values of a step's tokens (B, L) out as maps (B, h, w), text tokens left out."""
+    grid = trace.grids[step]
+    return rearrange(values[:, grid.prefix :], "b (h w) -> b h w", h=grid.h)
+
+
+def score_map(trace: Trace, step: int, site: Site, row: int = 0) -> np.ndarray:
+    """Pivotal-token scores of one sublayer as a map (h, w), squared feature units.
+
+    Squared distance to the spatial mean (paper, Algorithm 1), recorded at dense steps too.
+    """
+    return as_map(trace, step, trace.scores[step, site])[row].cpu().numpy()
+
+
+def scores(trace: Trace) -> pd.DataFrame:
+    """Summary of the scores: how uneven they are decides how much pruning can choose.
+
+    Columns: step, size, layer, kind, row, mean, std, gini (0 all equal, to 1), and kept, the share
+    forwarded.
+    """
+    rows = []
+    for (step, site), found in trace.scores.items():
+        maps = as_map(trace, step, wide(found)).flatten(1)
+        kept = as_map(trace, step, trace.kept[step, site]).flatten(1)
+        n = maps.shape[1]
+        ranked = maps.sort(dim=1).values
+        weight = 2 * torch.arange(1, n + 1, device=maps.device) - n - 1
+        gini = (ranked * weight).sum(1) / (n * maps.sum(1)).clamp(min=1e-12)
+        for row in range(len(maps)):
+            rows.append(
+                {
+                    "step": step,
+                    "size": trace.size(step),
+                    "layer": site.layer,
+                    "kind": site.kind,
+                    "row": row,
+                    "mean": float(maps[row].mean()),
+                    "std": float(maps[row].std(unbiased=False)),
+                    "gini": float(gini[row]),
+                    "kept": float(kept[row].float().mean()),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def overlap(first: Tensor, second: Tensor) -> float:
+    """Intersection over union of two masks of one shape; 1 if both are empty."""
+    union = (first | second).sum()
+    return float((first & second).sum() / union) if union else 1.0
+
+
+def chance(share: float) -> float:
+    """Overlap to expect of two random masks that each keep `share` of the tokens."""
+    return share / (2 - share) if share else 1.0
+
+
+def agreement(trace: Trace, between: str, kind: str = "attn") -> pd.DataFrame:
+    """Overlap of kept masks between "layers" of a step, "rows" (guidance), or "steps".
+
+    Columns: step, size, layer, other (the layer, row or step compared with), overlap in [0, 1],
+    chance. Steps are compared at the smaller map, where a token counts as kept if most of its
+    cells are. Only pruned sublayers are compared; rows are all of the batch, or its two halves.
+    """
+    masks = {
+        (step, site.layer): as_map(trace, step, mask)
+        for (step, site), mask in trace.kept.items()
+        if site.kind == kind and not bool(mask.all())
+    }
+    rows = []
+
+    def note(step: int, layer: int, other: int, a: Tensor, b: Tensor) -> None:
+        share = float(a.float().mean() + b.float().mean()) / 2
+        common = {"step": step, "size": trace.size(step), "layer": layer, "other": other}
+        rows.append({**common, "overlap": overlap(a, b), "chance": chance(share)})
+
+    if between == "layers":
+        for (step, a), (other, b) in combinations(masks, 2):
+            if step == other:
+                note(step, a, b, masks[step, a], masks[other, b])
+    elif between == "rows":
+        for (step, layer), mask in masks.items():
+            if len(mask) % 2 == 0:
+                first, second = mask.chunk(2)
+                note(step, layer, 1, first, second)
+    elif between == "steps":
+        for (step, a), (other, b) in combinations(masks, 2):
+            if a == b and step < other:
+                small, large = masks[step, a], masks[other, b].float().unsqueeze(1)
+                shrunk = F.interpolate(large, small.shape[-2:], mode="area").squeeze(1) >= 0.5
+                note(step, a, other, small, shrunk)
+    else:
+        raise ValueError(f"masks are compared between layers, rows or steps; not {between!r}")
+    columns = ["step", "size", "layer", "other", "overlap", "chance"]
+    return pd.DataFrame(rows, columns=columns)

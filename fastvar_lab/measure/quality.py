@@ -1,0 +1,54 @@
+"""How close two pictures, or two generations, are: several numbers, each from a kept library."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from einops import rearrange
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+from torch import Tensor
+
+from fastvar_lab.measure.steps import radial_spectrum
+
+MOST_PSNR = 100.0  # dB, stands for equal pictures, so that means stay finite
+
+
+def to_reference(image: np.ndarray, reference: np.ndarray) -> dict[str, float]:
+    """Compare a picture (H, W, 3) uint8 with its reference.
+
+    psnr in dB (100 for equal pictures), ssim and ms_ssim (1 is equal), vif (visual information
+    fidelity), spectrum_error (mean absolute gap of log10 amplitudes). scikit-image and
+    torchmetrics; multi-scale SSIM needs pictures of more than 160 px and is nan below.
+    """
+    from torchmetrics.functional.image import (
+        multiscale_structural_similarity_index_measure,
+        visual_information_fidelity,
+    )
+
+    if image.shape != reference.shape:
+        raise ValueError(f"pictures of {image.shape} and {reference.shape} cannot be compared")
+    equal = np.array_equal(image, reference)
+    made, wanted = (
+        rearrange(torch.from_numpy(x.astype(np.float32) / 255), "h w c -> 1 c h w")
+        for x in (image, reference)
+    )
+    large = min(image.shape[:2]) > 160
+    spectra = [radial_spectrum(x / 255)[1] for x in (image, reference)]
+    return {
+        "psnr": MOST_PSNR if equal else float(peak_signal_noise_ratio(reference, image)),
+        "ssim": float(structural_similarity(reference, image, channel_axis=-1)),
+        "ms_ssim": float(
+            multiscale_structural_similarity_index_measure(made, wanted, data_range=1.0)
+        )
+        if large
+        else float("nan"),
+        "vif": float(visual_information_fidelity(made, wanted)),
+        "spectrum_error": float(np.abs(spectra[0] - spectra[1]).mean()),
+    }
+
+
+def token_agreement(first: Tensor | None, second: Tensor | None) -> float:
+    """Share of equal bits, or codebook rows, of one step; nan where either was skipped."""
+    if first is None or second is None or first.is_floating_point():
+        return float("nan")
+    return float((first == second).float().mean())

@@ -1,0 +1,101 @@
+"""How scale steps relate: where attention goes, whose outputs are alike, when tokens settle."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+
+from fastvar_lab.measure.steps import Decode, images
+from fastvar_lab.seam import Site
+from fastvar_lab.tokens import resize, wide
+from fastvar_lab.trace import Trace
+
+
+def cross_scale_attention(trace: Trace) -> pd.DataFrame:
+    """Share of attention that a step's tokens spend on each step they can see.
+
+    Columns: step, size, layer, head, source, source_size, share, chance (the source's share of all
+    keys). Means over pictures, guidance rows and queries; shares of a head sum to 1. Needs sites
+    recorded with `attention=`. Paper, Fig. 3c.
+    """
+    rows = []
+    for (step, site), spent in trace.attention.items():
+        seen = trace.seen[step, site]
+        lengths = [_kept_tokens(trace, s, site) for s in seen]
+        for head, shares in enumerate(wide(spent).mean(dim=(0, 2)).tolist()):
+            for source, share, length in zip(seen, shares, lengths, strict=True):
+                rows.append(
+                    {
+                        "step": step,
+                        "size": trace.size(step),
+                        "layer": site.layer,
+                        "head": head,
+                        "source": source,
+                        "source_size": trace.size(source),
+                        "share": share,
+                        "chance": length / sum(lengths),
+                    }
+                )
+    return pd.DataFrame(rows)
+
+
+def _kept_tokens(trace: Trace, step: int, site: Site) -> int:
+    mask = trace.kept.get((step, site))
+    return trace.grids[step].tokens if mask is None else int(mask[0].sum())
+
+
+def branch_similarity(trace: Trace, mode: str = "area") -> pd.DataFrame:
+    """Likeness of a step's sublayer output and the upsampled output of each earlier step.
+
+    Columns: step, size, layer, kind, source, source_size, cosine (mean over tokens and rows) and
+    error (relative squared error of restoring from there). Needs sites recorded with `outputs=`.
+    Why the last unpruned step is the best cache: paper, section 3.3 and Table A.4.
+    """
+    rows = []
+    for (step, site), out in trace.outputs.items():
+        for (source, other), early in trace.outputs.items():
+            if other != site or source >= step:
+                continue
+            now, then = trace.grids[step], trace.grids[source]
+            target = wide(out[:, now.prefix :])
+            guess = resize(wide(early[:, then.prefix :]), (then.h, then.w), (now.h, now.w), mode)
+            gap = (guess - target).square().sum() / target.square().sum().clamp(min=1e-12)
+            rows.append(
+                {
+                    "step": step,
+                    "size": trace.size(step),
+                    "layer": site.layer,
+                    "kind": site.kind,
+                    "source": source,
+                    "source_size": trace.size(source),
+                    "cosine": float(F.cosine_similarity(guess, target, dim=-1).mean()),
+                    "error": float(gap),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def convergence(trace: Trace, decode: Decode, tolerance: float = 2 / 255) -> pd.DataFrame:
+    """Share of places whose picture no later step changes by more than `tolerance`.
+
+    A place is a token of the final map; its change the mean absolute difference of its pixels, in
+    intensities of [0, 1]. Columns: step, size, picture, settled (share of places).
+    """
+    pictures = images(trace, decode)
+    steps, n = pictures.shape[:2]
+    last = trace.grids[-1]
+    cells = np.empty((steps, n, last.h, last.w))
+    for i in range(steps):
+        gap = torch.from_numpy(np.abs(pictures[i] - pictures[-1]).mean(-1)).unsqueeze(1)
+        cells[i] = F.interpolate(gap, (last.h, last.w), mode="area").squeeze(1).numpy()
+    late = np.maximum.accumulate((cells > tolerance)[::-1], axis=0)[::-1]
+    settled = 1 - late.mean(axis=(2, 3))
+    return pd.DataFrame(
+        [
+            {"step": s, "size": trace.size(s), "picture": p, "settled": float(settled[i, p])}
+            for i, s in enumerate(sorted(trace.canvases))
+            for p in range(n)
+        ]
+    )
