@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from fastvar_lab.backbones import quantize
 from fastvar_lab.generate import generate
+from fastvar_lab.measure.statistics import interval
 from fastvar_lab.models import Model
 from fastvar_lab.pictures import to_tensor, to_uint8
 from fastvar_lab.sampling import Sampling
@@ -22,14 +23,6 @@ from fastvar_lab.world.scene import Scene, compose, random_prompt
 from fastvar_lab.world.tasks import SIX, Question, questions, verdict
 
 BATCH = 4
-
-
-def interval(values: Sequence[float], seed: int = 0, draws: int = 2000) -> tuple[float, float]:
-    """95 % bootstrap interval of the mean."""
-    data = np.asarray(values, dtype=float)
-    picked = np.random.default_rng(seed).integers(len(data), size=(draws, len(data)))
-    low, high = np.quantile(data[picked].mean(axis=1), (0.025, 0.975))
-    return float(low), float(high)
 
 
 def answers(

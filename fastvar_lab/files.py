@@ -9,7 +9,8 @@ from pathlib import Path
 
 def write(path: Path, save: Callable[[Path], object]) -> None:
     """Let `save` write a temporary file of the same kind, then rename it to `path`."""
-    partial = path.with_name(f".partial-{path.name}")
+    # a name of its own: two processes may write the same file
+    partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
     try:
         save(partial)
         os.replace(partial, path)

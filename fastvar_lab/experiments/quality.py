@@ -1,0 +1,319 @@
+"""Experiments that compare methods: quality to the unpruned picture, task scores, time saved.
+
+Every picture is made twice with the same prompt and seed, in full and under each method, from one
+snapshot; what a method does not change is not run again.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import product
+
+import numpy as np
+
+from fastvar_lab import flops
+from fastvar_lab.experiments.base import Experiment, Scope, Settings
+from fastvar_lab.experiments.store import Rows
+from fastvar_lab.generate import generate, resume
+from fastvar_lab.measure.quality import to_reference, token_agreement
+from fastvar_lab.methods.merge import Merge
+from fastvar_lab.methods.prune import Dense, Prune
+from fastvar_lab.methods.restore import CachedBranch, NearestKept, Restorer, Zero
+from fastvar_lab.methods.schedule import ScaleName
+from fastvar_lab.methods.select import (
+    FarFromMean,
+    HighPass,
+    NearMean,
+    Random,
+    Selector,
+    UniformGrid,
+)
+from fastvar_lab.models import Model
+from fastvar_lab.pictures import to_uint8
+from fastvar_lab.seam import Method
+from fastvar_lab.world.tasks import Question, judge, questions
+
+BATCH = 4
+FULL = "full"
+Methods = Mapping[str, Method]
+Ratios = dict[ScaleName, float]
+
+
+def jobs(make: Callable[[Model], Methods], model: Model, scope: Scope) -> list[list[Settings]]:
+    """One job per batch of prompts, a cell per method in it; one more that times them all."""
+    methods = {FULL: Dense(), **make(model)}
+    asked = questions(scope.prompts, seed=11)
+    out = []
+    for first in range(0, len(asked), BATCH):
+        batch = [
+            {"task": q.task, "prompt": q.prompt.text, "seed": q.seed}
+            for q in asked[first : first + BATCH]
+        ]
+        out.append(
+            [
+                {
+                    "kind": "quality",
+                    "method": label,
+                    "repr": repr(m),
+                    "first": first,
+                    "batch": batch,
+                }
+                for label, m in methods.items()
+            ]
+        )
+    timed = [
+        {"kind": "time", "method": label, "repr": repr(m), "repeats": scope.repeats}
+        for label, m in methods.items()
+    ]
+    return [*out, timed]
+
+
+def work(
+    make: Callable[[Model], Methods], model: Model, cells: Sequence[Settings]
+) -> Iterator[tuple[Settings, Rows]]:
+    """Compute one job."""
+    methods = {FULL: Dense(), **make(model)}
+    for cell in cells:
+        if repr(methods[cell["method"]]) != cell["repr"]:
+            raise ValueError(f"{cell['method']} is another method here than where the run began")
+    if cells[0]["kind"] == "time":
+        yield from _times(methods, model, cells)
+    else:
+        yield from _pictures(methods, model, cells)
+
+
+def _pictures(
+    methods: Methods, model: Model, cells: Sequence[Settings]
+) -> Iterator[tuple[Settings, Rows]]:
+    batch = cells[0]["batch"]
+    prompts, seeds = [b["prompt"] for b in batch], [b["seed"] for b in batch]
+    full = generate(model, prompts, Dense(), seed=seeds, snapshot=True)
+    assert full.snapshot is not None
+    wanted = to_uint8(model.decode(full.canvas))
+    asked = {q.seed: q for q in _questions(cells[0])}
+    for cell in cells:
+        method = methods[cell["method"]]
+        made = full if isinstance(method, Dense) else resume(model, full.snapshot, method)
+        pictures = wanted if made is full else to_uint8(model.decode(made.canvas))
+        rows: Rows = []
+        for i, item in enumerate(batch):
+            bits = {
+                f"agree_{g.h}x{g.w}": token_agreement(
+                    *(None if t is None else t[i] for t in (full.tokens[s], made.tokens[s]))
+                )
+                for s, g in enumerate(made.request.grids)
+            }
+            rows.append(
+                {
+                    **item,
+                    "picture": cell["first"] + i,
+                    "right": float(judge(asked[item["seed"]].prompt, pictures[i])),
+                    **to_reference(pictures[i], wanted[i]),
+                    **{k: v for k, v in bits.items() if not np.isnan(v)},
+                }
+            )
+        yield cell, rows
+
+
+def _questions(cell: Settings) -> list[Question]:
+    from fastvar_lab.world.grammar import parse
+
+    return [Question(b["task"], parse(b["prompt"]), b["seed"]) for b in cell["batch"]]
+
+
+def _times(
+    methods: Methods, model: Model, cells: Sequence[Settings]
+) -> Iterator[tuple[Settings, Rows]]:
+    """Time every method in turns with full generation, in this one process."""
+    prompt = "a red circle left of a blue square"
+    grids, words = model.grids(), len(prompt.split())
+    costs = {
+        label: flops.total(flops.step_flops(model, m, grids, words=words))
+        for label, m in methods.items()
+    }
+    for cell in cells:
+        method, full, fast = methods[cell["method"]], list[float](), list[float]()
+        for repeat in range(cell["repeats"] + 1):
+            pair = (generate(model, prompt, m, seed=0).seconds for m in (Dense(), method))
+            for seconds, into in zip(pair, (full, fast), strict=True):
+                if repeat:
+                    into.append(seconds)
+        ms = statistics.median(fast) * 1e3
+        ratio = statistics.median(a / b for a, b in zip(full, fast, strict=True))
+        bound = costs[FULL] / costs[cell["method"]]
+        yield cell, [{"ms": ms, "speedup": ratio, "speedup_flop_bound": bound}]
+
+
+def _quality(
+    name: str,
+    question: str,
+    source: str,
+    make: Callable[[Model], Methods],
+    slow: bool = False,
+) -> Experiment:
+    return Experiment(name, question, source, partial(jobs, make), partial(work, make), slow=slow)
+
+
+def _label(ratios: Mapping[ScaleName, float]) -> str:
+    return ", ".join(f"{k}: {v:.0%}" for k, v in ratios.items())
+
+
+def scale_sensitivity_methods(model: Model) -> Methods:
+    """Prune each scale alone at several ratios."""
+    sizes = model.sizes
+    found: dict[str, Method] = {}
+    for back in range(1, min(6, len(sizes) - 1) + 1):
+        for ratio in (0.25, 0.5, 0.75, 1.0):
+            found[f"{sizes[-back][0]}x{sizes[-back][1]} {ratio:.0%}"] = Prune({-back: ratio})
+    return found
+
+
+def ratio_tradeoff_methods(model: Model) -> Methods:
+    """Spread ratios over a grid on the last three scales, later ones pruned at least as much."""
+    levels = (0.0, 0.25, 0.5, 0.75, 1.0)
+    found: dict[str, Method] = {}
+    for a, b, c in product(levels, repeat=3):
+        if a <= b <= c and c > 0 and a < 1:
+            ratios: Ratios = {k: r for k, r in ((-3, a), (-2, b), (-1, c)) if r}
+            found[_label(ratios)] = Prune(ratios)
+    return found
+
+
+def extreme_ratios_methods(model: Model) -> Methods:
+    """Skip more and more of the last scales (Table A.3)."""
+    schedules: list[Ratios] = [
+        {-1: 0.75},
+        {-1: 1.0},
+        {-2: 0.5, -1: 0.75},
+        {-2: 0.5, -1: 1.0},
+        {-2: 1.0, -1: 1.0},
+        {-3: 0.5, -2: 1.0, -1: 1.0},
+        {-4: 0.4, -3: 0.5, -2: 1.0, -1: 1.0},
+        {-3: 1.0, -2: 1.0, -1: 1.0},
+    ]
+    return {_label(s): Prune(s) for s in schedules}
+
+
+def caching_step_methods(model: Model) -> Methods:
+    """Restore from earlier and earlier steps (Table A.4)."""
+    base = Prune({-2: 0.5, -1: 0.75})
+    sizes = model.sizes
+    return {
+        f"cache {sizes[-back][0]}x{sizes[-back][1]}": replace(base, cache_step=-back)
+        for back in range(3, min(8, len(sizes)) + 1)
+    }
+
+
+def selectors_methods(model: Model) -> Methods:
+    """Choose tokens in other ways than by their distance to the mean."""
+    base = Prune({-2: 0.5, -1: 0.75})
+    others: dict[str, Selector] = {
+        "far from mean (PTS)": FarFromMean(),
+        "random": Random(),
+        "near mean": NearMean(),
+        "uniform grid": UniformGrid(),
+        "local high-pass": HighPass(),
+    }
+    return {name: replace(base, select=select) for name, select in others.items()}
+
+
+def restorers_methods(model: Model) -> Methods:
+    """Fill pruned places in other ways than from the cache, for good and for random choices."""
+    base = Prune({-2: 0.5, -1: 0.75})
+    others: dict[str, Restorer] = {
+        "cached branch (CTR)": CachedBranch(),
+        "cached, bilinear": CachedBranch("bilinear"),
+        "nearest kept": NearestKept(),
+        "zero": Zero(),
+    }
+    found: dict[str, Method] = {}
+    for select_name, select in (("PTS", FarFromMean()), ("random", Random())):
+        for name, restore in others.items():
+            found[f"{name}, {select_name}"] = replace(base, select=select, restore=restore)
+    return found
+
+
+def depth_of_pruning_methods(model: Model) -> Methods:
+    """Vary how many scales, which layers and which sublayers are pruned."""
+    depth = model.depth
+    schedules: list[Ratios] = [{-i: 0.5 for i in range(n, 0, -1)} for n in range(1, 6)]
+    found: dict[str, Method] = {f"last {len(s)} scales": Prune(s) for s in schedules}
+    base = Prune({-2: 0.5, -1: 0.75})
+    third = max(1, depth // 3)
+    for low, high in ((0, third), (third, depth - third), (depth - third, depth), (third, depth)):
+        found[f"layers {low} to {high - 1}"] = replace(base, layers=(low, high))
+    kinds = model.transformer.kinds
+    for kind in kinds:
+        found[f"{kind} alone"] = replace(base, sublayers=(kind,))
+    found["all"] = base
+    return found
+
+
+def rivals_methods(model: Model) -> Methods:
+    """FastVAR, token merging and skipping, over a range of speeds, to be compared at equal time."""
+    pairs = ((0.3, 0.5), (0.5, 0.75), (0.5, 1.0))
+    found: dict[str, Method] = {
+        f"FastVAR {a:.0%}, {b:.0%}": Prune({-2: a, -1: b}) for a, b in pairs
+    }
+    for a, b in ((0.3, 0.5), (0.5, 0.7), (0.7, 0.75)):
+        found[f"ToMe {a:.0%}, {b:.0%}"] = Merge({-2: a, -1: b})
+    for count in (1, 2, 3):
+        found[f"skip last {count}"] = Prune({-i: 1.0 for i in range(count, 0, -1)})
+    return found
+
+
+EXPERIMENTS = (
+    _quality(
+        "scale_sensitivity",
+        "Which scale steps can be pruned, and how much time does each save?",
+        "section 3.1, Figs 2 and 3",
+        scale_sensitivity_methods,
+        slow=True,
+    ),
+    _quality(
+        "ratio_tradeoff",
+        "What quality does each speedup cost, over ratios of the last three scales?",
+        "section 4.3, Table 4",
+        ratio_tradeoff_methods,
+        slow=True,
+    ),
+    _quality(
+        "extreme_ratios",
+        "Can whole scale steps be skipped?",
+        "supplement, Table A.3",
+        extreme_ratios_methods,
+    ),
+    _quality(
+        "caching_step",
+        "Which step is the best one to restore from?",
+        "supplement, Table A.4",
+        caching_step_methods,
+    ),
+    _quality(
+        "selectors",
+        "Does the distance to the mean choose tokens better than other rules?",
+        "section 3.2; no table was printed",
+        selectors_methods,
+    ),
+    _quality(
+        "restorers",
+        "Does the cache restore pruned places better than other rules?",
+        "section 3.3; no table was printed",
+        restorers_methods,
+    ),
+    _quality(
+        "depth_of_pruning",
+        "How many scales, which layers and which sublayers should be pruned?",
+        "section 4.3; supplement",
+        depth_of_pruning_methods,
+    ),
+    _quality(
+        "rivals",
+        "Is FastVAR better than token merging and than skipping at equal time?",
+        "Table 3; supplement, Table A.2",
+        rivals_methods,
+    ),
+)

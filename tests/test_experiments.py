@@ -1,0 +1,167 @@
+"""Cells on disk, runs that are stopped, read back, and run elsewhere."""
+
+import json
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from fastvar_lab.experiments import base, quality, run
+from fastvar_lab.experiments.store import Store, key
+from fastvar_lab.measure.statistics import interval, paired, summary
+from fastvar_lab.world.tasks import TASKS
+
+SETTINGS = {"experiment": "x", "cell": {"a": 1, "b": [1, 2]}}
+
+
+def test_a_cell_is_read_back_and_a_damaged_one_is_not(tmp_path):
+    store = Store(tmp_path).prepare()
+    assert store.get(SETTINGS) is None
+    store.put(SETTINGS, [{"value": 0.1, "none": float("nan")}])
+    assert store.get(SETTINGS) == [{"value": 0.1, "none": None}]
+    assert key({"a": 1, "b": 2}) == key({"b": 2, "a": 1})
+    path = store.path(SETTINGS)
+    whole = path.read_text()
+    for damaged in (whole[:-5], whole.replace("0.1", "0.2"), "", "[]"):
+        path.write_text(damaged)
+        assert store.get(SETTINGS) is None
+    other = {**SETTINGS, "cell": {"a": 2}}
+    path.write_text(whole)
+    store.path(other).parent.mkdir(parents=True, exist_ok=True)
+    store.path(other).write_text(whole)
+    assert store.get(other) is None
+
+
+def _write_many(folder):
+    store = Store(folder)
+    for i in range(200):
+        store.put({"n": i % 10}, [{"value": i % 10}] * 50)
+        found = store.get({"n": i % 10})
+        assert found is not None
+        assert len(found) == 50
+
+
+def test_two_processes_do_not_corrupt_a_store(tmp_path):
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        pool.map(_write_many, [tmp_path] * 2)
+    assert not list(tmp_path.rglob("*.partial*"))
+    assert len(list(tmp_path.rglob("*.json"))) == 10
+
+
+def test_unknown_experiments_name_the_nearest():
+    with pytest.raises(ValueError, match="no experiment 'selector'; nearest: selectors"):
+        run.find("selector")
+    with pytest.raises(ValueError, match="scope must be one of quick, default, paper"):
+        run.run("selectors", "huge")
+
+
+@pytest.fixture
+def tried(monkeypatch):
+    """A stand-in experiment that counts how often each cell is computed."""
+    seen = []
+
+    def jobs(model, scope):
+        return [[{"n": n, "part": p} for p in range(2)] for n in range(scope.prompts)]
+
+    def work(model, cells):
+        for cell in cells:
+            seen.append((cell["n"], cell["part"]))
+            if cell == {"n": 2, "part": 1} and seen.count((2, 1)) == 1:
+                raise KeyboardInterrupt
+            yield cell, [{"value": cell["n"] * 10 + cell["part"]}]
+
+    experiment = base.Experiment("tried", "?", "", jobs, work)
+    monkeypatch.setitem(run.REGISTRY, "tried", experiment)
+    return seen
+
+
+def test_a_stopped_run_goes_on_where_it_was(tried, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        run.run("tried", "quick", store=Store(tmp_path))
+    assert tried == [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0), (2, 1)]
+    frame = run.run("tried", "quick", store=Store(tmp_path))
+    assert tried[6:] == [(2, 1), (3, 0), (3, 1)]
+    assert frame.value.tolist() == [0, 1, 10, 11, 20, 21, 30, 31]
+    again = run.run("tried", "quick", store=Store(tmp_path))
+    assert len(tried) == 9
+    assert again.equals(frame)
+    damaged = next(tmp_path.rglob("*.json"))
+    damaged.write_text("{")
+    assert run.run("tried", "quick", store=Store(tmp_path)).equals(frame)
+    assert len(tried) == 10
+
+
+def test_a_worker_with_other_weights_or_versions_is_refused(tmp_path):
+    cells = [{"a": 1}]
+    with pytest.raises(ValueError, match="this worker has torch"):
+        run.compute("selectors", run.Opened(), cells, str(tmp_path), "0.1")
+    with pytest.raises(ValueError, match="the run was begun with 1234"):
+        run.open_model(run.Opened(fingerprint="1234"))
+
+
+def test_a_folder_that_cannot_be_written_fails_at_once(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="cannot make the output folder"):
+        run.run("selectors", "quick", store=Store(tmp_path / "file"))
+
+
+def test_quality_rows_by_process_pool_equal_those_made_here(tmp_path, monkeypatch):
+    whole = run.REGISTRY["caching_step"]
+
+    def few(model, scope):
+        jobs = whole.jobs(model, base.Scope("quick", 1, 1))
+        return [[c for c in job if c["method"] in ("full", "cache 4x4")] for job in jobs]
+
+    monkeypatch.setitem(run.REGISTRY, "caching_step", replace(whole, jobs=few))
+    here = run.run("caching_step", "quick", store=Store(tmp_path / "a"))
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as executor:
+        there = run.run("caching_step", "quick", store=Store(tmp_path / "b"), executor=executor)
+    rows, others = (f[f.kind == "quality"].drop(columns="kind") for f in (here, there))
+    assert rows.equals(others)
+    full = rows[rows.method == quality.FULL]
+    assert (full.psnr == 100).all()
+    assert set(full.task) <= set(TASKS)
+    worst = rows[rows.method == "cache 4x4"]
+    assert (worst.psnr < 60).all()
+    assert (worst.agree_16x16 == 1).all()  # not changed before the first pruned step
+    times = here[here.kind == "time"].set_index("method")
+    assert times.speedup_flop_bound["full"] == 1
+    assert times.speedup_flop_bound["cache 4x4"] > 1.5
+
+
+@pytest.mark.parametrize("experiment", quality.EXPERIMENTS, ids=lambda e: e.name)
+def test_every_method_of_every_experiment_fits_the_embedded_model(experiment):
+    model = run.open_model(run.Opened())
+    jobs = experiment.jobs(model, base.SCOPES["quick"])
+    labels = [cell["method"] for cell in jobs[0]]
+    assert labels[0] == "full"
+    assert len(labels) == len(set(labels)) > 4
+    make = experiment.jobs.args[0]
+    for method in make(model).values():
+        method.start(model.grids(), model.depth)
+    json.dumps(jobs)
+
+
+def test_bootstrap_intervals_cover_the_mean():
+    rng = np.random.default_rng(0)
+    hits = 0
+    for trial in range(200):
+        low, high = interval(rng.normal(1.0, 2.0, 40), seed=trial)
+        hits += low <= 1.0 <= high
+    assert 0.88 <= hits / 200 <= 0.99
+    assert np.isnan(interval([])[0])
+
+
+def test_summaries_and_pairs():
+    import pandas as pd
+
+    frame = pd.DataFrame(
+        {"method": ["a", "a", "b", "b"], "picture": [0, 1, 0, 1], "psnr": [30.0, 32, 29, 31]}
+    )
+    means = summary(frame, ["method"], "psnr").set_index("method")
+    assert means["mean"].tolist() == [31, 30]
+    gap = paired(frame, "a", "b", "psnr")
+    assert (gap["difference"], gap["low"], gap["high"], gap["n"]) == (1, 1, 1, 2)
