@@ -27,8 +27,11 @@ class Stream(Protocol):
         """Draw (n, *shape) exponentials of rate 1 at a scale step."""
         ...
 
-    def normal(self, step: int, part: int, shape: tuple[int, ...], paired: bool) -> Tensor:
-        """Draw (n, *shape) normals: the `part`-th draw of a scale step, 0 the starting noise."""
+    def normal(self, step: int, part: int, shape: tuple[int, ...], both: bool) -> Tensor:
+        """Draw (n, *shape) normals: the `part`-th draw of a scale step, 0 the starting noise.
+
+        `both`: released code draws as much again for the null rows, and drops it.
+        """
         ...
 
 
@@ -56,7 +59,7 @@ class Keyed:
     def exponential(self, step: int, shape: tuple[int, ...]) -> Tensor:
         return self._each(f"{step}/exp", lambda g: torch.empty(shape).exponential_(generator=g))
 
-    def normal(self, step: int, part: int, shape: tuple[int, ...], paired: bool) -> Tensor:
+    def normal(self, step: int, part: int, shape: tuple[int, ...], both: bool) -> Tensor:
         return self._each(f"{step}/{part}/normal", lambda g: torch.randn(shape, generator=g))
 
     def _each(self, what: str, draw: Callable[[torch.Generator], Tensor]) -> Tensor:
@@ -117,9 +120,8 @@ class _Sequence:
         empty = torch.empty(self.pictures, *shape, device=self.own.device)
         return empty.exponential_(generator=self.own)
 
-    def normal(self, step: int, part: int, shape: tuple[int, ...], paired: bool) -> Tensor:
-        if part == 0:
-            return torch.randn(self.pictures, *shape, generator=self.host)
-        rows = self.pictures * (2 if paired else 1)
-        drawn = torch.randn(rows, *shape, generator=self.here, device=self.here.device)
+    def normal(self, step: int, part: int, shape: tuple[int, ...], both: bool) -> Tensor:
+        source = self.host if part == 0 else self.here
+        rows = self.pictures * (2 if both else 1)
+        drawn = torch.randn(rows, *shape, generator=source, device=source.device)
         return drawn[: self.pictures]

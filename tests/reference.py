@@ -183,7 +183,7 @@ def var(
 
 
 def turn2d(h, w, reference, c):
-    inv = 10000.0 ** (-torch.arange(0, c // 2, 2).float() / (c // 2))
+    inv = 1.0 / 10000.0 ** (torch.arange(0, c // 2, 2).float() / (c // 2))
     y = torch.round(torch.arange(h).float() * (reference[0] / h))
     x = torch.round(torch.arange(w).float() * (reference[1] / w))
     return torch.cat(
@@ -386,17 +386,17 @@ def hart(
         level = mlp2(p, "lvl_embed.mlp", sinusoid(s).to(dtype))
         if s == 0:
             x = context + level
-            inv = 10000.0 ** (-torch.arange(0, c, 2).float() / c)
+            inv = 1.0 / 10000.0 ** (torch.arange(0, c, 2).float() / c)
             half = positions[:, :, None].float() * inv
             angle = torch.cat((half, half), -1)
         else:
             small = F.interpolate(latent, size=(pn, pn), mode="area").flatten(2).transpose(1, 2)
             x = (lin(p, "word_embed", small) + level).repeat(2, 1, 1)
-            inv = 10000.0 ** (-torch.arange(0, c, 4).float() / c)
+            inv = 1.0 / 10000.0 ** (torch.arange(0, c, 4).float() / c)
             ij = torch.stack(
                 torch.meshgrid(torch.arange(pn), torch.arange(pn), indexing="ij"), -1
             ).reshape(-1, 2)
-            spot = ij[None].float() / pn * 64 + positions[:, -1:, None].float()
+            spot = ij[None].float() / pn * side + positions[:, -1:, None].float()
             y, z = spot[..., :1] * inv, spot[..., 1:] * inv
             angle = torch.cat((y, y, z, z), -1)
         cos, sin = angle.cos().to(dtype), angle.sin().to(dtype)

@@ -23,6 +23,7 @@ from fastvar_lab.backbones.layers import (
     GatedFeedForward,
     RMSNorm,
     StepEmbedding,
+    angular_rates,
     qkv_heads,
 )
 from fastvar_lab.backbones.protocol import Backbone
@@ -32,8 +33,6 @@ from fastvar_lab.draws import Stream
 from fastvar_lab.sampling import Sampling, cut, draw_rows, guide
 from fastvar_lab.seam import Block, Grid, Runner, Site
 from fastvar_lab.tokens import gather, wide
-
-ROTARY_SIDE = 64  # positions are measured on a 64 x 64 map, whatever is drawn
 
 
 @dataclass(frozen=True)
@@ -244,17 +243,17 @@ class HART(Backbone):
     def positions(self, grid: Grid, words: Tensor) -> Table:
         """Cosines and sines (B, L, c) of a step; `words` (B, T) are the text's own positions.
 
-        A map's places are measured on a 64 x 64 grid and begin where the text ends.
+        A map's places are measured on the last map trained, and begin where the text ends.
         """
         device, c = words.device, self.config.head_dim
         if grid.index == 0:
-            inverse = 10000.0 ** (-torch.arange(0, c, 2, device=device).float() / c)
+            inverse = angular_rates(c, 2, device)
             angles = (words.float().unsqueeze(-1) * inverse).repeat(1, 1, 2)
             return angles.cos(), angles.sin()
-        inverse = 10000.0 ** (-torch.arange(0, c, 4, device=device).float() / c)
-        end = words[:, -1:].float()
-        y = torch.arange(grid.h, device=device).float() / grid.h * ROTARY_SIDE + end  # (B, h)
-        x = torch.arange(grid.w, device=device).float() / grid.w * ROTARY_SIDE + end
+        inverse = angular_rates(c, 4, device)
+        end, side = words[:, -1:].float(), self.config.sides[-1]
+        y = torch.arange(grid.h, device=device).float() / grid.h * side + end  # (B, h)
+        x = torch.arange(grid.w, device=device).float() / grid.w * side + end
         down, along = (place.unsqueeze(-1) * inverse for place in (y, x))  # (B, side, c / 4)
         shape = (len(words), grid.h, grid.w, c // 4)
         down, along = down.unsqueeze(2).expand(shape), along.unsqueeze(1).expand(shape)

@@ -23,6 +23,11 @@ Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 MAX_LOG_SCALE = math.log(100.0)
 
 
+def angular_rates(width: int, stride: int, device: torch.device | str) -> Tensor:
+    """Rates of rotary angles, 10000 ** (-i / width) for every stride-th i, rounded as released."""
+    return 1.0 / 10000.0 ** (torch.arange(0, width, stride, device=device).float() / width)
+
+
 def rotary(
     h: int, w: int, reference: tuple[int, int], head_dim: int, device: torch.device | str = "cpu"
 ) -> Tensor:
@@ -32,7 +37,7 @@ def rotary(
     turns with y, the second with x. Source: released Infinity, `rope2d_normalized_by_hw` = 2.
     """
     half = head_dim // 2
-    inverse = 10000.0 ** (-torch.arange(0, half, 2, dtype=torch.float32, device=device) / half)
+    inverse = angular_rates(half, 2, device)
     y = torch.round(torch.arange(h, device=device) * (reference[0] / h))
     x = torch.round(torch.arange(w, device=device) * (reference[1] / w))
     angles = torch.cat(

@@ -101,14 +101,17 @@ class VectorQuantizer(nn.Module):
     def codes(self, tokens: Tensor, grid: Grid) -> Tensor:
         """Turn rows (n, L), or codes (n, L, d) themselves, into a map (n, d, h, w)."""
         weight = self.embedding.weight
-        found = tokens.to(weight.dtype) if tokens.is_floating_point() else self.embedding(tokens)
+        found = tokens if tokens.is_floating_point() else self.embedding(tokens)
+        if not torch.is_autocast_enabled(weight.device.type):  # there, mixtures stay narrow
+            found = found.to(weight.dtype)
         return rearrange(found, "b (h w) d -> b d h w", h=grid.h, w=grid.w)
 
     def accumulate(self, latent: Tensor, tokens: Tensor, grid: Grid) -> Tensor:
         code = self.codes(tokens, grid)
         if code.shape[-2:] != latent.shape[-2:]:
             code = F.interpolate(code, size=latent.shape[-2:], mode="bicubic")
-        return latent + 0.5 * code + 0.5 * self.phi(grid.index)(code)
+        smoothed = 0.5 * code + 0.5 * self.phi(grid.index)(code)
+        return (latent + smoothed).to(latent.dtype)
 
     def encode(self, latent: Tensor, sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
         """Quantise a latent: the nearest codebook row of every cell, (n, h * w) per scale."""
@@ -128,7 +131,7 @@ class HybridQuantizer(VectorQuantizer):
 
     def accumulate(self, latent: Tensor, tokens: Tensor, grid: Grid) -> Tensor:
         if (grid.h, grid.w) == latent.shape[-2:]:
-            return latent + self.codes(tokens, grid)
+            return (latent + self.codes(tokens, grid)).to(latent.dtype)
         return super().accumulate(latent, tokens, grid)
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from fastvar_lab.backbones.layers import StepEmbedding, modulate
 from fastvar_lab.draws import Stream
+from fastvar_lab.tokens import wide
 
 TRAINED_STEPS = 1000
 SHRINK = 0.6  # released: the drawn residual is scaled by this
@@ -35,7 +36,10 @@ def respace(count: int) -> Respaced:
     def level(share: float) -> float:
         return math.cos((share + 0.008) / 1.008 * math.pi / 2) ** 2
 
-    kept = [round(i * (TRAINED_STEPS - 1) / (count - 1)) for i in range(count)]
+    stride, place, kept = (TRAINED_STEPS - 1) / max(1, count - 1), 0.0, list[int]()
+    for _ in range(count):
+        kept.append(round(place))
+        place += stride  # summed up, as released: rounding may differ from i * stride
     trained = [
         min(1 - level((i + 1) / TRAINED_STEPS) / level(i / TRAINED_STEPS), 0.999)
         for i in range(TRAINED_STEPS)
@@ -107,30 +111,31 @@ class ResidualDiffusion(nn.Module):
     ) -> Tensor:
         """Draw residuals for features (B, L, C); `guidance` t if null rows are among them.
 
-        Only the noise is guided, (1 + t) cond - t null, and both halves see the same x.
+        Only the noise is guided, (1 + t) cond - t null, and both halves see the same x. As in the
+        released code, t of exactly 1 samples the conditional rows without guidance.
         """
-        device, tokens = features.device, features.shape[1]
-        paired = guidance is not None
+        device, shape = features.device, (features.shape[1], self.code)
         z = self.net.cond_embed(features)
-        n = len(z) // 2 if paired else len(z)
-        schedule = respace(self.steps)
-        x = draws.normal(grid_step, 0, (tokens, self.code), paired).to(device)
-        x = x.to(torch.promote_types(z.dtype, torch.float32))
+        plain = guidance is None or guidance == 1
+        if guidance == 1:
+            z = z.chunk(2)[0]
+        schedule, halves = respace(self.steps), 1 if plain else 2
+        x = wide(draws.normal(grid_step, 0, shape, both=guidance == 1).to(device))
+        x = x.to(torch.promote_types(z.dtype, x.dtype))
         for turn, i in enumerate(reversed(range(self.steps)), start=1):
-            shown = x.repeat(2, 1, 1) if paired else x
-            out = self.net(shown, schedule.steps[i], z).to(x.dtype)
+            out = self.net(x.repeat(halves, 1, 1), schedule.steps[i], z)
             noise, share = out.split(self.code, dim=-1)
-            if guidance is not None:
-                noise = (1 + guidance) * noise[:n] - guidance * noise[n:]
+            if guidance is not None and not plain:
+                cond, null = noise.chunk(2)
+                noise, share = (1 + guidance) * cond - guidance * null, share.chunk(2)[0]
+            share = (share + 1) / 2  # in the network's type up to here, as released
+            noise, rest, share = wide(noise), wide(1 - share), wide(share)
             beta, signal, before = (float(t[i]) for t in schedule[1:4])
-            clean = ((x - (1 - signal) ** 0.5 * noise) / signal**0.5).clamp(-1, 1)
-            mean = (
-                beta * before**0.5 / (1 - signal) * clean
-                + (1 - before) * (1 - beta) ** 0.5 / (1 - signal) * x
-            )
-            share = (share[:n] + 1) / 2
-            log_variance = share * math.log(beta) + (1 - share) * float(schedule.log_variance[i])
-            fresh = draws.normal(grid_step, turn, (tokens, self.code), paired).to(mean)
+            clean = (x * (1 / signal) ** 0.5 - noise * (1 / signal - 1) ** 0.5).clamp(-1, 1)
+            mean = clean * (beta * before**0.5 / (1 - signal))
+            mean = mean + x * ((1 - before) * (1 - beta) ** 0.5 / (1 - signal))
+            log_variance = share * math.log(beta) + rest * float(schedule.log_variance[i])
+            fresh = draws.normal(grid_step, turn, shape, both=True).to(mean)
             x = mean + (0.5 * log_variance).exp() * fresh if i else mean
         return SHRINK * x
 

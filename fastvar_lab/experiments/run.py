@@ -12,14 +12,14 @@ from typing import Any
 import pandas as pd
 from tqdm import tqdm
 
-from fastvar_lab.experiments import quality
+from fastvar_lab.experiments import inside, quality
 from fastvar_lab.experiments.base import SCOPES, Experiment, Settings
 from fastvar_lab.experiments.store import Store
 from fastvar_lab.loading import load
 from fastvar_lab.models import Model
 from fastvar_lab.output import versions
 
-REGISTRY: dict[str, Experiment] = {e.name: e for e in (*quality.EXPERIMENTS,)}
+REGISTRY: dict[str, Experiment] = {e.name: e for e in (*inside.EXPERIMENTS, *quality.EXPERIMENTS)}
 
 
 def find(name: str) -> Experiment:

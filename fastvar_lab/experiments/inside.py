@@ -1,0 +1,360 @@
+"""Experiments that look inside a generation: time, memory, spectra, relations between scales."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastvar_lab import flops
+from fastvar_lab.experiments.base import Experiment, Scope, Settings
+from fastvar_lab.experiments.store import Rows
+from fastvar_lab.generate import generate
+from fastvar_lab.measure.relations import branch_similarity, convergence, cross_scale_attention
+from fastvar_lab.measure.steps import energy, spectrum_frame
+from fastvar_lab.methods.presets import paper_preset
+from fastvar_lab.methods.prune import Dense, Prune
+from fastvar_lab.models import Model
+from fastvar_lab.observe import observe
+from fastvar_lab.pictures import to_uint8
+from fastvar_lab.scales import Sizes, stretch
+from fastvar_lab.seam import Grid, Method, Runner, Site, Wrapper
+from fastvar_lab.timing import Stopwatch
+from fastvar_lab.tokens import wide
+from fastvar_lab.world.tasks import judge, questions
+
+PROMPT = "a red circle left of a blue square"
+BATCH = 4
+Work = Callable[[Model, Settings], Rows]
+
+
+def _each(work: Work, model: Model, cells: Sequence[Settings]) -> Iterator[tuple[Settings, Rows]]:
+    for cell in cells:
+        yield cell, work(model, cell)
+
+
+def ways(model: Model) -> dict[str, Method]:
+    """Full generation and the model's own preset."""
+    return {"full": Dense(), "fast": paper_preset(model.name, len(model.sizes), model.depth)}
+
+
+def prompts_of(scope: Scope, seed: int = 23) -> list[list[Settings]]:
+    """Held-out prompts in batches, one job of one cell each."""
+    asked = questions(scope.prompts, seed)
+    return [
+        [
+            {
+                "first": first,
+                "batch": [
+                    {"prompt": q.prompt.text, "seed": q.seed, "task": q.task}
+                    for q in asked[first : first + BATCH]
+                ],
+            }
+        ]
+        for first in range(0, len(asked), BATCH)
+    ]
+
+
+def _timed_jobs(model: Model, scope: Scope) -> list[list[Settings]]:
+    return [[{"method": name, "repeats": scope.repeats} for name in ways(model)]]
+
+
+def _stopwatches(
+    model: Model, method: Method, repeats: int, sizes: Sizes | None = None, sublayers: bool = False
+) -> list[Stopwatch]:
+    """Generate under a stopwatch, after a warm-up."""
+    found = list[Stopwatch]()
+
+    def watch(run: Runner) -> Stopwatch:
+        found.append(Stopwatch(run, sublayers=sublayers))
+        return found[-1]
+
+    for _ in range(repeats + 1):
+        generate(model, PROMPT, method, watch=[watch], sizes=sizes)
+    return found[1:]
+
+
+def latency(model: Model, cell: Settings) -> Rows:
+    """Milliseconds, counted operations and tokens of every scale step."""
+    method, grids = ways(model)[cell["method"]], model.grids()
+    runs = [w.step_ms() for w in _stopwatches(model, method, cell["repeats"])]
+    costs = flops.step_flops(model, method, grids, words=len(PROMPT.split()))
+    tokens = flops.forwarded(model, method, grids)
+    ms = [statistics.median(run[g.index] for run in runs) for g in grids]
+    return [
+        {
+            "step": g.index,
+            "size": f"{g.h}x{g.w}",
+            "ms": ms[g.index],
+            "share": ms[g.index] / sum(ms),
+            "gflop": sum(costs[g.index].values()) / 1e9,
+            "tokens": tokens[g.index],
+        }
+        for g in grids
+    ]
+
+
+def modules(model: Model, cell: Settings) -> Rows:
+    """Milliseconds of one layer's sublayers at every step (paper, Fig. A.1)."""
+    method = ways(model)[cell["method"]]
+    watches = _stopwatches(model, method, cell["repeats"], sublayers=True)
+    runs = [w.sublayer_ms() for w in watches]
+    grids = model.grids()
+    return [
+        {
+            "step": step,
+            "size": f"{grids[step].h}x{grids[step].w}",
+            "kind": kind,
+            "ms": statistics.median(run[step, kind] for run in runs) / model.depth,
+        }
+        for step, kind in runs[0]
+    ]
+
+
+def spectra(model: Model, cell: Settings) -> Rows:
+    """Spectra of image and latent after every step, energy added, tokens settled."""
+    batch = cell["batch"]
+    prompts, seeds = [b["prompt"] for b in batch], [b["seed"] for b in batch]
+    _, trace = observe(model, prompts, Dense(), seed=seeds)
+    out: Rows = []
+    for what, frame in (
+        ("spectrum", spectrum_frame(trace, model.decode)),
+        ("energy", energy(trace, model.decode)),
+        ("settled", convergence(trace, model.decode)),
+    ):
+        frame = frame.assign(picture=frame.picture + cell["first"], what=what)
+        out += frame.to_dict("records")
+    return out
+
+
+def relations(model: Model, cell: Settings) -> Rows:
+    """Attention by source scale, and likeness of sublayer outputs across scales."""
+    batch = cell["batch"]
+    prompts, seeds = [b["prompt"] for b in batch], [b["seed"] for b in batch]
+    sites = [Site(i, kind) for i in range(model.depth) for kind in model.transformer.kinds]
+    _, trace = observe(
+        model,
+        prompts,
+        Dense(),
+        seed=seeds,
+        outputs=sites,
+        attention=[site for site in sites if site.kind == "attn"],
+    )
+    spent = cross_scale_attention(trace)
+    by = ["step", "size", "layer", "source", "source_size"]
+    spent = spent.groupby(by, sort=False)[["share", "chance"]].mean().reset_index()
+    alike = branch_similarity(trace)
+    rows = spent.assign(what="attention").to_dict("records")
+    rows += alike.assign(what="similarity").to_dict("records")
+    return [{"first": cell["first"], **row} for row in rows]
+
+
+SIDES = (16, 24, 32, 48, 64)
+
+
+def _resolution_jobs(model: Model, scope: Scope) -> list[list[Settings]]:
+    sides = (*SIDES, 96) if scope.name == "paper" else SIDES
+    timed = [
+        {"what": "time", "side": side, "method": name, "repeats": scope.repeats}
+        for side in sides
+        for name in ways(model)
+    ]
+    if model.name != "tiny":
+        return [timed]
+    asked = prompts_of(scope)
+    scored = [
+        [{"what": "zero-shot", "side": side, **cell} for side in (32, 48) for cell in job]
+        for job in asked
+    ]
+    return [timed, *scored]
+
+
+def resolution(model: Model, cell: Settings) -> Rows:
+    """Time to a final map of so many tokens along a side; task scores of larger pictures."""
+    sizes = stretch(model.sizes, cell["side"], cell["side"])
+    if cell["what"] == "time":
+        method = ways(model)[cell["method"]]
+        runs = _stopwatches(model, method, cell["repeats"], sizes)
+        ms = statistics.median(sum(w.step_ms().values()) for w in runs)
+        grids = model.grids(sizes)
+        cost = flops.total(flops.step_flops(model, method, grids, words=len(PROMPT.split())))
+        return [{"ms": ms, "gflop": cost / 1e9, "tokens": cell["side"] ** 2}]
+    batch = cell["batch"]
+    made = generate(
+        model,
+        [b["prompt"] for b in batch],
+        Dense(),
+        seed=[b["seed"] for b in batch],
+        sizes=sizes,
+    )
+    from fastvar_lab.world.grammar import parse
+
+    pictures = to_uint8(model.decode(made.canvas))
+    return [
+        {**b, "picture": cell["first"] + i, "right": float(judge(parse(b["prompt"]), pictures[i]))}
+        for i, b in enumerate(batch)
+    ]
+
+
+class Unfused(Wrapper):
+    """Attention in plain products, the whole matrix held: what fused kernels avoid."""
+
+    def __init__(self, inner: Runner) -> None:
+        super().__init__(inner)
+        self.largest = 0  # bytes of the largest attention matrix
+
+    def attend(
+        self,
+        site: Site,
+        grid: Grid,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        mask: Tensor | None = None,
+        scale: float = 1.0,
+    ) -> Tensor:
+        weights = wide(q) @ wide(k).transpose(-1, -2) * scale
+        if mask is not None:
+            weights = weights.masked_fill(~mask, float("-inf"))
+        self.largest = max(self.largest, weights.numel() * weights.element_size())
+        return (weights.softmax(-1) @ wide(v)).to(q.dtype)
+
+
+def _kernel_jobs(model: Model, scope: Scope) -> list[list[Settings]]:
+    return [
+        [
+            {"kernel": kernel, "method": name, "repeats": scope.repeats}
+            for kernel in ("unfused", "fused")
+            for name in ways(model)
+        ]
+    ]
+
+
+def kernels(model: Model, cell: Settings) -> Rows:
+    """Time and memory under fused and unfused attention (paper, Table 5)."""
+    method, seconds, largest = ways(model)[cell["method"]], list[float](), 0
+    cuda = model.device.type == "cuda"
+    for _ in range(cell["repeats"] + 1):
+        seen = list[Unfused]()
+
+        def watch(run: Runner, into: list[Unfused] = seen) -> Runner:
+            into.append(Unfused(run))
+            return into[0]
+
+        if cuda:
+            torch.cuda.reset_peak_memory_stats(model.device)
+        watchers = [watch] if cell["kernel"] == "unfused" else []
+        seconds.append(generate(model, PROMPT, method, watch=watchers).seconds)
+        if cuda:
+            largest = torch.cuda.max_memory_allocated(model.device)
+        elif seen:
+            largest = seen[0].largest
+    return [{"ms": statistics.median(seconds[1:]) * 1e3, "bytes": largest}]
+
+
+def _memory_jobs(model: Model, scope: Scope) -> list[list[Settings]]:
+    return [[{"side": side, "method": name} for side in (16, 32, 48, 64) for name in ways(model)]]
+
+
+def memory(model: Model, cell: Settings) -> Rows:
+    """Bytes of the KV cache and of what is held to restore from: computed, and as allocated."""
+    method = ways(model)[cell["method"]]
+    sizes = stretch(model.sizes, cell["side"], cell["side"])
+    grids, config = model.grids(sizes), model.transformer.config
+    run = method.start(grids, model.depth)
+    row = 2 * config.width * model.transformer.head.weight.element_size()
+    keys = sum(run.forwarded(Site(i, "attn"), g) for i in range(model.depth) for g in grids)
+    cache_step = method.cache_index(grids)
+    sites = 0
+    if isinstance(method, Prune) and cache_step is not None:
+        layers = len(method.depth_checked(model.depth))
+        kinds = [k for k in model.transformer.kinds if k in method.sublayers]
+        sites = layers * len(kinds) * grids[cache_step].tokens
+    made = generate(model, PROMPT, method, sizes=sizes, snapshot=())
+    assert made.snapshot is not None
+    held = sum(t.numel() * t.element_size() for t in made.snapshot.held.values())
+    return [
+        {
+            "kv_computed": 2 * row * keys,
+            "kv_measured": made.snapshot.cache.bytes,
+            "held_computed": row * sites,
+            "held_measured": held,
+        }
+    ]
+
+
+def _experiment(
+    name: str,
+    question: str,
+    source: str,
+    jobs: Callable[[Model, Scope], list[list[Settings]]],
+    work: Work,
+    **options: Any,
+) -> Experiment:
+    return Experiment(name, question, source, jobs, partial(_each, work), **options)
+
+
+def _prompt_jobs(model: Model, scope: Scope) -> list[list[Settings]]:
+    return prompts_of(scope)
+
+
+EXPERIMENTS = (
+    _experiment(
+        "latency_by_scale",
+        "Which scale steps take the time?",
+        "Fig. 2",
+        _timed_jobs,
+        latency,
+        exclusive=True,
+    ),
+    _experiment(
+        "module_profile",
+        "How much time do attention and feed-forward take in a layer, with and without pruning?",
+        "supplement, Fig. A.1",
+        _timed_jobs,
+        modules,
+        exclusive=True,
+    ),
+    _experiment(
+        "spectra",
+        "Which frequencies does each step add, and when do tokens settle?",
+        "Fig. 3b",
+        _prompt_jobs,
+        spectra,
+    ),
+    _experiment(
+        "cross_scale",
+        "Which earlier scales does a step attend to, and whose sublayer outputs are alike?",
+        "Fig. 3c, section 3.3",
+        _prompt_jobs,
+        relations,
+    ),
+    _experiment(
+        "resolution_scaling",
+        "How does time grow with the picture, and do larger pictures stay right?",
+        "section 4.3; supplement, Fig. A.5",
+        _resolution_jobs,
+        resolution,
+        slow=True,
+        exclusive=True,
+    ),
+    _experiment(
+        "attention_kernels",
+        "Does pruning combine with fused attention?",
+        "Table 5",
+        _kernel_jobs,
+        kernels,
+        exclusive=True,
+    ),
+    _experiment(
+        "memory",
+        "What memory do the KV cache and the restore cache take?",
+        "section 4.2",
+        _memory_jobs,
+        memory,
+    ),
+)
