@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 RATIOS_HELP = "share pruned by scale: -2:0.5,-1:0.75 or 24:0.5,32:0.75"
 
@@ -58,6 +59,16 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--json", action="store_true", help="print JSON")
     bench.set_defaults(run=_bench)
 
+    experiment = commands.add_parser("experiment", help="answer a question with measurements")
+    experiment.add_argument("names", nargs="*", help="which; without any, they are listed")
+    experiment.add_argument("--quick", action="store_true", help="a smoke run")
+    experiment.add_argument("--paper", action="store_true", help="as many prompts as claims need")
+    experiment.add_argument("--workers", type=int, default=0, help="processes beside this one")
+    experiment.add_argument("--scheduler", help="address of a running dask cluster")
+    experiment.add_argument("--store", type=Path, help="folder of known cells")
+    experiment.add_argument("--out", type=Path, help="folder for NAME.csv and NAME.png")
+    experiment.set_defaults(run=_experiment)
+
     figures = commands.add_parser("figures", help="draw the committed figures again")
     figures.add_argument("names", nargs="*", help="which; default all")
     figures.add_argument("--out", type=Path, default=Path("figures"))
@@ -76,13 +87,14 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--decoder-only", action="store_true", help="leave the encoder as it is")
     train.set_defaults(run=_train)
 
-    for command in (demo, generate, evaluate, figures, train, bench):
+    for command in (demo, generate, evaluate, experiment, figures, train, bench):
         command.add_argument("--seed", type=int, default=0)
         command.add_argument("--device", default="cpu", help="cpu or cuda")
-    for command in (demo, generate, evaluate, bench, figures):
+    for command in (demo, generate, evaluate, bench, experiment, figures):
         command.add_argument("--weights", help="folder of weights, or random; default: shipped")
-    for command in (generate, bench):
+    for command in (generate, bench, experiment):
         command.add_argument("--model", default="tiny", help="see the models command")
+    for command in (generate, bench):
         command.add_argument("--dtype", choices=("float32", "bfloat16", "float16"))
     bench.add_argument("--depth", type=int, help="only so many layers of the model")
     return parser
@@ -195,6 +207,41 @@ def _bench(args: argparse.Namespace) -> None:
     model = loading.load(args.model, args.weights, args.device, dtype, depth=args.depth)
     result = bench.bench(model, args.repeats, args.case)
     print(json.dumps(result, indent=1) if args.json else bench.table(result))
+
+
+def _experiment(args: argparse.Namespace) -> None:
+    from fastvar_lab.experiments import run
+    from fastvar_lab.experiments.store import Store
+    from fastvar_lab.files import folder
+
+    if not args.names:
+        for name, experiment in sorted(run.REGISTRY.items()):
+            print(f"{name:<20} {experiment.question} ({experiment.source})")
+        return
+    if args.quick and args.paper:
+        raise ValueError("--quick and --paper say how much to run; give one")
+    scope = "quick" if args.quick else "paper" if args.paper else "default"
+    for name in args.names:
+        run.find(name)
+    if args.out is not None:
+        folder(args.out)
+    how = run.Opened(args.model, args.weights, args.device)
+    with run.executor(args.workers, args.scheduler) as executor:
+        for name in args.names:
+            frame = run.run(name, scope, how=how, store=Store(args.store), executor=executor)
+            print(run.table(name, frame))
+            if args.out is not None:
+                _write_frame(name, frame, args.out)
+
+
+def _write_frame(name: str, frame: Any, out: Path) -> None:
+    from fastvar_lab.charts import CHARTS
+    from fastvar_lab.files import write
+    from fastvar_lab.output import write_figure
+
+    write(out / f"{name}.csv", lambda partial: frame.to_csv(partial, index=False))
+    write_figure(out / f"{name}.png", CHARTS[name](frame))
+    print(f"{out / name}.csv and .png")
 
 
 def _figures(args: argparse.Namespace) -> None:

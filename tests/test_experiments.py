@@ -8,9 +8,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from fastvar_lab import charts
+from fastvar_lab.__main__ import main
 from fastvar_lab.experiments import base, quality, run
 from fastvar_lab.experiments.store import Store, key
 from fastvar_lab.measure.statistics import interval, paired, summary
+from fastvar_lab.output import write_figure
 from fastvar_lab.world.tasks import TASKS
 
 SETTINGS = {"experiment": "x", "cell": {"a": 1, "b": [1, 2]}}
@@ -165,3 +168,86 @@ def test_summaries_and_pairs():
     assert means["mean"].tolist() == [31, 30]
     gap = paired(frame, "a", "b", "psnr")
     assert (gap["difference"], gap["low"], gap["high"], gap["n"]) == (1, 1, 1, 2)
+
+
+def synthetic(name):
+    """A frame of the shape that an experiment returns."""
+    import pandas as pd
+
+    rng = np.random.default_rng(0)
+    model = run.open_model(run.Opened())
+    experiment = run.find(name)
+    if experiment in quality.EXPERIMENTS:
+        methods = ["full", *experiment.jobs.args[0](model)]
+        rows = [
+            {"kind": "quality", "method": m, "picture": p, "psnr": 30 + gap, "right": p % 2}
+            for m in methods
+            for p, gap in enumerate(rng.normal(size=6))
+        ]
+        rows += [
+            {"kind": "time", "method": m, "speedup": 1 + rng.random(), "speedup_flop_bound": 2}
+            for m in methods
+        ]
+        return pd.DataFrame(rows)
+    sizes = [f"{h}x{w}" for h, w in model.sizes]
+    ways = ("full", "fast")
+    by_step = [
+        {"step": i, "size": s, "method": m, "ms": 1.0 + i, "share": 0.1, "kind": k}
+        for i, s in enumerate(sizes) for m in ways for k in ("attn", "ffn")
+    ]  # fmt: skip
+    frames = {
+        "latency_by_scale": by_step,
+        "module_profile": by_step,
+        "spectra": [
+            {"what": w, "domain": "image", "step": i, "size": s, "frequency": f / 8,
+             "to_last": -f + i, "settled": i / 9}
+            for w in ("spectrum", "settled") for i, s in enumerate(sizes) for f in (1, 2, 3, 4)
+        ],
+        "cross_scale": [
+            {"what": w, "size": sizes[i], "source_size": sizes[j], "share": 0.1, "cosine": 0.5}
+            for w in ("attention", "similarity") for i in range(10) for j in range(i + 1)
+        ],
+        "resolution_scaling": [
+            {"what": "time", "side": s, "tokens": s * s, "method": m, "ms": s**2.2}
+            for s in (16, 32, 64) for m in ways
+        ],
+        "attention_kernels": [
+            {"kernel": k, "method": m, "ms": 3.0} for k in ("unfused", "fused") for m in ways
+        ],
+        "memory": [
+            {"side": s, "method": m, "kv_measured": 1e7 * s, "held_measured": 1e6 * (m == "fast")}
+            for s in (16, 32) for m in ways
+        ],
+    }  # fmt: skip
+    return pd.DataFrame(frames[name])
+
+
+@pytest.mark.parametrize("name", sorted(run.REGISTRY))
+def test_every_experiment_has_a_chart_and_a_table(name, tmp_path):
+    frame = synthetic(name)
+    figure = charts.CHARTS[name](frame)
+    write_figure(tmp_path / "chart.png", figure)
+    again = charts.CHARTS[name](frame)
+    write_figure(tmp_path / "again.png", again)
+    assert (tmp_path / "chart.png").read_bytes() == (tmp_path / "again.png").read_bytes()
+    for axes in figure.axes:
+        assert axes.get_xlabel() or axes.get_ylabel()
+    assert name in run.table(name, frame)
+
+
+def test_the_pareto_front_keeps_what_nothing_beats():
+    import pandas as pd
+
+    points = pd.DataFrame({"x": [1.0, 2, 3, 2, 1], "y": [5.0, 4, 1, 3, 4]})
+    assert charts.front(points, "x", "y").to_numpy().tolist() == [[1, 5], [2, 4], [3, 1]]
+    assert charts.exponent([1, 10, 100], [2, 20, 200]) == pytest.approx(1)
+
+
+def test_the_experiment_command_lists_and_refuses(capsys):
+    assert main(["experiment"]) == 0
+    assert "Does the cache restore pruned places better" in capsys.readouterr().out
+    assert main(["experiment", "selector"]) == 2
+    assert "nearest: selectors" in capsys.readouterr().err
+    assert main(["experiment", "selectors", "--quick", "--paper"]) == 2
+    assert main(["experiment", "memory", "--model", "infinity-2b"]) == 2
+    assert "infinity_2b_reg.pth" in capsys.readouterr().err

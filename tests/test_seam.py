@@ -34,7 +34,7 @@ TIERS = [
         "flops",
     },
     {"experiments"},
-    {"plots", "figures", "widgets", "demo", "bench", "__main__"},
+    {"plots", "charts", "figures", "widgets", "demo", "bench", "__main__"},
 ]
 ALONE = TIERS[1] - {"measure"}  # rooms of the second tier do not import each other
 

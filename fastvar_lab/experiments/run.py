@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Executor, Future, as_completed
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import lru_cache
+from multiprocessing import get_context
 from typing import Any
 
 import pandas as pd
@@ -16,6 +18,7 @@ from fastvar_lab.experiments import inside, quality
 from fastvar_lab.experiments.base import SCOPES, Experiment, Settings
 from fastvar_lab.experiments.store import Store
 from fastvar_lab.loading import load
+from fastvar_lab.measure.statistics import summary
 from fastvar_lab.models import Model
 from fastvar_lab.output import versions
 
@@ -143,6 +146,50 @@ def _through(executor: Executor, calls: Sequence[tuple[Any, ...]], bar: Any) -> 
     finally:
         for future in futures:
             future.cancel()
+
+
+@contextmanager
+def executor(workers: int = 0, scheduler: str | None = None) -> Iterator[Executor | None]:
+    """Give an executor: none, processes on this machine, or those of a running dask cluster."""
+    if workers < 0:
+        raise ValueError(f"--workers must be 0 or more; not {workers}")
+    if scheduler is not None:
+        try:
+            from distributed import Client
+        except ImportError as error:
+            raise ValueError("a dask cluster needs: pip install -e '.[cluster]'") from error
+        with Client(scheduler) as client:
+            yield client.get_executor()
+    elif workers:
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+            yield pool
+    else:
+        yield None
+
+
+def table(name: str, frame: pd.DataFrame) -> str:
+    """Format what a frame says for a terminal: a line per method, or means of what is timed."""
+    experiment = find(name)
+    lines = [f"{name}: {experiment.question} ({experiment.source})"]
+    if "kind" in frame and (frame.kind == "quality").any():
+        made = frame[frame.kind == "quality"]
+        times = frame[frame.kind == "time"].set_index("method")
+        score, close = (summary(made, ["method"], c).set_index("method") for c in ("right", "psnr"))
+        lines.append(f"{'method':<28} {'score':>18} {'PSNR dB':>20} {'speedup':>8} {'bound':>6}")
+        for label in score.index:
+            a, b, t = score.loc[label], close.loc[label], times.loc[label]
+            lines.append(
+                f"{label:<28} {a['mean']:5.2f} ({a.low:.2f}, {a.high:.2f}) "
+                f"{b['mean']:6.1f} ({b.low:.1f}, {b.high:.1f}) {t.speedup:8.2f} "
+                f"{t.speedup_flop_bound:6.2f}"
+            )
+        lines.append(f"n = {made.picture.nunique()} pictures, 95 % bootstrap intervals")
+    else:
+        by = [c for c in ("method", "kernel", "what", "side", "size", "kind") if c in frame]
+        numbers = [c for c in ("ms", "share", "kv_measured", "right", "settled") if c in frame]
+        told = frame.groupby(by, sort=False, dropna=False)[numbers].mean()
+        lines.append(told.round(3).to_string())
+    return "\n".join(lines)
 
 
 def _plain(cell: Settings) -> Settings:

@@ -1,0 +1,266 @@
+"""Charts from tidy frames, one function per kind of experiment: no torch, no generation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from fastvar_lab.measure.statistics import summary
+from fastvar_lab.plots import WIDTH, style
+
+COLUMN = 3.4  # inches, one column of a two-column paper
+PALETTE = sns.color_palette("colorblind")
+
+
+def _axes(
+    width: float = COLUMN, height: float = 2.2, columns: int = 1
+) -> tuple[Figure, list[Axes]]:
+    fig = Figure(figsize=(width, height), layout="constrained")
+    return fig, list(fig.subplots(1, columns, squeeze=False)[0])
+
+
+def _bars(axes: Axes, rows: pd.DataFrame, low: str, high: str) -> None:
+    """Draw a summary as points with intervals, one method a row, best known order kept."""
+    places = np.arange(len(rows))[::-1]
+    spread = np.abs([rows["mean"] - rows[low], rows[high] - rows["mean"]])
+    axes.errorbar(rows["mean"], places, xerr=spread, fmt="o", ms=3.5, lw=1, color=PALETTE[0])
+    axes.set_yticks(places, rows.method)
+    axes.margins(y=0.08)
+    axes.grid(axis="x", lw=0.4, color="0.9")
+    sns.despine(ax=axes)
+
+
+def methods(frame: pd.DataFrame) -> Figure:
+    """Compare methods: PSNR to the full picture, task score, measured speedup; 95 % intervals."""
+    made = frame[frame.kind == "quality"]
+    order = [m for m in made.method.unique() if m != "full"]
+    times = frame[frame.kind == "time"].set_index("method")
+    with style():
+        fig, (left, middle, right) = _axes(WIDTH, 0.16 * len(order) + 1.0, 3)
+        close = summary(made[made.method != "full"], ["method"], "psnr")
+        _bars(left, close, "low", "high")
+        left.set_xlabel("PSNR to the full picture (dB)")
+        score = summary(made, ["method"], "right")
+        full = score[score.method == "full"].iloc[0]
+        middle.axvspan(full.low, full.high, color="0.92", lw=0)
+        middle.axvline(full["mean"], color="0.6", lw=0.8)
+        _bars(middle, score[score.method != "full"], "low", "high")
+        middle.set_xlabel(f"task score (grey: full), n = {int(full.n)}")
+        places = np.arange(len(order))[::-1]
+        right.barh(places, times.speedup[order], 0.6, color=PALETTE[0], label="measured")
+        right.plot(
+            times.speedup_flop_bound[order], places, "|", ms=8, color="k", label="FLOP bound"
+        )
+        right.set_xlabel("speedup")
+        right.axvline(1, color="0.6", lw=0.8)
+        right.legend(frameon=False, loc="lower right")
+        sns.despine(ax=right)
+        for axes in (middle, right):
+            axes.set_yticks(places, [])
+    return fig
+
+
+def sensitivity(frame: pd.DataFrame) -> Figure:
+    """PSNR against the share pruned, one line a scale, and the time each saves."""
+    made = frame[(frame.kind == "quality") & (frame.method != "full")]
+    rows = summary(made, ["method"], "psnr")
+    rows[["scale", "ratio"]] = rows.method.str.extract(r"(\S+) (\d+)%")
+    rows["ratio"] = rows.ratio.astype(float)
+    times = frame[frame.kind == "time"].set_index("method")
+    rows["saved"] = 100 * (1 - 1 / times.speedup.reindex(rows.method).to_numpy())
+    with style():
+        fig, (left, right) = _axes(WIDTH, 2.3, 2)
+        for color, (scale, part) in zip(PALETTE, rows.groupby("scale", sort=False)):
+            left.plot(part.ratio, part["mean"], "o-", ms=3, lw=1, color=color, label=scale)
+            left.fill_between(part.ratio, part.low, part.high, color=color, alpha=0.15, lw=0)
+            right.plot(part.saved, part["mean"], "o-", ms=3, lw=1, color=color, label=scale)
+        left.set(xlabel="share of one scale's tokens pruned (%)", ylabel="PSNR to full (dB)")
+        right.set(xlabel="time saved (%)")
+        right.legend(frameon=False, title="scale pruned")
+        for axes in (left, right):
+            axes.grid(lw=0.4, color="0.9")
+            sns.despine(ax=axes)
+    return fig
+
+
+def front(points: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
+    """Keep the points that no other beats in both columns, by rising x."""
+    ranked = points.sort_values([x, y], ascending=[False, False])
+    best = ranked[y].cummax()
+    return ranked[(ranked[y] >= best) & ~ranked[y].duplicated()].sort_values(x)
+
+
+def tradeoff_points(frame: pd.DataFrame, value: str = "psnr") -> pd.DataFrame:
+    """One row a method: mean, low and high of a quality, measured speedup and its bound."""
+    made = frame[(frame.kind == "quality") & (frame.method != "full")]
+    times = frame[frame.kind == "time"].set_index("method")
+    rows = summary(made, ["method"], value).set_index("method")
+    return rows.join(times[["speedup", "speedup_flop_bound"]]).reset_index()
+
+
+def tradeoff(frame: pd.DataFrame) -> Figure:
+    """Quality against measured speedup, with the Pareto front."""
+    with style():
+        fig, pair = _axes(WIDTH, 2.6, 2)
+        for axes, value, label in zip(pair, ("psnr", "right"), ("PSNR to full (dB)", "task score")):
+            points = tradeoff_points(frame, value)
+            spread = np.abs([points["mean"] - points.low, points.high - points["mean"]])
+            axes.errorbar(
+                points.speedup, points["mean"], yerr=spread, fmt="o", ms=2.5, lw=0.5, color="0.7"
+            )
+            best = front(points, "speedup", "mean")
+            axes.plot(best.speedup, best["mean"], "o-", ms=3.5, lw=1, color=PALETTE[3])
+            axes.set(xlabel="measured speedup", ylabel=label)
+            axes.grid(lw=0.4, color="0.9")
+            sns.despine(ax=axes)
+    return fig
+
+
+def latency(frame: pd.DataFrame) -> Figure:
+    """Milliseconds of every scale step, full and pruned."""
+    with style():
+        fig, (axes,) = _axes()
+        sns.barplot(frame, x="size", y="ms", hue="method", palette=PALETTE[:2], ax=axes)
+        axes.set(xlabel="token map of the scale step", ylabel="time (ms)")
+        axes.tick_params(axis="x", rotation=45)
+        axes.legend(frameon=False)
+        sns.despine(ax=axes)
+    return fig
+
+
+def modules(frame: pd.DataFrame) -> Figure:
+    """Milliseconds of one layer's sublayers at the last three steps (paper, Fig. A.1)."""
+    last = sorted(frame.step.unique())[-3:]
+    with style():
+        fig, (axes,) = _axes()
+        part = frame[frame.step.isin(last)]
+        part = part.assign(what=part["kind"] + ", " + part["size"])
+        sns.barplot(part, x="what", y="ms", hue="method", palette=PALETTE[:2], ax=axes)
+        axes.set(xlabel="", ylabel="time of one layer (ms)")
+        axes.tick_params(axis="x", rotation=60)
+        axes.legend(frameon=False)
+        sns.despine(ax=axes)
+    return fig
+
+
+def spectra(frame: pd.DataFrame) -> Figure:
+    """Spectrum of the picture after every step as its gap to the final one, and what settles."""
+    with style():
+        fig, (left, right) = _axes(WIDTH, 2.4, 2)
+        rows = frame[(frame.what == "spectrum") & (frame.domain == "image")]
+        steps = sorted(rows.step.unique())
+        colors = sns.color_palette("viridis", len(steps))
+        for color, step in zip(colors, steps):
+            part = rows[rows.step == step].groupby("frequency").to_last.mean()
+            name = rows[rows.step == step]["size"].iloc[0]
+            left.plot(part.index, part.to_numpy(), lw=1, color=color, label=name)
+        left.set(xlabel="frequency (cycles per pixel)", ylabel="log10 amplitude, gap to final")
+        left.legend(frameon=False, ncols=2, title="after step", fontsize=6)
+        settled = summary(frame[frame.what == "settled"], ["size"], "settled")
+        right.errorbar(
+            np.arange(len(settled)),
+            settled["mean"],
+            yerr=np.abs([settled["mean"] - settled.low, settled.high - settled["mean"]]),
+            fmt="o-",
+            ms=3,
+            lw=1,
+            color=PALETTE[0],
+        )
+        right.set_xticks(np.arange(len(settled)), settled["size"], rotation=45)
+        right.set(xlabel="after step", ylabel="share of places settled")
+        for axes in (left, right):
+            sns.despine(ax=axes)
+    return fig
+
+
+def _matrix(axes: Axes, rows: pd.DataFrame, value: str, title: str) -> None:
+    order = list(dict.fromkeys([*rows.source_size, *rows["size"]]))
+    table = rows.pivot_table(index="size", columns="source_size", values=value)
+    table = table.reindex(index=[s for s in order if s in table.index], columns=order)
+    sns.heatmap(table, ax=axes, cmap="viridis", annot=True, fmt=".2f", annot_kws={"size": 5},
+                cbar=False)  # fmt: skip
+    axes.set(xlabel="source step", ylabel="step", title=title)
+
+
+def relations(frame: pd.DataFrame) -> Figure:
+    """Attention by source step, and likeness of sublayer outputs (paper, Fig. 3c)."""
+    with style():
+        fig, (left, right) = _axes(WIDTH, 2.9, 2)
+        _matrix(left, frame[frame.what == "attention"], "share", "share of attention")
+        _matrix(right, frame[frame.what == "similarity"], "cosine", "cosine of sublayer outputs")
+    return fig
+
+
+def exponent(tokens: Sequence[float], ms: Sequence[float]) -> float:
+    """Slope of log time over log tokens."""
+    return float(np.polyfit(np.log(tokens), np.log(ms), 1)[0])
+
+
+def scaling(frame: pd.DataFrame) -> Figure:
+    """Time against tokens of the final map, with fitted exponents."""
+    rows = frame[frame.what == "time"]
+    with style():
+        fig, (axes,) = _axes()
+        for color, (method, part) in zip(PALETTE, rows.groupby("method", sort=False)):
+            slope = exponent(part.tokens, part.ms)
+            label = f"{method}, exponent {slope:.2f}"
+            axes.loglog(part.tokens, part.ms, "o-", ms=3, lw=1, color=color, label=label)
+        axes.set(xlabel="tokens of the final map", ylabel="time (ms)")
+        axes.grid(lw=0.4, color="0.9")
+        axes.legend(frameon=False)
+        sns.despine(ax=axes)
+    return fig
+
+
+def kernels(frame: pd.DataFrame) -> Figure:
+    """Time under unfused and fused attention, full and pruned (paper, Table 5)."""
+    with style():
+        fig, (axes,) = _axes(COLUMN, 1.8)
+        sns.barplot(frame, y="kernel", x="ms", hue="method", palette=PALETTE[:2], ax=axes)
+        axes.set(xlabel="time (ms)", ylabel="attention")
+        axes.legend(frameon=False)
+        sns.despine(ax=axes)
+    return fig
+
+
+def memory(frame: pd.DataFrame) -> Figure:
+    """Megabytes of KV cache and restore cache by final map."""
+    with style():
+        fig, (axes,) = _axes()
+        width, sides = 0.38, sorted(frame.side.unique())
+        for i, (method, part) in enumerate(frame.groupby("method", sort=False)):
+            place = np.arange(len(sides)) + (i - 0.5) * width
+            kv, held = part.kv_measured / 1e6, part.held_measured / 1e6
+            axes.bar(place, kv, width * 0.95, color=PALETTE[i], label=f"{method}: KV cache")
+            if held.any():
+                axes.bar(place, held, width * 0.95, bottom=kv, color=PALETTE[i], alpha=0.4,
+                         label=f"{method}: held to restore")  # fmt: skip
+        axes.set_xticks(np.arange(len(sides)), [f"{s}x{s}" for s in sides])
+        axes.set(xlabel="final token map", ylabel="memory (MB)")
+        axes.legend(frameon=False)
+        sns.despine(ax=axes)
+    return fig
+
+
+CHARTS: dict[str, Callable[[pd.DataFrame], Figure]] = {
+    "latency_by_scale": latency,
+    "module_profile": modules,
+    "spectra": spectra,
+    "cross_scale": relations,
+    "resolution_scaling": scaling,
+    "attention_kernels": kernels,
+    "memory": memory,
+    "scale_sensitivity": sensitivity,
+    "ratio_tradeoff": tradeoff,
+    "extreme_ratios": methods,
+    "caching_step": methods,
+    "selectors": methods,
+    "restorers": methods,
+    "depth_of_pruning": methods,
+    "rivals": methods,
+}
