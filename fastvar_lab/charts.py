@@ -58,7 +58,7 @@ def methods(frame: pd.DataFrame) -> Figure:
         )
         right.set_xlabel("speedup")
         right.axvline(1, color="0.6", lw=0.8)
-        right.legend(frameon=False, loc="lower right")
+        right.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
         sns.despine(ax=right)
         for axes in (middle, right):
             axes.set_yticks(places, [])

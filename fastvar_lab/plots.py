@@ -26,6 +26,8 @@ def style() -> Iterator[None]:
         "axes.titlesize": 8,
         "axes.labelsize": 8,
         "legend.fontsize": 7,
+        "legend.title_fontsize": 7,
+        "pdf.fonttype": 42,  # embedded, editable fonts
     }
     with (
         sns.axes_style("ticks"),

@@ -48,6 +48,16 @@ def infinity(aspect: float = 1.0, budget: str = "1M") -> Sizes:
     return tuple((w, h) for h, w in sizes) if nearest in mirrored else sizes
 
 
+def infinity_at(height: int, width: int) -> Sizes:
+    """Return Infinity's schedule for a picture of height x width pixels, larger ones zero-shot.
+
+    The 1M schedule nearest in aspect, stretched to end at height / 16 x width / 16 tokens.
+    """
+    if height < 16 or width < 16 or height % 16 or width % 16:
+        raise ValueError(f"sides must be multiples of 16 pixels; not {height}x{width}")
+    return stretch(infinity(height / width), height // 16, width // 16)
+
+
 def templates(aspect: float) -> tuple[float, ...]:
     """Return the one aspect of Infinity's schedules that this is, else its two neighbours."""
     known = [a for a in ASPECTS if abs(a - aspect) <= 0.002]

@@ -243,8 +243,10 @@ def test_fastvar_runs_at_every_aspect_and_batch(tall, aspect, guidance):
 )
 def test_zero_shot_sizes_and_the_choice_of_reference(tall, height, width):
     h, w = height // 16, width // 16
-    sizes = scales.stretch(schedule(h / w), h, w)
+    sizes = scales.infinity_at(height, width)
     assert sizes[-1] == (h, w)
+    with pytest.raises(ValueError, match="multiples of 16 pixels; not 1344x1000"):
+        scales.infinity_at(1344, 1000)
     assert len(sizes) == 13  # within the trained level embeddings
     last = Grid(12, h, w)
     trained = tall.transformer.positions(last, last)

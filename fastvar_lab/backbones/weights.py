@@ -89,14 +89,25 @@ def _parts(folder: Path) -> list[Path]:
 def _open(path: Path) -> Any:
     try:
         if path.suffix == ".safetensors":
-            with safe_open(path, framework="pt") as file:
-                return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            return _open_safetensors(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
         reason = str(error).splitlines()[0]
         raise WeightsError(f"{path} would run code when opened, so it is not: {reason}") from None
     except (OSError, EOFError, RuntimeError, SafetensorError) as error:
         raise WeightsError(f"cannot read weights {path}: {str(error).splitlines()[0]}") from None
+
+
+def _open_safetensors(path: Path, at_once: int = 16) -> dict[str, Tensor]:
+    """Read all tensors; the file is mapped anew for every few, so that its pages can go."""
+    with safe_open(path, framework="pt") as file:
+        keys = list(file.keys())
+    tensors = {}
+    for first in range(0, len(keys), at_once):
+        with safe_open(path, framework="pt") as file:
+            for key in keys[first : first + at_once]:
+                tensors[key] = file.get_tensor(key).clone()
+    return tensors
 
 
 _NESTS = ("trainer", "var_wo_ddp", "gpt_ema_fsdp", "gpt_fsdp", "vae_local", "vae")
