@@ -69,8 +69,14 @@ def _parser() -> argparse.ArgumentParser:
     experiment.add_argument("--out", type=Path, help="folder for NAME.csv and NAME.png")
     experiment.set_defaults(run=_experiment)
 
-    figures = commands.add_parser("figures", help="draw the committed figures again")
-    figures.add_argument("names", nargs="*", help="which; default all")
+    figures = commands.add_parser("figures", help="draw figures again, with their data")
+    figures.add_argument("names", nargs="*", help="which; default: those of pictures")
+    figures.add_argument("--all", action="store_true", help="all, experiments included")
+    figures.add_argument("--list", action="store_true", help="list the names")
+    figures.add_argument("--check", action="store_true", help="redraw from the data; compare")
+    figures.add_argument("--quick", action="store_true", help="few prompts: never for committing")
+    figures.add_argument("--format", default="png,pdf", help="endings, of png, pdf and svg")
+    figures.add_argument("--store", type=Path, help="folder of known cells")
     figures.add_argument("--out", type=Path, default=Path("figures"))
     figures.set_defaults(run=_figures)
 
@@ -245,11 +251,28 @@ def _write_frame(name: str, frame: Any, out: Path) -> None:
 
 
 def _figures(args: argparse.Namespace) -> None:
-    from fastvar_lab import figures, loading
+    from fastvar_lab import figures
+    from fastvar_lab.experiments import run
+    from fastvar_lab.experiments.store import Store
 
-    names = figures.check(args.names)
-    model = loading.load(weights=args.weights, device=args.device)
-    for path in figures.draw(model, names, args.out, args.seed):
+    names = figures.chosen(args.names, args.all)
+    endings = args.format.split(",")
+    for ending in endings:
+        if ending not in ("png", "pdf", "svg"):
+            raise ValueError(f"--format takes png, pdf and svg; not {ending!r}")
+    if args.list:
+        print("\n".join(figures.NAMES))
+        return
+    if args.check:
+        wrong = figures.check(args.out, args.names)
+        if wrong:
+            raise ValueError("; ".join(wrong))
+        print(f"every figure in {args.out} is what its data draw")
+        return
+    how = run.Opened(weights=args.weights, device=args.device)
+    scope = "quick" if args.quick else "paper"
+    options = {"scope": scope, "how": how, "store": Store(args.store), "endings": endings}
+    for path in figures.draw(run.open_model(how), names, args.out, args.seed, **options):
         print(path)
 
 

@@ -1,53 +1,184 @@
-"""Figures that regenerate from one command: name -> how to draw it with a model and a seed."""
+"""Figures that regenerate from one command, each with the exact data it shows and where it is from.
+
+`NAME.png` and `NAME.pdf` are drawn from `NAME.csv` (a frame) or `NAME.npz` (pictures and masks) and
+`NAME.json` alone, so that a check can redraw them without a model.
+"""
 
 from __future__ import annotations
 
+import json
+import platform
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
+import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
+from skimage.io import imread
 
 from fastvar_lab import demo, plots
-from fastvar_lab.files import folder
+from fastvar_lab.charts import CHARTS
+from fastvar_lab.experiments import run
+from fastvar_lab.experiments.store import Store
+from fastvar_lab.files import folder, write
 from fastvar_lab.measure.steps import images
 from fastvar_lab.methods.presets import PRESETS
 from fastvar_lab.methods.prune import Dense
 from fastvar_lab.models import Model
 from fastvar_lab.observe import observe
-from fastvar_lab.output import write_figure
+from fastvar_lab.output import write_figure, write_json
 
 STEPS_PROMPTS = (demo.PROMPT, "three yellow stars")
+DRAWN_WITH = ("matplotlib", "numpy", "pillow")  # same versions, same bytes
+TOLERANCE = 1.0  # mean absolute difference of pixel values under other versions, of 255
+
+Report = dict[str, Any]
+Arrays = dict[str, np.ndarray]
 
 
-def steps(model: Model, seed: int) -> Figure:
-    """Draw the decoded image after every scale step of unpruned generations (paper, Fig. A.2)."""
-    rows = {}
+@dataclass(frozen=True)
+class Pictures:
+    """A figure of pictures: `make` generates report and arrays, `draw` needs nothing else."""
+
+    make: Callable[[Model, int], tuple[Report, Arrays]]
+    draw: Callable[[Report, Arrays], Figure]
+
+
+def _steps(model: Model, seed: int) -> tuple[Report, Arrays]:
+    """Decode after every scale step of unpruned generations (paper, Fig. A.2)."""
+    arrays = {}
     for prompt in STEPS_PROMPTS:
         _, trace = observe(model, prompt, Dense(), seed=seed)
-        rows[prompt] = [step[0] for step in images(trace, model.decode)]
-    return plots.steps(rows, [f"{h}x{w}" for h, w in model.sizes])
+        arrays[prompt] = (images(trace, model.decode)[:, 0] * 255).round().astype(np.uint8)
+    return {"scales": [f"{h}x{w}" for h, w in model.sizes]}, arrays
 
 
-def compare(model: Model, seed: int) -> Figure:
-    """Draw full and FastVAR generation of the demo's prompt, with masks and cost per scale."""
-    return demo.draw(*demo.compare(model, demo.PROMPT, PRESETS["tiny"], seed))
+def _draw_steps(report: Report, arrays: Arrays) -> Figure:
+    rows = {prompt: list(pictures / 255) for prompt, pictures in arrays.items()}
+    return plots.steps(rows, report["scales"])
 
 
-FIGURES: dict[str, Callable[[Model, int], Figure]] = {"steps": steps, "demo": compare}
+def _demo(model: Model, seed: int) -> tuple[Report, Arrays]:
+    """Compare full and FastVAR generation of the demo's prompt."""
+    report, pictures, shares = demo.compare(model, demo.PROMPT, PRESETS["tiny"], seed)
+    return report, {**pictures, **shares}
 
 
-def check(names: Sequence[str]) -> list[str]:
-    """Return the figures asked for, all by default; raise ValueError for an unknown one."""
+def _draw_demo(report: Report, arrays: Arrays) -> Figure:
+    shares = {k: v for k, v in arrays.items() if k not in ("full", "fast")}
+    return demo.draw(report, {k: arrays[k] for k in ("full", "fast")}, shares)
+
+
+PICTURES = {"demo": Pictures(_demo, _draw_demo), "steps": Pictures(_steps, _draw_steps)}
+NAMES = (*PICTURES, *CHARTS)
+
+
+def chosen(names: Sequence[str], everything: bool = False) -> list[str]:
+    """Return the figures asked for, those of pictures by default; ValueError for unknown ones."""
     for name in names:
-        if name not in FIGURES:
-            raise ValueError(f"figure must be one of {', '.join(FIGURES)}; not {name!r}")
-    return list(names) or list(FIGURES)
+        if name not in NAMES:
+            near = get_close_matches(name, NAMES, 3, 0.4) or sorted(NAMES)
+            raise ValueError(f"no figure {name!r}; nearest: {', '.join(near)}")
+    return list(NAMES) if everything else list(names) or list(PICTURES)
 
 
-def draw(model: Model, names: Sequence[str], out: Path, seed: int = 0) -> Iterator[Path]:
-    """Draw figures into `out` as PNG, yielding each path when it is there."""
+def draw(
+    model: Model,
+    names: Sequence[str],
+    out: Path,
+    seed: int = 0,
+    *,
+    scope: str = "paper",
+    how: run.Opened | None = None,
+    store: Store | None = None,
+    endings: Sequence[str] = ("png", "pdf"),
+) -> Iterator[Path]:
+    """Draw figures into `out` with their data, yielding each file when it is there."""
     folder(out)
     for name in names:
-        path = out / f"{name}.png"
-        write_figure(path, FIGURES[name](model, seed))
-        yield path
+        report: Report = {"figure": name}
+        if name in PICTURES:
+            made, arrays = PICTURES[name].make(model, seed)
+            data = out / f"{name}.npz"
+            write(data, lambda partial, a=arrays: np.savez_compressed(partial, **a))  # type: ignore[misc]
+            report |= {"seed": seed, **made}
+            figure = PICTURES[name].draw(report, arrays)
+        else:
+            frame = run.run(name, scope, how=how, store=store)
+            data = out / f"{name}.csv"
+            write(data, lambda partial, f=frame: f.to_csv(partial, index=False))  # type: ignore[misc]
+            report |= {"scope": scope, "rows": len(frame), **_count(frame)}
+            figure = CHARTS[name](pd.read_csv(data))
+        report |= provenance(model, name, scope, seed)
+        write_json(out / f"{name}.json", report)
+        yield data
+        for ending in endings:
+            write_figure(out / f"{name}.{ending}", figure)
+            yield out / f"{name}.{ending}"
+
+
+def _count(frame: pd.DataFrame) -> Report:
+    return {"n": int(frame.picture.nunique())} if "picture" in frame else {}
+
+
+def provenance(model: Model, name: str, scope: str, seed: int) -> Report:
+    """Say where a figure is from: command, weights, versions, machine."""
+    what = f"{name} --seed {seed}" if name in PICTURES else f"{name} --{scope}"
+    return {
+        "command": f"python -m fastvar_lab figures {what}",
+        "model": model.name,
+        "weights": model.fingerprint,
+        "device": str(model.device),
+        "machine": f"{platform.machine()} {platform.system()}",
+        "versions": {p: version(p) for p in ("torch", "fastvar-lab", "seaborn", *DRAWN_WITH)},
+    }
+
+
+def redraw(name: str, out: Path) -> Figure:
+    """Draw a committed figure again from its committed data."""
+    report = json.loads((out / f"{name}.json").read_text())
+    if name in PICTURES:
+        with np.load(out / f"{name}.npz") as kept:
+            return PICTURES[name].draw(report, dict(kept))
+    return CHARTS[name](pd.read_csv(out / f"{name}.csv"))
+
+
+def check(out: Path, names: Sequence[str] = ()) -> list[str]:
+    """Redraw every figure of a folder from its data; return a line for each that differs.
+
+    Bytes must match under the versions it was drawn with; under others the pixels, closely.
+    """
+    wrong = list[str]()
+    there = [n for n in NAMES if (out / f"{n}.json").exists()]
+    for name in names or there:
+        if name not in there:
+            wrong.append(f"{name}: {out / name}.json is not there")
+            continue
+        told = json.loads((out / f"{name}.json").read_text())["versions"]
+        other = [
+            f"{p} {version(p)} instead of {told[p]}" for p in DRAWN_WITH if version(p) != told[p]
+        ]
+        with TemporaryDirectory() as scratch:
+            figure = redraw(name, out)
+            for ending in ("png", "pdf"):
+                kept, again = out / f"{name}.{ending}", Path(scratch) / f"{name}.{ending}"
+                if not kept.exists():
+                    continue
+                write_figure(again, figure)
+                if kept.read_bytes() == again.read_bytes():
+                    continue
+                if not other:
+                    wrong.append(f"{kept}: other bytes from the same data and versions")
+                elif ending == "png" and _gap(kept, again) > TOLERANCE:
+                    wrong.append(f"{kept}: other pixels, with {', '.join(other)}")
+    return wrong
+
+
+def _gap(first: Path, second: Path) -> float:
+    a, b = (imread(p).astype(float) for p in (first, second))
+    return float(np.abs(a - b).mean()) if a.shape == b.shape else 255.0

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from fastvar_lab import charts
+from fastvar_lab import charts, figures
 from fastvar_lab.__main__ import main
 from fastvar_lab.experiments import base, quality, run
 from fastvar_lab.experiments.store import Store, key
@@ -251,3 +251,23 @@ def test_the_experiment_command_lists_and_refuses(capsys):
     assert main(["experiment", "selectors", "--quick", "--paper"]) == 2
     assert main(["experiment", "memory", "--model", "infinity-2b"]) == 2
     assert "infinity_2b_reg.pth" in capsys.readouterr().err
+
+
+def test_figures_are_checked_against_their_data(tmp_path, monkeypatch, capsys):
+    model = run.open_model(run.Opened())
+    monkeypatch.setattr(run, "run", lambda name, scope, how, store: synthetic(name))
+    made = list(figures.draw(model, ["selectors", "steps"], tmp_path))
+    assert {p.suffix for p in made} == {".csv", ".npz", ".png", ".pdf"}
+    assert figures.check(tmp_path) == []
+    told = json.loads((tmp_path / "selectors.json").read_text())
+    assert told["command"] == "python -m fastvar_lab figures selectors --paper"
+    assert told["weights"] == model.fingerprint
+    csv = tmp_path / "selectors.csv"
+    csv.write_text(csv.read_text().replace("29.", "19."))
+    assert "other bytes from the same data" in figures.check(tmp_path)[0]
+    told["versions"]["matplotlib"] = "3.0"
+    (tmp_path / "selectors.json").write_text(json.dumps(told))
+    assert "instead of 3.0" in figures.check(tmp_path)[0]
+    assert main(["figures", "--check", "--out", str(tmp_path)]) == 2
+    assert "selectors.png: other pixels" in capsys.readouterr().err
+    assert "is not there" in figures.check(tmp_path, ["spectra"])[0]
