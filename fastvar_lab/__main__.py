@@ -80,6 +80,12 @@ def _parser() -> argparse.ArgumentParser:
     figures.add_argument("--out", type=Path, default=Path("figures"))
     figures.set_defaults(run=_figures)
 
+    claims = commands.add_parser("claims", help="the paper's claims against measurements here")
+    claims.add_argument("--quick", action="store_true", help="few prompts: never for committing")
+    claims.add_argument("--store", type=Path, help="folder of known cells")
+    claims.add_argument("--out", type=Path, default=Path("figures"), help="folder of claims.md")
+    claims.set_defaults(run=_claims)
+
     train = commands.add_parser("train", help="train the embedded model's tokenizer or transformer")
     train.add_argument("part", choices=("tokenizer", "transformer"))
     train.add_argument("--out", type=Path, default=Path("runs"), help="folder for weights")
@@ -93,10 +99,10 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--decoder-only", action="store_true", help="leave the encoder as it is")
     train.set_defaults(run=_train)
 
-    for command in (demo, generate, evaluate, experiment, figures, train, bench):
+    for command in (demo, generate, evaluate, experiment, figures, claims, train, bench):
         command.add_argument("--seed", type=int, default=0)
         command.add_argument("--device", default="cpu", help="cpu or cuda")
-    for command in (demo, generate, evaluate, bench, experiment, figures):
+    for command in (demo, generate, evaluate, bench, experiment, figures, claims):
         command.add_argument("--weights", help="folder of weights, or random; default: shipped")
     for command in (generate, bench, experiment):
         command.add_argument("--model", default="tiny", help="see the models command")
@@ -274,6 +280,26 @@ def _figures(args: argparse.Namespace) -> None:
     options = {"scope": scope, "how": how, "store": Store(args.store), "endings": endings}
     for path in figures.draw(run.open_model(how), names, args.out, args.seed, **options):
         print(path)
+
+
+def _claims(args: argparse.Namespace) -> None:
+    from fastvar_lab import claims
+    from fastvar_lab.experiments import run
+    from fastvar_lab.experiments.store import Store
+    from fastvar_lab.files import folder
+
+    folder(args.out)
+    how, scope = (
+        run.Opened(weights=args.weights, device=args.device),
+        "quick" if args.quick else "paper",
+    )
+    names = dict.fromkeys(claim.experiment for claim in claims.CLAIMS)
+    frames = {name: run.run(name, scope, how=how, store=Store(args.store)) for name in names}
+    model = run.open_model(how)
+    where = f"Model `{model.name}`, weights `{model.fingerprint}`, on {model.device}, --{scope}."
+    text = claims.table(frames, where)
+    claims.save(args.out / "claims.md", text)
+    print(text)
 
 
 def _train(args: argparse.Namespace) -> None:

@@ -247,9 +247,23 @@ def memory(frame: pd.DataFrame) -> Figure:
     return fig
 
 
+def overhead(frame: pd.DataFrame) -> Figure:
+    """Milliseconds of one call: attention, feed-forward, selection, restoration."""
+    with style():
+        fig, (axes,) = _axes(COLUMN, 1.6)
+        names = {"attention": "attention", "ffn": "feed-forward", "pts": "PTS", "ctr": "CTR"}
+        part = frame.set_index("kind").ms
+        bars = axes.barh([names[k] for k in names][::-1], [part[k] for k in names][::-1])
+        axes.bar_label(bars, fmt="%.2f", padding=2, fontsize=6)
+        axes.set(xlabel="time of one call at the last step (ms)")
+        sns.despine(ax=axes)
+    return fig
+
+
 CHARTS: dict[str, Callable[[pd.DataFrame], Figure]] = {
     "latency_by_scale": latency,
     "module_profile": modules,
+    "sublayer_overhead": overhead,
     "spectra": spectra,
     "cross_scale": relations,
     "resolution_scaling": scaling,

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from fastvar_lab import charts, figures
+from fastvar_lab import charts, claims, figures
 from fastvar_lab.__main__ import main
 from fastvar_lab.experiments import base, quality, run
 from fastvar_lab.experiments.store import Store, key
@@ -197,15 +197,22 @@ def synthetic(name):
     ]  # fmt: skip
     frames = {
         "latency_by_scale": by_step,
+        "sublayer_overhead": [
+            {"kind": k, "ms": ms}
+            for k, ms in (("attention", 9.0), ("ffn", 5.0), ("pts", 0.1), ("ctr", 0.1))
+        ],
         "module_profile": by_step,
         "spectra": [
             {"what": w, "domain": "image", "step": i, "size": s, "frequency": f / 8,
-             "to_last": -f + i, "settled": i / 9}
+             "to_last": -f + i, "settled": i / 9, "picture": p}
             for w in ("spectrum", "settled") for i, s in enumerate(sizes) for f in (1, 2, 3, 4)
+            for p in range(2)
         ],
         "cross_scale": [
-            {"what": w, "size": sizes[i], "source_size": sizes[j], "share": 0.1, "cosine": 0.5}
+            {"what": w, "size": sizes[i], "source_size": sizes[j], "share": 0.1,
+             "cosine": 1 / (1 + i - j), "step": i, "source": j, "first": f}
             for w in ("attention", "similarity") for i in range(10) for j in range(i + 1)
+            for f in (0, 4)
         ],
         "resolution_scaling": [
             {"what": "time", "side": s, "tokens": s * s, "method": m, "ms": s**2.2}
@@ -271,3 +278,19 @@ def test_figures_are_checked_against_their_data(tmp_path, monkeypatch, capsys):
     assert main(["figures", "--check", "--out", str(tmp_path)]) == 2
     assert "selectors.png: other pixels" in capsys.readouterr().err
     assert "is not there" in figures.check(tmp_path, ["spectra"])[0]
+
+
+def test_claims_are_judged_by_their_intervals():
+    frames = {claim.experiment: synthetic(claim.experiment) for claim in claims.CLAIMS}
+    text = claims.table(frames, "Synthetic.")
+    lines = [line for line in text.splitlines() if line.startswith("| ")][1:]
+    assert len(lines) == len(claims.CLAIMS) == 12
+    verdicts = {line.split(" | ")[0][2:]: line.split("**")[1] for line in lines}
+    assert verdicts["Cost grows about linearly"] == claims.FAILS
+    assert verdicts["Pruning combines with fused attention"] == claims.FAILS
+    assert verdicts["Neighbouring scales are related"] == claims.HOLDS
+    assert verdicts["PTS and CTR cost next to nothing"] == claims.HOLDS
+    sure = {"difference": 2.0, "low": 1.0, "high": 3.0, "n": 9}
+    assert claims.above(sure, " dB", "x").text == "x: +2.00 dB (+1.00 to +3.00, n = 9)"
+    assert claims.above({**sure, "low": -1.0}, "", "x").verdict == claims.OPEN
+    assert claims.above({**sure, "low": -3.0, "high": -1.0}, "", "x").verdict == claims.FAILS

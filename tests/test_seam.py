@@ -29,12 +29,13 @@ TIERS = [
         "generate",
         "training",
         "drafting",
+        "sublayers",
         "evaluate",
         "observe",
         "flops",
     },
     {"experiments"},
-    {"plots", "charts", "figures", "widgets", "demo", "bench", "__main__"},
+    {"plots", "charts", "claims", "figures", "widgets", "demo", "bench", "__main__"},
 ]
 ALONE = TIERS[1] - {"measure"}  # rooms of the second tier do not import each other
 

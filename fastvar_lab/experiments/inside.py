@@ -23,6 +23,7 @@ from fastvar_lab.observe import observe
 from fastvar_lab.pictures import to_uint8
 from fastvar_lab.scales import Sizes, stretch
 from fastvar_lab.seam import Grid, Method, Runner, Site, Wrapper
+from fastvar_lab.sublayers import sublayer_ms
 from fastvar_lab.timing import Stopwatch
 from fastvar_lab.tokens import wide
 from fastvar_lab.world.tasks import judge, questions
@@ -224,6 +225,16 @@ class Unfused(Wrapper):
         return (weights.softmax(-1) @ wide(v)).to(q.dtype)
 
 
+def _overhead_jobs(model: Model, scope: Scope) -> list[list[Settings]]:
+    return [[{"repeats": scope.repeats}]]
+
+
+def overhead(model: Model, cell: Settings) -> Rows:
+    """Milliseconds of selection, restoration, attention and feed-forward of one call."""
+    ms = sublayer_ms(model, PROMPT, cell["repeats"])
+    return [{"kind": name.split("_")[0], "ms": value} for name, value in ms.items()]
+
+
 def _kernel_jobs(model: Model, scope: Scope) -> list[list[Settings]]:
     return [
         [
@@ -317,6 +328,14 @@ EXPERIMENTS = (
         "supplement, Fig. A.1",
         _timed_jobs,
         modules,
+        exclusive=True,
+    ),
+    _experiment(
+        "sublayer_overhead",
+        "What do selection and restoration add to a sublayer?",
+        "supplement, Fig. A.1",
+        _overhead_jobs,
+        overhead,
         exclusive=True,
     ),
     _experiment(

@@ -1,0 +1,219 @@
+"""The paper's claims against this lab's measurements: the number here, theirs, and a verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from fastvar_lab.charts import exponent
+from fastvar_lab.files import write
+from fastvar_lab.measure.statistics import interval, paired
+
+HOLDS, FAILS, OPEN = "holds", "does not hold", "cannot tell"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A measured number with its interval (None where it is one timing), and the verdict."""
+
+    text: str
+    verdict: str
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What the paper says, where, its own number, and the experiment that tests it."""
+
+    statement: str
+    paper: str
+    experiment: str
+    answer: Callable[[pd.DataFrame], Answer]
+
+
+def above(gap: Mapping[str, float], unit: str, what: str) -> Answer:
+    """Judge a difference that the claim says is above 0, by its paired interval."""
+    text = (
+        f"{what}: {gap['difference']:+.2f}{unit} "
+        f"({gap['low']:+.2f} to {gap['high']:+.2f}, n = {gap['n']})"
+    )
+    verdict = HOLDS if gap["low"] > 0 else FAILS if gap["high"] <= 0 else OPEN
+    return Answer(text, verdict)
+
+
+def _mean(values: np.ndarray) -> dict[str, float]:
+    low, high = interval(values)
+    return {"difference": float(np.mean(values)), "low": low, "high": high, "n": len(values)}
+
+
+def _quality(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame[frame.kind == "quality"]
+
+
+def late_steps_take_the_time(frame: pd.DataFrame) -> Answer:
+    """Share of the last two steps in a full generation's time."""
+    full = frame[frame.method == "full"].sort_values("step")
+    share = float(full.share.tail(2).sum())
+    return Answer(f"the last two steps take {share:.0%}", HOLDS if share > 0.5 else FAILS)
+
+
+def large_steps_are_robust(frame: pd.DataFrame) -> Answer:
+    """PSNR of half of the last scale pruned over half of the smallest scale tried."""
+    made = _quality(frame)
+    half = [m for m in made.method.unique() if m.endswith(" 50%")]
+    return above(
+        paired(made, half[0], half[-1], "psnr"), " dB", f"{half[0]} pruned over {half[-1]}"
+    )
+
+
+def late_steps_add_high_frequencies(frame: pd.DataFrame) -> Answer:
+    """How much more of the spectrum is missing at high than at low frequencies, two steps early."""
+    rows = frame[(frame.what == "spectrum") & (frame.domain == "image")]
+    rows = rows[rows.step == sorted(rows.step.unique())[-3]]
+    edge = rows.frequency.quantile([0.25, 0.75])
+    high = rows[rows.frequency >= edge[0.75]].groupby("picture").to_last.mean().abs()
+    low = rows[rows.frequency <= edge[0.25]].groupby("picture").to_last.mean().abs()
+    return above(
+        _mean((high - low).to_numpy()), " in log10", "missing at high over low frequencies"
+    )
+
+
+def neighbours_are_related(frame: pd.DataFrame) -> Answer:
+    """Likeness of sublayer outputs to the step before over that to three steps before."""
+    rows = frame[(frame.what == "similarity") & (frame.step == frame.step.max())]
+    back = rows.step - rows.source
+    near = rows[back == 1].groupby("first").cosine.mean()
+    far = rows[back == 3].groupby("first").cosine.mean()
+    return above(_mean((near - far).to_numpy()), "", "cosine one step back over three")
+
+
+def pts_keeps_what_matters(frame: pd.DataFrame) -> Answer:
+    """PSNR of pivotal token selection over random tokens."""
+    return above(
+        paired(_quality(frame), "far from mean (PTS)", "random", "psnr"), " dB", "PTS over random"
+    )
+
+
+def last_step_is_the_best_cache(frame: pd.DataFrame) -> Answer:
+    """PSNR of the latest cache step over the best of the earlier ones."""
+    made = _quality(frame)
+    latest, *others = [m for m in made.method.unique() if m != "full"]
+    means = made.groupby("method").psnr.mean()
+    best = str(means[others].idxmax())
+    return above(paired(made, latest, best, "psnr"), " dB", f"{latest} over {best}")
+
+
+def whole_ratios_break_small_models(frame: pd.DataFrame) -> Answer:
+    """Task score lost when the last step is skipped, its neighbour half pruned."""
+    gap = paired(_quality(frame), "full", "-2: 50%, -1: 100%", "right")
+    return above(gap, "", "task score lost by skipping the last step")
+
+
+def overhead_is_negligible(frame: pd.DataFrame) -> Answer:
+    """Selection and restoration of one sublayer over its full attention."""
+    part = frame.groupby("kind").ms.first()
+    share = float((part["pts"] + part["ctr"]) / part["attention"])
+    return Answer(f"PTS and CTR take {share:.1%} of attention", HOLDS if share < 0.1 else FAILS)
+
+
+def cost_grows_linearly(frame: pd.DataFrame) -> Answer:
+    """Exponents of time over tokens, full and pruned."""
+    rows = frame[frame.what == "time"]
+    full, fast = (exponent(part.tokens, part.ms) for _, part in rows.groupby("method", sort=False))
+    verdict = HOLDS if fast < full and fast <= 1.15 else FAILS
+    return Answer(f"exponent {fast:.2f} pruned, {full:.2f} full", verdict)
+
+
+def combines_with_fused_attention(frame: pd.DataFrame) -> Answer:
+    """Speedups of fusing, of pruning, and of both."""
+    ms = frame.set_index(["kernel", "method"]).ms
+    fused, both = (
+        ms["unfused", "full"] / ms["fused", "full"],
+        ms["unfused", "full"] / ms["fused", "fast"],
+    )
+    pruned = ms["unfused", "full"] / ms["unfused", "fast"]
+    verdict = HOLDS if both > max(fused, pruned) else FAILS
+    return Answer(f"fused {fused:.2f}x, pruned {pruned:.2f}x, both {both:.2f}x", verdict)
+
+
+def saves_memory(frame: pd.DataFrame) -> Answer:
+    """KV cache and restore cache of the largest map, pruned over full."""
+    rows = frame[frame.side == frame.side.max()].set_index("method")
+    share = float(
+        (rows.kv_measured["fast"] + rows.held_measured["fast"]) / rows.kv_measured["full"]
+    )
+    return Answer(f"caches take {share:.0%} of the full ones", HOLDS if share < 1 else FAILS)
+
+
+def beats_tome(frame: pd.DataFrame) -> Answer:
+    """PSNR over token merging, of a FastVAR that is measured at least as fast."""
+    speed = frame[frame.kind == "time"].set_index("method").speedup
+    made, answers = _quality(frame), list[Answer]()
+    for rival in [m for m in speed.index if m.startswith("ToMe")]:
+        faster = [m for m in speed.index if m.startswith("FastVAR") and speed[m] >= speed[rival]]
+        if faster:
+            ours = min(faster, key=lambda m: speed[m])
+            what = f"{ours} ({speed[ours]:.2f}x) over {rival} ({speed[rival]:.2f}x)"
+            answers.append(above(paired(made, ours, rival, "psnr"), " dB", what))
+    if not answers:
+        return Answer("no FastVAR here is as fast as a ToMe", OPEN)
+    verdicts = {a.verdict for a in answers}
+    verdict = verdicts.pop() if len(verdicts) == 1 else FAILS if FAILS in verdicts else OPEN
+    return Answer("; ".join(a.text for a in answers), verdict)
+
+
+CLAIMS = (
+    Claim("Large steps dominate the time", "last two steps 60 % (Fig. 2a, digitised)",
+          "latency_by_scale", late_steps_take_the_time),
+    Claim("Large steps are the robust ones",
+          "HART: 48+64 at 50 % faster than 16+21 at 75 %, FID 5.71 lower (Table 4)",
+          "scale_sensitivity", large_steps_are_robust),
+    Claim("Late steps add high frequencies", "Fig. 3b, no number", "spectra",
+          late_steps_add_high_frequencies),
+    Claim("Neighbouring scales are related", "Fig. 3c, no number", "cross_scale",
+          neighbours_are_related),
+    Claim("PTS keeps what matters", "no table was printed", "selectors", pts_keeps_what_matters),
+    Claim("The last unpruned step is the best cache", "best on all metrics (Table A.4)",
+          "caching_step", last_step_is_the_best_cache),
+    Claim("Skipping steps breaks small models", "HART destroyed, Infinity-2B fine (Table A.3)",
+          "extreme_ratios", whole_ratios_break_small_models),
+    Claim("PTS and CTR cost next to nothing", "0.83 ms of 10.97 ms, 7.6 % (Fig. A.1)",
+          "sublayer_overhead", overhead_is_negligible),
+    Claim("Cost grows about linearly", "abstract, no exponent", "resolution_scaling",
+          cost_grows_linearly),
+    Claim("Pruning combines with fused attention",
+          "pruned 2.1x with slow attention, 2.7x with both (Table 5)",
+          "attention_kernels", combines_with_fused_attention),
+    Claim("It saves memory", "18.9 to 14.7 GB, all told (section 4.2)", "memory", saves_memory),
+    Claim("It beats ToMe at equal speed", "GenEval 0.51 at 1.51x against 0.46 at 1.36x (Table 3)",
+          "rivals", beats_tome),
+)  # fmt: skip
+
+
+def table(frames: Mapping[str, pd.DataFrame], where: str) -> str:
+    """Write the claims whose experiments are there as Markdown; `where` names model and run."""
+    lines = [
+        "# The paper's claims, checked",
+        "",
+        f"Written by `python -m fastvar_lab claims`. {where} Intervals are 95 % bootstraps of paired "
+        "differences; a claim with an interval that holds both answers cannot be told.",
+        "",
+        "| claim | the paper | here | verdict | from |",
+        "|---|---|---|---|---|",
+    ]
+    for claim in CLAIMS:
+        if claim.experiment in frames:
+            answer = claim.answer(frames[claim.experiment])
+            lines.append(
+                f"| {claim.statement} | {claim.paper} | {answer.text} | **{answer.verdict}** | "
+                f"`{claim.experiment}` |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def save(path: Path, text: str) -> None:
+    """Write the claims."""
+    write(path, lambda partial: partial.write_text(text))
