@@ -76,9 +76,8 @@ def late_steps_add_high_frequencies(frame: pd.DataFrame) -> Answer:
     edge = rows.frequency.quantile([0.25, 0.75])
     high = rows[rows.frequency >= edge[0.75]].groupby("picture").to_last.mean().abs()
     low = rows[rows.frequency <= edge[0.25]].groupby("picture").to_last.mean().abs()
-    return above(
-        _mean((high - low).to_numpy()), " in log10", "missing at high over low frequencies"
-    )
+    gap = _mean((high - low).to_numpy())
+    return above(gap, " in log10", "missing at high over low frequencies")
 
 
 def neighbours_are_related(frame: pd.DataFrame) -> Answer:
@@ -113,7 +112,7 @@ def whole_ratios_break_small_models(frame: pd.DataFrame) -> Answer:
 
 
 def overhead_is_negligible(frame: pd.DataFrame) -> Answer:
-    """Selection and restoration of one sublayer over its full attention."""
+    """Divide selection and restoration of one sublayer by its full attention."""
     part = frame.groupby("kind").ms.first()
     share = float((part["pts"] + part["ctr"]) / part["attention"])
     return Answer(f"PTS and CTR take {share:.1%} of attention", HOLDS if share < 0.1 else FAILS)
@@ -130,11 +129,9 @@ def cost_grows_linearly(frame: pd.DataFrame) -> Answer:
 def combines_with_fused_attention(frame: pd.DataFrame) -> Answer:
     """Speedups of fusing, of pruning, and of both."""
     ms = frame.set_index(["kernel", "method"]).ms
-    fused, both = (
-        ms["unfused", "full"] / ms["fused", "full"],
-        ms["unfused", "full"] / ms["fused", "fast"],
-    )
-    pruned = ms["unfused", "full"] / ms["unfused", "fast"]
+    base = ms["unfused", "full"]
+    fused, pruned = base / ms["fused", "full"], base / ms["unfused", "fast"]
+    both = base / ms["fused", "fast"]
     verdict = HOLDS if both > max(fused, pruned) else FAILS
     return Answer(f"fused {fused:.2f}x, pruned {pruned:.2f}x, both {both:.2f}x", verdict)
 
@@ -198,8 +195,8 @@ def table(frames: Mapping[str, pd.DataFrame], where: str) -> str:
     lines = [
         "# The paper's claims, checked",
         "",
-        f"Written by `python -m fastvar_lab claims`. {where} Intervals are 95 % bootstraps of paired "
-        "differences; a claim with an interval that holds both answers cannot be told.",
+        f"Written by `python -m fastvar_lab claims`. {where} Intervals are 95 % bootstraps of "
+        "paired differences; a claim whose interval holds both answers cannot be told.",
         "",
         "| claim | the paper | here | verdict | from |",
         "|---|---|---|---|---|",

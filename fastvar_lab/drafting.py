@@ -13,31 +13,7 @@ from fastvar_lab.backbones.var import VAR, VARState
 from fastvar_lab.generate import Generation, Prefill, finish, generate
 from fastvar_lab.methods.prune import Dense, Prune
 from fastvar_lab.models import Model
-from fastvar_lab.seam import Grid, Method, Runner, Site
-
-
-class BlockCausal(Runner):
-    """All drafted scales at once: each attends to itself and to those before it."""
-
-    def __init__(self, lengths: Sequence[int]) -> None:
-        self.lengths = list(lengths)
-
-    def attend(
-        self,
-        site: Site,
-        grid: Grid,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        mask: Tensor | None = None,
-        scale: float = 1.0,
-    ) -> Tensor:
-        out, end = list[Tensor](), 0
-        for part in q.split(self.lengths, dim=2):
-            end += part.shape[2]
-            seen = super().attend(site, grid, part, k[:, :, :end], v[:, :, :end], None, scale)
-            out.append(seen)
-        return torch.cat(out, dim=2)
+from fastvar_lab.seam import BlockCausal, Grid, Method
 
 
 def prefill(

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from typing import Any, NamedTuple, Protocol
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -102,6 +103,35 @@ class Runner:
     def held(self) -> dict[tuple[int, Site], Tensor]:
         """Return the branch outputs (B, L, C) that a snapshot should carry, by (step, site)."""
         return {}
+
+
+class BlockCausal(Runner):
+    """Runs several scale steps at once: each attends to itself and to those before it."""
+
+    def __init__(self, lengths: Sequence[int]) -> None:
+        self.lengths = list(lengths)
+
+    def attend(
+        self,
+        site: Site,
+        grid: Grid,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        mask: Tensor | None = None,
+        scale: float = 1.0,
+    ) -> Tensor:
+        if site.kind != "attn":
+            return self.kernel(q, k, v, mask, scale)
+        out, end = list[Tensor](), 0
+        for part in q.split(self.lengths, dim=2):
+            end += part.shape[2]
+            out.append(self.kernel(part, k[:, :, :end], v[:, :, :end], None, scale))
+        return torch.cat(out, dim=2)
+
+    def kernel(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+        """Attend from one scale's queries."""
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
 
 
 class Wrapper(Runner):

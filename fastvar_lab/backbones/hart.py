@@ -28,10 +28,10 @@ from fastvar_lab.backbones.layers import (
 )
 from fastvar_lab.backbones.protocol import Backbone
 from fastvar_lab.backbones.residual_diffusion import ResidualDiffusion, diffusion_flops
-from fastvar_lab.cache import KVCache, compute_dtype
+from fastvar_lab.cache import KVCache
 from fastvar_lab.draws import Stream
 from fastvar_lab.sampling import Sampling, cut, draw_rows, guide
-from fastvar_lab.seam import Block, Grid, Runner, Site
+from fastvar_lab.seam import Grid, Runner, Site
 from fastvar_lab.tokens import gather, wide
 
 
@@ -222,15 +222,8 @@ class HART(Backbone):
             raise ValueError(
                 f"this model reads {config.context} text tokens; not {context.features.shape[1]}"
             )
-        capacities = [
-            sum(run.forwarded(Site(layer, "attn"), grid) for grid in grids)
-            for layer in range(config.depth)
-        ]
         text = self.context_embed(self.context_norm(context.features.to(weight.dtype)))
-        rows = len(text)
-        cache = KVCache(
-            capacities, rows, config.heads, config.head_dim, compute_dtype(weight), weight.device
-        )
+        cache = self.new_cache(grids, len(text), run)
         return HARTState(
             context=text,
             head=self.head_nm.modulation(text.amax(dim=1)),
@@ -268,13 +261,6 @@ class HART(Backbone):
         flat = rearrange(latent, "b d h w -> b (h w) d").to(self.word_embed.weight.dtype)
         tokens = self.word_embed(flat) + level
         return tokens.repeat(len(state.context) // len(tokens), 1, 1)
-
-    def layers(self, state: HARTState, grid: Grid, run: Runner) -> list[Block]:
-        """Close the layers over one scale step."""
-        return [
-            partial(block, layer=i, grid=grid, state=state, run=run)
-            for i, block in enumerate(self._blocks)
-        ]
 
     def logits(self, state: HARTState, x: Tensor) -> Tensor:
         """Logits (B, L, V) of a map's tokens, float32 at least."""

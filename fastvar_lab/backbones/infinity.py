@@ -35,11 +35,11 @@ from fastvar_lab.backbones.layers import (
     rounded,
 )
 from fastvar_lab.backbones.protocol import Backbone
-from fastvar_lab.cache import KVCache, compute_dtype
+from fastvar_lab.cache import KVCache
 from fastvar_lab.draws import Stream
 from fastvar_lab.sampling import Sampling, bit_probabilities, guide
 from fastvar_lab.scales import infinity
-from fastvar_lab.seam import Block, Grid, Runner, Site
+from fastvar_lab.seam import Grid, Runner, Site
 from fastvar_lab.tokens import wide
 
 
@@ -212,19 +212,7 @@ class Infinity(Backbone):
 
     def begin(self, text: Text, grids: Sequence[Grid], run: Runner) -> State:
         """Compute once what all scale steps share; allocate the KV cache to what `run` forwards."""
-        capacities = [
-            sum(run.forwarded(Site(layer, "attn"), grid) for grid in grids)
-            for layer in range(self.config.depth)
-        ]
-        weight = self._blocks[0].sa.proj.weight
-        cache = KVCache(
-            capacities,
-            len(text.mask),
-            self.config.heads,
-            self.config.head_dim,
-            compute_dtype(weight),
-            weight.device,
-        )
+        cache = self.new_cache(grids, len(text.mask), run)
         return self.state(text, grids, cache)
 
     def state(self, text: Text, grids: Sequence[Grid], cache: Append) -> State:
@@ -271,13 +259,6 @@ class Infinity(Backbone):
         """Project a resized latent (n, d, h, w) to tokens (n, h * w, C)."""
         flat = rearrange(latent, "b d h w -> b (h w) d")
         return self.word_embed(flat.to(self.word_embed.weight.dtype))
-
-    def layers(self, state: State, grid: Grid, run: Runner) -> list[Block]:
-        """Close the layers over one scale step."""
-        return [
-            partial(block, layer=i, grid=grid, state=state, run=run)
-            for i, block in enumerate(self._blocks)
-        ]
 
     def logits(self, state: State, x: Tensor) -> Tensor:
         """Logits (B, L, d, 2) of each bit being 0 or 1, float32 at least."""

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 
+from fastvar_lab.cache import KVCache, compute_dtype
 from fastvar_lab.draws import Stream
 from fastvar_lab.sampling import Sampling
-from fastvar_lab.seam import Block, Grid, Runner
+from fastvar_lab.seam import Block, Grid, Runner, Site
 
 
 class Backbone(nn.Module, ABC):
@@ -20,6 +22,7 @@ class Backbone(nn.Module, ABC):
     kinds: tuple[str, ...]
     unguided: float  # the guidance scale that needs no null rows
     prefix = 0  # text tokens that enter with the first scale step
+    blocks: nn.ModuleList
     head: nn.Linear
 
     @abstractmethod
@@ -34,9 +37,22 @@ class Backbone(nn.Module, ABC):
     def embed(self, state: Any, grid: Grid, latent: Tensor) -> Tensor:
         """Tokens (B, L, C) that enter the first layer, from the latent resized to (n, d, h, w)."""
 
-    @abstractmethod
+    def new_cache(self, grids: Sequence[Grid], rows: int, run: Runner) -> KVCache:
+        """Allocate the KV cache of a generation to what `run` will forward."""
+        config, weight = self.config, next(self.blocks.parameters())
+        capacities = [
+            sum(run.forwarded(Site(layer, "attn"), grid) for grid in grids)
+            for layer in range(config.depth)
+        ]
+        dtype = compute_dtype(weight)
+        return KVCache(capacities, rows, config.heads, config.head_dim, dtype, weight.device)
+
     def layers(self, state: Any, grid: Grid, run: Runner) -> list[Block]:
         """Close the layers over one scale step."""
+        return [
+            partial(block, layer=i, grid=grid, state=state, run=run)
+            for i, block in enumerate(self.blocks)
+        ]
 
     @abstractmethod
     def logits(self, state: Any, x: Tensor) -> Tensor:

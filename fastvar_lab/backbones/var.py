@@ -27,10 +27,10 @@ from fastvar_lab.backbones.layers import (
     modulate,
 )
 from fastvar_lab.backbones.protocol import Backbone, ConditionEncoder
-from fastvar_lab.cache import KVCache, compute_dtype
+from fastvar_lab.cache import KVCache
 from fastvar_lab.draws import Stream
 from fastvar_lab.sampling import Sampling, cut, draw_rows, guide
-from fastvar_lab.seam import Block, Grid, Runner, Site
+from fastvar_lab.seam import Grid, Runner, Site
 from fastvar_lab.tokens import resize, wide
 
 
@@ -144,19 +144,7 @@ class VAR(Backbone):
     def begin(self, labels: Tensor, grids: Sequence[Grid], run: Runner) -> VARState:
         """Compute once what all scale steps share; allocate the KV cache to what `run` forwards."""
         config, condition = self.config, self.class_emb(labels)
-        capacities = [
-            sum(run.forwarded(Site(layer, "attn"), grid) for grid in grids)
-            for layer in range(config.depth)
-        ]
-        weight = self.word_embed.weight
-        cache = KVCache(
-            capacities,
-            len(labels),
-            config.heads,
-            config.head_dim,
-            compute_dtype(weight),
-            weight.device,
-        )
+        cache = self.new_cache(grids, len(labels), run)
         shared = None
         if config.shared_aln:
             shared = rearrange(self.shared_ada_lin(condition), "b (s c) -> b 1 s c", s=6)
@@ -186,13 +174,6 @@ class VAR(Backbone):
         flat = rearrange(latent, "b d h w -> b (h w) d").to(self.word_embed.weight.dtype)
         tokens = self.word_embed(flat) + where
         return tokens.repeat(len(state.start) // len(tokens), 1, 1)
-
-    def layers(self, state: VARState, grid: Grid, run: Runner) -> list[Block]:
-        """Close the layers over one scale step."""
-        return [
-            partial(block, layer=i, grid=grid, state=state, run=run)
-            for i, block in enumerate(self._blocks)
-        ]
 
     def logits(self, state: VARState, x: Tensor) -> Tensor:
         """Logits (B, L, V), float32 at least; the norm is computed in it, the product is not."""
