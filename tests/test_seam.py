@@ -35,7 +35,7 @@ TIERS = [
         "flops",
     },
     {"experiments"},
-    {"plots", "charts", "claims", "figures", "widgets", "demo", "bench", "__main__"},
+    {"plots", "charts", "claims", "figures", "widgets", "demo", "bench", "commands", "__main__"},
 ]
 ALONE = TIERS[1] - {"measure"}  # rooms of the second tier do not import each other
 

@@ -1,0 +1,213 @@
+"""What each command does; what it needs is imported when it runs, so that errors come at once."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+
+def demo(args: argparse.Namespace) -> None:
+    """Generate one prompt in full and with FastVAR; write and print the comparison."""
+    from fastvar_lab import demo, loading
+    from fastvar_lab.methods.presets import parse_ratios
+    from fastvar_lab.methods.prune import Prune
+    from fastvar_lab.world.grammar import parse
+
+    method = Prune(parse_ratios(args.ratios))
+    prompt = demo.PROMPT if args.prompt is None else args.prompt
+    parse(prompt)
+    model = loading.load(weights=args.weights, device=args.device)
+    report = demo.demo(model, prompt, method, args.seed, args.out)
+    print(demo.table(report))
+    print(f"pictures and numbers are in {args.out}/")
+
+
+def generate(args: argparse.Namespace) -> None:
+    """Write a picture for every prompt."""
+    import torch
+
+    from fastvar_lab import loading, scales
+    from fastvar_lab.files import folder
+    from fastvar_lab.generate import generate
+    from fastvar_lab.methods.presets import paper_preset, parse_ratios
+    from fastvar_lab.methods.prune import Dense, Prune
+    from fastvar_lab.output import file_name, write_image
+    from fastvar_lab.pictures import to_uint8
+    from fastvar_lab.world.grammar import parse
+
+    if args.ratios and args.paper:
+        raise ValueError("--ratios and --paper both say what to prune; give one")
+    method = Prune(parse_ratios(args.ratios)) if args.ratios else Dense()
+    sizes, size = None, scales.parse_size(args.size) if args.size else None
+    if args.model == "tiny":
+        for prompt in args.prompt:
+            parse(prompt)
+    if args.model.startswith("infinity"):
+        aspect = args.aspect or (size[0] / size[1] if size else 1.0)
+        found = scales.templates(aspect)
+        if args.aspect and len(found) > 1:
+            raise ValueError(
+                f"--aspect must be one of {', '.join(map(str, scales.ASPECTS))}; not {aspect} "
+                f"(nearest: {found[0]} and {found[1]})"
+            )
+        if args.pn or args.aspect or size:
+            sizes = scales.infinity(aspect, args.pn or "1M")
+    elif args.pn or args.aspect:
+        raise ValueError(f"--pn and --aspect go with an Infinity; not with {args.model}")
+    model = loading.load(
+        args.model,
+        args.weights,
+        args.device,
+        getattr(torch, args.dtype or "float32"),
+        args.seed,
+        download=args.download,
+        precision=args.precision,
+        features=args.features,
+        instruction=args.instruction,
+        sizes=sizes,
+    )
+    if size:
+        model.sizes = scales.stretch(model.sizes, *size)
+    if args.paper:
+        method = paper_preset(args.model, len(model.sizes), model.depth)
+    folder(args.out)
+    made = generate(model, args.prompt, method, seed=args.seed, progress=True)
+    for i, image in enumerate(to_uint8(model.decode(made.canvas))):
+        path = args.out / file_name(args.prompt[i], made.request.seeds[i])
+        write_image(path, image)
+        print(path)
+
+
+def models(args: argparse.Namespace) -> None:
+    """List every model."""
+    from fastvar_lab import catalog
+
+    rows = catalog.catalog(args.weights)
+    print(json.dumps(rows, indent=1) if args.json else catalog.table(rows))
+
+
+def evaluate(args: argparse.Namespace) -> None:
+    """Score the embedded model, or the judge itself."""
+    from fastvar_lab import loading
+    from fastvar_lab.evaluate import evaluate, judge_accuracy, table
+    from fastvar_lab.methods.presets import parse_ratios
+    from fastvar_lab.methods.prune import Dense, Prune
+
+    if args.n < 7:
+        raise ValueError(f"--n must be at least 7, one picture for each task; not {args.n}")
+    method = Prune(parse_ratios(args.ratios)) if args.ratios else Dense()
+    model = loading.load(weights=args.weights, device=args.device)
+    if args.judge:
+        print(json.dumps(judge_accuracy(model, args.n, args.seed), indent=1))
+        return
+    result = evaluate(model, method, args.n, args.seed)
+    print(json.dumps(result, indent=1) if args.json else table(result))
+
+
+def bench(args: argparse.Namespace) -> None:
+    """Time full and pruned generation."""
+    import torch
+
+    from fastvar_lab import bench, loading
+
+    if args.repeats < 1:
+        raise ValueError(f"--repeats must be at least 1; not {args.repeats}")
+    loading.require(args.device)
+    name = args.dtype or ("bfloat16" if torch.device(args.device).type == "cuda" else "float32")
+    dtype = getattr(torch, name)
+    model = loading.load(args.model, args.weights, args.device, dtype, depth=args.depth)
+    result = bench.bench(model, args.repeats, args.case)
+    print(json.dumps(result, indent=1) if args.json else bench.table(result))
+
+
+def experiment(args: argparse.Namespace) -> None:
+    """Run experiments, or list them."""
+    from fastvar_lab.experiments import run
+    from fastvar_lab.experiments.store import Store
+    from fastvar_lab.files import folder
+
+    if not args.names:
+        for name, experiment in sorted(run.REGISTRY.items()):
+            print(f"{name:<20} {experiment.question} ({experiment.source})")
+        return
+    if args.quick and args.paper:
+        raise ValueError("--quick and --paper say how much to run; give one")
+    scope = "quick" if args.quick else "paper" if args.paper else "default"
+    for name in args.names:
+        run.find(name)
+    if args.out is not None:
+        folder(args.out)
+    how = run.Opened(args.model, args.weights, args.device)
+    with run.executor(args.workers, args.scheduler) as executor:
+        for name in args.names:
+            frame = run.run(name, scope, how=how, store=Store(args.store), executor=executor)
+            print(run.table(name, frame))
+            if args.out is not None:
+                _write_frame(name, frame, args.out)
+
+
+def _write_frame(name: str, frame: Any, out: Path) -> None:
+    from fastvar_lab.charts import CHARTS
+    from fastvar_lab.files import write
+    from fastvar_lab.output import write_figure
+
+    write(out / f"{name}.csv", lambda partial: frame.to_csv(partial, index=False))
+    write_figure(out / f"{name}.png", CHARTS[name](frame))
+    print(f"{out / name}.csv and .png")
+
+
+def figures(args: argparse.Namespace) -> None:
+    """Draw figures, list them, or check the committed ones."""
+    from fastvar_lab import figures
+    from fastvar_lab.experiments import run
+    from fastvar_lab.experiments.store import Store
+
+    names = figures.chosen(args.names, args.all)
+    endings = args.format.split(",")
+    for ending in endings:
+        if ending not in ("png", "pdf", "svg"):
+            raise ValueError(f"--format takes png, pdf and svg; not {ending!r}")
+    if args.list:
+        print("\n".join(figures.NAMES))
+        return
+    if args.check:
+        wrong = figures.check(args.out, args.names)
+        if wrong:
+            raise ValueError("; ".join(wrong))
+        print(f"every figure in {args.out} is what its data draw")
+        return
+    how = run.Opened(weights=args.weights, device=args.device)
+    scope = "quick" if args.quick else "paper"
+    options = {"scope": scope, "how": how, "store": Store(args.store), "endings": endings}
+    for path in figures.draw(run.open_model(how), names, args.out, args.seed, **options):
+        print(path)
+
+
+def claims(args: argparse.Namespace) -> None:
+    """Check the paper's claims; write claims.md."""
+    from fastvar_lab import claims
+    from fastvar_lab.experiments import run
+    from fastvar_lab.experiments.store import Store
+    from fastvar_lab.files import folder
+
+    folder(args.out)
+    how, scope = (
+        run.Opened(weights=args.weights, device=args.device),
+        "quick" if args.quick else "paper",
+    )
+    names = dict.fromkeys(claim.experiment for claim in claims.CLAIMS)
+    frames = {name: run.run(name, scope, how=how, store=Store(args.store)) for name in names}
+    model = run.open_model(how)
+    where = f"Model `{model.name}`, weights `{model.fingerprint}`, on {model.device}, --{scope}."
+    text = claims.table(frames, where)
+    claims.save(args.out / "claims.md", text)
+    print(text)
+
+
+def train(args: argparse.Namespace) -> None:
+    """Train a part of the embedded model."""
+    from fastvar_lab.training.commands import train
+
+    train(args)
