@@ -60,8 +60,9 @@ class Snapshot:
 class Generation:
     """A finished generation. `canvas` is the final latent (n, d, H, W).
 
-    `tokens[s]` (n, L, d) are the tokens of step s, None where it was skipped; `first_step` the
-    first one that was run, the earlier ones coming from a snapshot.
+    `tokens[s]` are the tokens of step s: bits (n, L, d), codebook rows (n, L) or codes (n, L, d),
+    None where it was skipped; `first_step` the first one that was run, the earlier ones coming
+    from a snapshot. `seconds` run from the prompt to the final latent.
     """
 
     request: Request

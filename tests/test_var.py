@@ -192,6 +192,8 @@ def test_bad_classes_and_missing_weights(var):
     for label in ("10", "-1", "cat"):
         with pytest.raises(ValueError, match=f"a class lies in 0 to 9; not '{label}'"):
             fv.generate(var, label, fv.Dense())
+    with pytest.raises(ValueError, match="a class lies in 0 to 9; not 11"):
+        fv.generate(var, torch.tensor([3, 11]), fv.Dense())
     with pytest.raises(
         ValueError, match=r"var-d16 needs weights: a folder with var_d16.pth and vae"
     ):

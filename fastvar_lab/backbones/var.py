@@ -143,7 +143,12 @@ class VAR(Backbone):
 
     def begin(self, labels: Tensor, grids: Sequence[Grid], run: Runner) -> VARState:
         """Compute once what all scale steps share; allocate the KV cache to what `run` forwards."""
-        config, condition = self.config, self.class_emb(labels)
+        config = self.config
+        if labels.device.type == "cpu" and len(
+            bad := labels[(labels < 0) | (labels > config.classes)]
+        ):
+            raise ValueError(f"a class lies in 0 to {config.classes - 1}; not {int(bad[0])}")
+        condition = self.class_emb(labels)
         cache = self.new_cache(grids, len(labels), run)
         shared = None
         if config.shared_aln:
