@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -22,15 +22,19 @@ def observe(
     features: Collection[Site] = (),
     outputs: Collection[Site] = (),
     attention: Collection[Site] = (),
+    watch: Iterable[Watch] = (),
     **options: Any,
 ) -> tuple[Generation, Trace]:
     """Generate as `generate` does, and record. `features`, `outputs`, `attention` name sites.
+
+    `watch` wraps the runner outside of the recorder.
 
     Step times include the recording itself; sublayer times only that of attention.
     """
     trace, watches = Trace(model.grids(options.get("sizes"))), list[Stopwatch]()
     wanted = {"features": features, "outputs": outputs, "attention": attention}
-    made = generate(model, prompts, method, watch=_watchers(trace, watches, wanted), **options)
+    watchers = [*watch, *_watchers(trace, watches, wanted)]
+    made = generate(model, prompts, method, watch=watchers, **options)
     return made, _finish(model, made, trace, watches[0])
 
 
@@ -44,14 +48,15 @@ def observe_again(
     outputs: Collection[Site] = (),
     attention: Collection[Site] = (),
     keep: bool | Sequence[int] = False,
+    watch: Iterable[Watch] = (),
 ) -> tuple[Generation, Trace]:
     """Resume `before` under another method and record; earlier steps come from its `trace`."""
     if before.snapshot is None:
         raise ValueError("the generation kept no snapshot; generate it with snapshot=True")
     later, watches = Trace(before.request.grids), list[Stopwatch]()
     wanted = {"features": features, "outputs": outputs, "attention": attention}
-    watch = _watchers(later, watches, wanted)
-    made = resume(model, before.snapshot, method, watch=watch, keep=keep)
+    watchers = [*watch, *_watchers(later, watches, wanted)]
+    made = resume(model, before.snapshot, method, watch=watchers, keep=keep)
     _finish(model, made, later, watches[0])
     return made, trace.before(made.first_step).followed_by(later)
 

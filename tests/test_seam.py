@@ -30,6 +30,7 @@ TIERS = [
         "training",
         "drafting",
         "sublayers",
+        "explore",
         "evaluate",
         "observe",
         "flops",

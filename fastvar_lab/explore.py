@@ -1,0 +1,135 @@
+"""One prompt under one method after another: only what changed is computed again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+from fastvar_lab import flops
+from fastvar_lab.generate import Generation, resume_step
+from fastvar_lab.measure.quality import MOST_PSNR, token_agreement
+from fastvar_lab.methods.prune import Dense
+from fastvar_lab.models import Model
+from fastvar_lab.observe import observe, observe_again
+from fastvar_lab.pictures import to_uint8
+from fastvar_lab.seam import Grid, Method, Plan, Runner, Wrapper
+from fastvar_lab.trace import Trace
+
+
+class Stopped(Exception):
+    """Raised inside a generation that nobody waits for any more."""
+
+
+class Stoppable(Wrapper):
+    """Ends a generation between two scale steps when it is told to."""
+
+    def __init__(self, inner: Runner, stopped: Callable[[], bool]) -> None:
+        super().__init__(inner)
+        self.stopped = stopped
+
+    def plan(self, grid: Grid, canvas: object) -> Plan:
+        if self.stopped():
+            raise Stopped
+        return self.inner.plan(grid, canvas)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A prompt in full and under a method, at the same seed.
+
+    Pictures (H, W, 3) uint8. `agreement[s]` is the share of equal bits at step s (nan where it was
+    skipped), `first_step` the first step that had to be run.
+    """
+
+    full: np.ndarray
+    fast: np.ndarray
+    full_trace: Trace
+    trace: Trace
+    gflop_full: list[float]
+    gflop_fast: list[float]
+    tokens_fast: list[float]
+    agreement: list[float]
+    psnr: float
+    ssim: float
+    first_step: int
+
+    @property
+    def speedup(self) -> float:
+        """Counted operations of the full generation over those of the pruned one."""
+        return sum(self.gflop_full) / sum(self.gflop_fast)
+
+
+class Exploration:
+    """Keeps the last generations of one model, to go on from whichever is nearest."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self.asked: tuple[str, int] | None = None
+        self.full: tuple[Generation, Trace] | None = None
+        self.last: tuple[Generation, Trace] | None = None
+
+    def compare(
+        self,
+        prompt: str,
+        seed: int,
+        method: Method,
+        stopped: Callable[[], bool] = lambda: False,
+    ) -> Comparison:
+        """Generate in full, if prompt or seed are new, and under `method`; compare.
+
+        Raises Stopped as soon as `stopped` says so; what was finished before is kept.
+        """
+
+        def watch(run: Runner) -> Runner:
+            return Stoppable(run, stopped)
+
+        if self.asked != (prompt, seed) or self.full is None:
+            self.full = self.last = None
+            self.full = observe(
+                self.model, prompt, Dense(), seed=seed, snapshot=True, watch=[watch]
+            )
+            self.asked = (prompt, seed)
+        base = self._nearest(method)
+        made, trace = observe_again(self.model, *base, method, keep=True, watch=[watch])
+        self.last = (made, trace)
+        return self._compared(made, trace)
+
+    def _nearest(self, method: Method) -> tuple[Generation, Trace]:
+        assert self.full is not None
+        found, best = self.full, -1
+        for pair in (self.full, self.last):
+            if pair is not None and pair[0].snapshot is not None:
+                step = resume_step(pair[0].snapshot, method, self.model)
+                if step > best:
+                    found, best = pair, step
+        return found
+
+    def _compared(self, made: Generation, trace: Trace) -> Comparison:
+        assert self.full is not None
+        assert self.asked is not None
+        whole, whole_trace = self.full
+        pictures = [to_uint8(self.model.decode(g.canvas))[0] for g in (whole, made)]
+        grids, words = whole.request.grids, len(self.asked[0].split())
+        costs = [
+            [sum(c.values()) / 1e9 for c in flops.step_flops(self.model, m, grids, words=words)]
+            for m in (whole.method, made.method)
+        ]
+        same = np.array_equal(*pictures)
+        return Comparison(
+            full=pictures[0],
+            fast=pictures[1],
+            full_trace=whole_trace,
+            trace=trace,
+            gflop_full=costs[0],
+            gflop_fast=costs[1],
+            tokens_fast=flops.forwarded(self.model, made.method, grids),
+            agreement=[
+                token_agreement(a, b) for a, b in zip(whole.tokens, made.tokens, strict=True)
+            ],
+            psnr=MOST_PSNR if same else float(peak_signal_noise_ratio(*pictures)),
+            ssim=float(structural_similarity(*pictures, channel_axis=-1)),
+            first_step=made.first_step,
+        )

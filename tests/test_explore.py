@@ -1,0 +1,48 @@
+"""Exploring one prompt: what is computed again, what is compared, and how it is stopped."""
+
+import pytest
+import torch
+
+import fastvar_lab as fv
+from fastvar_lab.explore import Exploration, Stopped
+
+
+def test_only_what_changed_is_computed_again(small):
+    lab = Exploration(small)
+    first = lab.compare("a red circle", 3, fv.Prune({-2: 0.5, -1: 0.5}))
+    assert first.first_step == 3
+    later = lab.compare("a red circle", 3, fv.Prune({-2: 0.5, -1: 0.8}))
+    assert later.first_step == 4  # from the pruned run, not from the full one
+    back = lab.compare("a red circle", 3, fv.Prune({-1: 0.8}))
+    assert back.first_step == 4  # from the full one
+    scratch = fv.generate(small, "a red circle", fv.Prune({-2: 0.5, -1: 0.8}), seed=3)
+    assert (later.fast == fv.to_uint8(small.decode(scratch.canvas))[0]).all()
+    assert torch.equal(later.trace.canvases[4], scratch.canvas)
+    assert later.agreement[:3] == [1, 1, 1]
+    assert later.agreement[4] < 1
+    assert later.speedup > first.speedup > 1
+    assert set(later.trace.kept) == set(first.trace.kept)
+
+
+def test_nothing_pruned_is_the_full_picture(small):
+    found = Exploration(small).compare("a red circle", 1, fv.Dense())
+    assert (found.full == found.fast).all()
+    assert (found.psnr, found.ssim, found.speedup) == (100, 1, 1)
+
+
+def test_a_stopped_exploration_goes_on_afterwards(small):
+    lab, calls = Exploration(small), []
+
+    def stopped():
+        calls.append(1)
+        return len(calls) == 3
+
+    with pytest.raises(Stopped):
+        lab.compare("a red circle", 3, fv.Prune({-1: 0.5}), stopped)
+    assert lab.full is None
+    whole = lab.compare("a red circle", 3, fv.Prune({-1: 0.5}))
+    calls.clear()
+    with pytest.raises(Stopped):
+        lab.compare("a red circle", 3, fv.Prune({-3: 0.5, -1: 0.9}), stopped)
+    again = lab.compare("a red circle", 3, fv.Prune({-1: 0.5}))
+    assert (again.fast == whole.fast).all()
