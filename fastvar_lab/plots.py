@@ -62,6 +62,7 @@ def comparison(
     ms_fast: Sequence[float],
     title: str,
     note: str,
+    unit: str = "ms",
 ) -> Figure:
     """Full and fast generation side by side, their difference, the kept tokens, cost per scale.
 
@@ -84,10 +85,12 @@ def comparison(
             picture(fig.add_subplot(grid[0, i]), image, label)
         axes = fig.add_subplot(grid[1, :])
         place = np.arange(len(scales))
-        axes.bar(place - 0.2, ms_full, 0.38, color=FULL, label=f"full, {sum(ms_full):.0f} ms")
-        axes.bar(place + 0.2, ms_fast, 0.38, color=FAST, label=f"FastVAR, {sum(ms_fast):.0f} ms")
+        axes.bar(place - 0.2, ms_full, 0.38, color=FULL, label=f"full, {sum(ms_full):.0f} {unit}")
+        axes.bar(
+            place + 0.2, ms_fast, 0.38, color=FAST, label=f"FastVAR, {sum(ms_fast):.0f} {unit}"
+        )
         axes.set_xticks(place, scales)
-        axes.set(xlabel="token map of the scale step", ylabel="time (ms)")
+        axes.set(xlabel="token map of the scale step", ylabel="time (ms)" if unit == "ms" else unit)
         axes.legend(frameon=False, title=note, title_fontsize=7, alignment="left")
         sns.despine(ax=axes)
     return fig

@@ -67,7 +67,10 @@ class Trace:
             "provenance": json.dumps(self.provenance, default=str),
             "plain": json.dumps(plain),
         }
-        write(Path(path), lambda partial: save_file(tensors, partial, metadata=metadata))
+        try:
+            write(Path(path), lambda partial: save_file(tensors, partial, metadata=metadata))
+        except SafetensorError as error:
+            raise OSError(f"cannot write the trace {path}: {error}") from error
 
     @classmethod
     def load(cls, path: str | Path) -> Trace:
