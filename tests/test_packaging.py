@@ -6,6 +6,8 @@ from pathlib import Path
 
 import yaml
 
+from fastvar_lab import figures
+
 ROOT = Path(__file__).parent.parent
 CONDA_NAMES = {"torch": "pytorch"}
 
@@ -39,6 +41,11 @@ def test_the_readme_code_runs():
     assert len(blocks) == 2
     for block in blocks:
         exec(block, {})
+
+
+def test_committed_figures_are_what_their_data_draw():
+    assert len(list((ROOT / "figures").glob("*.json"))) >= 2
+    assert figures.check(ROOT / "figures") == []
 
 
 def test_the_top_level_is_the_one_agreed_on():
