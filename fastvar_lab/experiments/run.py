@@ -186,7 +186,8 @@ def table(name: str, frame: pd.DataFrame) -> str:
         lines.append(f"n = {made.picture.nunique()} pictures, 95 % bootstrap intervals")
     else:
         by = [c for c in ("method", "kernel", "what", "side", "size", "kind") if c in frame]
-        numbers = [c for c in ("ms", "share", "kv_measured", "right", "settled") if c in frame]
+        known = ("ms", "share", "cosine", "kv_measured", "held_measured", "right", "settled")
+        numbers = [c for c in known if c in frame]
         told = frame.groupby(by, sort=False, dropna=False)[numbers].mean()
         lines.append(told.round(3).to_string())
     return "\n".join(lines)
