@@ -16,10 +16,18 @@ from fastvar_lab.backbones.layers import rotary, rotate
 from fastvar_lab.backbones.weights import WeightsError
 from fastvar_lab.scales import TINY, grids, square
 from fastvar_lab.seam import Grid
+from fastvar_lab.training.focus import (
+    centers,
+    object_map,
+    sampled_positions,
+    token_weights,
+    window,
+)
 from fastvar_lab.training.loop import train
 from fastvar_lab.training.reading import FACTS, facts, learn_to_read
-from fastvar_lab.training.transformer import GROWTH, bit_losses, sampled_positions
+from fastvar_lab.training.transformer import GROWTH, bit_losses
 from fastvar_lab.world.grammar import VOCABULARY, parse
+from fastvar_lab.world.scene import Object, Scene
 
 SIDES = square(1, 2, 3, 5, 8)
 
@@ -132,15 +140,18 @@ def test_a_small_transformer_learns():
     config["transformer"] |= {"depth": 2, "width": 64, "heads": 2, "ffn": 128}
     model = models.build_tiny(config)
     model.transformer.initialize()
-    latent = torch.randn(4, 16, 8, 8)
+    latent, objects = torch.randn(4, 16, 8, 8), torch.rand(4, 8, 8) < 0.3
     parts = torch.nn.ModuleList([model.transformer, model.text_encoder]).requires_grad_(True)
     optimizer = torch.optim.AdamW(parts.parameters(), 3e-3)
     losses = []
     for step in range(12):
         draw = torch.Generator().manual_seed(step)
         text = model.text_encoder.encode(["a red circle"] * 4)
-        positions = sampled_positions(SIDES, GROWTH[2].sampled, draw)
-        loss = sum(bit_losses(model.transformer, text, latent, SIDES, positions, draw))
+        weights = token_weights(objects, SIDES)
+        positions = sampled_positions(
+            SIDES, GROWTH[2].sampled, weights, centers(objects, draw), draw
+        )
+        loss = sum(bit_losses(model.transformer, text, latent, SIDES, positions, weights, draw))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -170,13 +181,33 @@ def test_facts_of_a_relation_are_seen_from_both_ends():
 def test_sampled_positions_lie_on_their_maps(stage):
     for seed in range(6):
         draw = torch.Generator().manual_seed(seed)
-        for (h, w), at in zip(TINY, sampled_positions(TINY, stage.sampled, draw), strict=True):
+        objects = torch.rand(3, 32, 32, generator=draw) < 0.1
+        weights, around = token_weights(objects, TINY), centers(objects, draw)
+        chosen = sampled_positions(TINY, stage.sampled, weights, around, draw)
+        for (h, w), at in zip(TINY, chosen, strict=True):
             if h * w <= stage.sampled:
                 assert at is None
             else:
                 assert at.min() >= 0
                 assert at.max() < h * w
-                assert at.unique().numel() == at.numel() > 0
+                assert all(len(set(row)) == len(row) == stage.sampled for row in at.tolist())
+
+
+def test_a_training_step_looks_at_the_objects():
+    scene = Scene((Object("circle", "red", "solid", x=0.25, y=0.75, size=0.15),))
+    objects = object_map(scene, 32, 32)[None].expand(64, -1, -1)
+    assert objects[0, 24, 8]
+    assert objects[0].float().mean() == pytest.approx(3.14 * (0.15 * 1.2) ** 2, rel=0.3)
+    draw = torch.Generator().manual_seed(0)
+    weights, around = token_weights(objects, TINY), centers(objects, draw)
+    for chosen in (window(20, 20, 64, around), window(24, 24, 64, around)):
+        side = int(chosen.max() ** 0.5) + 1
+        h = 20 if side <= 20 else 24
+        seen = torch.zeros(64, h * h).scatter_(1, chosen, 1).view(64, h, h).mean(0)
+        assert seen[3 * h // 4, h // 4] > 0.6 > 3 * seen[h // 4, 3 * h // 4]
+    big = weights[-1].view(64, 32, 32)
+    assert big[0, 24, 8] == pytest.approx(5 * float(big[0, 4, 28]))
+    assert float(big.mean()) == pytest.approx(1)
 
 
 def test_a_resumed_training_is_the_same_training(tmp_path):

@@ -37,16 +37,16 @@ def teacher_forced(
     """Compute the logits of all scales at once: (B, sum of lengths, d, 2).
 
     `inputs` are the resized latents (B, K, d) that enter scales 1, 2, ...; `positions` the
-    raster positions trained at each scale, None for all. Attention is block-causal.
+    raster positions (B, K) trained at each scale, None for all. Attention is block-causal.
     """
     grids = [Grid(i, h, w) for i, (h, w) in enumerate(sizes)]
     cache = Training([1, *(x.shape[1] for x in inputs)])
     state = model.state(text, [], cache)
     tables = [model.positions(g, grids[-1]) for g in grids]
     whole = Grid(0, 1, 0)  # one pseudo step that holds every scale
-    state.tables[0] = torch.cat(
-        [t if at is None else t[at.to(t.device)] for t, at in zip(tables, positions)]
-    )
+    picked = [t.unsqueeze(0) if at is None else t[at] for t, at in zip(tables, positions)]
+    rows = max(len(t) for t in picked)
+    state.tables[0] = torch.cat([t.expand(rows, -1, -1) for t in picked], dim=1).unsqueeze(1)
     levels = model.lvl_embed.weight
     x = torch.cat(
         [state.start + levels[0]]

@@ -18,6 +18,8 @@ from fastvar_lab.backbones.autoencoder import AutoEncoder
 from fastvar_lab.backbones.infinity import Infinity, Text
 from fastvar_lab.backbones.text import WordEncoder
 from fastvar_lab.pictures import to_tensor
+from fastvar_lab.tokens import gather
+from fastvar_lab.training.focus import centers, object_map, sampled_positions, token_weights
 from fastvar_lab.training.loop import train
 from fastvar_lab.training.reading import learn_to_read
 from fastvar_lab.training.teacher import teacher_forced
@@ -45,21 +47,31 @@ class Stage(NamedTuple):
 GROWTH = (
     Stage(0.0, 8 * 8, 8 * 8),
     Stage(0.15, 12 * 12, 12 * 12),
-    Stage(0.5, 32 * 32, 8 * 8),
-    Stage(0.91, 32 * 32, 12 * 12),
-    Stage(0.991, 32 * 32, 32 * 32),
+    Stage(0.3, 20 * 20, 8 * 8),
+    Stage(0.6, 32 * 32, 8 * 8),
+    Stage(0.93, 32 * 32, 12 * 12),
+    Stage(0.993, 32 * 32, 32 * 32),
 )
 
 
+class Examples(NamedTuple):
+    """What one step sees: latents (B, d, H, W), captions, and object maps (B, H, W), bool."""
+
+    latents: Tensor
+    captions: list[str]
+    objects: Tensor
+
+
 class Pictures:
-    """A deterministic stream of (latents, prompts): chunk c depends on seed and c alone."""
+    """A deterministic stream of examples: chunk c depends on seed and c alone."""
 
     def __init__(self, tokenizer: AutoEncoder, seed: int, batch: int) -> None:
         self.tokenizer, self.seed, self.batch = tokenizer, seed, batch
-        self.chunk, self.latents, self.prompts = -1, torch.empty(0), list[Prompt]()
+        self.chunk, self.prompts = -1, list[Prompt]()
+        self.latents, self.objects = torch.empty(0), torch.empty(0)
 
-    def at(self, step: int) -> tuple[Tensor, list[str]]:
-        """Return the latents (B, d, H, W) and captions of one step."""
+    def at(self, step: int) -> Examples:
+        """Return the examples of one step."""
         steps = CHUNK * REUSE // self.batch
         chunk, place = divmod(step, steps)
         if chunk != self.chunk:
@@ -70,43 +82,23 @@ class Pictures:
         picked = order.reshape(-1)[place * self.batch : (place + 1) * self.batch]
         rng = np.random.default_rng((self.seed, step, 2))
         texts = [caption(self.prompts[i], rng).text for i in picked]
-        return self.latents[torch.from_numpy(picked)].float(), texts
+        index = torch.from_numpy(picked)
+        return Examples(self.latents[index].float(), texts, self.objects[index])
 
     @torch.no_grad()
     def _draw(self, chunk: int) -> None:
         rng = np.random.default_rng((self.seed, chunk, 0))
         prompts = [random_prompt(rng) for _ in range(CHUNK)]
-        device, latents = next(self.tokenizer.parameters()).device, []
+        device = next(self.tokenizer.parameters()).device
+        latents, objects = list[Tensor](), list[Tensor]()
         for first in tqdm(range(0, CHUNK, 32), desc="draw pictures", leave=False):
             scenes = [compose(p, int(rng.integers(2**31))) for p in prompts[first : first + 32]]
             image = to_tensor([render(s, SIDE) for s in scenes], device)
             with torch.autocast(device.type, torch.bfloat16):
                 latents.append(self.tokenizer.encoder(image).half())
-        self.chunk, self.latents, self.prompts = chunk, torch.cat(latents), prompts
-
-
-def sampled_positions(
-    sizes: Sequence[tuple[int, int]], most: int, draw: torch.Generator
-) -> list[Tensor | None]:
-    """Choose which tokens of each map are trained: None for all, else `most` raster positions.
-
-    Larger maps are sampled either as one window, around the same place at every scale, which
-    keeps neighbourhoods dense, or scattered, which is what pruning leaves in the KV cache.
-    """
-    positions: list[Tensor | None] = []
-    window = bool(torch.rand((), generator=draw) < 0.5)
-    top, left = torch.rand(2, generator=draw).tolist()
-    for h, w in sizes:
-        if h * w <= most:
-            positions.append(None)
-        elif window:
-            a, b = round((most * h / w) ** 0.5), round((most * w / h) ** 0.5)
-            y, x = round(top * (h - a)), round(left * (w - b))
-            positions.append(torch.arange(h * w).view(h, w)[y : y + a, x : x + b].flatten())
-        else:
-            kept = torch.randperm(h * w, generator=draw)[:most]
-            positions.append(kept.sort().values)
-    return positions
+            objects += [object_map(scene, *latents[-1].shape[-2:]) for scene in scenes]
+        self.chunk, self.prompts = chunk, prompts
+        self.latents, self.objects = torch.cat(latents), torch.stack(objects)
 
 
 def scale_weights(sizes: Sequence[tuple[int, int]], power: float = 0.35) -> list[float]:
@@ -121,9 +113,13 @@ def bit_losses(
     latent: Tensor,
     sizes: Sequence[tuple[int, int]],
     positions: Sequence[Tensor | None],
+    weights: Sequence[Tensor],
     draw: torch.Generator,
 ) -> list[Tensor]:
-    """Cross-entropy per bit of every scale, with self-correction on flipped histories."""
+    """Cross-entropy per bit of every scale, with self-correction on flipped histories.
+
+    `positions` (B, K) are the tokens trained (None: all), `weights` (B, h * w) what each counts.
+    """
     device = latent.device
     with torch.no_grad():
         share = torch.rand(len(latent), generator=draw) * FLIP
@@ -132,16 +128,20 @@ def bit_losses(
             rearrange(quantize.next_input(s, h, w), "b d h w -> b (h w) d")
             for s, (h, w) in zip(states[:-1], sizes[1:], strict=True)
         ]
-        targets = torch.cat(
-            [x if at is None else x[:, at.to(device)] for x, at in zip(labels, positions)], dim=1
-        )
-        inputs = [x if at is None else x[:, at.to(device)] for x, at in zip(inputs, positions[1:])]
-    logits = teacher_forced(model, text, inputs, sizes, positions)
-    lengths = [h * w if at is None else len(at) for (h, w), at in zip(sizes, positions)]
-    each = F.binary_cross_entropy_with_logits(
-        logits[..., 1] - logits[..., 0], targets.float(), reduction="none"
-    )
-    return [part.mean() for part in each.split(lengths, dim=1)]
+        at = [None if p is None else p.to(device) for p in positions]
+        targets = [_picked(x, p).float() for x, p in zip(labels, at, strict=True)]
+        inputs = [_picked(x, p) for x, p in zip(inputs, at[1:], strict=True)]
+        counts = [_picked(w.to(device)[..., None], p) for w, p in zip(weights, at, strict=True)]
+    logits = teacher_forced(model, text, inputs, sizes, at)
+    odds = (logits[..., 1] - logits[..., 0]).split([x.shape[1] for x in targets], dim=1)
+    return [
+        F.binary_cross_entropy_with_logits(o, x, weight=w / w.mean())
+        for o, x, w in zip(odds, targets, counts, strict=True)
+    ]
+
+
+def _picked(x: Tensor, positions: Tensor | None) -> Tensor:
+    return x if positions is None else gather(x, positions)
 
 
 def train_transformer(
@@ -173,19 +173,20 @@ def train_transformer(
 
     def loss(step: int) -> tuple[Tensor, dict[str, float]]:
         stage = [s for s in GROWTH if grown + (1 - grown) * step / steps >= s.begin][-1]
-        latent, prompts = stream.at(step)
+        latent, prompts, objects = stream.at(step)
         draw = torch.Generator().manual_seed(seed * 1_000_003 + step)
         shown = [(h, w) for h, w in sizes if h * w <= stage.largest]
-        positions = sampled_positions(shown, stage.sampled, draw)
+        weights = token_weights(objects, shown)
+        positions = sampled_positions(shown, stage.sampled, weights, centers(objects, draw), draw)
         with torch.autocast(device, torch.bfloat16):
             features, mask = text_encoder.encode(prompts)
             drop = torch.rand(len(prompts), 1, 1, generator=draw).to(device) < NULL
             null = model.cfg_uncond[: features.shape[1]].to(features.dtype)
             text = Text(torch.where(drop, null, features), mask)
-            losses = bit_losses(model, text, latent.to(device), shown, positions, draw)
-        weights = scale_weights(shown)
+            losses = bit_losses(model, text, latent.to(device), shown, positions, weights, draw)
+        shares = scale_weights(shown)
         total = sum(
-            (w * x for w, x in zip(weights, losses, strict=True)), start=latent.new_zeros(())
+            (s * x for s, x in zip(shares, losses, strict=True)), start=latent.new_zeros(())
         )
         logs = {f"{h}x{w}": float(x.detach()) for (h, w), x in zip(shown, losses, strict=True)}
         return total, {"loss": float(total.detach()), **logs}
