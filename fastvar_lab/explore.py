@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+from torch import Tensor
 
 from fastvar_lab import flops
 from fastvar_lab.generate import Generation, resume_step
@@ -24,16 +25,19 @@ class Stopped(Exception):
 
 
 class Stoppable(Wrapper):
-    """Ends a generation between two scale steps when it is told to."""
+    """Tells which scale step begins; ends the generation before one when it is told to."""
 
-    def __init__(self, inner: Runner, stopped: Callable[[], bool]) -> None:
+    def __init__(
+        self, inner: Runner, stopped: Callable[[], bool], begins: Callable[[int], None]
+    ) -> None:
         super().__init__(inner)
-        self.stopped = stopped
+        self.stopped, self.begins = stopped, begins
 
-    def plan(self, grid: Grid, canvas: object) -> Plan:
+    def plan(self, grid: Grid, canvas: Tensor) -> Plan:
         if self.stopped():
             raise Stopped
-        return self.inner.plan(grid, canvas)  # type: ignore[arg-type]
+        self.begins(grid.index)
+        return self.inner.plan(grid, canvas)
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,7 @@ class Exploration:
         self.model = model
         self.asked: tuple[str, int] | None = None
         self.full: tuple[Generation, Trace] | None = None
+        self.picture = np.empty(0)  # the full one
         self.last: tuple[Generation, Trace] | None = None
 
     def compare(
@@ -77,20 +82,23 @@ class Exploration:
         seed: int,
         method: Method,
         stopped: Callable[[], bool] = lambda: False,
+        begins: Callable[[int], None] = lambda step: None,
     ) -> Comparison:
         """Generate in full, if prompt or seed are new, and under `method`; compare.
 
-        Raises Stopped as soon as `stopped` says so; what was finished before is kept.
+        `begins` is told every scale step before it runs. Raises Stopped as soon as `stopped` says
+        so; what was finished before is kept.
         """
 
         def watch(run: Runner) -> Runner:
-            return Stoppable(run, stopped)
+            return Stoppable(run, stopped, begins)
 
         if self.asked != (prompt, seed) or self.full is None:
             self.full = self.last = None
             self.full = observe(
                 self.model, prompt, Dense(), seed=seed, snapshot=True, watch=[watch]
             )
+            self.picture = to_uint8(self.model.decode(self.full[0].canvas))[0]
             self.asked = (prompt, seed)
         base = self._nearest(method)
         made, trace = observe_again(self.model, *base, method, keep=True, watch=[watch])
@@ -111,7 +119,7 @@ class Exploration:
         assert self.full is not None
         assert self.asked is not None
         whole, whole_trace = self.full
-        pictures = [to_uint8(self.model.decode(g.canvas))[0] for g in (whole, made)]
+        pictures = [self.picture, to_uint8(self.model.decode(made.canvas))[0]]
         grids, words = whole.request.grids, len(self.asked[0].split())
         costs = [
             [sum(c.values()) / 1e9 for c in flops.step_flops(self.model, m, grids, words=words)]

@@ -49,8 +49,61 @@ def kept_overlay(image: np.ndarray, share: np.ndarray) -> np.ndarray:
 
     `image` (H, W, 3) in [0, 1], `share` (h, w) of layers that forwarded a token.
     """
-    light = resize(share, image.shape[:2], order=0)[..., None]
+    light = resize(share.astype(float), image.shape[:2], order=0)[..., None]
     return image * (0.15 + 0.85 * light)
+
+
+def heat(values: np.ndarray, low: float | None = None, high: float | None = None) -> np.ndarray:
+    """Color a map (h, w) from dark to bright: (h, w, 3) in [0, 1]; its own range by default."""
+    norm = mpl.colors.Normalize(low, high)
+    return mpl.colormaps["viridis"](norm(values))[..., :3]
+
+
+def enlarged(image: np.ndarray, side: int) -> np.ndarray:
+    """Repeat the cells of a map (h, w, 3) until its shorter side has about `side` pixels."""
+    times = max(1, round(side / min(image.shape[:2])))
+    return image.repeat(times, axis=0).repeat(times, axis=1)
+
+
+def change(residual: np.ndarray) -> np.ndarray:
+    """Show a signed change (H, W, 3) of a picture as brightness around mid-grey, in [0, 1]."""
+    reach = max(float(np.quantile(np.abs(residual), 0.999)), 1e-3)
+    return np.clip(0.5 + residual / (2 * reach), 0, 1)
+
+
+def gallery(images: Mapping[str, np.ndarray], columns: int = 4, width: float = WIDTH) -> Figure:
+    """Show titled pictures or maps in rows.
+
+    Pictures (H, W, 3) are uint8 or floats in [0, 1], maps (h, w) are colored.
+
+    >>> import numpy as np
+    >>> gallery({"noise": np.random.rand(8, 8, 3), "a map": np.eye(4)}).axes[1].get_title()
+    'a map'
+    """
+    columns = min(columns, len(images))
+    rows = -(-len(images) // columns)
+    with style():
+        height = rows * (width / columns + 0.22)
+        fig = Figure(figsize=(width, height), layout="constrained")
+        grid = fig.subplots(rows, columns, squeeze=False).flatten()
+        for axes in grid:
+            axes.set_axis_off()
+        for axes, (title, image) in zip(grid, images.items(), strict=False):
+            picture(axes, heat(image) if image.ndim == 2 else image, title)
+    return fig
+
+
+def spectra(frequencies: np.ndarray, lines: Mapping[str, np.ndarray]) -> Figure:
+    """Draw radial spectra: log10 amplitudes by frequency in cycles per pixel."""
+    with style():
+        fig = Figure(figsize=(3.4, 2.2), layout="constrained")
+        axes = fig.subplots()
+        for color, (label, amplitudes) in zip(sns.color_palette("colorblind"), lines.items()):
+            axes.plot(frequencies, amplitudes, lw=1.2, color=color, label=label)
+        axes.set(xlabel="frequency (cycles per pixel)", ylabel="log10 amplitude")
+        axes.legend(frameon=False)
+        sns.despine(ax=axes)
+    return fig
 
 
 def comparison(

@@ -71,10 +71,16 @@ class Progress(Wrapper):
 
     def __init__(self, inner: Runner, steps: int) -> None:
         super().__init__(inner)
-        self.bar, self.last = tqdm(total=steps, desc="scale steps", leave=False), steps - 1
+        self.steps = steps
+        self.bar: Any = None
+
+    def plan(self, grid: Grid, canvas: Tensor) -> Plan:
+        if self.bar is None:  # not before the run begins: what fails earlier leaves no bar behind
+            self.bar = tqdm(total=self.steps, desc="scale steps", leave=False)
+        return self.inner.plan(grid, canvas)
 
     def after(self, grid: Grid, tokens: Tensor | None, canvas: Tensor) -> None:
         self.inner.after(grid, tokens, canvas)
         self.bar.update()
-        if grid.index == self.last:
+        if grid.index == self.steps - 1:
             self.bar.close()

@@ -3,10 +3,13 @@
 import threading
 import time
 
+import pandas as pd
 import pytest
 
 import fastvar_lab as fv
-from fastvar_lab.widgets import Explorer
+from fastvar_lab.experiments import quality
+from fastvar_lab.experiments.base import Scope
+from fastvar_lab.widgets import Explorer, ParetoPicker, ScaleBrowser
 from fastvar_lab.widgets.worker import Newest
 
 
@@ -19,11 +22,11 @@ def explorer(small):
 
 def test_a_slider_changes_the_picture_and_the_numbers(explorer, small):
     assert explorer.shown.first_step == 3
-    before = explorer.pictures["FastVAR"].value
+    before = explorer.gallery.pictures["FastVAR"].value
     explorer.ratios[-1].value = 0.9
     assert explorer.wait(60)
     assert explorer.shown.first_step == 4
-    assert explorer.pictures["FastVAR"].value != before
+    assert explorer.gallery.pictures["FastVAR"].value != before
     scratch = fv.generate(small, "a red circle", fv.Prune({-2: 0.5, -1: 0.9}), seed=3)
     assert (explorer.shown.fast == fv.to_uint8(small.decode(scratch.canvas))[0]).all()
     assert f"<b>{explorer.shown.psnr:.1f}</b> dB" in explorer.numbers.value
@@ -31,12 +34,14 @@ def test_a_slider_changes_the_picture_and_the_numbers(explorer, small):
 
 
 def test_masks_follow_their_controls(explorer):
-    before = explorer.pictures["kept tokens"].value
+    before = explorer.gallery.pictures["kept tokens"].value
     explorer.layer.value = 2
-    other = explorer.pictures["kept tokens"].value
+    other = explorer.gallery.pictures["kept tokens"].value
     assert other != before
     explorer.scale.value = 0  # the 1x1 step forwards everything
-    assert explorer.pictures["kept tokens"].value == explorer.pictures["FastVAR"].value
+    assert (
+        explorer.gallery.pictures["kept tokens"].value == explorer.gallery.pictures["FastVAR"].value
+    )
 
 
 def test_a_bad_prompt_is_said_kindly_and_recovered_from(explorer):
@@ -46,7 +51,7 @@ def test_a_bad_prompt_is_said_kindly_and_recovered_from(explorer):
     assert "role" in explorer.status.value
     explorer.prompt.value = "a blue circle"
     assert explorer.wait(60)
-    assert "ran from step" in explorer.status.value
+    assert "run again" in explorer.status.value
     explorer.cache.value = -1 - 1  # a pruned step cannot be restored from
     assert explorer.wait(60)
     assert "cache step" in explorer.status.value
@@ -80,7 +85,7 @@ def test_every_control_has_a_label(explorer):
                 explorer.layers, explorer.select, explorer.restore, explorer.scale,
                 explorer.layer, explorer.kind, explorer.schedule, explorer.name]  # fmt: skip
     assert all(control.description for control in controls)
-    assert all(image.tooltip for image in explorer.pictures.values())
+    assert all(image.tooltip for image in explorer.gallery.pictures.values())
 
 
 def test_the_newest_request_wins_and_a_stop_ends_what_runs():
@@ -104,3 +109,104 @@ def test_the_newest_request_wins_and_a_stop_ends_what_runs():
     worker.cancel()
     assert worker.wait(5)
     assert done == ["stopped", 2, "stopped"]
+
+
+def test_pickers_and_text_follow_each_other():
+    model = fv.load("tiny", weights="random")
+    explorer = Explorer(model, "two red squares and a ring")
+    explorer.worker.cancel()
+    picker = explorer.children[1]
+    assert picker.first.count.value == 2
+    assert picker.first.color.value == "red"
+    assert picker.second.shape.value == "ring"
+    picker.first.texture.value = "dotted"
+    assert explorer.prompt.value == "two red dotted squares and a ring"
+    picker.joint.value = "above"
+    assert "relates two single objects" in explorer.status.value
+    picker.first.count.value = 1
+    assert explorer.prompt.value == "a red dotted square above a ring"
+    picker.joint.value = "nothing else"
+    assert explorer.prompt.value == "a red dotted square"
+    assert picker.second.layout.display == "none"
+    explorer.worker.cancel()
+    explorer.prompt.value = "a star and a ring and a cross"  # three groups are for typing
+    assert picker.first.shape.value == "square"
+    explorer.worker.cancel()
+    assert explorer.wait(60)
+
+
+def test_a_method_sets_the_controls(explorer, small):
+    method = fv.Prune({8: 0.6, 6: 0.25}, select=fv.HighPass(), cache_step=-4, layers=(1, 3))
+    explorer.apply(method)
+    assert explorer.wait(60)
+    assert explorer.method == fv.Prune(
+        {-2: 0.25, -1: 0.6}, select=fv.HighPass(), cache_step=-4, layers=(1, 3)
+    )
+    made = fv.generate(small, "a red circle", method, seed=3)
+    assert (explorer.shown.fast == fv.to_uint8(small.decode(made.canvas))[0]).all()
+    with pytest.raises(ValueError, match="no slider for the scale 1x1"):
+        explorer.apply(fv.Prune({1: 1.0}))
+    with pytest.raises(ValueError, match="the selector must be one of"):
+        explorer.apply(fv.Prune({-1: 0.5}, select=fv.Random(7)))
+    with pytest.raises(ValueError, match="whole sublayers"):
+        explorer.apply(fv.Prune({-1: 0.5}, granularity="block"))
+
+
+def test_a_failure_in_the_worker_shows_in_the_widget(explorer, monkeypatch):
+    def fail(*_):
+        raise KeyError("nobody expected this")
+
+    monkeypatch.setattr(explorer.lab, "compare", fail)
+    explorer.ratios[-1].value = 0.5
+    assert explorer.wait(60)
+    assert "KeyError" in explorer.status.value
+    assert "alert" in explorer.status.value
+    assert explorer.progress.layout.visibility == "hidden"
+
+
+def test_scale_steps_are_browsed(small, tmp_path):
+    method = fv.Prune({-3: 1.0, -1: 0.5})
+    _, trace = fv.observe(small, ["a red circle", "a blue ring"], method, seed=1)
+    browser = ScaleBrowser(trace, small)
+    assert browser.status.value.count("1x1: 1 of 1 tokens")
+    seen = []
+    for step in range(5):
+        browser.step.value = step
+        seen.append(browser.gallery.pictures["picture so far"].value)
+    assert "32 of 64 tokens forwarded by attn of layer 0" in browser.status.value
+    assert len(set(seen)) == 4  # the skipped step changes nothing
+    browser.step.value = 2
+    assert "skipped" in browser.status.value
+    browser.picture.value = 1
+    assert browser.gallery.pictures["picture so far"].value != seen[2]
+    trace.save(tmp_path / "kept.safetensors")
+    ScaleBrowser(fv.Trace.load(tmp_path / "kept.safetensors"), small)
+    with pytest.raises(ValueError, match="made with the weights"):
+        ScaleBrowser(trace, fv.load("tiny", weights="random"))
+
+
+def test_a_point_of_the_trade_off_is_picked_and_sent(explorer, small):
+    experiment = quality.EXPERIMENTS[1]
+    assert experiment.name == "ratio_tradeoff"
+    rows = []
+    for job in experiment.jobs(small, Scope("test", 2, 1)):
+        cells = [{**cell, "repeats": 1} if "repeats" in cell else cell for cell in job]
+        for cell, found in experiment.work(small, cells[:4]):
+            plain = {k: v for k, v in cell.items() if k != "batch"}
+            rows += [{**plain, **row} for row in found]
+    picker = ParetoPicker(pd.DataFrame(rows), small, explorer, "a red circle", 3)
+    assert picker.hand_over.disabled
+    assert sum(p["front"] for p in picker.scatter.points) >= 1
+    before = picker.gallery.pictures["FastVAR"].value
+    picker.scatter.picked = 1
+    assert picker.wait(60)
+    assert picker.point.value == 1
+    assert picker.gallery.pictures["FastVAR"].value != before
+    assert "PSNR" in picker.status.value
+    picker.hand_over.click()
+    assert explorer.wait(60)
+    assert explorer.method.pairs == picker.method.pairs
+    picker.value.value = "right"
+    assert picker.scatter.y_label == "task score"
+    with pytest.raises(ValueError, match="compares methods"):
+        ParetoPicker(pd.DataFrame({"ms": [1.0]}), small)

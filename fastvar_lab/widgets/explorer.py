@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import html
-import io
 from collections.abc import Callable
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import ipywidgets as widgets
 import numpy as np
-from PIL import Image
-from skimage.transform import resize
 
 from fastvar_lab import demo, plots
+from fastvar_lab.backbones.text import WordEncoder
 from fastvar_lab.explore import Comparison, Exploration, Stopped
+from fastvar_lab.measure.masks import as_map
 from fastvar_lab.methods.prune import Prune
 from fastvar_lab.methods.restore import CachedBranch, NearestKept, Restorer, Zero
-from fastvar_lab.methods.schedule import ScaleName
+from fastvar_lab.methods.schedule import ScaleName, find
 from fastvar_lab.methods.select import (
     FarFromMean,
     HighPass,
@@ -28,6 +27,10 @@ from fastvar_lab.methods.select import (
 )
 from fastvar_lab.models import Model
 from fastvar_lab.output import write_figure
+from fastvar_lab.seam import Site
+from fastvar_lab.widgets.page import CopyButton
+from fastvar_lab.widgets.panel import Gallery, Status, control
+from fastvar_lab.widgets.prompt import PromptPicker
 from fastvar_lab.widgets.worker import Newest
 
 SELECTORS: dict[str, Selector] = {
@@ -44,37 +47,34 @@ RESTORERS: dict[str, Restorer] = {
     "zero": Zero(),
 }
 SCALES = 4  # of the last ones have a slider
-PIXELS = 240  # side of a picture on the page
-
-
-def png(image: np.ndarray) -> bytes:
-    """Encode (H, W, 3) uint8 as PNG."""
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "png", compress_level=1)
-    return buffer.getvalue()
 
 
 class Explorer(widgets.VBox):
     """Full against pruned generation of a prompt, live.
 
     Only what changed is computed again; the newest change wins; errors show in the widget. `method`
-    is the schedule that the controls stand for, `shown` the last comparison.
+    is the schedule that the controls stand for, `shown` the last comparison. `apply` sets the
+    controls to a method, `wait` waits for the picture that was asked for.
+
+    >>> import fastvar_lab as fv
+    >>> explorer = Explorer(fv.load("tiny"), "a red circle", seed=1)
+    >>> explorer.ratios[-1].value = 0.9
+    >>> explorer.wait()
+    True
+    >>> explorer.shown.speedup > 1.5
+    True
     """
 
     def __init__(self, model: Model, prompt: str = demo.PROMPT, seed: int = 0) -> None:
         self.model, self.lab, self.worker = model, Exploration(model), Newest()
         self.shown: Comparison | None = None
+        self.paused = False
         sizes = [f"{h}x{w}" for h, w in model.sizes]
-        wide = widgets.Layout(width="auto")
-        named = {"description_width": "130px"}
-
-        def make(kind: Any, description: str, **options: Any) -> Any:
-            return kind(description=description, style=named, layout=wide, **options)
-
-        self.prompt = make(widgets.Text, "prompt", value=prompt, continuous_update=False)
-        self.seed = make(widgets.BoundedIntText, "seed", value=seed, min=0, max=2**31 - 1)
+        self.status = Status()
+        self.prompt = control(widgets.Text, "prompt", value=prompt, continuous_update=False)
+        self.seed = control(widgets.BoundedIntText, "seed", value=seed, min=0, max=2**31 - 1)
         self.ratios = {
-            -back: make(
+            -back: control(
                 widgets.FloatSlider,
                 f"pruned at {sizes[-back]}",
                 value={1: 0.75, 2: 0.5}.get(back, 0.0),
@@ -87,9 +87,9 @@ class Explorer(widgets.VBox):
             for back in range(1, min(SCALES, len(sizes) - 1) + 1)
         }
         steps: list[tuple[str, int | None]] = [("last unpruned step", None)]
-        steps += [(f"{size}", i - len(sizes)) for i, size in enumerate(sizes[:-1])]
-        self.cache = make(widgets.Dropdown, "restored from", options=steps)
-        self.layers = make(
+        steps += [(size, i - len(sizes)) for i, size in enumerate(sizes[:-1])]
+        self.cache = control(widgets.Dropdown, "restored from", options=steps)
+        self.layers = control(
             widgets.IntRangeSlider,
             "layers pruned",
             value=(0, model.depth - 1),
@@ -97,54 +97,52 @@ class Explorer(widgets.VBox):
             max=model.depth - 1,
             continuous_update=False,
         )
-        self.select = make(widgets.Dropdown, "selector", options=list(SELECTORS))
-        self.restore = make(widgets.Dropdown, "restorer", options=list(RESTORERS))
-        self.scale = make(
-            widgets.Dropdown, "mask of step", options=[(s, i) for i, s in enumerate(sizes)][::-1]
-        )
-        self.layer = make(widgets.IntSlider, "mask of layer", min=0, max=model.depth - 1)
-        self.kind = make(widgets.Dropdown, "mask of", options=list(model.transformer.kinds))
+        self.select = control(widgets.Dropdown, "selector", options=list(SELECTORS))
+        self.restore = control(widgets.Dropdown, "restorer", options=list(RESTORERS))
+        named = [(size, i) for i, size in enumerate(sizes)]
+        self.scale = control(widgets.Dropdown, "mask of step", options=named[::-1])
+        self.layer = control(widgets.IntSlider, "mask of layer", min=0, max=model.depth - 1)
+        self.kind = control(widgets.Dropdown, "mask of", options=list(model.transformer.kinds))
         self.stop = widgets.Button(description="Stop", tooltip="stop the running generation")
-        self.schedule = widgets.Textarea(
-            description="as Python", layout=widgets.Layout(width="auto", height="5em")
+        self.progress = widgets.IntProgress(
+            description="scale steps", max=len(sizes), style={"description_width": "initial"}
         )
-        self.name = widgets.Text(description="save as", value="exploration")
+        self.progress.layout.visibility = "hidden"
+        self.schedule = control(
+            widgets.Textarea,
+            "as Python",
+            layout=widgets.Layout(width="auto", height="6.5em"),
+        )
+        self.copy = CopyButton(label="Copy the Python")
+        self.name = control(widgets.Text, "save as", value="exploration")
         self.save = widgets.Button(description="Save figure", tooltip="PDF and PNG, full and fast")
         self.keep = widgets.Button(description="Save trace", tooltip="one safetensors file")
-        self.status = widgets.HTML()
         self.numbers, self.costs = widgets.HTML(), widgets.HTML()
-        size = widgets.Layout(width=f"{PIXELS}px", height=f"{PIXELS}px")
-        titles = ("full", "FastVAR", "difference", "kept tokens")
-        self.pictures = {
-            title: widgets.Image(
-                value=png(np.full((8, 8, 3), 128, np.uint8)),
-                format="png",
-                layout=size,
-                tooltip=title,
-            )
-            for title in titles
-        }
-        shown = [
-            widgets.VBox([widgets.Label(title), image]) for title, image in self.pictures.items()
-        ]
+        self.gallery = Gallery(("full", "FastVAR", "difference", "kept tokens"))
+        pickers: list[Any] = []
+        if isinstance(model.text_encoder, WordEncoder):  # a closed vocabulary
+            pickers = [PromptPicker(self.prompt, self.status)]
         method = [self.cache, self.layers, self.select, self.restore]
-        left = widgets.VBox([self.prompt, self.seed, *self.ratios.values(), *method])
-        mask = widgets.VBox([self.scale, self.layer, self.kind, self.costs])
-        left.layout.width = mask.layout.width = "49%"
+        left = widgets.VBox([self.seed, *self.ratios.values(), *method])
+        right = widgets.VBox([self.scale, self.layer, self.kind, self.costs])
+        left.layout.width = right.layout.width = "49%"
         super().__init__(
             [
-                widgets.HBox([left, mask]),
-                widgets.HBox([self.stop, self.status]),
-                widgets.HBox(shown, layout=widgets.Layout(flex_flow="row wrap")),
+                self.prompt,
+                *pickers,
+                widgets.HBox([left, right]),
+                widgets.HBox([self.stop, self.progress, self.status]),
+                self.gallery,
                 self.numbers,
                 self.schedule,
-                widgets.HBox([self.name, self.save, self.keep]),
+                widgets.HBox([self.copy, self.name, self.save, self.keep]),
             ]
         )
-        for control in (self.prompt, self.seed, *self.ratios.values(), *method):
-            control.observe(lambda _: self.update(), "value")
-        for control in (self.scale, self.layer, self.kind):
-            control.observe(lambda _: self._guarded(self._mask), "value")
+        self.add_class("fastvar-explorer")
+        for changed in (self.prompt, self.seed, *self.ratios.values(), *method):
+            changed.observe(lambda _: self.update(), "value")
+        for changed in (self.scale, self.layer, self.kind):
+            changed.observe(lambda _: self._guarded(self._mask), "value")
         self.stop.on_click(lambda _: self.worker.cancel())
         self.save.on_click(lambda _: self._guarded(self._save_figure))
         self.keep.on_click(lambda _: self._guarded(self._save_trace))
@@ -167,6 +165,32 @@ class Explorer(widgets.VBox):
             layers=None if whole else (low, high + 1),
         )
 
+    def apply(self, method: Prune) -> None:
+        """Set the controls to a method; raise ValueError for one that they cannot stand for."""
+        grids = self.model.grids()
+        ratios = {step - len(grids): r for step, r in method.by_step(grids).items()}
+        beyond = [f"{grids[step].h}x{grids[step].w}" for step in ratios.keys() - self.ratios.keys()]
+        if beyond:
+            raise ValueError(f"there is no slider for the scale {', '.join(beyond)}")
+        cache = method.cache_step
+        low, high = method.layers or (0, self.model.depth)
+        plain = Prune(
+            method.ratios,
+            select=_known(method.select, SELECTORS, "selector"),
+            restore=_known(method.restore, RESTORERS, "restorer"),
+            cache_step=cache,
+            layers=method.layers,
+        )
+        if plain != method:
+            raise ValueError(f"the controls stand for whole sublayers of both rows; not {method!r}")
+        with self._one_update():
+            for name, slider in self.ratios.items():
+                slider.value = ratios.get(name, 0.0)
+            self.select.value = _name(method.select, SELECTORS)
+            self.restore.value = _name(method.restore, RESTORERS)
+            self.cache.value = None if cache is None else find(cache, grids) - len(grids)
+            self.layers.value = (low, high - 1)
+
     def python(self) -> str:
         """Write the schedule as Python that runs in a fresh kernel."""
         method = self.method
@@ -180,32 +204,41 @@ class Explorer(widgets.VBox):
         if method.layers is not None:
             words.append(f"layers={method.layers}")
         return (
-            "import fastvar_lab as fv\n"
+            "import fastvar_lab as fv\n\n"
             f"model = fv.load({self.model.name!r})\n"
             f"method = fv.Prune({', '.join(words)})\n"
-            f"made = fv.generate(model, {self.prompt.value!r}, method, seed={self.seed.value})"
+            f"made = fv.generate(model, {self.prompt.value!r}, method, seed={self.seed.value})\n"
+            "picture = fv.to_uint8(model.decode(made.canvas))[0]"
         )
 
     def update(self) -> None:
         """Ask for the picture that the controls stand for; returns at once."""
-        self.status.value = "generating ..."
+        if self.paused:
+            return
         try:
             prompt, seed, method = self.prompt.value, int(self.seed.value), self.method
-            self.schedule.value = self.python()
+            self.schedule.value = self.copy.text = self.python()
         except ValueError as error:
-            self._say(error)
+            self.worker.cancel()
+            self.status.fail(error)
             return
+        self.status.say("generating")
+
+        def begins(step: int) -> None:
+            self.progress.value = step
+            self.progress.layout.visibility = "visible"
 
         def work(stopped: Callable[[], bool]) -> None:
             try:
-                found = self.lab.compare(prompt, seed, method, stopped)
-            except Stopped:
-                self.status.value = "stopped"
-            except (ValueError, RuntimeError) as error:
-                self._say(error)
-            else:
+                found = self.lab.compare(prompt, seed, method, stopped, begins)
                 if not stopped():
                     self.show(found)
+            except Stopped:
+                self.status.say("stopped")
+            except Exception as error:  # a thread's traceback would go nowhere
+                self.status.fail(error)
+            finally:
+                self.progress.layout.visibility = "hidden"
 
         self.worker.ask(work)
 
@@ -218,9 +251,9 @@ class Explorer(widgets.VBox):
         self.shown = found
         gap = np.abs(found.full.astype(int) - found.fast).astype(float)
         gain = max(1.0, 255 / max(float(np.quantile(gap, 0.999)), 12.0))
-        self.pictures["full"].value = png(found.full)
-        self.pictures["FastVAR"].value = png(found.fast)
-        self.pictures["difference"].value = png(np.clip(gap * gain, 0, 255).astype(np.uint8))
+        self.gallery.put("full", found.full)
+        self.gallery.put("FastVAR", found.fast)
+        self.gallery.put("difference", np.clip(gap * gain, 0, 255).astype(np.uint8))
         self._mask()
         bits = [f"{1 - a:.1%}" for a in found.agreement if a == a]
         self.numbers.value = (
@@ -228,7 +261,18 @@ class Explorer(widgets.VBox):
             f"SSIM <b>{found.ssim:.3f}</b>; bits changed by step: {', '.join(bits)}"
         )
         self.costs.value = self._bars(found)
-        self.status.value = f"ran from step {found.first_step + 1} of {len(self.model.sizes)}"
+        again = len(self.model.sizes) - found.first_step
+        self.status.say(f"done: {again} of {len(self.model.sizes)} scale steps run again")
+
+    @contextmanager
+    def _one_update(self) -> Any:
+        """Change several controls, then ask for one picture."""
+        self.paused = True
+        try:
+            yield
+        finally:
+            self.paused = False
+        self.update()
 
     def _bars(self, found: Comparison) -> str:
         """Cost per scale as plain HTML: swapped in place, readable in any theme."""
@@ -242,8 +286,8 @@ class Explorer(widgets.VBox):
                 for value, color in ((full, "#4c72b0"), (fast, "#c44e52"))
             )
             rows.append(
-                f'<tr><td style="padding-right:6px">{h}x{w}</td><td style="width:70%">{bars}</td>'
-                f"<td>{fast:.1f} of {full:.1f} GFLOP</td></tr>"
+                f'<tr><td style="padding-right:6px">{h}x{w}</td><td style="width:60%">{bars}</td>'
+                f'<td style="white-space:nowrap">{fast:.1f} of {full:.1f} GFLOP</td></tr>'
             )
         return f'<table style="width:100%;font-size:11px">{"".join(rows)}</table>'
 
@@ -251,29 +295,16 @@ class Explorer(widgets.VBox):
         if self.shown is None:
             return
         step, trace = self.scale.value, self.shown.trace
-        kept = [
-            mask
-            for (s, site), mask in trace.kept.items()
-            if (s, site.layer, site.kind) == (step, self.layer.value, self.kind.value)
-        ]
-        picture = self.shown.fast / 255
-        if kept:
-            grid = trace.grids[step]
-            share = kept[0][0, grid.prefix :].view(grid.h, grid.w).cpu().numpy().astype(float)
-        else:
-            share = np.zeros((1, 1))  # a skipped step forwards nothing
-        over = plots.kept_overlay(resize(picture, picture.shape[:2]), share)
-        self.pictures["kept tokens"].value = png((over * 255).round().astype(np.uint8))
+        kept = trace.kept.get((step, Site(self.layer.value, self.kind.value)))
+        # a skipped step forwards nothing
+        share = np.zeros((1, 1)) if kept is None else as_map(trace, step, kept)[0].cpu().numpy()
+        self.gallery.put("kept tokens", plots.kept_overlay(self.shown.fast / 255, share))
 
     def _guarded(self, work: Callable[[], None]) -> None:
         try:
             work()
-        except (ValueError, OSError) as error:
-            self._say(error)
-
-    def _say(self, error: Exception) -> None:
-        text = html.escape(str(error))
-        self.status.value = f'<span style="color:#c44e52" role="alert">{text}</span>'
+        except Exception as error:  # a callback's traceback would go to a log
+            self.status.fail(error)
 
     def _save_figure(self) -> None:
         if self.shown is None:
@@ -297,11 +328,21 @@ class Explorer(widgets.VBox):
         )
         for ending in ("pdf", "png"):
             write_figure(Path(f"{self.name.value}.{ending}"), figure)
-        self.status.value = f"saved {html.escape(self.name.value)}.pdf and .png"
+        self.status.say(f"saved {self.name.value}.pdf and .png")
 
     def _save_trace(self) -> None:
         if self.shown is None:
             raise ValueError("there is no trace to save yet")
         path = Path(f"{self.name.value}.safetensors")
         self.shown.trace.save(path)
-        self.status.value = f"saved {html.escape(str(path))}"
+        self.status.say(f"saved {path}")
+
+
+def _name(value: Any, choices: dict[str, Any]) -> str:
+    return next(name for name, choice in choices.items() if choice == value)
+
+
+def _known(value: Any, choices: dict[str, Any], what: str) -> Any:
+    if value not in choices.values():
+        raise ValueError(f"the {what} must be one of {', '.join(choices)}; not {value!r}")
+    return value

@@ -1,0 +1,32 @@
+"""What ipywidgets cannot do: copy text to the clipboard, and pick a point of a scatter plot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import anywidget
+import traitlets
+
+HERE = Path(__file__).parent
+
+
+class CopyButton(anywidget.AnyWidget):
+    """A button that copies `text` to the clipboard."""
+
+    _esm = HERE / "copy.js"
+    label = traitlets.Unicode("Copy").tag(sync=True)
+    text = traitlets.Unicode("").tag(sync=True)
+
+
+class Scatter(anywidget.AnyWidget):
+    """A scatter plot whose points can be picked by mouse or keyboard.
+
+    `points` are dicts of x, y, name and front (whether on the Pareto front, which a line joins);
+    `picked` is the index of one, -1 at first.
+    """
+
+    _esm = HERE / "scatter.js"
+    points: traitlets.List[dict[str, object]] = traitlets.List().tag(sync=True)
+    picked = traitlets.Int(-1).tag(sync=True)
+    x_label = traitlets.Unicode("").tag(sync=True)
+    y_label = traitlets.Unicode("").tag(sync=True)

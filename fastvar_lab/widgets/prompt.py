@@ -1,0 +1,94 @@
+"""Pickers for the closed vocabulary: one or two groups of objects, and how they lie."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import ipywidgets as widgets
+
+from fastvar_lab.widgets.panel import Status, control
+from fastvar_lab.words import PromptError
+from fastvar_lab.world.grammar import COLORS, RELATIONS, SHAPES, TEXTURES, Group, Prompt, parse
+
+ANY, NOTHING = "any", "nothing else"
+COUNTS = {"one": 1, "two": 2, "three": 3, "four": 4}
+
+
+class GroupPicker(widgets.HBox):
+    """Count, color, texture and shape of one group."""
+
+    def __init__(self, changed: Callable[[], None]) -> None:
+        def pick(name: str, options: Any) -> Any:
+            found = widgets.Dropdown(
+                description=name,
+                options=options,
+                style={"description_width": "initial"},
+                layout=widgets.Layout(width="auto"),
+            )
+            found.observe(lambda _: changed(), "value")
+            return found
+
+        self.count = pick("count", list(COUNTS.items()))
+        self.color = pick("color", [(ANY, None), *((c, c) for c in COLORS)])
+        self.texture = pick("texture", [(ANY, None), *((t, t) for t in TEXTURES)])
+        self.shape = pick("shape", list(SHAPES))
+        super().__init__([self.count, self.color, self.texture, self.shape])
+        self.layout.flex_flow = "row wrap"
+
+    @property
+    def group(self) -> Group:
+        """What is picked."""
+        return Group(self.count.value, self.shape.value, self.color.value, self.texture.value)
+
+    @group.setter
+    def group(self, group: Group) -> None:
+        self.count.value, self.shape.value = group.count, group.shape
+        self.color.value, self.texture.value = group.color, group.texture
+
+
+class PromptPicker(widgets.VBox):
+    """Puts a prompt together, and follows what is typed into `text`, a text control."""
+
+    def __init__(self, text: Any, status: Status) -> None:
+        self.text, self.status, self.following = text, status, False
+        self.first, self.second = (GroupPicker(self._picked) for _ in range(2))
+        joints = [NOTHING, "and", *RELATIONS]
+        self.joint = control(widgets.Dropdown, "and then", options=joints)
+        self.joint.observe(lambda _: self._picked(), "value")
+        super().__init__([self.first, self.joint, self.second])
+        text.observe(lambda _: self._typed(), "value")
+        self._typed()
+
+    @property
+    def prompt(self) -> Prompt:
+        """The prompt that is picked; it may be one that the grammar refuses."""
+        if self.joint.value == NOTHING:
+            return Prompt((self.first.group,))
+        relation = self.joint.value if self.joint.value in RELATIONS else None
+        return Prompt((self.first.group, self.second.group), relation)
+
+    def _picked(self) -> None:
+        if self.following:
+            return
+        try:
+            self.text.value = parse(self.prompt.text).text
+        except PromptError as error:
+            self.status.fail(error)
+        self.second.layout.display = "none" if self.joint.value == NOTHING else ""
+
+    def _typed(self) -> None:
+        """Show a typed prompt in the pickers, if it has at most two groups."""
+        try:
+            prompt = parse(self.text.value)
+        except PromptError:
+            return  # whoever generates from the text says what is wrong
+        self.following = True
+        try:
+            if len(prompt.groups) <= 2:
+                joint = prompt.relation or ("and" if len(prompt.groups) == 2 else NOTHING)
+                self.first.group, self.joint.value = prompt.groups[0], joint
+                self.second.group = prompt.groups[-1] if joint != NOTHING else self.second.group
+                self.second.layout.display = "none" if joint == NOTHING else ""
+        finally:
+            self.following = False
