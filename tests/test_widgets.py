@@ -85,7 +85,8 @@ def test_every_control_has_a_label(explorer):
                 explorer.layers, explorer.select, explorer.restore, explorer.scale,
                 explorer.layer, explorer.kind, explorer.schedule, explorer.name]  # fmt: skip
     assert all(control.description for control in controls)
-    assert all(image.tooltip for image in explorer.gallery.pictures.values())
+    titles = [box.children[0].value for box in explorer.gallery.children]
+    assert titles == list(explorer.gallery.pictures)
 
 
 def test_the_newest_request_wins_and_a_stop_ends_what_runs():
@@ -161,7 +162,7 @@ def test_a_failure_in_the_worker_shows_in_the_widget(explorer, monkeypatch):
     assert explorer.wait(60)
     assert "KeyError" in explorer.status.value
     assert "alert" in explorer.status.value
-    assert explorer.progress.layout.visibility == "hidden"
+    assert explorer.progress.layout.display == "none"
 
 
 def test_scale_steps_are_browsed(small, tmp_path):

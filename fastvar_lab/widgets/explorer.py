@@ -107,11 +107,11 @@ class Explorer(widgets.VBox):
         self.progress = widgets.IntProgress(
             description="scale steps", max=len(sizes), style={"description_width": "initial"}
         )
-        self.progress.layout.visibility = "hidden"
+        self.progress.layout.display = "none"
         self.schedule = control(
             widgets.Textarea,
             "as Python",
-            layout=widgets.Layout(width="auto", height="6.5em"),
+            layout=widgets.Layout(width="auto", height="8em"),
         )
         self.copy = CopyButton(label="Copy the Python")
         self.name = control(widgets.Text, "save as", value="exploration")
@@ -226,7 +226,7 @@ class Explorer(widgets.VBox):
 
         def begins(step: int) -> None:
             self.progress.value = step
-            self.progress.layout.visibility = "visible"
+            self.progress.layout.display = ""
 
         def work(stopped: Callable[[], bool]) -> None:
             try:
@@ -238,7 +238,7 @@ class Explorer(widgets.VBox):
             except Exception as error:  # a thread's traceback would go nowhere
                 self.status.fail(error)
             finally:
-                self.progress.layout.visibility = "hidden"
+                self.progress.layout.display = "none"
 
         self.worker.ask(work)
 
@@ -255,10 +255,11 @@ class Explorer(widgets.VBox):
         self.gallery.put("FastVAR", found.fast)
         self.gallery.put("difference", np.clip(gap * gain, 0, 255).astype(np.uint8))
         self._mask()
-        bits = [f"{1 - a:.1%}" for a in found.agreement if a == a]
+        changed = zip(self.model.sizes, found.agreement, strict=True)
+        bits = [f"{h}x{w} {1 - a:.1%}" for (h, w), a in changed if a < 1]  # skipped ones are nan
         self.numbers.value = (
             f"<b>{found.speedup:.2f}</b> times fewer operations, PSNR <b>{found.psnr:.1f}</b> dB, "
-            f"SSIM <b>{found.ssim:.3f}</b>; bits changed by step: {', '.join(bits)}"
+            f"SSIM <b>{found.ssim:.3f}</b>; bits changed: {', '.join(bits) or 'none'}"
         )
         self.costs.value = self._bars(found)
         again = len(self.model.sizes) - found.first_step
@@ -289,7 +290,7 @@ class Explorer(widgets.VBox):
                 f'<tr><td style="padding-right:6px">{h}x{w}</td><td style="width:60%">{bars}</td>'
                 f'<td style="white-space:nowrap">{fast:.1f} of {full:.1f} GFLOP</td></tr>'
             )
-        return f'<table style="width:100%;font-size:11px">{"".join(rows)}</table>'
+        return f'<table style="width:100%;font-size:11px;line-height:15px">{"".join(rows)}</table>'
 
     def _mask(self) -> None:
         if self.shown is None:

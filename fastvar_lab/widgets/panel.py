@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-PIXELS = 240  # side of a picture on the page
+PIXELS = 204  # side of a picture on the page
 LABEL = {"description_width": "130px"}
 
 
@@ -47,13 +47,12 @@ class Gallery(widgets.HBox):
             title: widgets.Image(
                 value=blank,
                 format="png",
-                tooltip=title,
                 layout=widgets.Layout(width=f"{pixels}px", height=f"{pixels}px"),
             )
             for title in titles
         }
         for title, image in self.pictures.items():
-            image.add_class("fastvar-" + title.split()[0].lower())
+            image.add_class("fastvar-" + title.split()[0].lower())  # no tooltip: images break on it
         shown = [widgets.VBox([widgets.Label(t), image]) for t, image in self.pictures.items()]
         super().__init__(shown, layout=widgets.Layout(flex_flow="row wrap"))
 

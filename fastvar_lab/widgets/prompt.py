@@ -7,7 +7,7 @@ from typing import Any
 
 import ipywidgets as widgets
 
-from fastvar_lab.widgets.panel import Status, control
+from fastvar_lab.widgets.panel import Status
 from fastvar_lab.words import PromptError
 from fastvar_lab.world.grammar import COLORS, RELATIONS, SHAPES, TEXTURES, Group, Prompt, parse
 
@@ -15,26 +15,27 @@ ANY, NOTHING = "any", "nothing else"
 COUNTS = {"one": 1, "two": 2, "three": 3, "four": 4}
 
 
+def picker(name: str, options: Any, changed: Callable[[], None]) -> Any:
+    """Make a narrow dropdown."""
+    found = widgets.Dropdown(
+        description=name,
+        options=options,
+        style={"description_width": "initial"},
+        layout=widgets.Layout(width="auto"),
+    )
+    found.observe(lambda _: changed(), "value")
+    return found
+
+
 class GroupPicker(widgets.HBox):
     """Count, color, texture and shape of one group."""
 
     def __init__(self, changed: Callable[[], None]) -> None:
-        def pick(name: str, options: Any) -> Any:
-            found = widgets.Dropdown(
-                description=name,
-                options=options,
-                style={"description_width": "initial"},
-                layout=widgets.Layout(width="auto"),
-            )
-            found.observe(lambda _: changed(), "value")
-            return found
-
-        self.count = pick("count", list(COUNTS.items()))
-        self.color = pick("color", [(ANY, None), *((c, c) for c in COLORS)])
-        self.texture = pick("texture", [(ANY, None), *((t, t) for t in TEXTURES)])
-        self.shape = pick("shape", list(SHAPES))
+        self.count = picker("count", list(COUNTS.items()), changed)
+        self.color = picker("color", [(ANY, None), *((c, c) for c in COLORS)], changed)
+        self.texture = picker("texture", [(ANY, None), *((t, t) for t in TEXTURES)], changed)
+        self.shape = picker("shape", list(SHAPES), changed)
         super().__init__([self.count, self.color, self.texture, self.shape])
-        self.layout.flex_flow = "row wrap"
 
     @property
     def group(self) -> Group:
@@ -47,16 +48,16 @@ class GroupPicker(widgets.HBox):
         self.color.value, self.texture.value = group.color, group.texture
 
 
-class PromptPicker(widgets.VBox):
+class PromptPicker(widgets.HBox):
     """Puts a prompt together, and follows what is typed into `text`, a text control."""
 
     def __init__(self, text: Any, status: Status) -> None:
         self.text, self.status, self.following = text, status, False
         self.first, self.second = (GroupPicker(self._picked) for _ in range(2))
         joints = [NOTHING, "and", *RELATIONS]
-        self.joint = control(widgets.Dropdown, "and then", options=joints)
-        self.joint.observe(lambda _: self._picked(), "value")
+        self.joint = picker("then", joints, self._picked)
         super().__init__([self.first, self.joint, self.second])
+        self.layout.flex_flow = "row wrap"
         text.observe(lambda _: self._typed(), "value")
         self._typed()
 

@@ -47,7 +47,7 @@ class ScaleBrowser(widgets.VBox):
         self.picture = control(widgets.Dropdown, "picture", options=named)
         self.status = Status()
         self.gallery = Gallery((SO_FAR, ADDED, SCORES, KEPT))
-        self.spectrum = widgets.Image(format="png", tooltip="spectrum of the picture so far")
+        self.spectrum = widgets.Image(format="png")
         self.spectrum.layout.width = f"{2 * PIXELS}px"
         controls = [self.step, self.layer, self.kind]
         if len(prompts) > 1:

@@ -1,5 +1,5 @@
 // A scatter plot in SVG; every point is a button, reachable by Tab and picked by Enter or a click.
-const WIDTH = 460, HEIGHT = 280, LEFT = 56, RIGHT = 12, TOP = 12, BOTTOM = 42;
+const WIDTH = 390, HEIGHT = 270, LEFT = 56, RIGHT = 12, TOP = 12, BOTTOM = 42;
 
 function make(name, attributes, parent) {
   const node = document.createElementNS("http://www.w3.org/2000/svg", name);

@@ -1,0 +1,127 @@
+"""A real JupyterLab, Notebook or Voila on a loopback port, and a real browser."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.error import URLError
+from urllib.request import urlopen
+
+import nbformat
+import pytest
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or ""
+OPTIONS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking")
+TOKEN = "only-for-this-test"
+SHOTS = Path(os.environ.get("FASTVAR_LAB_SHOTS", "screenshots"))  # kept when the tests are over
+
+
+def pytest_collection_modifyitems(items):
+    if CHROMIUM:
+        return
+    mark = pytest.mark.skip(reason="no chromium here; get it with: apt-get install -y chromium")
+    for item in items:
+        if "browser" in item.path.parts:
+            item.add_marker(mark)
+
+
+@pytest.fixture(scope="session")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as driver:
+        found = driver.chromium.launch(executable_path=CHROMIUM, args=list(OPTIONS))
+        yield found
+        found.close()
+
+
+@pytest.fixture
+def page(browser):
+    context = browser.new_context(viewport={"width": 1280, "height": 1500})
+    context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page = context.new_page()
+    page.set_default_timeout(60_000)
+    page.problems = []
+    page.on("pageerror", lambda error: page.problems.append(str(error)))
+    yield page
+    context.close()
+
+
+@contextmanager
+def served(folder, *command, theme="Light"):
+    """Run a server on a free loopback port until the block ends; give its address."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    home = folder / ".home"
+    own = {f"JUPYTER_{d.upper()}_DIR": str(home / d) for d in ("config", "data", "runtime")}
+    own |= {"IPYTHONDIR": str(home / "ipython"), "JUPYTERLAB_SETTINGS_DIR": str(home / "settings")}
+    settings = home / "settings/@jupyterlab/apputils-extension"
+    settings.mkdir(parents=True, exist_ok=True)
+    for name, values in {
+        "notification": {"fetchNews": "false", "checkForUpdates": False},
+        "themes": {"theme": f"JupyterLab {theme}"},
+    }.items():
+        (settings / f"{name}.jupyterlab-settings").write_text(json.dumps(values))
+    log = (folder / ".home" / "server.log").open("w")
+    process = subprocess.Popen(
+        [sys.executable, "-m", *(part.format(port=port) for part in command)],
+        cwd=folder,
+        env={**os.environ, **own},
+        stdout=log,
+        stderr=log,
+    )
+    address = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(240):
+            try:
+                urlopen(f"{address}/api?token={TOKEN}", timeout=5)
+                break
+            except (URLError, OSError):
+                assert process.poll() is None, (home / "server.log").read_text()
+                time.sleep(0.25)
+        yield address
+    finally:
+        process.terminate()
+        process.wait(20)
+        log.close()
+
+
+JUPYTER = ("--no-browser", "--allow-root", "--ServerApp.port={port}",
+           f"--IdentityProvider.token={TOKEN}", "--ServerApp.ip=127.0.0.1")  # fmt: skip
+
+
+@pytest.fixture
+def lab(tmp_path):
+    with served(tmp_path, "jupyterlab", *JUPYTER) as address:
+        yield address
+
+
+def write_notebook(path, *cells):
+    """Write a notebook of code cells."""
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in cells])
+    notebook.metadata["kernelspec"] = {
+        "name": "python3",
+        "display_name": "Python 3",
+        "language": "python",
+    }
+    nbformat.write(notebook, path)
+
+
+def run_all(page, address, name, path="lab/tree"):
+    """Open a notebook and run all of its cells."""
+    page.goto(f"{address}/{path}/{name}?token={TOKEN}")
+    page.locator(".jp-Notebook .jp-CodeCell").first.wait_for()
+    page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for()
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+
+
+def shoot(page, name):
+    """Keep a screenshot."""
+    SHOTS.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=SHOTS / f"{name}.png")

@@ -1,0 +1,252 @@
+"""The widgets as a person uses them, in a real browser. Slow: about a minute on two cores."""
+
+import json
+import statistics
+from functools import partial
+
+import nbformat
+import numpy as np
+import pytest
+from nbclient import NotebookClient
+
+import fastvar_lab as fv
+from fastvar_lab.explore import Exploration
+
+from .conftest import JUPYTER, SHOTS, run_all, served, shoot, write_notebook
+
+PROMPT = "a red circle left of a blue square"
+EXPLORER = f"""import fastvar_lab as fv
+from fastvar_lab.widgets import Explorer
+
+model = fv.load("tiny")
+explorer = Explorer(model, {PROMPT!r}, seed=1)
+explorer"""
+WATCH = """() => {
+  const image = document.querySelector("img.fastvar-fastvar");
+  const released = () => { window.released = performance.now(); };
+  window.waited = null;
+  addEventListener("pointerup", released, { capture: true, once: true });
+  new MutationObserver(async (_, observer) => {
+    observer.disconnect();
+    await image.decode();
+    window.waited = performance.now() - window.released;
+  }).observe(image, { attributes: true, attributeFilter: ["src"] });
+}"""
+
+
+def source(page, name):
+    return page.locator(f"img.fastvar-{name}").get_attribute("src")
+
+
+def settled(page):
+    page.locator(".fastvar-explorer").get_by_text("scale steps run again").wait_for()
+
+
+def drag(page, label, share):
+    """Drag a slider to a share of its length and let go."""
+    row = page.locator(".fastvar-explorer .widget-slider").filter(has_text=label)
+    rail, handle = row.locator(".noUi-base").bounding_box(), row.locator(".noUi-handle").first
+    start = handle.bounding_box()
+    y = start["y"] + start["height"] / 2
+    page.mouse.move(start["x"] + start["width"] / 2, y)
+    page.mouse.down()
+    page.mouse.move(rail["x"] + rail["width"] * share, y, steps=4)
+    page.mouse.up()
+
+
+def changed(page, name, before):
+    page.wait_for_function(
+        "([name, before]) => document.querySelector(`img.fastvar-${name}`).src !== before",
+        arg=[name, before],
+    )
+
+
+def test_an_explorer_in_jupyterlab(page, lab, tmp_path):
+    write_notebook(tmp_path / "explorer.ipynb", EXPLORER)
+    run_all(page, lab, "explorer.ipynb")
+    settled(page)
+    shoot(page, "explorer")
+
+    # a slider is dragged: the picture changes, and the numbers are the library's own
+    before, full = source(page, "fastvar"), source(page, "full")
+    drag(page, "pruned at 32x32", 0.9)
+    changed(page, "fastvar", before)
+    settled(page)
+    model = fv.load("tiny")
+    lab_, method = Exploration(model), fv.Prune({-2: 0.5, -1: 0.9})
+    found = lab_.compare(PROMPT, 1, method)
+    numbers = page.locator(".fastvar-explorer").inner_text()
+    assert f"{found.speedup:.2f} times fewer operations" in numbers
+    assert f"PSNR {found.psnr:.1f} dB, SSIM {found.ssim:.3f}" in numbers
+    assert "90%" in numbers
+
+    # the mask follows its own controls, and nothing else changes
+    mask, picture = source(page, "kept"), source(page, "fastvar")
+    page.get_by_label("mask of step").select_option("24x24")
+    changed(page, "kept", mask)
+    assert source(page, "fastvar") == picture
+    assert full != picture
+
+    # a bad prompt is said kindly, and a good one recovers
+    prompt = page.get_by_label("prompt", exact=True)
+    prompt.fill("a red circel left of a blue square")
+    prompt.press("Enter")
+    page.get_by_role("alert").get_by_text("unknown word 'circel'").wait_for()
+    assert "nearest: circle" in page.get_by_role("alert").inner_text()
+    shoot(page, "bad-prompt")
+    prompt.fill(PROMPT)
+    prompt.press("Enter")
+    settled(page)
+
+    # sliders move by keyboard too
+    before = source(page, "fastvar")
+    row = page.locator(".fastvar-explorer .widget-slider").filter(has_text="pruned at 24x24")
+    row.locator(".noUi-handle").focus()
+    page.keyboard.press("ArrowRight")
+    changed(page, "fastvar", before)
+    settled(page)
+    assert "55%" in row.inner_text()
+
+    # the exported code makes the same picture in a fresh kernel
+    page.get_by_role("button", name="Copy the Python").click()
+    page.get_by_role("button", name="Copied").wait_for()
+    code = page.evaluate("navigator.clipboard.readText()")
+    assert code == page.get_by_label("as Python").input_value()
+    cell = nbformat.v4.new_code_cell(f"{code}\nprint(picture.sum(), picture[::32, ::32].tolist())")
+    made = NotebookClient(nbformat.v4.new_notebook(cells=[cell])).execute()
+    found = lab_.compare(PROMPT, 1, fv.Prune({-2: 0.55, -1: 0.9}))
+    told = f"{found.fast.sum()} {found.fast[::32, ::32].tolist()}\n"
+    assert made.cells[0].outputs[0]["text"] == told
+
+    page.get_by_role("button", name="Save figure").click()
+    page.get_by_text("saved exploration.pdf and .png").wait_for()
+    page.get_by_role("button", name="Save trace").click()
+    page.get_by_text("saved exploration.safetensors").wait_for()
+    assert fv.Trace.load(tmp_path / "exploration.safetensors").provenance["seeds"] == [1]
+    assert (tmp_path / "exploration.pdf").stat().st_size > 10_000
+
+    # a restarted kernel runs the notebook again from the top
+    page.get_by_role("menuitem", name="Kernel", exact=True).click()
+    page.get_by_role("menuitem", name="Restart Kernel and Run All Cells…", exact=True).click()
+    page.get_by_role("button", name="Confirm Kernel Restart").click()
+    page.wait_for_function("before => !document.querySelector(`img[src='${before}']`)", arg=before)
+    settled(page)
+    assert page.problems == []
+
+
+def test_seconds_from_a_slider_to_the_picture_are_recorded(page, lab, tmp_path):
+    write_notebook(tmp_path / "explorer.ipynb", EXPLORER)
+    run_all(page, lab, "explorer.ipynb")
+    settled(page)
+
+    def seconds(act):
+        page.evaluate(WATCH)
+        act()
+        page.wait_for_function("window.waited !== null")
+        settled(page)
+        return page.evaluate("window.waited") / 1000
+
+    def new_seed(seed):
+        page.evaluate("window.released = performance.now()")
+        page.get_by_label("seed").fill(str(seed))
+        page.get_by_label("seed").press("Enter")
+
+    record = {
+        name: [seconds(partial(drag, page, f"pruned at {name}", s)) for s in shares]
+        for name, shares in {
+            "32x32": (0.9, 0.6, 0.8, 0.5, 0.7),
+            "24x24": (0.7, 0.4, 0.6, 0.3, 0.5),
+        }.items()
+    }
+    record["from scratch, full and pruned"] = [seconds(partial(new_seed, s)) for s in (2, 3, 4)]
+    medians = {name: round(statistics.median(times), 2) for name, times in record.items()}
+    SHOTS.mkdir(parents=True, exist_ok=True)
+    (SHOTS / "slider.json").write_text(json.dumps({"median_s": medians, "s": record}, indent=1))
+    print(f"\nslider to picture, medians in seconds: {medians}")
+    assert medians["32x32"] < medians["from scratch, full and pruned"]
+
+
+@pytest.mark.parametrize("where", ["notebook", "voila"])
+def test_an_explorer_elsewhere(page, tmp_path, where):
+    pytest.importorskip(where)
+    write_notebook(tmp_path / "explorer.ipynb", EXPLORER)
+    options = JUPYTER
+    if where == "voila":
+        options = ("explorer.ipynb", "--no-browser", "--port={port}", "--Voila.ip=127.0.0.1")
+    with served(tmp_path, where, *options) as address:
+        if where == "voila":
+            page.goto(address)
+        else:
+            run_all(page, address, "explorer.ipynb", "notebooks")
+        settled(page)
+        before = source(page, "fastvar")
+        drag(page, "pruned at 32x32", 0.3)
+        changed(page, "fastvar", before)
+        settled(page)
+        shoot(page, f"explorer-{where}")
+    assert page.problems == []
+
+
+def test_scales_are_browsed_and_a_trade_off_picked_in_a_dark_theme(page, tmp_path):
+    write_notebook(
+        tmp_path / "more.ipynb",
+        f"""import fastvar_lab as fv
+from fastvar_lab.experiments import run
+from fastvar_lab.experiments.store import Store
+from fastvar_lab.widgets import Explorer, ParetoPicker, ScaleBrowser
+
+model = fv.load("tiny")
+_, trace = fv.observe(model, {PROMPT!r}, fv.PRESETS["tiny"], seed=1)
+ScaleBrowser(trace, model)""",
+        f"""import pandas as pd
+
+ratios = [{{-1: 0.5}}, {{-1: 0.9}}, {{-2: 0.5, -1: 0.75}}]
+speeds, psnr = [1.4, 1.7, 1.9], [40.0, 35.0, 36.0]
+rows = []
+for r, s, p in zip(ratios, speeds, psnr):
+    label = str(r)
+    plain = {{"method": label, "repr": repr(fv.Prune(r)), "task": "colors"}}
+    for i in range(4):
+        rows.append({{**plain, "kind": "quality", "picture": i, "psnr": p + i / 9, "ssim": 0.9,
+                     "right": 1.0}})
+    rows.append({{**plain, "kind": "time", "speedup": s, "speedup_flop_bound": s}})
+explorer = Explorer(model, {PROMPT!r}, seed=1)
+ParetoPicker(pd.DataFrame(rows), model, explorer, {PROMPT!r}, 1)""",
+        "explorer",
+    )
+    with served(tmp_path, "jupyterlab", *JUPYTER, theme="Dark") as address:
+        run_all(page, address, "more.ipynb")
+        browse_and_pick(page)
+    assert page.problems == []
+
+
+def browse_and_pick(page):
+    browser, pareto = page.locator(".fastvar-scales"), page.locator(".fastvar-pareto")
+    browser.get_by_text("1x1: 1 of 1 tokens").wait_for()
+    browser.locator(".noUi-handle").first.focus()
+    for _ in range(9):
+        page.keyboard.press("ArrowRight")
+    browser.get_by_text("32x32: 256 of 1024 tokens").wait_for()
+    shoot(page, "scales")
+
+    pareto.locator("circle").first.scroll_into_view_if_needed()
+    before = pareto.locator("img.fastvar-fastvar").get_attribute("src")
+    pareto.locator("circle").nth(2).click()
+    page.wait_for_function(
+        "b => document.querySelector('.fastvar-pareto img.fastvar-fastvar').src !== b", arg=before
+    )
+    pareto.get_by_text("PSNR").last.wait_for()
+    pareto.locator("circle").nth(1).focus()
+    page.keyboard.press("Enter")
+    pareto.locator("circle[aria-pressed=true][aria-label^='{-1: 0.9}']").wait_for()
+    pareto.get_by_role("button", name="Send to the Explorer").click()
+    pareto.get_by_text("sent to the Explorer").wait_for()
+    shoot(page, "pareto")
+    schedule = page.locator(".fastvar-explorer").get_by_label("as Python")
+    schedule.scroll_into_view_if_needed()
+    assert "fv.Prune({-1: 0.9})" in schedule.input_value()
+    settled(page)
+    shoot(page, "explorer-dark")
+    for text in (page.get_by_text("times fewer operations"), page.get_by_text("GFLOP").first):
+        color = text.evaluate("e => getComputedStyle(e).color")
+        assert np.mean([int(c) for c in color.strip("rgba()").split(",")[:3]]) > 128
