@@ -7,10 +7,11 @@
 """
 
 from fastvar_lab.draws import Keyed, Streamed
+from fastvar_lab.flops import costs
 from fastvar_lab.generate import Generation, Snapshot, generate, resume, resume_step
 from fastvar_lab.loading import load
 from fastvar_lab.methods.merge import Merge
-from fastvar_lab.methods.presets import PRESETS
+from fastvar_lab.methods.presets import PRESETS, paper_preset
 from fastvar_lab.methods.prune import Dense, Prune
 from fastvar_lab.methods.restore import CachedBranch, NearestKept, Zero
 from fastvar_lab.methods.select import FarFromMean, HighPass, NearMean, Random, UniformGrid
@@ -50,11 +51,13 @@ __all__ = [
     "UniformGrid",
     "Wrapper",
     "Zero",
+    "costs",
     "from_states",
     "generate",
     "load",
     "observe",
     "observe_again",
+    "paper_preset",
     "resume",
     "resume_step",
     "to_uint8",

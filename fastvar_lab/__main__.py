@@ -86,6 +86,14 @@ def _parser() -> argparse.ArgumentParser:
     claims.add_argument("--out", type=Path, default=Path("figures"), help="folder of claims.md")
     claims.set_defaults(run=commands.claims)
 
+    notebooks = subcommands.add_parser("notebooks", help="run the notebooks from top to bottom")
+    notebooks.add_argument("names", nargs="*", help="which, such as 01_generate; default: all")
+    notebooks.add_argument("--execute", type=Path, metavar="DIR", help="keep executed copies")
+    notebooks.add_argument("--html", type=Path, metavar="DIR", help="keep them as pages")
+    notebooks.add_argument("--strip", action="store_true", help="take outputs out instead")
+    notebooks.add_argument("--folder", type=Path, default=Path("notebooks"), help="where they are")
+    notebooks.set_defaults(run=commands.notebooks)
+
     train = subcommands.add_parser(
         "train", help="train the embedded model's tokenizer or transformer"
     )

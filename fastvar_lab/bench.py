@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from fastvar_lab import flops
 from fastvar_lab.demo import PROMPT, Timed, label, medians, timed, total_ms

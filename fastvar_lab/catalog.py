@@ -22,6 +22,10 @@ def catalog(weights: str | Path | None = None) -> list[dict[str, Any]]:
 
     Files are looked for in `weights` and in the hub's cache. Memory is that of one guided picture
     in bfloat16: the transformer's weights and its full KV cache.
+
+    >>> rows = catalog()
+    >>> [row["name"] for row in rows if row["here"]][0]
+    'tiny'
     """
     rows = []
     for name in NAMES:
@@ -93,7 +97,11 @@ def memory(model: Model, pixels: int, method: Any = None) -> int:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Format the catalog for a terminal."""
+    """Format the catalog for a terminal.
+
+    >>> print(table(catalog()).splitlines()[1][:25])
+    tiny                 9.3M
+    """
     lines = [
         f"{'model':<17} {'params':>8} {'tokenizer':>9}  "
         + " ".join(f"{p:>5} px" for p in PIXELS)

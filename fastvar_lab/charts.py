@@ -8,10 +8,9 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from fastvar_lab.measure.statistics import summary
-from fastvar_lab.plots import WIDTH, style
+from fastvar_lab.plots import WIDTH, Figure, style
 
 COLUMN = 3.4  # inches, one column of a two-column paper
 PALETTE = sns.color_palette("colorblind")
@@ -36,7 +35,12 @@ def _bars(axes: Axes, rows: pd.DataFrame, low: str, high: str) -> None:
 
 
 def methods(frame: pd.DataFrame) -> Figure:
-    """Compare methods: PSNR to the full picture, task score, measured speedup; 95 % intervals."""
+    """Compare methods: PSNR to the full picture, task score, measured speedup; 95 % intervals.
+
+    >>> from fastvar_lab.experiments.run import run
+    >>> methods(run("caching_step", "quick", progress=False)).axes[0].get_xlabel()
+    'PSNR to the full picture (dB)'
+    """
     made = frame[frame.kind == "quality"]
     order = [m for m in made.method.unique() if m != "full"]
     times = frame[frame.kind == "time"].set_index("method")
@@ -66,7 +70,12 @@ def methods(frame: pd.DataFrame) -> Figure:
 
 
 def sensitivity(frame: pd.DataFrame) -> Figure:
-    """PSNR against the share pruned, one line a scale, and the time each saves."""
+    """PSNR against the share pruned, one line a scale, and the time each saves.
+
+    >>> from fastvar_lab.experiments.run import run
+    >>> sensitivity(run("scale_sensitivity", "quick", progress=False)).axes[0].get_ylabel()
+    'PSNR to full (dB)'
+    """
     made = frame[(frame.kind == "quality") & (frame.method != "full")]
     rows = summary(made, ["method"], "psnr")
     rows[["scale", "ratio"]] = rows.method.str.extract(r"(\S+) (\d+)%")
@@ -96,7 +105,13 @@ def front(points: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
 
 
 def tradeoff_points(frame: pd.DataFrame, value: str = "psnr") -> pd.DataFrame:
-    """One row a method: mean, low and high of a quality, measured speedup and its bound."""
+    """One row a method: mean, low and high of a quality, measured speedup and its bound.
+
+    >>> from fastvar_lab.experiments.run import run
+    >>> points = tradeoff_points(run("ratio_tradeoff", "quick", progress=False))
+    >>> list(points.columns[:4])
+    ['method', 'mean', 'low', 'high']
+    """
     made = frame[(frame.kind == "quality") & (frame.method != "full")]
     times = frame[frame.kind == "time"].set_index("method")
     rows = summary(made, ["method"], value).set_index("method")
@@ -104,7 +119,12 @@ def tradeoff_points(frame: pd.DataFrame, value: str = "psnr") -> pd.DataFrame:
 
 
 def tradeoff(frame: pd.DataFrame) -> Figure:
-    """Quality against measured speedup, with the Pareto front."""
+    """Quality against measured speedup, with the Pareto front.
+
+    >>> from fastvar_lab.experiments.run import run
+    >>> tradeoff(run("ratio_tradeoff", "quick", progress=False)).axes[0].get_ylabel()
+    'PSNR to full (dB)'
+    """
     with style():
         fig, pair = _axes(WIDTH, 2.6, 2)
         for axes, value, label in zip(pair, ("psnr", "right"), ("PSNR to full (dB)", "task score")):
@@ -122,7 +142,12 @@ def tradeoff(frame: pd.DataFrame) -> Figure:
 
 
 def latency(frame: pd.DataFrame) -> Figure:
-    """Milliseconds of every scale step, full and pruned."""
+    """Milliseconds of every scale step, full and pruned.
+
+    >>> from fastvar_lab.experiments.run import run
+    >>> latency(run("latency_by_scale", "quick", progress=False)).axes[0].get_ylabel()
+    'time (ms)'
+    """
     with style():
         fig, (axes,) = _axes()
         sns.barplot(frame, x="size", y="ms", hue="method", palette=PALETTE[:2], ax=axes)
@@ -134,7 +159,12 @@ def latency(frame: pd.DataFrame) -> Figure:
 
 
 def modules(frame: pd.DataFrame) -> Figure:
-    """Milliseconds of one layer's sublayers at the last three steps (paper, Fig. A.1)."""
+    """Milliseconds of one layer's sublayers at the last three steps (paper, Fig. A.1).
+
+    >>> from fastvar_lab.experiments.run import run
+    >>> modules(run("module_profile", "quick", progress=False)).axes[0].get_ylabel()
+    'time of one layer (ms)'
+    """
     last = sorted(frame.step.unique())[-3:]
     with style():
         fig, (axes,) = _axes()
@@ -149,7 +179,12 @@ def modules(frame: pd.DataFrame) -> Figure:
 
 
 def spectra(frame: pd.DataFrame) -> Figure:
-    """Spectrum of the picture after every step as its gap to the final one, and what settles."""
+    """Spectrum of the picture after every step as its gap to the final one, and what settles.
+
+    >>> from fastvar_lab.experiments.run import run
+    >>> spectra(run("spectra", "quick", progress=False)).axes[0].get_ylabel()
+    'log10 amplitude, gap to final'
+    """
     with style():
         fig, (left, right) = _axes(WIDTH, 2.4, 2)
         rows = frame[(frame.what == "spectrum") & (frame.domain == "image")]
@@ -178,6 +213,28 @@ def spectra(frame: pd.DataFrame) -> Figure:
     return fig
 
 
+def outputs(frame: pd.DataFrame) -> Figure:
+    """PSNR to the final picture, and task score, after every step."""
+    with style():
+        fig, pair = _axes(WIDTH, 2.3, 2)
+        sizes = list(dict.fromkeys(frame["size"]))
+        for axes, value in zip(pair, ("psnr", "right")):
+            shown = frame[frame.step < frame.step.max()] if value == "psnr" else frame
+            for color, (method, part) in zip(PALETTE, shown.groupby("method", sort=False)):
+                rows = summary(part, ["size"], value)
+                place = [sizes.index(s) for s in rows["size"]]
+                axes.plot(place, rows["mean"], "o-", ms=3, lw=1, color=color, label=method)
+                axes.fill_between(place, rows.low, rows.high, color=color, alpha=0.15, lw=0)
+            axes.set_xticks(np.arange(len(sizes)), sizes, rotation=45)
+            axes.set_xlabel("after step")
+            axes.grid(lw=0.4, color="0.9")
+            sns.despine(ax=axes)
+        pair[0].set_ylabel("PSNR to the final picture (dB)")
+        pair[1].set_ylabel(f"task score, n = {frame.picture.nunique()}")
+        pair[1].legend(frameon=False)
+    return fig
+
+
 def _matrix(axes: Axes, rows: pd.DataFrame, value: str, title: str) -> None:
     order = list(dict.fromkeys([*rows.source_size, *rows["size"]]))
     table = rows.pivot_table(index="size", columns="source_size", values=value)
@@ -188,7 +245,12 @@ def _matrix(axes: Axes, rows: pd.DataFrame, value: str, title: str) -> None:
 
 
 def relations(frame: pd.DataFrame) -> Figure:
-    """Attention by source step, and likeness of sublayer outputs (paper, Fig. 3c)."""
+    """Attention by source step, and likeness of sublayer outputs (paper, Fig. 3c).
+
+    >>> from fastvar_lab.experiments.run import run
+    >>> relations(run("cross_scale", "quick", progress=False)).axes[0].get_ylabel()
+    'step'
+    """
     with style():
         fig, (left, right) = _axes(WIDTH, 2.9, 2)
         _matrix(left, frame[frame.what == "attention"], "share", "share of attention")
@@ -218,7 +280,12 @@ def scaling(frame: pd.DataFrame) -> Figure:
 
 
 def kernels(frame: pd.DataFrame) -> Figure:
-    """Time under unfused and fused attention, full and pruned (paper, Table 5)."""
+    """Time under unfused and fused attention, full and pruned (paper, Table 5).
+
+    >>> from fastvar_lab.experiments.run import run
+    >>> kernels(run("attention_kernels", "quick", progress=False)).axes[0].get_ylabel()
+    'attention'
+    """
     with style():
         fig, (axes,) = _axes(COLUMN, 1.8)
         sns.barplot(frame, y="kernel", x="ms", hue="method", palette=PALETTE[:2], ax=axes)
@@ -229,7 +296,12 @@ def kernels(frame: pd.DataFrame) -> Figure:
 
 
 def memory(frame: pd.DataFrame) -> Figure:
-    """Megabytes of KV cache and restore cache by final map."""
+    """Megabytes of KV cache and restore cache by final map.
+
+    >>> from fastvar_lab.experiments.run import run
+    >>> memory(run("memory", "quick", progress=False)).axes[0].get_ylabel()
+    'memory (MB)'
+    """
     with style():
         fig, (axes,) = _axes()
         width, sides = 0.38, sorted(frame.side.unique())
@@ -247,8 +319,34 @@ def memory(frame: pd.DataFrame) -> Figure:
     return fig
 
 
+def costs(frame: pd.DataFrame) -> Figure:
+    """Draw what `flops.costs` counted: operations of every scale step, one bar a method.
+
+    >>> import fastvar_lab as fv
+    >>> frame = fv.costs(fv.load("tiny"), {"full": fv.Dense(), "fast": fv.Prune({-1: 0.75})})
+    >>> costs(frame).axes[0].get_ylabel()
+    'GFLOP'
+    """
+    with style():
+        fig, (axes,) = _axes(WIDTH, 1.9)
+        sums = frame.groupby("method", sort=False).gflop.sum()
+        labels = {name: f"{name}, {gflop:.0f} GFLOP" for name, gflop in sums.items()}
+        named = frame.assign(method=frame.method.map(labels))
+        colors = PALETTE[: len(sums)]
+        sns.barplot(named, x="size", y="gflop", hue="method", palette=colors, ax=axes)
+        axes.set(xlabel="token map of the scale step", ylabel="GFLOP")
+        axes.legend(frameon=False)
+        sns.despine(ax=axes)
+    return fig
+
+
 def overhead(frame: pd.DataFrame) -> Figure:
-    """Milliseconds of one call: attention, feed-forward, selection, restoration."""
+    """Milliseconds of one call: attention, feed-forward, selection, restoration.
+
+    >>> from fastvar_lab.experiments.run import run
+    >>> overhead(run("sublayer_overhead", "quick", progress=False)).axes[0].get_xlabel()
+    'time of one call at the last step (ms)'
+    """
     with style():
         fig, (axes,) = _axes(COLUMN, 1.6)
         names = {"attention": "attention", "ffn": "feed-forward", "pts": "PTS", "ctr": "CTR"}
@@ -266,6 +364,7 @@ CHARTS: dict[str, Callable[[pd.DataFrame], Figure]] = {
     "sublayer_overhead": overhead,
     "spectra": spectra,
     "cross_scale": relations,
+    "intermediate_outputs": outputs,
     "resolution_scaling": scaling,
     "attention_kernels": kernels,
     "memory": memory,
@@ -276,5 +375,6 @@ CHARTS: dict[str, Callable[[pd.DataFrame], Figure]] = {
     "selectors": methods,
     "restorers": methods,
     "depth_of_pruning": methods,
+    "side_by_side": methods,
     "rivals": methods,
 }

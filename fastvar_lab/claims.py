@@ -191,7 +191,13 @@ CLAIMS = (
 
 
 def table(frames: Mapping[str, pd.DataFrame], where: str) -> str:
-    """Write the claims whose experiments are there as Markdown; `where` names model and run."""
+    """Write the claims whose experiments are there as Markdown; `where` names model and run.
+
+    >>> from fastvar_lab.experiments.run import run
+    >>> frames = {"memory": run("memory", "quick", progress=False)}
+    >>> print(table(frames, "A smoke run.").splitlines()[-1][:20])
+    | It saves memory |
+    """
     lines = [
         "# The paper's claims, checked",
         "",

@@ -150,12 +150,14 @@ def experiment(args: argparse.Namespace) -> None:
 
 def _write_frame(name: str, frame: Any, out: Path) -> None:
     from fastvar_lab.charts import CHARTS
+    from fastvar_lab.figures import write_tables
     from fastvar_lab.files import write
     from fastvar_lab.output import write_figure
 
     write(out / f"{name}.csv", lambda partial: frame.to_csv(partial, index=False))
+    write_tables(out / name, frame)
     write_figure(out / f"{name}.png", CHARTS[name](frame))
-    print(f"{out / name}.csv and .png")
+    print(f"{out / name}.csv, .md, .tex and .png")
 
 
 def figures(args: argparse.Namespace) -> None:
@@ -183,6 +185,23 @@ def figures(args: argparse.Namespace) -> None:
     options = {"scope": scope, "how": how, "store": Store(args.store), "endings": endings}
     for path in figures.draw(run.open_model(how), names, args.out, args.seed, **options):
         print(path)
+
+
+def notebooks(args: argparse.Namespace) -> None:
+    """Run the notebooks, or strip them."""
+    from fastvar_lab import notebooks
+
+    paths = notebooks.find(args.folder, args.names)
+    if args.strip:
+        stripped = [str(path) for path in paths if notebooks.strip(path)]
+        print("\n".join(stripped) or "nothing to strip")
+        return
+    wrong = notebooks.run(paths, args.execute, args.html)
+    for line in wrong:
+        print(line)
+    if wrong:
+        raise ValueError(f"{len(wrong)} things are wrong in {len(paths)} notebooks, listed above")
+    print(f"{len(paths)} notebooks ran from top to bottom")
 
 
 def claims(args: argparse.Namespace) -> None:

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from fastvar_lab import flops, plots
 from fastvar_lab.files import folder
@@ -119,7 +118,7 @@ def psnr(first: np.ndarray, second: np.ndarray) -> float | None:
 
 def draw(
     report: dict[str, Any], pictures: dict[str, np.ndarray], shares: dict[str, np.ndarray]
-) -> Figure:
+) -> plots.Figure:
     """Draw the comparison figure of a report."""
     gap = "identical" if report["psnr"] is None else f"PSNR {report['psnr']:.1f} dB"
     return plots.comparison(

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from skimage.metrics import peak_signal_noise_ratio
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from fastvar_lab.backbones import quantize
 from fastvar_lab.generate import generate

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+from skimage.metrics import structural_similarity
 from torch import Tensor
 
 from fastvar_lab import flops
 from fastvar_lab.generate import Generation, resume_step
-from fastvar_lab.measure.quality import MOST_PSNR, token_agreement
+from fastvar_lab.measure.quality import psnr, token_agreement
 from fastvar_lab.methods.prune import Dense
 from fastvar_lab.models import Model
 from fastvar_lab.observe import observe, observe_again
@@ -125,7 +125,6 @@ class Exploration:
             [sum(c.values()) / 1e9 for c in flops.step_flops(self.model, m, grids, words=words)]
             for m in (whole.method, made.method)
         ]
-        same = np.array_equal(*pictures)
         return Comparison(
             full=pictures[0],
             fast=pictures[1],
@@ -137,7 +136,7 @@ class Exploration:
             agreement=[
                 token_agreement(a, b) for a, b in zip(whole.tokens, made.tokens, strict=True)
             ],
-            psnr=MOST_PSNR if same else float(peak_signal_noise_ratio(*pictures)),
+            psnr=psnr(*pictures),
             ssim=float(structural_similarity(*pictures, channel_axis=-1)),
             first_step=made.first_step,
         )

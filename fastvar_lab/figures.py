@@ -25,13 +25,17 @@ from fastvar_lab import demo, plots
 from fastvar_lab.charts import CHARTS
 from fastvar_lab.experiments import run
 from fastvar_lab.experiments.store import Store
+from fastvar_lab.experiments.tables import latex, markdown, tabulate
 from fastvar_lab.files import folder, write
+from fastvar_lab.generate import generate, resume
 from fastvar_lab.measure.steps import images
 from fastvar_lab.methods.presets import PRESETS
 from fastvar_lab.methods.prune import Dense
 from fastvar_lab.models import Model
 from fastvar_lab.observe import observe
 from fastvar_lab.output import write_figure, write_json
+from fastvar_lab.pictures import to_uint8
+from fastvar_lab.world.tasks import TASKS, questions
 
 STEPS_PROMPTS = (demo.PROMPT, "three yellow stars")
 DRAWN_WITH = ("matplotlib", "numpy", "pillow")  # same versions, same bytes
@@ -74,8 +78,27 @@ def _draw_demo(report: Report, arrays: Arrays) -> Figure:
     return demo.draw(report, {k: arrays[k] for k in ("full", "fast")}, shares)
 
 
-PICTURES = {"demo": Pictures(_demo, _draw_demo), "steps": Pictures(_steps, _draw_steps)}
-NAMES = (*PICTURES, *CHARTS)
+def _side_by_side(model: Model, seed: int) -> tuple[Report, Arrays]:
+    """Generate prompts of every task in full and with FastVAR (paper, Figs A.3 and A.4)."""
+    prompts = [q.prompt.text for q in questions(len(TASKS), seed=5)]
+    full = generate(model, prompts, Dense(), seed=seed, snapshot=True)
+    assert full.snapshot is not None
+    fast = resume(model, full.snapshot, PRESETS["tiny"])
+    pairs = zip(*(to_uint8(model.decode(made.canvas)) for made in (full, fast)), strict=True)
+    arrays = {prompt: np.stack(pair) for prompt, pair in zip(prompts, pairs, strict=True)}
+    return {"method": repr(PRESETS["tiny"])}, arrays
+
+
+def _draw_side_by_side(report: Report, arrays: Arrays) -> Figure:
+    return plots.pairs({prompt: (full, fast) for prompt, (full, fast) in arrays.items()})
+
+
+PICTURES = {
+    "demo": Pictures(_demo, _draw_demo),
+    "intermediate_outputs": Pictures(_steps, _draw_steps),
+    "side_by_side": Pictures(_side_by_side, _draw_side_by_side),
+}
+NAMES = tuple(dict.fromkeys((*PICTURES, *CHARTS)))  # some are both: then the pictures are drawn
 
 
 def chosen(names: Sequence[str], everything: bool = False) -> list[str]:
@@ -112,6 +135,7 @@ def draw(
             frame = run.run(name, scope, how=how, store=store)
             data = out / f"{name}.csv"
             write(data, lambda partial, f=frame: f.to_csv(partial, index=False))  # type: ignore[misc]
+            write_tables(out / name, frame)
             report |= {"scope": scope, "rows": len(frame), **_count(frame)}
             figure = CHARTS[name](pd.read_csv(data))
         report |= provenance(model, name, scope, seed)
@@ -120,6 +144,13 @@ def draw(
         for ending in endings:
             write_figure(out / f"{name}.{ending}", figure)
             yield out / f"{name}.{ending}"
+
+
+def write_tables(path: Path, frame: pd.DataFrame) -> None:
+    """Write what a frame says as Markdown and LaTeX (booktabs), `path` without its ending."""
+    table = tabulate(frame)
+    for ending, text in ((".md", markdown(table)), (".tex", latex(table))):
+        write(path.with_suffix(ending), lambda partial, t=text: partial.write_text(t))  # type: ignore[misc]
 
 
 def _count(frame: pd.DataFrame) -> Report:
@@ -155,6 +186,8 @@ def check(out: Path, names: Sequence[str] = ()) -> list[str]:
     """
     wrong = list[str]()
     there = [n for n in NAMES if (out / f"{n}.json").exists()]
+    if not there:
+        raise ValueError(f"there is no figure with its data in {out}")
     for name in names or there:
         if name not in there:
             wrong.append(f"{name}: {out / name}.json is not there")

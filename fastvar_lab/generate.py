@@ -97,6 +97,12 @@ def generate(
     released code). `watch` wraps the runner, first outermost. `snapshot` keeps what `resume`
     needs, with the branch outputs of the given steps (True: all unpruned ones but the last).
     `progress` shows a bar over the scale steps.
+
+    >>> import fastvar_lab as fv
+    >>> model = fv.load("tiny")
+    >>> made = fv.generate(model, ["a red ring", "two stars"], fv.Prune({-1: 0.75}), seed=1)
+    >>> fv.to_uint8(model.decode(made.canvas)).shape
+    (2, 256, 256, 3)
     """
     condition: Condition | None = None
     if isinstance(prompts, Tensor) or hasattr(prompts, "_fields"):
@@ -145,6 +151,12 @@ def resume(
     Starts at the latest step before which both methods act alike and whose cache step is held;
     `first_step` of the result says where. The snapshot is not changed. `keep` as `snapshot` in
     `generate`. Raises ValueError for another model than the snapshot's, or streamed draws.
+
+    >>> import fastvar_lab as fv
+    >>> model = fv.load("tiny")
+    >>> full = fv.generate(model, "a red ring", fv.Dense(), seed=1, snapshot=True)
+    >>> fv.resume(model, full.snapshot, fv.Prune({-1: 0.75})).first_step
+    9
     """
     if snapshot.model is not model.transformer:
         raise ValueError(f"the snapshot was made by another model than this {model.name}")

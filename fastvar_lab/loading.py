@@ -61,6 +61,11 @@ def load(
 
     Raises ValueError for an unknown name, WeightsError for files that do not fit, RuntimeError
     for CUDA or memory that is not there.
+
+    >>> load("tiny").sizes[-1]
+    (32, 32)
+    >>> load("var-d16", weights="random", depth=2).name
+    'var-d16'
     """
     if name not in NAMES:
         raise ValueError(f"model must be one of {', '.join(NAMES)}; not {name!r}")

@@ -30,6 +30,11 @@ def observe(
     `watch` wraps the runner outside of the recorder.
 
     Step times include the recording itself; sublayer times only that of attention.
+
+    >>> import fastvar_lab as fv
+    >>> made, trace = fv.observe(fv.load("tiny"), "a red ring", fv.PRESETS["tiny"], seed=1)
+    >>> trace.kept[9, fv.Site(0, "attn")].sum(dim=1)  # of 1,024, for both guidance rows
+    tensor([256, 256])
     """
     trace, watches = Trace(model.grids(options.get("sizes"))), list[Stopwatch]()
     wanted = {"features": features, "outputs": outputs, "attention": attention}
@@ -50,7 +55,15 @@ def observe_again(
     keep: bool | Sequence[int] = False,
     watch: Iterable[Watch] = (),
 ) -> tuple[Generation, Trace]:
-    """Resume `before` under another method and record; earlier steps come from its `trace`."""
+    """Resume `before` under another method and record; earlier steps come from its `trace`.
+
+    >>> import fastvar_lab as fv
+    >>> model = fv.load("tiny")
+    >>> full, dense = fv.observe(model, "a red ring", fv.Dense(), seed=1, snapshot=True)
+    >>> fast, trace = fv.observe_again(model, full, dense, fv.Prune({-1: 0.75}))
+    >>> (fast.first_step, sorted(trace.canvases) == list(range(10)))
+    (9, True)
+    """
     if before.snapshot is None:
         raise ValueError("the generation kept no snapshot; generate it with snapshot=True")
     later, watches = Trace(before.request.grids), list[Stopwatch]()

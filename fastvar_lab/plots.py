@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from textwrap import fill
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 import seaborn as sns
+from matplotlib import figure
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from skimage.transform import resize
 
 FULL, FAST = sns.color_palette("deep")[0], sns.color_palette("deep")[3]
 WIDTH = 7.2  # inches, a two-column paper's text width
+
+
+class Figure(figure.Figure):
+    """A figure that shows itself at the end of a notebook cell, without pyplot."""
+
+    def _repr_png_(self) -> bytes:
+        return self.png()
+
+    def png(self, dpi: int = 150) -> bytes:
+        """Draw as PNG."""
+        buffer = io.BytesIO()
+        self.savefig(buffer, format="png", dpi=dpi)
+        return buffer.getvalue()
 
 
 @contextmanager
@@ -48,6 +63,9 @@ def kept_overlay(image: np.ndarray, share: np.ndarray) -> np.ndarray:
     """Show which tokens were forwarded: those of no layer go dark, those of all stay as they are.
 
     `image` (H, W, 3) in [0, 1], `share` (h, w) of layers that forwarded a token.
+
+    >>> kept_overlay(np.ones((2, 2, 3)), np.array([[1, 0]]))[0, :, 0].tolist()
+    [1.0, 0.15]
     """
     light = resize(share.astype(float), image.shape[:2], order=0)[..., None]
     return image * (0.15 + 0.85 * light)
@@ -66,7 +84,11 @@ def enlarged(image: np.ndarray, side: int) -> np.ndarray:
 
 
 def change(residual: np.ndarray) -> np.ndarray:
-    """Show a signed change (H, W, 3) of a picture as brightness around mid-grey, in [0, 1]."""
+    """Show a signed change (H, W, 3) of a picture as brightness around mid-grey, in [0, 1].
+
+    >>> change(np.array([[[0.0, 0.1, -0.1]]]))[0, 0].round(2).tolist()
+    [0.5, 1.0, 0.0]
+    """
     reach = max(float(np.quantile(np.abs(residual), 0.999)), 1e-3)
     return np.clip(0.5 + residual / (2 * reach), 0, 1)
 
@@ -150,7 +172,12 @@ def comparison(
 
 
 def steps(rows: Mapping[str, Sequence[np.ndarray]], scales: Sequence[str]) -> Figure:
-    """Show the decoded image after every scale step, one row per prompt (paper, Fig. A.2)."""
+    """Show the decoded image after every scale step, one row per prompt (paper, Fig. A.2).
+
+    >>> pictures = np.random.default_rng(0).random((2, 8, 8, 3))
+    >>> [axes.get_title() for axes in steps({"a red ring": pictures}, ["1x1", "2x2"]).axes]
+    ['1x1', '2x2']
+    """
     with style():
         cell = WIDTH / len(scales)
         height = (cell + 0.14) * len(rows) + 0.35
@@ -171,4 +198,22 @@ def steps(rows: Mapping[str, Sequence[np.ndarray]], scales: Sequence[str]) -> Fi
             first = grid[i][0]
             note = first.text(0, -0.05, prompt, style="italic", transform=first.transAxes, va="top")
             note.set_in_layout(False)
+    return fig
+
+
+def pairs(images: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
+    """Show pairs of pictures, full above FastVAR, each under its prompt (paper, Figs A.3, A.4)."""
+    with style():
+        columns = len(images)
+        cell = WIDTH / columns
+        fig = Figure(figsize=(WIDTH, 2 * cell + 0.6), layout="constrained")
+        grid = fig.subplots(2, columns, squeeze=False)
+        for column, (prompt, pair) in zip(grid.T, images.items(), strict=True):
+            for axes, image in zip(column, pair, strict=True):
+                axes.imshow(image, interpolation="none")
+                axes.set(xticks=[], yticks=[])
+                sns.despine(ax=axes, left=True, bottom=True)
+            column[0].set_title(fill(prompt, 18), fontsize=6, style="italic")
+        for axes, name in zip(grid[:, 0], ("full", "FastVAR"), strict=True):
+            axes.set_ylabel(name)
     return fig

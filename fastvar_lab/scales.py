@@ -79,6 +79,9 @@ def stretch(sizes: Sequence[tuple[int, int]], h: int, w: int) -> Sizes:
 
     Used for other aspect ratios and for zero-shot larger pictures: the first map
     stays, the sides of later ones grow in proportion, and the number of level embeddings stays.
+
+    >>> stretch(TINY, 40, 48)[-2:]
+    ((30, 36), (40, 48))
     """
     last_h, last_w = sizes[-1]
     if h < 1 or w < 1:

@@ -35,7 +35,11 @@ class Grid(NamedTuple):
 
 
 class Site(NamedTuple):
-    """One sublayer: `layer` counts from 0, `kind` is "attn", "cross" or "ffn"."""
+    """One sublayer: `layer` counts from 0, `kind` is "attn", "cross" or "ffn".
+
+    >>> Site(3, "attn").layer
+    3
+    """
 
     layer: int
     kind: str

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from fastvar_lab.seam import Branch, Grid, Plan, Runner, Site, Wrapper
 

@@ -2,6 +2,10 @@
 
 import json
 import multiprocessing
+import os
+import signal
+import threading
+import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 
@@ -13,7 +17,7 @@ from fastvar_lab.__main__ import main
 from fastvar_lab.experiments import base, quality, run
 from fastvar_lab.experiments.store import Store, key
 from fastvar_lab.measure.statistics import interval, paired, summary
-from fastvar_lab.output import write_figure
+from fastvar_lab.output import versions, write_figure
 from fastvar_lab.world.tasks import TASKS
 
 SETTINGS = {"experiment": "x", "cell": {"a": 1, "b": [1, 2]}}
@@ -77,6 +81,7 @@ def tried(monkeypatch):
 
     experiment = base.Experiment("tried", "?", "", jobs, work)
     monkeypatch.setitem(run.REGISTRY, "tried", experiment)
+    monkeypatch.setitem(base.SCOPES, "quick", base.Scope("quick", 4, 1))
     return seen
 
 
@@ -133,6 +138,43 @@ def test_quality_rows_by_process_pool_equal_those_made_here(tmp_path, monkeypatc
     times = here[here.kind == "time"].set_index("method")
     assert times.speedup_flop_bound["full"] == 1
     assert times.speedup_flop_bound["cache 4x4"] > 1.5
+
+
+def test_a_cluster_that_loses_a_worker_gives_the_same_cells(tmp_path, monkeypatch):
+    distributed = pytest.importorskip("distributed")
+    monkeypatch.setitem(base.SCOPES, "quick", base.Scope("quick", 12, 1))
+    how = run.Opened(weights="random")
+    here = run.run("spectra", "quick", how=how, store=Store(tmp_path / "a"))
+    cells = Store(tmp_path / "b")
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, dashboard_address=None
+    ) as cluster:
+        first = next(iter(cluster.workers.values()))
+
+        def kill_one():
+            deadline = time.monotonic() + 120
+            while not list(cells.folder.rglob("*.json")) and time.monotonic() < deadline:
+                time.sleep(0.02)
+            os.kill(first.process.pid, signal.SIGKILL)
+
+        killer = threading.Thread(target=kill_one)
+        killer.start()
+        with run.executor(0, cluster.scheduler_address) as executor:
+            there = run.run("spectra", "quick", how=how, store=cells, executor=executor)
+            killer.join()
+            asked = (
+                "spectra",
+                replace(how, fingerprint="1234"),
+                [],
+                str(tmp_path),
+                versions()["torch"],
+            )
+            with pytest.raises(ValueError, match="the run was begun with 1234"):
+                executor.submit(run.compute, *asked).result()
+    assert there.equals(here)
+    assert {p.name for p in cells.folder.rglob("*.json")} == {
+        p.name for p in (tmp_path / "a").rglob("*.json")
+    }
 
 
 @pytest.mark.parametrize("experiment", quality.EXPERIMENTS, ids=lambda e: e.name)
@@ -263,7 +305,7 @@ def test_the_experiment_command_lists_and_refuses(capsys):
 def test_figures_are_checked_against_their_data(tmp_path, monkeypatch, capsys):
     model = run.open_model(run.Opened())
     monkeypatch.setattr(run, "run", lambda name, scope, how, store: synthetic(name))
-    made = list(figures.draw(model, ["selectors", "steps"], tmp_path))
+    made = list(figures.draw(model, ["selectors", "intermediate_outputs"], tmp_path))
     assert {p.suffix for p in made} == {".csv", ".npz", ".png", ".pdf"}
     assert figures.check(tmp_path) == []
     told = json.loads((tmp_path / "selectors.json").read_text())

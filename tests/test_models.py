@@ -25,7 +25,7 @@ from fastvar_lab.training.focus import (
 )
 from fastvar_lab.training.loop import train
 from fastvar_lab.training.reading import FACTS, facts, learn_to_read
-from fastvar_lab.training.transformer import GROWTH, bit_losses
+from fastvar_lab.training.transformer import GROWTH, SAMPLED, SMALL, WHOLE, bit_losses, look
 from fastvar_lab.world.grammar import VOCABULARY, parse
 from fastvar_lab.world.scene import Object, Scene
 
@@ -148,9 +148,7 @@ def test_a_small_transformer_learns():
         draw = torch.Generator().manual_seed(step)
         text = model.text_encoder.encode(["a red circle"] * 4)
         weights = token_weights(objects, SIDES)
-        positions = sampled_positions(
-            SIDES, GROWTH[2].sampled, weights, centers(objects, draw), draw
-        )
+        positions = sampled_positions(SIDES, SAMPLED.sampled, weights, centers(objects, draw), draw)
         loss = sum(bit_losses(model.transformer, text, latent, SIDES, positions, weights, draw))
         optimizer.zero_grad()
         loss.backward()
@@ -177,20 +175,28 @@ def test_facts_of_a_relation_are_seen_from_both_ends():
     assert told[2] == ["star", None, None, 2, None]
 
 
-@pytest.mark.parametrize("stage", GROWTH)
-def test_sampled_positions_lie_on_their_maps(stage):
+def test_every_step_of_the_growth_shows_something():
+    draw = torch.Generator().manual_seed(0)
+    seen = [look(i / 200, draw) for i in range(200)]
+    assert {SMALL, SAMPLED, WHOLE} <= set(seen)
+    assert (seen[0], seen[-1]) == (SMALL, WHOLE)
+    assert all(sum(share for share, _ in phase.looks) == pytest.approx(1) for phase in GROWTH)
+
+
+@pytest.mark.parametrize("most", [64, 144, 1024])
+def test_sampled_positions_lie_on_their_maps(most):
     for seed in range(6):
         draw = torch.Generator().manual_seed(seed)
         objects = torch.rand(3, 32, 32, generator=draw) < 0.1
         weights, around = token_weights(objects, TINY), centers(objects, draw)
-        chosen = sampled_positions(TINY, stage.sampled, weights, around, draw)
+        chosen = sampled_positions(TINY, most, weights, around, draw)
         for (h, w), at in zip(TINY, chosen, strict=True):
-            if h * w <= stage.sampled:
+            if h * w <= most:
                 assert at is None
             else:
                 assert at.min() >= 0
                 assert at.max() < h * w
-                assert all(len(set(row)) == len(row) == stage.sampled for row in at.tolist())
+                assert all(len(set(row)) == len(row) == most for row in at.tolist())
 
 
 def test_a_training_step_looks_at_the_objects():

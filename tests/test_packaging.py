@@ -9,7 +9,7 @@ import yaml
 from fastvar_lab import figures
 
 ROOT = Path(__file__).parent.parent
-CONDA_NAMES = {"torch": "pytorch"}
+CONDA_NAMES = {"torch": "pytorch", "playwright": "playwright-python"}
 
 
 def name(requirement):

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from fastvar_lab.experiments.store import Rows
+from fastvar_lab.methods.presets import paper_preset
+from fastvar_lab.methods.prune import Dense
 from fastvar_lab.models import Model
+from fastvar_lab.seam import Method
+from fastvar_lab.world.tasks import questions
 
+BATCH = 4
 Settings = dict[str, Any]
+Work = Callable[[Model, Settings], Rows]
 
 
 @dataclass(frozen=True)
@@ -22,7 +29,7 @@ class Scope:
 
 
 SCOPES = {
-    "quick": Scope("quick", 4, 1),
+    "quick": Scope("quick", 2, 1),
     "default": Scope("default", 24, 3),
     "paper": Scope("paper", 112, 5),
 }
@@ -45,3 +52,35 @@ class Experiment:
     version: int = 1
     slow: bool = False
     exclusive: bool = False  # its cells are timed, so they never run side by side
+
+
+def each_cell(
+    name: str,
+    question: str,
+    source: str,
+    jobs: Callable[[Model, Scope], list[list[Settings]]],
+    work: Work,
+    **options: Any,
+) -> Experiment:
+    """Make an experiment whose cells are worked on one by one."""
+    return Experiment(name, question, source, jobs, partial(_each, work), **options)
+
+
+def _each(work: Work, model: Model, cells: Sequence[Settings]) -> Iterator[tuple[Settings, Rows]]:
+    for cell in cells:
+        yield cell, work(model, cell)
+
+
+def ways(model: Model) -> dict[str, Method]:
+    """Full generation and the model's own preset."""
+    return {"full": Dense(), "fast": paper_preset(model.name, len(model.sizes), model.depth)}
+
+
+def batches(scope: Scope, seed: int) -> list[Settings]:
+    """Held-out prompts of all tasks, in batches that are generated together."""
+    asked = questions(scope.prompts, seed)
+    told = [{"task": q.task, "prompt": q.prompt.text, "seed": q.seed} for q in asked]
+    return [
+        {"first": first, "batch": told[first : first + BATCH]}
+        for first in range(0, len(told), BATCH)
+    ]

@@ -15,11 +15,12 @@ from itertools import product
 import numpy as np
 
 from fastvar_lab import flops
-from fastvar_lab.experiments.base import Experiment, Scope, Settings
+from fastvar_lab.experiments.base import Experiment, Scope, Settings, batches
 from fastvar_lab.experiments.store import Rows
 from fastvar_lab.generate import generate, resume
 from fastvar_lab.measure.quality import to_reference, token_agreement
 from fastvar_lab.methods.merge import Merge
+from fastvar_lab.methods.presets import PRESETS
 from fastvar_lab.methods.prune import Dense, Prune
 from fastvar_lab.methods.restore import CachedBranch, NearestKept, Restorer, Zero
 from fastvar_lab.methods.schedule import ScaleName
@@ -34,41 +35,36 @@ from fastvar_lab.methods.select import (
 from fastvar_lab.models import Model
 from fastvar_lab.pictures import to_uint8
 from fastvar_lab.seam import Method
-from fastvar_lab.world.tasks import Question, judge, questions
+from fastvar_lab.world.tasks import Question, judge
 
-BATCH = 4
 FULL = "full"
 Methods = Mapping[str, Method]
 Ratios = dict[ScaleName, float]
 
 
-def jobs(make: Callable[[Model], Methods], model: Model, scope: Scope) -> list[list[Settings]]:
-    """One job per batch of prompts, a cell per method in it; one more that times them all."""
+def jobs(
+    make: Callable[[Model], Methods], few: bool, model: Model, scope: Scope
+) -> list[list[Settings]]:
+    """One job per batch of prompts, a cell per method in it; one more that times them all.
+
+    With `few`, a quick scope tries only the methods whose ratios are all halves and wholes.
+    """
     methods = {FULL: Dense(), **make(model)}
-    asked = questions(scope.prompts, seed=11)
-    out = []
-    for first in range(0, len(asked), BATCH):
-        batch = [
-            {"task": q.task, "prompt": q.prompt.text, "seed": q.seed}
-            for q in asked[first : first + BATCH]
-        ]
-        out.append(
-            [
-                {
-                    "kind": "quality",
-                    "method": label,
-                    "repr": repr(m),
-                    "first": first,
-                    "batch": batch,
-                }
-                for label, m in methods.items()
-            ]
-        )
+    if few and scope.name == "quick":
+        methods = {k: m for k, m in methods.items() if _ratios(m) <= {0.5, 1.0}}
+    out = [
+        [{"kind": "quality", "method": label, "repr": repr(m), **b} for label, m in methods.items()]
+        for b in batches(scope, seed=11)
+    ]
     timed = [
         {"kind": "time", "method": label, "repr": repr(m), "repeats": scope.repeats}
         for label, m in methods.items()
     ]
     return [*out, timed]
+
+
+def _ratios(method: Method) -> set[float]:
+    return {ratio for _, ratio in method.pairs} if isinstance(method, Prune) else set()
 
 
 def work(
@@ -127,20 +123,19 @@ def _questions(cell: Settings) -> list[Question]:
 def _times(
     methods: Methods, model: Model, cells: Sequence[Settings]
 ) -> Iterator[tuple[Settings, Rows]]:
-    """Time every method in turns with full generation, in this one process."""
+    """Time every method in turns with full generation, in this one process, after a warm-up."""
     prompt = "a red circle left of a blue square"
     grids, words = model.grids(), len(prompt.split())
     costs = {
         label: flops.total(flops.step_flops(model, m, grids, words=words))
         for label, m in methods.items()
     }
+    generate(model, prompt, Dense(), seed=0)
     for cell in cells:
         method, full, fast = methods[cell["method"]], list[float](), list[float]()
-        for repeat in range(cell["repeats"] + 1):
-            pair = (generate(model, prompt, m, seed=0).seconds for m in (Dense(), method))
-            for seconds, into in zip(pair, (full, fast), strict=True):
-                if repeat:
-                    into.append(seconds)
+        for _ in range(cell["repeats"]):
+            full.append(generate(model, prompt, Dense(), seed=0).seconds)
+            fast.append(generate(model, prompt, method, seed=0).seconds)
         ms = statistics.median(fast) * 1e3
         ratio = statistics.median(a / b for a, b in zip(full, fast, strict=True))
         bound = costs[FULL] / costs[cell["method"]]
@@ -152,9 +147,17 @@ def _quality(
     question: str,
     source: str,
     make: Callable[[Model], Methods],
-    slow: bool = False,
+    few: bool = False,
 ) -> Experiment:
-    return Experiment(name, question, source, partial(jobs, make), partial(work, make), slow=slow)
+    return Experiment(
+        name,
+        question,
+        source,
+        partial(jobs, make, few),
+        partial(work, make),
+        version=2,
+        slow=few,
+    )
 
 
 def _label(ratios: Mapping[ScaleName, float]) -> str:
@@ -271,14 +274,14 @@ EXPERIMENTS = (
         "Which scale steps can be pruned, and how much time does each save?",
         "section 3.1, Figs 2 and 3",
         scale_sensitivity_methods,
-        slow=True,
+        few=True,
     ),
     _quality(
         "ratio_tradeoff",
         "What quality does each speedup cost, over ratios of the last three scales?",
         "section 4.3, Table 4",
         ratio_tradeoff_methods,
-        slow=True,
+        few=True,
     ),
     _quality(
         "extreme_ratios",
@@ -309,6 +312,12 @@ EXPERIMENTS = (
         "How many scales, which layers and which sublayers should be pruned?",
         "section 4.3; supplement",
         depth_of_pruning_methods,
+    ),
+    _quality(
+        "side_by_side",
+        "What does the preset change in a picture?",
+        "supplement, Figs A.3 and A.4",
+        lambda model: {"FastVAR": PRESETS["tiny"]},
     ),
     _quality(
         "rivals",

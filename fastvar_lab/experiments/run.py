@@ -12,17 +12,18 @@ from multiprocessing import get_context
 from typing import Any
 
 import pandas as pd
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
-from fastvar_lab.experiments import inside, quality
+from fastvar_lab.experiments import costs, quality, steps
 from fastvar_lab.experiments.base import SCOPES, Experiment, Settings
 from fastvar_lab.experiments.store import Store
+from fastvar_lab.experiments.tables import tabulate
 from fastvar_lab.loading import load
-from fastvar_lab.measure.statistics import summary
 from fastvar_lab.models import Model
 from fastvar_lab.output import versions
 
-REGISTRY: dict[str, Experiment] = {e.name: e for e in (*inside.EXPERIMENTS, *quality.EXPERIMENTS)}
+EVERY = (*costs.EXPERIMENTS, *steps.EXPERIMENTS, *quality.EXPERIMENTS)
+REGISTRY: dict[str, Experiment] = {experiment.name: experiment for experiment in EVERY}
 
 
 def find(name: str) -> Experiment:
@@ -35,7 +36,11 @@ def find(name: str) -> Experiment:
 
 @dataclass(frozen=True)
 class Opened:
-    """How a model is opened, as plain values that travel to a worker."""
+    """How a model is opened, as plain values that travel to a worker.
+
+    >>> run("memory", "quick", how=Opened("tiny", device="cpu"), progress=False).side.max()
+    64
+    """
 
     name: str = "tiny"
     weights: str | None = None
@@ -100,6 +105,10 @@ def run(
 
     Known cells are read; missing ones are computed here, or through any
     `concurrent.futures.Executor`, and kept one by one, so that a stopped run goes on where it was.
+
+    >>> frame = run("latency_by_scale", "quick", progress=False)
+    >>> sorted(frame.method.unique())
+    ['fast', 'full']
     """
     experiment, how = find(name), how or Opened()
     if scope not in SCOPES:
@@ -168,28 +177,12 @@ def executor(workers: int = 0, scheduler: str | None = None) -> Iterator[Executo
 
 
 def table(name: str, frame: pd.DataFrame) -> str:
-    """Format what a frame says for a terminal: a line per method, or means of what is timed."""
+    """Format what a frame says for a terminal."""
     experiment = find(name)
     lines = [f"{name}: {experiment.question} ({experiment.source})"]
-    if "kind" in frame and (frame.kind == "quality").any():
-        made = frame[frame.kind == "quality"]
-        times = frame[frame.kind == "time"].set_index("method")
-        score, close = (summary(made, ["method"], c).set_index("method") for c in ("right", "psnr"))
-        lines.append(f"{'method':<28} {'score':>18} {'PSNR dB':>20} {'speedup':>8} {'bound':>6}")
-        for label in score.index:
-            a, b, t = score.loc[label], close.loc[label], times.loc[label]
-            lines.append(
-                f"{label:<28} {a['mean']:5.2f} ({a.low:.2f}, {a.high:.2f}) "
-                f"{b['mean']:6.1f} ({b.low:.1f}, {b.high:.1f}) {t.speedup:8.2f} "
-                f"{t.speedup_flop_bound:6.2f}"
-            )
-        lines.append(f"n = {made.picture.nunique()} pictures, 95 % bootstrap intervals")
-    else:
-        by = [c for c in ("method", "kernel", "what", "side", "size", "kind") if c in frame]
-        known = ("ms", "share", "cosine", "kv_measured", "held_measured", "right", "settled")
-        numbers = [c for c in known if c in frame]
-        told = frame.groupby(by, sort=False, dropna=False)[numbers].mean()
-        lines.append(told.round(3).to_string())
+    lines.append(tabulate(frame).to_string(index=False))
+    if "picture" in frame:
+        lines.append(f"n = {frame.picture.nunique()} pictures, 95 % bootstrap intervals")
     return "\n".join(lines)
 
 

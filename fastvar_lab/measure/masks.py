@@ -26,8 +26,29 @@ def score_map(trace: Trace, step: int, site: Site, row: int = 0) -> np.ndarray:
     """Pivotal-token scores of one sublayer as a map (h, w), squared feature units.
 
     Squared distance to the spatial mean (paper, Algorithm 1), recorded at dense steps too.
+
+    >>> import fastvar_lab as fv
+    >>> _, trace = fv.observe(fv.load("tiny"), "a red ring", fv.PRESETS["tiny"], seed=1)
+    >>> score_map(trace, 9, fv.Site(0, "attn")).shape
+    (32, 32)
     """
     return as_map(trace, step, trace.scores[step, site])[row].cpu().numpy()
+
+
+def kept_map(trace: Trace, step: int, site: Site, row: int = 0) -> np.ndarray:
+    """Tell which tokens of a step one sublayer forwarded, as a map (h, w), bool.
+
+    A skipped step forwards nothing.
+
+    >>> import fastvar_lab as fv
+    >>> _, trace = fv.observe(fv.load("tiny"), "a red ring", fv.PRESETS["tiny"], seed=1)
+    >>> kept_map(trace, 9, fv.Site(0, "attn")).mean()
+    0.25
+    """
+    grid = trace.grids[step]
+    if (step, site) not in trace.kept:
+        return np.zeros((grid.h, grid.w), dtype=bool)
+    return as_map(trace, step, trace.kept[step, site])[row].cpu().numpy()
 
 
 def scores(trace: Trace) -> pd.DataFrame:
@@ -35,6 +56,11 @@ def scores(trace: Trace) -> pd.DataFrame:
 
     Columns: step, size, layer, kind, row, mean, std, gini (0 all equal, to 1), and kept, the share
     forwarded.
+
+    >>> import fastvar_lab as fv
+    >>> _, trace = fv.observe(fv.load("tiny"), "a red ring", fv.PRESETS["tiny"], seed=1)
+    >>> float(scores(trace).groupby("size").kept.mean()["24x24"])
+    0.5
     """
     rows = []
     for (step, site), found in trace.scores.items():
@@ -78,6 +104,12 @@ def agreement(trace: Trace, between: str, kind: str = "attn") -> pd.DataFrame:
     Columns: step, size, layer, other (the layer, row or step compared with), overlap in [0, 1],
     chance. Steps are compared at the smaller map, where a token counts as kept if most of its
     cells are. Only pruned sublayers are compared; rows are all of the batch, or its two halves.
+
+    >>> import fastvar_lab as fv
+    >>> _, trace = fv.observe(fv.load("tiny"), "a red ring", fv.PRESETS["tiny"], seed=1)
+    >>> rows = agreement(trace, "layers")
+    >>> bool(rows.overlap.mean() > rows.chance.mean())
+    True
     """
     masks = {
         (step, site.layer): as_map(trace, step, mask)

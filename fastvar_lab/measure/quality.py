@@ -13,12 +13,23 @@ from fastvar_lab.measure.steps import radial_spectrum
 MOST_PSNR = 100.0  # dB, stands for equal pictures, so that means stay finite
 
 
+def psnr(image: np.ndarray, reference: np.ndarray) -> float:
+    """PSNR in dB of two uint8 pictures; 100 if they are equal."""
+    if np.array_equal(image, reference):
+        return MOST_PSNR
+    return float(peak_signal_noise_ratio(reference, image))
+
+
 def to_reference(image: np.ndarray, reference: np.ndarray) -> dict[str, float]:
     """Compare a picture (H, W, 3) uint8 with its reference.
 
     psnr in dB (100 for equal pictures), ssim and ms_ssim (1 is equal), vif (visual information
     fidelity), spectrum_error (mean absolute gap of log10 amplitudes). scikit-image and
     torchmetrics; multi-scale SSIM needs pictures of more than 160 px and is nan below.
+
+    >>> picture = np.random.default_rng(0).integers(0, 256, (176, 176, 3)).astype(np.uint8)
+    >>> to_reference(picture, picture)["psnr"]
+    100.0
     """
     from torchmetrics.functional.image import (
         multiscale_structural_similarity_index_measure,
@@ -27,7 +38,6 @@ def to_reference(image: np.ndarray, reference: np.ndarray) -> dict[str, float]:
 
     if image.shape != reference.shape:
         raise ValueError(f"pictures of {image.shape} and {reference.shape} cannot be compared")
-    equal = np.array_equal(image, reference)
     made, wanted = (
         rearrange(torch.from_numpy(x.astype(np.float32) / 255), "h w c -> 1 c h w")
         for x in (image, reference)
@@ -35,7 +45,7 @@ def to_reference(image: np.ndarray, reference: np.ndarray) -> dict[str, float]:
     large = min(image.shape[:2]) > 160
     spectra = [radial_spectrum(x / 255)[1] for x in (image, reference)]
     return {
-        "psnr": MOST_PSNR if equal else float(peak_signal_noise_ratio(reference, image)),
+        "psnr": psnr(image, reference),
         "ssim": float(structural_similarity(reference, image, channel_axis=-1)),
         "ms_ssim": float(
             multiscale_structural_similarity_index_measure(made, wanted, data_range=1.0)

@@ -52,6 +52,13 @@ def branch_similarity(trace: Trace, mode: str = "area") -> pd.DataFrame:
     Columns: step, size, layer, kind, source, source_size, cosine (mean over tokens and rows) and
     error (relative squared error of restoring from there). Needs sites recorded with `outputs=`.
     Why the last unpruned step is the best cache: paper, section 3.3 and Table A.4.
+
+    >>> import fastvar_lab as fv
+    >>> site = fv.Site(4, "attn")
+    >>> _, trace = fv.observe(fv.load("tiny"), "a red ring", fv.Dense(), seed=1, outputs=[site])
+    >>> rows = branch_similarity(trace).query("step == 9").set_index("source_size")
+    >>> bool(rows.cosine["24x24"] > rows.cosine["4x4"])
+    True
     """
     rows = []
     for (step, site), out in trace.outputs.items():
@@ -82,6 +89,12 @@ def convergence(trace: Trace, decode: Decode, tolerance: float = 2 / 255) -> pd.
 
     A place is a token of the final map; its change the mean absolute difference of its pixels, in
     intensities of [0, 1]. Columns: step, size, picture, settled (share of places).
+
+    >>> import fastvar_lab as fv
+    >>> model = fv.load("tiny")
+    >>> _, trace = fv.observe(model, "a red ring", fv.PRESETS["tiny"], seed=1)
+    >>> float(convergence(trace, model.decode).settled.iloc[-1])
+    1.0
     """
     pictures = images(trace, decode)
     steps, n = pictures.shape[:2]

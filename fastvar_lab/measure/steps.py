@@ -35,6 +35,12 @@ def images(trace: Trace, decode: Decode) -> np.ndarray:
     """Decode the latent after every recorded step: (S, n, H, W, 3) in [0, 1].
 
     Paper, Figs 3a and A.2.
+
+    >>> import fastvar_lab as fv
+    >>> model = fv.load("tiny")
+    >>> _, trace = fv.observe(model, "a red ring", fv.PRESETS["tiny"], seed=1)
+    >>> images(trace, model.decode).shape
+    (10, 1, 256, 256, 3)
     """
 
     def compute() -> np.ndarray:
@@ -48,6 +54,12 @@ def added(trace: Trace, decode: Decode) -> np.ndarray:
     """Return what each step added to the picture: (S, n, H, W, 3), the first one whole.
 
     A skipped step adds nothing. Paper, Fig. 3a, as differences.
+
+    >>> import fastvar_lab as fv
+    >>> model = fv.load("tiny")
+    >>> _, trace = fv.observe(model, "a red ring", fv.PRESETS["tiny"], seed=1)
+    >>> added(trace, model.decode).shape
+    (10, 1, 256, 256, 3)
     """
     pictures = images(trace, decode)
     return np.diff(pictures, axis=0, prepend=np.zeros_like(pictures[:1]))
@@ -58,6 +70,13 @@ def energy(trace: Trace, decode: Decode) -> pd.DataFrame:
 
     Columns: step, size, picture, domain ("image" in squared intensity, "latent" in squared latent
     units), energy.
+
+    >>> import fastvar_lab as fv
+    >>> model = fv.load("tiny")
+    >>> _, trace = fv.observe(model, "a red ring", fv.PRESETS["tiny"], seed=1)
+    >>> frame = energy(trace, model.decode).set_index(["domain", "size"])
+    >>> bool(frame.energy["image", "2x2"] > frame.energy["image", "32x32"])
+    True
     """
     rows = []
     steps = sorted(trace.canvases)

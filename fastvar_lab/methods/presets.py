@@ -41,7 +41,11 @@ def infinity_preset(steps: int = 13, depth: int = 32) -> Prune:
 
 
 def paper_preset(model: str, steps: int, depth: int) -> Prune:
-    """Return the paper's preset for a model by name; the embedded model has its own."""
+    """Return the paper's preset for a model by name; the embedded model has its own.
+
+    >>> paper_preset("infinity-2b", steps=13, depth=32).pairs
+    ((-4, 0.4), (-3, 0.5), (-2, 1.0), (-1, 1.0))
+    """
     if model.startswith("infinity"):
         return infinity_preset(steps, depth)
     if model.startswith("var"):

@@ -18,7 +18,12 @@ GRANULARITIES = ("sublayer", "block", "step")
 
 @dataclass(frozen=True)
 class Dense:
-    """Compute everything: plain generation."""
+    """Compute everything: plain generation.
+
+    >>> from fastvar_lab.scales import TINY, grids
+    >>> set(Dense().acts(grids(TINY)))
+    {('dense',)}
+    """
 
     def start(
         self,
@@ -49,6 +54,11 @@ class Prune(Scheduled):
     Source: FastVAR, section 3.2 and Algorithm 1; the cache holds gated branch outputs, as the
     released code does. Raises ValueError for what no schedule allows here, and for what the
     schedule at hand does not allow in `start` and `acts`.
+
+    >>> from fastvar_lab.scales import TINY, grids
+    >>> method = Prune({-2: 0.5, 32: 1.0})
+    >>> method.by_step(grids(TINY))
+    {8: 0.5, 9: 1.0}
     """
 
     ratios: Mapping[ScaleName, float] | tuple[tuple[ScaleName, float], ...]

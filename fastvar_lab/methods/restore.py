@@ -39,6 +39,9 @@ class CachedBranch:
     """Cached token restoration: the cache-step output, resized, under the fresh tokens.
 
     FastVAR, Algorithm 1; the released code resizes by "area". "bilinear" and "nearest" also work.
+
+    >>> CachedBranch("bilinear")
+    CachedBranch(mode='bilinear')
     """
 
     mode: str = "area"
@@ -56,7 +59,13 @@ class CachedBranch:
 
 @dataclass(frozen=True)
 class Zero:
-    """Pruned tokens add nothing: they keep their residual stream."""
+    """Pruned tokens add nothing: they keep their residual stream.
+
+    >>> import torch
+    >>> fresh, index = torch.ones(1, 1, 2), torch.tensor([[3]])
+    >>> Zero().restore(fresh, index, Grid(0, 2, 2), None)[0, :, 0]
+    tensor([0., 0., 0., 1.])
+    """
 
     needs_cache: ClassVar[bool] = False
 
@@ -67,7 +76,13 @@ class Zero:
 
 @dataclass(frozen=True)
 class NearestKept:
-    """Pruned tokens take the output of the nearest kept one of the same step (as in StepVAR)."""
+    """Pruned tokens take the output of the nearest kept one of the same step (as in StepVAR).
+
+    >>> import torch
+    >>> fresh, index = torch.ones(1, 1, 2), torch.tensor([[3]])
+    >>> NearestKept().restore(fresh, index, Grid(0, 2, 2), None)[0, :, 0]
+    tensor([1., 1., 1., 1.])
+    """
 
     needs_cache: ClassVar[bool] = False
 

@@ -35,7 +35,12 @@ def top(scores: Tensor, k: int, raster: bool = False) -> Tensor:
 
 @dataclass(frozen=True)
 class FarFromMean:
-    """Pivotal token selection: squared distance to the spatial mean (FastVAR, Algorithm 1)."""
+    """Pivotal token selection: squared distance to the spatial mean (FastVAR, Algorithm 1).
+
+    >>> x = torch.tensor([[[0.0], [0.0], [0.0], [8.0]]])  # (B, L, C)
+    >>> FarFromMean().scores(x, Grid(0, 2, 2), Site(0, "attn"))
+    tensor([[ 4.,  4.,  4., 36.]])
+    """
 
     def scores(self, x: Tensor, grid: Grid, site: Site) -> Tensor:
         return distance_to_mean(x)
@@ -43,7 +48,12 @@ class FarFromMean:
 
 @dataclass(frozen=True)
 class NearMean:
-    """The opposite of pivotal token selection: the lowest scores first."""
+    """The opposite of pivotal token selection: the lowest scores first.
+
+    >>> x = torch.tensor([[[0.0], [0.0], [0.0], [8.0]]])  # (B, L, C)
+    >>> NearMean().scores(x, Grid(0, 2, 2), Site(0, "attn"))
+    tensor([[ -4.,  -4.,  -4., -36.]])
+    """
 
     def scores(self, x: Tensor, grid: Grid, site: Site) -> Tensor:
         return -distance_to_mean(x)
@@ -51,7 +61,12 @@ class NearMean:
 
 @dataclass(frozen=True)
 class HighPass:
-    """Squared distance to the mean of the 3 x 3 neighbourhood: local detail (as in StepVAR)."""
+    """Squared distance to the mean of the 3 x 3 neighbourhood: local detail (as in StepVAR).
+
+    >>> x = torch.tensor([[[0.0], [0.0], [0.0], [8.0]]])  # (B, L, C)
+    >>> HighPass().scores(x, Grid(0, 2, 2), Site(0, "attn"))
+    tensor([[ 4.,  4.,  4., 36.]])
+    """
 
     def scores(self, x: Tensor, grid: Grid, site: Site) -> Tensor:
         image = rearrange(wide(x), "b (h w) c -> b c h w", h=grid.h, w=grid.w)
@@ -61,7 +76,13 @@ class HighPass:
 
 @dataclass(frozen=True)
 class Random:
-    """Uniformly random tokens, the same for a seed, step and sublayer; rows draw alike."""
+    """Uniformly random tokens, the same for a seed, step and sublayer; rows draw alike.
+
+    >>> one, other = (Random(1).scores(torch.zeros(1, 4, 1), Grid(0, 2, 2), Site(layer, "attn"))
+    ...               for layer in (0, 1))
+    >>> bool((one == other).any())
+    False
+    """
 
     seed: int = 0
 
@@ -73,7 +94,11 @@ class Random:
 
 @dataclass(frozen=True)
 class UniformGrid:
-    """Evenly spread tokens, on a lattice of which any number covers the map."""
+    """Evenly spread tokens, on a lattice of which any number covers the map.
+
+    >>> UniformGrid().scores(torch.zeros(1, 4, 1), Grid(0, 2, 2), Site(0, "attn")).argmax()
+    tensor(0)
+    """
 
     def scores(self, x: Tensor, grid: Grid, site: Site) -> Tensor:
         cells = torch.arange(x.shape[1], device=x.device)

@@ -30,28 +30,43 @@ from fastvar_lab.world.scene import caption, compose, random_prompt
 
 CHUNK, REUSE = 1536, 4  # pictures drawn at once, and how often each is used
 FLIP = 0.2  # bitwise self-correction: most bits flipped in one picture
+NOISE = 0.25  # what a bit counts whose residual is 0, beside one of mean size
 NULL = 0.1  # share of pictures trained without their text
 
 
-class Stage(NamedTuple):
-    """From share `begin` of the steps on: maps of up to `largest` tokens are shown.
+class Look(NamedTuple):
+    """Maps of up to `largest` tokens are shown, of each at most `sampled` tokens trained."""
 
-    Of each map at most `sampled` tokens are trained.
-    """
-
-    begin: float
     largest: int
     sampled: int
 
 
+class Phase(NamedTuple):
+    """From share `begin` of the growth on, every step takes one of `looks` by its share."""
+
+    begin: float
+    looks: tuple[tuple[float, Look], ...]
+
+
+SMALL, MIDDLE = Look(8 * 8, 8 * 8), Look(12 * 12, 12 * 12)
+SAMPLED, WIDE, WHOLE = Look(32 * 32, 8 * 8), Look(32 * 32, 12 * 12), Look(32 * 32, 32 * 32)
+
+# Where things are and what outline they have is settled at small maps, and a step there costs a
+# fifth of one with sampled large maps: most steps go there, and some to the large ones all along.
 GROWTH = (
-    Stage(0.0, 8 * 8, 8 * 8),
-    Stage(0.15, 12 * 12, 12 * 12),
-    Stage(0.3, 20 * 20, 8 * 8),
-    Stage(0.6, 32 * 32, 8 * 8),
-    Stage(0.93, 32 * 32, 12 * 12),
-    Stage(0.993, 32 * 32, 32 * 32),
+    Phase(0.0, ((1.0, SMALL),)),
+    Phase(0.1, ((0.6, SMALL), (0.3, MIDDLE), (0.1, SAMPLED))),
+    Phase(0.75, ((0.15, SMALL), (0.15, MIDDLE), (0.7, SAMPLED))),
+    Phase(0.98, ((1.0, WIDE),)),
+    Phase(0.997, ((1.0, WHOLE),)),
 )
+
+
+def look(progress: float, draw: torch.Generator) -> Look:
+    """Choose what a step shows, from how far the growth is and a draw."""
+    looks = [phase.looks for phase in GROWTH if progress >= phase.begin][-1]
+    shares = torch.tensor([share for share, _ in looks])
+    return looks[int(torch.multinomial(shares, 1, generator=draw))][1]
 
 
 class Examples(NamedTuple):
@@ -118,7 +133,8 @@ def bit_losses(
 ) -> list[Tensor]:
     """Cross-entropy per bit of every scale, with self-correction on flipped histories.
 
-    `positions` (B, K) are the tokens trained (None: all), `weights` (B, h * w) what each counts.
+    `positions` (B, K) are the tokens trained (None: all), `weights` (B, h * w) what each counts. A
+    bit counts by the size of the residual whose sign it is: that of a small one is noise.
     """
     device = latent.device
     with torch.no_grad():
@@ -131,7 +147,15 @@ def bit_losses(
         at = [None if p is None else p.to(device) for p in positions]
         targets = [_picked(x, p).float() for x, p in zip(labels, at, strict=True)]
         inputs = [_picked(x, p) for x, p in zip(inputs, at[1:], strict=True)]
-        counts = [_picked(w.to(device)[..., None], p) for w, p in zip(weights, at, strict=True)]
+        before = [torch.zeros_like(latent), *states[:-1]]
+        reach = [
+            rearrange(F.interpolate(latent - done, size, mode="area"), "b d h w -> b (h w) d").abs()
+            for done, size in zip(before, sizes, strict=True)
+        ]
+        counts = [
+            _picked(w.to(device)[..., None] * (NOISE + (1 - NOISE) * r / r.mean()), p)
+            for w, r, p in zip(weights, reach, at, strict=True)
+        ]
     logits = teacher_forced(model, text, inputs, sizes, at)
     odds = (logits[..., 1] - logits[..., 0]).split([x.shape[1] for x in targets], dim=1)
     return [
@@ -172,12 +196,12 @@ def train_transformer(
     stream = Pictures(tokenizer, seed, batch)
 
     def loss(step: int) -> tuple[Tensor, dict[str, float]]:
-        stage = [s for s in GROWTH if grown + (1 - grown) * step / steps >= s.begin][-1]
         latent, prompts, objects = stream.at(step)
         draw = torch.Generator().manual_seed(seed * 1_000_003 + step)
-        shown = [(h, w) for h, w in sizes if h * w <= stage.largest]
+        largest, sampled = look(grown + (1 - grown) * step / steps, draw)
+        shown = [(h, w) for h, w in sizes if h * w <= largest]
         weights = token_weights(objects, shown)
-        positions = sampled_positions(shown, stage.sampled, weights, centers(objects, draw), draw)
+        positions = sampled_positions(shown, sampled, weights, centers(objects, draw), draw)
         with torch.autocast(device, torch.bfloat16):
             features, mask = text_encoder.encode(prompts)
             drop = torch.rand(len(prompts), 1, 1, generator=draw).to(device) < NULL

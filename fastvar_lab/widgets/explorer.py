@@ -13,7 +13,7 @@ import numpy as np
 from fastvar_lab import demo, plots
 from fastvar_lab.backbones.text import WordEncoder
 from fastvar_lab.explore import Comparison, Exploration, Stopped
-from fastvar_lab.measure.masks import as_map
+from fastvar_lab.measure.masks import kept_map
 from fastvar_lab.methods.prune import Prune
 from fastvar_lab.methods.restore import CachedBranch, NearestKept, Restorer, Zero
 from fastvar_lab.methods.schedule import ScaleName, find
@@ -295,10 +295,8 @@ class Explorer(widgets.VBox):
     def _mask(self) -> None:
         if self.shown is None:
             return
-        step, trace = self.scale.value, self.shown.trace
-        kept = trace.kept.get((step, Site(self.layer.value, self.kind.value)))
-        # a skipped step forwards nothing
-        share = np.zeros((1, 1)) if kept is None else as_map(trace, step, kept)[0].cpu().numpy()
+        site = Site(self.layer.value, self.kind.value)
+        share = kept_map(self.shown.trace, self.scale.value, site)
         self.gallery.put("kept tokens", plots.kept_overlay(self.shown.fast / 255, share))
 
     def _guarded(self, work: Callable[[], None]) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 
 import ipywidgets as widgets
 import numpy as np
-from matplotlib.figure import Figure
 from PIL import Image
 
 PIXELS = 204  # side of a picture on the page
@@ -22,13 +21,6 @@ def png(image: np.ndarray) -> bytes:
         image = (np.clip(image, 0, 1) * 255).round().astype(np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "png", compress_level=1)
-    return buffer.getvalue()
-
-
-def drawn(figure: Figure, dpi: int = 130) -> bytes:
-    """Draw a figure as PNG."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi)
     return buffer.getvalue()
 
 

@@ -26,6 +26,14 @@ class ParetoPicker(widgets.VBox):
 
     Picking a point generates its picture beside the full one; a button sends its schedule to
     `explorer`. `frame` comes from an experiment that compares methods, such as `ratio_tradeoff`.
+
+    >>> import fastvar_lab as fv
+    >>> from fastvar_lab.experiments.run import run
+    >>> frame = run("ratio_tradeoff", "quick", progress=False)
+    >>> picker = ParetoPicker(frame, fv.load("tiny"))
+    >>> picker.scatter.picked = 0
+    >>> picker.method == read_method(picker.methods[picker.scatter.points[0]["name"]])
+    True
     """
 
     def __init__(

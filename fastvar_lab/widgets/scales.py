@@ -7,12 +7,12 @@ import numpy as np
 
 from fastvar_lab import plots
 from fastvar_lab.loading import load
-from fastvar_lab.measure.masks import as_map, score_map
+from fastvar_lab.measure.masks import kept_map, score_map
 from fastvar_lab.measure.steps import added, images, spectra
 from fastvar_lab.models import Model
 from fastvar_lab.seam import Site
 from fastvar_lab.trace import Trace
-from fastvar_lab.widgets.panel import PIXELS, Gallery, Status, control, drawn
+from fastvar_lab.widgets.panel import PIXELS, Gallery, Status, control
 
 SO_FAR, ADDED, SCORES, KEPT = "picture so far", "added by this step", "scores", "kept tokens"
 
@@ -73,14 +73,14 @@ class ScaleBrowser(widgets.VBox):
         self.gallery.put(SO_FAR, so_far)
         self.gallery.put(ADDED, plots.change(added(trace, decode)[place, row]))
         lines = {f"after {trace.size(step)}": amplitudes[place, row], "final": amplitudes[-1, row]}
-        self.spectrum.value = drawn(plots.spectra(frequencies, lines))
+        self.spectrum.value = plots.spectra(frequencies, lines).png()
         site = Site(self.layer.value, self.kind.value)
+        kept = kept_map(trace, step, site, row)
         if (step, site) not in trace.scores:
             self.gallery.put(SCORES, np.full((8, 8, 3), 0.5))
-            self.gallery.put(KEPT, plots.kept_overlay(so_far, np.zeros((1, 1))))
+            self.gallery.put(KEPT, plots.kept_overlay(so_far, kept))
             self.status.say(f"{trace.size(step)}: skipped, no token forwarded")
             return
-        kept = as_map(trace, step, trace.kept[step, site])[row].cpu().numpy()
         scores = plots.heat(score_map(trace, step, site, row))
         self.gallery.put(SCORES, plots.enlarged(scores, PIXELS))
         self.gallery.put(KEPT, plots.kept_overlay(so_far, kept))

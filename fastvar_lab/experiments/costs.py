@@ -1,63 +1,27 @@
-"""Experiments that look inside a generation: time, memory, spectra, relations between scales."""
+"""Experiments on what generation costs: time by step, module and size; kernels; memory."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastvar_lab import flops
-from fastvar_lab.experiments.base import Experiment, Scope, Settings
+from fastvar_lab.experiments.base import Scope, Settings, batches, each_cell, ways
 from fastvar_lab.experiments.store import Rows
 from fastvar_lab.generate import generate
-from fastvar_lab.measure.relations import branch_similarity, convergence, cross_scale_attention
-from fastvar_lab.measure.steps import energy, spectrum_frame
-from fastvar_lab.methods.presets import paper_preset
 from fastvar_lab.methods.prune import Dense, Prune
 from fastvar_lab.models import Model
-from fastvar_lab.observe import observe
 from fastvar_lab.pictures import to_uint8
 from fastvar_lab.scales import Sizes, stretch
 from fastvar_lab.seam import Grid, Method, Runner, Site, Wrapper
 from fastvar_lab.sublayers import sublayer_ms
 from fastvar_lab.timing import Stopwatch
 from fastvar_lab.tokens import wide
-from fastvar_lab.world.tasks import judge, questions
+from fastvar_lab.world.tasks import judge
 
 PROMPT = "a red circle left of a blue square"
-BATCH = 4
-Work = Callable[[Model, Settings], Rows]
-
-
-def _each(work: Work, model: Model, cells: Sequence[Settings]) -> Iterator[tuple[Settings, Rows]]:
-    for cell in cells:
-        yield cell, work(model, cell)
-
-
-def ways(model: Model) -> dict[str, Method]:
-    """Full generation and the model's own preset."""
-    return {"full": Dense(), "fast": paper_preset(model.name, len(model.sizes), model.depth)}
-
-
-def prompts_of(scope: Scope, seed: int = 23) -> list[list[Settings]]:
-    """Held-out prompts in batches, one job of one cell each."""
-    asked = questions(scope.prompts, seed)
-    return [
-        [
-            {
-                "first": first,
-                "batch": [
-                    {"prompt": q.prompt.text, "seed": q.seed, "task": q.task}
-                    for q in asked[first : first + BATCH]
-                ],
-            }
-        ]
-        for first in range(0, len(asked), BATCH)
-    ]
 
 
 def _timed_jobs(model: Model, scope: Scope) -> list[list[Settings]]:
@@ -116,44 +80,6 @@ def modules(model: Model, cell: Settings) -> Rows:
     ]
 
 
-def spectra(model: Model, cell: Settings) -> Rows:
-    """Spectra of image and latent after every step, energy added, tokens settled."""
-    batch = cell["batch"]
-    prompts, seeds = [b["prompt"] for b in batch], [b["seed"] for b in batch]
-    _, trace = observe(model, prompts, Dense(), seed=seeds)
-    out: Rows = []
-    for what, frame in (
-        ("spectrum", spectrum_frame(trace, model.decode)),
-        ("energy", energy(trace, model.decode)),
-        ("settled", convergence(trace, model.decode)),
-    ):
-        frame = frame.assign(picture=frame.picture + cell["first"], what=what)
-        out += frame.to_dict("records")
-    return out
-
-
-def relations(model: Model, cell: Settings) -> Rows:
-    """Attention by source scale, and likeness of sublayer outputs across scales."""
-    batch = cell["batch"]
-    prompts, seeds = [b["prompt"] for b in batch], [b["seed"] for b in batch]
-    sites = [Site(i, kind) for i in range(model.depth) for kind in model.transformer.kinds]
-    _, trace = observe(
-        model,
-        prompts,
-        Dense(),
-        seed=seeds,
-        outputs=sites,
-        attention=[site for site in sites if site.kind == "attn"],
-    )
-    spent = cross_scale_attention(trace)
-    by = ["step", "size", "layer", "source", "source_size"]
-    spent = spent.groupby(by, sort=False)[["share", "chance"]].mean().reset_index()
-    alike = branch_similarity(trace)
-    rows = spent.assign(what="attention").to_dict("records")
-    rows += alike.assign(what="similarity").to_dict("records")
-    return [{"first": cell["first"], **row} for row in rows]
-
-
 SIDES = (16, 24, 32, 48, 64)
 
 
@@ -166,10 +92,9 @@ def _resolution_jobs(model: Model, scope: Scope) -> list[list[Settings]]:
     ]
     if model.name != "tiny":
         return [timed]
-    asked = prompts_of(scope)
     scored = [
-        [{"what": "zero-shot", "side": side, **cell} for side in (32, 48) for cell in job]
-        for job in asked
+        [{"what": "zero-shot", "side": side, **batch} for side in (32, 48)]
+        for batch in batches(scope, seed=23)
     ]
     return [timed, *scored]
 
@@ -298,23 +223,8 @@ def memory(model: Model, cell: Settings) -> Rows:
     ]
 
 
-def _experiment(
-    name: str,
-    question: str,
-    source: str,
-    jobs: Callable[[Model, Scope], list[list[Settings]]],
-    work: Work,
-    **options: Any,
-) -> Experiment:
-    return Experiment(name, question, source, jobs, partial(_each, work), **options)
-
-
-def _prompt_jobs(model: Model, scope: Scope) -> list[list[Settings]]:
-    return prompts_of(scope)
-
-
 EXPERIMENTS = (
-    _experiment(
+    each_cell(
         "latency_by_scale",
         "Which scale steps take the time?",
         "Fig. 2",
@@ -322,7 +232,7 @@ EXPERIMENTS = (
         latency,
         exclusive=True,
     ),
-    _experiment(
+    each_cell(
         "module_profile",
         "How much time do attention and feed-forward take in a layer, with and without pruning?",
         "supplement, Fig. A.1",
@@ -330,7 +240,7 @@ EXPERIMENTS = (
         modules,
         exclusive=True,
     ),
-    _experiment(
+    each_cell(
         "sublayer_overhead",
         "What do selection and restoration add to a sublayer?",
         "supplement, Fig. A.1",
@@ -338,21 +248,7 @@ EXPERIMENTS = (
         overhead,
         exclusive=True,
     ),
-    _experiment(
-        "spectra",
-        "Which frequencies does each step add, and when do tokens settle?",
-        "Fig. 3b",
-        _prompt_jobs,
-        spectra,
-    ),
-    _experiment(
-        "cross_scale",
-        "Which earlier scales does a step attend to, and whose sublayer outputs are alike?",
-        "Fig. 3c, section 3.3",
-        _prompt_jobs,
-        relations,
-    ),
-    _experiment(
+    each_cell(
         "resolution_scaling",
         "How does time grow with the picture, and do larger pictures stay right?",
         "section 4.3; supplement, Fig. A.5",
@@ -361,7 +257,7 @@ EXPERIMENTS = (
         slow=True,
         exclusive=True,
     ),
-    _experiment(
+    each_cell(
         "attention_kernels",
         "Does pruning combine with fused attention?",
         "Table 5",
@@ -369,7 +265,7 @@ EXPERIMENTS = (
         kernels,
         exclusive=True,
     ),
-    _experiment(
+    each_cell(
         "memory",
         "What memory do the KV cache and the restore cache take?",
         "section 4.2",

@@ -1,0 +1,148 @@
+"""Notebooks as committed, and the command that runs them. CI runs all of them with the command."""
+
+import ast
+import doctest
+import importlib
+import inspect
+import os
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+
+import fastvar_lab
+from fastvar_lab import notebooks
+from fastvar_lab.__main__ import main
+
+ROOT = Path(__file__).parent.parent
+ALL = notebooks.find(ROOT / "notebooks")
+
+
+def code_of(path):
+    cells = [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
+    return [c.source for c in cells]
+
+
+def used():
+    """Public functions and classes of ours that notebooks call, as module and name."""
+    found = set()
+    for path in ALL:
+        tree = ast.parse("\n".join(code_of(path)))
+        names = {"fv": fastvar_lab}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.module.startswith("fastvar_lab"):
+                module = importlib.import_module(node.module)
+                for alias in node.names:
+                    try:
+                        names[alias.name] = getattr(module, alias.name)
+                    except AttributeError:
+                        names[alias.name] = importlib.import_module(f"{node.module}.{alias.name}")
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call):
+                parts = ast.unparse(node.func).split(".")
+                value = names.get(parts[0])
+                for part in parts[1:]:
+                    value = getattr(value, part, None)
+                if inspect.isfunction(value) or inspect.isclass(value):
+                    found.add(value)
+    return sorted(found, key=lambda f: (f.__module__, f.__qualname__))
+
+
+def test_there_are_ten_numbered_ones():
+    assert [p.stem[:2] for p in ALL] == [f"{i:02}" for i in range(1, 11)]
+
+
+@pytest.mark.parametrize("path", ALL, ids=lambda p: p.stem)
+def test_a_committed_notebook_is_thin_and_clean(path):
+    assert notebooks.committed(path) == []
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    first = notebook.cells[0]
+    assert first.cell_type == "markdown"
+    assert "**Answer.**" in first.source
+    assert "../figures/" in first.source
+    assert sum("parameters" in c.metadata.get("tags", ()) for c in notebook.cells) == 1
+    code = code_of(path)
+    own = path.stem.startswith("10")
+    assert len(code) <= 12
+    assert sum(len(c.splitlines()) for c in code) <= 100
+    for cell in code:
+        assert len(cell.splitlines()) <= (23 if own else 16), cell
+        assert own or not re.search(r"^\s*(def|class) ", cell, flags=re.M), cell
+        assert "open(" not in cell
+
+
+@pytest.fixture(scope="module")
+def cells(tmp_path_factory):
+    """A folder for the cells of experiments, unless the run at hand has its own."""
+    return os.environ.get("XDG_CACHE_HOME") or str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.mark.parametrize("thing", used(), ids=lambda f: f.__qualname__)
+def test_what_notebooks_use_has_an_example_that_runs(thing, cells, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", cells)
+    module = inspect.getmodule(thing)
+    finder = doctest.DocTestFinder(recurse=False)
+    (test,) = finder.find(thing, thing.__qualname__, module)
+    assert test.examples, f"{module.__name__}.{thing.__qualname__} has no example"
+    told = []
+    doctest.DocTestRunner().run(test, out=told.append)
+    assert told == [], "".join(told)
+
+
+def write(path, *cells, markdown=()):
+    notebook = nbformat.v4.new_notebook(
+        cells=[
+            *(nbformat.v4.new_markdown_cell(m) for m in markdown),
+            *(nbformat.v4.new_code_cell(c) for c in cells),
+        ]
+    )
+    nbformat.write(notebook, path)
+    return path
+
+
+def test_what_goes_wrong_in_a_notebook_is_found(tmp_path, capsys):
+    write(tmp_path / "good.ipynb", "1 + 1", markdown=["# Good"])
+    assert main(["notebooks", "--folder", str(tmp_path), "--execute", str(tmp_path / "done")]) == 0
+    done = nbformat.read(tmp_path / "done" / "good.ipynb", as_version=4)
+    assert done.cells[1].outputs[0].data["text/plain"] == "2"
+    write(
+        tmp_path / "bad.ipynb",
+        "import ipywidgets as w\nfrom fastvar_lab.widgets.panel import Status\n"
+        "status = Status()\nstatus.fail(ValueError('a widget error'))\nstatus",
+        "import warnings\n"
+        "warnings.warn_explicit('old', UserWarning, '/somewhere/fastvar_lab/seam.py', 7)",
+        "import threading\nt = threading.Thread(target=lambda: 1 / 0)\nt.start(); t.join()",
+        "out = w.Output()\nwith out:\n    raise KeyError('swallowed')",
+        markdown=["![gone](nowhere.png)"],
+    )
+    capsys.readouterr()
+    assert main(["notebooks", "bad", "--folder", str(tmp_path)]) == 2
+    told = capsys.readouterr().out
+    for part in ("nowhere.png", "a widget error", "UserWarning: old", "ZeroDivisionError",
+                 "swallowed KeyError"):  # fmt: skip
+        assert part in told
+    write(tmp_path / "raises.ipynb", "raise ValueError('plain')")
+    assert notebooks.execute(tmp_path / "raises.ipynb")[1] == ["raises.ipynb: ValueError: plain"]
+
+
+def test_outputs_are_stripped_once(tmp_path, capsys):
+    path = write(tmp_path / "full.ipynb", "1 + 1")
+    notebook, wrong = notebooks.execute(path)
+    assert wrong == []
+    nbformat.write(notebook, path)
+    assert "holds an output" in notebooks.committed(path)[0]
+    assert main(["notebooks", "--strip", "--folder", str(tmp_path)]) == 0
+    assert notebooks.committed(path) == []
+    assert main(["notebooks", "--strip", "--folder", str(tmp_path)]) == 0
+    assert "nothing to strip" in capsys.readouterr().out
+
+
+def test_an_unknown_notebook_names_the_nearest(tmp_path, capsys):
+    write(tmp_path / "01_generate.ipynb", "1")
+    assert main(["notebooks", "generate", "--folder", str(tmp_path)]) == 2
+    assert "nearest: 01_generate" in capsys.readouterr().err
+    assert main(["notebooks", "--folder", str(tmp_path / "none")]) == 2
+    assert "there are no notebooks in" in capsys.readouterr().err
