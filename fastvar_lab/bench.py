@@ -11,7 +11,7 @@ import torch
 from tqdm.auto import tqdm
 
 from fastvar_lab import flops
-from fastvar_lab.demo import PROMPT, Timed, label, medians, timed, total_ms
+from fastvar_lab.demo import Timed, label, medians, timed, total_ms
 from fastvar_lab.generate import generate, resume
 from fastvar_lab.methods.presets import PRESETS, paper_preset
 from fastvar_lab.methods.prune import Dense, Prune
@@ -47,7 +47,7 @@ def schedules(model: Model) -> list[tuple[Sizes, dict[str, Prune]]]:
 
 def prompt(model: Model) -> str:
     """Return what is drawn: a sentence, or a class for a VAR."""
-    return "207" if model.name.startswith("var") else PROMPT
+    return model.text_encoder.example
 
 
 def bench(model: Model, repeats: int = 5, only: str = "") -> dict[str, Any]:

@@ -191,17 +191,17 @@ CLAIMS = (
 
 
 def table(frames: Mapping[str, pd.DataFrame], where: str) -> str:
-    """Write the claims whose experiments are there as Markdown; `where` names model and run.
+    """Write the claims whose experiments are there as Markdown; `where` says what was run.
 
     >>> from fastvar_lab.experiments.run import run
     >>> frames = {"memory": run("memory", "quick", progress=False)}
-    >>> print(table(frames, "A smoke run.").splitlines()[-1][:20])
+    >>> print(table(frames, "A smoke run.").splitlines()[-1][:19])
     | It saves memory |
     """
     lines = [
         "# The paper's claims, checked",
         "",
-        f"Written by `python -m fastvar_lab claims`. {where} Intervals are 95 % bootstraps of "
+        f"{where} Intervals are 95 % bootstraps of "
         "paired differences; a claim whose interval holds both answers cannot be told.",
         "",
         "| claim | the paper | here | verdict | from |",

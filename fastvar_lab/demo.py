@@ -12,6 +12,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from tqdm.auto import tqdm
 
 from fastvar_lab import flops, plots
+from fastvar_lab.backbones.text import WordEncoder
 from fastvar_lab.files import folder
 from fastvar_lab.generate import Generation, generate
 from fastvar_lab.methods.prune import Dense, Prune
@@ -22,7 +23,7 @@ from fastvar_lab.pictures import to_uint8
 from fastvar_lab.seam import Grid, Method
 from fastvar_lab.timing import Stopwatch
 
-PROMPT = "a red striped circle left of a blue square"
+PROMPT = WordEncoder.example
 
 
 @dataclass

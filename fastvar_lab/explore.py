@@ -44,17 +44,19 @@ class Stoppable(Wrapper):
 class Comparison:
     """A prompt in full and under a method, at the same seed.
 
-    Pictures (H, W, 3) uint8. `agreement[s]` is the share of equal bits at step s (nan where it was
+    `prompt`, `seed` and `method` are what was asked for. Pictures (H, W, 3) uint8.
+    `agreement[s]` is the share of equal bits, or codebook rows, at step s (nan where it was
     skipped), `first_step` the first step that had to be run.
     """
 
+    prompt: str
+    seed: int
+    method: Method
     full: np.ndarray
     fast: np.ndarray
-    full_trace: Trace
     trace: Trace
     gflop_full: list[float]
     gflop_fast: list[float]
-    tokens_fast: list[float]
     agreement: list[float]
     psnr: float
     ssim: float
@@ -94,12 +96,9 @@ class Exploration:
             return Stoppable(run, stopped, begins)
 
         if self.asked != (prompt, seed) or self.full is None:
-            self.full = self.last = None
-            self.full = observe(
-                self.model, prompt, Dense(), seed=seed, snapshot=True, watch=[watch]
-            )
-            self.picture = to_uint8(self.model.decode(self.full[0].canvas))[0]
-            self.asked = (prompt, seed)
+            full = observe(self.model, prompt, Dense(), seed=seed, snapshot=True, watch=[watch])
+            picture = to_uint8(self.model.decode(full[0].canvas))[0]
+            self.asked, self.full, self.last, self.picture = (prompt, seed), full, None, picture
         base = self._nearest(method)
         made, trace = observe_again(self.model, *base, method, keep=True, watch=[watch])
         self.last = (made, trace)
@@ -118,7 +117,7 @@ class Exploration:
     def _compared(self, made: Generation, trace: Trace) -> Comparison:
         assert self.full is not None
         assert self.asked is not None
-        whole, whole_trace = self.full
+        whole, _ = self.full
         pictures = [self.picture, to_uint8(self.model.decode(made.canvas))[0]]
         grids, words = whole.request.grids, len(self.asked[0].split())
         costs = [
@@ -126,13 +125,14 @@ class Exploration:
             for m in (whole.method, made.method)
         ]
         return Comparison(
+            prompt=self.asked[0],
+            seed=self.asked[1],
+            method=made.method,
             full=pictures[0],
             fast=pictures[1],
-            full_trace=whole_trace,
             trace=trace,
             gflop_full=costs[0],
             gflop_fast=costs[1],
-            tokens_fast=flops.forwarded(self.model, made.method, grids),
             agreement=[
                 token_agreement(a, b) for a, b in zip(whole.tokens, made.tokens, strict=True)
             ],

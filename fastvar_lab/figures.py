@@ -10,7 +10,6 @@ import json
 import platform
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -35,6 +34,7 @@ from fastvar_lab.models import Model
 from fastvar_lab.observe import observe
 from fastvar_lab.output import write_figure, write_json
 from fastvar_lab.pictures import to_uint8
+from fastvar_lab.words import unknown
 from fastvar_lab.world.tasks import TASKS, questions
 
 STEPS_PROMPTS = (demo.PROMPT, "three yellow stars")
@@ -105,8 +105,7 @@ def chosen(names: Sequence[str], everything: bool = False) -> list[str]:
     """Return the figures asked for, those of pictures by default; ValueError for unknown ones."""
     for name in names:
         if name not in NAMES:
-            near = get_close_matches(name, NAMES, 3, 0.4) or sorted(NAMES)
-            raise ValueError(f"no figure {name!r}; nearest: {', '.join(near)}")
+            raise unknown("figure", name, NAMES)
     return list(NAMES) if everything else list(names) or list(PICTURES)
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import fields, replace
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +99,20 @@ def load(
         here = None if isinstance(model.text_encoder, NoText) else model.text_encoder
         model.text_encoder = StoredFeatures(features, here)
     model.sizes = sizes or model.sizes
+    asked = {
+        "weights": None if weights is None else str(weights),
+        "device": str(device),
+        "dtype": dtype,
+        "seed": seed,
+        "download": download,
+        "precision": precision,
+        "reference": reference,
+        "sizes": sizes,
+        "depth": depth,
+        "features": None if features is None else str(features),
+        "instruction": None if instruction is None else str(instruction),
+    }
+    model.source = _written(name, asked)
     model.freeze().to(device).set_precision(precision, dtype)
     model.tokenizer.channels_last()
     for module in model.transformer.modules():
@@ -104,6 +120,13 @@ def load(
             # the same numbers, laid out so that small steps' products run up to twice as fast
             module.weight.data = module.weight.data.t().contiguous().t()
     return model
+
+
+def _written(name: str, asked: Mapping[str, Any]) -> str:
+    """Write the call of `load` that was made, defaults left out."""
+    plain = {k: p.default for k, p in signature(load).parameters.items()}
+    words = [repr(name), *(f"{k}={v!r}" for k, v in asked.items() if v != plain[k])]
+    return f"fv.load({', '.join(words)})"
 
 
 def _tiny(weights: str | Path | None, seed: int) -> Model:

@@ -36,7 +36,8 @@ TOKENIZER_FILE, TRANSFORMER_FILE = "tiny_tokenizer.safetensors", "tiny_transform
 class Model:
     """A backbone with its tokenizer and text encoder, and the defaults it was made for.
 
-    `autocast` is the type that the released mixture of precisions computes in.
+    `autocast` is the type that the released mixture of precisions computes in, `source` the
+    Python that opened the model, if `load` did.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Model:
     sizes: Sizes
     sampling: Sampling
     autocast: torch.dtype | None = None
+    source: str = ""
 
     @property
     def parts(self) -> list[nn.Module]:

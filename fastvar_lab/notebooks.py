@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import nbformat
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
+from nbclient.exceptions import CellExecutionError, DeadKernelError
 from tqdm.auto import tqdm
 
 from fastvar_lab.files import folder, write
+from fastvar_lab.words import unknown
 
 CELL_LIMIT = 600  # seconds; a cell that takes longer has failed
 PICTURE = re.compile(r"!\[[^]]*\]\(([^)]+)\)")
@@ -31,15 +31,13 @@ def find(place: Path, names: Sequence[str] = ()) -> list[Path]:
     by_name = {path.stem: path for path in there}
     for name in names:
         if name not in by_name:
-            near = get_close_matches(name, by_name, 3, 0.3) or sorted(by_name)
-            raise ValueError(f"no notebook {name!r} in {place}; nearest: {', '.join(near)}")
+            raise unknown("notebook", name, by_name)
     return [by_name[name] for name in names] if names else there
 
 
-def strip(path: Path) -> bool:
-    """Take outputs, counts and a machine's metadata out of a notebook; tell if any were there."""
-    before = path.read_text()
-    notebook = nbformat.reads(before, as_version=4)
+def stripped(text: str) -> str:
+    """Take outputs, counts, widgets and a machine's metadata out of a notebook's text."""
+    notebook = nbformat.reads(text, as_version=4)
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
     notebook.metadata = {"kernelspec": kernel, "language_info": {"name": "python"}}
     for i, cell in enumerate(notebook.cells):
@@ -48,7 +46,13 @@ def strip(path: Path) -> bool:
         cell.metadata = {"tags": tags} if tags else {}
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
-    after = nbformat.writes(notebook) + "\n"
+    return str(nbformat.writes(notebook)) + "\n"
+
+
+def strip(path: Path) -> bool:
+    """Strip a notebook in place; tell whether there was anything to take out."""
+    before = path.read_text()
+    after = stripped(before)
     if after != before:
         write(path, lambda partial: partial.write_text(after))
     return after != before
@@ -56,10 +60,10 @@ def strip(path: Path) -> bool:
 
 def committed(path: Path) -> list[str]:
     """List what should not be committed: outputs, and pictures that do not exist."""
-    wrong = []
-    for i, cell in enumerate(nbformat.read(path, as_version=4).cells):
-        if cell.cell_type == "code" and (cell.outputs or cell.execution_count):
-            wrong.append(f"{path}: cell {i} holds an output; run notebooks --strip")
+    wrong, text = [], path.read_text()
+    if stripped(text) != text:
+        wrong.append(f"{path}: holds an output, or a machine's metadata; run notebooks --strip")
+    for i, cell in enumerate(nbformat.reads(text, as_version=4).cells):
         if cell.cell_type == "markdown":
             for link in PICTURE.findall(cell.source):
                 if not (path.parent / link).is_file():
@@ -83,7 +87,7 @@ def execute(path: Path) -> tuple[Notebook, list[str]]:
             client.execute()
         except CellExecutionError as error:
             return notebook, [f"{path.name}: {error.ename}: {error.evalue}"]
-        except TimeoutError as error:
+        except (TimeoutError, DeadKernelError) as error:
             return notebook, [f"{path.name}: {str(error).splitlines()[0]}"]
     return notebook, [f"{path.name}: {told}" for told in complaints(notebook)]
 

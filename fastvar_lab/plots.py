@@ -133,8 +133,8 @@ def comparison(
     fast: np.ndarray,
     shares: dict[str, np.ndarray],
     scales: Sequence[str],
-    ms_full: Sequence[float],
-    ms_fast: Sequence[float],
+    cost_full: Sequence[float],
+    cost_fast: Sequence[float],
     title: str,
     note: str,
     unit: str = "ms",
@@ -160,9 +160,11 @@ def comparison(
             picture(fig.add_subplot(grid[0, i]), image, label)
         axes = fig.add_subplot(grid[1, :])
         place = np.arange(len(scales))
-        axes.bar(place - 0.2, ms_full, 0.38, color=FULL, label=f"full, {sum(ms_full):.0f} {unit}")
         axes.bar(
-            place + 0.2, ms_fast, 0.38, color=FAST, label=f"FastVAR, {sum(ms_fast):.0f} {unit}"
+            place - 0.2, cost_full, 0.38, color=FULL, label=f"full, {sum(cost_full):.0f} {unit}"
+        )
+        axes.bar(
+            place + 0.2, cost_fast, 0.38, color=FAST, label=f"FastVAR, {sum(cost_fast):.0f} {unit}"
         )
         axes.set_xticks(place, scales)
         axes.set(xlabel="token map of the scale step", ylabel="time (ms)" if unit == "ms" else unit)

@@ -21,3 +21,9 @@ def split(text: str, vocabulary: Collection[str]) -> list[str]:
             hint = f"nearest: {', '.join(near)}" if near else f"known: {', '.join(vocabulary)}"
             raise PromptError(f"unknown word {word!r} in the prompt; {hint}")
     return found
+
+
+def unknown(what: str, name: str, known: Collection[str]) -> ValueError:
+    """Say that there is no `what` of that name, and which come near, or which there are."""
+    near = difflib.get_close_matches(name, known, 3, 0.4) or sorted(known)
+    return ValueError(f"no {what} {name!r}; nearest: {', '.join(near)}")

@@ -51,13 +51,14 @@ def test_a_bad_prompt_is_said_kindly_and_recovered_from(explorer):
     assert "role" in explorer.status.value
     explorer.prompt.value = "a blue circle"
     assert explorer.wait(60)
-    assert "run again" in explorer.status.value
+    assert "scale steps" in explorer.status.value
     explorer.cache.value = -1 - 1  # a pruned step cannot be restored from
     assert explorer.wait(60)
     assert "cache step" in explorer.status.value
 
 
 def test_the_schedule_runs_as_python(explorer, small, monkeypatch):
+    monkeypatch.setattr(small, "source", "fv.load('small')")
     explorer.select.value = "random"
     explorer.restore.value = "nearest kept"
     explorer.layers.value = (1, 2)
@@ -117,6 +118,7 @@ def test_pickers_and_text_follow_each_other():
     explorer = Explorer(model, "two red squares and a ring")
     explorer.worker.cancel()
     picker = explorer.children[1]
+    assert explorer.python().splitlines()[2] == "model = fv.load('tiny', weights='random')"
     assert picker.first.count.value == 2
     assert picker.first.color.value == "red"
     assert picker.second.shape.value == "ring"
@@ -149,8 +151,46 @@ def test_a_method_sets_the_controls(explorer, small):
         explorer.apply(fv.Prune({1: 1.0}))
     with pytest.raises(ValueError, match="the selector must be one of"):
         explorer.apply(fv.Prune({-1: 0.5}, select=fv.Random(7)))
+    with pytest.raises(ValueError, match="whole percents"):
+        explorer.apply(fv.Prune({-1: 1 / 3}))
+    with pytest.raises(ValueError, match="reach beyond the 3 layers"):
+        explorer.apply(fv.Prune({-1: 0.5}, layers=(1, 9)))
     with pytest.raises(ValueError, match="whole sublayers"):
         explorer.apply(fv.Prune({-1: 0.5}, granularity="block"))
+
+
+def test_stop_says_so_and_run_goes_on(explorer):
+    before = explorer.gallery.pictures["FastVAR"].value
+    explorer.ratios[-1].value = 0.5
+    assert explorer.run_stop.description == "Stop"
+    explorer.run_stop.click()
+    assert explorer.wait(60)
+    assert "stopped" in explorer.status.value
+    assert explorer.gallery.pictures["FastVAR"].value == before
+    explorer.run_stop.click()
+    assert explorer.wait(60)
+    assert explorer.run_stop.description == "Run"
+    assert explorer.shown.method.pairs[-1] == (-1, 0.5)
+    assert explorer.progress.value == 5
+
+
+def test_a_saved_figure_tells_of_the_picture_that_is_shown(explorer, tmp_path):
+    explorer.prompt.value = "a red circl"
+    explorer.name.value = str(tmp_path / "shown")
+    explorer.save.click()
+    assert "saved" in explorer.status.value
+    assert (explorer.shown.prompt, explorer.shown.seed) == ("a red circle", 3)
+
+
+def test_an_explorer_takes_any_family():
+    model = fv.load("var-d16", weights="random", depth=2, sizes=((1, 1), (2, 2), (4, 6)))
+    explorer = Explorer(model)
+    assert explorer.prompt.value == "207"
+    assert explorer.wait(60)
+    assert "tokens changed" in explorer.numbers.value
+    explorer.prompt.value = "a cat"
+    assert explorer.wait(60)
+    assert "alert" in explorer.status.value
 
 
 def test_a_failure_in_the_worker_shows_in_the_widget(explorer, monkeypatch):

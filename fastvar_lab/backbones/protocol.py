@@ -96,7 +96,9 @@ class Backbone(nn.Module, ABC):
 
 
 class ConditionEncoder(nn.Module, ABC):
-    """Turns prompts into what a backbone is conditioned on."""
+    """Turns prompts into what a backbone is conditioned on; `example` is one that it takes."""
+
+    example = "a cat on a mat"
 
     @abstractmethod
     def encode(self, prompts: Sequence[str]) -> Any:

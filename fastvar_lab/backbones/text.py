@@ -29,6 +29,8 @@ class WordEncoderConfig:
 class WordEncoder(ConditionEncoder):
     """Words to features: embedding, learned places, a few transformer layers."""
 
+    example = "a red striped circle left of a blue square"
+
     def __init__(self, config: WordEncoderConfig) -> None:
         super().__init__()
         self.config = config

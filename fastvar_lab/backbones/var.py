@@ -218,6 +218,8 @@ class VAR(Backbone):
 class LabelEncoder(ConditionEncoder):
     """Class labels as the condition: numbers, checked."""
 
+    example = "207"
+
     def __init__(self, classes: int) -> None:
         super().__init__()
         self.classes = self.config = classes

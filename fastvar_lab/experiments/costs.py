@@ -19,6 +19,7 @@ from fastvar_lab.seam import Grid, Method, Runner, Site, Wrapper
 from fastvar_lab.sublayers import sublayer_ms
 from fastvar_lab.timing import Stopwatch
 from fastvar_lab.tokens import wide
+from fastvar_lab.world.grammar import parse
 from fastvar_lab.world.tasks import judge
 
 PROMPT = "a red circle left of a blue square"
@@ -117,8 +118,6 @@ def resolution(model: Model, cell: Settings) -> Rows:
         seed=[b["seed"] for b in batch],
         sizes=sizes,
     )
-    from fastvar_lab.world.grammar import parse
-
     pictures = to_uint8(model.decode(made.canvas))
     return [
         {**b, "picture": cell["first"] + i, "right": float(judge(parse(b["prompt"]), pictures[i]))}

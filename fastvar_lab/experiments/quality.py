@@ -22,19 +22,13 @@ from fastvar_lab.measure.quality import to_reference, token_agreement
 from fastvar_lab.methods.merge import Merge
 from fastvar_lab.methods.presets import PRESETS
 from fastvar_lab.methods.prune import Dense, Prune
-from fastvar_lab.methods.restore import CachedBranch, NearestKept, Restorer, Zero
+from fastvar_lab.methods.restore import RESTORERS
 from fastvar_lab.methods.schedule import ScaleName
-from fastvar_lab.methods.select import (
-    FarFromMean,
-    HighPass,
-    NearMean,
-    Random,
-    Selector,
-    UniformGrid,
-)
+from fastvar_lab.methods.select import SELECTORS, FarFromMean, Random
 from fastvar_lab.models import Model
 from fastvar_lab.pictures import to_uint8
 from fastvar_lab.seam import Method
+from fastvar_lab.world.grammar import parse
 from fastvar_lab.world.tasks import Question, judge
 
 FULL = "full"
@@ -92,7 +86,7 @@ def _pictures(
     asked = {q.seed: q for q in _questions(cells[0])}
     for cell in cells:
         method = methods[cell["method"]]
-        made = full if isinstance(method, Dense) else resume(model, full.snapshot, method)
+        made = full if method == full.method else resume(model, full.snapshot, method)
         pictures = wanted if made is full else to_uint8(model.decode(made.canvas))
         rows: Rows = []
         for i, item in enumerate(batch):
@@ -115,8 +109,6 @@ def _pictures(
 
 
 def _questions(cell: Settings) -> list[Question]:
-    from fastvar_lab.world.grammar import parse
-
     return [Question(b["task"], parse(b["prompt"]), b["seed"]) for b in cell["batch"]]
 
 
@@ -213,28 +205,15 @@ def caching_step_methods(model: Model) -> Methods:
 def selectors_methods(model: Model) -> Methods:
     """Choose tokens in other ways than by their distance to the mean."""
     base = Prune({-2: 0.5, -1: 0.75})
-    others: dict[str, Selector] = {
-        "far from mean (PTS)": FarFromMean(),
-        "random": Random(),
-        "near mean": NearMean(),
-        "uniform grid": UniformGrid(),
-        "local high-pass": HighPass(),
-    }
-    return {name: replace(base, select=select) for name, select in others.items()}
+    return {name: replace(base, select=select) for name, select in SELECTORS.items()}
 
 
 def restorers_methods(model: Model) -> Methods:
     """Fill pruned places in other ways than from the cache, for good and for random choices."""
     base = Prune({-2: 0.5, -1: 0.75})
-    others: dict[str, Restorer] = {
-        "cached branch (CTR)": CachedBranch(),
-        "cached, bilinear": CachedBranch("bilinear"),
-        "nearest kept": NearestKept(),
-        "zero": Zero(),
-    }
     found: dict[str, Method] = {}
     for select_name, select in (("PTS", FarFromMean()), ("random", Random())):
-        for name, restore in others.items():
+        for name, restore in RESTORERS.items():
             found[f"{name}, {select_name}"] = replace(base, select=select, restore=restore)
     return found
 

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import lru_cache
 from multiprocessing import get_context
 from typing import Any
@@ -21,6 +20,7 @@ from fastvar_lab.experiments.tables import tabulate
 from fastvar_lab.loading import load
 from fastvar_lab.models import Model
 from fastvar_lab.output import versions
+from fastvar_lab.words import unknown
 
 EVERY = (*costs.EXPERIMENTS, *steps.EXPERIMENTS, *quality.EXPERIMENTS)
 REGISTRY: dict[str, Experiment] = {experiment.name: experiment for experiment in EVERY}
@@ -29,8 +29,7 @@ REGISTRY: dict[str, Experiment] = {experiment.name: experiment for experiment in
 def find(name: str) -> Experiment:
     """Look an experiment up; raise ValueError naming the nearest ones."""
     if name not in REGISTRY:
-        near = get_close_matches(name, REGISTRY, 3, 0.4) or sorted(REGISTRY)
-        raise ValueError(f"no experiment {name!r}; nearest: {', '.join(near)}")
+        raise unknown("experiment", name, REGISTRY)
     return REGISTRY[name]
 
 
@@ -38,7 +37,8 @@ def find(name: str) -> Experiment:
 class Opened:
     """How a model is opened, as plain values that travel to a worker.
 
-    >>> run("memory", "quick", how=Opened("tiny", device="cpu"), progress=False).side.max()
+    >>> frame = run("memory", "quick", how=Opened("tiny", device="cpu"), progress=False)
+    >>> int(frame.side.max())
     64
     """
 

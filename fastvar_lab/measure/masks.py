@@ -42,7 +42,7 @@ def kept_map(trace: Trace, step: int, site: Site, row: int = 0) -> np.ndarray:
 
     >>> import fastvar_lab as fv
     >>> _, trace = fv.observe(fv.load("tiny"), "a red ring", fv.PRESETS["tiny"], seed=1)
-    >>> kept_map(trace, 9, fv.Site(0, "attn")).mean()
+    >>> float(kept_map(trace, 9, fv.Site(0, "attn")).mean())
     0.25
     """
     grid = trace.grids[step]

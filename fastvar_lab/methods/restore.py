@@ -88,3 +88,12 @@ class NearestKept:
 
     def restore(self, fresh: Tensor, index: Tensor, grid: Grid, cached: Cached | None) -> Tensor:
         return gather(fresh, nearest_kept(index, grid.h, grid.w))
+
+
+RESTORERS: dict[str, Restorer] = {
+    "cached branch (CTR)": CachedBranch(),
+    "cached, bilinear": CachedBranch("bilinear"),
+    "nearest kept": NearestKept(),
+    "zero": Zero(),
+}
+"""Every restorer, by the name it has in tables and widgets."""

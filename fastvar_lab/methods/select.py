@@ -106,3 +106,13 @@ class UniformGrid:
         a, b = 0.7548776662466927, 0.5698402909980532
         rank = (cells // grid.w * a + cells % grid.w * b) % 1.0
         return -rank.float().expand(x.shape[0], -1)
+
+
+SELECTORS: dict[str, Selector] = {
+    "far from mean (PTS)": FarFromMean(),
+    "random": Random(),
+    "near mean": NearMean(),
+    "uniform grid": UniformGrid(),
+    "local high-pass": HighPass(),
+}
+"""Every selector, by the name it has in tables and widgets."""

@@ -2,54 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import ipywidgets as widgets
 import numpy as np
 
-from fastvar_lab import demo, plots
+from fastvar_lab import plots
 from fastvar_lab.backbones.text import WordEncoder
-from fastvar_lab.explore import Comparison, Exploration, Stopped
+from fastvar_lab.explore import Comparison, Exploration
 from fastvar_lab.measure.masks import kept_map
 from fastvar_lab.methods.prune import Prune
-from fastvar_lab.methods.restore import CachedBranch, NearestKept, Restorer, Zero
+from fastvar_lab.methods.restore import RESTORERS, CachedBranch
 from fastvar_lab.methods.schedule import ScaleName, find
-from fastvar_lab.methods.select import (
-    FarFromMean,
-    HighPass,
-    NearMean,
-    Random,
-    Selector,
-    UniformGrid,
-)
+from fastvar_lab.methods.select import SELECTORS, FarFromMean
 from fastvar_lab.models import Model
 from fastvar_lab.output import write_figure
 from fastvar_lab.seam import Site
 from fastvar_lab.widgets.page import CopyButton
-from fastvar_lab.widgets.panel import Gallery, Status, control
+from fastvar_lab.widgets.panel import Gallery, Live, control
 from fastvar_lab.widgets.prompt import PromptPicker
-from fastvar_lab.widgets.worker import Newest
 
-SELECTORS: dict[str, Selector] = {
-    "far from mean (PTS)": FarFromMean(),
-    "local high-pass": HighPass(),
-    "random": Random(),
-    "uniform grid": UniformGrid(),
-    "near mean": NearMean(),
-}
-RESTORERS: dict[str, Restorer] = {
-    "cached branch (CTR)": CachedBranch(),
-    "cached, bilinear": CachedBranch("bilinear"),
-    "nearest kept": NearestKept(),
-    "zero": Zero(),
-}
 SCALES = 4  # of the last ones have a slider
 
 
-class Explorer(widgets.VBox):
+class Explorer(Live):
     """Full against pruned generation of a prompt, live.
 
     Only what changed is computed again; the newest change wins; errors show in the widget. `method`
@@ -65,13 +43,14 @@ class Explorer(widgets.VBox):
     True
     """
 
-    def __init__(self, model: Model, prompt: str = demo.PROMPT, seed: int = 0) -> None:
-        self.model, self.lab, self.worker = model, Exploration(model), Newest()
+    def __init__(self, model: Model, prompt: str | None = None, seed: int = 0) -> None:
+        super().__init__()
+        self.model, self.lab = model, Exploration(model)
         self.shown: Comparison | None = None
         self.paused = False
         sizes = [f"{h}x{w}" for h, w in model.sizes]
-        self.status = Status()
-        self.prompt = control(widgets.Text, "prompt", value=prompt, continuous_update=False)
+        first = model.text_encoder.example if prompt is None else prompt
+        self.prompt = control(widgets.Text, "prompt", value=first, continuous_update=False)
         self.seed = control(widgets.BoundedIntText, "seed", value=seed, min=0, max=2**31 - 1)
         self.ratios = {
             -back: control(
@@ -103,7 +82,6 @@ class Explorer(widgets.VBox):
         self.scale = control(widgets.Dropdown, "mask of step", options=named[::-1])
         self.layer = control(widgets.IntSlider, "mask of layer", min=0, max=model.depth - 1)
         self.kind = control(widgets.Dropdown, "mask of", options=list(model.transformer.kinds))
-        self.stop = widgets.Button(description="Stop", tooltip="stop the running generation")
         self.progress = widgets.IntProgress(
             description="scale steps", max=len(sizes), style={"description_width": "initial"}
         )
@@ -121,32 +99,29 @@ class Explorer(widgets.VBox):
         self.gallery = Gallery(("full", "FastVAR", "difference", "kept tokens"))
         pickers: list[Any] = []
         if isinstance(model.text_encoder, WordEncoder):  # a closed vocabulary
-            pickers = [PromptPicker(self.prompt, self.status)]
+            pickers = [PromptPicker(self.prompt, self.guarded)]
         method = [self.cache, self.layers, self.select, self.restore]
         left = widgets.VBox([self.seed, *self.ratios.values(), *method])
         right = widgets.VBox([self.scale, self.layer, self.kind, self.costs])
         left.layout.width = right.layout.width = "49%"
-        super().__init__(
-            [
-                self.prompt,
-                *pickers,
-                widgets.HBox([left, right]),
-                widgets.HBox([self.stop, self.progress, self.status]),
-                self.gallery,
-                self.numbers,
-                self.schedule,
-                widgets.HBox([self.copy, self.name, self.save, self.keep]),
-            ]
+        self.children = (
+            self.prompt,
+            *pickers,
+            widgets.HBox([left, right]),
+            widgets.HBox([self.run_stop, self.progress, self.status]),
+            self.gallery,
+            self.numbers,
+            self.schedule,
+            widgets.HBox([self.copy, self.name, self.save, self.keep]),
         )
         self.add_class("fastvar-explorer")
         for changed in (self.prompt, self.seed, *self.ratios.values(), *method):
-            changed.observe(lambda _: self.update(), "value")
+            changed.observe(lambda _: self.guarded(self.update), "value")
         for changed in (self.scale, self.layer, self.kind):
-            changed.observe(lambda _: self._guarded(self._mask), "value")
-        self.stop.on_click(lambda _: self.worker.cancel())
-        self.save.on_click(lambda _: self._guarded(self._save_figure))
-        self.keep.on_click(lambda _: self._guarded(self._save_trace))
-        self.update()
+            changed.observe(lambda _: self.guarded(self._mask), "value")
+        self.save.on_click(lambda _: self.guarded(self._save_figure))
+        self.keep.on_click(lambda _: self.guarded(self._save_trace))
+        self.guarded(self.update)
 
     @property
     def method(self) -> Prune:
@@ -168,28 +143,33 @@ class Explorer(widgets.VBox):
     def apply(self, method: Prune) -> None:
         """Set the controls to a method; raise ValueError for one that they cannot stand for."""
         grids = self.model.grids()
+        method.start(grids, self.model.depth)  # refuse what does not fit before anything moves
+        method.acts(grids)
         ratios = {step - len(grids): r for step, r in method.by_step(grids).items()}
         beyond = [f"{grids[step].h}x{grids[step].w}" for step in ratios.keys() - self.ratios.keys()]
         if beyond:
             raise ValueError(f"there is no slider for the scale {', '.join(beyond)}")
-        cache = method.cache_step
+        uneven = [r for r in ratios.values() if r != round(r, 2)]
+        if uneven:
+            raise ValueError(f"sliders stand for whole percents; not {uneven[0]}")
         low, high = method.layers or (0, self.model.depth)
+        select = _known(method.select, SELECTORS, "selector")
+        restore = _known(method.restore, RESTORERS, "restorer")
+        step = None if method.cache_step is None else find(method.cache_step, grids) - len(grids)
         plain = Prune(
-            method.ratios,
-            select=_known(method.select, SELECTORS, "selector"),
-            restore=_known(method.restore, RESTORERS, "restorer"),
-            cache_step=cache,
-            layers=method.layers,
+            method.ratios, method.select, method.restore, method.cache_step, method.layers
         )
         if plain != method:
             raise ValueError(f"the controls stand for whole sublayers of both rows; not {method!r}")
-        with self._one_update():
+        self.paused = True
+        try:
             for name, slider in self.ratios.items():
                 slider.value = ratios.get(name, 0.0)
-            self.select.value = _name(method.select, SELECTORS)
-            self.restore.value = _name(method.restore, RESTORERS)
-            self.cache.value = None if cache is None else find(cache, grids) - len(grids)
-            self.layers.value = (low, high - 1)
+            self.select.value, self.restore.value = select, restore
+            self.cache.value, self.layers.value = step, (low, high - 1)
+        finally:
+            self.paused = False
+        self.update()
 
     def python(self) -> str:
         """Write the schedule as Python that runs in a fresh kernel."""
@@ -203,9 +183,9 @@ class Explorer(widgets.VBox):
             words.append(f"cache_step={method.cache_step}")
         if method.layers is not None:
             words.append(f"layers={method.layers}")
+        opened = f"model = {self.model.source}" if self.model.source else "# model: as you made it"
         return (
-            "import fastvar_lab as fv\n\n"
-            f"model = fv.load({self.model.name!r})\n"
+            f"import fastvar_lab as fv\n\n{opened}\n"
             f"method = fv.Prune({', '.join(words)})\n"
             f"made = fv.generate(model, {self.prompt.value!r}, method, seed={self.seed.value})\n"
             "picture = fv.to_uint8(model.decode(made.canvas))[0]"
@@ -215,36 +195,22 @@ class Explorer(widgets.VBox):
         """Ask for the picture that the controls stand for; returns at once."""
         if self.paused:
             return
-        try:
-            prompt, seed, method = self.prompt.value, int(self.seed.value), self.method
-            self.schedule.value = self.copy.text = self.python()
-        except ValueError as error:
-            self.worker.cancel()
-            self.status.fail(error)
-            return
-        self.status.say("generating")
+        prompt, seed, method = self.prompt.value, int(self.seed.value), self.method
+        self.schedule.value = self.copy.text = self.python()
 
         def begins(step: int) -> None:
-            self.progress.value = step
+            self.progress.value = step + 1
             self.progress.layout.display = ""
 
         def work(stopped: Callable[[], bool]) -> None:
             try:
                 found = self.lab.compare(prompt, seed, method, stopped, begins)
-                if not stopped():
-                    self.show(found)
-            except Stopped:
-                self.status.say("stopped")
-            except Exception as error:  # a thread's traceback would go nowhere
-                self.status.fail(error)
             finally:
                 self.progress.layout.display = "none"
+            if not stopped():
+                self.show(found)
 
-        self.worker.ask(work)
-
-    def wait(self, timeout: float | None = None) -> bool:
-        """Wait for the picture that was asked for; tell whether it came in time."""
-        return self.worker.wait(timeout)
+        self.ask(work)
 
     def show(self, found: Comparison) -> None:
         """Put a comparison on the page."""
@@ -256,24 +222,15 @@ class Explorer(widgets.VBox):
         self.gallery.put("difference", np.clip(gap * gain, 0, 255).astype(np.uint8))
         self._mask()
         changed = zip(self.model.sizes, found.agreement, strict=True)
-        bits = [f"{h}x{w} {1 - a:.1%}" for (h, w), a in changed if a < 1]  # skipped ones are nan
+        parts = [f"{h}x{w} {1 - a:.1%}" for (h, w), a in changed if a < 1]  # skipped ones are nan
+        unit = "bits" if self.model.quantizer.codebook is None else "tokens"
         self.numbers.value = (
             f"<b>{found.speedup:.2f}</b> times fewer operations, PSNR <b>{found.psnr:.1f}</b> dB, "
-            f"SSIM <b>{found.ssim:.3f}</b>; bits changed: {', '.join(bits) or 'none'}"
+            f"SSIM <b>{found.ssim:.3f}</b>; {unit} changed: {', '.join(parts) or 'none'}"
         )
         self.costs.value = self._bars(found)
         again = len(self.model.sizes) - found.first_step
-        self.status.say(f"done: {again} of {len(self.model.sizes)} scale steps run again")
-
-    @contextmanager
-    def _one_update(self) -> Any:
-        """Change several controls, then ask for one picture."""
-        self.paused = True
-        try:
-            yield
-        finally:
-            self.paused = False
-        self.update()
+        self.status.say(f"done: FastVAR ran {again} of {len(self.model.sizes)} scale steps")
 
     def _bars(self, found: Comparison) -> str:
         """Cost per scale as plain HTML: swapped in place, readable in any theme."""
@@ -293,23 +250,19 @@ class Explorer(widgets.VBox):
         return f'<table style="width:100%;font-size:11px;line-height:15px">{"".join(rows)}</table>'
 
     def _mask(self) -> None:
-        if self.shown is None:
+        found = self.shown
+        if found is None:
             return
         site = Site(self.layer.value, self.kind.value)
-        share = kept_map(self.shown.trace, self.scale.value, site)
-        self.gallery.put("kept tokens", plots.kept_overlay(self.shown.fast / 255, share))
-
-    def _guarded(self, work: Callable[[], None]) -> None:
-        try:
-            work()
-        except Exception as error:  # a callback's traceback would go to a log
-            self.status.fail(error)
+        share = kept_map(found.trace, self.scale.value, site)
+        self.gallery.put("kept tokens", plots.kept_overlay(found.fast / 255, share))
 
     def _save_figure(self) -> None:
-        if self.shown is None:
+        found = self.shown
+        if found is None:
             raise ValueError("there is no picture to save yet")
-        found, trace = self.shown, self.shown.trace
-        pruned = [s for s, a in enumerate(self.method.acts(trace.grids)) if a[0] == "prune"]
+        trace = found.trace
+        pruned = [s for s, a in enumerate(found.method.acts(trace.grids)) if a[0] == "prune"]
         shares = {
             f"kept at {trace.size(s)}": trace.kept_share(s, "attn").cpu().numpy()
             for s in pruned[-2:]
@@ -321,7 +274,7 @@ class Explorer(widgets.VBox):
             [trace.size(g.index) for g in trace.grids],
             found.gflop_full,
             found.gflop_fast,
-            f"{self.prompt.value}, seed {self.seed.value}: PSNR {found.psnr:.1f} dB",
+            f"{found.prompt}, seed {found.seed}: PSNR {found.psnr:.1f} dB",
             f"{found.speedup:.2f} times fewer operations",
             unit="GFLOP",
         )
@@ -337,11 +290,8 @@ class Explorer(widgets.VBox):
         self.status.say(f"saved {path}")
 
 
-def _name(value: Any, choices: dict[str, Any]) -> str:
-    return next(name for name, choice in choices.items() if choice == value)
-
-
-def _known(value: Any, choices: dict[str, Any], what: str) -> Any:
-    if value not in choices.values():
-        raise ValueError(f"the {what} must be one of {', '.join(choices)}; not {value!r}")
-    return value
+def _known(value: Any, choices: Mapping[str, Any], what: str) -> str:
+    for name, choice in choices.items():
+        if choice == value:
+            return name
+    raise ValueError(f"the {what} must be one of {', '.join(choices)}; not {value!r}")

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import html
 import io
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import ipywidgets as widgets
 import numpy as np
 from PIL import Image
+
+from fastvar_lab.explore import Stopped
+from fastvar_lab.widgets.worker import Newest
 
 PIXELS = 204  # side of a picture on the page
 LABEL = {"description_width": "130px"}
@@ -39,7 +42,9 @@ class Gallery(widgets.HBox):
             title: widgets.Image(
                 value=blank,
                 format="png",
-                layout=widgets.Layout(width=f"{pixels}px", height=f"{pixels}px"),
+                layout=widgets.Layout(
+                    width=f"{pixels}px", height=f"{pixels}px", object_fit="contain"
+                ),
             )
             for title in titles
         }
@@ -48,9 +53,9 @@ class Gallery(widgets.HBox):
         shown = [widgets.VBox([widgets.Label(t), image]) for t, image in self.pictures.items()]
         super().__init__(shown, layout=widgets.Layout(flex_flow="row wrap"))
 
-    def put(self, title: str, image: np.ndarray | bytes) -> None:
-        """Show another picture (H, W, 3), or PNG bytes, under a title."""
-        self.pictures[title].value = image if isinstance(image, bytes) else png(image)
+    def put(self, title: str, image: np.ndarray) -> None:
+        """Show another picture (H, W, 3) under a title."""
+        self.pictures[title].value = png(image)
 
 
 class Status(widgets.HTML):
@@ -65,3 +70,63 @@ class Status(widgets.HTML):
         known = isinstance(error, ValueError | OSError | RuntimeError)
         text = str(error) if known else f"{type(error).__name__}: {error}"
         self.value = f'<span style="color:#d9534f" role="alert">{html.escape(text)}</span>'
+
+
+class Live(widgets.VBox):
+    """A widget whose pictures are made by a worker: the newest request wins, errors are shown.
+
+    `run_stop` stops what runs, or runs it again. `work` in the background raises Stopped when
+    nobody waits for it any more; then it must leave no trace.
+    """
+
+    def __init__(self) -> None:
+        self.worker, self.status = Newest(), Status()
+        self.run_stop = widgets.Button(description="Run")
+        self.run_stop.on_click(lambda _: self.guarded(self._run_or_stop))
+        super().__init__()
+
+    def update(self) -> None:
+        """Ask for what the controls stand for; returns at once."""
+        raise NotImplementedError
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait for what was asked for; tell whether it came in time."""
+        return self.worker.wait(timeout)
+
+    def ask(self, work: Callable[[Callable[[], bool]], None]) -> None:
+        """Let the worker do `work(stopped)` instead of what it was asked before."""
+        self.status.say("generating")
+        self.run_stop.description = "Stop"
+
+        def done(stopped: Callable[[], bool]) -> None:
+            try:
+                work(stopped)
+            except Stopped:
+                return
+            except Exception as error:  # a thread's traceback would go nowhere
+                if not stopped():
+                    self.status.fail(error)
+            if not stopped():
+                self.run_stop.description = "Run"
+
+        self.worker.ask(done)
+
+    def drop(self) -> None:
+        """Drop what runs or waits."""
+        self.worker.cancel()
+        self.run_stop.description = "Run"
+
+    def guarded(self, act: Callable[[], None]) -> None:
+        """Act on a control; an error shows in the widget and ends what runs."""
+        try:
+            act()
+        except Exception as error:  # a callback's traceback would go to a log
+            self.drop()
+            self.status.fail(error)
+
+    def _run_or_stop(self) -> None:
+        if self.run_stop.description == "Stop":
+            self.drop()
+            self.status.say("stopped")
+        else:
+            self.update()

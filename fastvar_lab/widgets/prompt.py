@@ -7,7 +7,6 @@ from typing import Any
 
 import ipywidgets as widgets
 
-from fastvar_lab.widgets.panel import Status
 from fastvar_lab.words import PromptError
 from fastvar_lab.world.grammar import COLORS, RELATIONS, SHAPES, TEXTURES, Group, Prompt, parse
 
@@ -49,13 +48,21 @@ class GroupPicker(widgets.HBox):
 
 
 class PromptPicker(widgets.HBox):
-    """Puts a prompt together, and follows what is typed into `text`, a text control."""
+    """Puts a prompt together, and follows what is typed into `text`, a text control.
 
-    def __init__(self, text: Any, status: Status) -> None:
-        self.text, self.status, self.following = text, status, False
-        self.first, self.second = (GroupPicker(self._picked) for _ in range(2))
+    `guarded` calls what it is given, and shows the PromptError of a prompt that the grammar
+    refuses.
+    """
+
+    def __init__(self, text: Any, guarded: Callable[[Callable[[], None]], None]) -> None:
+        self.text, self.following = text, False
+
+        def picked() -> None:
+            guarded(self._picked)
+
+        self.first, self.second = (GroupPicker(picked) for _ in range(2))
         joints = [NOTHING, "and", *RELATIONS]
-        self.joint = picker("then", joints, self._picked)
+        self.joint = picker("then", joints, picked)
         super().__init__([self.first, self.joint, self.second])
         self.layout.flex_flow = "row wrap"
         text.observe(lambda _: self._typed(), "value")
@@ -72,11 +79,8 @@ class PromptPicker(widgets.HBox):
     def _picked(self) -> None:
         if self.following:
             return
-        try:
-            self.text.value = parse(self.prompt.text).text
-        except PromptError as error:
-            self.status.fail(error)
         self.second.layout.display = "none" if self.joint.value == NOTHING else ""
+        self.text.value = parse(self.prompt.text).text
 
     def _typed(self) -> None:
         """Show a typed prompt in the pickers, if it has at most two groups."""

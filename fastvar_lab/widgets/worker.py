@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 
 
 class Newest:
@@ -54,4 +55,5 @@ class Newest:
                     self.thread = None
                     self.lock.notify_all()
                     return
-            work(lambda n=number: self.number != n)  # type: ignore[misc]
+            with suppress(Exception):  # work says itself what went wrong; the next must be served
+                work(lambda n=number: self.number != n)  # type: ignore[misc]

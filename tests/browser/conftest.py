@@ -9,8 +9,6 @@ import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.error import URLError
-from urllib.request import urlopen
 
 import nbformat
 import pytest
@@ -78,17 +76,20 @@ def served(folder, *command, theme="Light"):
     address = f"http://127.0.0.1:{port}"
     try:
         for _ in range(240):
-            try:
-                urlopen(f"{address}/api?token={TOKEN}", timeout=5)
-                break
-            except (URLError, OSError):
-                assert process.poll() is None, (home / "server.log").read_text()
-                time.sleep(0.25)
+            assert process.poll() is None, (home / "server.log").read_text()
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.25)
+        else:
+            raise TimeoutError((home / "server.log").read_text())
         yield address
     finally:
         process.terminate()
         process.wait(20)
         log.close()
+    told = (home / "server.log").read_text()  # kernels write there too
+    assert "Traceback" not in told, told
 
 
 JUPYTER = ("--no-browser", "--allow-root", "--ServerApp.port={port}",

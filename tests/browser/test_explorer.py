@@ -39,7 +39,7 @@ def source(page, name):
 
 
 def settled(page):
-    page.locator(".fastvar-explorer").get_by_text("scale steps run again").wait_for()
+    page.locator(".fastvar-explorer").get_by_text("done: FastVAR ran").wait_for()
 
 
 def drag(page, label, share):
@@ -191,8 +191,6 @@ def test_scales_are_browsed_and_a_trade_off_picked_in_a_dark_theme(page, tmp_pat
     write_notebook(
         tmp_path / "more.ipynb",
         f"""import fastvar_lab as fv
-from fastvar_lab.experiments import run
-from fastvar_lab.experiments.store import Store
 from fastvar_lab.widgets import Explorer, ParetoPicker, ScaleBrowser
 
 model = fv.load("tiny")
@@ -240,7 +238,7 @@ def browse_and_pick(page):
     page.keyboard.press("Enter")
     pareto.locator("circle[aria-pressed=true][aria-label^='{-1: 0.9}']").wait_for()
     pareto.get_by_role("button", name="Send to the Explorer").click()
-    pareto.get_by_text("sent to the Explorer").wait_for()
+    pareto.get_by_role("button", name="Sent to the Explorer").wait_for()
     shoot(page, "pareto")
     schedule = page.locator(".fastvar-explorer").get_by_label("as Python")
     schedule.scroll_into_view_if_needed()
