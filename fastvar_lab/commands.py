@@ -130,7 +130,8 @@ def experiment(args: argparse.Namespace) -> None:
 
     if not args.names:
         for name, experiment in sorted(run.REGISTRY.items()):
-            print(f"{name:<20} {experiment.question} ({experiment.source})")
+            slow = " Slow." if experiment.slow else ""
+            print(f"{name:<20} {experiment.question} ({experiment.source}){slow}")
         return
     if args.quick and args.paper:
         raise ValueError("--quick and --paper say how much to run; give one")
@@ -219,7 +220,8 @@ def claims(args: argparse.Namespace) -> None:
     names = dict.fromkeys(claim.experiment for claim in claims.CLAIMS)
     frames = {name: run.run(name, scope, how=how, store=Store(args.store)) for name in names}
     model = run.open_model(how)
-    where = f"Model `{model.name}`, weights `{model.fingerprint}`, on {model.device}, --{scope}."
+    where = "Written by `python -m fastvar_lab claims`. "
+    where += f"Model `{model.name}`, weights `{model.fingerprint}`, on {model.device}, --{scope}."
     text = claims.table(frames, where)
     claims.save(args.out / "claims.md", text)
     print(text)
