@@ -195,7 +195,7 @@ def spectra(frame: pd.DataFrame) -> Figure:
             name = rows[rows.step == step]["size"].iloc[0]
             left.plot(part.index, part.to_numpy(), lw=1, color=color, label=name)
         left.set(xlabel="frequency (cycles per pixel)", ylabel="log10 amplitude, gap to final")
-        left.legend(frameon=False, ncols=2, title="after step", fontsize=6)
+        left.legend(frameon=False, title="after step", loc="center left", bbox_to_anchor=(1, 0.5))
         settled = summary(frame[frame.what == "settled"], ["size"], "settled")
         right.errorbar(
             np.arange(len(settled)),

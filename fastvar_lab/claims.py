@@ -14,6 +14,7 @@ from fastvar_lab.files import write
 from fastvar_lab.measure.statistics import interval, paired
 
 HOLDS, FAILS, OPEN = "holds", "does not hold", "cannot tell"
+FEWEST = 8  # pictures below which an interval decides nothing
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ def above(gap: Mapping[str, float], unit: str, what: str) -> Answer:
         f"({gap['low']:+.2f} to {gap['high']:+.2f}, n = {gap['n']})"
     )
     verdict = HOLDS if gap["low"] > 0 else FAILS if gap["high"] <= 0 else OPEN
-    return Answer(text, verdict)
+    return Answer(text, verdict if gap["n"] >= FEWEST else OPEN)
 
 
 def _mean(values: np.ndarray) -> dict[str, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from copy import deepcopy
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -112,11 +113,15 @@ def complaints(notebook: Notebook) -> Iterator[str]:
 
 
 def to_html(notebook: Notebook, beside: Path) -> str:
-    """Turn an executed notebook into one page; its links to pictures start `beside`."""
+    """Turn an executed notebook into one page, pictures included; its links start `beside`."""
     from nbconvert import HTMLExporter
 
+    notebook = deepcopy(notebook)
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":  # only what lies below a page's folder is embedded
+            cell.source = cell.source.replace("](../", "](")
     exporter = HTMLExporter(embed_images=True)
-    resources = {"metadata": {"path": str(beside)}}
+    resources = {"metadata": {"path": str(beside.parent)}}
     page: str = exporter.from_notebook_node(notebook, resources)[0]
     return page
 
@@ -139,7 +144,7 @@ def run(
                 text = nbformat.writes(notebook)
                 write(executed / path.name, lambda partial, t=text: partial.write_text(t))  # type: ignore[misc]
             if pages is not None:
-                page = to_html(notebook, path.parent)
+                page = to_html(notebook, path.resolve().parent)
                 write(
                     pages / f"{path.stem}.html",
                     lambda partial, p=page: partial.write_text(p),  # type: ignore[misc]
