@@ -208,7 +208,7 @@ def pairs(images: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
     with style():
         columns = len(images)
         cell = WIDTH / columns
-        fig = Figure(figsize=(WIDTH, 2 * cell + 0.6), layout="constrained")
+        fig = Figure(figsize=(WIDTH, 2 * cell + 0.3), layout="constrained")
         grid = fig.subplots(2, columns, squeeze=False)
         for column, (prompt, pair) in zip(grid.T, images.items(), strict=True):
             for axes, image in zip(column, pair, strict=True):

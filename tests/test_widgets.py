@@ -122,6 +122,7 @@ def test_pickers_and_text_follow_each_other():
     assert picker.first.count.value == 2
     assert picker.first.color.value == "red"
     assert picker.second.shape.value == "ring"
+    assert picker.second.color.label == "any"
     picker.first.texture.value = "dotted"
     assert explorer.prompt.value == "two red dotted squares and a ring"
     picker.joint.value = "above"
@@ -142,11 +143,14 @@ def test_a_method_sets_the_controls(explorer, small):
     method = fv.Prune({8: 0.6, 6: 0.25}, select=fv.HighPass(), cache_step=-4, layers=(1, 3))
     explorer.apply(method)
     assert explorer.wait(60)
+    assert explorer.cache.label == "2x2"
     assert explorer.method == fv.Prune(
         {-2: 0.25, -1: 0.6}, select=fv.HighPass(), cache_step=-4, layers=(1, 3)
     )
     made = fv.generate(small, "a red circle", method, seed=3)
     assert (explorer.shown.fast == fv.to_uint8(small.decode(made.canvas))[0]).all()
+    explorer.apply(fv.Prune({-1: 0.5}))
+    assert explorer.cache.label == "last unpruned step"
     with pytest.raises(ValueError, match="no slider for the scale 1x1"):
         explorer.apply(fv.Prune({1: 1.0}))
     with pytest.raises(ValueError, match="the selector must be one of"):

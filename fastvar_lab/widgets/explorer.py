@@ -24,6 +24,7 @@ from fastvar_lab.widgets.page import CopyButton
 from fastvar_lab.widgets.panel import Gallery, Live, control
 from fastvar_lab.widgets.prompt import PromptPicker
 
+LATEST = 0  # stands for no cache step of its own; None would leave a control blank
 SCALES = 4  # of the last ones have a slider
 
 
@@ -65,7 +66,7 @@ class Explorer(Live):
             )
             for back in range(1, min(SCALES, len(sizes) - 1) + 1)
         }
-        steps: list[tuple[str, int | None]] = [("last unpruned step", None)]
+        steps = [("last unpruned step", LATEST)]
         steps += [(size, i - len(sizes)) for i, size in enumerate(sizes[:-1])]
         self.cache = control(widgets.Dropdown, "restored from", options=steps)
         self.layers = control(
@@ -136,7 +137,7 @@ class Explorer(Live):
             dict(sorted(ratios.items())),
             select=SELECTORS[self.select.value],
             restore=restore,
-            cache_step=self.cache.value if restore.needs_cache and ratios else None,
+            cache_step=(self.cache.value or None) if restore.needs_cache and ratios else None,
             layers=None if whole else (low, high + 1),
         )
 
@@ -155,7 +156,8 @@ class Explorer(Live):
         low, high = method.layers or (0, self.model.depth)
         select = _known(method.select, SELECTORS, "selector")
         restore = _known(method.restore, RESTORERS, "restorer")
-        step = None if method.cache_step is None else find(method.cache_step, grids) - len(grids)
+        cache = method.cache_step
+        step = LATEST if cache is None else find(cache, grids) - len(grids)
         plain = Prune(
             method.ratios, method.select, method.restore, method.cache_step, method.layers
         )

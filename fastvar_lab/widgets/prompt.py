@@ -31,20 +31,21 @@ class GroupPicker(widgets.HBox):
 
     def __init__(self, changed: Callable[[], None]) -> None:
         self.count = picker("count", list(COUNTS.items()), changed)
-        self.color = picker("color", [(ANY, None), *((c, c) for c in COLORS)], changed)
-        self.texture = picker("texture", [(ANY, None), *((t, t) for t in TEXTURES)], changed)
+        self.color = picker("color", [ANY, *COLORS], changed)
+        self.texture = picker("texture", [ANY, *TEXTURES], changed)
         self.shape = picker("shape", list(SHAPES), changed)
         super().__init__([self.count, self.color, self.texture, self.shape])
 
     @property
     def group(self) -> Group:
         """What is picked."""
-        return Group(self.count.value, self.shape.value, self.color.value, self.texture.value)
+        looks = (None if v == ANY else v for v in (self.color.value, self.texture.value))
+        return Group(self.count.value, self.shape.value, *looks)
 
     @group.setter
     def group(self, group: Group) -> None:
         self.count.value, self.shape.value = group.count, group.shape
-        self.color.value, self.texture.value = group.color, group.texture
+        self.color.value, self.texture.value = group.color or ANY, group.texture or ANY
 
 
 class PromptPicker(widgets.HBox):
