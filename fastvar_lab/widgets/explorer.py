@@ -185,9 +185,11 @@ class Explorer(Live):
             words.append(f"cache_step={method.cache_step}")
         if method.layers is not None:
             words.append(f"layers={method.layers}")
-        opened = f"model = {self.model.source}" if self.model.source else "# model: as you made it"
+        source = self.model.source
+        opened = f"model = {source}" if source else "# model: as you made it"
+        torch = "import torch\n\n" if "torch." in source else ""
         return (
-            f"import fastvar_lab as fv\n\n{opened}\n"
+            f"{torch}import fastvar_lab as fv\n\n{opened}\n"
             f"method = fv.Prune({', '.join(words)})\n"
             f"made = fv.generate(model, {self.prompt.value!r}, method, seed={self.seed.value})\n"
             "picture = fv.to_uint8(model.decode(made.canvas))[0]"
