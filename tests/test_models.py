@@ -177,7 +177,7 @@ def test_facts_of_a_relation_are_seen_from_both_ends():
 
 def test_every_step_of_the_growth_shows_something():
     draw = torch.Generator().manual_seed(0)
-    seen = [look(i / 200, draw) for i in range(200)]
+    seen = [look(i / 1000, draw) for i in range(1000)]
     assert {SMALL, SAMPLED, WHOLE} <= set(seen)
     assert (seen[0], seen[-1]) == (SMALL, WHOLE)
     assert all(sum(share for share, _ in phase.looks) == pytest.approx(1) for phase in GROWTH)
