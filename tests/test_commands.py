@@ -104,7 +104,7 @@ BAD = [
     (["demo", "--ratios", "half"], "cannot read 'half'"),
     (["demo", "--weights", "/nowhere"], "cannot read weights"),
     (["generate", "a ring", "--size", "0"], "a size is a token map"),
-    (["figures", "step"], "no figure 'step'; nearest: steps"),
+    (["figures", "intermediate"], "no figure 'intermediate'; nearest: intermediate_outputs"),
     (["figures", "--format", "gif"], "--format takes png, pdf and svg; not 'gif'"),
     (["evaluate", "--n", "1"], "--n must be at least 7"),
     (["bench", "--case", "99"], "no case matches '99'"),

@@ -254,7 +254,7 @@ def synthetic(name):
             {"what": w, "size": sizes[i], "source_size": sizes[j], "share": 0.1,
              "cosine": 1 / (1 + i - j), "step": i, "source": j, "first": f}
             for w in ("attention", "similarity") for i in range(10) for j in range(i + 1)
-            for f in (0, 4)
+            for f in range(0, 40, 4)
         ],
         "resolution_scaling": [
             {"what": "time", "side": s, "tokens": s * s, "method": m, "ms": s**2.2}

@@ -100,6 +100,7 @@ def write(path, *cells, markdown=()):
         ]
     )
     nbformat.write(notebook, path)
+    notebooks.strip(path)
     return path
 
 

@@ -36,7 +36,18 @@ TIERS = [
         "flops",
     },
     {"experiments"},
-    {"plots", "charts", "claims", "figures", "widgets", "demo", "bench", "commands", "__main__"},
+    {
+        "plots",
+        "charts",
+        "claims",
+        "figures",
+        "widgets",
+        "demo",
+        "bench",
+        "notebooks",
+        "commands",
+        "__main__",
+    },
 ]
 ALONE = TIERS[1] - {"measure"}  # rooms of the second tier do not import each other
 
