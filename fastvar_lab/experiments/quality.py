@@ -37,14 +37,14 @@ Ratios = dict[ScaleName, float]
 
 
 def jobs(
-    make: Callable[[Model], Methods], few: bool, model: Model, scope: Scope
+    make: Callable[[Model], Methods], slow: bool, model: Model, scope: Scope
 ) -> list[list[Settings]]:
     """One job per batch of prompts, a cell per method in it; one more that times them all.
 
-    With `few`, a quick scope tries only the methods whose ratios are all halves and wholes.
+    Of a slow experiment, a quick scope tries only methods whose ratios are halves and wholes.
     """
     methods = {FULL: Dense(), **make(model)}
-    if few and scope.name == "quick":
+    if slow and scope.name == "quick":
         methods = {k: m for k, m in methods.items() if _ratios(m) <= {0.5, 1.0}}
     out = [
         [{"kind": "quality", "method": label, "repr": repr(m), **b} for label, m in methods.items()]
@@ -139,16 +139,16 @@ def _quality(
     question: str,
     source: str,
     make: Callable[[Model], Methods],
-    few: bool = False,
+    slow: bool = False,
 ) -> Experiment:
     return Experiment(
         name,
         question,
         source,
-        partial(jobs, make, few),
+        partial(jobs, make, slow),
         partial(work, make),
         version=2,
-        slow=few,
+        slow=slow,
     )
 
 
@@ -253,14 +253,14 @@ EXPERIMENTS = (
         "Which scale steps can be pruned, and how much time does each save?",
         "section 3.1, Figs 2 and 3",
         scale_sensitivity_methods,
-        few=True,
+        slow=True,
     ),
     _quality(
         "ratio_tradeoff",
         "What quality does each speedup cost, over ratios of the last three scales?",
         "section 4.3, Table 4",
         ratio_tradeoff_methods,
-        few=True,
+        slow=True,
     ),
     _quality(
         "extreme_ratios",

@@ -182,7 +182,8 @@ def table(name: str, frame: pd.DataFrame) -> str:
     lines = [f"{name}: {experiment.question} ({experiment.source})"]
     lines.append(tabulate(frame).to_string(index=False))
     if "picture" in frame:
-        lines.append(f"n = {frame.picture.nunique()} pictures, 95 % bootstrap intervals")
+        told = ", 95 % bootstrap intervals" if "kind" in frame else ", means"
+        lines.append(f"n = {frame.picture.nunique()} pictures{told}")
     return "\n".join(lines)
 
 
