@@ -172,7 +172,9 @@ def tiny_config() -> dict[str, Any]:
         text_length=text.length,
         reference=(96, 96),
     )
-    tokenizer = AutoEncoderConfig(16, (96, 128), encoder_blocks=1, decoder_blocks=2, patch=4)
+    tokenizer = AutoEncoderConfig(
+        16, (96, 128), encoder_blocks=1, decoder_blocks=2, patch=4, context=(128, 160)
+    )
     return {
         "transformer": asdict(transformer),
         "text": asdict(text),

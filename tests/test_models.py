@@ -12,21 +12,24 @@ from safetensors.torch import load_file, save_file
 import fastvar_lab as fv
 from fastvar_lab import flops, models
 from fastvar_lab.backbones import quantize
+from fastvar_lab.backbones.autoencoder import Context
 from fastvar_lab.backbones.layers import rotary, rotate
 from fastvar_lab.backbones.weights import WeightsError
 from fastvar_lab.scales import TINY, grids, square
 from fastvar_lab.seam import Grid
 from fastvar_lab.training.focus import (
     centers,
+    look_maps,
     object_map,
     sampled_positions,
     token_weights,
     window,
 )
+from fastvar_lab.training.looking import learn_to_look, share_right, views
 from fastvar_lab.training.loop import train
 from fastvar_lab.training.reading import FACTS, facts, learn_to_read
 from fastvar_lab.training.transformer import GROWTH, SAMPLED, SMALL, WHOLE, bit_losses, look
-from fastvar_lab.world.grammar import VOCABULARY, parse
+from fastvar_lab.world.grammar import COLORS, SHAPES, TEXTURES, VOCABULARY, parse
 from fastvar_lab.world.scene import Object, Scene
 
 SIDES = square(1, 2, 3, 5, 8)
@@ -132,6 +135,57 @@ def test_flipped_bits_are_answered_for_by_later_labels():
     assert torch.equal(clean[0], noisy[0])
     assert not torch.equal(clean[-1], noisy[-1])
     assert torch.isfinite(states[-1]).all()
+
+
+def test_straight_through_gradients_reach_the_means_of_cells():
+    latent = torch.randn(1, 4, 8, 8, requires_grad=True)
+    states = quantize.straight_through(latent, SIDES)
+    for state, plain in zip(states, quantize.encode(latent.detach(), SIDES)[1], strict=True):
+        assert torch.allclose(state, plain, atol=1e-6)
+    wanted = torch.randn(1, 4, 8, 8)
+    (grad,) = torch.autograd.grad((states[0] * wanted).sum(), latent, retain_graph=True)
+    means = wanted.mean((2, 3), keepdim=True).expand_as(wanted)
+    assert torch.allclose(grad, means, atol=1e-6)  # a 1x1 map can hold one mean
+    (grad,) = torch.autograd.grad((states[-1] * wanted).sum(), latent)
+    assert torch.allclose(grad, wanted)
+
+
+@pytest.mark.parametrize("size", [(8, 8), (5, 7), (1, 3)])
+def test_context_begins_as_nothing_and_sees_everything(size):
+    torch.manual_seed(0)
+    context, x = Context(32, (32, 64)), torch.randn(1, 32, *size, requires_grad=True)
+    assert torch.equal(context(x), x)
+    context.up[0].weight.data.normal_()
+    (grad,) = torch.autograd.grad(context(x)[0, :, 0, 0].sum(), x)
+    assert (grad.abs().sum(1) > 0).all()
+
+
+def test_looks_lie_where_the_objects_are():
+    scene = Scene((Object("star", "red", "dotted", x=0.25, y=0.75, size=0.15),))
+    maps = look_maps(scene, 32, 32)
+    assert maps[:, 24, 8].tolist() == [
+        1 + SHAPES.index("star"),
+        1 + list(COLORS).index("red"),
+        1 + TEXTURES.index("dotted"),
+    ]
+    assert not maps[:, 8, 24].any()
+    seen = views(0, 0, 4, 128, stride=8)
+    assert {p.shape for p in seen.pictures} == {(128, 128, 3)}
+    assert seen.looks.shape == (4, 3, 16, 16)
+    for picture, looks in zip(seen.pictures, seen.looks, strict=True):
+        cells = torch.from_numpy(picture).float().view(16, 8, 16, 8, 3).mean((1, 3)) / 255
+        chroma = cells.amax(-1) - cells.amin(-1)
+        assert chroma[looks[0] > 0].mean() > 3 * chroma[looks[0] == 0].mean()
+
+
+def test_the_encoder_learns_to_look():
+    torch.manual_seed(0)
+    tokenizer = models.build_tiny(models.tiny_config()).tokenizer.requires_grad_(True).train()
+    assert learn_to_look(tokenizer, steps=60, batch=9)["color"] > 0.4  # eight answers
+    odds = torch.zeros(1, 21, 2, 2)
+    odds[0, [3, 7, 20]] = 1
+    looks = torch.tensor([3, 0, 4])[None, :, None, None].expand(1, 3, 2, 2)
+    assert share_right(odds, looks) == {"shape": 1, "color": 1, "texture": 1}
 
 
 def test_a_small_transformer_learns():
@@ -243,6 +297,7 @@ def test_a_resumed_training_is_the_same_training(tmp_path):
 
 def test_a_stopped_training_leaves_a_checkpoint_that_resumes(tmp_path):
     command = [sys.executable, "-u", "-m", "fastvar_lab", "train", "tokenizer", "--batch", "4"]
+    command += ["--looking", "0"]
     command += ["--out", str(tmp_path)]
     process = subprocess.Popen([*command, "--steps", "9999"], stdout=subprocess.PIPE, text=True)
     assert "psnr" in process.stdout.readline()  # the first step is done

@@ -32,6 +32,7 @@ class AutoEncoderConfig:
     decoder_blocks: int = 3
     patch: int = 1
     attention: bool = False  # at the coarsest level and in the middle, as in VAR's
+    context: tuple[int, ...] = ()  # widths of ever coarser maps that the middle looks at (tiny)
 
     @property
     def stride(self) -> int:
@@ -93,6 +94,35 @@ class AttnBlock(nn.Module):
         return x + self.proj_out(rearrange(y, "b (h w) c -> b c h w", h=x.shape[-2]))
 
 
+class Context(nn.Module):
+    """Look at the whole from ever coarser maps, each half the last, around a skip.
+
+    What it adds begins at zero, so that it can be put into a trained autoencoder.
+    """
+
+    def __init__(self, width: int, widths: tuple[int, ...]) -> None:
+        super().__init__()
+        inner = (width, *widths)
+        pairs = list(zip(inner[:-1], inner[1:], strict=True))
+        self.down = nn.ModuleList(nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in pairs)
+        self.block = nn.ModuleList(ResBlock(b, b) for b in widths)
+        self.bottom = ResBlock(inner[-1], inner[-1])
+        self.up = nn.ModuleList(nn.Conv2d(b, a, 3, padding=1) for a, b in pairs)
+        for conv in self.up[:1]:
+            nn.init.zeros_(cast(nn.Conv2d, conv).weight)
+            nn.init.zeros_(cast(Tensor, cast(nn.Conv2d, conv).bias))
+
+    def forward(self, x: Tensor) -> Tensor:
+        finer = []
+        for down, block in zip(self.down, self.block, strict=True):
+            finer.append(x)
+            x = block(down(x))
+        x = self.bottom(x)
+        for up, skip in zip(reversed(self.up), reversed(finer), strict=True):
+            x = skip + up(F.interpolate(x, skip.shape[-2:], mode="nearest"))
+        return x
+
+
 def _level(width_in: int, width: int, blocks: int, attention: bool) -> nn.ModuleDict:
     inner = [width_in] + [width] * (blocks - 1)
     level = nn.ModuleDict({"block": nn.ModuleList(ResBlock(a, width) for a in inner)})
@@ -109,10 +139,13 @@ def _run_level(level: Any, x: Tensor) -> Tensor:
     return x
 
 
-def _middle(width: int, attention: bool) -> nn.ModuleDict:
+def _middle(config: AutoEncoderConfig) -> nn.ModuleDict:
+    width = config.widths[-1]
     middle = nn.ModuleDict({"block_1": ResBlock(width, width)})
-    if attention:
+    if config.attention:
         middle["attn_1"] = AttnBlock(width)
+    if config.context:
+        middle["context"] = Context(width, config.context)
     middle["block_2"] = ResBlock(width, width)
     return middle
 
@@ -132,11 +165,12 @@ class Encoder(nn.Module):
             if not last:
                 level["downsample"] = Downsample(width)
             self.down.append(level)
-        self.mid = _middle(widths[-1], config.attention)
+        self.mid = _middle(config)
         self.norm_out = _norm(widths[-1])
         self.conv_out = nn.Conv2d(widths[-1], config.channels, 3, padding=1)
 
-    def forward(self, image: Tensor) -> Tensor:
+    def features(self, image: Tensor) -> Tensor:
+        """Return what the latent is a linear map of: (B, width, H / stride, W / stride)."""
         x = self.conv_in(F.pixel_unshuffle(image, self.patch))
         level: Any
         for level in self.down:
@@ -145,7 +179,10 @@ class Encoder(nn.Module):
                 x = level["downsample"](x)
         for block in self.mid.values():
             x = block(x)
-        return self.conv_out(F.silu(self.norm_out(x)))
+        return F.silu(self.norm_out(x))
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.conv_out(self.features(image))
 
 
 class Decoder(nn.Module):
@@ -155,7 +192,7 @@ class Decoder(nn.Module):
         super().__init__()
         widths, self.patch = config.widths, config.patch
         self.conv_in = nn.Conv2d(config.channels, widths[-1], 3, padding=1)
-        self.mid = _middle(widths[-1], config.attention)
+        self.mid = _middle(config)
         self.up = nn.ModuleList()
         for i, width in enumerate(widths):
             top = min(i + 1, len(widths) - 1)

@@ -176,16 +176,16 @@ def encode(
 
 
 def straight_through(
-    latent: Tensor, sizes: Sequence[tuple[int, int]], shown: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """Quantise with gradients passed straight to the latent; return the result and commitment.
+    latent: Tensor,
+    sizes: Sequence[tuple[int, int]],
+    flip: float | Tensor = 0.0,
+    generator: torch.Generator | None = None,
+) -> list[Tensor]:
+    """Quantise with gradients: the latent so far after each scale, (B, d, H, W) per scale.
 
-    The commitment is the mean squared distance of the latent to its quantisation over all
-    scales; `shown` (B,) limits the returned result of each picture to its first scales.
+    A state's gradient reaches what of the latent its map can hold: the means of its cells.
     """
     with torch.no_grad():
-        _, states = encode(latent, sizes)
-        result = states[-1]
-        if shown is not None:
-            result = torch.stack([states[int(k) - 1][i] for i, k in enumerate(shown)])
-    return latent + (result - latent).detach(), (latent - states[-1]).square().mean()
+        _, states = encode(latent, sizes, flip, generator)
+    means = [upsample(F.interpolate(latent, s, mode="area"), *latent.shape[-2:]) for s in sizes]
+    return [mean + (state - mean).detach() for mean, state in zip(means, states, strict=True)]

@@ -16,21 +16,23 @@ from fastvar_lab.loading import require
 from fastvar_lab.training.tokenizer import train_tokenizer
 from fastvar_lab.training.transformer import CHUNK, train_transformer
 
-LIMITS = {"steps": 10**7, "batch": CHUNK, "reading": 10**6}
+LIMITS = {"steps": (1, 10**7), "batch": (1, CHUNK), "reading": (0, 10**6), "looking": (0, 10**6)}
 
 
 def train(args: argparse.Namespace) -> None:
     """Train one part into `args.out`: a checkpoint while it runs, weights when it is done."""
-    for name in LIMITS:
+    for name, (least, most) in LIMITS.items():
         value = getattr(args, name)
-        if value is not None and not 1 <= value <= LIMITS[name]:
-            raise ValueError(f"--{name} must lie in 1 to {LIMITS[name]}; not {value}")
+        if value is not None and not least <= value <= most:
+            raise ValueError(f"--{name} must lie in {least} to {most}; not {value}")
     if args.decoder_only and args.part != "tokenizer":
         raise ValueError("--decoder-only goes with the tokenizer")
     if not 0 <= args.grown < 1 or (args.grown and args.part != "transformer"):
         raise ValueError(f"--grown lies in [0, 1) and goes with the transformer; not {args.grown}")
     if args.reading and args.part != "transformer":
         raise ValueError("--reading goes with the transformer")
+    if args.looking and (args.part != "tokenizer" or args.decoder_only):
+        raise ValueError("--looking goes with the tokenizer's encoder")
     require(args.device)
     torch.manual_seed(args.seed)
     model = models.build_tiny()
@@ -48,6 +50,7 @@ def train(args: argparse.Namespace) -> None:
             steps=args.steps or 1900,
             checkpoint=args.out / "tokenizer.ckpt",
             decoder_only=args.decoder_only,
+            looking=(0 if args.start else 1000) if args.looking is None else args.looking,
             **common,
         )
         models.save_tokenizer(model, args.out)
@@ -62,7 +65,7 @@ def train(args: argparse.Namespace) -> None:
             steps=args.steps or 2150,
             checkpoint=args.out / "transformer.ckpt",
             grown=args.grown,
-            reading=args.reading or (0 if args.start else 400),
+            reading=(0 if args.start else 400) if args.reading is None else args.reading,
             **common,
         )
         models.save_transformer(model, args.out)

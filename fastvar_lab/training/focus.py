@@ -12,9 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastvar_lab.world.grammar import COLORS, SHAPES, TEXTURES
 from fastvar_lab.world.scene import REACH, Scene
 
 BACKGROUND = 0.2  # what a token of background counts beside one of an object
+LOOKS = (1 + len(SHAPES), 1 + len(COLORS), 1 + len(TEXTURES))  # answers to what lies in a cell
 ELSEWHERE = 0.02  # chance of a cell of background to be a window's place, beside one of an object
 SCATTERED = 0.25  # share of steps whose tokens are scattered, as pruning leaves them
 JITTER = 0.06  # how far from its object a window lies, standard deviation, share of the side
@@ -29,6 +31,19 @@ def object_map(scene: Scene, h: int, w: int) -> Tensor:
     for o in scene.objects:
         reached |= torch.hypot(y - o.y * h, x - o.x * w) <= o.size * REACH * short + 0.5
     return reached
+
+
+def look_maps(scene: Scene, h: int, w: int) -> Tensor:
+    """Name what lies in each cell: shape, color and texture (3, h, w), 0 where nothing does."""
+    short = min(h, w)
+    y = (torch.arange(h) + 0.5).unsqueeze(1)
+    x = torch.arange(w) + 0.5
+    maps = torch.zeros(3, h, w, dtype=torch.long)
+    for o in scene.objects:
+        inside = torch.hypot(y - o.y * h, x - o.x * w) <= o.size * short
+        looks = (SHAPES.index(o.shape), list(COLORS).index(o.color), TEXTURES.index(o.texture))
+        maps[:, inside] = torch.tensor(looks).unsqueeze(1) + 1
+    return maps
 
 
 def token_weights(objects: Tensor, sizes: Sequence[tuple[int, int]]) -> list[Tensor]:

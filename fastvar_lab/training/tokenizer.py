@@ -1,40 +1,30 @@
-"""Train the embedded tokenizer on pictures drawn on the fly: crops first, then whole pictures."""
+"""Train the embedded tokenizer on pictures drawn on the fly: crops first, then whole pictures.
+
+Left to itself a multi-scale tokenizer writes colors into its small maps and outlines into its large
+ones, and a transformer must then keep many independent bits of many large steps in agreement to
+draw one star. So every step also decodes from a few first scales, which draws the outline
+into small maps, and a linear probe of these reads shape, color and texture, which makes a class of
+object a pattern of bits. Both act in training alone.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastvar_lab.backbones import quantize
 from fastvar_lab.backbones.autoencoder import AutoEncoder
 from fastvar_lab.pictures import to_tensor
+from fastvar_lab.training.looking import CROP, learn_to_look, probe, probe_loss, views
 from fastvar_lab.training.loop import train
-from fastvar_lab.world.render import render
-from fastvar_lab.world.scene import compose, random_prompt
 
-WHOLE = 0.9  # from this share of the steps on, whole 256 px pictures instead of 128 px crops
-CROP, SIDE = 128, 256
-
-
-def pictures(step: int, seed: int, count: int, crop: int | None) -> list[np.ndarray]:
-    """Draw the training pictures of one step; `crop` cuts two windows near objects from each."""
-    rng = np.random.default_rng((seed, step))
-    out: list[np.ndarray] = []
-    while len(out) < count:
-        scene = compose(random_prompt(rng), int(rng.integers(2**31)))
-        image = render(scene, SIDE)
-        if crop is None:
-            out.append(image)
-            continue
-        for _ in range(2):
-            near = scene.objects[rng.integers(len(scene.objects))]
-            corner = np.array([near.y, near.x]) * SIDE - crop / 2 + rng.uniform(-48, 48, 2)
-            top, left = np.clip(corner, 0, SIDE - crop).astype(int)
-            out.append(image[top : top + crop, left : left + crop])
-    return out[:count]
+WHOLE = 0.5  # from this share of the steps on, whole 256 px pictures instead of 128 px crops
+FLIP = 0.2  # most bits flipped in one picture, so that the decoder forgives a wrong one
+EARLY = (3, 4, 5, 6, 7, 8)  # indices of the scales that may be the last ones decoded
+PROBED = (2, 3, 4, 5)  # indices of the scales after which a probe reads what lies where
+PROBE = 0.06  # what the probes' loss counts beside the reconstruction's
 
 
 def reconstruction_loss(made: Tensor, wanted: Tensor) -> Tensor:
@@ -56,42 +46,60 @@ def train_tokenizer(
     peak: float = 2e-3,
     device: str = "cpu",
     decoder_only: bool = False,
+    looking: int = 0,
 ) -> float:
     """Train in place; return the seconds spent. `sizes` is the schedule of a whole picture.
 
     `decoder_only` leaves the encoder, and with it the meaning of all bits, as it is.
+    `looking` steps teach the encoder to see first, without a decoder.
     """
     half = [(max(1, h // 2), max(1, w // 2)) for h, w in sizes]
+    config = tokenizer.config
+    widths = [config.widths[-1]] + [config.channels] * len(PROBED)  # the features' own, the maps'
+    probes = nn.ModuleList(probe(width) for width in widths)
 
     def loss(step: int) -> tuple[Tensor, dict[str, float]]:
         whole = step >= WHOLE * steps
-        count = max(1, batch // 4) if whole else batch
-        image = to_tensor(pictures(step, seed, count, None if whole else CROP), device)
+        count = max(2, batch // 4) if whole else batch
+        seen = views(step, seed, count, None if whole else CROP, tokenizer.config.stride)
+        image, looks = to_tensor(seen.pictures, device), seen.looks.to(device)
         draw = torch.Generator().manual_seed(seed * 1_000_003 + step)
-        # some pictures are decoded from their first scales only, so that early maps mean something
-        shown = torch.randint(4, len(sizes) + 1, (count,), generator=draw)
-        shown[torch.rand(count, generator=draw) > 0.15] = len(sizes)
         with torch.autocast(device, torch.bfloat16):
-            latent = tokenizer.encoder(image).float()
-        quantised, commitment = quantize.straight_through(
-            latent, sizes if whole else half, shown.to(device)
-        )
+            features = tokenizer.encoder.features(image)
+            latent = tokenizer.encoder.conv_out(features).float()
+        share = FLIP * torch.rand(count, generator=draw) * (torch.rand(count, generator=draw) < 0.5)
+        scales = sizes if whole else half
+        states = quantize.straight_through(latent, scales, share.to(device), draw)
+        # half of the pictures are decoded from their first scales only
+        last = EARLY[int(torch.randint(len(EARLY), (), generator=draw))]
+        full = count // 2
         with torch.autocast(device, torch.bfloat16):
-            made = tokenizer.decoder(quantised)
-        fit = reconstruction_loss(made.float(), image)
+            made = tokenizer.decoder(torch.cat((states[-1][:full], states[last][full:]))).float()
+        fit = reconstruction_loss(made, image)
+        logs = {"fit": float(fit.detach())}
         with torch.no_grad():
-            mse = (made.float().clamp(-1, 1) - image).square().mean((1, 2, 3))[shown == len(sizes)]
-            psnr = float((10 * torch.log10(4 / mse)).mean())
-        return fit + (0.0 if decoder_only else 0.25) * commitment, {
-            "l1": float(fit.detach()),
-            "commitment": float(commitment.detach()),
-            "psnr": psnr,
-        }
+            mse = (made[:full].clamp(-1, 1) - image[:full]).square().mean((1, 2, 3))
+            logs["psnr"] = float((10 * torch.log10(4 / mse)).mean())
+        if decoder_only:
+            return fit, logs
+        commitment = (latent - states[-1].detach()).square().mean()
+        sources = [features.float(), *(states[k] for k in PROBED)]
+        read = torch.stack(
+            [probe_loss(p(source), looks) for p, source in zip(probes, sources, strict=True)]
+        )
+        logs["commitment"] = float(commitment.detach())
+        names = ("features", *(sizes[k][0] for k in PROBED))
+        logs |= {f"read {name}": float(x) for name, x in zip(names, read.detach(), strict=True)}
+        return fit + 0.25 * commitment + PROBE * read.sum(), logs
 
-    tokenizer.to(device).channels_last().train().requires_grad_(True)
+    both = nn.ModuleDict({"tokenizer": tokenizer, "probes": probes}).to(device).train()
+    tokenizer.channels_last().requires_grad_(True)
     tokenizer.encoder.requires_grad_(not decoder_only)
+    probes.requires_grad_(not decoder_only)
+    if looking and not (resume and checkpoint.exists()):
+        learn_to_look(tokenizer, steps=looking, seed=seed)
     return train(
-        tokenizer,
+        both,
         loss,
         steps=steps,
         peak=peak,

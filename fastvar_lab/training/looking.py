@@ -1,0 +1,113 @@
+"""Teach the tokenizer's encoder to see: at each cell, what object lies there.
+
+A probe is a linear map of features or latents that names shape, color and texture. Reconstruction
+alone never asks what an outline belongs to, and beside it the question is learnt slowly: alone, in
+some minutes.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from fastvar_lab.backbones.autoencoder import AutoEncoder
+from fastvar_lab.pictures import to_tensor
+from fastvar_lab.training.focus import LOOKS, look_maps
+from fastvar_lab.training.loop import learning_rate
+from fastvar_lab.world.render import render
+from fastvar_lab.world.scene import compose, random_prompt
+
+CROP, SIDE = 128, 256
+ASIDE = 32  # most pixels that the middle of a crop lies beside its object's
+NAMES = ("shape", "color", "texture")
+
+
+class Views(NamedTuple):
+    """Pictures (s, s, 3), uint8, and what lies in each cell of their latents (B, 3, h, w)."""
+
+    pictures: list[np.ndarray]
+    looks: Tensor
+
+
+def views(step: int, seed: int, count: int, crop: int | None, stride: int) -> Views:
+    """Draw what one step sees; `crop` cuts two windows near objects from each picture."""
+    rng = np.random.default_rng((seed, step))
+    pictures, looks = list[np.ndarray](), list[Tensor]()
+    side, times = (SIDE, 1) if crop is None else (crop, 2)
+    while len(pictures) < count:
+        scene = compose(random_prompt(rng), int(rng.integers(2**31)))
+        image, maps = render(scene, SIDE), look_maps(scene, SIDE // stride, SIDE // stride)
+        for _ in range(times):
+            near = scene.objects[rng.integers(len(scene.objects))]
+            aside = rng.uniform(-ASIDE, ASIDE, 2)
+            corner = np.clip(np.array([near.y, near.x]) * SIDE - side / 2 + aside, 0, SIDE - side)
+            top, left = (int(k) for k in corner // stride)
+            rows, columns = slice(top, top + side // stride), slice(left, left + side // stride)
+            looks.append(maps[:, rows, columns])
+            y, x = top * stride, left * stride
+            pictures.append(image[y : y + side, x : x + side])
+    return Views(pictures[:count], torch.stack(looks[:count]))
+
+
+def probe(width: int) -> nn.Conv2d:
+    """Make a linear map from `width` channels to the odds of every look."""
+    return nn.Conv2d(width, sum(LOOKS), 1)
+
+
+def probe_loss(odds: Tensor, looks: Tensor) -> Tensor:
+    """Cross-entropy of shape, color and texture in every cell; half of it is that of objects."""
+    read = odds.split(LOOKS, dim=1)
+    each = torch.stack(
+        [F.cross_entropy(o, x, reduction="none") for o, x in zip(read, looks.unbind(1))]
+    ).sum(0)
+    something = looks[:, 0] > 0
+    weight = something / something.sum().clamp(min=1) + ~something / (~something).sum()
+    return (each * weight / 2).sum()
+
+
+def share_right(odds: Tensor, looks: Tensor) -> dict[str, float]:
+    """Tell the share of object cells whose shape, color and texture are named rightly."""
+    something = looks[:, 0] > 0
+    read = odds.split(LOOKS, dim=1)
+    return {
+        name: float((o.argmax(1) == x)[something].float().mean())
+        for name, o, x in zip(NAMES, read, looks.unbind(1), strict=True)
+    }
+
+
+def learn_to_look(
+    tokenizer: AutoEncoder, *, steps: int, seed: int = 0, batch: int = 16, peak: float = 1e-3
+) -> dict[str, float]:
+    """Train the encoder in place until a linear map of its features names what it sees.
+
+    Crops and whole pictures take turns. Returns the share right, by look, of the last whole ones.
+    """
+    encoder = tokenizer.encoder
+    device = encoder.conv_out.weight.device
+    head = probe(encoder.conv_out.in_channels).to(device)
+    parameters = [*encoder.parameters(), *head.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=peak, betas=(0.9, 0.99), weight_decay=0.0)
+    right = dict[str, float]()
+    bar = tqdm(range(steps), desc="looking", mininterval=2)
+    for step in bar:
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, steps, 50, peak)
+        count, crop = (batch, CROP) if step % 2 else (max(1, batch // 3), None)
+        pictures, looks = views(step, seed, count, crop, tokenizer.config.stride)
+        looks = looks.to(device)
+        with torch.autocast(device.type, torch.bfloat16):
+            features = encoder.features(to_tensor(pictures, device))
+        odds = head(features.float())
+        optimizer.zero_grad(set_to_none=True)
+        probe_loss(odds, looks).backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        if crop is None and (step % 50 == 0 or step >= steps - 2):
+            right = share_right(odds, looks)
+            bar.write(f"{step} " + " ".join(f"{k} {v:.3f}" for k, v in right.items()))
+    return right
