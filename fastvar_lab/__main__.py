@@ -56,6 +56,9 @@ def _parser() -> argparse.ArgumentParser:
     bench = subcommands.add_parser("bench", help="time full and pruned generation")
     bench.add_argument("--repeats", type=int, default=5, help="timed runs of each, after a warm-up")
     bench.add_argument("--case", default="", help="only cases whose name contains this")
+    bench.add_argument(
+        "--suite", choices=("paper",), help="the paper's sizes, random weights, beside floors"
+    )
     bench.add_argument("--json", action="store_true", help="print JSON")
     bench.set_defaults(run=commands.bench)
 
@@ -106,7 +109,9 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--from", dest="start", type=Path, help="start from a folder of weights")
     train.add_argument("--grown", type=float, default=0.0, help="share of the growth to skip")
     train.add_argument("--reading", type=int, help="steps that teach a new text encoder to read")
-    train.add_argument("--looking", type=int, help="steps that teach the tokenizer's encoder to see")
+    train.add_argument(
+        "--looking", type=int, help="steps that teach the tokenizer's encoder to see"
+    )
     train.add_argument("--decoder-only", action="store_true", help="leave the encoder as it is")
     train.set_defaults(run=commands.train)
 

@@ -1,9 +1,10 @@
-"""Speed, as a command: medians in one process, each beside its counted operations."""
+"""Speed, as a command: medians in one process, each beside its counted operations and floor."""
 
 from __future__ import annotations
 
 import statistics
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -20,7 +21,7 @@ from fastvar_lab.output import versions
 from fastvar_lab.record import Recorder
 from fastvar_lab.scales import Sizes, infinity
 from fastvar_lab.seam import Method
-from fastvar_lab.sublayers import sublayer_ms
+from fastvar_lab.sublayers import median_ms, sublayer_ms
 from fastvar_lab.trace import Trace
 
 
@@ -31,18 +32,46 @@ def schedules(model: Model) -> list[tuple[Sizes, dict[str, Prune]]]:
     under its pruned steps alone.
     """
     if model.name != "tiny":
-        last, steps = label(model.grids()[-1]), len(model.sizes)
-        preset = paper_preset(model.name, steps, model.depth)
-        methods = {f"{model.name} {last} paper preset": preset}
-        if any(ratio == 1 for _, ratio in preset.pairs):
-            pruned = {name: ratio for name, ratio in preset.pairs if ratio < 1}
-            methods[f"{model.name} {last} pruned steps"] = replace(preset, ratios=pruned)
-        return [(model.sizes, methods)]
+        return [(model.sizes, released(model, model.sizes))]
     paper = PRESETS["infinity-all-layers"]
     return [
         (model.sizes, {"32x32": Prune({24: 0.5, 32: 0.75}), "32x32 paper preset": paper}),
         (infinity(), {"64x64": Prune({48: 0.5, 64: 0.75}), "64x64 paper preset": paper}),
     ]
+
+
+def released(model: Model, sizes: Sizes) -> dict[str, Prune]:
+    """Name a released model's methods: the paper's preset, and its pruned steps where it skips."""
+    preset = paper_preset(model.name, len(sizes), model.depth)
+    name = f"{model.name} {label(model.grids(sizes)[-1])}"
+    methods = {f"{name} paper preset": preset}
+    if any(ratio == 1 for _, ratio in preset.pairs):
+        pruned = {scale: ratio for scale, ratio in preset.pairs if ratio < 1}
+        methods[f"{name} pruned steps"] = replace(preset, ratios=pruned)
+    return methods
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What a device does at best, measured here: products per second, bytes read per second."""
+
+    flop: float
+    byte: float
+
+    def floor_ms(self, flop: Sequence[float], read: Sequence[float]) -> list[float]:
+        """Milliseconds below which no step can get: its products, or its bytes."""
+        return [1e3 * max(f / self.flop, b / self.byte) for f, b in zip(flop, read, strict=True)]
+
+
+def rates(model: Model) -> Rates:
+    """Measure a large product and a large sum in the model's type, on its device."""
+    cuda = model.device.type == "cuda"
+    side, cells = (8192, 2**30) if cuda else (2048, 2**26)
+    options = {"dtype": model.dtype, "device": model.device}
+    a, b = torch.randn(side, side, **options), torch.ones(cells, **options)
+    product = median_ms(lambda: a @ a, cuda, repeats=15)
+    read = median_ms(b.sum, cuda, repeats=15)
+    return Rates(2 * side**3 / product * 1e3, b.numel() * b.element_size() / read * 1e3)
 
 
 def prompt(model: Model) -> str:
@@ -62,7 +91,7 @@ def bench(model: Model, repeats: int = 5, only: str = "") -> dict[str, Any]:
     result: dict[str, Any] = {"cases": []}
     for sizes, methods in chosen:
         if methods:
-            result["cases"] += _cases(model, sizes, methods, repeats)
+            result["cases"] += cases(model, sizes, methods, repeats)
     result |= sublayer_ms(model, prompt(model), repeats)
     for part in (_record_overhead, _resume_ratio):
         result |= part(model, repeats)
@@ -81,21 +110,40 @@ def _device(model: Model) -> str:
     return torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else "cpu"
 
 
-def _cases(
-    model: Model, sizes: Sizes, methods: dict[str, Prune], repeats: int
+def cases(
+    model: Model,
+    sizes: Sizes,
+    methods: dict[str, Prune],
+    repeats: int,
+    pictures: int = 1,
+    best: Rates | None = None,
 ) -> list[dict[str, Any]]:
-    """Time full and pruned generations in turns, first scale step to final latent."""
+    """Time full and pruned generations in turns, first scale step to final latent.
+
+    `pictures` are made at once. With `best` rates, every time stands beside its floor.
+    """
     ways: dict[str, Method] = {"": Dense(), **methods}
     runs: dict[str, list[Timed]] = {name: [] for name in ways}
+    memory = dict.fromkeys(ways, 0)
     grids, words = model.grids(sizes), len(prompt(model).split())
     turns = [(repeat, name) for repeat in range(repeats + 1) for name in ways]
     for repeat, name in tqdm(turns, desc=f"bench {label(grids[-1])}", unit="picture"):
-        run = timed(model, prompt(model), ways[name], seed=0, sizes=sizes)
+        if model.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(model.device)
+        run = timed(model, [prompt(model)] * pictures, ways[name], seed=0, sizes=sizes)
+        if model.device.type == "cuda":
+            memory[name] = torch.cuda.max_memory_allocated(model.device)
         if repeat:  # the first of each is a warm-up
             runs[name].append(run)
     ms = {name: total_ms(some) for name, some in runs.items()}
-    flop = {
-        name: flops.total(flops.step_flops(model, way, grids, words=words))
+    count = {"grids": grids, "words": words, "pictures": pictures}
+    step_flop = {
+        name: [sum(cost.values()) for cost in flops.step_flops(model, way, **count)]
+        for name, way in ways.items()
+    }
+    flop = {name: sum(some) for name, some in step_flop.items()}
+    floor = {
+        name: best.floor_ms(step_flop[name], flops.step_bytes(model, way, **count)) if best else []
         for name, way in ways.items()
     }
     return [
@@ -104,6 +152,7 @@ def _cases(
             "method": repr(method),
             "device": _device(model),
             "dtype": str(model.dtype).removeprefix("torch."),
+            "pictures": pictures,
             "skipped": [
                 label(g)
                 for g, act in zip(grids, method.acts(grids), strict=True)
@@ -120,6 +169,10 @@ def _cases(
             "scales": [label(g) for g in grids],
             "step_ms_full": medians(runs[""]),
             "step_ms_fast": medians(runs[name]),
+            "step_floor_ms_full": floor[""],
+            "step_floor_ms_fast": floor[name],
+            "memory_full": memory[""],
+            "memory_fast": memory[name],
             "tokens_fast": flops.forwarded(model, method, grids),
         }
         for name, method in methods.items()
@@ -157,22 +210,37 @@ def _resume_ratio(model: Model, repeats: int) -> dict[str, float]:
 
 def table(result: dict[str, Any]) -> str:
     """Format the result for a terminal."""
-    lines = [f"{'case':<20} {'full ms':>9} {'fast ms':>9} {'speedup':>8} {'bound':>6} {'share':>6}"]
-    for case in result["cases"]:
-        share = case["speedup"] / case["speedup_flop_bound"]
-        skipped = f"  skips {', '.join(case['skipped'])}" if case["skipped"] else ""
-        lines.append(
-            f"{case['name']:<20} {case['ms_full']:9.1f} {case['ms_fast']:9.1f} "
-            f"{case['speedup']:8.2f} {case['speedup_flop_bound']:6.2f} {share:6.2f}{skipped}"
-        )
     small = (result["pts_ms"] + result["ctr_ms"]) / result["attention_ms_full"]
-    lines.append(
+    lines = [
+        case_table(result["cases"]),
         f"one sublayer at the last step: PTS {result['pts_ms']:.3f} ms, CTR {result['ctr_ms']:.3f} "
         f"ms, together {small:.1%} of attention's {result['attention_ms_full']:.2f} ms; "
-        f"FFN {result['ffn_ms_full']:.2f} ms"
-    )
-    lines.append(
+        f"FFN {result['ffn_ms_full']:.2f} ms",
         f"recording adds {result['record_overhead']:.1%}; resuming the last scale takes "
-        f"{result['resume_ratio']:.1%} of a generation from scratch"
-    )
+        f"{result['resume_ratio']:.1%} of a generation from scratch",
+    ]
+    return "\n".join(lines)
+
+
+def case_table(found: Sequence[dict[str, Any]]) -> str:
+    """Format timed cases: share is the speedup over its bound, floor what no run can go below."""
+    wide = max(20, *(len(case["name"]) for case in found))
+    titles = ("full ms", "fast ms", "speedup", "bound", "share", "floor ms, full and fast")
+    known = 6 if found[0]["step_floor_ms_full"] else 5
+    widths = (9, 9, 8, 6, 6, 25)[:known]
+    heads = (f"{title:>{n}}" for title, n in zip(titles, widths))
+    lines = [" ".join((f"{'case':<{wide}}", *heads))]
+    for case in found:
+        share = case["speedup"] / case["speedup_flop_bound"]
+        floors = [sum(case[f"step_floor_ms_{way}"]) for way in ("full", "fast")]
+        floor = f" {floors[0]:15.1f} {floors[1]:9.1f}" if any(floors) else ""
+        memory = [case[f"memory_{way}"] / 1e9 for way in ("full", "fast")]
+        peak = f"  {memory[0]:.1f} and {memory[1]:.1f} GB at most" if any(memory) else ""
+        skipped = f"  skips {', '.join(case['skipped'])}" if case["skipped"] else ""
+        many = f"  {case['pictures']} pictures" if case["pictures"] > 1 else ""
+        lines.append(
+            f"{case['name']:<{wide}} {case['ms_full']:9.1f} {case['ms_fast']:9.1f} "
+            f"{case['speedup']:8.2f} {case['speedup_flop_bound']:6.2f} {share:6.2f}"
+            f"{floor}{many}{peak}{skipped}"
+        )
     return "\n".join(lines)

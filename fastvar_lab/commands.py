@@ -110,13 +110,20 @@ def bench(args: argparse.Namespace) -> None:
     """Time full and pruned generation."""
     import torch
 
-    from fastvar_lab import bench, loading
+    from fastvar_lab import bench, loading, suite
 
     if args.repeats < 1:
         raise ValueError(f"--repeats must be at least 1; not {args.repeats}")
     loading.require(args.device)
     name = args.dtype or ("bfloat16" if torch.device(args.device).type == "cuda" else "float32")
     dtype = getattr(torch, name)
+    if args.suite:
+        if args.model != "tiny" or args.weights not in (None, "random"):
+            raise ValueError("--suite names its models, with random weights; use --case to choose")
+        how = {"device": args.device, "dtype": dtype, "depth": args.depth}
+        found = suite.run(repeats=args.repeats, only=args.case, **how)
+        print(json.dumps(found, indent=1) if args.json else suite.table(found))
+        return
     model = loading.load(args.model, args.weights, args.device, dtype, depth=args.depth)
     result = bench.bench(model, args.repeats, args.case)
     print(json.dumps(result, indent=1) if args.json else bench.table(result))

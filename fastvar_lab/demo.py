@@ -39,7 +39,9 @@ def label(grid: Grid) -> str:
     return f"{grid.h}x{grid.w}"
 
 
-def timed(model: Model, prompt: str, method: Method, seed: int, **options: Any) -> Timed:
+def timed(
+    model: Model, prompt: str | list[str], method: Method, seed: int, **options: Any
+) -> Timed:
     """Generate once under a stopwatch."""
     watches: list[Stopwatch] = []
 

@@ -1,4 +1,4 @@
-"""Counted operations of a generation: every product issued, two per multiply-add.
+"""Counted operations and bytes of a generation: every product issued, two per multiply-add.
 
 Counts follow what the runner says it forwards: kept tokens, each layer's own KV length, all
 guidance rows. Text encoder, text memory and decoder are not in it.
@@ -45,6 +45,38 @@ def step_flops(
             embedding, head = backbone.ends_flops(grid)
             cost["ends"] = pictures * embedding + live * head
         out.append(cost)
+    return out
+
+
+def step_bytes(
+    model: Model,
+    method: Method,
+    grids: Sequence[Grid],
+    words: int = 8,
+    pictures: int = 1,
+    guided: bool = True,
+) -> list[float]:
+    """Count the bytes that each scale step cannot but read: weights once, keys and values.
+
+    Activations, which a fused kernel need not send to memory, are left out: this is a floor.
+    """
+    backbone = model.transformer
+    runner = method.start(grids, model.depth)
+    size, width = backbone.head.weight.element_size(), backbone.config.width
+    seen = [0] * model.depth
+    out = []
+    for grid, act in zip(grids, method.acts(grids), strict=True):
+        live = pictures * (1 if act[-1] == "cond" or not guided else 2)
+        count = 0.0
+        for layer in range(model.depth):
+            seen[layer] += runner.forwarded(Site(layer, "attn"), grid)
+            for kind in backbone.kinds:
+                if runner.forwarded(Site(layer, kind), grid):
+                    keys = {"attn": seen[layer], "cross": words, "ffn": 0}[kind]
+                    count += backbone.sublayer_flops(kind, 1, 0) / 2 + live * 2 * keys * width
+        if act[0] != "skip":
+            count += sum(backbone.ends_flops(Grid(grid.index, 1, 1))) / 2
+        out.append(count * size)
     return out
 
 

@@ -74,14 +74,14 @@ def sublayer_ms(model: Model, prompt: str, repeats: int) -> dict[str, float]:
         return gather(x, top(method.select.scores(x, last, inputs[-1].site), k))
 
     return {
-        "pts_ms": _time(select, x.is_cuda),
-        "ctr_ms": _time(partial(method.restore.restore, fresh, index, last, held), x.is_cuda),
+        "pts_ms": median_ms(select, x.is_cuda),
+        "ctr_ms": median_ms(partial(method.restore.restore, fresh, index, last, held), x.is_cuda),
         "attention_ms_full": statistics.median(kinds["attn"][1:]),
         "ffn_ms_full": statistics.median(kinds["ffn"][1:]),
     }
 
 
-def _time(work: Callable[[], Tensor], cuda: bool, repeats: int = 50) -> float:
+def median_ms(work: Callable[[], Tensor], cuda: bool, repeats: int = 50) -> float:
     """Median milliseconds of a short piece of work."""
     times = []
     for _ in range(repeats):

@@ -13,6 +13,7 @@ from fastvar_lab import models, plots
 from fastvar_lab.__main__ import main
 from fastvar_lab.files import write
 from fastvar_lab.output import write_figure
+from fastvar_lab.suite import growth, settings
 
 
 def test_demo(tmp_path):
@@ -67,6 +68,33 @@ def test_bench_prints_its_keys(capsys):
         )
 
 
+def test_the_papers_suite_runs_cut_down(capsys):
+    words = ["bench", "--suite", "paper", "--case", "var-d24", "--depth", "2", "--repeats", "1"]
+    assert main([*words, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    (case,) = result["cases"]
+    assert case["scales"][-1] == "16x16"
+    assert 1 < case["speedup_flop_bound"] < 1.5
+    for way in ("full", "fast"):
+        assert min(case[f"step_floor_ms_{way}"]) > 0
+        assert sum(case[f"step_floor_ms_{way}"]) < case[f"ms_{way}"]
+    assert {"pts_ms", "ctr_ms", "attention_ms_full", "ffn_ms_full"} <= set(
+        result["sublayers"]["var-d24"]
+    )
+    assert main(words) == 0
+    assert "TFLOP/s" in capsys.readouterr().out
+
+
+def test_growth_is_fitted_over_tokens():
+    rows = [
+        {"group": "growth", "name": f"a {s} paper preset", "scales": [f"{s}x{s}"],
+         "ms_full": s**4.0, "ms_fast": s**2.0}
+        for s in (8, 16, 32)
+    ]  # fmt: skip
+    assert growth(rows) == {"full": pytest.approx(2), "fast": pytest.approx(1)}
+    assert {"infinity-2b", "infinity-8b", "hart-0.7b", "var-d36"} <= {s.model for s in settings()}
+
+
 def test_models_are_listed(capsys, tmp_path):
     (tmp_path / "var_d16.pth").touch()
     (tmp_path / "vae_ch160v4096z32.pth").touch()
@@ -108,6 +136,8 @@ BAD = [
     (["figures", "--format", "gif"], "--format takes png, pdf and svg; not 'gif'"),
     (["evaluate", "--n", "1"], "--n must be at least 7"),
     (["bench", "--case", "99"], "no case matches '99'"),
+    (["bench", "--suite", "paper", "--case", "99"], "no setting matches '99'"),
+    (["bench", "--suite", "paper", "--model", "var-d16"], "--suite names its models"),
     (["bench", "--repeats", "0"], "--repeats must be at least 1"),
     (["train", "tokenizer", "--device", "cuda", "--steps", "1"], "no CUDA GPU"),
     (["demo", "--device", "cuda"], "no CUDA GPU"),

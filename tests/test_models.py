@@ -50,6 +50,26 @@ def test_shipped_weights_open_and_are_small():
     assert cost <= 200e9
 
 
+def test_bytes_of_a_step_are_its_weights_and_its_keys():
+    model = fv.load("tiny")
+    steps, words = grids(model.sizes), 5
+    read = ("sa.mat_qkv", "sa.proj", "ca.mat_q", "ca.proj", "ffn.fc1", "ffn.fc2", "head.weight")
+    weights = sum(
+        w.numel()
+        for name, w in model.transformer.state_dict().items()
+        if w.ndim == 2 and any(part in name for part in read) and not name.startswith("text")
+    )
+    embedding, keys = model.transformer.word_embed.weight.numel(), 0
+    found = flops.step_bytes(model, fv.Dense(), steps, words=words, pictures=3)
+    for step, count in zip(steps, found, strict=True):
+        keys += step.tokens
+        held = 2 * 3 * 2 * 256 * 8 * (keys + words)  # rows, keys and values, width, layers
+        assert count == 4 * (weights + embedding * (step.index > 0) + held)
+    pruned = flops.step_bytes(model, fv.Prune({-2: 0.5, -1: 1.0}), steps, words=words, pictures=3)
+    assert pruned[:-2] == found[:-2]
+    assert pruned[-1] == 0 < pruned[-2] < found[-2]
+
+
 def test_a_truncated_file_is_refused(folder):
     file = folder / models.TRANSFORMER_FILE
     file.write_bytes(file.read_bytes()[:100_000])

@@ -44,6 +44,7 @@ TIERS = [
         "widgets",
         "demo",
         "bench",
+        "suite",
         "notebooks",
         "commands",
         "__main__",

@@ -8,6 +8,7 @@ files add `.conv` and `.norm` to the last module's name. Shapes: images
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, cast
 
 import torch
@@ -103,7 +104,7 @@ class Context(nn.Module):
     def __init__(self, width: int, widths: tuple[int, ...]) -> None:
         super().__init__()
         inner = (width, *widths)
-        pairs = list(zip(inner[:-1], inner[1:], strict=True))
+        pairs = list(pairwise(inner))
         self.down = nn.ModuleList(nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in pairs)
         self.block = nn.ModuleList(ResBlock(b, b) for b in widths)
         self.bottom = ResBlock(inner[-1], inner[-1])

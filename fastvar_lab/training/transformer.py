@@ -20,10 +20,10 @@ from fastvar_lab.backbones.text import WordEncoder
 from fastvar_lab.pictures import to_tensor
 from fastvar_lab.tokens import gather
 from fastvar_lab.training.focus import centers, object_map, sampled_positions, token_weights
+from fastvar_lab.training.looking import SIDE
 from fastvar_lab.training.loop import train
 from fastvar_lab.training.reading import learn_to_read
 from fastvar_lab.training.teacher import teacher_forced
-from fastvar_lab.training.looking import SIDE
 from fastvar_lab.world.grammar import Prompt
 from fastvar_lab.world.render import render
 from fastvar_lab.world.scene import caption, compose, random_prompt
