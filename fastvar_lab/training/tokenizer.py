@@ -2,13 +2,15 @@
 
 Left to itself a multi-scale tokenizer writes colors into its small maps and outlines into its large
 ones, and a transformer must then keep many independent bits of many large steps in agreement to
-draw one star. So every step also decodes from a few first scales, which draws the outline
-into small maps, and a linear probe of these reads shape, color and texture, which makes a class of
-object a pattern of bits. Both act in training alone.
+draw one star. Three things, in training alone, bring what a prompt decides into the small maps:
+a linear probe reads shape, color and texture off them, which makes a class of object a pattern of
+bits; half of the pictures are decoded from their first maps; and what is decoded must look
+alike to the encoder that learnt to tell objects apart, which a blurred star does not.
 """
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import torch
@@ -22,9 +24,10 @@ from fastvar_lab.training.loop import train
 
 WHOLE = 0.5  # from this share of the steps on, whole 256 px pictures instead of 128 px crops
 FLIP = 0.2  # most bits flipped in one picture, so that the decoder forgives a wrong one
-EARLY = (3, 4, 5, 6, 7, 8)  # indices of the scales that may be the last ones decoded
+EARLY = (4, 5, 6, 7)  # indices of the scales that may be the last ones decoded
 PROBED = (2, 3, 4, 5)  # indices of the scales after which a probe reads what lies where
-PROBE = 0.06  # what the probes' loss counts beside the reconstruction's
+PROBE = 0.02  # what the probes' loss counts beside the reconstruction's
+LIKENESS = 0.3  # what the features count by which the encoder, as it began, tells objects apart
 
 
 def reconstruction_loss(made: Tensor, wanted: Tensor) -> Tensor:
@@ -74,9 +77,13 @@ def train_tokenizer(
         last = EARLY[int(torch.randint(len(EARLY), (), generator=draw))]
         full = count // 2
         with torch.autocast(device, torch.bfloat16):
-            made = tokenizer.decoder(torch.cat((states[-1][:full], states[last][full:]))).float()
-        fit = reconstruction_loss(made, image)
-        logs = {"fit": float(fit.detach())}
+            made = tokenizer.decoder(torch.cat((states[-1][:full], states[last][full:])))
+            made = made.float()
+            with torch.no_grad():
+                wanted = eye.features(image)
+            likeness = (eye.features(made) - wanted).abs().float().mean()
+        fit = reconstruction_loss(made, image) + LIKENESS * likeness
+        logs = {"fit": float(fit.detach()), "likeness": float(likeness.detach())}
         with torch.no_grad():
             mse = (made[:full].clamp(-1, 1) - image[:full]).square().mean((1, 2, 3))
             logs["psnr"] = float((10 * torch.log10(4 / mse)).mean())
@@ -98,6 +105,7 @@ def train_tokenizer(
     probes.requires_grad_(not decoder_only)
     if looking and not (resume and checkpoint.exists()):
         learn_to_look(tokenizer, steps=looking, seed=seed)
+    eye = copy.deepcopy(tokenizer.encoder).requires_grad_(False)
     return train(
         both,
         loss,

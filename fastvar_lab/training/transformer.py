@@ -31,6 +31,7 @@ from fastvar_lab.world.scene import caption, compose, random_prompt
 CHUNK, REUSE = 1536, 4  # pictures drawn at once, and how often each is used
 FLIP = 0.2  # bitwise self-correction: most bits flipped in one picture
 NOISE = 0.25  # what a bit counts whose residual is 0, beside one of mean size
+SURE = 2.0  # codes; residuals count no more beyond, whose signs are easily told
 NULL = 0.1  # share of pictures trained without their text
 
 
@@ -56,9 +57,9 @@ SAMPLED, WIDE, WHOLE = Look(32 * 32, 8 * 8), Look(32 * 32, 12 * 12), Look(32 * 3
 GROWTH = (
     Phase(0.0, ((1.0, SMALL),)),
     Phase(0.1, ((0.6, SMALL), (0.3, MIDDLE), (0.1, SAMPLED))),
-    Phase(0.75, ((0.15, SMALL), (0.15, MIDDLE), (0.7, SAMPLED))),
-    Phase(0.98, ((1.0, WIDE),)),
-    Phase(0.997, ((1.0, WHOLE),)),
+    Phase(0.85, ((0.3, SMALL), (0.3, MIDDLE), (0.4, SAMPLED))),
+    Phase(0.99, ((1.0, WIDE),)),
+    Phase(0.998, ((1.0, WHOLE),)),
 )
 
 
@@ -134,7 +135,8 @@ def bit_losses(
     """Cross-entropy per bit of every scale, with self-correction on flipped histories.
 
     `positions` (B, K) are the tokens trained (None: all), `weights` (B, h * w) what each counts. A
-    bit counts by the size of the residual whose sign it is: that of a small one is noise.
+    bit counts by the size of the residual whose sign it is: that of a small one is noise, that of
+    a very large one no news.
     """
     device = latent.device
     with torch.no_grad():
@@ -147,9 +149,12 @@ def bit_losses(
         at = [None if p is None else p.to(device) for p in positions]
         targets = [_picked(x, p).float() for x, p in zip(labels, at, strict=True)]
         inputs = [_picked(x, p) for x, p in zip(inputs, at[1:], strict=True)]
-        before = [torch.zeros_like(latent), *states[:-1]]
+        before, sure = [torch.zeros_like(latent), *states[:-1]], SURE / latent.shape[1] ** 0.5
         reach = [
-            rearrange(F.interpolate(latent - done, size, mode="area"), "b d h w -> b (h w) d").abs()
+            rearrange(
+                F.interpolate(latent - done, size, mode="area").abs().clamp(max=sure),
+                "b d h w -> b (h w) d",
+            )
             for done, size in zip(before, sizes, strict=True)
         ]
         counts = [
