@@ -49,6 +49,9 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--ratios", help=f"{RATIOS_HELP}; default: no pruning")
     evaluate.add_argument("--json", action="store_true", help="print JSON")
     evaluate.add_argument(
+        "--given", type=int, default=0, help="first scales whose true tokens are given"
+    )
+    evaluate.add_argument(
         "--judge", action="store_true", help="score the judge on N scenes instead"
     )
     evaluate.set_defaults(run=commands.evaluate)

@@ -102,7 +102,7 @@ def evaluate(args: argparse.Namespace) -> None:
     if args.judge:
         print(json.dumps(judge_accuracy(model, args.n, args.seed), indent=1))
         return
-    result = evaluate(model, method, args.n, args.seed)
+    result = evaluate(model, method, args.n, args.seed, given=args.given)
     print(json.dumps(result, indent=1) if args.json else table(result))
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from skimage.metrics import peak_signal_noise_ratio
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from fastvar_lab.backbones import quantize
@@ -31,21 +32,34 @@ def answers(
     method: Method,
     sizes: Sequence[tuple[int, int]] | None = None,
     sampling: Sampling | None = None,
+    given: int = 0,
 ) -> list[list[Detection]]:
-    """Generate a picture for every question and detect its objects."""
+    """Generate a picture for every question and detect its objects.
+
+    The first `given` scales are not drawn: their tokens are those of a picture that is right.
+    """
     found = []
     for first in tqdm(range(0, len(asked), BATCH), desc="evaluate", unit="batch"):
         part = asked[first : first + BATCH]
-        made = generate(
-            model,
-            [q.prompt.text for q in part],
-            method,
-            seed=[q.seed for q in part],
-            sizes=sizes,
-            sampling=sampling,
-        )
+        texts, seeds = [q.prompt.text for q in part], [q.seed for q in part]
+        tokens = true_tokens(model, part, sizes)[:given] if given else ()
+        options = {"sizes": sizes, "sampling": sampling, "given": tokens}
+        made = generate(model, texts, method, seed=seeds, **options)
         found += [detect(image) for image in to_uint8(model.decode(made.canvas))]
     return found
+
+
+def true_tokens(
+    model: Model, asked: Sequence[Question], sizes: Sequence[tuple[int, int]] | None = None
+) -> list[Tensor]:
+    """Encode a right picture for every question: tokens (n, h * w, d) of each scale."""
+    maps = list(sizes or model.sizes)
+    height, width = (model.tokenizer.config.stride * k for k in maps[-1])
+    scenes = [compose(q.prompt, q.seed, height / width) for q in asked]
+    image = to_tensor([render(scene, (height, width)) for scene in scenes], model.device)
+    with torch.no_grad():
+        latent = model.tokenizer.encoder(image.to(model.dtype)).float()
+    return quantize.encode(latent, maps)[0]
 
 
 def side(model: Model) -> int:
@@ -110,14 +124,19 @@ def evaluate(
     seed: int = 0,
     sizes: Sequence[tuple[int, int]] | None = None,
     sampling: Sampling | None = None,
+    given: int = 0,
 ) -> dict[str, Any]:
     """Score `n` fresh held-out prompts: each task, `overall` of the six, texture, intervals.
 
     `mismatched` judges each picture against the next prompt of its task: the judge's chance rate.
+    `given` scales have the tokens of a right picture: what is lost after them is lost by the rest.
     """
     asked = questions(n, seed)
-    h, w = (sizes or model.sizes)[-1]
-    found = answers(model, asked, method, sizes, sampling)
+    maps = sizes or model.sizes
+    if not 0 <= given <= len(maps):
+        raise ValueError(f"of {len(maps)} scales 0 to {len(maps)} can be given; not {given}")
+    h, w = maps[-1]
+    found = answers(model, asked, method, sizes, sampling, given)
     right: dict[str, list[float]] = {}
     wrong: list[float] = []
     for i, (question, objects) in enumerate(zip(asked, found, strict=True)):
@@ -132,6 +151,7 @@ def evaluate(
         "n": n,
         "seed": seed,
         "method": repr(method),
+        "given": given,
         "weights": model.fingerprint,
         "overall": float(np.mean([np.mean(right[task]) for task in six])),
         "overall_ci95": _stratified([right[task] for task in six]),

@@ -36,6 +36,7 @@ class Request:
     sampling: Sampling
     draws: Draws
     condition: Condition | None = field(default=None, compare=False, repr=False)
+    given: tuple[Tensor, ...] = field(default=(), compare=False, repr=False)
 
 
 @dataclass
@@ -85,6 +86,7 @@ def generate(
     draws: Draws | None = None,
     watch: Iterable[Watch] = (),
     snapshot: bool | Sequence[int] = False,
+    given: Sequence[Tensor] = (),
     progress: bool = False,
 ) -> Generation:
     """Generate pictures for `prompts` under `method`.
@@ -96,7 +98,8 @@ def generate(
     schedule of token maps, default the model's. `draws` replaces the keyed noise (parity with
     released code). `watch` wraps the runner, first outermost. `snapshot` keeps what `resume`
     needs, with the branch outputs of the given steps (True: all unpruned ones but the last).
-    `progress` shows a bar over the scale steps.
+    `given` are the first steps' tokens, as a Generation holds them: these steps run, but draw
+    nothing. `progress` shows a bar over the scale steps.
 
     >>> import fastvar_lab as fv
     >>> model = fv.load("tiny")
@@ -127,15 +130,32 @@ def generate(
         sampling or model.sampling,
         draws or Keyed(seeds),
         condition,
+        tuple(tokens.to(model.device) for tokens in given),
     )
     if len(request.grids) > model.transformer.config.levels:
         raise ValueError(
             f"{model.name} has level embeddings for {model.transformer.config.levels} scales; "
             f"the schedule has {len(request.grids)}"
         )
+    _check_given(request)
     if progress:
         watch = [partial(Progress, steps=len(request.grids)), *watch]
     return _run(model, request, method, watch, snapshot, None, 0)
+
+
+def _check_given(request: Request) -> None:
+    """Refuse tokens that do not fit the first steps."""
+    if len(request.given) > len(request.grids):
+        raise ValueError(
+            f"tokens of {len(request.given)} steps, of a schedule of {len(request.grids)}"
+        )
+    for grid, tokens in zip(request.grids, request.given):
+        wanted = (len(request.prompts), grid.h * grid.w)
+        if tokens.shape[:2] != wanted:
+            raise ValueError(
+                f"the tokens given for step {grid.index} must be of shape {wanted}, bits or codes "
+                f"behind; not {tuple(tokens.shape)}"
+            )
 
 
 def resume(
@@ -301,9 +321,12 @@ def _steps(
             x = model.transformer.embed(state, grid, model.quantizer.next_input(canvas, grid))
             x = run.stack(grid, model.transformer.layers(state, grid, run), x)
             paired = guided and rows is Plan.BOTH
-            drawn = model.transformer.sample(
-                state, x, grid, paired, request.sampling, stream, model.quantizer.codebook
-            )
+            if grid.index < len(request.given):
+                drawn = request.given[grid.index]
+            else:
+                drawn = model.transformer.sample(
+                    state, x, grid, paired, request.sampling, stream, model.quantizer.codebook
+                )
             canvas = model.quantizer.accumulate(canvas, drawn, grid)
         run.after(grid, drawn, canvas)
         tokens.append(drawn)

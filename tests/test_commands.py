@@ -9,11 +9,14 @@ import numpy as np
 import pytest
 from skimage.io import imread
 
+import fastvar_lab as fv
 from fastvar_lab import models, plots
 from fastvar_lab.__main__ import main
+from fastvar_lab.evaluate import true_tokens
 from fastvar_lab.files import write
 from fastvar_lab.output import write_figure
 from fastvar_lab.suite import growth, settings
+from fastvar_lab.world.tasks import judge, questions
 
 
 def test_demo(tmp_path):
@@ -54,6 +57,14 @@ def test_evaluate_prints_scores(capsys):
                                     "position", "color_attribution", "texture"}  # fmt: skip
     assert 0 <= result["overall"] <= 1
     assert result["reconstruction_psnr"] > 26
+
+
+def test_true_tokens_are_those_of_right_pictures():
+    model, asked = fv.load("tiny"), questions(3, seed=2)
+    tokens = true_tokens(model, asked)
+    made = fv.generate(model, [q.prompt.text for q in asked], fv.Dense(), given=tokens)
+    images = fv.to_uint8(model.decode(made.canvas))
+    assert all(judge(q.prompt, image) for q, image in zip(asked, images, strict=True))
 
 
 def test_bench_prints_its_keys(capsys):
@@ -135,6 +146,7 @@ BAD = [
     (["figures", "intermediate"], "no figure 'intermediate'; nearest: intermediate_outputs"),
     (["figures", "--format", "gif"], "--format takes png, pdf and svg; not 'gif'"),
     (["evaluate", "--n", "1"], "--n must be at least 7"),
+    (["evaluate", "--n", "7", "--given", "11"], "0 to 10 can be given; not 11"),
     (["bench", "--case", "99"], "no case matches '99'"),
     (["bench", "--suite", "paper", "--case", "99"], "no setting matches '99'"),
     (["bench", "--suite", "paper", "--model", "var-d16"], "--suite names its models"),

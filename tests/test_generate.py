@@ -41,6 +41,28 @@ class Heads(Wrapper):
 
 
 @pytest.mark.parametrize("method", METHODS, ids=repr)
+def test_a_generations_own_tokens_given_are_continued_as_it_was(small, method):
+    whole = fv.generate(small, PROMPTS[:2], method, seed=3)
+    known = [t for t in whole.tokens[:3] if t is not None]
+    again = fv.generate(small, PROMPTS[:2], method, seed=3, given=known)
+    for a, b in zip(whole.tokens, again.tokens, strict=True):
+        assert (a is None) == (b is None)
+        assert a is None or torch.equal(a, b)
+    flipped = [*known[:2], ~known[2]]
+    other = fv.generate(small, PROMPTS[:2], method, seed=3, given=flipped, snapshot=True)
+    assert torch.equal(other.tokens[2], flipped[2])
+    assert not torch.equal(other.canvas, whole.canvas)
+    assert torch.equal(fv.resume(small, other.snapshot, fv.Dense()).tokens[2], flipped[2])
+
+
+def test_tokens_that_do_not_fit_are_refused(small):
+    with pytest.raises(ValueError, match=r"step 1 must be of shape \(1, 4\)"):
+        fv.generate(small, "a ring", given=[torch.ones(1, 1, 16) > 0] * 2, method=fv.Dense())
+    with pytest.raises(ValueError, match="of a schedule of"):
+        fv.generate(small, "a ring", given=[torch.ones(1, 1, 16) > 0] * 99, method=fv.Dense())
+
+
+@pytest.mark.parametrize("method", METHODS, ids=repr)
 def test_a_batch_gives_the_bits_of_its_pictures_alone(small, method):
     seen = []
     batch = fv.generate(

@@ -56,8 +56,8 @@ SAMPLED, WIDE, WHOLE = Look(32 * 32, 8 * 8), Look(32 * 32, 12 * 12), Look(32 * 3
 # fifth of one with sampled large maps: most steps go there, and some to the large ones all along.
 GROWTH = (
     Phase(0.0, ((1.0, SMALL),)),
-    Phase(0.1, ((0.6, SMALL), (0.3, MIDDLE), (0.1, SAMPLED))),
-    Phase(0.85, ((0.3, SMALL), (0.3, MIDDLE), (0.4, SAMPLED))),
+    Phase(0.1, ((0.45, SMALL), (0.25, MIDDLE), (0.3, SAMPLED))),
+    Phase(0.85, ((0.25, SMALL), (0.25, MIDDLE), (0.5, SAMPLED))),
     Phase(0.99, ((1.0, WIDE),)),
     Phase(0.998, ((1.0, WHOLE),)),
 )
