@@ -67,10 +67,10 @@ def rates(model: Model) -> Rates:
     """Measure a large product and a large sum in the model's type, on its device."""
     cuda = model.device.type == "cuda"
     side, cells = (8192, 2**30) if cuda else (2048, 2**26)
-    options = {"dtype": model.dtype, "device": model.device}
-    a, b = torch.randn(side, side, **options), torch.ones(cells, **options)
+    a = torch.randn(side, side, dtype=model.dtype, device=model.device)
+    b = torch.ones(cells, dtype=model.dtype, device=model.device)
     product = median_ms(lambda: a @ a, cuda, repeats=15)
-    read = median_ms(b.sum, cuda, repeats=15)
+    read = median_ms(lambda: b.sum(), cuda, repeats=15)
     return Rates(2 * side**3 / product * 1e3, b.numel() * b.element_size() / read * 1e3)
 
 
@@ -136,16 +136,12 @@ def cases(
         if repeat:  # the first of each is a warm-up
             runs[name].append(run)
     ms = {name: total_ms(some) for name, some in runs.items()}
-    count = {"grids": grids, "words": words, "pictures": pictures}
-    step_flop = {
-        name: [sum(cost.values()) for cost in flops.step_flops(model, way, **count)]
-        for name, way in ways.items()
-    }
-    flop = {name: sum(some) for name, some in step_flop.items()}
-    floor = {
-        name: best.floor_ms(step_flop[name], flops.step_bytes(model, way, **count)) if best else []
-        for name, way in ways.items()
-    }
+    flop, floor = dict[str, float](), dict[str, list[float]]()
+    for name, way in ways.items():
+        steps = [sum(c.values()) for c in flops.step_flops(model, way, grids, words, pictures)]
+        flop[name] = sum(steps)
+        read = flops.step_bytes(model, way, grids, words, pictures)
+        floor[name] = best.floor_ms(steps, read) if best else []
     return [
         {
             "name": name,

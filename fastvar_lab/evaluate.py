@@ -42,9 +42,15 @@ def answers(
     for first in tqdm(range(0, len(asked), BATCH), desc="evaluate", unit="batch"):
         part = asked[first : first + BATCH]
         texts, seeds = [q.prompt.text for q in part], [q.seed for q in part]
-        tokens = true_tokens(model, part, sizes)[:given] if given else ()
-        options = {"sizes": sizes, "sampling": sampling, "given": tokens}
-        made = generate(model, texts, method, seed=seeds, **options)
+        made = generate(
+            model,
+            texts,
+            method,
+            seed=seeds,
+            sizes=sizes,
+            sampling=sampling,
+            given=true_tokens(model, part, sizes)[:given] if given else (),
+        )
         found += [detect(image) for image in to_uint8(model.decode(made.canvas))]
     return found
 
