@@ -116,6 +116,11 @@ def _parser() -> argparse.ArgumentParser:
         "--looking", type=int, help="steps that teach the tokenizer's encoder to see"
     )
     train.add_argument("--decoder-only", action="store_true", help="leave the encoder as it is")
+    train.add_argument(
+        "--rehearse",
+        type=int,
+        help="pictures that the transformer ends, for the decoder to forgive",
+    )
     train.set_defaults(run=commands.train)
 
     for command in (demo, generate, evaluate, experiment, figures, claims, train, bench):

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
 import fastvar_lab as fv
@@ -28,6 +29,7 @@ from fastvar_lab.training.focus import (
 from fastvar_lab.training.looking import learn_to_look, share_right, views
 from fastvar_lab.training.loop import train
 from fastvar_lab.training.reading import FACTS, facts, learn_to_read
+from fastvar_lab.training.rehearsal import rehearse
 from fastvar_lab.training.transformer import GROWTH, SAMPLED, SMALL, WHOLE, bit_losses, look
 from fastvar_lab.world.grammar import COLORS, SHAPES, TEXTURES, VOCABULARY, parse
 from fastvar_lab.world.scene import Object, Scene
@@ -206,6 +208,20 @@ def test_the_encoder_learns_to_look():
     odds[0, [3, 7, 20]] = 1
     looks = torch.tensor([3, 0, 4])[None, :, None, None].expand(1, 3, 2, 2)
     assert share_right(odds, looks) == {"shape": 1, "color": 1, "texture": 1}
+
+
+def test_a_rehearsal_ends_true_beginnings():
+    model = fv.load("tiny")
+    latents, images = rehearse(model, 3, seed=1)
+    assert latents.shape == (3, 16, 32, 32)
+    assert images.shape == (3, 3, 256, 256)
+    with torch.no_grad():
+        _, states = quantize.encode(model.tokenizer.encoder(images), TINY)
+    drawn, true, other = (
+        F.interpolate(x, (2, 2), mode="area") for x in (latents, states[-1], states[-1].roll(1, 0))
+    )
+    assert (drawn - true).abs().mean() < (drawn - other).abs().mean()
+    assert not torch.equal(latents, states[-1])
 
 
 def test_a_small_transformer_learns():

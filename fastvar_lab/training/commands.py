@@ -12,11 +12,18 @@ from fastvar_lab.backbones import weights as files
 from fastvar_lab.backbones.infinity import Infinity
 from fastvar_lab.backbones.text import WordEncoder
 from fastvar_lab.files import folder
-from fastvar_lab.loading import require
+from fastvar_lab.loading import load, require
+from fastvar_lab.training.rehearsal import rehearse
 from fastvar_lab.training.tokenizer import train_tokenizer
 from fastvar_lab.training.transformer import CHUNK, train_transformer
 
-LIMITS = {"steps": (1, 10**7), "batch": (1, CHUNK), "reading": (0, 10**6), "looking": (0, 10**6)}
+LIMITS = {
+    "steps": (1, 10**7),
+    "batch": (1, CHUNK),
+    "reading": (0, 10**6),
+    "looking": (0, 10**6),
+    "rehearse": (0, 10**5),
+}
 
 
 def train(args: argparse.Namespace) -> None:
@@ -33,6 +40,8 @@ def train(args: argparse.Namespace) -> None:
         raise ValueError("--reading goes with the transformer")
     if args.looking and (args.part != "tokenizer" or args.decoder_only):
         raise ValueError("--looking goes with the tokenizer's encoder")
+    if args.rehearse and (not args.decoder_only or args.start is None):
+        raise ValueError("--rehearse goes with --decoder-only and --from")
     require(args.device)
     torch.manual_seed(args.seed)
     model = models.build_tiny()
@@ -43,6 +52,9 @@ def train(args: argparse.Namespace) -> None:
     folder(args.out)
     options = {k: getattr(args, k) for k in ("batch", "peak") if getattr(args, k) is not None}
     common = {"seed": args.seed, "resume": args.resume, "device": args.device, **options}
+    rehearsal = None
+    if args.rehearse:
+        rehearsal = rehearse(load(weights=args.start, device=args.device), args.rehearse, args.seed)
     if args.part == "tokenizer":
         seconds = train_tokenizer(
             model.tokenizer,
@@ -50,6 +62,7 @@ def train(args: argparse.Namespace) -> None:
             steps=args.steps or 1900,
             checkpoint=args.out / "tokenizer.ckpt",
             decoder_only=args.decoder_only,
+            rehearsal=rehearsal,
             looking=(0 if args.start else 1000) if args.looking is None else args.looking,
             **common,
         )

@@ -21,6 +21,7 @@ from fastvar_lab.backbones.autoencoder import AutoEncoder
 from fastvar_lab.pictures import to_tensor
 from fastvar_lab.training.looking import CROP, learn_to_look, probe, probe_loss, views
 from fastvar_lab.training.loop import train
+from fastvar_lab.training.rehearsal import Rehearsal
 
 WHOLE = 0.5  # from this share of the steps on, whole 256 px pictures instead of 128 px crops
 FLIP = 0.2  # most bits flipped in one picture, so that the decoder forgives a wrong one
@@ -50,11 +51,13 @@ def train_tokenizer(
     device: str = "cpu",
     decoder_only: bool = False,
     looking: int = 0,
+    rehearsal: Rehearsal | None = None,
 ) -> float:
     """Train in place; return the seconds spent. `sizes` is the schedule of a whole picture.
 
     `decoder_only` leaves the encoder, and with it the meaning of all bits, as it is.
-    `looking` steps teach the encoder to see first, without a decoder.
+    `looking` steps teach the encoder to see first, without a decoder. Of a `rehearsal` the decoder
+    sees as many pictures as true ones.
     """
     half = [(max(1, h // 2), max(1, w // 2)) for h, w in sizes]
     config = tokenizer.config
@@ -62,7 +65,7 @@ def train_tokenizer(
     probes = nn.ModuleList(probe(width) for width in widths)
 
     def loss(step: int) -> tuple[Tensor, dict[str, float]]:
-        whole = step >= WHOLE * steps
+        whole = step >= WHOLE * steps or rehearsal is not None
         count = max(2, batch // 4) if whole else batch
         seen = views(step, seed, count, None if whole else CROP, tokenizer.config.stride)
         image, looks = to_tensor(seen.pictures, device), seen.looks.to(device)
@@ -76,9 +79,13 @@ def train_tokenizer(
         # half of the pictures are decoded from their first scales only
         last = EARLY[int(torch.randint(len(EARLY), (), generator=draw))]
         full = count // 2
+        shown = torch.cat((states[-1][:full], states[last][full:]))
+        if rehearsal is not None:
+            picked = torch.randint(len(rehearsal.latents), (count,), generator=draw)
+            shown = torch.cat((shown, rehearsal.latents[picked].to(device)))
+            image = torch.cat((image, rehearsal.images[picked].to(device)))
         with torch.autocast(device, torch.bfloat16):
-            made = tokenizer.decoder(torch.cat((states[-1][:full], states[last][full:])))
-            made = made.float()
+            made = tokenizer.decoder(shown).float()
             with torch.no_grad():
                 wanted = eye.features(image)
             likeness = (eye.features(made) - wanted).abs().float().mean()
