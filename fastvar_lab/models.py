@@ -172,9 +172,7 @@ def tiny_config() -> dict[str, Any]:
         text_length=text.length,
         reference=(96, 96),
     )
-    tokenizer = AutoEncoderConfig(
-        16, (96, 128), encoder_blocks=1, decoder_blocks=2, patch=4, context=(128, 160)
-    )
+    tokenizer = AutoEncoderConfig(16, (96, 128), encoder_blocks=1, decoder_blocks=2, patch=4)
     return {
         "transformer": asdict(transformer),
         "text": asdict(text),

@@ -18,6 +18,7 @@ from fastvar_lab.backbones.layers import rotary, rotate
 from fastvar_lab.backbones.weights import WeightsError
 from fastvar_lab.scales import TINY, grids, square
 from fastvar_lab.seam import Grid
+from fastvar_lab.training.commands import begun
 from fastvar_lab.training.focus import (
     centers,
     look_maps,
@@ -329,6 +330,27 @@ def test_a_resumed_training_is_the_same_training(tmp_path):
         raise AssertionError
 
     assert torch.equal(run("whole.ckpt", []), run("pieces.ckpt", [7, 13]))
+
+
+def test_a_training_starts_from_weights_with_or_without_context(tmp_path):
+    config = models.tiny_config()
+    config["tokenizer"] |= {"context": ()}
+    plain = models.build_tiny(config)
+    models.save_tokenizer(plain, tmp_path)
+    models.save_transformer(plain, tmp_path)
+    grown = begun("tokenizer", tmp_path, tmp_path)
+    image = torch.rand(1, 3, 64, 64) * 2 - 1
+    with torch.no_grad():
+        latents = [m.tokenizer.encoder(image) for m in (grown, plain)]
+    assert grown.tokenizer.config.context
+    assert torch.allclose(*latents, atol=1e-2)  # stored as float16
+    kept = begun("transformer", tmp_path, tmp_path / "elsewhere")
+    assert not kept.tokenizer.config.context
+    weight = kept.transformer.head.weight
+    assert torch.allclose(weight, plain.transformer.head.weight, atol=1e-3)
+    anew = begun("transformer", None, tmp_path)
+    assert not anew.tokenizer.config.context
+    assert not torch.equal(anew.transformer.head.weight, weight)
 
 
 def test_a_stopped_training_leaves_a_checkpoint_that_resumes(tmp_path):

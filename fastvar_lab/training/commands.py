@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import cast
 
 import torch
@@ -17,6 +18,7 @@ from fastvar_lab.training.rehearsal import rehearse
 from fastvar_lab.training.tokenizer import train_tokenizer
 from fastvar_lab.training.transformer import CHUNK, train_transformer
 
+CONTEXT = (128, 160)  # widths of the coarser maps that a newly trained tokenizer looks at
 LIMITS = {
     "steps": (1, 10**7),
     "batch": (1, CHUNK),
@@ -44,11 +46,9 @@ def train(args: argparse.Namespace) -> None:
         raise ValueError("--rehearse goes with --decoder-only and --from")
     require(args.device)
     torch.manual_seed(args.seed)
-    model = models.build_tiny()
-    if args.start is not None:
-        _fill(model, args.start, args.part)
-        if args.reading:  # the start's pictures, but a text encoder that begins anew
-            model.text_encoder = models.build_tiny().text_encoder
+    model = begun(args.part, args.start, args.out)
+    if args.start is not None and args.reading:  # the start's pictures, a text encoder anew
+        model.text_encoder = models.build_tiny().text_encoder
     folder(args.out)
     options = {k: getattr(args, k) for k in ("batch", "peak") if getattr(args, k) is not None}
     common = {"seed": args.seed, "resume": args.resume, "device": args.device, **options}
@@ -68,8 +68,6 @@ def train(args: argparse.Namespace) -> None:
         )
         models.save_tokenizer(model, args.out)
     else:
-        own = args.out / models.TOKENIZER_FILE
-        _fill(model, args.out if own.exists() else models.WEIGHTS, "tokenizer")
         seconds = train_transformer(
             cast(Infinity, model.transformer),
             cast(WordEncoder, model.text_encoder),
@@ -86,7 +84,31 @@ def train(args: argparse.Namespace) -> None:
     print(f"{args.part}: {seconds / 60:.0f} minutes; weights in {args.out}")
 
 
-def _fill(model: models.Model, folder: object, part: str) -> None:
-    name = models.TOKENIZER_FILE if part == "tokenizer" else models.TRANSFORMER_FILE
-    tensors, _ = files.read(models.Path(str(folder)) / name)
-    files.fill(model.tokenizer if part == "tokenizer" else models.language(model), tensors, folder)
+def begun(part: str, start: Path | None, out: Path) -> models.Model:
+    """Build what is trained: anew, or from the weights in `start`.
+
+    A transformer is trained on the tokenizer in `out`, `start` or the package, whichever is there
+    first. A tokenizer that starts from one without context layers gets new ones, which begin as
+    nothing.
+    """
+    config = models.tiny_config()
+    if part == "transformer":
+        places = [place for place in (out, start, models.WEIGHTS) if place is not None]
+        file = next(f for p in places if (f := p / models.TOKENIZER_FILE).exists())
+        tensors, told = files.read(file)
+        model = models.build_tiny({**config, **told})
+        files.fill(model.tokenizer, tensors, file)
+        if start is not None:
+            file = start / models.TRANSFORMER_FILE
+            files.fill(models.language(model), files.read(file)[0], file)
+        return model
+    config["tokenizer"] |= {"context": CONTEXT}
+    model = models.build_tiny(config)
+    if start is not None:
+        file = start / models.TOKENIZER_FILE
+        tensors, _ = files.read(file)
+        if not any(".context." in key for key in tensors):
+            own = model.tokenizer.state_dict()
+            tensors |= {key: x for key, x in own.items() if ".context." in key}
+        files.fill(model.tokenizer, tensors, file)
+    return model
