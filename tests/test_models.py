@@ -363,7 +363,9 @@ def test_a_stopped_training_leaves_a_checkpoint_that_resumes(tmp_path):
     process.communicate(timeout=120)
     assert process.returncode == 130
     assert [p.name for p in tmp_path.iterdir()] == ["tokenizer.ckpt"]
-    done = torch.load(tmp_path / "tokenizer.ckpt", weights_only=True)["step"]
+    state = torch.load(tmp_path / "tokenizer.ckpt", weights_only=True)
+    done = state["step"]
+    assert {key.split(".")[0] for key in state["model"]} == {"tokenizer", "probes", "eye"}
     assert 1 <= done < 100
     again = [*command, "--resume", "--steps", str(done + 1)]
     finished = subprocess.run(again, capture_output=True, text=True, check=False)

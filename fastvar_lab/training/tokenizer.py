@@ -106,15 +106,14 @@ def train_tokenizer(
         logs |= {f"read {name}": float(x) for name, x in zip(names, read.detach(), strict=True)}
         return fit + 0.25 * commitment + PROBE * read.sum(), logs
 
-    both = nn.ModuleDict({"tokenizer": tokenizer, "probes": probes}).to(device).train()
-    tokenizer.channels_last().requires_grad_(True)
-    tokenizer.encoder.requires_grad_(not decoder_only)
-    probes.requires_grad_(not decoder_only)
+    tokenizer.to(device).channels_last().train().requires_grad_(True)
     if looking and not (resume and checkpoint.exists()):
         learn_to_look(tokenizer, steps=looking, seed=seed)
     eye = copy.deepcopy(tokenizer.encoder).requires_grad_(False)
+    tokenizer.encoder.requires_grad_(not decoder_only)
+    probes.to(device).requires_grad_(not decoder_only)
     return train(
-        both,
+        nn.ModuleDict({"tokenizer": tokenizer, "probes": probes, "eye": eye}),
         loss,
         steps=steps,
         peak=peak,
