@@ -6,12 +6,32 @@ guidance rows. Text encoder, text memory and decoder are not in it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import pandas as pd
 
 from fastvar_lab.models import Model
-from fastvar_lab.seam import Grid, Method, Site
+from fastvar_lab.seam import Act, Grid, Method, Site
+
+
+def _calls(
+    model: Model, method: Method, grids: Sequence[Grid], words: int
+) -> Iterator[tuple[Grid, Act, list[tuple[str, int, int]]]]:
+    """Walk the steps: what a method does there, and kind, tokens and keys of every sublayer."""
+    runner = method.start(grids, model.depth)
+    seen = [0] * model.depth
+    for grid, act in zip(grids, method.acts(grids), strict=True):
+        calls = []
+        for layer in range(model.depth):
+            seen[layer] += runner.forwarded(Site(layer, "attn"), grid)
+            keys = {"attn": seen[layer], "cross": words, "ffn": 0}
+            for kind in model.transformer.kinds:
+                calls.append((kind, runner.forwarded(Site(layer, kind), grid), keys[kind]))
+        yield grid, act, calls
+
+
+def _rows(act: Act, pictures: int, guided: bool) -> int:
+    return pictures * (1 if act[-1] == "cond" or not guided else 2)
 
 
 def step_flops(
@@ -27,20 +47,12 @@ def step_flops(
     `words` counts the prompt's tokens. The embedding runs once per picture, all else once per
     guidance row.
     """
-    backbone = model.transformer
-    runner = method.start(grids, model.depth)
-    acts = method.acts(grids)
-    seen = [0] * model.depth
-    out = []
-    for grid, act in zip(grids, acts, strict=True):
-        live = pictures * (1 if act[-1] == "cond" or not guided else 2)
+    backbone, out = model.transformer, []
+    for grid, act, calls in _calls(model, method, grids, words):
+        live = _rows(act, pictures, guided)
         cost = dict.fromkeys((*backbone.kinds, "ends"), 0.0)
-        for layer in range(model.depth):
-            seen[layer] += runner.forwarded(Site(layer, "attn"), grid)
-            for kind in backbone.kinds:
-                k = runner.forwarded(Site(layer, kind), grid)
-                keys = {"attn": seen[layer], "cross": words, "ffn": 0}[kind]
-                cost[kind] += live * backbone.sublayer_flops(kind, k, keys)
+        for kind, tokens, keys in calls:
+            cost[kind] += live * backbone.sublayer_flops(kind, tokens, keys)
         if act[0] != "skip":
             embedding, head = backbone.ends_flops(grid)
             cost["ends"] = pictures * embedding + live * head
@@ -60,20 +72,13 @@ def step_bytes(
 
     Activations, which a fused kernel need not send to memory, are left out: this is a floor.
     """
-    backbone = model.transformer
-    runner = method.start(grids, model.depth)
+    backbone, out = model.transformer, []
     size, width = backbone.head.weight.element_size(), backbone.config.width
-    seen = [0] * model.depth
-    out = []
-    for grid, act in zip(grids, method.acts(grids), strict=True):
-        live = pictures * (1 if act[-1] == "cond" or not guided else 2)
-        count = 0.0
-        for layer in range(model.depth):
-            seen[layer] += runner.forwarded(Site(layer, "attn"), grid)
-            for kind in backbone.kinds:
-                if runner.forwarded(Site(layer, kind), grid):
-                    keys = {"attn": seen[layer], "cross": words, "ffn": 0}[kind]
-                    count += backbone.sublayer_flops(kind, 1, 0) / 2 + live * 2 * keys * width
+    for grid, act, calls in _calls(model, method, grids, words):
+        live, count = _rows(act, pictures, guided), 0.0
+        for kind, tokens, keys in calls:
+            if tokens:
+                count += backbone.sublayer_flops(kind, 1, 0) / 2 + live * 2 * keys * width
         if act[0] != "skip":
             count += sum(backbone.ends_flops(Grid(grid.index, 1, 1))) / 2
         out.append(count * size)
