@@ -98,6 +98,26 @@ def test_scenes_follow_their_prompt_and_the_worlds_limits():
     assert max(sizes) / min(sizes) > 2
 
 
+def test_objects_are_composed_as_one_reads():
+    def rows(text: str, seed: int) -> list[list[str]]:
+        """Shapes by row, each row from left to right."""
+        placed = sorted(compose(parse(text), seed).objects, key=lambda o: o.y)
+        split = 1 if "above" in text or "below" in text else 2
+        return [
+            [o.shape for o in sorted(placed[i : i + split], key=lambda o: o.x)]
+            for i in range(0, len(placed), split)
+        ]
+
+    for seed in range(20):
+        assert rows("a star and a ring", seed) == [["star", "ring"]]
+        assert rows("a star right of a ring", seed) == [["ring", "star"]]
+        assert rows("a star below a ring", seed) == [["ring"], ["star"]]
+        assert rows("a star and a ring and a cross", seed) == [["star", "ring"], ["cross"]]
+        assert rows("two stars and two rings", seed) == [["star"] * 2, ["ring"] * 2]
+    single = [compose(parse("a star"), seed).objects[0] for seed in range(100)]
+    assert np.std([(o.x, o.y) for o in single], axis=0).min() > 0.04  # places are drawn
+
+
 def test_rendering_is_seeded_and_works_at_any_size():
     scene = compose(parse("a red striped circle left of a blue square"), 3)
     assert np.array_equal(render(scene), render(scene))

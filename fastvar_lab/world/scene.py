@@ -1,5 +1,8 @@
 """Scenes: what is in a picture of the world, as values, and how to compose one from a prompt.
 
+Objects are composed as one reads, left to right and top to bottom in the order they are named in,
+unless a relation says otherwise; the exact places are drawn.
+
 Lengths are fractions of the picture's short side, places of its width and height (y down).
 """
 
@@ -9,13 +12,28 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from fastvar_lab.world.grammar import COLORS, RELATIONS, SHAPES, TEXTURES, Group, Prompt
+from fastvar_lab.world.grammar import (
+    COLORS,
+    MIRROR,
+    RELATIONS,
+    SHAPES,
+    TEXTURES,
+    Group,
+    Prompt,
+)
 
 MAX_OBJECTS = 4
 MAX_ANGLE = 20.0  # degrees
 GAP = 0.035  # clear background between two objects
 REACH = 1.2  # an object's circumscribed radius over its size
-SIZES = {1: (0.13, 0.30), 2: (0.115, 0.235), 3: (0.11, 0.22), 4: (0.10, 0.20)}
+SIZES = {1: (0.14, 0.30), 2: (0.115, 0.235), 3: (0.11, 0.22), 4: (0.10, 0.20)}
+ANCHORS = {  # about where objects lie, in the order they are named in
+    1: ((0.5, 0.5),),
+    2: ((0.27, 0.5), (0.73, 0.5)),
+    3: ((0.27, 0.28), (0.73, 0.28), (0.5, 0.73)),
+    4: ((0.27, 0.27), (0.73, 0.27), (0.27, 0.73), (0.73, 0.73)),
+}
+WANDER = 0.08  # how far from there they are drawn, along each axis, evenly
 RELATION_MARGIN = 0.1  # least offset of two centres that counts as left of, above, ...
 
 
@@ -116,26 +134,34 @@ def caption(prompt: Prompt, rng: np.random.Generator) -> Prompt:
             return told
 
 
+def _anchors(count: int, relation: str | None) -> np.ndarray:
+    """Return about where each object lies, (count, 2); relations turn the pair that they relate."""
+    anchors = np.array(ANCHORS[count])
+    if relation in ("above", "below"):
+        anchors = anchors[:, ::-1]
+    return anchors[::-1] if relation in MIRROR else anchors
+
+
 def _places(
     rng: np.random.Generator, count: int, aspect: float, relation: str | None
 ) -> list[tuple[float, float, float]]:
     """Draw `count` places (x, y, size) with a clear gap between each two and to the border."""
-    width, height = (1.0, aspect) if aspect >= 1 else (1.0 / aspect, 1.0)
+    sides = np.array([1.0, aspect] if aspect >= 1 else [1.0 / aspect, 1.0])
+    anchors = _anchors(count, relation) * sides
     low, high = SIZES[count]
     for attempt in range(10_000):
         shrink = max(0.0, 1.0 - attempt / 200)  # crowded draws settle for smaller objects
         sizes = low * (1 + (high / low - 1) * shrink) ** rng.random(count)
-        margin = np.minimum(sizes * REACH, 0.45)
-        x = rng.uniform(margin, width - margin)
-        y = rng.uniform(margin, height - margin)
+        margin = REACH * sizes[:, None]
+        least = np.maximum(anchors - WANDER, margin)
+        most = np.minimum(anchors + WANDER, sides - margin)
+        if (least > most).any():
+            continue
+        x, y = rng.uniform(least, most).T
         apart = np.hypot(x[:, None] - x, y[:, None] - y)
         reach = REACH * (sizes[:, None] + sizes) + GAP
         if (apart < reach)[np.triu_indices(count, 1)].any():
             continue
-        if relation:
-            dx, dy = x[1] - x[0], y[1] - y[0]
-            along = {"left of": dx, "right of": -dx, "above": dy, "below": -dy}[relation]
-            if along < max(abs(dx), abs(dy), 2 * RELATION_MARGIN):
-                continue
-        return [(float(a), float(b), float(s)) for a, b, s in zip(x / width, y / height, sizes)]
+        places = zip(x / sides[0], y / sides[1], sizes, strict=True)
+        return [(float(a), float(b), float(s)) for a, b, s in places]
     raise ValueError(f"no room for {count} objects at aspect {aspect:.2f}")
