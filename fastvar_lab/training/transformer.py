@@ -28,7 +28,7 @@ from fastvar_lab.world.grammar import Prompt
 from fastvar_lab.world.render import render
 from fastvar_lab.world.scene import caption, compose, random_prompt
 
-CHUNK, REUSE = 1536, 4  # pictures drawn at once, and how often each is used
+CHUNK, REUSE = 1536, 8  # pictures drawn at once, and how often each is used
 FLIP = 0.2  # bitwise self-correction: most bits flipped in one picture
 NOISE = 0.25  # what a bit counts whose residual is 0, beside one of mean size
 SURE = 2.0  # codes; residuals count no more beyond, whose signs are easily told
@@ -56,10 +56,10 @@ SAMPLED, WIDE, WHOLE = Look(32 * 32, 8 * 8), Look(32 * 32, 12 * 12), Look(32 * 3
 # fifth of one with sampled large maps: most steps go there, and some to the large ones all along.
 GROWTH = (
     Phase(0.0, ((1.0, SMALL),)),
-    Phase(0.1, ((0.45, SMALL), (0.25, MIDDLE), (0.3, SAMPLED))),
-    Phase(0.85, ((0.25, SMALL), (0.25, MIDDLE), (0.5, SAMPLED))),
+    Phase(0.1, ((0.6, SMALL), (0.2, MIDDLE), (0.2, SAMPLED))),
+    Phase(0.8, ((0.3, SMALL), (0.25, MIDDLE), (0.45, SAMPLED))),
     Phase(0.99, ((1.0, WIDE),)),
-    Phase(0.998, ((1.0, WHOLE),)),
+    Phase(0.999, ((1.0, WHOLE),)),
 )
 
 
