@@ -111,7 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
     train.add_argument("--from", dest="start", type=Path, help="start from a folder of weights")
     train.add_argument("--grown", type=float, default=0.0, help="share of the growth to skip")
-    train.add_argument("--reading", type=int, help="steps that teach a new text encoder to read")
+    train.add_argument("--reading", type=int, help="steps that teach the text encoder first")
     train.add_argument(
         "--looking", type=int, help="steps that teach the tokenizer's encoder to see"
     )

@@ -261,9 +261,10 @@ def test_facts_of_a_relation_are_seen_from_both_ends():
     nouns, answers = facts(prompts)
     assert nouns.tolist() == [[0, 2], [0, 7], [1, 1], [1, 5]]
     told = [[list(k)[i] for k, i in zip(FACTS.values(), row)] for row in answers.tolist()]
-    assert told[0] == ["ring", "red", None, 1, "left of"]
-    assert told[1] == ["cross", None, "dotted", 1, "right of"]
-    assert told[2] == ["star", None, None, 2, None]
+    assert told[0] == ["ring", "red", None, 1, "left of", 0, 2]
+    assert told[1] == ["cross", None, "dotted", 1, "right of", 1, 2]
+    assert told[2] == ["star", None, None, 2, None, 0, 3]
+    assert told[3] == ["square", "blue", None, 1, None, 2, 3]
 
 
 def test_every_step_of_the_growth_shows_something():

@@ -47,8 +47,6 @@ def train(args: argparse.Namespace) -> None:
     require(args.device)
     torch.manual_seed(args.seed)
     model = begun(args.part, args.start, args.out)
-    if args.start is not None and args.reading:  # the start's pictures, a text encoder anew
-        model.text_encoder = models.build_tiny().text_encoder
     folder(args.out)
     options = {k: getattr(args, k) for k in ("batch", "peak") if getattr(args, k) is not None}
     common = {"seed": args.seed, "resume": args.resume, "device": args.device, **options}

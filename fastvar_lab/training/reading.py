@@ -1,4 +1,8 @@
-"""Teach the text encoder its language before any picture: at each noun, what the noun is like."""
+"""Teach the text encoder its language: at each noun, what the noun is like and where it will lie.
+
+Pictures alone bind adjectives to nouns, and nouns to places, slowly. So the encoder reads before it
+sees any picture, and goes on reading while it is trained with them.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +23,6 @@ from fastvar_lab.world.grammar import (
     RELATIONS,
     SHAPES,
     TEXTURES,
-    Group,
     Prompt,
 )
 from fastvar_lab.world.scene import MAX_OBJECTS, caption, random_prompt
@@ -33,27 +36,47 @@ FACTS: dict[
     "texture": (None, *TEXTURES),
     "count": tuple(range(1, MAX_OBJECTS + 1)),
     "place": (None, *RELATIONS),
+    "before": tuple(range(MAX_OBJECTS)),  # objects named earlier: they are composed in that order
+    "total": tuple(range(1, MAX_OBJECTS + 1)),  # objects in the picture
 }
 SIZES = [len(answers) for answers in FACTS.values()]
 
 
 def facts(prompts: Sequence[Prompt]) -> tuple[Tensor, Tensor]:
-    """Return where the nouns stand, (N, 2) prompt and word, and their facts (N, 5) as numbers."""
+    """Return where the nouns stand, (N, 2) prompt and word, and their facts (N, 7) as numbers."""
     mirrored = {**MIRROR, **{v: k for k, v in MIRROR.items()}}
     places, answers = list[tuple[int, int]](), list[list[int]]()
     for row, prompt in enumerate(prompts):
         nouns = [i for i, word in enumerate(prompt.text.split()) if word in NOUNS]
         seen_from = (prompt.relation, mirrored[prompt.relation] if prompt.relation else None)
+        before, total = 0, sum(group.count for group in prompt.groups)
         for number, (noun, group) in enumerate(zip(nouns, prompt.groups, strict=True)):
             places.append((row, noun))
             place = seen_from[number] if prompt.relation else None
-            answers.append(_answers(group, place))
+            told = (group.shape, group.color, group.texture, group.count, place, before, total)
+            answers.append([known.index(x) for x, known in zip(told, FACTS.values(), strict=True)])
+            before += group.count
     return torch.tensor(places), torch.tensor(answers)
 
 
-def _answers(group: Group, place: str | None) -> list[int]:
-    told = (group.shape, group.color, group.texture, group.count, place)
-    return [known.index(x) for x, known in zip(told, FACTS.values(), strict=True)]
+class Reader(nn.Module):
+    """A linear map from a noun's features to what is said of it."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.head = nn.Linear(width, sum(SIZES))
+
+    def forward(self, features: Tensor, prompts: Sequence[Prompt]) -> tuple[Tensor, Tensor]:
+        """Return the loss of reading, summed over facts, and which facts are right (N, 7), bool.
+
+        `features` (B, T, D) are the text encoder's for `prompts`.
+        """
+        nouns, answers = (x.to(features.device) for x in facts(prompts))
+        at = features[nouns[:, 0], nouns[:, 1]].float()
+        guesses = self.head(F.layer_norm(at, at.shape[-1:])).float().split(SIZES, dim=-1)
+        pairs = list(zip(guesses, answers.unbind(1), strict=True))
+        loss = torch.stack([F.cross_entropy(guess, truth) for guess, truth in pairs]).sum()
+        return loss, torch.stack([guess.argmax(-1) == truth for guess, truth in pairs], dim=1)
 
 
 def learn_to_read(
@@ -61,12 +84,11 @@ def learn_to_read(
 ) -> dict[str, float]:
     """Train in place until a linear map of a noun's features tells what is said of it.
 
-    Pictures alone bind adjectives to nouns slowly. Returns the share right, by fact, of the last
-    batch, none of whose prompts was seen before.
+    Returns the share right, by fact, of the last batch, none of whose prompts was seen before.
     """
     rng, device = np.random.default_rng((seed, 3)), encoder.places.device
-    head = nn.Linear(encoder.config.width, sum(SIZES)).to(device)
-    parameters = [*encoder.parameters(), *head.parameters()]
+    reader = Reader(encoder.config.width).to(device)
+    parameters = [*encoder.parameters(), *reader.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=peak, betas=(0.9, 0.95), weight_decay=0.02)
     right = dict[str, float]()
     bar = tqdm(range(steps), desc="reading", mininterval=2)
@@ -74,21 +96,15 @@ def learn_to_read(
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, steps, 20, peak)
         prompts = [caption(random_prompt(rng), rng) for _ in range(batch)]
-        nouns, answers = facts(prompts)
         with torch.autocast(device.type, torch.bfloat16):
             features = encoder.encode([p.text for p in prompts]).features
-        at = features[nouns[:, 0].to(device), nouns[:, 1].to(device)].float()
-        guesses = head(F.layer_norm(at, at.shape[-1:])).split(SIZES, dim=-1)
-        truth = answers.to(device).unbind(1)
-        losses = [F.cross_entropy(g, t) for g, t in zip(guesses, truth, strict=True)]
+        loss, hits = reader(features, prompts)
         optimizer.zero_grad(set_to_none=True)
-        torch.stack(losses).sum().backward()
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         if step % 50 == 0 or step == steps - 1:
-            right = {
-                name: float((g.argmax(-1) == t).float().mean())
-                for name, g, t in zip(FACTS, guesses, truth, strict=True)
-            }
+            shares = hits.float().mean(dim=0).tolist()
+            right = dict(zip(FACTS, shares, strict=True))
             bar.write(f"{step} " + " ".join(f"{k} {v:.3f}" for k, v in right.items()))
     return right

@@ -22,7 +22,7 @@ from fastvar_lab.tokens import gather
 from fastvar_lab.training.focus import centers, object_map, sampled_positions, token_weights
 from fastvar_lab.training.looking import SIDE
 from fastvar_lab.training.loop import train
-from fastvar_lab.training.reading import learn_to_read
+from fastvar_lab.training.reading import Reader, learn_to_read
 from fastvar_lab.training.teacher import teacher_forced
 from fastvar_lab.world.grammar import Prompt
 from fastvar_lab.world.render import render
@@ -33,6 +33,7 @@ FLIP = 0.2  # bitwise self-correction: most bits flipped in one picture
 NOISE = 0.25  # what a bit counts whose residual is 0, beside one of mean size
 SURE = 2.0  # codes; residuals count no more beyond, whose signs are easily told
 NULL = 0.1  # share of pictures trained without their text
+READING = 0.01  # what the loss of reading counts beside that of the bits
 
 
 class Look(NamedTuple):
@@ -74,7 +75,7 @@ class Examples(NamedTuple):
     """What one step sees: latents (B, d, H, W), captions, and object maps (B, H, W), bool."""
 
     latents: Tensor
-    captions: list[str]
+    captions: list[Prompt]
     objects: Tensor
 
 
@@ -97,9 +98,9 @@ class Pictures:
         )
         picked = order.reshape(-1)[place * self.batch : (place + 1) * self.batch]
         rng = np.random.default_rng((self.seed, step, 2))
-        texts = [caption(self.prompts[i], rng).text for i in picked]
+        captions = [caption(self.prompts[i], rng) for i in picked]
         index = torch.from_numpy(picked)
-        return Examples(self.latents[index].float(), texts, self.objects[index])
+        return Examples(self.latents[index].float(), captions, self.objects[index])
 
     @torch.no_grad()
     def _draw(self, chunk: int) -> None:
@@ -196,32 +197,34 @@ def train_transformer(
     """
     if reading and not (resume and checkpoint.exists()):
         learn_to_read(text_encoder.to(device).train(), steps=reading, seed=seed)
-    both = nn.ModuleDict({"transformer": model, "text": text_encoder}).to(device).train()
+    reader = Reader(text_encoder.config.width)
+    trained = nn.ModuleDict({"transformer": model, "text": text_encoder, "reader": reader})
+    trained.to(device).train()
     tokenizer.to(device).channels_last().eval().requires_grad_(False)
     stream = Pictures(tokenizer, seed, batch)
 
     def loss(step: int) -> tuple[Tensor, dict[str, float]]:
-        latent, prompts, objects = stream.at(step)
+        latent, captions, objects = stream.at(step)
         draw = torch.Generator().manual_seed(seed * 1_000_003 + step)
         largest, sampled = look(grown + (1 - grown) * step / steps, draw)
         shown = [(h, w) for h, w in sizes if h * w <= largest]
         weights = token_weights(objects, shown)
         positions = sampled_positions(shown, sampled, weights, centers(objects, draw), draw)
         with torch.autocast(device, torch.bfloat16):
-            features, mask = text_encoder.encode(prompts)
-            drop = torch.rand(len(prompts), 1, 1, generator=draw).to(device) < NULL
+            features, mask = text_encoder.encode([c.text for c in captions])
+            drop = torch.rand(len(captions), 1, 1, generator=draw).to(device) < NULL
             null = model.cfg_uncond[: features.shape[1]].to(features.dtype)
             text = Text(torch.where(drop, null, features), mask)
             losses = bit_losses(model, text, latent.to(device), shown, positions, weights, draw)
+        reading, right = reader(features, captions)
         shares = scale_weights(shown)
-        total = sum(
-            (s * x for s, x in zip(shares, losses, strict=True)), start=latent.new_zeros(())
-        )
-        logs = {f"{h}x{w}": float(x.detach()) for (h, w), x in zip(shown, losses, strict=True)}
-        return total, {"loss": float(total.detach()), **logs}
+        total = torch.stack([s * x for s, x in zip(shares, losses, strict=True)]).sum()
+        logs = {"loss": float(total.detach()), "read": float(right.float().mean())}
+        logs |= {f"{h}x{w}": float(x.detach()) for (h, w), x in zip(shown, losses, strict=True)}
+        return total + READING * reading, logs
 
     return train(
-        both,
+        trained,
         loss,
         steps=steps,
         peak=peak,
