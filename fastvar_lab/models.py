@@ -171,6 +171,7 @@ def tiny_config() -> dict[str, Any]:
         text_width=text.width,
         text_length=text.length,
         reference=(96, 96),
+        waves=4,
     )
     tokenizer = AutoEncoderConfig(16, (96, 128), encoder_blocks=1, decoder_blocks=2, patch=4)
     return {

@@ -23,6 +23,7 @@ def small():
     for parameter in model.transformer.parameters():
         parameter.requires_grad_(False)
     model.transformer.head.weight.mul_(8)
+    model.transformer.places.weight.normal_(std=0.3)
     for block in model.transformer.blocks:
         block.sa.scale_mul_1H11.fill_(math.log(40))
         block.sa.proj.weight.mul_(8)

@@ -62,6 +62,7 @@ class InfinityConfig:
     patch: int = 1  # a token covers patch x patch cells of the tokenizer's latent
     levels: int = 15
     pool_heads: int = 16
+    waves: int = 0  # per axis, of the learnt absolute places (tiny); released models have none
 
     @property
     def head_dim(self) -> int:
@@ -71,6 +72,17 @@ class InfinityConfig:
     def token_bits(self) -> int:
         """Bits of one token."""
         return self.bits * self.patch**2
+
+
+def sines(h: int, w: int, waves: int, device: torch.device) -> Tensor:
+    """Sines and cosines of each cell's place as a share of the sides: (h * w, 4 * waves)."""
+    y, x = ((torch.arange(n, device=device) + 0.5) / n for n in (h, w))
+    turns = torch.pi * torch.arange(1, waves + 1, device=device)
+    rows, columns = y[:, None] * turns, x[:, None] * turns
+    parts = [rows.sin(), rows.cos(), columns.sin(), columns.cos()]
+    maps = [p[:, None].expand(h, w, -1) for p in parts[:2]]
+    maps += [p[None].expand(h, w, -1) for p in parts[2:]]
+    return rearrange(torch.cat(maps, dim=-1), "h w f -> (h w) f")
 
 
 class Text(NamedTuple):
@@ -182,6 +194,8 @@ class Infinity(Backbone):
         self.lvl_embed = nn.Embedding(config.levels, width)
         nn.init.normal_(self.lvl_embed.weight, std=0.02)
         self.word_embed = nn.Linear(config.token_bits, width)
+        if config.waves:
+            self.places = nn.Linear(4 * config.waves, width, bias=False)
         self.shared_ada_lin = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
         self.blocks = nn.ModuleList(InfinityBlock(config) for _ in range(config.depth))
         self.head_nm = AdaLNHeadNorm(width)
@@ -199,6 +213,8 @@ class Infinity(Backbone):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
         nn.init.trunc_normal_(self.word_embed.weight, std=0.3)
+        if self.config.waves:
+            nn.init.zeros_(self.places.weight)
         for block in self._blocks:
             nn.init.zeros_(block.ada_gss)
             block.ada_gss.data[:, :, :2] = 1.0
@@ -248,12 +264,20 @@ class Infinity(Backbone):
 
     def embed(self, state: State, grid: Grid, latent: Tensor) -> Tensor:
         """Tokens (B, L, C) that enter the first layer, from the latent resized to (n, d, h, w)."""
-        level = self.lvl_embed.weight[grid.index]
+        where = self.where(grid)
         if grid.index == 0:
-            return (state.start + level).expand(-1, grid.tokens, -1)
+            return (state.start + where).expand(-1, grid.tokens, -1)
         tokens = self.embed_latent(latent)
-        tokens = tokens + level.to(tokens.dtype)
+        tokens = tokens + where.to(tokens.dtype)
         return tokens.repeat(len(state.start) // len(tokens), 1, 1)
+
+    def where(self, grid: Grid) -> Tensor:
+        """Embed the scale step and, where learnt, the places of its tokens: (h * w, C)."""
+        level = self.lvl_embed.weight[grid.index].expand(grid.tokens, -1)
+        if grid.index == 0 or not self.config.waves:
+            return level
+        waves = sines(grid.h, grid.w, self.config.waves, level.device)
+        return level + self.places(waves.to(level.dtype))
 
     def embed_latent(self, latent: Tensor) -> Tensor:
         """Project a resized latent (n, d, h, w) to tokens (n, h * w, C)."""

@@ -47,10 +47,11 @@ def teacher_forced(
     picked = [t.unsqueeze(0) if at is None else t[at] for t, at in zip(tables, positions)]
     rows = max(len(t) for t in picked)
     state.tables[0] = torch.cat([t.expand(rows, -1, -1) for t in picked], dim=1).unsqueeze(1)
-    levels = model.lvl_embed.weight
+    where = [model.where(g) for g in grids]
+    where = [w if at is None else w[at] for w, at in zip(where, positions, strict=True)]
     x = torch.cat(
-        [state.start + levels[0]]
-        + [model.word_embed(x) + levels[i] for i, x in enumerate(inputs, start=1)],
+        [state.start + where[0]]
+        + [model.word_embed(x) + w for x, w in zip(inputs, where[1:], strict=True)],
         dim=1,
     )
     x = cache.stack(whole, model.layers(state, whole, cache), x)
