@@ -214,7 +214,7 @@ class Infinity(Backbone):
                     nn.init.zeros_(module.bias)
         nn.init.trunc_normal_(self.word_embed.weight, std=0.3)
         if self.config.waves:
-            nn.init.zeros_(self.places.weight)
+            nn.init.trunc_normal_(self.places.weight, std=0.05)  # as loud as the scale step
         for block in self._blocks:
             nn.init.zeros_(block.ada_gss)
             block.ada_gss.data[:, :, :2] = 1.0

@@ -86,8 +86,8 @@ def begun(part: str, start: Path | None, out: Path) -> models.Model:
     """Build what is trained: anew, or from the weights in `start`.
 
     A transformer is trained on the tokenizer in `out`, `start` or the package, whichever is there
-    first. What the weights to start from lack, context layers of a tokenizer or learnt places of a
-    transformer, begins as nothing.
+    first. What the weights to start from lack begins anew: context layers of a tokenizer, which add
+    nothing at first, and learnt places of a transformer.
     """
     config = models.tiny_config()
     if part == "transformer":
