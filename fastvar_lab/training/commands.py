@@ -99,8 +99,8 @@ def begun(part: str, start: Path | None, out: Path) -> models.Model:
         if start is not None:
             file = start / models.TRANSFORMER_FILE
             tensors, own = files.read(file)[0], models.language(model).state_dict()
-            places = "transformer.places.weight"
-            files.fill(models.language(model), {places: own[places]} | tensors, file)
+            anew = "transformer.places.weight"
+            files.fill(models.language(model), {anew: own[anew]} | tensors, file)
         return model
     config["tokenizer"] |= {"context": CONTEXT}
     model = models.build_tiny(config)
