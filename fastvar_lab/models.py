@@ -197,7 +197,7 @@ def build_tiny(config: dict[str, Any] | None = None, name: str = "tiny") -> Mode
         quantizer=BitQuantizer(transformer.config.bits),
         text_encoder=WordEncoder(WordEncoderConfig(**frozen("text"))),
         sizes=TINY,
-        sampling=Sampling(),
+        sampling=Sampling(guidance=2.0, temperature=0.6, top_p=1.0),
     )
 
 
