@@ -76,13 +76,10 @@ class InfinityConfig:
 
 def sines(h: int, w: int, waves: int, device: torch.device) -> Tensor:
     """Sines and cosines of each cell's place as a share of the sides: (h * w, 4 * waves)."""
-    y, x = ((torch.arange(n, device=device) + 0.5) / n for n in (h, w))
-    turns = torch.pi * torch.arange(1, waves + 1, device=device)
-    rows, columns = y[:, None] * turns, x[:, None] * turns
-    parts = [rows.sin(), rows.cos(), columns.sin(), columns.cos()]
-    maps = [p[:, None].expand(h, w, -1) for p in parts[:2]]
-    maps += [p[None].expand(h, w, -1) for p in parts[2:]]
-    return rearrange(torch.cat(maps, dim=-1), "h w f -> (h w) f")
+    shares = ((torch.arange(n, device=device) + 0.5) / n for n in (h, w))
+    cells = torch.stack(torch.meshgrid(*shares, indexing="ij"), dim=-1)
+    turns = cells.unsqueeze(-1) * torch.pi * torch.arange(1, waves + 1, device=device)
+    return rearrange([turns.sin(), turns.cos()], "wave h w side f -> (h w) (side wave f)")
 
 
 class Text(NamedTuple):
@@ -272,8 +269,8 @@ class Infinity(Backbone):
         return tokens.repeat(len(state.start) // len(tokens), 1, 1)
 
     def where(self, grid: Grid) -> Tensor:
-        """Embed the scale step and, where learnt, the places of its tokens: (h * w, C)."""
-        level = self.lvl_embed.weight[grid.index].expand(grid.tokens, -1)
+        """Embed the scale step, (C,), and, where learnt, the places of its tokens, (h * w, C)."""
+        level = self.lvl_embed.weight[grid.index]
         if grid.index == 0 or not self.config.waves:
             return level
         waves = sines(grid.h, grid.w, self.config.waves, level.device)

@@ -86,8 +86,8 @@ def begun(part: str, start: Path | None, out: Path) -> models.Model:
     """Build what is trained: anew, or from the weights in `start`.
 
     A transformer is trained on the tokenizer in `out`, `start` or the package, whichever is there
-    first. What the weights to start from lack begins anew: context layers of a tokenizer, which add
-    nothing at first, and learnt places of a transformer.
+    first. A tokenizer that starts from one without context layers gets new ones, which begin as
+    nothing.
     """
     config = models.tiny_config()
     if part == "transformer":
@@ -98,9 +98,7 @@ def begun(part: str, start: Path | None, out: Path) -> models.Model:
         files.fill(model.tokenizer, tensors, file)
         if start is not None:
             file = start / models.TRANSFORMER_FILE
-            tensors, own = files.read(file)[0], models.language(model).state_dict()
-            anew = "transformer.places.weight"
-            files.fill(models.language(model), {anew: own[anew]} | tensors, file)
+            files.fill(models.language(model), files.read(file)[0], file)
         return model
     config["tokenizer"] |= {"context": CONTEXT}
     model = models.build_tiny(config)

@@ -73,7 +73,7 @@ class Reader(nn.Module):
         """
         nouns, answers = (x.to(features.device) for x in facts(prompts))
         at = features[nouns[:, 0], nouns[:, 1]].float()
-        guesses = self.head(F.layer_norm(at, at.shape[-1:])).float().split(SIZES, dim=-1)
+        guesses = self.head(F.layer_norm(at, at.shape[-1:])).split(SIZES, dim=-1)
         pairs = list(zip(guesses, answers.unbind(1), strict=True))
         loss = torch.stack([F.cross_entropy(guess, truth) for guess, truth in pairs]).sum()
         return loss, torch.stack([guess.argmax(-1) == truth for guess, truth in pairs], dim=1)
