@@ -20,6 +20,7 @@ from fastvar_lab.scales import TINY, grids, square
 from fastvar_lab.seam import Grid
 from fastvar_lab.training.commands import begun
 from fastvar_lab.training.focus import (
+    LOOKS,
     centers,
     look_maps,
     object_map,
@@ -29,6 +30,7 @@ from fastvar_lab.training.focus import (
 )
 from fastvar_lab.training.looking import learn_to_look, share_right, views
 from fastvar_lab.training.loop import train
+from fastvar_lab.training.naming import Namer, named_shares
 from fastvar_lab.training.reading import FACTS, facts, learn_to_read
 from fastvar_lab.training.rehearsal import rehearse
 from fastvar_lab.training.transformer import GROWTH, SAMPLED, SMALL, WHOLE, bit_losses, look
@@ -240,12 +242,40 @@ def test_a_small_transformer_learns():
         text = model.text_encoder.encode(["a red circle"] * 4)
         weights = token_weights(objects, SIDES)
         positions = sampled_positions(SIDES, SAMPLED.sampled, weights, centers(objects, draw), draw)
-        loss = sum(bit_losses(model.transformer, text, latent, SIDES, positions, weights, draw))
+        found, middle = bit_losses(model.transformer, text, latent, SIDES, positions, weights, draw)
+        loss = sum(found)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(float(loss.detach()))
     assert losses[-1] < 0.97 * losses[0]
+    lengths = [h * w if p is None else p.shape[1] for (h, w), p in zip(SIDES, positions)]
+    assert middle.shape == (4, sum(lengths), 64)
+
+
+def test_tokens_learn_to_name_what_lies_there():
+    scene = Scene((Object("star", "red", "dotted", x=0.25, y=0.75, size=0.2),))
+    looks = look_maps(scene, 32, 32).expand(2, -1, -1, -1)
+    shares = named_shares(looks, 4, 4)
+    assert torch.allclose(shares[..., : LOOKS[0]].sum(-1), torch.ones(2, 16))
+    inside = 1 - shares[0, :, 0]
+    assert int(inside.argmax()) in (8, 9, 12, 13)  # around a quarter across, three down
+    assert inside[3] == 0
+    assert torch.allclose(shares[0, :, 1 + SHAPES.index("star")], inside)
+
+    torch.manual_seed(0)
+    sizes, some = [(1, 1), (4, 4), (8, 8)], torch.tensor([[49, 50, 7], [42, 41, 0]])
+    namer, x = Namer(16), torch.randn(2, 20, 16)
+    optimizer = torch.optim.Adam(namer.parameters(), 0.05)
+    losses = []
+    for _ in range(60):
+        loss, right = namer(x, looks, sizes, [None, None, some])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.5 * losses[0]
+    assert right == 1
 
 
 def test_the_text_encoder_learns_to_read():

@@ -8,11 +8,23 @@ import torch
 from torch import Tensor
 
 from fastvar_lab.backbones.infinity import Infinity, Text
-from fastvar_lab.seam import BlockCausal, Grid
+from fastvar_lab.seam import BlockCausal, Branch, Grid, Site
 
 
 class Training(BlockCausal):
-    """Runner and cache of a training pass: nothing is kept, all keys are there at once."""
+    """Runner and cache of a training pass: nothing is kept, all keys are there at once.
+
+    `middle` are the tokens (B, L, C) that enter `layer`.
+    """
+
+    def __init__(self, lengths: Sequence[int], layer: int) -> None:
+        super().__init__(lengths)
+        self.layer, self.middle = layer, torch.empty(0)
+
+    def sublayer(self, site: Site, grid: Grid, branch: Branch, x: Tensor) -> Tensor:
+        if site == Site(self.layer, "attn"):
+            self.middle = x
+        return branch(x)
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         return k, v
@@ -33,14 +45,15 @@ def teacher_forced(
     inputs: Sequence[Tensor],
     sizes: Sequence[tuple[int, int]],
     positions: Sequence[Tensor | None],
-) -> Tensor:
-    """Compute the logits of all scales at once: (B, sum of lengths, d, 2).
+    layer: int = 0,
+) -> tuple[Tensor, Tensor]:
+    """Compute the logits of all scales at once, (B, sum of lengths, d, 2), and what enters `layer`.
 
     `inputs` are the resized latents (B, K, d) that enter scales 1, 2, ...; `positions` the
     raster positions (B, K) trained at each scale, None for all. Attention is block-causal.
     """
     grids = [Grid(i, h, w) for i, (h, w) in enumerate(sizes)]
-    cache = Training([1, *(x.shape[1] for x in inputs)])
+    cache = Training([1, *(x.shape[1] for x in inputs)], layer)
     state = model.state(text, [], cache)
     tables = [model.positions(g, grids[-1]) for g in grids]
     whole = Grid(0, 1, 0)  # one pseudo step that holds every scale
@@ -55,4 +68,4 @@ def teacher_forced(
         dim=1,
     )
     x = cache.stack(whole, model.layers(state, whole, cache), x)
-    return model.logits(state, x)
+    return model.logits(state, x), cache.middle

@@ -19,9 +19,16 @@ from fastvar_lab.backbones.infinity import Infinity, Text
 from fastvar_lab.backbones.text import WordEncoder
 from fastvar_lab.pictures import to_tensor
 from fastvar_lab.tokens import gather
-from fastvar_lab.training.focus import centers, object_map, sampled_positions, token_weights
+from fastvar_lab.training.focus import (
+    centers,
+    look_maps,
+    object_map,
+    sampled_positions,
+    token_weights,
+)
 from fastvar_lab.training.looking import SIDE
 from fastvar_lab.training.loop import train
+from fastvar_lab.training.naming import Namer
 from fastvar_lab.training.reading import Reader, learn_to_read
 from fastvar_lab.training.teacher import teacher_forced
 from fastvar_lab.world.grammar import Prompt
@@ -34,6 +41,8 @@ NOISE = 0.25  # what a bit counts whose residual is 0, beside one of mean size
 SURE = 2.0  # codes; residuals count no more beyond, whose signs are easily told
 NULL = 0.1  # share of pictures trained without their text
 READING = 0.01  # what the loss of reading counts beside that of the bits
+NAMING = 0.05  # what the loss of naming what lies where counts
+NAMED = 5 / 8  # how far up the layers it is asked
 
 
 class Look(NamedTuple):
@@ -53,12 +62,12 @@ class Phase(NamedTuple):
 SMALL, MIDDLE = Look(8 * 8, 8 * 8), Look(12 * 12, 12 * 12)
 SAMPLED, WIDE, WHOLE = Look(32 * 32, 8 * 8), Look(32 * 32, 12 * 12), Look(32 * 32, 32 * 32)
 
-# Where things are and what outline they have is settled at small maps, and a step there costs a
-# fifth of one with sampled large maps: most steps go there, and some to the large ones all along.
+# Where things are is settled at small maps, and a step there costs a fifth of one with sampled
+# large maps: many steps go there. Outlines are settled up to 16x16, textures later.
 GROWTH = (
     Phase(0.0, ((1.0, SMALL),)),
-    Phase(0.1, ((0.6, SMALL), (0.2, MIDDLE), (0.2, SAMPLED))),
-    Phase(0.8, ((0.3, SMALL), (0.25, MIDDLE), (0.45, SAMPLED))),
+    Phase(0.1, ((0.5, SMALL), (0.25, MIDDLE), (0.25, SAMPLED))),
+    Phase(0.7, ((0.25, SMALL), (0.3, MIDDLE), (0.4, SAMPLED), (0.05, WIDE))),
     Phase(0.99, ((1.0, WIDE),)),
     Phase(0.999, ((1.0, WHOLE),)),
 )
@@ -72,11 +81,15 @@ def look(progress: float, draw: torch.Generator) -> Look:
 
 
 class Examples(NamedTuple):
-    """What one step sees: latents (B, d, H, W), captions, and object maps (B, H, W), bool."""
+    """What one step sees: latents (B, d, H, W), captions, and what lies where.
+
+    Object maps (B, H, W) are bool, look maps (B, 3, H, W) numbers; see `focus`.
+    """
 
     latents: Tensor
     captions: list[Prompt]
     objects: Tensor
+    looks: Tensor
 
 
 class Pictures:
@@ -85,7 +98,7 @@ class Pictures:
     def __init__(self, tokenizer: AutoEncoder, seed: int, batch: int) -> None:
         self.tokenizer, self.seed, self.batch = tokenizer, seed, batch
         self.chunk, self.prompts = -1, list[Prompt]()
-        self.latents, self.objects = torch.empty(0), torch.empty(0)
+        self.latents, self.objects, self.looks = (torch.empty(0) for _ in range(3))
 
     def at(self, step: int) -> Examples:
         """Return the examples of one step."""
@@ -100,22 +113,26 @@ class Pictures:
         rng = np.random.default_rng((self.seed, step, 2))
         captions = [caption(self.prompts[i], rng) for i in picked]
         index = torch.from_numpy(picked)
-        return Examples(self.latents[index].float(), captions, self.objects[index])
+        latents = self.latents[index].float()
+        return Examples(latents, captions, self.objects[index], self.looks[index])
 
     @torch.no_grad()
     def _draw(self, chunk: int) -> None:
         rng = np.random.default_rng((self.seed, chunk, 0))
         prompts = [random_prompt(rng) for _ in range(CHUNK)]
         device = next(self.tokenizer.parameters()).device
-        latents, objects = list[Tensor](), list[Tensor]()
+        latents, objects, looks = list[Tensor](), list[Tensor](), list[Tensor]()
         for first in tqdm(range(0, CHUNK, 32), desc="draw pictures", leave=False):
             scenes = [compose(p, int(rng.integers(2**31))) for p in prompts[first : first + 32]]
             image = to_tensor([render(s, SIDE) for s in scenes], device)
             with torch.autocast(device.type, torch.bfloat16):
                 latents.append(self.tokenizer.encoder(image).half())
-            objects += [object_map(scene, *latents[-1].shape[-2:]) for scene in scenes]
+            side = latents[-1].shape[-2:]
+            objects += [object_map(scene, *side) for scene in scenes]
+            looks += [look_maps(scene, *side).to(torch.uint8) for scene in scenes]
         self.chunk, self.prompts = chunk, prompts
-        self.latents, self.objects = torch.cat(latents), torch.stack(objects)
+        self.latents = torch.cat(latents)
+        self.objects, self.looks = torch.stack(objects), torch.stack(looks)
 
 
 def scale_weights(sizes: Sequence[tuple[int, int]], power: float = 0.35) -> list[float]:
@@ -132,8 +149,10 @@ def bit_losses(
     positions: Sequence[Tensor | None],
     weights: Sequence[Tensor],
     draw: torch.Generator,
-) -> list[Tensor]:
+) -> tuple[list[Tensor], Tensor]:
     """Cross-entropy per bit of every scale, with self-correction on flipped histories.
+
+    Beside it, the tokens (B, L, C) of a middle layer, `NAMED`.
 
     `positions` (B, K) are the tokens trained (None: all), `weights` (B, h * w) what each counts. A
     bit counts by the size of the residual whose sign it is: that of a small one is noise, that of
@@ -162,12 +181,14 @@ def bit_losses(
             _picked(w.to(device)[..., None] * (NOISE + (1 - NOISE) * r / r.mean()), p)
             for w, r, p in zip(weights, reach, at, strict=True)
         ]
-    logits = teacher_forced(model, text, inputs, sizes, at)
+    layer = round(NAMED * model.config.depth)
+    logits, middle = teacher_forced(model, text, inputs, sizes, at, layer)
     odds = (logits[..., 1] - logits[..., 0]).split([x.shape[1] for x in targets], dim=1)
-    return [
+    losses = [
         F.binary_cross_entropy_with_logits(o, x, weight=w / w.mean())
         for o, x, w in zip(odds, targets, counts, strict=True)
     ]
+    return losses, middle
 
 
 def _picked(x: Tensor, positions: Tensor | None) -> Tensor:
@@ -198,13 +219,15 @@ def train_transformer(
     if reading and not (resume and checkpoint.exists()):
         learn_to_read(text_encoder.to(device).train(), steps=reading, seed=seed)
     reader = Reader(text_encoder.config.width)
-    trained = nn.ModuleDict({"transformer": model, "text": text_encoder, "reader": reader})
+    namer = Namer(model.config.width)
+    parts = {"transformer": model, "text": text_encoder, "reader": reader, "namer": namer}
+    trained = nn.ModuleDict(parts)
     trained.to(device).train()
     tokenizer.to(device).channels_last().eval().requires_grad_(False)
     stream = Pictures(tokenizer, seed, batch)
 
     def loss(step: int) -> tuple[Tensor, dict[str, float]]:
-        latent, captions, objects = stream.at(step)
+        latent, captions, objects, looks = stream.at(step)
         draw = torch.Generator().manual_seed(seed * 1_000_003 + step)
         largest, sampled = look(grown + (1 - grown) * step / steps, draw)
         shown = [(h, w) for h, w in sizes if h * w <= largest]
@@ -215,13 +238,17 @@ def train_transformer(
             drop = torch.rand(len(captions), 1, 1, generator=draw).to(device) < NULL
             null = model.cfg_uncond[: features.shape[1]].to(features.dtype)
             text = Text(torch.where(drop, null, features), mask)
-            losses = bit_losses(model, text, latent.to(device), shown, positions, weights, draw)
+            losses, middle = bit_losses(
+                model, text, latent.to(device), shown, positions, weights, draw
+            )
         reading, right = reader(features, captions)
+        naming, named = namer(middle, looks.to(device), shown, positions)
         shares = scale_weights(shown)
         total = torch.stack([s * x for s, x in zip(shares, losses, strict=True)]).sum()
         logs = {"loss": float(total.detach()), "read": float(right.float().mean())}
+        logs |= {"naming": float(naming.detach()), "named": named}
         logs |= {f"{h}x{w}": float(x.detach()) for (h, w), x in zip(shown, losses, strict=True)}
-        return total + READING * reading, logs
+        return total + READING * reading + NAMING * naming, logs
 
     return train(
         trained,
