@@ -55,17 +55,8 @@ def methods(frame: pd.DataFrame) -> Figure:
         middle.axvline(full["mean"], color="0.6", lw=0.8)
         _bars(middle, score[score.method != "full"], "low", "high")
         middle.set_xlabel(f"task score (grey: full), n = {int(full.n)}")
-        places = np.arange(len(order))[::-1]
-        right.barh(places, times.speedup[order], 0.6, color=PALETTE[0], label="measured")
-        right.plot(
-            times.speedup_flop_bound[order], places, "|", ms=8, color="k", label="FLOP bound"
-        )
-        right.set_xlabel("speedup")
-        right.axvline(1, color="0.6", lw=0.8)
-        right.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
-        sns.despine(ax=right)
-        for axes in (middle, right):
-            axes.set_yticks(places, [])
+        middle.set_yticks(middle.get_yticks(), [])
+        _speedups(right, times.loc[order])
     return fig
 
 
@@ -264,10 +255,10 @@ def exponent(tokens: Sequence[float], ms: Sequence[float]) -> float:
 
 
 def scaling(frame: pd.DataFrame) -> Figure:
-    """Time against tokens of the final map, with fitted exponents."""
-    rows = frame[frame.what == "time"]
+    """Time against tokens of the final map, with fitted exponents; scores of larger pictures."""
+    rows, scored = (frame[frame.what == what] for what in ("time", "zero-shot"))
     with style():
-        fig, (axes,) = _axes()
+        fig, (axes, *scores) = _axes(*((WIDTH, 2.2, 2) if len(scored) else ()))
         for color, (method, part) in zip(PALETTE, rows.groupby("method", sort=False)):
             slope = exponent(part.tokens, part.ms)
             label = f"{method}, exponent {slope:.2f}"
@@ -276,6 +267,12 @@ def scaling(frame: pd.DataFrame) -> Figure:
         axes.grid(lw=0.4, color="0.9")
         axes.legend(frameon=False)
         sns.despine(ax=axes)
+        for right in scores:
+            known = summary(scored, ["side"], "right")
+            known["method"] = [f"{s}x{s}" for s in known.side]
+            _bars(right, known, "low", "high")
+            right.set(xlabel=f"task score, n = {scored.picture.nunique()}", ylabel="final map")
+            right.set_xlim(0, 1)
     return fig
 
 
@@ -358,6 +355,32 @@ def overhead(frame: pd.DataFrame) -> Figure:
     return fig
 
 
+def speedups(frame: pd.DataFrame) -> Figure:
+    """Measured speedups beside what counted operations allow.
+
+    >>> rows = [{"method": "CoDe", "speedup": 1.2, "speedup_flop_bound": 1.4}]
+    >>> speedups(pd.DataFrame(rows)).axes[0].get_xlabel()
+    'speedup'
+    """
+    with style():
+        fig, (axes,) = _axes(COLUMN, 0.2 * len(frame) + 0.9)
+        _speedups(axes, frame.set_index("method"))
+        axes.set_yticks(axes.get_yticks(), frame.method)
+    return fig
+
+
+def _speedups(axes: Axes, times: pd.DataFrame) -> None:
+    """Draw measured speedups as bars, their bounds as ticks, the first row on top."""
+    places = np.arange(len(times))[::-1]
+    axes.barh(places, times.speedup, 0.6, color=PALETTE[0], label="measured")
+    axes.plot(times.speedup_flop_bound, places, "|", ms=8, color="k", label="FLOP bound")
+    axes.set_yticks(places, [])
+    axes.set_xlabel("speedup")
+    axes.axvline(1, color="0.6", lw=0.8)
+    axes.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
+    sns.despine(ax=axes)
+
+
 CHARTS: dict[str, Callable[[pd.DataFrame], Figure]] = {
     "latency_by_scale": latency,
     "module_profile": modules,
@@ -377,4 +400,5 @@ CHARTS: dict[str, Callable[[pd.DataFrame], Figure]] = {
     "depth_of_pruning": methods,
     "side_by_side": methods,
     "rivals": methods,
+    "drafting": speedups,
 }

@@ -98,7 +98,8 @@ PICTURES = {
     "intermediate_outputs": Pictures(_steps, _draw_steps),
     "side_by_side": Pictures(_side_by_side, _draw_side_by_side),
 }
-NAMES = tuple(dict.fromkeys((*PICTURES, *CHARTS)))  # some are both: then the pictures are drawn
+MEASURED = {f"{n}_scores" if n in PICTURES else n: n for n in CHARTS}  # figure to experiment
+NAMES = (*PICTURES, *MEASURED)
 
 
 def chosen(names: Sequence[str], everything: bool = False) -> list[str]:
@@ -131,12 +132,12 @@ def draw(
             report |= {"seed": seed, **made}
             figure = PICTURES[name].draw(report, arrays)
         else:
-            frame = run.run(name, scope, how=how, store=store)
+            frame = run.run(MEASURED[name], scope, how=how, store=store)
             data = out / f"{name}.csv"
             write(data, lambda partial, f=frame: f.to_csv(partial, index=False))  # type: ignore[misc]
             write_tables(out / name, frame)
             report |= {"scope": scope, "rows": len(frame), **_count(frame)}
-            figure = CHARTS[name](pd.read_csv(data))
+            figure = CHARTS[MEASURED[name]](pd.read_csv(data))
         report |= provenance(model, name, scope, seed)
         write_json(out / f"{name}.json", report)
         yield data
@@ -175,7 +176,7 @@ def redraw(name: str, out: Path) -> Figure:
     if name in PICTURES:
         with np.load(out / f"{name}.npz") as kept:
             return PICTURES[name].draw(report, dict(kept))
-    return CHARTS[name](pd.read_csv(out / f"{name}.csv"))
+    return CHARTS[MEASURED[name]](pd.read_csv(out / f"{name}.csv"))
 
 
 def check(out: Path, names: Sequence[str] = ()) -> list[str]:

@@ -6,15 +6,17 @@ import os
 import signal
 import threading
 import time
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 
+import fastvar_lab as fv
 from fastvar_lab import charts, claims, figures
 from fastvar_lab.__main__ import main
-from fastvar_lab.experiments import base, quality, run, tables
+from fastvar_lab.experiments import base, costs, quality, run, tables
 from fastvar_lab.experiments.store import Store, key
 from fastvar_lab.measure.statistics import interval, paired, summary
 from fastvar_lab.output import versions, write_figure
@@ -99,6 +101,39 @@ def test_a_stopped_run_goes_on_where_it_was(tried, tmp_path):
     damaged.write_text("{")
     assert run.run("tried", "quick", store=Store(tmp_path)).equals(frame)
     assert len(tried) == 10
+
+
+def test_timed_cells_are_never_given_away(monkeypatch, tmp_path):
+    here = []
+
+    def jobs(model, scope):
+        return [[{"n": 0, "repeats": 1}], [{"n": 1}]]
+
+    def work(model, cells):
+        here.append(cells[0]["n"])
+        yield cells[0], [{"value": cells[0]["n"]}]
+
+    monkeypatch.setitem(run.REGISTRY, "tried", base.Experiment("tried", "?", "", jobs, work))
+    with ThreadPoolExecutor(1) as elsewhere:
+        given = []
+        submit = elsewhere.submit
+        monkeypatch.setattr(elsewhere, "submit", lambda f, *a: given.append(a[2]) or submit(f, *a))
+        run.run("tried", "quick", store=Store(tmp_path), executor=elsewhere)
+    assert given == [[{"n": 1}]]
+    assert here == [1, 0]  # alone, when the others are there
+
+
+def test_what_drafting_saves_is_counted(monkeypatch):
+    model = run.open_model(run.Opened())
+    few = partial(fv.load, depth=2)
+    monkeypatch.setattr(costs, "load", few)
+    costs._random.cache_clear()
+    cell = {"drafter": "var-d20", "refiner": "var-d16", "repeats": 1}
+    early, late = (costs.drafting(model, {**cell, "drafted": n})[0] for n in (6, 8))
+    costs._random.cache_clear()
+    assert early["speedup_flop_bound"] > late["speedup_flop_bound"]
+    assert early["kv_share"] == pytest.approx(16 / 20)
+    assert early["ms"] > 0
 
 
 def test_a_worker_with_other_weights_or_versions_is_refused(tmp_path):
@@ -259,6 +294,9 @@ def synthetic(name):
         "resolution_scaling": [
             {"what": "time", "side": s, "tokens": s * s, "method": m, "ms": s**2.2}
             for s in (16, 32, 64) for m in ways
+        ] + [
+            {"what": "zero-shot", "side": s, "picture": p, "right": p % 2}
+            for s in (32, 48) for p in range(4)
         ],
         "attention_kernels": [
             {"kernel": k, "method": m, "ms": 3.0} for k in ("unfused", "fused") for m in ways
@@ -266,6 +304,10 @@ def synthetic(name):
         "intermediate_outputs": [
             {"method": m, "step": i, "size": sizes[i], "picture": p, "psnr": 20.0 + i, "right": 1.0}
             for m in ways for i in range(10) for p in range(3)
+        ],
+        "drafting": [
+            {"kind": "time", "method": f"CoDe, {n} drafted", "ms": 9.0, "speedup": 1.0 + n / 20,
+             "speedup_flop_bound": 2.0, "kv_share": 0.5} for n in (6, 8)
         ],
         "memory": [
             {"side": s, "method": m, "kv_measured": 1e7 * s, "held_measured": 1e6 * (m == "fast")}

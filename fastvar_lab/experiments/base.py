@@ -40,8 +40,9 @@ class Experiment:
     """One question. `jobs` says what to compute, `work` computes one job, cell by cell.
 
     A job is a list of cells that share work (one dense generation, many methods); each cell is
-    plain settings, and `work(model, cells)` yields each with its rows. `version` is part of every
-    cell's address: raise it when the numbers' meaning changes.
+    plain settings, and `work(model, cells)` yields each with its rows. Cells with `repeats` are
+    timed: nothing runs beside them. `version` is part of every cell's address: raise it when the
+    numbers' meaning changes.
     """
 
     name: str
@@ -51,7 +52,6 @@ class Experiment:
     work: Callable[[Model, Sequence[Settings]], Iterator[tuple[Settings, Rows]]]
     version: int = 1
     slow: bool = False
-    exclusive: bool = False  # its cells are timed, so they never run side by side
 
 
 def each_cell(

@@ -11,6 +11,7 @@ from multiprocessing import get_context
 from typing import Any
 
 import pandas as pd
+import torch
 from tqdm.auto import tqdm
 
 from fastvar_lab.experiments import costs, quality, steps
@@ -105,6 +106,7 @@ def run(
 
     Known cells are read; missing ones are computed here, or through any
     `concurrent.futures.Executor`, and kept one by one, so that a stopped run goes on where it was.
+    Cells that are timed are computed here, alone, when all others are there.
 
     >>> frame = run("latency_by_scale", "quick", progress=False)
     >>> sorted(frame.method.unique())
@@ -133,11 +135,11 @@ def run(
         disable=not progress or not missing,
     )
     with bar:
-        if executor is None or experiment.exclusive:
-            for call in calls:
-                bar.update(compute(*call))
-        else:
-            _through(executor, calls, bar)
+        alone = [call for call in calls if executor is None or _timed(call[2])]
+        if executor is not None:
+            _through(executor, [call for call in calls if not _timed(call[2])], bar)
+        for call in alone:
+            bar.update(compute(*call))
     frames = []
     for cell in wanted:
         rows = store.get(address(experiment, model, cell))
@@ -145,6 +147,11 @@ def run(
             raise RuntimeError(f"{name}: a cell vanished from {store.folder}; run it again")
         frames.append(pd.DataFrame([{**_plain(cell), **row} for row in rows]))
     return pd.concat(frames, ignore_index=True)
+
+
+def _timed(job: Sequence[Settings]) -> bool:
+    """Tell whether a job's cells are timed, so that nothing may run beside them."""
+    return "repeats" in job[0]
 
 
 def _through(executor: Executor, calls: Sequence[tuple[Any, ...]], bar: Any) -> None:
@@ -170,7 +177,9 @@ def executor(workers: int = 0, scheduler: str | None = None) -> Iterator[Executo
         with Client(scheduler) as client:
             yield client.get_executor()
     elif workers:
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        threads = max(1, torch.get_num_threads() // workers)
+        context = get_context("spawn")
+        with ProcessPoolExecutor(workers, context, torch.set_num_threads, (threads,)) as pool:
             yield pool
     else:
         yield None

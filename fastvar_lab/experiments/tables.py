@@ -15,7 +15,19 @@ QUALITIES = {
     "spectrum_error": ("spectrum error", 3),
 }
 SETTINGS = ("method", "kernel", "what", "domain", "side", "size", "kind")
-MEASURED = ("ms", "share", "cosine", "kv_measured", "held_measured", "right", "settled", "psnr")
+MEASURED = (
+    "ms",
+    "speedup",
+    "speedup_flop_bound",
+    "kv_share",
+    "share",
+    "cosine",
+    "kv_measured",
+    "held_measured",
+    "right",
+    "settled",
+    "psnr",
+)
 
 
 def tabulate(frame: pd.DataFrame) -> pd.DataFrame:
