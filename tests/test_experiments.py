@@ -103,6 +103,18 @@ def test_a_stopped_run_goes_on_where_it_was(tried, tmp_path):
     assert len(tried) == 10
 
 
+def test_a_method_is_measured_once_whichever_experiments_ask_about_it():
+    model, scope = run.open_model(run.Opened()), base.SCOPES["quick"]
+    kept = []
+    for name, label in (("selectors", "far from mean (PTS)"), ("depth_of_pruning", "all")):
+        experiment = run.find(name)
+        job = experiment.jobs(model, scope)[0]
+        cell = next(c for c in job if c["method"] == label)
+        kept.append([key(run.address(experiment, model, c)) for c in (job[0], cell)])
+    assert kept[0] == kept[1]
+    assert len(set(kept[0])) == 2
+
+
 def test_timed_cells_are_never_given_away(monkeypatch, tmp_path):
     here = []
 

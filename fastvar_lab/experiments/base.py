@@ -42,7 +42,8 @@ class Experiment:
     A job is a list of cells that share work (one dense generation, many methods); each cell is
     plain settings, and `work(model, cells)` yields each with its rows. Cells with `repeats` are
     timed: nothing runs beside them. `version` is part of every cell's address: raise it when the
-    numbers' meaning changes.
+    numbers' meaning changes. Experiments that are `kept_as` one name share their cells, whatever
+    their `labels`, the settings that only say what a cell is called.
     """
 
     name: str
@@ -52,6 +53,8 @@ class Experiment:
     work: Callable[[Model, Sequence[Settings]], Iterator[tuple[Settings, Rows]]]
     version: int = 1
     slow: bool = False
+    kept_as: str = ""
+    labels: tuple[str, ...] = ()
 
 
 def each_cell(

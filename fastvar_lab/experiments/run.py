@@ -68,12 +68,12 @@ def open_model(how: Opened) -> Model:
 def address(experiment: Experiment, model: Model, cell: Mapping[str, Any]) -> Settings:
     """Everything that a cell's numbers depend on."""
     return {
-        "experiment": experiment.name,
+        "experiment": experiment.kept_as or experiment.name,
         "version": experiment.version,
         "model": model.name,
         "weights": model.fingerprint,
         "device": str(model.device),
-        "cell": dict(cell),
+        "cell": {k: v for k, v in cell.items() if k not in experiment.labels},
     }
 
 

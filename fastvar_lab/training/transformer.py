@@ -67,7 +67,7 @@ SAMPLED, WIDE, WHOLE = Look(32 * 32, 8 * 8), Look(32 * 32, 12 * 12), Look(32 * 3
 GROWTH = (
     Phase(0.0, ((1.0, SMALL),)),
     Phase(0.1, ((0.5, SMALL), (0.25, MIDDLE), (0.25, SAMPLED))),
-    Phase(0.7, ((0.25, SMALL), (0.3, MIDDLE), (0.4, SAMPLED), (0.05, WIDE))),
+    Phase(0.7, ((0.1, SMALL), (0.1, MIDDLE), (0.65, SAMPLED), (0.15, WIDE))),
     Phase(0.99, ((1.0, WIDE),)),
     Phase(0.999, ((1.0, WHOLE),)),
 )
