@@ -69,9 +69,6 @@ def _parser() -> argparse.ArgumentParser:
     experiment.add_argument("names", nargs="*", help="which; without any, they are listed")
     experiment.add_argument("--quick", action="store_true", help="a smoke run")
     experiment.add_argument("--paper", action="store_true", help="as many prompts as claims need")
-    experiment.add_argument("--workers", type=int, default=0, help="processes beside this one")
-    experiment.add_argument("--scheduler", help="address of a running dask cluster")
-    experiment.add_argument("--store", type=Path, help="folder of known cells")
     experiment.add_argument("--out", type=Path, help="folder for NAME.csv and NAME.png")
     experiment.set_defaults(run=commands.experiment)
 
@@ -82,13 +79,11 @@ def _parser() -> argparse.ArgumentParser:
     figures.add_argument("--check", action="store_true", help="redraw from the data; compare")
     figures.add_argument("--quick", action="store_true", help="few prompts: never for committing")
     figures.add_argument("--format", default="png,pdf", help="endings, of png, pdf and svg")
-    figures.add_argument("--store", type=Path, help="folder of known cells")
     figures.add_argument("--out", type=Path, default=Path("figures"))
     figures.set_defaults(run=commands.figures)
 
     claims = subcommands.add_parser("claims", help="the paper's claims against measurements here")
     claims.add_argument("--quick", action="store_true", help="few prompts: never for committing")
-    claims.add_argument("--store", type=Path, help="folder of known cells")
     claims.add_argument("--out", type=Path, default=Path("figures"), help="folder of claims.md")
     claims.set_defaults(run=commands.claims)
 
@@ -128,6 +123,10 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--device", default="cpu", help="cpu or cuda")
     for command in (demo, generate, evaluate, bench, experiment, figures, claims):
         command.add_argument("--weights", help="folder of weights, or random; default: shipped")
+    for command in (experiment, figures, claims):
+        command.add_argument("--store", type=Path, help="folder of known cells")
+        command.add_argument("--workers", type=int, default=0, help="processes beside this one")
+        command.add_argument("--scheduler", help="address of a running dask cluster")
     for command in (generate, bench, experiment):
         command.add_argument("--model", default="tiny", help="see the models command")
     for command in (generate, bench):

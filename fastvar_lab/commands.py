@@ -191,8 +191,10 @@ def figures(args: argparse.Namespace) -> None:
     how = run.Opened(weights=args.weights, device=args.device)
     scope = "quick" if args.quick else "paper"
     options = {"scope": scope, "how": how, "store": Store(args.store), "endings": endings}
-    for path in figures.draw(run.open_model(how), names, args.out, args.seed, **options):
-        print(path)
+    with run.executor(args.workers, args.scheduler) as executor:
+        model = run.open_model(how)
+        for path in figures.draw(model, names, args.out, args.seed, executor=executor, **options):
+            print(path)
 
 
 def notebooks(args: argparse.Namespace) -> None:
@@ -225,7 +227,11 @@ def claims(args: argparse.Namespace) -> None:
         "quick" if args.quick else "paper",
     )
     names = dict.fromkeys(claim.experiment for claim in claims.CLAIMS)
-    frames = {name: run.run(name, scope, how=how, store=Store(args.store)) for name in names}
+    with run.executor(args.workers, args.scheduler) as executor:
+        store = Store(args.store)
+        frames = {
+            name: run.run(name, scope, how=how, store=store, executor=executor) for name in names
+        }
     model = run.open_model(how)
     where = "Written by `python -m fastvar_lab claims`. "
     where += f"Model `{model.name}`, weights `{model.fingerprint}`, on {model.device}, --{scope}."

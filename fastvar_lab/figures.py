@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -119,6 +120,7 @@ def draw(
     scope: str = "paper",
     how: run.Opened | None = None,
     store: Store | None = None,
+    executor: Executor | None = None,
     endings: Sequence[str] = ("png", "pdf"),
 ) -> Iterator[Path]:
     """Draw figures into `out` with their data, yielding each file when it is there."""
@@ -132,7 +134,7 @@ def draw(
             report |= {"seed": seed, **made}
             figure = PICTURES[name].draw(report, arrays)
         else:
-            frame = run.run(MEASURED[name], scope, how=how, store=store)
+            frame = run.run(MEASURED[name], scope, how=how, store=store, executor=executor)
             data = out / f"{name}.csv"
             write(data, lambda partial, f=frame: f.to_csv(partial, index=False))  # type: ignore[misc]
             write_tables(out / name, frame)

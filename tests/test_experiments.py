@@ -362,8 +362,9 @@ def test_the_experiment_command_lists_and_refuses(capsys):
 
 def test_figures_are_checked_against_their_data(tmp_path, monkeypatch, capsys):
     model = run.open_model(run.Opened())
-    monkeypatch.setattr(run, "run", lambda name, scope, how, store: synthetic(name))
-    made = list(figures.draw(model, ["selectors", "intermediate_outputs"], tmp_path))
+    monkeypatch.setattr(run, "run", lambda name, scope, **options: synthetic(name))
+    names = ["selectors", "intermediate_outputs", "intermediate_outputs_scores"]
+    made = list(figures.draw(model, names, tmp_path))
     assert {p.suffix for p in made} == {".csv", ".npz", ".png", ".pdf"}
     assert figures.check(tmp_path) == []
     told = json.loads((tmp_path / "selectors.json").read_text())
