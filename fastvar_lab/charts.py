@@ -141,7 +141,9 @@ def latency(frame: pd.DataFrame) -> Figure:
     """
     with style():
         fig, (axes,) = _axes()
-        sns.barplot(frame, x="size", y="ms", hue="method", palette=PALETTE[:2], ax=axes)
+        sns.barplot(
+            frame, x="size", y="ms", hue="method", palette=PALETTE[:2], saturation=1, ax=axes
+        )
         axes.set(xlabel="token map of the scale step", ylabel="time (ms)")
         axes.tick_params(axis="x", rotation=45)
         axes.legend(frameon=False)
@@ -161,7 +163,9 @@ def modules(frame: pd.DataFrame) -> Figure:
         fig, (axes,) = _axes()
         part = frame[frame.step.isin(last)]
         part = part.assign(what=part["kind"] + ", " + part["size"])
-        sns.barplot(part, x="what", y="ms", hue="method", palette=PALETTE[:2], ax=axes)
+        sns.barplot(
+            part, x="what", y="ms", hue="method", palette=PALETTE[:2], saturation=1, ax=axes
+        )
         axes.set(xlabel="", ylabel="time of one layer (ms)")
         axes.tick_params(axis="x", rotation=60)
         axes.legend(frameon=False)
@@ -285,7 +289,9 @@ def kernels(frame: pd.DataFrame) -> Figure:
     """
     with style():
         fig, (axes,) = _axes(COLUMN, 1.8)
-        sns.barplot(frame, y="kernel", x="ms", hue="method", palette=PALETTE[:2], ax=axes)
+        sns.barplot(
+            frame, y="kernel", x="ms", hue="method", palette=PALETTE[:2], saturation=1, ax=axes
+        )
         axes.set(xlabel="time (ms)", ylabel="attention")
         axes.legend(frameon=False)
         sns.despine(ax=axes)
@@ -330,7 +336,7 @@ def costs(frame: pd.DataFrame) -> Figure:
         labels = {name: f"{name}, {gflop:.0f} GFLOP" for name, gflop in sums.items()}
         named = frame.assign(method=frame.method.map(labels))
         colors = PALETTE[: len(sums)]
-        sns.barplot(named, x="size", y="gflop", hue="method", palette=colors, ax=axes)
+        sns.barplot(named, x="size", y="gflop", hue="method", palette=colors, saturation=1, ax=axes)
         axes.set(xlabel="token map of the scale step", ylabel="GFLOP")
         axes.legend(frameon=False)
         sns.despine(ax=axes)
@@ -348,7 +354,9 @@ def overhead(frame: pd.DataFrame) -> Figure:
         fig, (axes,) = _axes(COLUMN, 1.6)
         names = {"attention": "attention", "ffn": "feed-forward", "pts": "PTS", "ctr": "CTR"}
         part = frame.set_index("kind").ms
-        bars = axes.barh([names[k] for k in names][::-1], [part[k] for k in names][::-1])
+        bars = axes.barh(
+            [names[k] for k in names][::-1], [part[k] for k in names][::-1], color=PALETTE[0]
+        )
         axes.bar_label(bars, fmt="%.2f", padding=2, fontsize=6)
         axes.set(xlabel="time of one call at the last step (ms)")
         sns.despine(ax=axes)

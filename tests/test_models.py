@@ -30,7 +30,7 @@ from fastvar_lab.training.focus import (
 )
 from fastvar_lab.training.looking import learn_to_look, share_right, views
 from fastvar_lab.training.loop import train
-from fastvar_lab.training.naming import Namer, named_shares
+from fastvar_lab.training.naming import Namer, marked, shares
 from fastvar_lab.training.reading import FACTS, facts, learn_to_read
 from fastvar_lab.training.rehearsal import rehearse
 from fastvar_lab.training.transformer import GROWTH, SAMPLED, SMALL, WHOLE, bit_losses, look
@@ -256,12 +256,12 @@ def test_a_small_transformer_learns():
 def test_tokens_learn_to_name_what_lies_there():
     scene = Scene((Object("star", "red", "dotted", x=0.25, y=0.75, size=0.2),))
     looks = look_maps(scene, 32, 32).expand(2, -1, -1, -1)
-    shares = named_shares(looks, 4, 4)
-    assert torch.allclose(shares[..., : LOOKS[0]].sum(-1), torch.ones(2, 16))
-    inside = 1 - shares[0, :, 0]
+    found = shares(marked(looks), 4, 4)
+    assert torch.allclose(found[..., : LOOKS[0]].sum(-1), torch.ones(2, 16))
+    inside = 1 - found[0, :, 0]
     assert int(inside.argmax()) in (8, 9, 12, 13)  # around a quarter across, three down
     assert inside[3] == 0
-    assert torch.allclose(shares[0, :, 1 + SHAPES.index("star")], inside)
+    assert torch.allclose(found[0, :, 1 + SHAPES.index("star")], inside)
 
     torch.manual_seed(0)
     sizes, some = [(1, 1), (4, 4), (8, 8)], torch.tensor([[49, 50, 7], [42, 41, 0]])

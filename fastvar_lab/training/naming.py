@@ -18,14 +18,18 @@ from fastvar_lab.tokens import gather
 from fastvar_lab.training.focus import LOOKS
 
 
-def named_shares(looks: Tensor, h: int, w: int) -> Tensor:
-    """Share of every token's cell that each look covers: (B, h * w, sum of LOOKS).
+def marked(looks: Tensor) -> Tensor:
+    """Mark the looks of every cell: (B, sum of LOOKS, H, W), ones and zeros.
 
     `looks` (B, 3, H, W) numbers shape, color and texture, see `look_maps`.
     """
-    marked = [F.one_hot(x.long(), k) for x, k in zip(looks.unbind(1), LOOKS, strict=True)]
-    maps = rearrange(torch.cat(marked, dim=-1).float(), "b h w k -> b k h w")
-    return rearrange(F.interpolate(maps, size=(h, w), mode="area"), "b k h w -> b (h w) k")
+    planes = [F.one_hot(x.long(), k) for x, k in zip(looks.unbind(1), LOOKS, strict=True)]
+    return rearrange(torch.cat(planes, dim=-1).float(), "b h w k -> b k h w")
+
+
+def shares(marks: Tensor, h: int, w: int) -> Tensor:
+    """Share of every token's cell that each look covers: (B, h * w, sum of LOOKS)."""
+    return rearrange(F.interpolate(marks, size=(h, w), mode="area"), "b k h w -> b (h w) k")
 
 
 class Namer(nn.Module):
@@ -43,24 +47,24 @@ class Namer(nn.Module):
         sizes: Sequence[tuple[int, int]],
         positions: Sequence[Tensor | None],
     ) -> tuple[Tensor, float]:
-        """Return the loss of naming, and the share of objects' tokens whose shape is right.
+        """Return the loss of naming, and the share of the last map's object tokens named rightly.
 
         `x` (B, L, C) are the tokens of all scales, `positions` (B, K) which ones, None for all.
         Half of every scale's loss is that of objects, half that of background.
         """
-        shares = []
+        marks, found = marked(looks), list[Tensor]()
         for (h, w), at in zip(sizes, positions, strict=True):
-            each = named_shares(looks, h, w)
-            shares.append(each if at is None else gather(each, at))
-        odds = self.head(self.norm(x.float()))
-        losses, counts = list[Tensor](), [s.shape[1] for s in shares]
-        covered = torch.cat([_halves(1 - s[..., 0]) for s in shares], dim=1) / len(shares)
-        truth = torch.cat(shares, dim=1)
-        for guess, wanted in zip(odds.split(LOOKS, -1), truth.split(LOOKS, -1), strict=True):
-            each = -(wanted * guess.log_softmax(-1)).sum(-1)
-            losses.append((each * covered).sum())
+            each = shares(marks, h, w)
+            found.append(each if at is None else gather(each, at))
+        counts = torch.cat([_halves(1 - s[..., 0]) for s in found], dim=1) / len(found)
+        odds = self.head(self.norm(x.float())).split(LOOKS, dim=-1)
+        truth = torch.cat(found, dim=1).split(LOOKS, dim=-1)
+        losses = [
+            -((wanted * guess.log_softmax(-1)).sum(-1) * counts).sum()
+            for guess, wanted in zip(odds, truth, strict=True)
+        ]
         with torch.no_grad():
-            guess, wanted = (t.split(LOOKS, -1)[0][:, -counts[-1] :] for t in (odds, truth))
+            guess, wanted = (t[0][:, -found[-1].shape[1] :] for t in (odds, truth))
             inside = wanted[..., 0] < 0.5
             hit = guess[..., 1:].argmax(-1) == wanted[..., 1:].argmax(-1)
             right = float((hit & inside).sum() / inside.sum().clamp(min=1))
