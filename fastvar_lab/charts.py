@@ -173,6 +173,23 @@ def modules(frame: pd.DataFrame) -> Figure:
     return fig
 
 
+def spectra_points(frame: pd.DataFrame) -> pd.DataFrame:
+    """Sum up what `spectra` draws: mean, low, high and n over pictures of each frequency and step.
+
+    A frame that is summed up already is returned as it is.
+
+    >>> from fastvar_lab.experiments.run import run
+    >>> list(spectra_points(run("spectra", "quick", progress=False)).what.unique())
+    ['spectrum', 'settled']
+    """
+    if "mean" in frame:
+        return frame
+    lines = frame[(frame.what == "spectrum") & (frame.domain == "image")]
+    lines = summary(lines, ["what", "step", "size", "frequency"], "to_last")
+    settled = summary(frame[frame.what == "settled"], ["what", "step", "size"], "settled")
+    return pd.concat([lines, settled], ignore_index=True)
+
+
 def spectra(frame: pd.DataFrame) -> Figure:
     """Spectrum of the picture after every step as its gap to the final one, and what settles.
 
@@ -180,18 +197,17 @@ def spectra(frame: pd.DataFrame) -> Figure:
     >>> spectra(run("spectra", "quick", progress=False)).axes[0].get_ylabel()
     'log10 amplitude, gap to final'
     """
+    rows = spectra_points(frame)
     with style():
         fig, (left, right) = _axes(WIDTH, 2.4, 2)
-        rows = frame[(frame.what == "spectrum") & (frame.domain == "image")]
-        steps = sorted(rows.step.unique())
-        colors = sns.color_palette("viridis", len(steps))
-        for color, step in zip(colors, steps):
-            part = rows[rows.step == step].groupby("frequency").to_last.mean()
-            name = rows[rows.step == step]["size"].iloc[0]
-            left.plot(part.index, part.to_numpy(), lw=1, color=color, label=name)
+        lines = rows[rows.what == "spectrum"].groupby("size", sort=False)
+        for color, (size, part) in zip(sns.color_palette("viridis", len(lines)), lines):
+            part = part.sort_values("frequency")
+            left.plot(part.frequency, part["mean"], lw=1, color=color, label=size)
+            left.fill_between(part.frequency, part.low, part.high, color=color, alpha=0.2, lw=0)
         left.set(xlabel="frequency (cycles per pixel)", ylabel="log10 amplitude, gap to final")
         left.legend(frameon=False, title="after step", loc="center left", bbox_to_anchor=(1, 0.5))
-        settled = summary(frame[frame.what == "settled"], ["size"], "settled")
+        settled = rows[rows.what == "settled"]
         right.errorbar(
             np.arange(len(settled)),
             settled["mean"],
@@ -202,7 +218,7 @@ def spectra(frame: pd.DataFrame) -> Figure:
             color=PALETTE[0],
         )
         right.set_xticks(np.arange(len(settled)), settled["size"], rotation=45)
-        right.set(xlabel="after step", ylabel="share of places settled")
+        right.set(xlabel="after step", ylabel=f"share of places settled, n = {settled.n.max()}")
         for axes in (left, right):
             sns.despine(ax=axes)
     return fig
@@ -230,9 +246,28 @@ def outputs(frame: pd.DataFrame) -> Figure:
     return fig
 
 
-def _matrix(axes: Axes, rows: pd.DataFrame, value: str, title: str) -> None:
+def relation_points(frame: pd.DataFrame) -> pd.DataFrame:
+    """Sum up what `relations` draws: mean, low, high and n (batches of prompts) of every pair.
+
+    A frame that is summed up already is returned as it is.
+
+    >>> from fastvar_lab.experiments.run import run
+    >>> list(relation_points(run("cross_scale", "quick", progress=False)).what.unique())
+    ['attention', 'similarity']
+    """
+    if "mean" in frame:
+        return frame
+    pair = ["what", "step", "size", "source", "source_size"]
+    found = []
+    for what, value in (("attention", "share"), ("similarity", "cosine")):
+        each = frame[frame.what == what].groupby([*pair, "first"], sort=False)[value].mean()
+        found.append(summary(each.reset_index(), pair, value))
+    return pd.concat(found, ignore_index=True)
+
+
+def _matrix(axes: Axes, rows: pd.DataFrame, title: str) -> None:
     order = list(dict.fromkeys([*rows.source_size, *rows["size"]]))
-    table = rows.pivot_table(index="size", columns="source_size", values=value)
+    table = rows.pivot_table(index="size", columns="source_size", values="mean")
     table = table.reindex(index=[s for s in order if s in table.index], columns=order)
     sns.heatmap(table, ax=axes, cmap="viridis", annot=True, fmt=".2f", annot_kws={"size": 5},
                 cbar=False)  # fmt: skip
@@ -246,10 +281,11 @@ def relations(frame: pd.DataFrame) -> Figure:
     >>> relations(run("cross_scale", "quick", progress=False)).axes[0].get_ylabel()
     'step'
     """
+    rows = relation_points(frame)
     with style():
         fig, (left, right) = _axes(WIDTH, 2.9, 2)
-        _matrix(left, frame[frame.what == "attention"], "share", "share of attention")
-        _matrix(right, frame[frame.what == "similarity"], "cosine", "cosine of sublayer outputs")
+        _matrix(left, rows[rows.what == "attention"], "share of attention")
+        _matrix(right, rows[rows.what == "similarity"], "cosine of sublayer outputs")
     return fig
 
 
@@ -410,3 +446,10 @@ CHARTS: dict[str, Callable[[pd.DataFrame], Figure]] = {
     "rivals": methods,
     "drafting": speedups,
 }
+"""A frame of the experiment, or its `POINTS`, to a figure."""
+
+POINTS: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {
+    "spectra": spectra_points,
+    "cross_scale": relation_points,
+}
+"""Sums of frames too long to keep beside a figure."""

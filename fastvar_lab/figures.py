@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from skimage.io import imread
 
 from fastvar_lab import demo, plots
-from fastvar_lab.charts import CHARTS
+from fastvar_lab.charts import CHARTS, POINTS
 from fastvar_lab.experiments import run
 from fastvar_lab.experiments.store import Store
 from fastvar_lab.experiments.tables import latex, markdown, tabulate
@@ -99,8 +99,8 @@ PICTURES = {
     "intermediate_outputs": Pictures(_steps, _draw_steps),
     "side_by_side": Pictures(_side_by_side, _draw_side_by_side),
 }
-MEASURED = {f"{n}_scores" if n in PICTURES else n: n for n in CHARTS}  # figure to experiment
-NAMES = (*PICTURES, *MEASURED)
+CHARTED = {f"{n}_scores" if n in PICTURES else n: n for n in CHARTS}  # figure to experiment
+NAMES = (*PICTURES, *CHARTED)
 
 
 def chosen(names: Sequence[str], everything: bool = False) -> list[str]:
@@ -134,12 +134,14 @@ def draw(
             report |= {"seed": seed, **made}
             figure = PICTURES[name].draw(report, arrays)
         else:
-            frame = run.run(MEASURED[name], scope, how=how, store=store, executor=executor)
+            asked = CHARTED[name]
+            frame = run.run(asked, scope, how=how, store=store, executor=executor)
+            drawn = POINTS[asked](frame) if asked in POINTS else frame
             data = out / f"{name}.csv"
-            write(data, lambda partial, f=frame: f.to_csv(partial, index=False))  # type: ignore[misc]
+            write(data, lambda partial, f=drawn: f.to_csv(partial, index=False))  # type: ignore[misc]
             write_tables(out / name, frame)
-            report |= {"scope": scope, "rows": len(frame), **_count(frame)}
-            figure = CHARTS[MEASURED[name]](pd.read_csv(data))
+            report |= {"scope": scope, "rows": len(drawn), **_count(frame)}
+            figure = CHARTS[asked](pd.read_csv(data))
         report |= provenance(model, name, scope, seed)
         write_json(out / f"{name}.json", report)
         yield data
@@ -178,7 +180,7 @@ def redraw(name: str, out: Path) -> Figure:
     if name in PICTURES:
         with np.load(out / f"{name}.npz") as kept:
             return PICTURES[name].draw(report, dict(kept))
-    return CHARTS[MEASURED[name]](pd.read_csv(out / f"{name}.csv"))
+    return CHARTS[CHARTED[name]](pd.read_csv(out / f"{name}.csv"))
 
 
 def check(out: Path, names: Sequence[str] = ()) -> list[str]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from fastvar_lab import flops
 from fastvar_lab.drafting import draft_and_refine
-from fastvar_lab.experiments.base import Scope, Settings, batches, each_cell, ways
+from fastvar_lab.experiments.base import Experiment, Scope, Settings, batches, each_cell, ways
 from fastvar_lab.experiments.store import Rows
 from fastvar_lab.generate import generate
 from fastvar_lab.loading import load
@@ -18,7 +20,7 @@ from fastvar_lab.methods.prune import Dense, Prune
 from fastvar_lab.models import Model
 from fastvar_lab.pictures import to_uint8
 from fastvar_lab.scales import Sizes, stretch
-from fastvar_lab.seam import Grid, Method, Runner, Site, Wrapper
+from fastvar_lab.seam import Grid, Runner, Site, Wrapper
 from fastvar_lab.sublayers import sublayer_ms
 from fastvar_lab.timing import Stopwatch
 from fastvar_lab.tokens import wide
@@ -26,62 +28,86 @@ from fastvar_lab.world.grammar import parse
 from fastvar_lab.world.tasks import judge
 
 PROMPT = "a red circle left of a blue square"
+T = TypeVar("T")
+Answers = Iterator[tuple[Settings, Rows]]
 
 
 def _timed_jobs(model: Model, scope: Scope) -> list[list[Settings]]:
     return [[{"method": name, "repeats": scope.repeats} for name in ways(model)]]
 
 
-def _stopwatches(
-    model: Model, method: Method, repeats: int, sizes: Sizes | None = None, sublayers: bool = False
-) -> list[Stopwatch]:
-    """Generate under a stopwatch, after a warm-up."""
-    found = list[Stopwatch]()
+def in_turns(cells: Sequence[Settings], once: Callable[[Settings], T]) -> list[list[T]]:
+    """Measure cells one after the other, again and again: what slows one turn slows all in it.
 
-    def watch(run: Runner) -> Stopwatch:
-        found.append(Stopwatch(run, sublayers=sublayers))
-        return found[-1]
+    Returns each cell's measurements; a first turn warms up and is left out.
 
-    for _ in range(repeats + 1):
-        generate(model, PROMPT, method, watch=[watch], sizes=sizes)
-    return found[1:]
+    >>> counted = iter(range(6))
+    >>> in_turns([{"repeats": 2}, {"repeats": 2}], lambda cell: next(counted))
+    [[2, 4], [3, 5]]
+    """
+    turns = [[once(cell) for cell in cells] for _ in range(cells[0]["repeats"] + 1)]
+    return [list(found) for found in zip(*turns[1:], strict=True)]
 
 
-def latency(model: Model, cell: Settings) -> Rows:
+def _watched(
+    model: Model, cells: Sequence[Settings], sizes: Sizes | None = None, sublayers: bool = False
+) -> list[list[Stopwatch]]:
+    """Generate under stopwatches, every cell's method in turns."""
+
+    def once(cell: Settings) -> Stopwatch:
+        found = list[Stopwatch]()
+
+        def watch(run: Runner) -> Stopwatch:
+            found.append(Stopwatch(run, sublayers=sublayers))
+            return found[0]
+
+        generate(model, PROMPT, ways(model)[cell["method"]], watch=[watch], sizes=sizes)
+        return found[0]
+
+    return in_turns(cells, once)
+
+
+def latency(model: Model, cells: Sequence[Settings]) -> Answers:
     """Milliseconds, counted operations and tokens of every scale step."""
-    method, grids = ways(model)[cell["method"]], model.grids()
-    runs = [w.step_ms() for w in _stopwatches(model, method, cell["repeats"])]
-    costs = flops.step_flops(model, method, grids, words=len(PROMPT.split()))
-    tokens = flops.forwarded(model, method, grids)
-    ms = [statistics.median(run[g.index] for run in runs) for g in grids]
-    return [
-        {
-            "step": g.index,
-            "size": f"{g.h}x{g.w}",
-            "ms": ms[g.index],
-            "share": ms[g.index] / sum(ms),
-            "gflop": sum(costs[g.index].values()) / 1e9,
-            "tokens": tokens[g.index],
-        }
-        for g in grids
-    ]
-
-
-def modules(model: Model, cell: Settings) -> Rows:
-    """Milliseconds of one layer's sublayers at every step (paper, Fig. A.1)."""
-    method = ways(model)[cell["method"]]
-    watches = _stopwatches(model, method, cell["repeats"], sublayers=True)
-    runs = [w.sublayer_ms() for w in watches]
     grids = model.grids()
-    return [
-        {
-            "step": step,
-            "size": f"{grids[step].h}x{grids[step].w}",
-            "kind": kind,
-            "ms": statistics.median(run[step, kind] for run in runs) / model.depth,
-        }
-        for step, kind in runs[0]
-    ]
+    for cell, watches in zip(cells, _watched(model, cells), strict=True):
+        method, runs = ways(model)[cell["method"]], [w.step_ms() for w in watches]
+        costs = flops.step_flops(model, method, grids, words=len(PROMPT.split()))
+        tokens = flops.forwarded(model, method, grids)
+        ms = [statistics.median(run[g.index] for run in runs) for g in grids]
+        yield (
+            cell,
+            [
+                {
+                    "step": g.index,
+                    "size": f"{g.h}x{g.w}",
+                    "ms": ms[g.index],
+                    "share": ms[g.index] / sum(ms),
+                    "gflop": sum(costs[g.index].values()) / 1e9,
+                    "tokens": tokens[g.index],
+                }
+                for g in grids
+            ],
+        )
+
+
+def modules(model: Model, cells: Sequence[Settings]) -> Answers:
+    """Milliseconds of one layer's sublayers at every step (paper, Fig. A.1)."""
+    grids = model.grids()
+    for cell, watches in zip(cells, _watched(model, cells, sublayers=True), strict=True):
+        runs = [w.sublayer_ms() for w in watches]
+        yield (
+            cell,
+            [
+                {
+                    "step": step,
+                    "size": f"{grids[step].h}x{grids[step].w}",
+                    "kind": kind,
+                    "ms": statistics.median(run[step, kind] for run in runs) / model.depth,
+                }
+                for step, kind in runs[0]
+            ],
+        )
 
 
 SIDES = (16, 24, 32, 48, 64)
@@ -90,42 +116,54 @@ SIDES = (16, 24, 32, 48, 64)
 def _resolution_jobs(model: Model, scope: Scope) -> list[list[Settings]]:
     sides = (*SIDES, 96) if scope.name == "paper" else SIDES
     timed = [
-        {"what": "time", "side": side, "method": name, "repeats": scope.repeats}
+        [
+            {"what": "time", "side": side, "method": name, "repeats": scope.repeats}
+            for name in ways(model)
+        ]
         for side in sides
-        for name in ways(model)
     ]
     if model.name != "tiny":
-        return [timed]
+        return timed
     scored = [
         [{"what": "zero-shot", "side": side, **batch} for side in (32, 48)]
         for batch in batches(scope, seed=23)
     ]
-    return [timed, *scored]
+    return [*timed, *scored]
 
 
-def resolution(model: Model, cell: Settings) -> Rows:
+def resolution(model: Model, cells: Sequence[Settings]) -> Answers:
     """Time to a final map of so many tokens along a side; task scores of larger pictures."""
-    sizes = stretch(model.sizes, cell["side"], cell["side"])
-    if cell["what"] == "time":
+    if cells[0]["what"] == "time":
+        yield from _growth(model, cells)
+        return
+    for cell in cells:
+        batch, side = cell["batch"], cell["side"]
+        made = generate(
+            model,
+            [b["prompt"] for b in batch],
+            Dense(),
+            seed=[b["seed"] for b in batch],
+            sizes=stretch(model.sizes, side, side),
+        )
+        right = [
+            float(judge(parse(b["prompt"]), picture))
+            for b, picture in zip(batch, to_uint8(model.decode(made.canvas)), strict=True)
+        ]
+        yield (
+            cell,
+            [{**b, "picture": cell["first"] + i, "right": right[i]} for i, b in enumerate(batch)],
+        )
+
+
+def _growth(model: Model, cells: Sequence[Settings]) -> Answers:
+    side = cells[0]["side"]
+    sizes = stretch(model.sizes, side, side)
+    grids = model.grids(sizes)
+    for cell, watches in zip(cells, _watched(model, cells, sizes), strict=True):
         method = ways(model)[cell["method"]]
-        runs = _stopwatches(model, method, cell["repeats"], sizes)
-        ms = statistics.median(sum(w.step_ms().values()) for w in runs)
-        grids = model.grids(sizes)
         cost = flops.total(flops.step_flops(model, method, grids, words=len(PROMPT.split())))
-        return [{"ms": ms, "gflop": cost / 1e9, "tokens": cell["side"] ** 2}]
-    batch = cell["batch"]
-    made = generate(
-        model,
-        [b["prompt"] for b in batch],
-        Dense(),
-        seed=[b["seed"] for b in batch],
-        sizes=sizes,
-    )
-    pictures = to_uint8(model.decode(made.canvas))
-    return [
-        {**b, "picture": cell["first"] + i, "right": float(judge(parse(b["prompt"]), pictures[i]))}
-        for i, b in enumerate(batch)
-    ]
+        ms = statistics.median(sum(w.step_ms().values()) for w in watches)
+        yield cell, [{"ms": ms, "gflop": cost / 1e9, "tokens": side**2}]
 
 
 class Unfused(Wrapper):
@@ -172,26 +210,28 @@ def _kernel_jobs(model: Model, scope: Scope) -> list[list[Settings]]:
     ]
 
 
-def kernels(model: Model, cell: Settings) -> Rows:
+def kernels(model: Model, cells: Sequence[Settings]) -> Answers:
     """Time and memory under fused and unfused attention (paper, Table 5)."""
-    method, seconds, largest = ways(model)[cell["method"]], list[float](), 0
     cuda = model.device.type == "cuda"
-    for _ in range(cell["repeats"] + 1):
+
+    def once(cell: Settings) -> tuple[float, int]:
         seen = list[Unfused]()
 
-        def watch(run: Runner, into: list[Unfused] = seen) -> Runner:
-            into.append(Unfused(run))
-            return into[0]
+        def watch(run: Runner) -> Runner:
+            seen.append(Unfused(run))
+            return seen[0]
 
         if cuda:
             torch.cuda.reset_peak_memory_stats(model.device)
         watchers = [watch] if cell["kernel"] == "unfused" else []
-        seconds.append(generate(model, PROMPT, method, watch=watchers).seconds)
+        made = generate(model, PROMPT, ways(model)[cell["method"]], watch=watchers)
         if cuda:
-            largest = torch.cuda.max_memory_allocated(model.device)
-        elif seen:
-            largest = seen[0].largest
-    return [{"ms": statistics.median(seconds[1:]) * 1e3, "bytes": largest}]
+            return made.seconds, torch.cuda.max_memory_allocated(model.device)
+        return made.seconds, seen[0].largest if seen else 0
+
+    for cell, found in zip(cells, in_turns(cells, once), strict=True):
+        ms = statistics.median(seconds for seconds, _ in found) * 1e3
+        yield cell, [{"ms": ms, "bytes": found[-1][1]}]
 
 
 def _memory_jobs(model: Model, scope: Scope) -> list[list[Settings]]:
@@ -265,19 +305,21 @@ def _random(name: str, device: torch.device, dtype: torch.dtype) -> Model:
 
 
 EXPERIMENTS = (
-    each_cell(
+    Experiment(
         "latency_by_scale",
         "Which scale steps take the time?",
         "Fig. 2",
         _timed_jobs,
         latency,
+        version=2,
     ),
-    each_cell(
+    Experiment(
         "module_profile",
         "How much time do attention and feed-forward take in a layer, with and without pruning?",
         "supplement, Fig. A.1",
         _timed_jobs,
         modules,
+        version=2,
     ),
     each_cell(
         "sublayer_overhead",
@@ -286,20 +328,22 @@ EXPERIMENTS = (
         _overhead_jobs,
         overhead,
     ),
-    each_cell(
+    Experiment(
         "resolution_scaling",
         "How does time grow with the picture, and do larger pictures stay right?",
         "section 4.3; supplement, Fig. A.5",
         _resolution_jobs,
         resolution,
+        version=2,
         slow=True,
     ),
-    each_cell(
+    Experiment(
         "attention_kernels",
         "Does pruning combine with fused attention?",
         "Table 5",
         _kernel_jobs,
         kernels,
+        version=2,
     ),
     each_cell(
         "memory",

@@ -14,7 +14,7 @@ QUALITIES = {
     "vif": ("VIF", 3),
     "spectrum_error": ("spectrum error", 3),
 }
-SETTINGS = ("method", "kernel", "what", "domain", "side", "size", "kind")
+SETTINGS = ("method", "kernel", "what", "domain", "side", "size", "source_size", "kind")
 MEASURED = (
     "ms",
     "speedup",
@@ -26,6 +26,8 @@ MEASURED = (
     "held_measured",
     "right",
     "settled",
+    "energy",
+    "to_last",
     "psnr",
 )
 
@@ -44,7 +46,8 @@ def tabulate(frame: pd.DataFrame) -> pd.DataFrame:
     if "kind" not in frame or not (frame.kind == "quality").any():
         by = [c for c in SETTINGS if c in frame and frame[c].notna().any()]
         numbers = [c for c in MEASURED if c in frame]
-        return frame.groupby(by, sort=False, dropna=False)[numbers].mean().round(3).reset_index()
+        means = frame.groupby(by, sort=False, dropna=False)[numbers].mean()
+        return means.map(_digits).reset_index().fillna("")
     made = frame[frame.kind == "quality"]
     times = frame[frame.kind == "time"].set_index("method")
     out = pd.DataFrame({"method": made.method.unique()})
@@ -59,6 +62,11 @@ def tabulate(frame: pd.DataFrame) -> pd.DataFrame:
         out[title] = [f"{times[column][m]:.2f}" for m in out.method]
     out["n"] = [str((made.method == m).sum()) for m in out.method]
     return out
+
+
+def _digits(mean: float) -> str:
+    """Write four digits of a mean, nothing for one that was not measured."""
+    return "" if mean != mean else f"{mean:.0f}" if abs(mean) >= 1000 else f"{mean:.4g}"
 
 
 def markdown(table: pd.DataFrame) -> str:
