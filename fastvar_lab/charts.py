@@ -180,14 +180,14 @@ def spectra_points(frame: pd.DataFrame) -> pd.DataFrame:
 
     >>> from fastvar_lab.experiments.run import run
     >>> list(spectra_points(run("spectra", "quick", progress=False)).what.unique())
-    ['spectrum', 'settled']
+    ['settled', 'spectrum']
     """
     if "mean" in frame:
         return frame
     lines = frame[(frame.what == "spectrum") & (frame.domain == "image")]
     lines = summary(lines, ["what", "step", "size", "frequency"], "to_last")
     settled = summary(frame[frame.what == "settled"], ["what", "step", "size"], "settled")
-    return pd.concat([lines, settled], ignore_index=True)
+    return pd.concat([lines, settled]).sort_values(["what", "step"], kind="stable")
 
 
 def spectra(frame: pd.DataFrame) -> Figure:
@@ -342,15 +342,15 @@ def memory(frame: pd.DataFrame) -> Figure:
     'memory (MB)'
     """
     with style():
-        fig, (axes,) = _axes()
-        width, sides = 0.38, sorted(frame.side.unique())
-        for i, (method, part) in enumerate(frame.groupby("method", sort=False)):
-            place = np.arange(len(sides)) + (i - 0.5) * width
+        fig, (axes,) = _axes(COLUMN, 2.5)
+        sides, methods = sorted(frame.side.unique()), frame.groupby("method", sort=False)
+        width = 0.8 / len(methods)
+        for i, (method, part) in enumerate(methods):
+            place = np.arange(len(sides)) + (i - (len(methods) - 1) / 2) * width
             kv, held = part.kv_measured / 1e6, part.held_measured / 1e6
-            axes.bar(place, kv, width * 0.95, color=PALETTE[i], label=f"{method}: KV cache")
-            if held.any():
-                axes.bar(place, held, width * 0.95, bottom=kv, color=PALETTE[i], alpha=0.4,
-                         label=f"{method}: held to restore")  # fmt: skip
+            axes.bar(place, kv, width * 0.95, color=PALETTE[i], label=method)
+            axes.bar(place, held, width * 0.95, bottom=kv, color=PALETTE[i], alpha=0.4)
+        axes.bar(0, 0, color="0.3", alpha=0.4, label="held to restore from")
         axes.set_xticks(np.arange(len(sides)), [f"{s}x{s}" for s in sides])
         axes.set(xlabel="final token map", ylabel="memory (MB)")
         axes.legend(frameon=False)

@@ -213,7 +213,7 @@ def table(frames: Mapping[str, pd.DataFrame], where: str) -> str:
             answer = claim.answer(frames[claim.experiment])
             lines.append(
                 f"| {claim.statement} | {claim.paper} | {answer.text} | **{answer.verdict}** | "
-                f"`{claim.experiment}` |"
+                f"[`{claim.experiment}`]({claim.experiment}.png) |"
             )
     return "\n".join(lines) + "\n"
 

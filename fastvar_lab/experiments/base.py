@@ -10,6 +10,7 @@ from typing import Any
 from fastvar_lab.experiments.store import Rows
 from fastvar_lab.methods.presets import paper_preset
 from fastvar_lab.methods.prune import Dense
+from fastvar_lab.methods.schedule import ScaleName
 from fastvar_lab.models import Model
 from fastvar_lab.seam import Method
 from fastvar_lab.world.tasks import questions
@@ -17,6 +18,7 @@ from fastvar_lab.world.tasks import questions
 BATCH = 4
 Settings = dict[str, Any]
 Work = Callable[[Model, Settings], Rows]
+Ratios = dict[ScaleName, float]
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,15 @@ def _each(work: Work, model: Model, cells: Sequence[Settings]) -> Iterator[tuple
 def ways(model: Model) -> dict[str, Method]:
     """Full generation and the model's own preset."""
     return {"full": Dense(), "fast": paper_preset(model.name, len(model.sizes), model.depth)}
+
+
+def labelled(ratios: Ratios) -> str:
+    """Name a schedule.
+
+    >>> labelled({-2: 0.5, -1: 1.0})
+    '-2: 50%, -1: 100%'
+    """
+    return ", ".join(f"{scale}: {ratio:.0%}" for scale, ratio in ratios.items())
 
 
 def batches(scope: Scope, seed: int) -> list[Settings]:

@@ -12,7 +12,16 @@ from torch import Tensor
 
 from fastvar_lab import flops
 from fastvar_lab.drafting import draft_and_refine
-from fastvar_lab.experiments.base import Experiment, Scope, Settings, batches, each_cell, ways
+from fastvar_lab.experiments.base import (
+    Experiment,
+    Ratios,
+    Scope,
+    Settings,
+    batches,
+    each_cell,
+    labelled,
+    ways,
+)
 from fastvar_lab.experiments.store import Rows
 from fastvar_lab.generate import generate
 from fastvar_lab.loading import load
@@ -20,7 +29,7 @@ from fastvar_lab.methods.prune import Dense, Prune
 from fastvar_lab.models import Model
 from fastvar_lab.pictures import to_uint8
 from fastvar_lab.scales import Sizes, stretch
-from fastvar_lab.seam import Grid, Runner, Site, Wrapper
+from fastvar_lab.seam import Grid, Method, Runner, Site, Wrapper
 from fastvar_lab.sublayers import sublayer_ms
 from fastvar_lab.timing import Stopwatch
 from fastvar_lab.tokens import wide
@@ -234,13 +243,20 @@ def kernels(model: Model, cells: Sequence[Settings]) -> Answers:
         yield cell, [{"ms": ms, "bytes": found[-1][1]}]
 
 
+def _schedules(model: Model) -> dict[str, Method]:
+    """Full generation, the preset, and one that prunes less and one that skips the last step."""
+    others: tuple[Ratios, ...] = ({-1: 0.5}, {-2: 0.5, -1: 1.0})
+    return {**ways(model), **{labelled(ratios): Prune(ratios) for ratios in others}}
+
+
 def _memory_jobs(model: Model, scope: Scope) -> list[list[Settings]]:
-    return [[{"side": side, "method": name} for side in (16, 32, 48, 64) for name in ways(model)]]
+    sides = (16, 32, 48, 64)
+    return [[{"side": side, "method": name} for side in sides for name in _schedules(model)]]
 
 
 def memory(model: Model, cell: Settings) -> Rows:
     """Bytes of the KV cache and of what is held to restore from: computed, and as allocated."""
-    method = ways(model)[cell["method"]]
+    method = _schedules(model)[cell["method"]]
     sizes = stretch(model.sizes, cell["side"], cell["side"])
     grids, config = model.grids(sizes), model.transformer.config
     run = method.start(grids, model.depth)

@@ -15,7 +15,14 @@ from itertools import product
 import numpy as np
 
 from fastvar_lab import flops
-from fastvar_lab.experiments.base import Experiment, Scope, Settings, batches
+from fastvar_lab.experiments.base import (
+    Experiment,
+    Ratios,
+    Scope,
+    Settings,
+    batches,
+    labelled,
+)
 from fastvar_lab.experiments.store import Rows
 from fastvar_lab.generate import generate, resume
 from fastvar_lab.measure.quality import to_reference, token_agreement
@@ -23,7 +30,6 @@ from fastvar_lab.methods.merge import Merge
 from fastvar_lab.methods.presets import PRESETS
 from fastvar_lab.methods.prune import Dense, Prune
 from fastvar_lab.methods.restore import RESTORERS
-from fastvar_lab.methods.schedule import ScaleName
 from fastvar_lab.methods.select import SELECTORS, FarFromMean, Random
 from fastvar_lab.models import Model
 from fastvar_lab.pictures import to_uint8
@@ -33,7 +39,6 @@ from fastvar_lab.world.tasks import Question, judge
 
 FULL = "full"
 Methods = Mapping[str, Method]
-Ratios = dict[ScaleName, float]
 
 
 def jobs(
@@ -154,10 +159,6 @@ def _quality(
     )
 
 
-def _label(ratios: Mapping[ScaleName, float]) -> str:
-    return ", ".join(f"{k}: {v:.0%}" for k, v in ratios.items())
-
-
 def scale_sensitivity_methods(model: Model) -> Methods:
     """Prune each scale alone at several ratios."""
     sizes = model.sizes
@@ -175,7 +176,7 @@ def ratio_tradeoff_methods(model: Model) -> Methods:
     for a, b, c in product(levels, repeat=3):
         if a <= b <= c and c > 0 and a < 1:
             ratios: Ratios = {k: r for k, r in ((-3, a), (-2, b), (-1, c)) if r}
-            found[_label(ratios)] = Prune(ratios)
+            found[labelled(ratios)] = Prune(ratios)
     return found
 
 
@@ -191,7 +192,7 @@ def extreme_ratios_methods(model: Model) -> Methods:
         {-4: 0.4, -3: 0.5, -2: 1.0, -1: 1.0},
         {-3: 1.0, -2: 1.0, -1: 1.0},
     ]
-    return {_label(s): Prune(s) for s in schedules}
+    return {labelled(s): Prune(s) for s in schedules}
 
 
 def caching_step_methods(model: Model) -> Methods:
