@@ -34,6 +34,14 @@ def _bars(axes: Axes, rows: pd.DataFrame, low: str, high: str) -> None:
     sns.despine(ax=axes)
 
 
+def _by_method(axes: Axes, frame: pd.DataFrame, x: str, y: str) -> None:
+    """Draw bars side by side, one color a method."""
+    colors = PALETTE[: frame.method.nunique()]
+    sns.barplot(frame, x=x, y=y, hue="method", palette=colors, saturation=1, ax=axes)
+    axes.legend(frameon=False)
+    sns.despine(ax=axes)
+
+
 def methods(frame: pd.DataFrame) -> Figure:
     """Compare methods: PSNR to the full picture, task score, measured speedup; 95 % intervals.
 
@@ -141,13 +149,9 @@ def latency(frame: pd.DataFrame) -> Figure:
     """
     with style():
         fig, (axes,) = _axes()
-        sns.barplot(
-            frame, x="size", y="ms", hue="method", palette=PALETTE[:2], saturation=1, ax=axes
-        )
+        _by_method(axes, frame, x="size", y="ms")
         axes.set(xlabel="token map of the scale step", ylabel="time (ms)")
         axes.tick_params(axis="x", rotation=45)
-        axes.legend(frameon=False)
-        sns.despine(ax=axes)
     return fig
 
 
@@ -163,13 +167,9 @@ def modules(frame: pd.DataFrame) -> Figure:
         fig, (axes,) = _axes()
         part = frame[frame.step.isin(last)]
         part = part.assign(what=part["kind"] + ", " + part["size"])
-        sns.barplot(
-            part, x="what", y="ms", hue="method", palette=PALETTE[:2], saturation=1, ax=axes
-        )
+        _by_method(axes, part, x="what", y="ms")
         axes.set(xlabel="", ylabel="time of one layer (ms)")
         axes.tick_params(axis="x", rotation=60)
-        axes.legend(frameon=False)
-        sns.despine(ax=axes)
     return fig
 
 
@@ -325,12 +325,8 @@ def kernels(frame: pd.DataFrame) -> Figure:
     """
     with style():
         fig, (axes,) = _axes(COLUMN, 1.8)
-        sns.barplot(
-            frame, y="kernel", x="ms", hue="method", palette=PALETTE[:2], saturation=1, ax=axes
-        )
+        _by_method(axes, frame, y="kernel", x="ms")
         axes.set(xlabel="time (ms)", ylabel="attention")
-        axes.legend(frameon=False)
-        sns.despine(ax=axes)
     return fig
 
 
@@ -371,11 +367,8 @@ def costs(frame: pd.DataFrame) -> Figure:
         sums = frame.groupby("method", sort=False).gflop.sum()
         labels = {name: f"{name}, {gflop:.0f} GFLOP" for name, gflop in sums.items()}
         named = frame.assign(method=frame.method.map(labels))
-        colors = PALETTE[: len(sums)]
-        sns.barplot(named, x="size", y="gflop", hue="method", palette=colors, saturation=1, ax=axes)
+        _by_method(axes, named, x="size", y="gflop")
         axes.set(xlabel="token map of the scale step", ylabel="GFLOP")
-        axes.legend(frameon=False)
-        sns.despine(ax=axes)
     return fig
 
 
