@@ -397,6 +397,8 @@ def test_claims_are_judged_by_their_intervals():
     assert claims.above(sure, " dB", "x").text == "x: +2.00 dB (+1.00 to +3.00, n = 9)"
     assert claims.above({**sure, "low": -1.0}, "", "x").verdict == claims.OPEN
     assert claims.above({**sure, "low": -3.0, "high": -1.0}, "", "x").verdict == claims.FAILS
+    assert claims.above(sure, "", "x", least=2.0).verdict == claims.OPEN
+    assert claims.above(sure, "", "x", least=4.0).verdict == claims.FAILS
 
 
 def test_tables_come_as_markdown_and_latex(tmp_path):

@@ -239,7 +239,7 @@ def depth_of_pruning_methods(model: Model) -> Methods:
 
 def rivals_methods(model: Model) -> Methods:
     """FastVAR, token merging and skipping, over a range of speeds, to be compared at equal time."""
-    pairs = ((0.3, 0.5), (0.5, 0.75), (0.5, 1.0))
+    pairs = ((0.1, 0.25), (0.2, 0.4), (0.3, 0.5), (0.5, 0.75), (0.5, 1.0))
     found: dict[str, Method] = {
         f"FastVAR {a:.0%}, {b:.0%}": Prune({-2: a, -1: b}) for a, b in pairs
     }
