@@ -140,6 +140,32 @@ def tradeoff(frame: pd.DataFrame) -> Figure:
     return fig
 
 
+def rivals(frame: pd.DataFrame) -> Figure:
+    """Quality against measured speedup, one line a family of methods: compare at equal time.
+
+    >>> from fastvar_lab.experiments.run import run
+    >>> rivals(run("rivals", "quick", progress=False)).axes[0].get_xlabel()
+    'measured speedup'
+    """
+    with style():
+        fig, pair = _axes(WIDTH, 2.4, 2)
+        for axes, value in zip(pair, ("psnr", "right")):
+            points = tradeoff_points(frame, value)
+            families = points.groupby(points.method.str.split().str[0], sort=False)
+            for color, (family, part) in zip(PALETTE, families):
+                part = part.sort_values("speedup")
+                spread = np.abs([part["mean"] - part.low, part.high - part["mean"]])
+                axes.errorbar(part.speedup, part["mean"], yerr=spread, fmt="o-", ms=3, lw=1,
+                              color=color, label=family)  # fmt: skip
+            axes.set_xlabel("measured speedup")
+            axes.grid(lw=0.4, color="0.9")
+            sns.despine(ax=axes)
+        pair[0].set_ylabel("PSNR to the full picture (dB)")
+        pair[1].set_ylabel(f"task score, n = {frame.picture.nunique()}")
+        pair[0].legend(frameon=False)
+    return fig
+
+
 def latency(frame: pd.DataFrame) -> Figure:
     """Milliseconds of every scale step, full and pruned.
 
@@ -436,7 +462,7 @@ CHARTS: dict[str, Callable[[pd.DataFrame], Figure]] = {
     "restorers": methods,
     "depth_of_pruning": methods,
     "side_by_side": methods,
-    "rivals": methods,
+    "rivals": rivals,
     "drafting": speedups,
 }
 """A frame of the experiment, or its `POINTS`, to a figure."""

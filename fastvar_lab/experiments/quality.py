@@ -225,7 +225,9 @@ def depth_of_pruning_methods(model: Model) -> Methods:
     """Vary how many scales, which layers and which sublayers are pruned."""
     depth = model.depth
     schedules: list[Ratios] = [{-i: 0.5 for i in range(n, 0, -1)} for n in range(1, 6)]
-    found: dict[str, Method] = {f"last {len(s)} scales": Prune(s) for s in schedules}
+    found: dict[str, Method] = {
+        f"last {len(s)} scales" if len(s) > 1 else "last scale": Prune(s) for s in schedules
+    }
     base = Prune({-2: 0.5, -1: 0.75})
     third = max(1, depth // 3)
     for low, high in ((0, third), (third, depth - third), (depth - third, depth), (third, depth)):
