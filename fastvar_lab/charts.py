@@ -126,17 +126,20 @@ def tradeoff(frame: pd.DataFrame) -> Figure:
     """
     with style():
         fig, pair = _axes(WIDTH, 2.6, 2)
-        for axes, value, label in zip(pair, ("psnr", "right"), ("PSNR to full (dB)", "task score")):
+        score = f"task score, n = {frame.picture.nunique()}"
+        for axes, value, label in zip(pair, ("psnr", "right"), ("PSNR to full (dB)", score)):
             points = tradeoff_points(frame, value)
             spread = np.abs([points["mean"] - points.low, points.high - points["mean"]])
             axes.errorbar(
                 points.speedup, points["mean"], yerr=spread, fmt="o", ms=2.5, lw=0.5, color="0.7"
             )
             best = front(points, "speedup", "mean")
-            axes.plot(best.speedup, best["mean"], "o-", ms=3.5, lw=1, color=PALETTE[3])
+            axes.plot(best.speedup, best["mean"], "o-", ms=3.5, lw=1, color=PALETTE[3],
+                      label="Pareto front")  # fmt: skip
             axes.set(xlabel="measured speedup", ylabel=label)
             axes.grid(lw=0.4, color="0.9")
             sns.despine(ax=axes)
+        pair[0].legend(frameon=False)
     return fig
 
 
