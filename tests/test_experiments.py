@@ -141,7 +141,8 @@ def test_what_drafting_saves_is_counted(monkeypatch):
     monkeypatch.setattr(costs, "load", few)
     costs._random.cache_clear()
     cell = {"drafter": "var-d20", "refiner": "var-d16", "repeats": 1}
-    early, late = (costs.drafting(model, {**cell, "drafted": n})[0] for n in (6, 8))
+    found = costs.drafting(model, [{**cell, "drafted": n} for n in (6, 8)])
+    early, late = (rows[0] for _, rows in found)
     costs._random.cache_clear()
     assert early["speedup_flop_bound"] > late["speedup_flop_bound"]
     assert early["kv_share"] == pytest.approx(16 / 20)
