@@ -88,8 +88,11 @@ def sensitivity(frame: pd.DataFrame) -> Figure:
             left.fill_between(part.ratio, part.low, part.high, color=color, alpha=0.15, lw=0)
             right.plot(part.saved, part["mean"], "o-", ms=3, lw=1, color=color, label=scale)
         left.set(xlabel="share of one scale's tokens pruned (%)", ylabel="PSNR to full (dB)")
+        left.set_xticks(sorted(rows.ratio.unique()))
         right.set(xlabel="time saved (%)")
-        right.legend(frameon=False, title="scale pruned")
+        right.legend(
+            frameon=False, title="scale pruned", loc="center left", bbox_to_anchor=(1, 0.5)
+        )
         for axes in (left, right):
             axes.grid(lw=0.4, color="0.9")
             sns.despine(ax=axes)
