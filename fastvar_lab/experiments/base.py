@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from fastvar_lab.experiments.store import Rows
 from fastvar_lab.methods.presets import paper_preset
@@ -19,6 +19,7 @@ BATCH = 4
 Settings = dict[str, Any]
 Work = Callable[[Model, Settings], Rows]
 Ratios = dict[ScaleName, float]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,21 @@ def each_cell(
 def _each(work: Work, model: Model, cells: Sequence[Settings]) -> Iterator[tuple[Settings, Rows]]:
     for cell in cells:
         yield cell, work(model, cell)
+
+
+def in_turns(
+    cells: Sequence[Settings], once: Callable[[Settings], T], warm_up: bool = True
+) -> list[list[T]]:
+    """Measure cells one after the other, again and again: what slows one turn slows all in it.
+
+    Returns each cell's measurements; a first turn that warms up is left out.
+
+    >>> counted = iter(range(6))
+    >>> in_turns([{"repeats": 2}, {"repeats": 2}], lambda cell: next(counted))
+    [[2, 4], [3, 5]]
+    """
+    turns = [[once(cell) for cell in cells] for _ in range(cells[0]["repeats"] + warm_up)]
+    return [list(found) for found in zip(*turns[warm_up:], strict=True)]
 
 
 def ways(model: Model) -> dict[str, Method]:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -19,6 +18,7 @@ from fastvar_lab.experiments.base import (
     Settings,
     batches,
     each_cell,
+    in_turns,
     labelled,
     ways,
 )
@@ -37,25 +37,11 @@ from fastvar_lab.world.grammar import parse
 from fastvar_lab.world.tasks import judge
 
 PROMPT = "a red circle left of a blue square"
-T = TypeVar("T")
 Answers = Iterator[tuple[Settings, Rows]]
 
 
 def _timed_jobs(model: Model, scope: Scope) -> list[list[Settings]]:
     return [[{"method": name, "repeats": scope.repeats} for name in ways(model)]]
-
-
-def in_turns(cells: Sequence[Settings], once: Callable[[Settings], T]) -> list[list[T]]:
-    """Measure cells one after the other, again and again: what slows one turn slows all in it.
-
-    Returns each cell's measurements; a first turn warms up and is left out.
-
-    >>> counted = iter(range(6))
-    >>> in_turns([{"repeats": 2}, {"repeats": 2}], lambda cell: next(counted))
-    [[2, 4], [3, 5]]
-    """
-    turns = [[once(cell) for cell in cells] for _ in range(cells[0]["repeats"] + 1)]
-    return [list(found) for found in zip(*turns[1:], strict=True)]
 
 
 def _watched(

@@ -21,6 +21,7 @@ from fastvar_lab.experiments.base import (
     Scope,
     Settings,
     batches,
+    in_turns,
     labelled,
 )
 from fastvar_lab.experiments.store import Rows
@@ -38,13 +39,14 @@ from fastvar_lab.world.grammar import parse
 from fastvar_lab.world.tasks import Question, judge
 
 FULL = "full"
+TIMED_TOGETHER = 6  # methods: what slows the machine for seconds hits them alike; little is lost
 Methods = Mapping[str, Method]
 
 
 def jobs(
     make: Callable[[Model], Methods], slow: bool, model: Model, scope: Scope
 ) -> list[list[Settings]]:
-    """One job per batch of prompts, a cell per method in it; one more that times them all.
+    """One job per batch of prompts, a cell per method in it; then some that time a few methods.
 
     Of a slow experiment, a quick scope tries only methods whose ratios are halves and wholes.
     """
@@ -59,7 +61,7 @@ def jobs(
         {"kind": "time", "method": label, "repr": repr(m), "repeats": scope.repeats}
         for label, m in methods.items()
     ]
-    return [*out, timed]
+    return [*out, *(timed[i : i + TIMED_TOGETHER] for i in range(0, len(timed), TIMED_TOGETHER))]
 
 
 def _ratios(method: Method) -> set[float]:
@@ -120,21 +122,23 @@ def _questions(cell: Settings) -> list[Question]:
 def _times(
     methods: Methods, model: Model, cells: Sequence[Settings]
 ) -> Iterator[tuple[Settings, Rows]]:
-    """Time every method in turns with full generation, in this one process, after a warm-up."""
+    """Time methods in turns, each right after full generation, in this one process."""
     prompt = "a red circle left of a blue square"
     grids, words = model.grids(), len(prompt.split())
     costs = {
         label: flops.total(flops.step_flops(model, m, grids, words=words))
         for label, m in methods.items()
     }
+
+    def once(cell: Settings) -> tuple[float, float]:
+        pair = (Dense(), methods[cell["method"]])
+        full, fast = (generate(model, prompt, method, seed=0).seconds for method in pair)
+        return full, fast
+
     generate(model, prompt, Dense(), seed=0)
-    for cell in cells:
-        method, full, fast = methods[cell["method"]], list[float](), list[float]()
-        for _ in range(cell["repeats"]):
-            full.append(generate(model, prompt, Dense(), seed=0).seconds)
-            fast.append(generate(model, prompt, method, seed=0).seconds)
-        ms = statistics.median(fast) * 1e3
-        ratio = statistics.median(a / b for a, b in zip(full, fast, strict=True))
+    for cell, pairs in zip(cells, in_turns(cells, once, warm_up=False), strict=True):
+        ms = statistics.median(fast for _, fast in pairs) * 1e3
+        ratio = statistics.median(full / fast for full, fast in pairs)
         bound = costs[FULL] / costs[cell["method"]]
         yield cell, [{"ms": ms, "speedup": ratio, "speedup_flop_bound": bound}]
 
