@@ -263,10 +263,11 @@ def outputs(frame: pd.DataFrame) -> Figure:
         sizes = list(dict.fromkeys(frame["size"]))
         for axes, value in zip(pair, ("psnr", "right")):
             shown = frame[frame.step < frame.step.max()] if value == "psnr" else frame
-            for color, (method, part) in zip(PALETTE, shown.groupby("method", sort=False)):
+            by_method = shown.groupby("method", sort=False)
+            for color, line, (method, part) in zip(PALETTE, ("o-", "s--"), by_method):
                 rows = summary(part, ["size"], value)
                 place = [sizes.index(s) for s in rows["size"]]
-                axes.plot(place, rows["mean"], "o-", ms=3, lw=1, color=color, label=method)
+                axes.plot(place, rows["mean"], line, ms=3, lw=1, color=color, label=method)
                 axes.fill_between(place, rows.low, rows.high, color=color, alpha=0.15, lw=0)
             axes.set_xticks(np.arange(len(sizes)), sizes, rotation=45)
             axes.set_xlabel("after step")
