@@ -106,7 +106,7 @@ def test_a_stopped_run_goes_on_where_it_was(tried, tmp_path):
 def test_a_method_is_measured_once_whichever_experiments_ask_about_it():
     model, scope = run.open_model(run.Opened()), base.SCOPES["quick"]
     kept = []
-    for name, label in (("selectors", "far from mean (PTS)"), ("depth_of_pruning", "all")):
+    for name, label in (("selectors", "far from mean (PTS)"), ("rivals", "FastVAR 50%, 75%")):
         experiment = run.find(name)
         job = experiment.jobs(model, scope)[0]
         cell = next(c for c in job if c["method"] == label)

@@ -300,6 +300,7 @@ EXPERIMENTS = (
         "How many scales, which layers and which sublayers should be pruned?",
         "section 4.3; supplement",
         depth_of_pruning_methods,
+        slow=True,
     ),
     _quality(
         "side_by_side",
