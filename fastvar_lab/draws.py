@@ -50,11 +50,14 @@ class Keyed:
     seeds: tuple[int, ...]
 
     def start(self, device: torch.device) -> Stream:
-        return self
+        return _Keyed(self.seeds, device)
 
-    def uniform(self, step: int, shape: tuple[int, ...]) -> Tensor:
-        """Draw (n, *shape) uniforms in [0, 1) on the CPU."""
-        return self._each(f"{step}", lambda g: torch.rand(shape, generator=g))
+
+class _Keyed:
+    """Draws on the CPU, alike for every device."""
+
+    def __init__(self, seeds: tuple[int, ...], device: torch.device) -> None:
+        self.seeds, self.device = seeds, device
 
     def exponential(self, step: int, shape: tuple[int, ...]) -> Tensor:
         return self._each(f"{step}/exp", lambda g: torch.empty(shape).exponential_(generator=g))
@@ -62,19 +65,26 @@ class Keyed:
     def normal(self, step: int, part: int, shape: tuple[int, ...], both: bool) -> Tensor:
         return self._each(f"{step}/{part}/normal", lambda g: torch.randn(shape, generator=g))
 
-    def _each(self, what: str, draw: Callable[[torch.Generator], Tensor]) -> Tensor:
-        return torch.stack([draw(_generator(f"{seed}/{what}")) for seed in self.seeds])
-
     def pick(self, step: int, probabilities: Tensor) -> Tensor:
         if len(probabilities) != len(self.seeds):
             raise ValueError(f"{len(probabilities)} pictures need as many seeds; not {self.seeds}")
-        u = self.uniform(step, tuple(probabilities.shape[1:-1]))
-        if probabilities.is_cuda:
-            u = u.pin_memory().to(probabilities.device, non_blocking=True)
+        shape = tuple(probabilities.shape[1:-1])
+        u = self._each(f"{step}", lambda g: torch.rand(shape, generator=g))
         if probabilities.shape[-1] == 2:
             return (u >= probabilities[..., 0]).long()
         ahead = probabilities.cumsum(-1)[..., :-1] <= u.unsqueeze(-1)
         return ahead.sum(-1)
+
+    def _each(self, what: str, draw: Callable[[torch.Generator], Tensor]) -> Tensor:
+        drawn = [draw(_generator(f"{seed}/{what}")) for seed in self.seeds]
+        return sent(torch.stack(drawn), self.device)
+
+
+def sent(drawn: Tensor, device: torch.device) -> Tensor:
+    """Send what the CPU drew to a device; a GPU's queue is not waited for."""
+    if device.type == "cuda":
+        drawn = drawn.pin_memory()
+    return drawn.to(device, non_blocking=True)
 
 
 def _generator(name: str) -> torch.Generator:

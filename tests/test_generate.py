@@ -15,6 +15,8 @@ from fastvar_lab.draws import Keyed, Streamed
 from fastvar_lab.seam import DENSE, KINDS, Runner, Site, Wrapper
 from tests.conftest import SIZES
 
+CPU = torch.device("cpu")
+
 PROMPTS = ["a red circle", "three blue squares", "a cyan star left of a dotted pink ring"]
 METHODS = [
     fv.Dense(),
@@ -103,19 +105,19 @@ def test_the_same_request_gives_the_same_bits(small, method):
 
 
 def test_a_skipped_step_leaves_all_later_noise_as_it_was():
-    draws = Keyed((3,))
+    draws = Keyed((3,)).start(CPU)
     p = torch.full((1, 16, 4, 2), 0.5)
     later = draws.pick(4, p)
     draws.pick(3, p)
     assert torch.equal(draws.pick(4, p), later)
     assert not torch.equal(draws.pick(5, p), later)
-    far = Keyed((3 + 2**32,)).pick(4, p)
+    far = Keyed((3 + 2**32,)).start(CPU).pick(4, p)
     assert not torch.equal(far, later)  # the high bits of a seed count
 
 
 def test_keyed_draws_follow_the_probabilities():
     p = torch.tensor([0.2, 0.5, 0.3]).expand(1, 20000, 3)
-    share = Keyed((0,)).pick(0, p)[0].bincount() / 20000
+    share = Keyed((0,)).start(CPU).pick(0, p)[0].bincount() / 20000
     assert torch.allclose(share, p[0, 0], atol=0.015)
 
 

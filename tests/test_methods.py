@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import fastvar_lab as fv
 from fastvar_lab import scales
-from fastvar_lab.methods.merge import Merge, destinations, match
+from fastvar_lab.methods.merge import Merge, match, sources_and_destinations
 from fastvar_lab.methods.presets import PRESETS, parse_ratios
 from fastvar_lab.methods.prune import Dense, Prune
 from fastvar_lab.methods.restore import Cached, CachedBranch, NearestKept, Zero
@@ -250,9 +250,9 @@ def test_all_kinds_are_named():
 def test_merging_against_a_slow_reference():
     torch.manual_seed(0)
     x, grid, k = torch.randn(2, 20, 5, dtype=torch.float64), Grid(1, 4, 5), 13
-    found = match(x, grid, k, 2)
+    found = match(x, *sources_and_destinations(grid, 2), k)
     into = [0, 2, 4, 10, 12, 14]
-    assert destinations(grid, 2).tolist() == into
+    assert sources_and_destinations(grid, 2)[1].tolist() == into
     for row in range(2):
         others = [i for i in range(20) if i not in into]
         cosine = torch.nn.functional.cosine_similarity

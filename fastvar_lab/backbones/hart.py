@@ -228,7 +228,7 @@ class HART(Backbone):
             context=text,
             head=self.head_nm.modulation(text.amax(dim=1)),
             cache=cache,
-            levels=self.lvl_embed(torch.arange(len(grids))),
+            levels=self.lvl_embed(torch.arange(len(grids), device=text.device)),
             tables={g.index: self.positions(g, context.positions) for g in grids},
             steps=len(grids),
         )

@@ -224,12 +224,12 @@ class StepEmbedding(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(sinusoid, width), nn.SiLU(), nn.Linear(width, width))
 
     def forward(self, step: Tensor) -> Tensor:
-        """Embed step numbers (...): (..., width)."""
+        """Embed step numbers (...), on the model's device: (..., width)."""
         half = self.sinusoid // 2
-        weight = cast(nn.Linear, self.mlp[0]).weight
-        rate = -math.log(10000.0) / half * torch.arange(half, device=weight.device)
-        angle = wide(step.to(weight.device).unsqueeze(-1)) * rate.float().exp()
-        return self.mlp(torch.cat((angle.cos(), angle.sin()), dim=-1).to(weight.dtype))
+        rate = -math.log(10000.0) / half * torch.arange(half, device=step.device)
+        angle = wide(step.unsqueeze(-1)) * rate.float().exp()
+        kind = cast(nn.Linear, self.mlp[0]).weight.dtype
+        return self.mlp(torch.cat((angle.cos(), angle.sin()), dim=-1).to(kind))
 
 
 class AdaLNHeadNorm(nn.Module):

@@ -114,16 +114,17 @@ class ResidualDiffusion(nn.Module):
         Only the noise is guided, (1 + t) cond - t null, and both halves see the same x. As in the
         released code, t of exactly 1 samples the conditional rows without guidance.
         """
-        device, shape = features.device, (features.shape[1], self.code)
+        shape = (features.shape[1], self.code)
         z = self.net.cond_embed(features)
         plain = guidance is None or guidance == 1
         if guidance == 1:
             z = z.chunk(2)[0]
         schedule, halves = respace(self.steps), 1 if plain else 2
-        x = wide(draws.normal(grid_step, 0, shape, both=guidance == 1).to(device))
+        x = wide(draws.normal(grid_step, 0, shape, both=guidance == 1))
         x = x.to(torch.promote_types(z.dtype, x.dtype))
         for turn, i in enumerate(reversed(range(self.steps)), start=1):
-            out = self.net(x.repeat(halves, 1, 1), schedule.steps[i], z)
+            step = torch.full((), int(schedule.steps[i]), device=z.device)
+            out = self.net(x.repeat(halves, 1, 1), step, z)
             noise, share = out.split(self.code, dim=-1)
             if guidance is not None and not plain:
                 cond, null = noise.chunk(2)

@@ -49,7 +49,7 @@ class Merge(Scheduled):
             elif ratio == 0:
                 acts.append(DENSE)
             else:
-                most = grid.tokens - len(destinations(grid, self.stride))
+                most = grid.tokens - cells(grid, self.stride)
                 if int(grid.tokens * ratio) > most:
                     raise ValueError(
                         f"at {grid.h}x{grid.w} a stride of {self.stride} lets at most "
@@ -71,9 +71,19 @@ class Merge(Scheduled):
         return MergeRunner(self, grids, depth)
 
 
-def destinations(grid: Grid, stride: int) -> Tensor:
-    """Positions of the first token of every stride x stride cell, (D,), on the CPU."""
-    return torch.arange(grid.h * grid.w).view(grid.h, grid.w)[::stride, ::stride].flatten()
+def cells(grid: Grid, stride: int) -> int:
+    """Count the stride x stride cells of a map, those cut off at its far sides included."""
+    return -(-grid.h // stride) * -(-grid.w // stride)
+
+
+def sources_and_destinations(
+    grid: Grid, stride: int, device: torch.device | str = "cpu"
+) -> tuple[Tensor, Tensor]:
+    """Positions (S,) of the tokens that may merge, and (D,) of the first one of every cell."""
+    token = torch.arange(grid.h * grid.w, device=device)
+    first = (token // grid.w % stride == 0) & (token % grid.w % stride == 0)
+    order = first.long().argsort(stable=True)  # where `nonzero` would make the host wait
+    return order[: -cells(grid, stride)], order[-cells(grid, stride) :]
 
 
 class Matching(NamedTuple):
@@ -87,12 +97,8 @@ class Matching(NamedTuple):
     target: Tensor
 
 
-def match(x: Tensor, grid: Grid, k: int, stride: int) -> Matching:
-    """Choose which tokens of x (B, L, C) merge, so that k remain."""
-    into = destinations(grid, stride)
-    is_source = torch.ones(x.shape[1], dtype=torch.bool).index_fill(0, into, False)
-    sources = is_source.nonzero().squeeze(1).to(x.device)  # found on the CPU: no waiting
-    into = into.to(x.device)
+def match(x: Tensor, sources: Tensor, into: Tensor, k: int) -> Matching:
+    """Choose which `sources` among the tokens x (B, L, C) merge with some `into`, so k remain."""
     unit = F.normalize(wide(x), dim=-1)
     likeness, target = (unit[:, sources] @ unit[:, into].transpose(1, 2)).max(dim=-1)
     order = likeness.argsort(dim=-1, descending=True)
@@ -108,11 +114,14 @@ class MergeRunner(ScheduledRunner):
     def __init__(self, method: Merge, grids: Sequence[Grid], depth: int) -> None:
         super().__init__(method, grids, depth)
         self.stride = method.stride
+        self.parts: tuple[int, tuple[Tensor, Tensor]] | None = None  # of one step
 
     def sublayer(self, site: Site, grid: Grid, branch: Branch, x: Tensor) -> Tensor:
         if not self.prunes(site) or grid.index not in self.ratios:
             return branch(x)
-        found = match(x, grid, kept(grid.tokens, self.ratios[grid.index]), self.stride)
+        if self.parts is None or self.parts[0] != grid.index:
+            self.parts = grid.index, sources_and_destinations(grid, self.stride, x.device)
+        found = match(x, *self.parts[1], kept(grid.tokens, self.ratios[grid.index]))
         width = x.shape[-1]
         place = found.target.unsqueeze(-1).expand(-1, -1, width)
         together = gather(x, found.kept)

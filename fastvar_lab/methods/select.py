@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
+from fastvar_lab.draws import sent
 from fastvar_lab.seam import Grid, Site
 from fastvar_lab.tokens import distance_to_mean, wide
 
@@ -89,7 +90,7 @@ class Random:
     def scores(self, x: Tensor, grid: Grid, site: Site) -> Tensor:
         key = zlib.crc32(f"{self.seed}/{grid.index}/{site.layer}/{site.kind}".encode())
         drawn = torch.rand(x.shape[1], generator=torch.Generator().manual_seed(key))
-        return drawn.to(x.device).expand(x.shape[0], -1)
+        return sent(drawn, x.device).expand(x.shape[0], -1)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,160 @@
+"""What generation promises on every device at hand, in every type; run it on a GPU with `-rA`.
+
+Without a GPU the CPU stands for it, and the meta device, which has shapes and no numbers, shows
+that nothing in the scale loop asks an accelerator for a number or sends it one but the noise.
+"""
+
+import traceback
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+import fastvar_lab as fv
+from fastvar_lab import models
+from fastvar_lab.generate import to_device
+from fastvar_lab.methods.merge import Merge
+from tests.conftest import SIZES
+from tests.test_generate import Heads
+from tests.test_hart import CONFIG as HART
+from tests.test_var import SMALL as AUTOENCODER
+from tests.test_var import config as var_config
+
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+DTYPES = {"float32": 1e-4, "bfloat16": 0.1}  # how far a batch may be from its pictures alone
+FAMILIES = {
+    "infinity": "a cyan star left of a ring",
+    "var": "7",
+    "hart": "a cyan star",
+}
+PRUNED = [
+    fv.Prune({-2: 0.5, -1: 0.75}),
+    fv.Prune({-2: 0.5, -1: 0.75}, select=fv.HighPass(), restore=fv.NearestKept()),
+    fv.Prune({-2: 0.3, -1: 1.0}, null_until=-3),
+    fv.Prune({-1: 0.5}, select=fv.UniformGrid(), restore=fv.Zero(), granularity="step"),
+    fv.Prune({-1: 0.6}, select=fv.Random(), granularity="block"),
+    Merge({-2: 0.3, -1: 0.5}),
+]
+
+
+def build(family, device="cpu", dtype=torch.float32):
+    torch.manual_seed(0)
+    if family == "infinity":
+        config = models.tiny_config()
+        config["transformer"] |= {"depth": 3, "width": 64, "heads": 2, "ffn": 128, "text_width": 64}
+        config["text"] |= {"width": 64}
+        model = models.build_tiny(config)
+        model.sizes = SIZES
+    else:
+        config = HART if family == "hart" else var_config(shared=False)
+        model = models.build(config, tokenizer=AUTOENCODER)
+    return model.freeze().to(device, dtype)
+
+
+@pytest.fixture(scope="module", params=DTYPES)
+def dtype(request):
+    return request.param
+
+
+@pytest.fixture(scope="module", params=DEVICES)
+def device(request):
+    return request.param
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def model(request, device, dtype):
+    return build(request.param, device, getattr(torch, dtype))
+
+
+def prompt(model):
+    return FAMILIES[type(model.transformer).__name__.lower()]
+
+
+def heads(model, prompts, method, **options):
+    """Generate, and keep what enters the head at every step."""
+    seen = []
+    made = fv.generate(
+        model, prompts, method, watch=[lambda run: Heads(run, seen)], snapshot=True, **options
+    )
+    return made, seen
+
+
+def test_all_kept_is_dense(model):
+    dense = fv.generate(model, prompt(model), fv.Dense(), seed=3)
+    kept = fv.generate(model, prompt(model), fv.Prune({-2: 1e-9, -1: 1e-9}, raster=True), seed=3)
+    assert torch.equal(dense.canvas, kept.canvas)
+    assert model.decode(dense.canvas).isfinite().all()
+
+
+@pytest.mark.parametrize("method", PRUNED, ids=repr)
+def test_once_more_resumed_and_recorded_are_the_same_bits(model, method):
+    first = fv.generate(model, prompt(model), method, seed=3)
+    again = fv.generate(model, prompt(model), method, seed=3)
+    dense = fv.generate(model, prompt(model), fv.Dense(), seed=3, snapshot=True)
+    seen, trace = fv.observe(model, prompt(model), method, seed=3)
+    for other in (again, fv.resume(model, dense.snapshot, method), seen):
+        assert torch.equal(first.canvas, other.canvas)
+    assert first.canvas.isfinite().all()
+    assert trace.scores
+
+
+@pytest.mark.parametrize("method", [fv.Dense(), PRUNED[0]], ids=repr)
+def test_a_batch_is_near_its_pictures_alone(model, dtype, method):
+    """Drawn bits may turn over by a rounding, and all after them: here the tokens are given."""
+    one = fv.generate(model, prompt(model), method, seed=4)
+    tokens = [t for t in one.tokens if t is not None]
+    _, alone = heads(model, prompt(model), method, seed=4, given=tokens)
+    twice = [torch.cat((t, t)) for t in tokens]
+    _, batch = heads(model, [prompt(model)] * 2, method, seed=[9, 4], given=twice)
+    for both, single in zip(batch, alone, strict=True):
+        rows = both[[1, 3]] if len(both) == 4 else both[[1]]
+        away = (rows - single).float().square().mean().sqrt()
+        assert away <= DTYPES[dtype] * single.float().square().mean().sqrt()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("method", [fv.Dense(), PRUNED[0]], ids=repr)
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU to compare with the CPU")
+def test_a_gpu_agrees_with_the_cpu(family, method):
+    torch.backends.cuda.matmul.allow_tf32 = False
+    here, there = build(family), build(family, "cuda")
+    own, expected = heads(here, prompt(here), method, seed=5)
+    _, found = heads(there, prompt(there), method, seed=5, given=own.tokens)
+    for a, b in zip(expected, found, strict=True):
+        assert (a - b.cpu()).square().mean().sqrt() <= 1e-4 * a.square().mean().sqrt()
+
+
+class Traffic(TorchDispatchMode):
+    """Notes what crosses between the CPU and the meta device."""
+
+    def __init__(self):
+        super().__init__()
+        self.crossings = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        tensors = [t for t in tree_leaves((args, kwargs, out)) if isinstance(t, torch.Tensor)]
+        here = {t.device.type for t in tensors if t.ndim or t.device.type == "meta"}
+        if len(here) == 2:  # asking the meta device for a number is an error of its own
+            frames = [f for f in traceback.extract_stack() if "fastvar_lab" in f.filename]
+            frames = [f for f in frames if Path(f.filename).parent.name != "tests"]
+            place = Path(frames[-1].filename).name, frames[-1].name
+            self.crossings.append((str(func), *place))
+        return out
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("method", [fv.Dense(), *PRUNED], ids=repr)
+def test_the_scale_loop_sends_noise_and_waits_for_nothing(family, method, monkeypatch):
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # knows no meta device
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda *_: False)
+    model = build(family)
+    condition = to_device(model.condition([prompt(model)]), torch.device("meta"))
+    model.to("meta", torch.bfloat16)
+    with Traffic() as traffic:
+        made = fv.generate(model, condition, method)
+    assert made.canvas.is_meta
+    assert set(traffic.crossings) == {("aten._to_copy.default", "draws.py", "sent")}
