@@ -63,6 +63,9 @@ def _parser() -> argparse.ArgumentParser:
         "--suite", choices=("paper",), help="the paper's sizes, random weights, beside floors"
     )
     bench.add_argument("--json", action="store_true", help="print JSON")
+    bench.add_argument(
+        "--out", type=Path, help="folder for the suite's numbers, table and figure; goes on there"
+    )
     bench.set_defaults(run=commands.bench)
 
     experiment = subcommands.add_parser("experiment", help="answer a question with measurements")

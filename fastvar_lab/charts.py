@@ -451,6 +451,52 @@ def _speedups(axes: Axes, times: pd.DataFrame) -> None:
     sns.despine(ax=axes)
 
 
+def suite(frame: pd.DataFrame) -> Figure:
+    """Draw the paper's suite: speedups beside bounds, one generation by scale, growth with size.
+
+    Rows are its cases. What was not measured is left out.
+    """
+    alone = frame[frame.pictures == 1]
+    fastest = alone[~alone.name.str.endswith("pruned steps")]
+    growing = fastest[fastest.group == "growth"]
+    bars = alone[alone.group != "growth"]
+    with style():
+        panels = 2 + (len(growing) > 1)
+        fig, (left, middle, *right) = _axes(WIDTH, 0.2 * len(bars) + 1.2, panels)
+        places = np.arange(len(bars))[::-1]
+        left.barh(places, bars.speedup, color=PALETTE[0])
+        left.plot(bars.speedup_flop_bound, places, "k|", ms=7, label="bound by operations")
+        left.set_yticks(places, [_wrapped(name) for name in bars.name], fontsize=6)
+        left.set(xlabel="speedup over the full run", ylim=(-0.7, len(bars) + 0.6))
+        left.legend(frameon=False, loc="upper right")
+        shown = (bars if len(bars) else alone).iloc[0]
+        for color, way in zip(PALETTE, ("full", "fast")):
+            ms, floor = shown[f"step_ms_{way}"], shown[f"step_floor_ms_{way}"]
+            ran = [t if scale not in shown.skipped or way == "full" else np.nan
+                   for t, scale in zip(ms, shown.scales)]  # fmt: skip
+            middle.semilogy(ran, "o-", ms=3, lw=1, color=color, label=way)
+            middle.semilogy([f or np.nan for f in floor], ":", lw=1, color=color)
+        middle.set_xticks(range(len(shown.scales)), shown.scales, rotation=60, fontsize=6)
+        middle.set(ylabel="time (ms), dotted: floor", title=shown["name"])
+        middle.legend(frameon=False)
+        for axes in right:
+            tokens = [float(np.prod([int(k) for k in s[-1].split("x")])) for s in growing.scales]
+            for color, way in zip(PALETTE, ("full", "fast")):
+                ms = list(growing[f"ms_{way}"])
+                label = f"{way}, exponent {exponent(tokens, ms):.2f}"
+                axes.loglog(tokens, ms, "o-", ms=3, lw=1, color=color, label=label)
+            axes.set(xlabel="tokens of the final map", ylabel="time (ms)")
+            axes.legend(frameon=False)
+        for axes in (left, middle, *right):
+            sns.despine(ax=axes)
+    return fig
+
+
+def _wrapped(name: str) -> str:
+    model, size, *rest = name.split(" ")
+    return f"{model} {size}" + (f"\n{' '.join(rest)}" if rest else "")
+
+
 CHARTS: dict[str, Callable[[pd.DataFrame], Figure]] = {
     "latency_by_scale": latency,
     "module_profile": modules,

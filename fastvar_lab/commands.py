@@ -120,10 +120,14 @@ def bench(args: argparse.Namespace) -> None:
     if args.suite:
         if args.model != "tiny" or args.weights not in (None, "random"):
             raise ValueError("--suite names its models, with random weights; use --case to choose")
-        how = {"device": args.device, "dtype": dtype, "depth": args.depth}
+        how = {"device": args.device, "dtype": dtype, "depth": args.depth, "out": args.out}
         found = suite.run(repeats=args.repeats, only=args.case, **how)
         print(json.dumps(found, indent=1) if args.json else suite.table(found))
+        if args.out is not None:
+            suite.write(found, args.out)
         return
+    if args.out is not None:
+        raise ValueError("--out goes with --suite")
     model = loading.load(args.model, args.weights, args.device, dtype, depth=args.depth)
     result = bench.bench(model, args.repeats, args.case)
     print(json.dumps(result, indent=1) if args.json else bench.table(result))

@@ -14,23 +14,24 @@ from fastvar_lab.models import Model
 from fastvar_lab.seam import Act, Grid, Method, Site
 
 
-def _calls(
+def calls(
     model: Model, method: Method, grids: Sequence[Grid], words: int
 ) -> Iterator[tuple[Grid, Act, list[tuple[str, int, int]]]]:
     """Walk the steps: what a method does there, and kind, tokens and keys of every sublayer."""
     runner = method.start(grids, model.depth)
     seen = [0] * model.depth
     for grid, act in zip(grids, method.acts(grids), strict=True):
-        calls = []
+        made = []
         for layer in range(model.depth):
             seen[layer] += runner.forwarded(Site(layer, "attn"), grid)
             keys = {"attn": seen[layer], "cross": words, "ffn": 0}
             for kind in model.transformer.kinds:
-                calls.append((kind, runner.forwarded(Site(layer, kind), grid), keys[kind]))
-        yield grid, act, calls
+                made.append((kind, runner.forwarded(Site(layer, kind), grid), keys[kind]))
+        yield grid, act, made
 
 
-def _rows(act: Act, pictures: int, guided: bool) -> int:
+def rows(act: Act, pictures: int, guided: bool) -> int:
+    """Count the guidance rows that run."""
     return pictures * (1 if act[-1] == "cond" or not guided else 2)
 
 
@@ -48,10 +49,10 @@ def step_flops(
     guidance row.
     """
     backbone, out = model.transformer, []
-    for grid, act, calls in _calls(model, method, grids, words):
-        live = _rows(act, pictures, guided)
+    for grid, act, made in calls(model, method, grids, words):
+        live = rows(act, pictures, guided)
         cost = dict.fromkeys((*backbone.kinds, "ends"), 0.0)
-        for kind, tokens, keys in calls:
+        for kind, tokens, keys in made:
             cost[kind] += live * backbone.sublayer_flops(kind, tokens, keys)
         if act[0] != "skip":
             embedding, head = backbone.ends_flops(grid)
@@ -73,16 +74,21 @@ def step_bytes(
     Activations, which a fused kernel need not send to memory, are left out: this is a floor.
     """
     backbone, out = model.transformer, []
-    size, width = backbone.head.weight.element_size(), backbone.config.width
-    for grid, act, calls in _calls(model, method, grids, words):
-        live, count = _rows(act, pictures, guided), 0.0
-        for kind, tokens, keys in calls:
-            if tokens:
-                count += backbone.sublayer_flops(kind, 1, 0) / 2 + live * 2 * keys * width
+    size = backbone.head.weight.element_size()
+    for grid, act, made in calls(model, method, grids, words):
+        live = rows(act, pictures, guided)
+        count = sum(sublayer_bytes(model, kind, live, keys) for kind, n, keys in made if n)
         if act[0] != "skip":
-            count += sum(backbone.ends_flops(Grid(grid.index, 1, 1))) / 2
-        out.append(count * size)
+            count += size * sum(backbone.ends_flops(Grid(grid.index, 1, 1))) / 2
+        out.append(count)
     return out
+
+
+def sublayer_bytes(model: Model, kind: str, live: int, keys: int) -> float:
+    """Count the bytes that one sublayer cannot but read for `live` rows: weights, keys, values."""
+    backbone = model.transformer
+    read = backbone.sublayer_flops(kind, 1, 0) / 2 + live * 2 * keys * backbone.config.width
+    return read * backbone.head.weight.element_size()
 
 
 def total(costs: Sequence[dict[str, float]]) -> float:
@@ -112,10 +118,10 @@ def costs(
     >>> frame.groupby("method").tokens.sum().to_dict()
     {'fast': 1753.0, 'full': 2521.0}
     """
-    grids, rows = model.grids(sizes), []
+    grids, table = model.grids(sizes), []
     for name, method in methods.items():
         tokens = forwarded(model, method, grids)
         for grid, cost, n in zip(grids, step_flops(model, method, grids), tokens, strict=True):
             place = {"method": name, "step": grid.index, "size": f"{grid.h}x{grid.w}"}
-            rows.append({**place, "tokens": n, "gflop": sum(cost.values()) / 1e9})
-    return pd.DataFrame(rows)
+            table.append({**place, "tokens": n, "gflop": sum(cost.values()) / 1e9})
+    return pd.DataFrame(table)

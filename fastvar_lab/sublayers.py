@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import statistics
-import time
+from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
 from typing import cast
 
-import torch
 from torch import Tensor
 
 from fastvar_lab.generate import generate
@@ -17,8 +16,8 @@ from fastvar_lab.methods.restore import Cached
 from fastvar_lab.methods.schedule import kept
 from fastvar_lab.methods.select import top
 from fastvar_lab.models import Model
-from fastvar_lab.seam import Branch, Grid, Runner, Site, Wrapper
-from fastvar_lab.timing import Stopwatch
+from fastvar_lab.seam import Branch, Grid, Method, Runner, Site, Wrapper
+from fastvar_lab.timing import BranchWatch, mark, ms_between
 from fastvar_lab.tokens import gather
 
 
@@ -38,14 +37,20 @@ class _Inputs(Wrapper):
         return delta
 
 
-def sublayer_ms(model: Model, prompt: str, repeats: int) -> dict[str, float]:
-    """Time selection, restoration, and whole sublayers at the last step: milliseconds of one call.
+PRUNED = Prune({-2: 0.5, -1: 0.75})
+"""Under which sublayers are timed: at the last step three quarters are pruned, restored from the
+step before the last two."""
 
-    Three quarters of the last map pruned, restored from the step before the last two.
+
+def sublayer_ms(model: Model, prompt: str, repeats: int) -> dict[str, float]:
+    """Time selection, restoration, and sublayers at the last step: milliseconds of one call.
+
+    Attention and feed-forward in full and under `PRUNED`, norm to gate (paper, supplement).
     """
-    grids, method = model.grids(), Prune({-2: 0.5, -1: 0.75})
+    grids, method = model.grids(), PRUNED
     last, layer = grids[-1], model.depth // 2
-    kinds: dict[str, list[float]] = {"attn": [], "ffn": []}
+    ways: dict[str, Method] = {"full": Dense(), "pruned": method}
+    times: dict[tuple[str, str], list[float]] = defaultdict(list)
     inputs: list[_Inputs] = []
 
     def watch(run: Runner) -> Runner:
@@ -53,16 +58,17 @@ def sublayer_ms(model: Model, prompt: str, repeats: int) -> dict[str, float]:
         return inputs[-1]
 
     for _ in range(repeats + 1):
-        watches: list[Stopwatch] = []
+        for way, how in ways.items():
+            clocks: list[BranchWatch] = []
 
-        def clock(run: Runner, into: list[Stopwatch] = watches) -> Stopwatch:
-            into.append(Stopwatch(run, sublayers=True))
-            return into[0]
+            def clock(run: Runner, into: list[BranchWatch] = clocks) -> BranchWatch:
+                into.append(BranchWatch(run))
+                return into[0]
 
-        generate(model, prompt, Dense(), watch=[watch, clock])
-        ms = watches[0].sublayer_ms()
-        for kind, times in kinds.items():
-            times.append(ms[last.index, kind] / model.depth)
+            generate(model, prompt, how, watch=[watch, clock] if way == "full" else [clock])
+            ms = clocks[0].sublayer_ms()
+            for kind, name in (("attn", "attention"), ("ffn", "ffn")):
+                times[name, way].append(ms[last.index, kind] / model.depth)
     before = grids[cast(int, method.cache_index(grids))]
     x = inputs[-1].x[last.index]
     k = kept(last.tokens, 0.75)
@@ -76,18 +82,15 @@ def sublayer_ms(model: Model, prompt: str, repeats: int) -> dict[str, float]:
     return {
         "pts_ms": median_ms(select, x.is_cuda),
         "ctr_ms": median_ms(partial(method.restore.restore, fresh, index, last, held), x.is_cuda),
-        "attention_ms_full": statistics.median(kinds["attn"][1:]),
-        "ffn_ms_full": statistics.median(kinds["ffn"][1:]),
+        **{f"{n}_ms_{way}": statistics.median(all_[1:]) for (n, way), all_ in times.items()},
     }
 
 
 def median_ms(work: Callable[[], Tensor], cuda: bool, repeats: int = 50) -> float:
-    """Median milliseconds of a short piece of work."""
-    times = []
+    """Median milliseconds of a short piece of work; on a GPU between events in its queue."""
+    marks = []
     for _ in range(repeats):
-        begin = time.perf_counter()
+        begin = mark(cuda)
         work()
-        if cuda:
-            torch.cuda.synchronize()
-        times.append((time.perf_counter() - begin) * 1e3)
-    return statistics.median(times[5:])
+        marks.append((begin, mark(cuda)))
+    return statistics.median([ms_between(*pair) for pair in marks[5:]])

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import datetime
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import groupby
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
+import pandas as pd
 import torch
 
-from fastvar_lab.bench import case_table, cases, prompt, rates, released
-from fastvar_lab.charts import exponent
+from fastvar_lab import charts, files, flops
+from fastvar_lab.bench import Rates, case_table, cases, prompt, rates, released
+from fastvar_lab.files import folder
 from fastvar_lab.loading import load
-from fastvar_lab.output import versions
+from fastvar_lab.methods.prune import Dense
+from fastvar_lab.models import Model
+from fastvar_lab.output import versions, write_figure, write_json
 from fastvar_lab.scales import Sizes, infinity, infinity_at
-from fastvar_lab.sublayers import sublayer_ms
+from fastvar_lab.seam import Method
+from fastvar_lab.sublayers import PRUNED, sublayer_ms
 
 SIDES = (512, 768, 1024, 1536, 2048)  # pixels, of the growth of cost
 BATCHES = (2, 4, 8)
@@ -51,42 +60,133 @@ def settings() -> list[Setting]:
     ]
 
 
+class Kept:
+    """What was measured, a file each in a folder, so that a stopped run goes on; None keeps none.
+
+    A file counts only if it was measured by the same settings on the same device and versions.
+    """
+
+    def __init__(self, out: Path | None, asked: dict[str, Any]) -> None:
+        self.cells = None if out is None else folder(out / "cells")
+        self.asked = asked
+
+    def get(self, name: str, measure: Callable[[], Any]) -> Any:
+        """Return what is known of `name`, or measure and keep it."""
+        if self.cells is None:
+            return measure()
+        path = self.cells / (name.replace(" ", "-") + ".json")
+        known = json.loads(path.read_text()) if path.exists() else {}
+        if known.get("asked") != self.asked:
+            known = {"asked": self.asked, "found": measure()}
+            write_json(path, known)
+        return known["found"]
+
+
 def run(
-    *, repeats: int, only: str, device: str, dtype: torch.dtype, depth: int | None = None
+    *,
+    repeats: int,
+    only: str,
+    device: str,
+    dtype: torch.dtype,
+    depth: int | None = None,
+    out: Path | None = None,
 ) -> dict[str, Any]:
     """Time the settings whose name contains `only`, in full and under the paper's presets.
 
-    `depth` cuts every model to so many layers: for a look at the command, not at the paper.
+    `depth` cuts every model to so many layers: for a look at the command, not at the paper. Into
+    the folder `out` every measurement is written as it is made, and read from there again.
     """
     chosen = [s for s in settings() if only in s.name]
     if not chosen:
         names = ", ".join(s.name for s in settings())
         raise ValueError(f"no setting matches {only!r}; there are {names}")
+    asked = {
+        "repeats": repeats,
+        "depth": depth,
+        "device": torch.cuda.get_device_name() if device.startswith("cuda") else "cpu",
+        "dtype": str(dtype).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+        "versions": versions(),
+    }
+    kept = Kept(out, asked)
     found, sublayers = list[dict[str, Any]](), dict[str, dict[str, float]]()
     measured: dict[str, float] = {}
     for name, group in groupby(chosen, key=lambda s: s.model):
-        model = load(name, "random", device, dtype, depth=depth)
-        best = rates(model)
-        measured = {"tflop_per_s": best.flop / 1e12, "gbyte_per_s": best.byte / 1e9}
+        one = Opened(name, device, dtype, depth)
+        measured = kept.get(f"rates {name}", partial(_rates, one))
+        best = Rates(**measured)
         for setting in group:
-            sizes = setting.sizes or model.sizes
-            methods = released(model, sizes)
-            timed = cases(model, sizes, methods, repeats, setting.pictures, best)
+            timed = kept.get(setting.name, partial(_cases, one, setting, repeats, best))
             found += [{"group": setting.group, "model": name, **case} for case in timed]
-        sublayers[name] = sublayer_ms(model, prompt(model), repeats)
-        del model  # before the next one is built
+        sublayers[name] = kept.get(f"sublayers {name}", partial(_sublayers, one, repeats, best))
+        one.model = None  # before the next one is built
     return {
         "suite": "paper",
+        "date": datetime.date.today().isoformat(),
         "cases": found,
         "sublayers": sublayers,
         "growth": growth(found),
         "rates": measured,
-        "repeats": repeats,
-        "depth": depth,
-        "device": torch.cuda.get_device_name() if device.startswith("cuda") else "cpu",
-        "threads": torch.get_num_threads(),
-        "versions": versions(),
+        **asked,
     }
+
+
+@dataclass
+class Opened:
+    """A model that is built when it is first asked for: not at all if all is known."""
+
+    name: str
+    device: str
+    dtype: torch.dtype
+    depth: int | None
+    model: Model | None = None
+
+    def get(self) -> Model:
+        """Return the model."""
+        if self.model is None:
+            self.model = load(self.name, "random", self.device, self.dtype, depth=self.depth)
+        return self.model
+
+
+def _rates(opened: Opened) -> dict[str, float]:
+    return asdict(rates(opened.get()))
+
+
+def _cases(opened: Opened, setting: Setting, repeats: int, best: Rates) -> list[dict[str, Any]]:
+    model = opened.get()
+    sizes = setting.sizes or model.sizes
+    return cases(model, sizes, released(model, sizes), repeats, setting.pictures, best)
+
+
+def _sublayers(opened: Opened, repeats: int, best: Rates) -> dict[str, float]:
+    model = opened.get()
+    return {**sublayer_ms(model, prompt(model), repeats), **floors(model, best)}
+
+
+def floors(model: Model, best: Rates) -> dict[str, float]:
+    """Milliseconds below which no sublayer call of `sublayer_ms` can get, by the same names.
+
+    Selection reads all tokens and writes the kept ones; restoration reads the fresh ones and the
+    cached map and writes all.
+    """
+    grids, backbone, found = model.grids(), model.transformer, dict[str, float]()
+    words = len(prompt(model).split())
+    ways: dict[str, Method] = {"full": Dense(), "pruned": PRUNED}
+    for way, method in ways.items():
+        *_, (_, act, made) = flops.calls(model, method, grids, words)
+        live = flops.rows(act, 1, guided=True)
+        for kind, name in (("attn", "attention"), ("ffn", "ffn")):
+            few, keys = next((n, k) for called, n, k in made if called == kind)
+            products = live * backbone.sublayer_flops(kind, few, keys)
+            read = flops.sublayer_bytes(model, kind, live, keys)
+            (found[f"{name}_floor_ms_{way}"],) = best.floor_ms([products], [read])
+    # the last way is the pruned one
+    every, before = grids[-1].tokens, grids[cast(int, PRUNED.cache_index(grids))].tokens
+    token = live * backbone.config.width * backbone.head.weight.element_size()
+    found["pts_floor_ms"], found["ctr_floor_ms"] = best.floor_ms(
+        [0, 0], [token * (every + few), token * (few + before + every)]
+    )
+    return found
 
 
 def growth(found: Sequence[dict[str, Any]]) -> dict[str, float]:
@@ -95,27 +195,48 @@ def growth(found: Sequence[dict[str, Any]]) -> dict[str, float]:
     if len(rows) < 2:
         return {}
     tokens = [int(h) * int(w) for h, w in (c["scales"][-1].split("x") for c in rows)]
-    return {way: exponent(tokens, [c[f"ms_{way}"] for c in rows]) for way in ("full", "fast")}
+    return {
+        way: charts.exponent(tokens, [c[f"ms_{way}"] for c in rows]) for way in ("full", "fast")
+    }
 
 
 def table(result: dict[str, Any]) -> str:
     """Format the result for a terminal."""
     best = result["rates"]
     lines = [
-        f"{result['device']}: {best['tflop_per_s']:.2f} TFLOP/s in a large product, "
-        f"{best['gbyte_per_s']:.0f} GB/s read; medians of {result['repeats']}",
+        f"{result['date']}, {result['device']}, {result['dtype']}, torch "
+        f"{result['versions']['torch']}: {best['flop'] / 1e12:.2f} TFLOP/s in a large product, "
+        f"{best['byte'] / 1e9:.0f} GB/s read; medians of {result['repeats']}",
+        "",
         case_table(result["cases"]),
+        "",
+        "One call at the last step, full and with three quarters pruned (ms, floor in brackets):",
     ]
     for model, ms in result["sublayers"].items():
+        calls = [
+            f"{title} {ms[f'{name}_ms_full']:.3f} ({ms[f'{name}_floor_ms_full']:.3f}) and "
+            f"{ms[f'{name}_ms_pruned']:.3f} ({ms[f'{name}_floor_ms_pruned']:.3f})"
+            for title, name in (("attention", "attention"), ("FFN", "ffn"))
+        ]
+        calls += [
+            f"{name.upper()} {ms[f'{name}_ms']:.3f} ({ms[f'{name}_floor_ms']:.3f})"
+            for name in ("pts", "ctr")
+        ]
         small = (ms["pts_ms"] + ms["ctr_ms"]) / ms["attention_ms_full"]
-        lines.append(
-            f"{model}, one sublayer at the last step: attention {ms['attention_ms_full']:.2f} ms, "
-            f"FFN {ms['ffn_ms_full']:.2f} ms, PTS {ms['pts_ms']:.3f} ms, CTR {ms['ctr_ms']:.3f} ms "
-            f"({small:.1%} of attention)"
-        )
+        lines.append(f"{model}: {', '.join(calls)}; the last two {small:.1%} of full attention")
     if result["growth"]:
-        lines.append(
-            f"time grows with tokens to the power {result['growth']['full']:.2f} in full, "
-            f"{result['growth']['fast']:.2f} pruned"
-        )
+        lines += [
+            "",
+            f"Time grows with tokens to the power {result['growth']['full']:.2f} in full, "
+            f"{result['growth']['fast']:.2f} pruned.",
+        ]
     return "\n".join(lines)
+
+
+def write(result: dict[str, Any], out: Path) -> None:
+    """Write the result into a folder: numbers, table and figure."""
+    write_json(out / "speed.json", result)
+    files.write(out / "speed.txt", lambda p: p.write_text(table(result) + "\n"))
+    drawn = charts.suite(pd.DataFrame(result["cases"]))
+    for ending in ("png", "pdf"):
+        write_figure(out / f"speed.{ending}", drawn)

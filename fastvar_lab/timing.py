@@ -13,10 +13,27 @@ from tqdm.auto import tqdm
 from fastvar_lab.seam import Branch, Grid, Plan, Runner, Site, Wrapper
 
 
+def mark(cuda: bool) -> Any:
+    """Note the time: now, or on a GPU when its queue gets here, which nothing waits for."""
+    if not cuda:
+        return time.perf_counter()
+    event = torch.cuda.Event(enable_timing=True)
+    event.record()
+    return event
+
+
+def ms_between(begin: Any, end: Any) -> float:
+    """Milliseconds between two marks; waits for the GPU to have passed the second."""
+    if isinstance(begin, float):
+        return (end - begin) * 1e3
+    end.synchronize()
+    return float(begin.elapsed_time(end))
+
+
 class Stopwatch(Wrapper):
     """Times every step from its plan to its latent; with `sublayers`, each kind within it.
 
-    On a GPU the marks are CUDA events, and nothing waits until the times are asked for.
+    Nothing waits for a GPU until the times are asked for.
     """
 
     def __init__(self, inner: Runner, sublayers: bool = False) -> None:
@@ -29,41 +46,41 @@ class Stopwatch(Wrapper):
 
     def plan(self, grid: Grid, canvas: Tensor) -> Plan:
         self.cuda = canvas.is_cuda
-        self.begin = self._mark()
+        self.begin = mark(self.cuda)
         return self.inner.plan(grid, canvas)
 
     def sublayer(self, site: Site, grid: Grid, branch: Branch, x: Tensor) -> Tensor:
         if not self.sublayers:
             return self.inner.sublayer(site, grid, branch, x)
-        begin = self._mark()
+        begin = mark(self.cuda)
         delta = self.inner.sublayer(site, grid, branch, x)
-        self.parts[grid.index, site.kind].append((begin, self._mark()))
+        self.parts[grid.index, site.kind].append((begin, mark(self.cuda)))
         return delta
 
     def after(self, grid: Grid, tokens: Tensor | None, canvas: Tensor) -> None:
         self.inner.after(grid, tokens, canvas)
-        self.steps[grid.index] = (self.begin, self._mark())
+        self.steps[grid.index] = (self.begin, mark(self.cuda))
 
     def step_ms(self) -> dict[int, float]:
         """Milliseconds of each step that ran."""
-        return {step: self._between(*pair) for step, pair in self.steps.items()}
+        return {step: ms_between(*pair) for step, pair in self.steps.items()}
 
     def sublayer_ms(self) -> dict[tuple[int, str], float]:
         """Milliseconds of each kind of sublayer, summed over the layers of a step."""
-        return {key: sum(self._between(*p) for p in pairs) for key, pairs in self.parts.items()}
+        return {key: sum(ms_between(*p) for p in pairs) for key, pairs in self.parts.items()}
 
-    def _mark(self) -> Any:
-        if not self.cuda:
-            return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True)
-        event.record()
-        return event
 
-    def _between(self, begin: Any, end: Any) -> float:
-        if not self.cuda:
-            return (end - begin) * 1e3
-        end.synchronize()
-        return float(begin.elapsed_time(end))
+class BranchWatch(Stopwatch):
+    """Times what sublayers compute, without what a method does around them."""
+
+    def sublayer(self, site: Site, grid: Grid, branch: Branch, x: Tensor) -> Tensor:
+        def clocked(*args: Any, **kwargs: Any) -> Tensor:
+            begin = mark(self.cuda)
+            delta = branch(*args, **kwargs)
+            self.parts[grid.index, site.kind].append((begin, mark(self.cuda)))
+            return delta
+
+        return self.inner.sublayer(site, grid, clocked, x)
 
 
 class Progress(Wrapper):

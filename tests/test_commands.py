@@ -6,11 +6,12 @@ import subprocess
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 from skimage.io import imread
 
 import fastvar_lab as fv
-from fastvar_lab import models, plots
+from fastvar_lab import charts, models, plots, suite
 from fastvar_lab.__main__ import main
 from fastvar_lab.evaluate import true_tokens
 from fastvar_lab.files import write
@@ -89,11 +90,43 @@ def test_the_papers_suite_runs_cut_down(capsys):
     for way in ("full", "fast"):
         assert min(case[f"step_floor_ms_{way}"]) > 0
         assert sum(case[f"step_floor_ms_{way}"]) < case[f"ms_{way}"]
-    assert {"pts_ms", "ctr_ms", "attention_ms_full", "ffn_ms_full"} <= set(
-        result["sublayers"]["var-d24"]
-    )
-    assert main(words) == 0
-    assert "TFLOP/s" in capsys.readouterr().out
+    parts = result["sublayers"]["var-d24"]
+    for name in ("attention", "ffn"):
+        floors = [parts[f"{name}_floor_ms_{way}"] for way in ("pruned", "full")]
+        assert 0 < floors[0] < floors[1]
+        assert parts[f"{name}_ms_pruned"] > 0
+    assert {"pts_ms", "pts_floor_ms", "ctr_ms", "ctr_floor_ms"} <= set(parts)
+
+
+def test_the_suite_goes_on_where_it_stopped(capsys, tmp_path, monkeypatch):
+    words = ["bench", "--suite", "paper", "--case", "var-d24", "--depth", "1", "--repeats", "1"]
+    assert main([*words, "--out", str(tmp_path)]) == 0
+    first = capsys.readouterr().out
+    assert "TFLOP/s" in first
+    assert (tmp_path / "speed.txt").read_text() == first
+    assert imread(tmp_path / "speed.png").shape[1] > 1000
+    kept = sorted(p.name for p in (tmp_path / "cells").iterdir())
+    assert kept == ["rates-var-d24.json", "sizes-var-d24-batch-1.json", "sublayers-var-d24.json"]
+    monkeypatch.setattr(suite, "load", None)  # nothing is built again
+    assert main([*words, "--out", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == first
+    numbers = json.loads((tmp_path / "speed.json").read_text())
+    assert {"date", "device", "dtype", "versions", "repeats"} <= set(numbers)
+
+
+def test_growth_is_drawn_beside_the_speedups():
+    steps = {"scales": ["1x1", "4x4"], "step_ms_full": [1.0, 4.0], "step_ms_fast": [1.0, 2.0],
+             "step_floor_ms_full": [0.1, 0.4], "step_floor_ms_fast": [0.1, 0.2],
+             "skipped": [], "pictures": 1, "speedup": 2.0, "speedup_flop_bound": 2.5}  # fmt: skip
+    rows = [
+        {"group": "growth", "name": f"m {s}x{s} paper preset", **steps,
+         "scales": ["1x1", f"{s}x{s}"], "ms_full": s**4.0, "ms_fast": s**2.0}
+        for s in (8, 16)
+    ]  # fmt: skip
+    rows.append({**rows[0], "group": "sizes"})
+    drawn = charts.suite(pd.DataFrame(rows))
+    assert len(drawn.axes) == 3
+    assert "exponent 1.00" in drawn.axes[2].get_legend().get_texts()[1].get_text()
 
 
 def test_growth_is_fitted_over_tokens():
@@ -150,6 +183,7 @@ BAD = [
     (["bench", "--case", "99"], "no case matches '99'"),
     (["bench", "--suite", "paper", "--case", "99"], "no setting matches '99'"),
     (["bench", "--suite", "paper", "--model", "var-d16"], "--suite names its models"),
+    (["bench", "--out", "somewhere"], "--out goes with --suite"),
     (["bench", "--repeats", "0"], "--repeats must be at least 1"),
     (["train", "tokenizer", "--device", "cuda", "--steps", "1"], "no CUDA GPU"),
     (["demo", "--device", "cuda"], "no CUDA GPU"),

@@ -192,7 +192,8 @@ def _overhead_jobs(model: Model, scope: Scope) -> list[list[Settings]]:
 def overhead(model: Model, cell: Settings) -> Rows:
     """Milliseconds of selection, restoration, attention and feed-forward of one call."""
     ms = sublayer_ms(model, PROMPT, cell["repeats"])
-    return [{"kind": name.split("_")[0], "ms": value} for name, value in ms.items()]
+    names = ("pts_ms", "ctr_ms", "attention_ms_full", "ffn_ms_full")
+    return [{"kind": name.split("_")[0], "ms": ms[name]} for name in names]
 
 
 def _kernel_jobs(model: Model, scope: Scope) -> list[list[Settings]]:
