@@ -47,6 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = subcommands.add_parser("evaluate", help="score the embedded model on its tasks")
     evaluate.add_argument("--n", type=int, default=200, help="pictures")
     evaluate.add_argument("--ratios", help=f"{RATIOS_HELP}; default: no pruning")
+    evaluate.add_argument("--size", help="final token map, 48 or 32x48 (height x width); zero-shot")
     evaluate.add_argument("--json", action="store_true", help="print JSON")
     evaluate.add_argument(
         "--given", type=int, default=0, help="first scales whose true tokens are given"

@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 
 from fastvar_lab import flops
 from fastvar_lab.demo import Timed, label, medians, timed, total_ms
+from fastvar_lab.draws import Keyed
 from fastvar_lab.generate import generate, resume
 from fastvar_lab.methods.presets import PRESETS, paper_preset
 from fastvar_lab.methods.prune import Dense, Prune
@@ -120,17 +121,20 @@ def cases(
 ) -> list[dict[str, Any]]:
     """Time full and pruned generations in turns, first scale step to final latent.
 
-    `pictures` are made at once. With `best` rates, every time stands beside its floor.
+    `pictures` are made at once. With `best` rates, every time stands beside its floor. Host times
+    are what it took to issue a step: where a GPU takes as long, it waited for the host.
     """
     ways: dict[str, Method] = {"": Dense(), **methods}
     runs: dict[str, list[Timed]] = {name: [] for name in ways}
     memory = dict.fromkeys(ways, 0)
     grids, words = model.grids(sizes), len(prompt(model).split())
+    draws = Keyed(tuple(range(pictures)), on_device=True)
     turns = [(repeat, name) for repeat in range(repeats + 1) for name in ways]
     for repeat, name in tqdm(turns, desc=f"bench {label(grids[-1])}", unit="picture"):
         if model.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(model.device)
-        run = timed(model, [prompt(model)] * pictures, ways[name], seed=0, sizes=sizes)
+        texts = [prompt(model)] * pictures
+        run = timed(model, texts, ways[name], seed=0, sizes=sizes, draws=draws)
         if model.device.type == "cuda":
             memory[name] = torch.cuda.max_memory_allocated(model.device)
         if repeat:  # the first of each is a warm-up
@@ -165,6 +169,8 @@ def cases(
             "scales": [label(g) for g in grids],
             "step_ms_full": medians(runs[""]),
             "step_ms_fast": medians(runs[name]),
+            "step_host_ms_full": medians(runs[""], "host_ms"),
+            "step_host_ms_fast": medians(runs[name], "host_ms"),
             "step_floor_ms_full": floor[""],
             "step_floor_ms_fast": floor[name],
             "memory_full": memory[""],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -34,10 +35,10 @@ def _bars(axes: Axes, rows: pd.DataFrame, low: str, high: str) -> None:
     sns.despine(ax=axes)
 
 
-def _by_method(axes: Axes, frame: pd.DataFrame, x: str, y: str) -> None:
+def _by_method(axes: Axes, frame: pd.DataFrame, x: str, y: str, **options: Any) -> None:
     """Draw bars side by side, one color a method."""
     colors = PALETTE[: frame.method.nunique()]
-    sns.barplot(frame, x=x, y=y, hue="method", palette=colors, saturation=1, ax=axes)
+    sns.barplot(frame, x=x, y=y, hue="method", palette=colors, saturation=1, ax=axes, **options)
     axes.legend(frameon=False)
     sns.despine(ax=axes)
 
@@ -333,9 +334,9 @@ def scaling(frame: pd.DataFrame) -> Figure:
     with style():
         fig, (axes, *scores) = _axes(*((WIDTH, 2.2, 2) if len(scored) else ()))
         for color, (method, part) in zip(PALETTE, rows.groupby("method", sort=False)):
-            slope = exponent(part.tokens, part.ms)
-            label = f"{method}, exponent {slope:.2f}"
-            axes.loglog(part.tokens, part.ms, "o-", ms=3, lw=1, color=color, label=label)
+            middle = part.groupby("tokens").ms.median()
+            label = f"{method}, exponent {exponent(list(middle.index), list(middle)):.2f}"
+            axes.loglog(middle.index, middle, "o-", ms=3, lw=1, color=color, label=label)
         axes.set(xlabel="tokens of the final map", ylabel="time (ms)")
         axes.grid(lw=0.4, color="0.9")
         axes.legend(frameon=False)
@@ -352,13 +353,16 @@ def scaling(frame: pd.DataFrame) -> Figure:
 def kernels(frame: pd.DataFrame) -> Figure:
     """Time under unfused and fused attention, full and pruned (paper, Table 5).
 
+    Medians over the turns, and what the middle half of them spans.
+
     >>> from fastvar_lab.experiments.run import run
     >>> kernels(run("attention_kernels", "quick", progress=False)).axes[0].get_ylabel()
     'attention'
     """
     with style():
         fig, (axes,) = _axes(COLUMN, 1.8)
-        _by_method(axes, frame, y="kernel", x="ms")
+        spread = {"estimator": "median", "errorbar": ("pi", 50), "err_kws": {"lw": 1}}
+        _by_method(axes, frame, y="kernel", x="ms", **spread)
         axes.set(xlabel="time (ms)", ylabel="attention")
     return fig
 
@@ -451,25 +455,33 @@ def _speedups(axes: Axes, times: pd.DataFrame) -> None:
     sns.despine(ax=axes)
 
 
-def suite(frame: pd.DataFrame) -> Figure:
+def tokens(size: str) -> int:
+    """Count the tokens of a map.
+
+    >>> tokens("48x64")
+    3072
+    """
+    h, w = size.split("x")
+    return int(h) * int(w)
+
+
+def suite(cases: pd.DataFrame, growing: pd.DataFrame) -> Figure:
     """Draw the paper's suite: speedups beside bounds, one generation by scale, growth with size.
 
-    Rows are its cases. What was not measured is left out.
+    `growing` are the cases of one model at several sizes; with fewer than two nothing is drawn.
     """
-    alone = frame[frame.pictures == 1]
-    fastest = alone[~alone.name.str.endswith("pruned steps")]
-    growing = fastest[fastest.group == "growth"]
-    bars = alone[alone.group != "growth"]
+    alone = cases[cases.pictures == 1]
+    bars = alone[alone.group != "growth"] if (alone.group != "growth").any() else alone
     with style():
         panels = 2 + (len(growing) > 1)
-        fig, (left, middle, *right) = _axes(WIDTH, 0.2 * len(bars) + 1.2, panels)
+        fig, (left, middle, *right) = _axes(WIDTH, max(2.4, 0.2 * len(bars) + 1.2), panels)
         places = np.arange(len(bars))[::-1]
         left.barh(places, bars.speedup, color=PALETTE[0])
         left.plot(bars.speedup_flop_bound, places, "k|", ms=7, label="bound by operations")
         left.set_yticks(places, [_wrapped(name) for name in bars.name], fontsize=6)
         left.set(xlabel="speedup over the full run", ylim=(-0.7, len(bars) + 0.6))
         left.legend(frameon=False, loc="upper right")
-        shown = (bars if len(bars) else alone).iloc[0]
+        shown = bars.iloc[0]
         for color, way in zip(PALETTE, ("full", "fast")):
             ms, floor = shown[f"step_ms_{way}"], shown[f"step_floor_ms_{way}"]
             ran = [t if scale not in shown.skipped or way == "full" else np.nan
@@ -480,11 +492,12 @@ def suite(frame: pd.DataFrame) -> Figure:
         middle.set(ylabel="time (ms), dotted: floor", title=shown["name"])
         middle.legend(frameon=False)
         for axes in right:
-            tokens = [float(np.prod([int(k) for k in s[-1].split("x")])) for s in growing.scales]
+            rows = growing.assign(tokens=[tokens(s[-1]) for s in growing.scales])
+            rows = rows.sort_values("tokens")
             for color, way in zip(PALETTE, ("full", "fast")):
-                ms = list(growing[f"ms_{way}"])
-                label = f"{way}, exponent {exponent(tokens, ms):.2f}"
-                axes.loglog(tokens, ms, "o-", ms=3, lw=1, color=color, label=label)
+                ms = rows[f"ms_{way}"]
+                label = f"{way}, exponent {exponent(rows.tokens, ms):.2f}"
+                axes.loglog(rows.tokens, ms, "o-", ms=3, lw=1, color=color, label=label)
             axes.set(xlabel="tokens of the final map", ylabel="time (ms)")
             axes.legend(frameon=False)
         for axes in (left, middle, *right):

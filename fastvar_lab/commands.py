@@ -90,7 +90,7 @@ def models(args: argparse.Namespace) -> None:
 
 def evaluate(args: argparse.Namespace) -> None:
     """Score the embedded model, or the judge itself."""
-    from fastvar_lab import loading
+    from fastvar_lab import loading, scales
     from fastvar_lab.evaluate import evaluate, judge_accuracy, table
     from fastvar_lab.methods.presets import parse_ratios
     from fastvar_lab.methods.prune import Dense, Prune
@@ -98,11 +98,13 @@ def evaluate(args: argparse.Namespace) -> None:
     if args.n < 7:
         raise ValueError(f"--n must be at least 7, one picture for each task; not {args.n}")
     method = Prune(parse_ratios(args.ratios)) if args.ratios else Dense()
+    size = scales.parse_size(args.size) if args.size else None
     model = loading.load(weights=args.weights, device=args.device)
     if args.judge:
         print(json.dumps(judge_accuracy(model, args.n, args.seed), indent=1))
         return
-    result = evaluate(model, method, args.n, args.seed, given=args.given)
+    sizes = scales.stretch(model.sizes, *size) if size else None
+    result = evaluate(model, method, args.n, args.seed, sizes, given=args.given)
     print(json.dumps(result, indent=1) if args.json else table(result))
 
 

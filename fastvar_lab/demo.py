@@ -28,10 +28,11 @@ PROMPT = WordEncoder.example
 
 @dataclass
 class Timed:
-    """A generation and the milliseconds of each of its scale steps."""
+    """A generation, and the milliseconds that each of its scale steps took and took to issue."""
 
     generation: Generation
     step_ms: list[float]
+    host_ms: list[float]
 
 
 def label(grid: Grid) -> str:
@@ -50,13 +51,14 @@ def timed(
         return watches[0]
 
     made = generate(model, prompt, method, seed=seed, watch=[watch], **options)
-    ms = watches[0].step_ms()
-    return Timed(made, [ms[g.index] for g in made.request.grids])
+    steps = [g.index for g in made.request.grids]
+    ms, host = watches[0].step_ms(), watches[0].host_ms
+    return Timed(made, [ms[step] for step in steps], [host[step] for step in steps])
 
 
-def medians(runs: list[Timed]) -> list[float]:
+def medians(runs: list[Timed], what: str = "step_ms") -> list[float]:
     """Median milliseconds of each scale step."""
-    return [statistics.median(times) for times in zip(*(r.step_ms for r in runs), strict=True)]
+    return [statistics.median(times) for times in zip(*(getattr(r, what) for r in runs))]
 
 
 def total_ms(runs: list[Timed]) -> float:

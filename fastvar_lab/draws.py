@@ -45,52 +45,58 @@ class Draws(Protocol):
 
 @dataclass(frozen=True)
 class Keyed:
-    """One float32 uniform per place, from a generator keyed by seed and step; inverse CDF."""
+    """One float32 uniform per place, from a generator keyed by seed and step; inverse CDF.
+
+    The CPU draws, so that every device sees the same numbers; `on_device` draws others where they
+    are needed, which HART's millions of exponentials take less time for.
+    """
 
     seeds: tuple[int, ...]
+    on_device: bool = False
 
     def start(self, device: torch.device) -> Stream:
-        return _Keyed(self.seeds, device)
+        return _Keyed(self.seeds, device, device if self.on_device else torch.device("cpu"))
 
 
 class _Keyed:
-    """Draws on the CPU, alike for every device."""
+    """Draws on `source`, for `device`."""
 
-    def __init__(self, seeds: tuple[int, ...], device: torch.device) -> None:
-        self.seeds, self.device = seeds, device
+    def __init__(self, seeds: tuple[int, ...], device: torch.device, source: torch.device) -> None:
+        self.seeds, self.device, self.source = seeds, device, source
 
     def exponential(self, step: int, shape: tuple[int, ...]) -> Tensor:
-        return self._each(f"{step}/exp", lambda g: torch.empty(shape).exponential_(generator=g))
+        return self._each(f"{step}/exp", shape, Tensor.exponential_)
 
     def normal(self, step: int, part: int, shape: tuple[int, ...], both: bool) -> Tensor:
-        return self._each(f"{step}/{part}/normal", lambda g: torch.randn(shape, generator=g))
+        return self._each(f"{step}/{part}/normal", shape, Tensor.normal_)
 
     def pick(self, step: int, probabilities: Tensor) -> Tensor:
         if len(probabilities) != len(self.seeds):
             raise ValueError(f"{len(probabilities)} pictures need as many seeds; not {self.seeds}")
-        shape = tuple(probabilities.shape[1:-1])
-        u = self._each(f"{step}", lambda g: torch.rand(shape, generator=g))
+        u = self._each(f"{step}", tuple(probabilities.shape[1:-1]), Tensor.uniform_)
         if probabilities.shape[-1] == 2:
             return (u >= probabilities[..., 0]).long()
         ahead = probabilities.cumsum(-1)[..., :-1] <= u.unsqueeze(-1)
         return ahead.sum(-1)
 
-    def _each(self, what: str, draw: Callable[[torch.Generator], Tensor]) -> Tensor:
-        drawn = [draw(_generator(f"{seed}/{what}")) for seed in self.seeds]
-        return sent(torch.stack(drawn), self.device)
+    def _each(self, what: str, shape: tuple[int, ...], fill: Callable[..., Tensor]) -> Tensor:
+        drawn = torch.empty(len(self.seeds), *shape, device=self.source)
+        for seed, own in zip(self.seeds, drawn):
+            fill(own, generator=_generator(f"{seed}/{what}", self.source))
+        return sent(drawn, self.device)
 
 
 def sent(drawn: Tensor, device: torch.device) -> Tensor:
     """Send what the CPU drew to a device; a GPU's queue is not waited for."""
-    if device.type == "cuda":
+    if device.type == "cuda" and drawn.device.type == "cpu":
         drawn = drawn.pin_memory()
     return drawn.to(device, non_blocking=True)
 
 
-def _generator(name: str) -> torch.Generator:
+def _generator(name: str, device: torch.device) -> torch.Generator:
     # torch's CPU generator uses only the low 32 bits of a seed, hence a 32-bit hash
     key = hashlib.blake2b(name.encode(), digest_size=4).digest()
-    return torch.Generator().manual_seed(int.from_bytes(key, "little"))
+    return torch.Generator(device).manual_seed(int.from_bytes(key, "little"))
 
 
 @dataclass(frozen=True)

@@ -157,6 +157,7 @@ def evaluate(
         "n": n,
         "seed": seed,
         "method": repr(method),
+        "size": f"{h}x{w}",
         "given": given,
         "weights": model.fingerprint,
         "overall": float(np.mean([np.mean(right[task]) for task in six])),

@@ -283,10 +283,12 @@ def _steps(
     for wrap in reversed(list(watch)):
         run = wrap(run)
 
-    given = None if request.condition is None else to_device(request.condition, model.device)
     stream = request.draws.start(model.device)
     begin = _now(model.device)
-    condition = model.condition(request.prompts) if given is None else given
+    condition = request.condition
+    if condition is None:
+        condition = model.condition(request.prompts)
+    condition = to_device(condition, model.device)
     guided = request.sampling.guidance != model.transformer.unguided
     if guided:
         condition = model.transformer.with_null(condition)

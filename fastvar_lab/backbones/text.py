@@ -65,8 +65,14 @@ class WordEncoder(ConditionEncoder):
         """Encode word numbers (n, T)."""
         padding = tokens == 0
         x = self.words(tokens) + self.places[: tokens.shape[1]]
-        for layer in self.layers:
-            x = layer(x, src_key_padding_mask=padding)
+        fast = torch.backends.mha.get_fastpath_enabled()
+        try:
+            # on a GPU the fast path of these layers has another GELU than the one trained with
+            torch.backends.mha.set_fastpath_enabled(fast and x.device.type == "cpu")
+            for layer in self.layers:
+                x = layer(x, src_key_padding_mask=padding)
+        finally:
+            torch.backends.mha.set_fastpath_enabled(fast)
         return Text(x, ~padding)
 
     def encode(self, prompts: Sequence[str]) -> Text:

@@ -157,8 +157,9 @@ def _growth(model: Model, cells: Sequence[Settings]) -> Answers:
     for cell, watches in zip(cells, _watched(model, cells, sizes), strict=True):
         method = ways(model)[cell["method"]]
         cost = flops.total(flops.step_flops(model, method, grids, words=len(PROMPT.split())))
-        ms = statistics.median(sum(w.step_ms().values()) for w in watches)
-        yield cell, [{"ms": ms, "gflop": cost / 1e9, "tokens": side**2}]
+        told = {"gflop": cost / 1e9, "tokens": side**2}
+        totals = [sum(w.step_ms().values()) for w in watches]
+        yield cell, [{"turn": turn, "ms": ms, **told} for turn, ms in enumerate(totals)]
 
 
 class Unfused(Wrapper):
@@ -199,7 +200,7 @@ def overhead(model: Model, cell: Settings) -> Rows:
 def _kernel_jobs(model: Model, scope: Scope) -> list[list[Settings]]:
     return [
         [
-            {"kernel": kernel, "method": name, "repeats": scope.repeats}
+            {"kernel": kernel, "method": name, "repeats": 3 * scope.repeats}
             for kernel in ("unfused", "fused")
             for name in ways(model)
         ]
@@ -207,7 +208,7 @@ def _kernel_jobs(model: Model, scope: Scope) -> list[list[Settings]]:
 
 
 def kernels(model: Model, cells: Sequence[Settings]) -> Answers:
-    """Time and memory under fused and unfused attention (paper, Table 5)."""
+    """Time and memory under fused and unfused attention, turn by turn (paper, Table 5)."""
     cuda = model.device.type == "cuda"
 
     def once(cell: Settings) -> tuple[float, int]:
@@ -226,8 +227,13 @@ def kernels(model: Model, cells: Sequence[Settings]) -> Answers:
         return made.seconds, seen[0].largest if seen else 0
 
     for cell, found in zip(cells, in_turns(cells, once), strict=True):
-        ms = statistics.median(seconds for seconds, _ in found) * 1e3
-        yield cell, [{"ms": ms, "bytes": found[-1][1]}]
+        yield (
+            cell,
+            [
+                {"turn": turn, "ms": seconds * 1e3, "bytes": size}
+                for turn, (seconds, size) in enumerate(found)
+            ],
+        )
 
 
 def _schedules(model: Model) -> dict[str, Method]:
@@ -341,7 +347,7 @@ EXPERIMENTS = (
         "section 4.3; supplement, Fig. A.5",
         _resolution_jobs,
         resolution,
-        version=2,
+        version=3,
         slow=True,
     ),
     Experiment(
@@ -350,7 +356,7 @@ EXPERIMENTS = (
         "Table 5",
         _kernel_jobs,
         kernels,
-        version=2,
+        version=3,
     ),
     each_cell(
         "memory",

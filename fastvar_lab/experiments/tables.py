@@ -46,7 +46,8 @@ def tabulate(frame: pd.DataFrame) -> pd.DataFrame:
     if "kind" not in frame or not (frame.kind == "quality").any():
         by = [c for c in SETTINGS if c in frame and frame[c].notna().any()]
         numbers = [c for c in MEASURED if c in frame]
-        means = frame.groupby(by, sort=False, dropna=False)[numbers].mean()
+        kinds = {c: "median" if c == "ms" else "mean" for c in numbers}
+        means = frame.groupby(by, sort=False, dropna=False).agg(kinds)
         return means.map(_digits).reset_index().fillna("")
     made = frame[frame.kind == "quality"]
     times = frame[frame.kind == "time"].set_index("method")
