@@ -17,8 +17,7 @@ from fastvar_lab.world.scene import REACH, Scene
 
 BACKGROUND = 0.2  # what a token of background counts beside one of an object
 LOOKS = (1 + len(SHAPES), 1 + len(COLORS), 1 + len(TEXTURES))  # answers to what lies in a cell
-ELSEWHERE = 0.006  # chance of a cell of background to be a window's place, beside one of stripes
-LEARNT_LAST = {"solid": 0.3, "striped": 1.0, "dotted": 3.0, "checkered": 1.5}  # chances of a cell
+ELSEWHERE = 0.02  # chance of a cell of background to be a window's place, beside one of an object
 SCATTERED = 0.25  # share of steps whose tokens are scattered, as pruning leaves them
 JITTER = 0.06  # how far from its object a window lies, standard deviation, share of the side
 
@@ -71,17 +70,13 @@ def window(h: int, w: int, most: int, centers: Tensor) -> Tensor:
     return (rows.unsqueeze(2) * w + columns.unsqueeze(1)).flatten(1)
 
 
-def centers(looks: Tensor, draw: torch.Generator) -> Tensor:
-    """Draw a place per picture (B, 2), y and x in [0, 1], mostly where a texture is hard to learn.
-
-    `looks` are look maps (B, 3, H, W).
-    """
-    h, w = looks.shape[2:]
-    chances = torch.tensor([ELSEWHERE, *(LEARNT_LAST[texture] for texture in TEXTURES)])
-    at = chances[looks[:, 2].flatten(1).long()]
-    cell = torch.multinomial(at, 1, generator=draw).squeeze(1)
+def centers(objects: Tensor, draw: torch.Generator) -> Tensor:
+    """Draw a place per picture (B, 2), y and x in [0, 1], mostly in an object of `objects`."""
+    b, h, w = objects.shape
+    chances = ELSEWHERE + objects.flatten(1).float()
+    cell = torch.multinomial(chances, 1, generator=draw).squeeze(1)
     place = torch.stack(((cell // w + 0.5) / h, (cell % w + 0.5) / w), dim=1)
-    return place + JITTER * torch.randn(place.shape, generator=draw)
+    return place + JITTER * torch.randn(b, 2, generator=draw)
 
 
 def sampled_positions(

@@ -43,7 +43,6 @@ NULL = 0.1  # share of pictures trained without their text
 READING = 0.01  # what the loss of reading counts beside that of the bits
 NAMING = 0.05  # what the loss of naming what lies where counts
 NAMED = 5 / 8  # how far up the layers it is asked
-TAUGHT = (0.15, 0.2, 0.45, 0.2)  # shares of the textures: dots, finest of all, are learnt last
 
 
 class Look(NamedTuple):
@@ -69,7 +68,6 @@ GROWTH = (
     Phase(0.0, ((1.0, SMALL),)),
     Phase(0.1, ((0.5, SMALL), (0.25, MIDDLE), (0.25, SAMPLED))),
     Phase(0.7, ((0.1, SMALL), (0.1, MIDDLE), (0.65, SAMPLED), (0.15, WIDE))),
-    Phase(0.85, ((0.8, SAMPLED), (0.2, WIDE))),
     Phase(0.99, ((1.0, WIDE),)),
     Phase(0.999, ((1.0, WHOLE),)),
 )
@@ -121,7 +119,7 @@ class Pictures:
     @torch.no_grad()
     def _draw(self, chunk: int) -> None:
         rng = np.random.default_rng((self.seed, chunk, 0))
-        prompts = [random_prompt(rng, TAUGHT) for _ in range(CHUNK)]
+        prompts = [random_prompt(rng) for _ in range(CHUNK)]
         device = next(self.tokenizer.parameters()).device
         latents, objects, looks = list[Tensor](), list[Tensor](), list[Tensor]()
         for first in tqdm(range(0, CHUNK, 32), desc="draw pictures", leave=False):
@@ -234,7 +232,7 @@ def train_transformer(
         largest, sampled = look(grown + (1 - grown) * step / steps, draw)
         shown = [(h, w) for h, w in sizes if h * w <= largest]
         weights = token_weights(objects, shown)
-        positions = sampled_positions(shown, sampled, weights, centers(looks, draw), draw)
+        positions = sampled_positions(shown, sampled, weights, centers(objects, draw), draw)
         with torch.autocast(device, torch.bfloat16):
             features, mask = text_encoder.encode([c.text for c in captions])
             drop = torch.rand(len(captions), 1, 1, generator=draw).to(device) < NULL

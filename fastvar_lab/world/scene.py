@@ -8,7 +8,6 @@ Lengths are fractions of the picture's short side, places of its width and heigh
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -97,14 +96,11 @@ def compose(prompt: Prompt, seed: int, aspect: float = 1.0) -> Scene:
     )
 
 
-def random_prompt(rng: np.random.Generator, textures: Sequence[float] | None = None) -> Prompt:
-    """Draw a prompt of the kinds the tasks ask about, and mixtures of them, all looks named.
-
-    `textures` are the chances of each, in the order of TEXTURES; None: all alike.
-    """
+def random_prompt(rng: np.random.Generator) -> Prompt:
+    """Draw a prompt of the kinds the tasks ask about, and mixtures of them, all looks named."""
 
     def group(count: int = 1, shape: str | None = None) -> Group:
-        color, texture = str(rng.choice(list(COLORS))), str(rng.choice(TEXTURES, p=textures))
+        color, texture = str(rng.choice(list(COLORS))), str(rng.choice(TEXTURES))
         return Group(count, shape or str(rng.choice(SHAPES)), color, texture)
 
     kind = rng.choice(["one", "two", "relation", "many", "mixed"], p=[0.2, 0.2, 0.25, 0.25, 0.1])
