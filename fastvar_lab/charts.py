@@ -334,9 +334,8 @@ def scaling(frame: pd.DataFrame) -> Figure:
     with style():
         fig, (axes, *scores) = _axes(*((WIDTH, 2.2, 2) if len(scored) else ()))
         for color, (method, part) in zip(PALETTE, rows.groupby("method", sort=False)):
-            middle = part.groupby("tokens").ms.median()
-            label = f"{method}, exponent {exponent(list(middle.index), list(middle)):.2f}"
-            axes.loglog(middle.index, middle, "o-", ms=3, lw=1, color=color, label=label)
+            label = f"{method}, exponent {exponent(part.tokens, part.ms):.2f}"
+            axes.loglog(part.tokens, part.ms, "o-", ms=3, lw=1, color=color, label=label)
         axes.set(xlabel="tokens of the final map", ylabel="time (ms)")
         axes.grid(lw=0.4, color="0.9")
         axes.legend(frameon=False)

@@ -163,7 +163,8 @@ def _count(frame: pd.DataFrame) -> Report:
 
 def provenance(model: Model, name: str, scope: str, seed: int) -> Report:
     """Say where a figure is from: command, weights, versions, machine."""
-    what = f"{name} --seed {seed}" if name in PICTURES else f"{name} --{scope}"
+    quick = " --quick" if scope == "quick" else ""
+    what = f"{name} --seed {seed}" if name in PICTURES else f"{name}{quick}"
     return {
         "command": f"python -m fastvar_lab figures {what}",
         "model": model.name,

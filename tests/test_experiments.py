@@ -305,8 +305,8 @@ def synthetic(name):
             for f in range(0, 40, 4)
         ],
         "resolution_scaling": [
-            {"what": "time", "side": s, "tokens": s * s, "method": m, "ms": s**2.4, "turn": t}
-            for s in (16, 32, 64) for m in ways for t in range(2)
+            {"what": "time", "side": s, "tokens": s * s, "method": m, "ms": s**2.4}
+            for s in (16, 32, 64) for m in ways
         ] + [
             {"what": "zero-shot", "side": s, "picture": p, "right": p % 2}
             for s in (32, 48) for p in range(4)
@@ -370,7 +370,7 @@ def test_figures_are_checked_against_their_data(tmp_path, monkeypatch, capsys):
     assert {p.suffix for p in made} == {".csv", ".npz", ".png", ".pdf"}
     assert figures.check(tmp_path) == []
     told = json.loads((tmp_path / "selectors.json").read_text())
-    assert told["command"] == "python -m fastvar_lab figures selectors --paper"
+    assert told["command"] == "python -m fastvar_lab figures selectors"
     assert told["weights"] == model.fingerprint
     csv = tmp_path / "selectors.csv"
     csv.write_text(csv.read_text().replace("29.", "19."))
