@@ -105,7 +105,7 @@ def run(
     asked = {
         "repeats": repeats,
         "depth": depth,
-        "device": torch.cuda.get_device_name() if device.startswith("cuda") else "cpu",
+        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else "cpu",
         "dtype": str(dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
         "versions": versions(),
@@ -115,7 +115,7 @@ def run(
     found, sublayers = list[dict[str, Any]](), dict[str, dict[str, float]]()
     measured: dict[str, float] = {}
     for name, group in groupby(chosen, key=lambda s: s.model):
-        one = Opened(name, device, dtype, depth)
+        one = OnDemand(name, device, dtype, depth)
         measured = kept.get(f"rates {name}", partial(_rates, one))
         best = Rates(**measured)
         for setting in group:
@@ -128,8 +128,13 @@ def run(
         sublayers[name] = kept.get(f"sublayers {name}", partial(_sublayers, one, repeats, best))
         one.model = None  # before the next one is built
         torch.cuda.empty_cache()  # does nothing without a GPU
+    if not found:
+        raise ValueError(f"nothing that matches {only!r} fits the memory of {asked['device']}")
+    words = ["python -m fastvar_lab bench --suite paper --device", device, "--repeats", repeats]
+    words += [*(["--case", repr(only)] if only else []), *(["--depth", depth] if depth else [])]
     return {
         "suite": "paper",
+        "command": " ".join(map(str, words)),
         "date": datetime.date.today().isoformat(),
         "cases": found,
         "sublayers": sublayers,
@@ -140,7 +145,7 @@ def run(
 
 
 @dataclass
-class Opened:
+class OnDemand:
     """A model that is built when it is first asked for: not at all if all is known."""
 
     name: str
@@ -156,11 +161,11 @@ class Opened:
         return self.model
 
 
-def _rates(opened: Opened) -> dict[str, float]:
+def _rates(opened: OnDemand) -> dict[str, float]:
     return asdict(rates(opened.get()))
 
 
-def _cases(opened: Opened, setting: Setting, repeats: int, best: Rates) -> list[dict[str, Any]]:
+def _cases(opened: OnDemand, setting: Setting, repeats: int, best: Rates) -> list[dict[str, Any]]:
     model = opened.get()
     sizes = setting.sizes or model.sizes
     methods = released(model, sizes)
@@ -169,7 +174,7 @@ def _cases(opened: Opened, setting: Setting, repeats: int, best: Rates) -> list[
     return cases(model, sizes, methods, repeats, setting.pictures, best)
 
 
-def _sublayers(opened: Opened, repeats: int, best: Rates) -> dict[str, float]:
+def _sublayers(opened: OnDemand, repeats: int, best: Rates) -> dict[str, float]:
     model = opened.get()
     return {**sublayer_ms(model, prompt(model), repeats), **floors(model, best)}
 

@@ -111,7 +111,8 @@ def test_the_suite_goes_on_where_it_stopped(capsys, tmp_path, monkeypatch):
     assert main([*words, "--out", str(tmp_path)]) == 0
     assert capsys.readouterr().out == first
     numbers = json.loads((tmp_path / "speed.json").read_text())
-    assert {"date", "device", "dtype", "versions", "repeats"} <= set(numbers)
+    assert {"date", "device", "dtype", "versions", "repeats", "code"} <= set(numbers)
+    assert numbers["command"].startswith("python -m fastvar_lab bench --suite paper --device cpu")
 
 
 def test_growth_is_drawn_beside_the_speedups():
