@@ -334,7 +334,8 @@ def scaling(frame: pd.DataFrame) -> Figure:
     with style():
         fig, (axes, *scores) = _axes(*((WIDTH, 2.2, 2) if len(scored) else ()))
         for color, (method, part) in zip(PALETTE, rows.groupby("method", sort=False)):
-            label = f"{method}, exponent {exponent(part.tokens, part.ms):.2f}"
+            slope = exponent(part.tokens, part.ms)
+            label = f"{method}, exponent {slope:.2f}"
             axes.loglog(part.tokens, part.ms, "o-", ms=3, lw=1, color=color, label=label)
         axes.set(xlabel="tokens of the final map", ylabel="time (ms)")
         axes.grid(lw=0.4, color="0.9")
@@ -454,20 +455,11 @@ def _speedups(axes: Axes, times: pd.DataFrame) -> None:
     sns.despine(ax=axes)
 
 
-def tokens(size: str) -> int:
-    """Count the tokens of a map.
-
-    >>> tokens("48x64")
-    3072
-    """
-    h, w = size.split("x")
-    return int(h) * int(w)
-
-
 def suite(cases: pd.DataFrame, growing: pd.DataFrame) -> Figure:
     """Draw the paper's suite: speedups beside bounds, one generation by scale, growth with size.
 
-    `growing` are the cases of one model at several sizes; with fewer than two nothing is drawn.
+    `growing` are the cases of one model at several sizes, by `tokens` of the last map; fewer than
+    two are not drawn.
     """
     alone = cases[cases.pictures == 1]
     bars = alone[alone.group != "growth"] if (alone.group != "growth").any() else alone
@@ -491,12 +483,10 @@ def suite(cases: pd.DataFrame, growing: pd.DataFrame) -> Figure:
         middle.set(ylabel="time (ms), dotted: floor", title=shown["name"])
         middle.legend(frameon=False)
         for axes in right:
-            rows = growing.assign(tokens=[tokens(s[-1]) for s in growing.scales])
-            rows = rows.sort_values("tokens")
             for color, way in zip(PALETTE, ("full", "fast")):
-                ms = rows[f"ms_{way}"]
-                label = f"{way}, exponent {exponent(rows.tokens, ms):.2f}"
-                axes.loglog(rows.tokens, ms, "o-", ms=3, lw=1, color=color, label=label)
+                ms = growing[f"ms_{way}"]
+                label = f"{way}, exponent {exponent(growing.tokens, ms):.2f}"
+                axes.loglog(growing.tokens, ms, "o-", ms=3, lw=1, color=color, label=label)
             axes.set(xlabel="tokens of the final map", ylabel="time (ms)")
             axes.legend(frameon=False)
         for axes in (left, middle, *right):

@@ -58,7 +58,9 @@ def timed(
 
 def medians(runs: list[Timed], what: str = "step_ms") -> list[float]:
     """Median milliseconds of each scale step."""
-    return [statistics.median(times) for times in zip(*(getattr(r, what) for r in runs))]
+    return [
+        statistics.median(times) for times in zip(*(getattr(r, what) for r in runs), strict=True)
+    ]
 
 
 def total_ms(runs: list[Timed]) -> float:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -18,12 +17,12 @@ from tqdm.auto import tqdm
 
 from fastvar_lab import charts, files, flops
 from fastvar_lab.bench import Rates, case_table, cases, prompt, rates, released
-from fastvar_lab.files import folder
+from fastvar_lab.experiments.store import Rows, Store
 from fastvar_lab.loading import load
 from fastvar_lab.methods.prune import Dense
 from fastvar_lab.models import Model
 from fastvar_lab.output import versions, write_figure, write_json
-from fastvar_lab.scales import Sizes, infinity, infinity_at
+from fastvar_lab.scales import Sizes, infinity, infinity_at, parse_size
 from fastvar_lab.seam import Method
 from fastvar_lab.sublayers import PRUNED, sublayer_ms
 
@@ -62,26 +61,14 @@ def settings() -> list[Setting]:
     ]
 
 
-class Kept:
-    """What was measured, a file each in a folder, so that a stopped run goes on; None keeps none.
-
-    A file counts only if settings, device, code and versions are those that measured it.
-    """
-
-    def __init__(self, out: Path | None, asked: dict[str, Any]) -> None:
-        self.cells = None if out is None else folder(out / "cells")
-        self.asked = asked
-
-    def get(self, name: str, measure: Callable[[], Any]) -> Any:
-        """Return what is known of `name`, or measure and keep it."""
-        if self.cells is None:
-            return measure()
-        path = self.cells / (name.replace(" ", "-") + ".json")
-        known = json.loads(path.read_text()) if path.exists() else {}
-        if known.get("asked") != self.asked:
-            known = {"asked": self.asked, "found": measure()}
-            write_json(path, known)
-        return known["found"]
+def known(store: Store | None, settings: dict[str, Any], measure: Callable[[], Rows]) -> Rows:
+    """Return what the store knows of settings, or measure and keep it."""
+    rows = store.get(settings) if store else None
+    if rows is None:
+        rows = measure()
+        if store:
+            store.put(settings, rows)
+    return rows
 
 
 def run(
@@ -111,21 +98,25 @@ def run(
         "versions": versions(),
         "code": _code(),
     }
-    kept = Kept(out, asked)
+    store = None if out is None else Store(out / "cells").prepare()
+    get = partial(known, store)
     found, sublayers = list[dict[str, Any]](), dict[str, dict[str, float]]()
     measured: dict[str, float] = {}
     for name, group in groupby(chosen, key=lambda s: s.model):
         one = OnDemand(name, device, dtype, depth)
-        measured = kept.get(f"rates {name}", partial(_rates, one))
+        asked_of = {"model": name, **asked}
+        (measured,) = get({"rates": True, **asked_of}, partial(_rates, one))
         best = Rates(**measured)
         for setting in group:
             try:
-                timed = kept.get(setting.name, partial(_cases, one, setting, repeats, best))
+                how = {"setting": setting.name, **asked_of}
+                timed = get(how, partial(_cases, one, setting, repeats, best))
             except torch.OutOfMemoryError:
                 tqdm.write(f"{setting.name}: more memory than {asked['device']} has; left out")
                 continue
             found += [{"group": setting.group, "model": name, **case} for case in timed]
-        sublayers[name] = kept.get(f"sublayers {name}", partial(_sublayers, one, repeats, best))
+        how = {"sublayers": True, **asked_of}
+        (sublayers[name],) = get(how, partial(_sublayers, one, repeats, best))
         one.model = None  # before the next one is built
         torch.cuda.empty_cache()  # does nothing without a GPU
     if not found:
@@ -161,11 +152,11 @@ class OnDemand:
         return self.model
 
 
-def _rates(opened: OnDemand) -> dict[str, float]:
-    return asdict(rates(opened.get()))
+def _rates(opened: OnDemand) -> Rows:
+    return [asdict(rates(opened.get()))]
 
 
-def _cases(opened: OnDemand, setting: Setting, repeats: int, best: Rates) -> list[dict[str, Any]]:
+def _cases(opened: OnDemand, setting: Setting, repeats: int, best: Rates) -> Rows:
     model = opened.get()
     sizes = setting.sizes or model.sizes
     methods = released(model, sizes)
@@ -174,9 +165,9 @@ def _cases(opened: OnDemand, setting: Setting, repeats: int, best: Rates) -> lis
     return cases(model, sizes, methods, repeats, setting.pictures, best)
 
 
-def _sublayers(opened: OnDemand, repeats: int, best: Rates) -> dict[str, float]:
+def _sublayers(opened: OnDemand, repeats: int, best: Rates) -> Rows:
     model = opened.get()
-    return {**sublayer_ms(model, prompt(model), repeats), **floors(model, best)}
+    return [{**sublayer_ms(model, prompt(model), repeats), **floors(model, best)}]
 
 
 def floors(model: Model, best: Rates) -> dict[str, float]:
@@ -210,23 +201,22 @@ def growth(found: Sequence[dict[str, Any]]) -> dict[str, float]:
     rows = grown(found)
     if len(rows) < 2:
         return {}
-    tokens = [charts.tokens(c["scales"][-1]) for c in rows]
+    tokens = [c["tokens"] for c in rows]
     return {
         way: charts.exponent(tokens, [c[f"ms_{way}"] for c in rows]) for way in ("full", "fast")
     }
 
 
 def grown(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Pick the square pictures of the model that is measured at several sizes."""
+    """Pick the square pictures of the model that is measured at several sizes, with `tokens`."""
     growing = {c["model"] for c in found if c["group"] == "growth"}
-    return [
-        c
-        for c in found
-        if c["model"] in growing
-        and c["group"] in ("growth", "aspects")
-        and c["name"].endswith("paper preset")
-        and len(set(c["scales"][-1].split("x"))) == 1
-    ]
+    rows = list[dict[str, Any]]()
+    for case in found:
+        h, w = parse_size(case["scales"][-1])
+        square = h == w and case["model"] in growing and case["group"] in ("growth", "aspects")
+        if square and case["name"].endswith("paper preset"):
+            rows.append({**case, "tokens": h * w})
+    return sorted(rows, key=lambda row: row["tokens"])
 
 
 def _code() -> str:

@@ -9,14 +9,19 @@ from fastvar_lab.scales import square
 SIZES = square(1, 2, 4, 6, 8)
 
 
-@pytest.fixture(scope="session")
-def small():
-    """A small random Infinity in float64, with branches large enough to matter."""
+def small_config():
+    """A narrow, shallow Infinity's configuration."""
     config = models.tiny_config()
     config["transformer"] |= {"depth": 3, "width": 64, "heads": 2, "ffn": 128, "text_width": 64}
     config["text"] |= {"width": 64}
+    return config
+
+
+@pytest.fixture(scope="session")
+def small():
+    """A small random Infinity in float64, with branches large enough to matter."""
     torch.manual_seed(0)
-    model = models.build_tiny(config, name="small")
+    model = models.build_tiny(small_config(), name="small")
     model.sizes = SIZES
     for part in model.parts:
         part.eval()

@@ -18,7 +18,7 @@ import fastvar_lab as fv
 from fastvar_lab import models
 from fastvar_lab.methods.merge import Merge
 from fastvar_lab.seam import Wrapper
-from tests.conftest import SIZES
+from tests.conftest import SIZES, small_config
 from tests.test_generate import Heads
 from tests.test_hart import CONFIG as HART
 from tests.test_var import SMALL as AUTOENCODER
@@ -44,10 +44,7 @@ PRUNED = [
 def build(family, device="cpu", dtype=torch.float32):
     torch.manual_seed(0)
     if family == "infinity":
-        config = models.tiny_config()
-        config["transformer"] |= {"depth": 3, "width": 64, "heads": 2, "ffn": 128, "text_width": 64}
-        config["text"] |= {"width": 64}
-        model = models.build_tiny(config)
+        model = models.build_tiny(small_config())
         model.sizes = SIZES
     else:
         config = HART if family == "hart" else var_config(shared=False)
@@ -77,9 +74,7 @@ def prompt(model):
 def heads(model, prompts, method, **options):
     """Generate, and keep what enters the head at every step."""
     seen = []
-    made = fv.generate(
-        model, prompts, method, watch=[lambda run: Heads(run, seen)], snapshot=True, **options
-    )
+    made = fv.generate(model, prompts, method, watch=[lambda run: Heads(run, seen)], **options)
     return made, seen
 
 

@@ -305,7 +305,7 @@ def synthetic(name):
             for f in range(0, 40, 4)
         ],
         "resolution_scaling": [
-            {"what": "time", "side": s, "tokens": s * s, "method": m, "ms": s**2.4}
+            {"what": "time", "side": s, "tokens": s * s, "method": m, "ms": s**2.2}
             for s in (16, 32, 64) for m in ways
         ] + [
             {"what": "zero-shot", "side": s, "picture": p, "right": p % 2}
