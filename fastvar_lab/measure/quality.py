@@ -24,8 +24,9 @@ def to_reference(image: np.ndarray, reference: np.ndarray) -> dict[str, float]:
     """Compare a picture (H, W, 3) uint8 with its reference.
 
     psnr in dB (100 for equal pictures), ssim and ms_ssim (1 is equal), vif (visual information
-    fidelity), spectrum_error (mean absolute gap of log10 amplitudes). scikit-image and
-    torchmetrics; multi-scale SSIM needs pictures of more than 160 px and is nan below.
+    fidelity; 1 is equal, more is sharper), spectrum_error (mean absolute gap of log10 amplitudes).
+    scikit-image and torchmetrics; multi-scale SSIM needs pictures of more than 160 px and is nan
+    below.
 
     >>> picture = np.random.default_rng(0).integers(0, 256, (176, 176, 3)).astype(np.uint8)
     >>> to_reference(picture, picture)["psnr"]
@@ -39,7 +40,7 @@ def to_reference(image: np.ndarray, reference: np.ndarray) -> dict[str, float]:
     if image.shape != reference.shape:
         raise ValueError(f"pictures of {image.shape} and {reference.shape} cannot be compared")
     made, wanted = (
-        rearrange(torch.from_numpy(x.astype(np.float32) / 255), "h w c -> 1 c h w")
+        rearrange(torch.from_numpy(x.astype(np.float32)), "h w c -> 1 c h w")
         for x in (image, reference)
     )
     large = min(image.shape[:2]) > 160
@@ -48,11 +49,11 @@ def to_reference(image: np.ndarray, reference: np.ndarray) -> dict[str, float]:
         "psnr": psnr(image, reference),
         "ssim": float(structural_similarity(reference, image, channel_axis=-1)),
         "ms_ssim": float(
-            multiscale_structural_similarity_index_measure(made, wanted, data_range=1.0)
+            multiscale_structural_similarity_index_measure(made, wanted, data_range=255.0)
         )
         if large
         else float("nan"),
-        "vif": float(visual_information_fidelity(made, wanted)),
+        "vif": float(visual_information_fidelity(made, wanted)),  # its noise is set for 0 to 255
         "spectrum_error": float(np.abs(spectra[0] - spectra[1]).mean()),
     }
 
