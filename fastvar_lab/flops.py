@@ -1,7 +1,8 @@
 """Counted operations and bytes of a generation: every product issued, two per multiply-add.
 
 Counts follow what the runner says it forwards: kept tokens, each layer's own KV length, all
-guidance rows. Text encoder, text memory and decoder are not in it.
+guidance rows. Text encoder, text memory and decoder are not in it, nor what a method spends on
+choosing tokens: next to nothing for scores, the products of all pairs for `Merge`.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import fastvar_lab as fv
 from fastvar_lab import scales
 from fastvar_lab.methods.merge import Merge, match, sources_and_destinations
-from fastvar_lab.methods.presets import PRESETS, parse_ratios
+from fastvar_lab.methods.presets import PRESETS, infinity_preset, parse_ratios
 from fastvar_lab.methods.prune import Dense, Prune
 from fastvar_lab.methods.restore import Cached, CachedBranch, NearestKept, Zero
 from fastvar_lab.methods.schedule import find, kept
@@ -196,6 +196,8 @@ def test_the_default_cache_step_is_the_last_unpruned_one():
     assert Prune({24: 1.0, 32: 1.0}).cache_index(grids) is None
     assert Prune({-1: 0.75}, restore=Zero()).cache_index(grids) is None
     assert Prune({-1: 0.75}, cache_step=12).cache_index(grids) == 5
+    assert Prune({-4: 1.0, -2: 0.5}).cache_index(grids) == 7  # past the skipped step
+    assert Prune({1: 1.0, -2: 0.5}).cache_index(grids) == 7
 
 
 def test_a_method_is_a_value_with_a_faithful_repr():
@@ -217,6 +219,11 @@ def test_a_method_is_a_value_with_a_faithful_repr():
         (lambda g: Prune({-1: 0.5, 32: 0.4}).acts(g), "has a ratio already"),
         (lambda g: Prune({24: 0.5}, cache_step=32).acts(g), "must come before the first pruned"),
         (lambda g: Prune({24: 0.5}, cache_step=24).acts(g), "must come before the first pruned"),
+        (lambda g: Prune({20: 1.0, 24: 0.5}, cache_step=20).acts(g), "cache step 20 is skipped"),
+        (lambda g: Prune({-1: 1.0}, cache_step=999).acts(g), "no scale 999"),
+        (lambda g: Prune({g.h: 1.0 for g in g}).acts(g), "every scale step is skipped"),
+        (lambda g: Merge({g.h: 1.0 for g in g}).acts(g), "every scale step is skipped"),
+        (lambda g: infinity_preset(14), "1 to 13 steps; not 14"),
         (lambda g: Prune({1: 0.5}).acts(g), "no unpruned scale step"),
         (lambda g: Prune({1: 1.0, 2: 0.5}).acts(g), "no unpruned scale step"),
         (lambda g: Prune({-1: 0.5}, layers=(0, 9)).start(g, 8), "beyond the 8 layers"),

@@ -27,7 +27,8 @@ class Merge(Scheduled):
     Source: Bolya et al., Token Merging (ICLR 2023) and for Stable Diffusion (2023). Departures:
     destinations are the cells' first tokens instead of random ones; residual inputs are averaged,
     before the norm; a ratio beyond what the stride allows is an error, not a silent cap. On a GPU
-    averages are summed up in no fixed order: the same request may round otherwise.
+    averages are summed up in no fixed order: the same request may round otherwise. Counted
+    operations leave the matching out, as they leave out every method's choice of tokens.
     """
 
     ratios: Mapping[ScaleName, float] | tuple[tuple[ScaleName, float], ...]

@@ -32,8 +32,11 @@ def infinity_preset(steps: int = 13, depth: int = 32) -> Prune:
     """FastVAR on an Infinity whose schedule has `steps` of the 1M schedule's 13 and `depth` layers.
 
     Smaller budgets end earlier: 12 steps skip the last one alone, 10 steps (0.25M) prune it by
-    40 %, 7 (0.06M) prune nothing. Layers 3 to 27 of any depth, as released.
+    40 %, 7 (0.06M) prune nothing. Layers 3 to 27 of any depth, as released. Raises ValueError
+    for more steps than the 1M schedule has.
     """
+    if not 1 <= steps <= 13:
+        raise ValueError(f"Infinity's schedules have 1 to 13 steps; not {steps}")
     ratios: dict[ScaleName, float] = {
         step - steps: ratio for step, ratio in _INFINITY.items() if step < steps
     }

@@ -45,11 +45,11 @@ class Prune(Scheduled):
     """Forward only some tokens through each sublayer of some scale steps; restore the rest.
 
     `ratios` maps scale names to the share of tokens pruned; 1 skips the step: no forward, draw,
-    code or KV. `cache_step` names the step restored from (default: the last unpruned step before
-    the first pruned one). `layers` is a half-open range, default all. `granularity` says how
-    often tokens are chosen anew. `null_until` names the last step that runs the null rows; later
-    ones run the conditional rows alone, without guidance. Kept tokens go in score order, as in
-    the released code, or in `raster` order.
+    code or KV. `cache_step` names the step restored from (default: the last one before the first
+    pruned one that is neither pruned nor skipped). `layers` is a half-open range, default all.
+    `granularity` says how often tokens are chosen anew. `null_until` names the last step that
+    runs the null rows; later ones run the conditional rows alone, without guidance. Kept tokens
+    go in score order, as in the released code, or in `raster` order.
 
     Source: FastVAR, section 3.2 and Algorithm 1; the cache holds gated branch outputs, as the
     released code does. Raises ValueError for what no schedule allows here, and for what the
@@ -82,21 +82,22 @@ class Prune(Scheduled):
     def cache_index(self, grids: Sequence[Grid]) -> int | None:
         """Find the step whose branch outputs are restored from; None if nothing needs them."""
         ratios = self.by_step(grids)
+        named = None if self.cache_step is None else find(self.cache_step, grids)
         if not self.restore.needs_cache or all(r == 1 for r in ratios.values()):
             return None
         first = min(step for step, r in ratios.items() if r < 1)
-        if self.cache_step is not None:
-            step = find(self.cache_step, grids)
+        if named is None:
+            step = max((s for s in range(first) if s not in ratios), default=-1)
+        else:
+            step = named
             if step >= first:
                 raise ValueError(
                     f"the cache step {self.cache_step} must come before the first pruned scale, "
                     f"{grids[first].h}x{grids[first].w}"
                 )
-        else:
-            step = min(ratios) - 1
             if step in ratios:
                 raise ValueError(f"the cache step {self.cache_step} is skipped; name another")
-        if step < 0 or step in ratios:
+        if step < 0:
             raise ValueError(
                 "no unpruned scale step comes before the first pruned "
                 f"({grids[first].h}x{grids[first].w}) to restore from; leave an earlier one whole"
@@ -105,8 +106,6 @@ class Prune(Scheduled):
 
     def acts(self, grids: Sequence[Grid]) -> tuple[Act, ...]:
         ratios, cache = self.by_step(grids), self.cache_index(grids)
-        if len(ratios) == len(grids) and all(r == 1 for r in ratios.values()):
-            raise ValueError("every scale step is skipped; leave at least one")
         alone = len(grids) if self.null_until is None else find(self.null_until, grids) + 1
         how = (self.select, self.restore, self.layers, self.sublayers, self.granularity)
         acts: list[Act] = []

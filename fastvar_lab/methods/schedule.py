@@ -71,6 +71,8 @@ class Scheduled:
             found[step] = ratio
             if ratio > 0 and grids[step].prefix:
                 raise ValueError(f"scale {name} carries text tokens and cannot be pruned")
+        if len(found) == len(grids) and all(ratio == 1 for ratio in found.values()):
+            raise ValueError("every scale step is skipped; leave at least one")
         return {step: ratio for step, ratio in found.items() if ratio > 0}
 
     def depth_checked(self, depth: int) -> range:
