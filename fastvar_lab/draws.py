@@ -76,8 +76,10 @@ class _Keyed:
         u = self._each(f"{step}", tuple(probabilities.shape[1:-1]), Tensor.uniform_)
         if probabilities.shape[-1] == 2:
             return (u >= probabilities[..., 0]).long()
-        ahead = probabilities.cumsum(-1)[..., :-1] <= u.unsqueeze(-1)
-        return ahead.sum(-1)
+        below = probabilities.cumsum(-1)
+        whole = below[..., -1]  # 1, but for rounding: an outcome of probability 0 never comes
+        place = torch.minimum(u * whole, whole.nextafter(torch.zeros_like(whole)))
+        return torch.searchsorted(below, place.unsqueeze(-1), right=True).squeeze(-1)
 
     def _each(self, what: str, shape: tuple[int, ...], fill: Callable[..., Tensor]) -> Tensor:
         drawn = torch.empty(len(self.seeds), *shape, device=self.source)
@@ -140,4 +142,4 @@ class _Sequence:
         source = self.host if part == 0 else self.here
         rows = self.pictures * (2 if both else 1)
         drawn = torch.randn(rows, *shape, generator=source, device=source.device)
-        return drawn[: self.pictures]
+        return sent(drawn[: self.pictures], self.own.device)

@@ -99,6 +99,13 @@ def test_once_more_resumed_and_recorded_are_the_same_bits(model, method):
     assert trace.scores
 
 
+def test_streamed_draws_reach_the_device(model):
+    first, again = (
+        fv.generate(model, prompt(model), PRUNED[0], draws=fv.Streamed(3)) for _ in range(2)
+    )
+    assert torch.equal(first.canvas, again.canvas)
+
+
 @pytest.mark.parametrize("method", [fv.Dense(), PRUNED[0]], ids=repr)
 def test_a_batch_is_near_its_pictures_alone(model, dtype, method):
     """Drawn bits may turn over by a rounding, and all after them: here the tokens are given."""
