@@ -41,20 +41,21 @@ class Recorder(Wrapper):
 
     def sublayer(self, site: Site, grid: Grid, branch: Branch, x: Tensor) -> Tensor:
         key = (grid.index, site)
-        chosen: list[Tensor] = []
+        asked: list[Tensor | None] = []  # nothing where the branch is not called
 
         def watched(x: Tensor, index: Tensor | None = None) -> Tensor:
-            if index is not None:
-                chosen.append(index)
+            asked.append(index)
             return branch(x, index)
 
         delta = self.inner.sublayer(site, grid, watched, x)
         self.trace.scores[key] = distance_to_mean(x)
-        if chosen:
-            mask = torch.zeros(x.shape[:2], dtype=torch.bool, device=x.device)
-            self.trace.kept[key] = mask.scatter_(1, chosen[0], True)
-        else:
+        if asked == [None]:
             self.trace.kept[key] = self._all(x)
+        else:
+            mask = torch.zeros(x.shape[:2], dtype=torch.bool, device=x.device)
+            for index in filter(torch.is_tensor, asked):
+                mask.scatter_(1, index, True)
+            self.trace.kept[key] = mask
         if site in self.wanted_features:
             self.trace.features[key] = x
         if site in self.wanted_outputs:

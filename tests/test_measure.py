@@ -3,12 +3,17 @@
 import numpy as np
 import pytest
 import torch
+from skimage.filters import gaussian
 
 import fastvar_lab as fv
 from fastvar_lab.measure import masks, relations, steps
 from fastvar_lab.measure.quality import to_reference, token_agreement
 from fastvar_lab.measure.steps import images, radial_spectrum, spectra
 from fastvar_lab.scales import grids, square
+from fastvar_lab.tokens import resize
+from fastvar_lab.world.grammar import parse
+from fastvar_lab.world.render import render
+from fastvar_lab.world.scene import compose
 
 
 def test_a_ring_of_waves_shows_at_its_own_frequency():
@@ -26,6 +31,7 @@ def test_a_ring_of_waves_shows_at_its_own_frequency():
 def test_constants_have_no_spectrum_and_shapes_follow():
     assert radial_spectrum(np.ones((16, 24, 3)))[1].max() < -8
     assert radial_spectrum(np.random.default_rng(0).random((16, 24)))[1].shape == (8,)
+    assert np.isnan(radial_spectrum(np.ones((1, 1)))[1]).all()
 
 
 def test_derived_arrays_are_computed_once():
@@ -178,6 +184,32 @@ def test_quality_of_equal_and_unequal_pictures():
         to_reference(image, image[1:])
     assert token_agreement(torch.tensor([1, 2]), torch.tensor([1, 3])) == 0.5
     assert np.isnan(token_agreement(None, torch.tensor([1])))
+
+
+def test_information_is_lost_to_blur_and_to_noise():
+    picture = render(compose(parse("a red striped circle left of a blue star"), 0), 192)
+    blurred = [gaussian(picture, s, channel_axis=-1, preserve_range=True) for s in (1, 2, 4)]
+    falling = [1.0, *(to_reference(b.astype(np.uint8), picture)["vif"] for b in blurred)]
+    assert falling == sorted(falling, reverse=True)
+    assert falling[1] < 0.9
+    noise = np.random.default_rng(0).normal(0, 20, picture.shape)
+    noisy = (picture + noise).clip(0, 255).astype(np.uint8)
+    assert 0 < to_reference(noisy, picture)["vif"] < 0.9
+
+
+def test_dropped_null_rows_are_left_out_of_comparisons(small):
+    site = fv.Site(1, "attn")
+    method = fv.Prune({-2: 0.5, -1: 0.5}, null_until=-2)
+    _, trace = fv.observe(small, "a red circle", method, outputs=[site])
+    assert [len(trace.kept[step, site]) for step in (3, 4)] == [2, 1]
+    assert set(masks.agreement(trace, "rows")["step"]) == {3}
+    assert set(masks.agreement(trace, "steps")["other"]) == {4}
+    alike = relations.branch_similarity(trace).query("step == 4 and source == 2")
+    early, late = trace.outputs[2, site][:1], trace.outputs[4, site]
+    guess = resize(early, (4, 4), (8, 8), "area")
+    assert alike.cosine.item() == pytest.approx(
+        float(torch.cosine_similarity(guess, late, dim=-1).mean())
+    )
 
 
 def test_a_trace_is_saved_whole_and_a_truncated_one_refused(seen, small, tmp_path):

@@ -103,7 +103,8 @@ def agreement(trace: Trace, between: str, kind: str = "attn") -> pd.DataFrame:
 
     Columns: step, size, layer, other (the layer, row or step compared with), overlap in [0, 1],
     chance. Steps are compared at the smaller map, where a token counts as kept if most of its
-    cells are. Only pruned sublayers are compared; rows are all of the batch, or its two halves.
+    cells are. Only pruned sublayers are compared; rows are the conditional half of the
+    batch and the null half.
 
     >>> import fastvar_lab as fv
     >>> _, trace = fv.observe(fv.load("tiny"), "a red ring", fv.PRESETS["tiny"], seed=1)
@@ -129,7 +130,7 @@ def agreement(trace: Trace, between: str, kind: str = "attn") -> pd.DataFrame:
                 note(step, a, b, masks[step, a], masks[other, b])
     elif between == "rows":
         for (step, layer), mask in masks.items():
-            if len(mask) % 2 == 0:
+            if len(mask) == 2 * len(trace.canvases[step]):
                 first, second = mask.chunk(2)
                 note(step, layer, 1, first, second)
     elif between == "steps":
@@ -137,7 +138,7 @@ def agreement(trace: Trace, between: str, kind: str = "attn") -> pd.DataFrame:
             if a == b and step < other:
                 small, large = masks[step, a], masks[other, b].float().unsqueeze(1)
                 shrunk = F.interpolate(large, small.shape[-2:], mode="area").squeeze(1) >= 0.5
-                note(step, a, other, small, shrunk)
+                note(step, a, other, small[: len(shrunk)], shrunk)  # null rows may be dropped
     else:
         raise ValueError(f"masks are compared between layers, rows or steps; not {between!r}")
     columns = ["step", "size", "layer", "other", "overlap", "chance"]

@@ -67,7 +67,8 @@ def branch_similarity(trace: Trace, mode: str = "area") -> pd.DataFrame:
                 continue
             now, then = trace.grids[step], trace.grids[source]
             target = wide(out[:, now.prefix :])
-            guess = resize(wide(early[:, then.prefix :]), (then.h, then.w), (now.h, now.w), mode)
+            early = wide(early[: len(out), then.prefix :])  # null rows may have been dropped since
+            guess = resize(early, (then.h, then.w), (now.h, now.w), mode)
             gap = (guess - target).square().sum() / target.square().sum().clamp(min=1e-12)
             rows.append(
                 {
@@ -85,10 +86,10 @@ def branch_similarity(trace: Trace, mode: str = "area") -> pd.DataFrame:
 
 
 def convergence(trace: Trace, decode: Decode, tolerance: float = 2 / 255) -> pd.DataFrame:
-    """Share of places whose picture no later step changes by more than `tolerance`.
+    """Share of places that from this step on stay within `tolerance` of the final picture.
 
-    A place is a token of the final map; its change the mean absolute difference of its pixels, in
-    intensities of [0, 1]. Columns: step, size, picture, settled (share of places).
+    A place is a token of the final map; its distance the mean absolute difference of its pixels,
+    in intensities of [0, 1]. Columns: step, size, picture, settled (share of places).
 
     >>> import fastvar_lab as fv
     >>> model = fv.load("tiny")

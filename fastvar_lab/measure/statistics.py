@@ -43,4 +43,5 @@ def paired(frame: pd.DataFrame, first: str, second: str, value: str) -> dict[str
     wide = frame.pivot_table(index="picture", columns="method", values=value)
     gap = (wide[first] - wide[second]).to_numpy()
     low, high = interval(gap)
-    return {"difference": float(np.nanmean(gap)), "low": low, "high": high, "n": len(gap)}
+    n = int(np.isfinite(gap).sum())
+    return {"difference": float(np.nanmean(gap)), "low": low, "high": high, "n": n}

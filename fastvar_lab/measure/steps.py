@@ -98,7 +98,8 @@ def radial_spectrum(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean log amplitude by spatial frequency of an image (H, W) or (H, W, channels).
 
     Returns frequencies in (0, 0.5] cycles per cell, and log10 amplitudes, averaged over rings
-    one frequency step wide and over channels. Paper, Fig. 3b, takes one diagonal instead.
+    one frequency step wide and over channels; nan for a single cell, which has no frequency.
+    Paper, Fig. 3b, takes one diagonal instead.
     """
     planes = image[..., None] if image.ndim == 2 else image
     height, width = planes.shape[:2]
@@ -108,7 +109,8 @@ def radial_spectrum(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     ring = np.ceil(radius * 2 * bins - 1e-9).astype(int)
     counts = np.bincount(ring.ravel(), minlength=bins + 1)[1 : bins + 1]
     sums = np.bincount(ring.ravel(), amplitude.ravel(), minlength=bins + 1)[1 : bins + 1]
-    return np.arange(1, bins + 1) / (2 * bins), sums / np.maximum(counts, 1)
+    means = np.divide(sums, counts, out=np.full(bins, np.nan), where=counts > 0)
+    return np.arange(1, bins + 1) / (2 * bins), means
 
 
 def spectra(trace: Trace, decode: Decode) -> tuple[np.ndarray, np.ndarray]:
