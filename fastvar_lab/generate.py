@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from operator import index
 from typing import Any, cast
@@ -86,7 +86,7 @@ def generate(
     draws: Draws | None = None,
     watch: Iterable[Watch] = (),
     snapshot: bool | Sequence[int] = False,
-    given: Sequence[Tensor] = (),
+    given: Sequence[Tensor | None] = (),
     progress: bool = False,
 ) -> Generation:
     """Generate pictures for `prompts` under `method`.
@@ -130,7 +130,7 @@ def generate(
         sampling or model.sampling,
         draws or Keyed(seeds),
         condition,
-        tuple(tokens.to(model.device) for tokens in given),
+        _given(given, model.device),
     )
     if len(request.grids) > model.transformer.config.levels:
         raise ValueError(
@@ -141,6 +141,18 @@ def generate(
     if progress:
         watch = [partial(Progress, steps=len(request.grids)), *watch]
     return _run(model, request, method, watch, snapshot, None, 0)
+
+
+def _given(tokens: Sequence[Tensor | None], device: torch.device) -> tuple[Tensor, ...]:
+    """Bring given tokens to a device; refuse those of a skipped step."""
+    found = list[Tensor]()
+    for step, drawn in enumerate(tokens):
+        if drawn is None:
+            raise ValueError(
+                f"step {step} of the given tokens was skipped; give the steps before it"
+            )
+        found.append(drawn.to(device))
+    return tuple(found)
 
 
 def _check_given(request: Request) -> None:
@@ -289,6 +301,8 @@ def _steps(
     if condition is None:
         condition = model.condition(request.prompts)
     condition = to_device(condition, model.device)
+    if keeper is not None:  # a resumed run does not encode again
+        request = replace(request, condition=condition)
     guided = request.sampling.guidance != model.transformer.unguided
     if guided:
         condition = model.transformer.with_null(condition)

@@ -95,7 +95,7 @@ def _finish(model: Model, made: Generation, trace: Trace, watch: Stopwatch) -> T
         "prompts": made.request.prompts,
         "seeds": made.request.seeds,
         "sampling": repr(made.request.sampling),
-        "draws": type(made.request.draws).__name__,
+        "draws": repr(made.request.draws),
         "sizes": [(g.h, g.w) for g in made.request.grids],
         "first_step": made.first_step,
         "device": str(model.device),

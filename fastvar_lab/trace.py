@@ -22,7 +22,8 @@ Key = tuple[int, Site]
 class Trace:
     """One generation's record. n pictures, B rows (conditional first), steps s of `grids`.
 
-    tokens[s]        (n, L, d) bool bits drawn, None where the step was skipped
+    tokens[s]        what was drawn: bits (n, L, d) bool, codebook rows (n, L) or codes (n, L, d),
+                     None where the step was skipped
     canvases[s]      (n, d, H, W) latent after the step
     scores[s, site]  (B, L) float, squared distance to the spatial mean at the sublayer's input
     kept[s, site]    (B, L) bool, the tokens that went through the sublayer

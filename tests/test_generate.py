@@ -62,6 +62,9 @@ def test_tokens_that_do_not_fit_are_refused(small):
         fv.generate(small, "a ring", given=[torch.ones(1, 1, 16) > 0] * 2, method=fv.Dense())
     with pytest.raises(ValueError, match="of a schedule of"):
         fv.generate(small, "a ring", given=[torch.ones(1, 1, 16) > 0] * 99, method=fv.Dense())
+    skipped = fv.generate(small, "a ring", fv.Prune({-2: 1.0})).tokens
+    with pytest.raises(ValueError, match="step 3 of the given tokens was skipped"):
+        fv.generate(small, "a ring", fv.Dense(), given=skipped)
 
 
 @pytest.mark.parametrize("method", METHODS, ids=repr)
@@ -119,6 +122,17 @@ def test_keyed_draws_follow_the_probabilities():
     p = torch.tensor([0.2, 0.5, 0.3]).expand(1, 20000, 3)
     share = Keyed((0,)).start(CPU).pick(0, p)[0].bincount() / 20000
     assert torch.allclose(share, p[0, 0], atol=0.015)
+
+
+def test_what_has_no_probability_is_never_drawn(monkeypatch):
+    """Also where the sum of the others is rounded below a draw."""
+    p = torch.tensor([[[0.4, 0.6 - 2**-20, 0.0]]])
+    stream = Keyed((0,)).start(CPU)
+    for u in (1 - 2**-24, 0.0):
+        monkeypatch.setattr(stream, "_each", lambda *_, u=u: torch.full((1, 1), u))
+        assert stream.pick(0, p).item() == (1 if u else 0)
+    monkeypatch.setattr(stream, "_each", lambda *_: torch.zeros(1, 1))
+    assert stream.pick(0, p.flip(-1)).item() == 1
 
 
 def test_streamed_draws_come_in_the_released_order(small, monkeypatch):
@@ -390,6 +404,25 @@ def test_recording_changes_nothing_and_records_everything(small, method):
     assert trace.provenance["method"] == repr(method)
     assert torch.equal(trace.canvases[len(SIZES) - 1], made.canvas)
     assert trace.kept_share(0, "attn").shape == (1, 1)
+
+
+def test_a_branch_that_is_not_called_forwards_nothing(small):
+    class Silent(Wrapper):
+        def sublayer(self, site, grid, branch, x):
+            if site == Site(1, "ffn"):
+                return torch.zeros_like(x)
+            return self.inner.sublayer(site, grid, branch, x)
+
+    trace = fv.Trace()
+    fv.generate(small, PROMPTS[0], fv.Dense(), watch=[partial(fv.Recorder, trace=trace), Silent])
+    assert not trace.kept[2, Site(1, "ffn")].any()
+    assert trace.kept[2, Site(1, "attn")].all()
+
+
+def test_prompts_are_encoded_once(small, monkeypatch):
+    full = fv.generate(small, PROMPTS[0], fv.Dense(), snapshot=True)
+    monkeypatch.setattr(small.text_encoder, "encode", None)
+    assert torch.equal(fv.resume(small, full.snapshot, fv.Dense()).canvas, full.canvas)
 
 
 def test_a_resumed_record_holds_the_steps_before_it(small):
