@@ -88,8 +88,9 @@ def load(
             if not 1 <= depth <= found.config.depth:
                 raise ValueError(f"{name} has 1 to {found.config.depth} layers; not {depth}")
             found = replace(found, config=replace(found.config, depth=depth))
-        _need_memory(name, found.config, device, dtype)
-        if weights == "random":
+        random = weights == "random"  # drawn in float32, then cast
+        _need_memory(name, found.config, device, torch.float32 if random else dtype)
+        if random:
             with torch.random.fork_rng(devices=[]), torch.device(device):
                 torch.manual_seed(seed)
                 model = _build(name, found)
@@ -113,7 +114,7 @@ def load(
         "instruction": None if instruction is None else str(instruction),
     }
     model.source = _written(name, asked)
-    model.freeze().to(device).set_precision(precision, dtype)
+    model.freeze().set_precision(precision, dtype).to(device)
     model.tokenizer.channels_last()
     for module in model.transformer.modules():
         if isinstance(module, nn.Linear) and module.weight.device.type == "cpu":
@@ -260,11 +261,11 @@ def parameters(config: presets.Config) -> int:
 def _need_memory(
     name: str, config: presets.Config, device: torch.device | str, dtype: torch.dtype
 ) -> None:
-    """Raise RuntimeError if the weights alone exceed the memory that is free."""
+    """Raise OutOfMemoryError if the weights alone exceed the memory that is free."""
     where, needed = torch.device(device), parameters(config) * dtype.itemsize
     free = torch.cuda.mem_get_info(where)[0] if where.type == "cuda" else _free_memory()
     if free is not None and needed > free:
-        raise RuntimeError(
+        raise torch.OutOfMemoryError(
             f"{name} needs {needed / 2**30:.1f} GiB for its weights in {dtype}; "
             f"{free / 2**30:.1f} GiB are free on {where}"
         )

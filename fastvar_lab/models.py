@@ -115,12 +115,12 @@ class Model:
         if precision not in PRECISIONS:
             raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}; not {precision!r}")
         official = precision == "official"
-        if official and isinstance(self.transformer, Infinity):
-            self.transformer.round_text_attention()
-        if not official or dtype == torch.float32:
+        if isinstance(self.transformer, Infinity):
+            self.transformer.round_text_attention(official)
+        self.autocast = dtype if official and dtype != torch.float32 else None
+        if self.autocast is None:
             return self.to(self.device, dtype)
         self.to(self.device, torch.float32)
-        self.autocast = dtype
         if isinstance(self.transformer, Infinity):
             self.transformer.blocks.to(dtype)
         return self

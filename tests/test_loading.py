@@ -334,3 +334,9 @@ def test_official_precision_has_the_released_types():
     assert after[1, 0, "attn"] == torch.bfloat16  # later scales start so ...
     assert after[1, 0, "ffn"] == after[1, 1, "attn"] == torch.float32  # ... until text attention
     assert ("attn", torch.bfloat16) in heads
+    model.set_precision("float32")
+    plain = fv.from_states("infinity", config, state, sizes=[(1, 1), (2, 2), (3, 3)])
+    plain.set_precision("float32", torch.bfloat16).set_precision("float32")  # rounded as it was
+    again, other = (fv.generate(m, text, fv.Prune({-1: 0.5})) for m in (model, plain))
+    assert torch.equal(again.canvas, other.canvas)
+    assert model.autocast is None

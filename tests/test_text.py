@@ -98,6 +98,10 @@ def test_features_are_kept_and_read_without_the_encoder(folders, tmp_path):
     with pytest.raises(ValueError, match="no features of 'a'"):
         StoredFeatures(tmp_path / "kept").encode(["a"])
     file = StoredFeatures(tmp_path / "kept").path(prompts[0])
+    short = encoders.open_encoder("t5", folders["t5"], 2)  # another encoder's are not its own
+    with pytest.warns(UserWarning, match="is cut to 2"):
+        cut = StoredFeatures(tmp_path / "kept", short).encode(prompts)
+    assert cut.features.shape[1] == 2
     file.write_bytes(file.read_bytes()[:40])
     again = StoredFeatures(tmp_path / "kept", encoder).encode(prompts)
     assert torch.allclose(again.features, wanted.features, atol=1e-5)

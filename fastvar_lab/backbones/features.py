@@ -21,7 +21,8 @@ from fastvar_lab.files import write
 class StoredFeatures(ConditionEncoder):
     """Reads features of prompts from a folder, one safetensors file each; fills it if it can.
 
-    `encoder` computes what is missing; without one a missing prompt is an error that says so.
+    `encoder` computes what is missing, and what another encoder had computed; without one a
+    missing prompt is an error that says so.
     Text (features, mask) and Context (features, positions) are told apart by what a file holds.
     """
 
@@ -49,11 +50,12 @@ class StoredFeatures(ConditionEncoder):
         return Text(features, mask.to(device))
 
     def _one(self, prompt: str) -> dict[str, Tensor]:
-        path = self.path(prompt)
+        path, told = self.path(prompt), {"prompt": prompt, "encoder": repr(self.config)}
         if path.exists():
+            asked = told if self.encoder is not None else {"prompt": prompt}
             try:
                 with safe_open(path, framework="pt") as file:
-                    if (file.metadata() or {}).get("prompt") == prompt:
+                    if asked.items() <= (file.metadata() or {}).items():
                         return {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
             except SafetensorError:
                 pass  # damaged: computed anew
@@ -66,5 +68,5 @@ class StoredFeatures(ConditionEncoder):
             kept = {"features": made.features[0][made.mask[0]]}
         kept = {k: v.detach().cpu().contiguous() for k, v in kept.items()}
         writable(self.folder)
-        write(path, lambda partial: save_file(kept, partial, metadata={"prompt": prompt}))
+        write(path, lambda partial: save_file(kept, partial, metadata=told))
         return kept

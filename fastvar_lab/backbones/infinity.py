@@ -247,11 +247,11 @@ class Infinity(Backbone):
             tables={g.index: self.positions(g, grids[-1]) for g in grids},
         )
 
-    def round_text_attention(self) -> None:
+    def round_text_attention(self, rounded: bool) -> None:
         """Round text attention and pooling to bfloat16 from now on, as released kernels do."""
-        cast(TextPool, self.text_proj_for_sos["ca"]).rounded = True
+        cast(TextPool, self.text_proj_for_sos["ca"]).rounded = rounded
         for block in self._blocks:
-            block.rounded = True
+            block.rounded = rounded
 
     def positions(self, grid: Grid, last: Grid) -> Tensor:
         """Rotary table of a scale step, (h * w, head_dim / 2) complex, on the way to `last`."""
@@ -314,7 +314,15 @@ class Infinity(Backbone):
         draws: Stream,
         codebook: Tensor | None = None,
     ) -> Tensor:
-        """Draw the bits (n, L, d) of a step; `paired` logits hold null rows for guidance."""
+        """Draw the bits (n, L, d) of a step; `paired` logits hold null rows for guidance.
+
+        Raises ValueError for `smooth` or a `top_k` of 1, which mix or cut rows of a codebook.
+        """
+        if sampling.smooth or sampling.top_k == 1:
+            raise ValueError(
+                "this model draws bits: smooth must be False and top_k 0; for the likelier value "
+                "of every bit lower top_p to 0.5"
+            )
         logits = logits / sampling.temperature
         if paired:
             logits = guide(logits, sampling.guidance)

@@ -83,10 +83,10 @@ class VectorQuantizer(nn.Module):
         layers = (nn.Conv2d(channels, channels, 3, padding=1) for _ in range(convs))
         self.quant_resi = nn.ModuleDict({"qresi_ls": nn.ModuleList(layers)})
 
-    def phi(self, step: int, scales: int | None = None) -> nn.Conv2d:
+    def phi(self, step: int) -> nn.Conv2d:
         """Pick the convolution of a step: ticks lie in the middles of K equal parts."""
         convs = cast(nn.ModuleList, self.quant_resi["qresi_ls"])
-        place = step / max(1, (scales or self.scales) - 1)
+        place = step / max(1, self.scales - 1)
         half = 1 / (3 * len(convs))
         ticks = torch.linspace(half, 1 - half, len(convs), dtype=torch.float64)
         return cast(nn.Conv2d, convs[int((ticks - place).abs().argmin())])

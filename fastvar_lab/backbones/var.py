@@ -66,7 +66,6 @@ class VARState:
     modulations: list[Modulation]
     cache: KVCache
     positions: dict[int, Tensor]  # (L, C)
-    steps: int
 
     def keep_rows(self, rows: slice) -> None:
         """Drop guidance rows from everything that has them."""
@@ -159,7 +158,6 @@ class VAR(Backbone):
             modulations=[block.modulation(condition, shared) for block in self._blocks],
             cache=cache,
             positions={g.index: self.positions(g) for g in grids},
-            steps=len(grids),
         )
 
     def positions(self, grid: Grid) -> Tensor:
@@ -205,8 +203,9 @@ class VAR(Backbone):
     ) -> Tensor:
         """Draw codebook rows (n, L); guidance grows linearly with the step, from none at first.
 
-        (1 + t) cond - t null, t = guidance * step / (steps - 1), as released. Smooth sampling
-        returns mixtures of rows (n, L, d) instead.
+        (1 + t) cond - t null, t = guidance * step / (levels - 1), as released: a schedule shorter
+        than the trained one ends below full guidance. Smooth sampling returns mixtures of rows
+        (n, L, d) instead.
         """
         ratio = grid.index / max(1, self.config.levels - 1)
         if paired:
