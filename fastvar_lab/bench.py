@@ -64,14 +64,14 @@ class Rates:
         return [1e3 * max(f / self.flop, b / self.byte) for f, b in zip(flop, read, strict=True)]
 
 
-def rates(model: Model) -> Rates:
-    """Measure a large product and a large sum in the model's type, on its device."""
-    cuda = model.device.type == "cuda"
-    side, cells = (8192, 2**30) if cuda else (2048, 2**26)
-    a = torch.randn(side, side, dtype=model.dtype, device=model.device)
-    b = torch.ones(cells, dtype=model.dtype, device=model.device)
-    product = median_ms(lambda: a @ a, cuda, repeats=15)
-    read = median_ms(lambda: b.sum(), cuda, repeats=15)
+def rates(device: torch.device | str, dtype: torch.dtype) -> Rates:
+    """Measure a large product and a large sum."""
+    device = torch.device(device)
+    side, cells = (8192, 2**30) if device.type == "cuda" else (2048, 2**26)
+    a = torch.randn(side, side, dtype=dtype, device=device)
+    b = torch.ones(cells, dtype=dtype, device=device)
+    product = median_ms(lambda: a @ a, device, repeats=15)
+    read = median_ms(lambda: b.sum(), device, repeats=15)
     return Rates(2 * side**3 / product * 1e3, b.numel() * b.element_size() / read * 1e3)
 
 

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import json
-import platform
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -33,7 +32,7 @@ from fastvar_lab.methods.presets import PRESETS
 from fastvar_lab.methods.prune import Dense
 from fastvar_lab.models import Model
 from fastvar_lab.observe import observe
-from fastvar_lab.output import write_figure, write_json
+from fastvar_lab.output import machine, write_figure, write_json
 from fastvar_lab.pictures import to_uint8
 from fastvar_lab.words import unknown
 from fastvar_lab.world.tasks import TASKS, questions
@@ -170,7 +169,7 @@ def provenance(model: Model, name: str, scope: str, seed: int) -> Report:
         "model": model.name,
         "weights": model.fingerprint,
         "device": str(model.device),
-        "machine": f"{platform.machine()} {platform.system()}",
+        **machine(),
         "versions": {p: version(p) for p in ("torch", "fastvar-lab", "seaborn", *DRAWN_WITH)},
     }
 

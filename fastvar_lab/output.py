@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import platform
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+import torch
 from matplotlib.figure import Figure
 from skimage.io import imsave
 
@@ -37,6 +39,18 @@ def file_name(prompt: str, seed: int) -> str:
     """Name a picture's file after its prompt, cut to what file systems take."""
     words = "".join(c if c.isalnum() else " " for c in prompt).split()
     return "-".join(words)[:100] + f"-{seed}.png"
+
+
+def machine() -> dict[str, str | int]:
+    """Say what times were measured on: processor, system, threads."""
+    cpu = platform.processor()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        cpu = next((x.split(":", 1)[1].strip() for x in lines if x.startswith("model name")), cpu)
+    except OSError:
+        pass  # not Linux
+    system = f"{platform.machine()} {platform.system()}"
+    return {"machine": system, "cpu": cpu, "threads": torch.get_num_threads()}
 
 
 def versions() -> dict[str, str]:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import cast
 
+import torch
 from torch import Tensor
 
 from fastvar_lab.generate import generate
@@ -80,21 +81,21 @@ def sublayer_ms(model: Model, prompt: str, repeats: int) -> dict[str, float]:
         return gather(x, top(method.select.scores(x, last, inputs[0].site), k))
 
     return {
-        "pts_ms": median_ms(select, x.is_cuda),
-        "ctr_ms": median_ms(partial(method.restore.restore, fresh, index, last, held), x.is_cuda),
+        "pts_ms": median_ms(select, x.device),
+        "ctr_ms": median_ms(partial(method.restore.restore, fresh, index, last, held), x.device),
         **{f"{n}_ms_{way}": statistics.median(all_[1:]) for (n, way), all_ in times.items()},
     }
 
 
-def median_ms(work: Callable[[], Tensor], cuda: bool, repeats: int = 50) -> float:
+def median_ms(work: Callable[[], Tensor], device: torch.device, repeats: int = 50) -> float:
     """Median milliseconds of a short piece of work.
 
     On a GPU of twenty in a row, lest the first one's way there be what is measured.
     """
-    marks, row = [], 20 if cuda else 1
+    marks, row = [], 20 if device.type == "cuda" else 1
     for _ in range(repeats):
-        begin = mark(cuda)
+        begin = mark(device)
         for _ in range(row):
             work()
-        marks.append((begin, mark(cuda)))
+        marks.append((begin, mark(device)))
     return statistics.median([ms_between(*pair) / row for pair in marks[5:]])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -21,7 +22,7 @@ from fastvar_lab.experiments.store import Rows, Store
 from fastvar_lab.loading import load
 from fastvar_lab.methods.prune import Dense
 from fastvar_lab.models import Model
-from fastvar_lab.output import versions, write_figure, write_json
+from fastvar_lab.output import machine, versions, write_figure, write_json
 from fastvar_lab.scales import Sizes, infinity, infinity_at, parse_size
 from fastvar_lab.seam import Method
 from fastvar_lab.sublayers import PRUNED, sublayer_ms
@@ -94,35 +95,34 @@ def run(
         "depth": depth,
         "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else "cpu",
         "dtype": str(dtype).removeprefix("torch."),
-        "threads": torch.get_num_threads(),
+        **machine(),
         "versions": versions(),
         "code": _code(),
     }
     store = None if out is None else Store(out / "cells").prepare()
     get = partial(known, store)
     found, sublayers = list[dict[str, Any]](), dict[str, dict[str, float]]()
-    measured: dict[str, float] = {}
+    (measured,) = get({"rates": True, **asked}, lambda: [asdict(rates(device, dtype))])
+    best = Rates(**measured)
     for name, group in groupby(chosen, key=lambda s: s.model):
         one = OnDemand(name, device, dtype, depth)
         asked_of = {"model": name, **asked}
-        (measured,) = get({"rates": True, **asked_of}, partial(_rates, one))
-        best = Rates(**measured)
         for setting in group:
-            try:
-                how = {"setting": setting.name, **asked_of}
-                timed = get(how, partial(_cases, one, setting, repeats, best))
-            except torch.OutOfMemoryError:
-                tqdm.write(f"{setting.name}: more memory than {asked['device']} has; left out")
-                continue
-            found += [{"group": setting.group, "model": name, **case} for case in timed]
+            how = {"setting": setting.name, **asked_of}
+            timed = partial(get, how, partial(_cases, one, setting, repeats, best))
+            for case in _if_it_fits(setting.name, timed):
+                found.append({"group": setting.group, "model": name, **case})
         how = {"sublayers": True, **asked_of}
-        (sublayers[name],) = get(how, partial(_sublayers, one, repeats, best))
+        timed = partial(get, how, partial(_sublayers, one, repeats, best))
+        for row in _if_it_fits(f"sublayers of {name}", timed):
+            sublayers[name] = row
         one.model = None  # before the next one is built
         torch.cuda.empty_cache()  # does nothing without a GPU
     if not found:
         raise ValueError(f"nothing that matches {only!r} fits the memory of {asked['device']}")
     words = ["python -m fastvar_lab bench --suite paper --device", device, "--repeats", repeats]
-    words += [*(["--case", repr(only)] if only else []), *(["--depth", depth] if depth else [])]
+    words += ["--dtype", asked["dtype"], *(["--depth", depth] if depth else [])]
+    words += ["--case", shlex.quote(only)] if only else []
     return {
         "suite": "paper",
         "command": " ".join(map(str, words)),
@@ -152,8 +152,13 @@ class OnDemand:
         return self.model
 
 
-def _rates(opened: OnDemand) -> Rows:
-    return [asdict(rates(opened.get()))]
+def _if_it_fits(what: str, measure: Callable[[], Rows]) -> Rows:
+    """Measure; where memory does not suffice say so, and return nothing."""
+    try:
+        return measure()
+    except torch.OutOfMemoryError as error:
+        tqdm.write(f"{what} is left out: {str(error).splitlines()[0]}")
+        return []
 
 
 def _cases(opened: OnDemand, setting: Setting, repeats: int, best: Rates) -> Rows:

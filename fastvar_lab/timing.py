@@ -13,12 +13,12 @@ from tqdm.auto import tqdm
 from fastvar_lab.seam import Branch, Grid, Plan, Runner, Site, Wrapper
 
 
-def mark(cuda: bool) -> Any:
+def mark(device: torch.device) -> Any:
     """Note the time: now, or on a GPU when its queue gets here, which nothing waits for."""
-    if not cuda:
+    if device.type != "cuda":
         return time.perf_counter()
     event = torch.cuda.Event(enable_timing=True)
-    event.record()
+    event.record(torch.cuda.current_stream(device))
     return event
 
 
@@ -43,26 +43,26 @@ class Stopwatch(Wrapper):
         self.steps: dict[int, tuple[Any, Any]] = {}
         self.parts: defaultdict[tuple[int, str], list[tuple[Any, Any]]] = defaultdict(list)
         self.host_ms: dict[int, float] = {}
-        self.cuda = False
+        self.device = torch.device("cpu")
         self.begin: Any = None
         self.issued = 0.0
 
     def plan(self, grid: Grid, canvas: Tensor) -> Plan:
-        self.cuda = canvas.is_cuda
-        self.begin, self.issued = mark(self.cuda), time.perf_counter()
+        self.device = canvas.device
+        self.begin, self.issued = mark(self.device), time.perf_counter()
         return self.inner.plan(grid, canvas)
 
     def sublayer(self, site: Site, grid: Grid, branch: Branch, x: Tensor) -> Tensor:
         if not self.sublayers:
             return self.inner.sublayer(site, grid, branch, x)
-        begin = mark(self.cuda)
+        begin = mark(self.device)
         delta = self.inner.sublayer(site, grid, branch, x)
-        self.parts[grid.index, site.kind].append((begin, mark(self.cuda)))
+        self.parts[grid.index, site.kind].append((begin, mark(self.device)))
         return delta
 
     def after(self, grid: Grid, tokens: Tensor | None, canvas: Tensor) -> None:
         self.inner.after(grid, tokens, canvas)
-        self.steps[grid.index] = (self.begin, mark(self.cuda))
+        self.steps[grid.index] = (self.begin, mark(self.device))
         self.host_ms[grid.index] = (time.perf_counter() - self.issued) * 1e3
 
     def step_ms(self) -> dict[int, float]:
@@ -79,9 +79,9 @@ class BranchWatch(Stopwatch):
 
     def sublayer(self, site: Site, grid: Grid, branch: Branch, x: Tensor) -> Tensor:
         def clocked(*args: Any, **kwargs: Any) -> Tensor:
-            begin = mark(self.cuda)
+            begin = mark(self.device)
             delta = branch(*args, **kwargs)
-            self.parts[grid.index, site.kind].append((begin, mark(self.cuda)))
+            self.parts[grid.index, site.kind].append((begin, mark(self.device)))
             return delta
 
         return self.inner.sublayer(site, grid, clocked, x)

@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from skimage.io import imread
 
 import fastvar_lab as fv
@@ -111,7 +112,24 @@ def test_the_suite_goes_on_where_it_stopped(capsys, tmp_path, monkeypatch):
     assert capsys.readouterr().out == first
     numbers = json.loads((tmp_path / "speed.json").read_text())
     assert {"date", "device", "dtype", "versions", "repeats", "code"} <= set(numbers)
-    assert numbers["command"].startswith("python -m fastvar_lab bench --suite paper --device cpu")
+    assert numbers["command"] == (
+        "python -m fastvar_lab bench --suite paper --device cpu --repeats 1 --dtype float32 "
+        "--depth 1 --case var-d24"
+    )
+
+
+@pytest.mark.parametrize("part", ["cases", "sublayer_ms", "load"])
+def test_the_suite_leaves_out_what_does_not_fit(part, monkeypatch, capsys):
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("no memory for this\nand a long story")
+
+    monkeypatch.setattr(suite, part, full)
+    words = ["bench", "--suite", "paper", "--case", "var-d24", "--depth", "1", "--repeats", "1"]
+    told = main(words)
+    shown = capsys.readouterr()
+    assert "no memory for this" in shown.out + shown.err
+    assert "long story" not in shown.out + shown.err
+    assert told == (0 if part == "sublayer_ms" else 2)
 
 
 def test_growth_is_drawn_beside_the_speedups():
