@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 
@@ -16,6 +16,15 @@ def write(path: Path, save: Callable[[Path], object]) -> None:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def unused(path: Path, endings: Sequence[str]) -> Path:
+    """Return `path`, without an ending, or path-2, path-3 ... if files of that name are there."""
+    found, turn = path, 1
+    while any(found.with_name(f"{found.name}.{ending}").exists() for ending in endings):
+        turn += 1
+        found = path.with_name(f"{path.name}-{turn}")
+    return found
 
 
 def folder(path: Path) -> Path:

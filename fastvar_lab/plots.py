@@ -89,8 +89,16 @@ def change(residual: np.ndarray) -> np.ndarray:
     >>> change(np.array([[[0.0, 0.1, -0.1]]]))[0, 0].round(2).tolist()
     [0.5, 1.0, 0.0]
     """
-    reach = max(float(np.quantile(np.abs(residual), 0.999)), 1e-3)
-    return np.clip(0.5 + residual / (2 * reach), 0, 1)
+    return np.clip(0.5 + residual / (2 * reach(residual)), 0, 1)
+
+
+def reach(residual: np.ndarray) -> float:
+    """Return the change that `change` shows as black or white: nearly the greatest there is.
+
+    >>> reach(np.array([0.1, -0.1]))
+    0.1
+    """
+    return max(float(np.quantile(np.abs(residual), 0.999)), 1e-3)
 
 
 def gallery(images: Mapping[str, np.ndarray], columns: int = 4, width: float = WIDTH) -> Figure:

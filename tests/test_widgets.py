@@ -76,6 +76,8 @@ def test_figures_and_traces_are_saved(explorer, tmp_path):
     explorer.keep.click()
     assert {p.suffix for p in tmp_path.iterdir()} == {".pdf", ".png", ".safetensors"}
     assert fv.Trace.load(tmp_path / "found.safetensors").provenance["seeds"] == [3]
+    explorer.save.click()  # nothing is overwritten
+    assert {"found.pdf", "found-2.pdf"} <= {p.name for p in tmp_path.iterdir()}
     explorer.name.value = str(tmp_path / "nowhere" / "found")
     explorer.keep.click()
     assert "No such file" in explorer.status.value
@@ -86,7 +88,7 @@ def test_every_control_has_a_label(explorer):
                 explorer.layers, explorer.select, explorer.restore, explorer.scale,
                 explorer.layer, explorer.kind, explorer.schedule, explorer.name]  # fmt: skip
     assert all(control.description for control in controls)
-    titles = [box.children[0].value for box in explorer.gallery.children]
+    titles = [box.children[0].value.split(",")[0] for box in explorer.gallery.children]
     assert titles == list(explorer.gallery.pictures)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from fastvar_lab import plots
 from fastvar_lab.backbones.text import WordEncoder
 from fastvar_lab.explore import Comparison, Exploration
+from fastvar_lab.files import unused
 from fastvar_lab.measure.masks import kept_map
 from fastvar_lab.methods.prune import Prune
 from fastvar_lab.methods.restore import RESTORERS, CachedBranch
@@ -223,7 +224,8 @@ class Explorer(Live):
         gain = max(1.0, 255 / max(float(np.quantile(gap, 0.999)), 12.0))
         self.gallery.put("full", found.full)
         self.gallery.put("FastVAR", found.fast)
-        self.gallery.put("difference", np.clip(gap * gain, 0, 255).astype(np.uint8))
+        enlarged = np.clip(gap * gain, 0, 255).astype(np.uint8)
+        self.gallery.put("difference", enlarged, f"{gain:.1f} times enlarged")
         self._mask()
         changed = zip(self.model.sizes, found.agreement, strict=True)
         parts = [f"{h}x{w} {1 - a:.1%}" for (h, w), a in changed if a < 1]  # skipped ones are nan
@@ -282,16 +284,21 @@ class Explorer(Live):
             f"{found.speedup:.2f} times fewer operations",
             unit="GFLOP",
         )
+        path = self._unused("pdf", "png")
         for ending in ("pdf", "png"):
-            write_figure(Path(f"{self.name.value}.{ending}"), figure)
-        self.status.say(f"saved {self.name.value}.pdf and .png")
+            write_figure(path.with_name(f"{path.name}.{ending}"), figure)
+        self.status.say(f"saved {path}.pdf and .png")
 
     def _save_trace(self) -> None:
         if self.shown is None:
             raise ValueError("there is no trace to save yet")
-        path = Path(f"{self.name.value}.safetensors")
-        self.shown.trace.save(path)
-        self.status.say(f"saved {path}")
+        path = self._unused("safetensors")
+        self.shown.trace.save(path.with_name(f"{path.name}.safetensors"))
+        self.status.say(f"saved {path}.safetensors")
+
+    def _unused(self, *endings: str) -> Path:
+        """Return where to save: nothing is overwritten."""
+        return unused(Path(self.name.value).absolute(), endings)
 
 
 def _known(value: Any, choices: Mapping[str, Any], what: str) -> str:

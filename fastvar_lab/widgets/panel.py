@@ -34,7 +34,13 @@ def control(kind: Any, description: str, **options: Any) -> Any:
 
 
 class Gallery(widgets.HBox):
-    """Titled pictures side by side; `put` swaps one in place, so that nothing flickers."""
+    """Titled pictures side by side; `put` swaps one in place, so that nothing flickers.
+
+    >>> gallery = Gallery(["scores"])
+    >>> gallery.put("scores", np.zeros((4, 4, 3)), "0 to 2")
+    >>> gallery.labels["scores"].value
+    'scores, 0 to 2'
+    """
 
     def __init__(self, titles: Iterable[str], pixels: int = PIXELS) -> None:
         blank = png(np.full((8, 8, 3), 128, np.uint8))
@@ -50,12 +56,14 @@ class Gallery(widgets.HBox):
         }
         for title, image in self.pictures.items():
             image.add_class("fastvar-" + title.split()[0].lower())  # no tooltip: images break on it
-        shown = [widgets.VBox([widgets.Label(t), image]) for t, image in self.pictures.items()]
+        self.labels = {title: widgets.Label(title) for title in self.pictures}
+        shown = [widgets.VBox([self.labels[t], image]) for t, image in self.pictures.items()]
         super().__init__(shown, layout=widgets.Layout(flex_flow="row wrap"))
 
-    def put(self, title: str, image: np.ndarray) -> None:
-        """Show another picture (H, W, 3) under a title."""
+    def put(self, title: str, image: np.ndarray, note: str = "") -> None:
+        """Show another picture (H, W, 3) under a title, with a note such as its range."""
         self.pictures[title].value = png(image)
+        self.labels[title].value = f"{title}, {note}" if note else title
 
 
 class Status(widgets.HTML):

@@ -71,7 +71,8 @@ class ScaleBrowser(widgets.VBox):
         so_far = images(trace, decode)[place, row]
         frequencies, amplitudes = spectra(trace, decode)
         self.gallery.put(SO_FAR, so_far)
-        self.gallery.put(ADDED, plots.change(added(trace, decode)[place, row]))
+        moved = added(trace, decode)[place, row]
+        self.gallery.put(ADDED, plots.change(moved), f"±{plots.reach(moved):.2g}")
         lines = {f"after {trace.size(step)}": amplitudes[place, row], "final": amplitudes[-1, row]}
         self.spectrum.value = plots.spectra(frequencies, lines).png()
         site = Site(self.layer.value, self.kind.value)
@@ -81,8 +82,9 @@ class ScaleBrowser(widgets.VBox):
             self.gallery.put(KEPT, plots.kept_overlay(so_far, kept))
             self.status.say(f"{trace.size(step)}: skipped, no token forwarded")
             return
-        scores = plots.heat(score_map(trace, step, site, row))
-        self.gallery.put(SCORES, plots.enlarged(scores, PIXELS))
+        scores = score_map(trace, step, site, row)
+        spread = f"{scores.min():.3g} to {scores.max():.3g}"
+        self.gallery.put(SCORES, plots.enlarged(plots.heat(scores), PIXELS), spread)
         self.gallery.put(KEPT, plots.kept_overlay(so_far, kept))
         self.status.say(
             f"{trace.size(step)}: {kept.sum()} of {kept.size} tokens forwarded by {site.kind} "

@@ -132,7 +132,8 @@ def run_all(page, address, name, path="lab/tree"):
             continue
 
 
-def shoot(page, name):
-    """Keep a screenshot."""
+def shoot(page, name, height=None):
+    """Keep a screenshot of a page, or of its upper `height` pixels, or of an element."""
     SHOTS.mkdir(parents=True, exist_ok=True)
-    page.screenshot(path=SHOTS / f"{name}.png")
+    clip = {"clip": {"x": 0, "y": 0, "width": 1280, "height": height}} if height else {}
+    page.screenshot(path=SHOTS / f"{name}.png", **clip)

@@ -65,7 +65,7 @@ def test_an_explorer_in_jupyterlab(page, lab, tmp_path):
     write_notebook(tmp_path / "explorer.ipynb", EXPLORER)
     run_all(page, lab, "explorer.ipynb")
     settled(page)
-    shoot(page, "explorer")
+    shoot(page, "explorer", height=1080)
 
     # a slider is dragged: the picture changes, and the numbers are the library's own
     before, full = source(page, "fastvar"), source(page, "full")
@@ -119,9 +119,9 @@ def test_an_explorer_in_jupyterlab(page, lab, tmp_path):
     assert made.cells[0].outputs[0]["text"] == told
 
     page.get_by_role("button", name="Save figure").click()
-    page.get_by_text("saved exploration.pdf and .png").wait_for()
+    page.get_by_text(f"saved {tmp_path}/exploration.pdf and .png").wait_for()
     page.get_by_role("button", name="Save trace").click()
-    page.get_by_text("saved exploration.safetensors").wait_for()
+    page.get_by_text(f"saved {tmp_path}/exploration.safetensors").wait_for()
     assert fv.Trace.load(tmp_path / "exploration.safetensors").provenance["seeds"] == [1]
     assert (tmp_path / "exploration.pdf").stat().st_size > 10_000
 
@@ -223,10 +223,12 @@ def browse_and_pick(page):
     browser, pareto = page.locator(".fastvar-scales"), page.locator(".fastvar-pareto")
     browser.get_by_text("1x1: 1 of 1 tokens").wait_for()
     browser.locator(".noUi-handle").first.focus()
-    for _ in range(9):
+    for _ in range(8):
         page.keyboard.press("ArrowRight")
+    browser.get_by_text("24x24: 288 of 576 tokens").wait_for()
+    shoot(page.locator(".jp-Cell").first, "scales")
+    page.keyboard.press("ArrowRight")
     browser.get_by_text("32x32: 256 of 1024 tokens").wait_for()
-    shoot(page, "scales")
 
     pareto.locator("circle").first.scroll_into_view_if_needed()
     before = pareto.locator("img.fastvar-fastvar").get_attribute("src")
