@@ -9,6 +9,7 @@ from pathlib import Path
 
 from fastvar_lab import commands
 
+PROMPT_HELP = "for tiny as in 'two red striped stars' or 'a ring left of a blue square'; see README"
 RATIOS_HELP = "share pruned by scale: -2:0.5,-1:0.75 or 24:0.5,32:0.75"
 
 
@@ -26,7 +27,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.set_defaults(run=commands.demo)
 
     generate = subcommands.add_parser("generate", help="write a picture for every prompt")
-    generate.add_argument("prompt", nargs="+")
+    generate.add_argument("prompt", nargs="+", help=PROMPT_HELP)
     generate.add_argument("--ratios", help=f"{RATIOS_HELP}; default: no pruning")
     generate.add_argument("--out", type=Path, default=Path("."), help="folder for the pictures")
     generate.add_argument("--size", help="final token map, 32 or 32x48 (height x width)")
@@ -78,12 +79,14 @@ def _parser() -> argparse.ArgumentParser:
 
     figures = subcommands.add_parser("figures", help="draw figures again, with their data")
     figures.add_argument("names", nargs="*", help="which; default: those of pictures")
-    figures.add_argument("--all", action="store_true", help="all, experiments included")
+    figures.add_argument(
+        "--all", action="store_true", help="all, experiments included: hours without known cells"
+    )
     figures.add_argument("--list", action="store_true", help="list the names")
     figures.add_argument("--check", action="store_true", help="redraw from the data; compare")
     figures.add_argument("--quick", action="store_true", help="few prompts: never for committing")
     figures.add_argument("--format", default="png,pdf", help="endings, of png, pdf and svg")
-    figures.add_argument("--out", type=Path, default=Path("figures"))
+    figures.add_argument("--out", type=Path, default=Path("figures"), help="folder, overwritten")
     figures.set_defaults(run=commands.figures)
 
     claims = subcommands.add_parser("claims", help="the paper's claims against measurements here")
@@ -122,8 +125,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     train.set_defaults(run=commands.train)
 
-    for command in (demo, generate, evaluate, experiment, figures, claims, train, bench):
+    for command in (demo, generate, evaluate, figures, train):
         command.add_argument("--seed", type=int, default=0)
+    for command in (demo, generate, evaluate, experiment, figures, claims, train, bench):
         command.add_argument("--device", default="cpu", help="cpu or cuda")
     for command in (demo, generate, evaluate, bench, experiment, figures, claims):
         command.add_argument("--weights", help="folder of weights, or random; default: shipped")
