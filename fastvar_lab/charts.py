@@ -26,13 +26,18 @@ def _axes(
 
 def _bars(axes: Axes, rows: pd.DataFrame, low: str, high: str) -> None:
     """Draw a summary as points with intervals, one method a row, best known order kept."""
-    places = np.arange(len(rows))[::-1]
+    places = _rows(axes, len(rows))
     spread = np.abs([rows["mean"] - rows[low], rows[high] - rows["mean"]])
     axes.errorbar(rows["mean"], places, xerr=spread, fmt="o", ms=3.5, lw=1, color=PALETTE[0])
     axes.set_yticks(places, rows.method)
-    axes.margins(y=0.08)
     axes.grid(axis="x", lw=0.4, color="0.9")
     sns.despine(ax=axes)
+
+
+def _rows(axes: Axes, n: int) -> np.ndarray:
+    """Give places of n rows from the top, the same in every panel."""
+    axes.set_ylim(-0.5, n - 0.5)
+    return np.arange(n)[::-1]
 
 
 def _by_method(axes: Axes, frame: pd.DataFrame, x: str, y: str, **options: Any) -> None:
@@ -74,7 +79,7 @@ def sensitivity(frame: pd.DataFrame) -> Figure:
 
     >>> from fastvar_lab.experiments.run import run
     >>> sensitivity(run("scale_sensitivity", "quick", progress=False)).axes[0].get_ylabel()
-    'PSNR to full (dB)'
+    'PSNR to full (dB), n = 2'
     """
     made = frame[(frame.kind == "quality") & (frame.method != "full")]
     rows = summary(made, ["method"], "psnr")
@@ -88,7 +93,8 @@ def sensitivity(frame: pd.DataFrame) -> Figure:
             left.plot(part.ratio, part["mean"], "o-", ms=3, lw=1, color=color, label=scale)
             left.fill_between(part.ratio, part.low, part.high, color=color, alpha=0.15, lw=0)
             right.plot(part.saved, part["mean"], "o-", ms=3, lw=1, color=color, label=scale)
-        left.set(xlabel="share of one scale's tokens pruned (%)", ylabel="PSNR to full (dB)")
+        psnr = f"PSNR to full (dB), n = {made.picture.nunique()}"
+        left.set(xlabel="share of one scale's tokens pruned (%)", ylabel=psnr)
         left.set_xticks(sorted(rows.ratio.unique()))
         right.set(xlabel="time saved (%)")
         right.legend(
@@ -258,12 +264,13 @@ def spectra(frame: pd.DataFrame) -> Figure:
 
 
 def outputs(frame: pd.DataFrame) -> Figure:
-    """PSNR to the final picture, and task score, after every step."""
+    """PSNR to the full final picture, and task score, after every step."""
     with style():
         fig, pair = _axes(WIDTH, 2.3, 2)
         sizes = list(dict.fromkeys(frame["size"]))
         for axes, value in zip(pair, ("psnr", "right")):
-            shown = frame[frame.step < frame.step.max()] if value == "psnr" else frame
+            own = (frame.method == "full") & (frame.step == frame.step.max())  # equal to itself
+            shown = frame[~own] if value == "psnr" else frame
             by_method = shown.groupby("method", sort=False)
             for color, line, (method, part) in zip(PALETTE, ("o-", "s--"), by_method):
                 rows = summary(part, ["size"], value)
@@ -274,7 +281,7 @@ def outputs(frame: pd.DataFrame) -> Figure:
             axes.set_xlabel("after step")
             axes.grid(lw=0.4, color="0.9")
             sns.despine(ax=axes)
-        pair[0].set_ylabel("PSNR to the final picture (dB)")
+        pair[0].set_ylabel("PSNR to the full result (dB)")
         pair[1].set_ylabel(f"task score, n = {frame.picture.nunique()}")
         pair[1].legend(frameon=False)
     return fig
@@ -324,7 +331,11 @@ def relations(frame: pd.DataFrame) -> Figure:
 
 
 def exponent(tokens: Sequence[float], ms: Sequence[float]) -> float:
-    """Slope of log time over log tokens."""
+    """Slope of log time over log tokens, fitted over all sizes.
+
+    >>> round(exponent([1, 2, 4], [1, 4, 16]), 3)
+    2.0
+    """
     return float(np.polyfit(np.log(tokens), np.log(ms), 1)[0])
 
 
@@ -334,8 +345,8 @@ def scaling(frame: pd.DataFrame) -> Figure:
     with style():
         fig, (axes, *scores) = _axes(*((WIDTH, 2.2, 2) if len(scored) else ()))
         for color, (method, part) in zip(PALETTE, rows.groupby("method", sort=False)):
-            slope = exponent(part.tokens, part.ms)
-            label = f"{method}, exponent {slope:.2f}"
+            slope, last = exponent(part.tokens, part.ms), exponent(part.tokens[-2:], part.ms[-2:])
+            label = f"{method}, exponent {slope:.2f}, at the end {last:.2f}"
             axes.loglog(part.tokens, part.ms, "o-", ms=3, lw=1, color=color, label=label)
         axes.set(xlabel="tokens of the final map", ylabel="time (ms)")
         axes.grid(lw=0.4, color="0.9")
@@ -372,7 +383,7 @@ def memory(frame: pd.DataFrame) -> Figure:
 
     >>> from fastvar_lab.experiments.run import run
     >>> memory(run("memory", "quick", progress=False)).axes[0].get_ylabel()
-    'memory (MB)'
+    'caches (MB)'
     """
     with style():
         fig, (axes,) = _axes(COLUMN, 2.5)
@@ -385,7 +396,7 @@ def memory(frame: pd.DataFrame) -> Figure:
             axes.bar(place, held, width * 0.95, bottom=kv, color=PALETTE[i], alpha=0.4)
         axes.bar(0, 0, color="0.3", alpha=0.4, label="held to restore from")
         axes.set_xticks(np.arange(len(sides)), [f"{s}x{s}" for s in sides])
-        axes.set(xlabel="final token map", ylabel="memory (MB)")
+        axes.set(xlabel="final token map", ylabel="caches (MB)")
         axes.legend(frameon=False)
         sns.despine(ax=axes)
     return fig
@@ -444,9 +455,13 @@ def speedups(frame: pd.DataFrame) -> Figure:
 
 
 def _speedups(axes: Axes, times: pd.DataFrame) -> None:
-    """Draw measured speedups as bars, their bounds as ticks, the first row on top."""
-    places = np.arange(len(times))[::-1]
-    axes.barh(places, times.speedup, 0.6, color=PALETTE[0], label="measured")
+    """Draw measured speedups as bars, with their range if known, their bounds as ticks."""
+    places = _rows(axes, len(times))
+    spread = None
+    if "speedup_min" in times:
+        spread = [times.speedup - times.speedup_min, times.speedup_max - times.speedup]
+    axes.barh(places, times.speedup, 0.6, xerr=spread, error_kw={"lw": 0.8, "ecolor": "0.3"},
+              color=PALETTE[0], label="measured")  # fmt: skip
     axes.plot(times.speedup_flop_bound, places, "|", ms=8, color="k", label="FLOP bound")
     axes.set_yticks(places, [])
     axes.set_xlabel("speedup")

@@ -275,8 +275,15 @@ def synthetic(name):
             for p, gap in enumerate(rng.normal(size=6))
         ]
         rows += [
-            {"kind": "time", "method": m, "speedup": 1 + rng.random(), "speedup_flop_bound": 2}
-            for m in methods
+            {
+                "kind": "time",
+                "method": m,
+                "speedup": s,
+                "speedup_min": s - 0.1,
+                "speedup_max": s + 0.2,
+                "speedup_flop_bound": 2,
+            }
+            for m, s in zip(methods, 1 + rng.random(len(methods)), strict=True)
         ]
         return pd.DataFrame(rows)
     sizes = [f"{h}x{w}" for h, w in model.sizes]

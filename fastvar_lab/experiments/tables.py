@@ -35,6 +35,7 @@ MEASURED = (
 def tabulate(frame: pd.DataFrame) -> pd.DataFrame:
     """Summarise a frame: per method means with 95 % bootstrap intervals and measured speedups.
 
+    Speedups are medians of turns, the least and greatest in square brackets.
     Frames of experiments that compare no methods give the means of what was measured by setting.
 
     >>> rows = [{"kind": "quality", "method": "m", "psnr": p, "right": 1.0} for p in (30.0, 32.0)]
@@ -59,10 +60,17 @@ def tabulate(frame: pd.DataFrame) -> pd.DataFrame:
                 f"{r['mean']:.{digits}f} ({r.low:.{digits}f} to {r.high:.{digits}f})"
                 for _, r in rows.iterrows()
             ]
-    for column, title in (("speedup", "speedup"), ("speedup_flop_bound", "FLOP bound")):
-        out[title] = [f"{times[column][m]:.2f}" for m in out.method]
+    out["speedup"] = [_speedup(times.loc[m]) for m in out.method]
+    out["FLOP bound"] = [f"{times.speedup_flop_bound[m]:.2f}" for m in out.method]
     out["n"] = [str((made.method == m).sum()) for m in out.method]
     return out
+
+
+def _speedup(row: pd.Series) -> str:
+    """Write a median speedup, and the least and greatest of its turns where they are known."""
+    if "speedup_min" not in row or pd.isna(row.speedup_min):
+        return f"{row.speedup:.2f}"
+    return f"{row.speedup:.2f} [{row.speedup_min:.2f} to {row.speedup_max:.2f}]"
 
 
 def _digits(mean: float) -> str:
