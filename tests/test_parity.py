@@ -86,7 +86,8 @@ def test_var(shared, ratios):
     state = lively(VAR(VARConfig(**config)))
     book = {f"quantize.{k}": v for k, v in lively(VectorQuantizer(40, 8, 5), 1).items()}
     model = fv.from_states("var", config, state, book)
-    cache = min(ratios) - 1 if ratios else None
+    pruned = [s for s, r in ratios.items() if r < 1]
+    cache = max(s for s in range(min(pruned)) if s not in ratios) if pruned else None
     layers = range(1, 2) if shared and ratios else None
     fast = reference.FastVAR(ratios, cache, layers)
     method = fv.Prune(
