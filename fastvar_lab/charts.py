@@ -339,14 +339,20 @@ def exponent(tokens: Sequence[float], ms: Sequence[float]) -> float:
     return float(np.polyfit(np.log(tokens), np.log(ms), 1)[0])
 
 
+def exponents(timed: pd.DataFrame) -> tuple[float, float]:
+    """Return the exponent over all sizes of one method, and between its two largest."""
+    rows = timed.sort_values("tokens")
+    last = rows.tail(2)
+    return exponent(rows.tokens, rows.ms), exponent(last.tokens, last.ms)
+
+
 def scaling(frame: pd.DataFrame) -> Figure:
     """Time against tokens of the final map, with fitted exponents; scores of larger pictures."""
     rows, scored = (frame[frame.what == what] for what in ("time", "zero-shot"))
     with style():
         fig, (axes, *scores) = _axes(*((WIDTH, 2.2, 2) if len(scored) else ()))
         for color, (method, part) in zip(PALETTE, rows.groupby("method", sort=False)):
-            slope, last = exponent(part.tokens, part.ms), exponent(part.tokens[-2:], part.ms[-2:])
-            label = f"{method}, exponent {slope:.2f}, at the end {last:.2f}"
+            label = "{}, exponent {:.2f}, at the end {:.2f}".format(method, *exponents(part))
             axes.loglog(part.tokens, part.ms, "o-", ms=3, lw=1, color=color, label=label)
         axes.set(xlabel="tokens of the final map", ylabel="time (ms)")
         axes.grid(lw=0.4, color="0.9")

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from fastvar_lab.charts import exponent
+from fastvar_lab.charts import exponents
 from fastvar_lab.files import write
 from fastvar_lab.measure.statistics import interval, paired
 
@@ -134,13 +134,12 @@ def overhead_is_negligible(frame: pd.DataFrame) -> Answer:
 def cost_grows_linearly(frame: pd.DataFrame) -> Answer:
     """Exponents of time over tokens, full and pruned: over all sizes, and over the last two."""
     rows = frame[frame.what == "time"]
-    parts = [part.sort_values("tokens") for _, part in rows.groupby("method", sort=False)]
-    full, fast = (exponent(p.tokens, p.ms) for p in parts)
-    ends = [exponent(p.tokens[-2:], p.ms[-2:]) for p in parts]
+    both = (exponents(part) for _, part in rows.groupby("method", sort=False))
+    (full, full_end), (fast, fast_end) = both
     verdict = HOLDS if fast < full and fast <= LINEAR else FAILS
     text = (
         f"time over tokens of the final map: exponent {fast:.2f} pruned (to be at most {LINEAR}), "
-        f"{full:.2f} full; between the two largest maps {ends[1]:.2f} and {ends[0]:.2f}"
+        f"{full:.2f} full; between the two largest maps {fast_end:.2f} and {full_end:.2f}"
     )
     return Answer(text, verdict)
 

@@ -49,13 +49,12 @@ class Recorder(Wrapper):
 
         delta = self.inner.sublayer(site, grid, watched, x)
         self.trace.scores[key] = distance_to_mean(x)
-        if asked == [None]:
+        index = asked[0] if asked else x.new_empty((len(x), 0), dtype=torch.int64)
+        if index is None:
             self.trace.kept[key] = self._all(x)
         else:
             mask = torch.zeros(x.shape[:2], dtype=torch.bool, device=x.device)
-            for index in filter(torch.is_tensor, asked):
-                mask.scatter_(1, index, True)
-            self.trace.kept[key] = mask
+            self.trace.kept[key] = mask.scatter_(1, index, True)
         if site in self.wanted_features:
             self.trace.features[key] = x
         if site in self.wanted_outputs:

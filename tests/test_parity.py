@@ -73,6 +73,12 @@ def compare(made, keys, latent, log):
     assert gap <= bound
 
 
+def restored_from(ratios):
+    """The last step before the first pruned one that is neither pruned nor skipped."""
+    pruned = [step for step, ratio in ratios.items() if ratio < 1]
+    return max(s for s in range(min(pruned)) if s not in ratios) if pruned else None
+
+
 VAR_SIDES = (1, 2, 3, 5, 6)
 
 
@@ -86,8 +92,7 @@ def test_var(shared, ratios):
     state = lively(VAR(VARConfig(**config)))
     book = {f"quantize.{k}": v for k, v in lively(VectorQuantizer(40, 8, 5), 1).items()}
     model = fv.from_states("var", config, state, book)
-    pruned = [s for s, r in ratios.items() if r < 1]
-    cache = max(s for s in range(min(pruned)) if s not in ratios) if pruned else None
+    cache = restored_from(ratios)
     layers = range(1, 2) if shared and ratios else None
     fast = reference.FastVAR(ratios, cache, layers)
     method = fv.Prune(
@@ -142,7 +147,7 @@ def test_infinity(sizes, grid, ratios, precision, patch):
     torch.manual_seed(1)
     mask = torch.tensor([[True] * 9, [True] * 4 + [False] * 5])
     text = Text(torch.randn(2, 9, 32) * mask[..., None], mask)
-    cache = min(ratios) - 1 if ratios else None
+    cache = restored_from(ratios)
     fast = reference.FastVAR(ratios, cache, {1, 2})
     method = fv.Dense()
     if ratios:

@@ -248,7 +248,7 @@ class Infinity(Backbone):
         )
 
     def round_text_attention(self, rounded: bool) -> None:
-        """Round text attention and pooling to bfloat16 from now on, as released kernels do."""
+        """Say whether text attention and pooling round to bfloat16, as released kernels do."""
         cast(TextPool, self.text_proj_for_sos["ca"]).rounded = rounded
         for block in self._blocks:
             block.rounded = rounded

@@ -68,7 +68,7 @@ def tabulate(frame: pd.DataFrame) -> pd.DataFrame:
 
 def _speedup(row: pd.Series) -> str:
     """Write a median speedup, and the least and greatest of its turns where they are known."""
-    if "speedup_min" not in row or pd.isna(row.speedup_min):
+    if "speedup_min" not in row:
         return f"{row.speedup:.2f}"
     return f"{row.speedup:.2f} [{row.speedup_min:.2f} to {row.speedup_max:.2f}]"
 

@@ -135,5 +135,8 @@ def run_all(page, address, name, path="lab/tree"):
 def shoot(page, name, height=None):
     """Keep a screenshot of a page, or of its upper `height` pixels, or of an element."""
     SHOTS.mkdir(parents=True, exist_ok=True)
-    clip = {"clip": {"x": 0, "y": 0, "width": 1280, "height": height}} if height else {}
-    page.screenshot(path=SHOTS / f"{name}.png", **clip)
+    part = {}
+    if height:
+        width = page.viewport_size["width"]
+        part = {"clip": {"x": 0, "y": 0, "width": width, "height": height}}
+    page.screenshot(path=SHOTS / f"{name}.png", **part)
