@@ -91,7 +91,8 @@ def load(
         random = weights == "random"  # drawn in float32, then cast
         _need_memory(name, found.config, device, torch.float32 if random else dtype)
         if random:
-            with torch.random.fork_rng(devices=[]), torch.device(device):
+            on = [torch.device(device)] if torch.device(device).type == "cuda" else []
+            with torch.random.fork_rng(devices=on), torch.device(device):
                 torch.manual_seed(seed)
                 model = _build(name, found)
         else:
@@ -114,7 +115,7 @@ def load(
         "instruction": None if instruction is None else str(instruction),
     }
     model.source = _written(name, asked)
-    model.freeze().set_precision(precision, dtype).to(device)
+    model.set_precision(precision, dtype).to(device)
     model.tokenizer.channels_last()
     for module in model.transformer.modules():
         if isinstance(module, nn.Linear) and module.weight.device.type == "cpu":

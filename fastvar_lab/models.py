@@ -100,9 +100,12 @@ class Model:
         return self.tokenizer.decode(canvas)
 
     def freeze(self) -> Model:
-        """Set all parts to inference."""
+        """Set all parts to inference.
+
+        Autocast keeps the casts of a generation only for weights that could have gradients.
+        """
         for part in self.parts:
-            part.eval().requires_grad_(False)
+            part.eval().requires_grad_(self.autocast is not None)
         return self
 
     def set_precision(self, precision: str, dtype: torch.dtype = torch.float32) -> Model:
@@ -118,12 +121,23 @@ class Model:
         if isinstance(self.transformer, Infinity):
             self.transformer.round_text_attention(official)
         self.autocast = dtype if official and dtype != torch.float32 else None
+        self.freeze()
         if self.autocast is None:
             return self.to(self.device, dtype)
         self.to(self.device, torch.float32)
         if isinstance(self.transformer, Infinity):
             self.transformer.blocks.to(dtype)
         return self
+
+    @property
+    def precision(self) -> str:
+        """Name the types that the model computes in, for provenance."""
+        named = [str(self.dtype).removeprefix("torch.")]
+        if self.autocast is not None:
+            named.append(f"autocast {str(self.autocast).removeprefix('torch.')}")
+        if isinstance(self.transformer, Infinity) and self.transformer.rounds_text_attention:
+            named.append("text attention rounded")
+        return ", ".join(named)
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Model:
         """Move all parts; `dtype` too if given."""
@@ -290,7 +304,7 @@ def from_states(
     for module, tensors in parts:
         named = files.by_own_names(tensors, module)
         files.fill(module, named, f"the {module._get_name()} state dict")
-    return made.freeze().set_precision(precision)
+    return made.set_precision(precision)
 
 
 def language(model: Model) -> nn.ModuleDict:

@@ -103,6 +103,7 @@ def run(
     get = partial(known, store)
     found, sublayers = list[dict[str, Any]](), dict[str, dict[str, float]]()
     (measured,) = get({"rates": True, **asked}, lambda: [asdict(rates(device, dtype))])
+    torch.cuda.empty_cache()  # does nothing without a GPU
     best = Rates(**measured)
     for name, group in groupby(chosen, key=lambda s: s.model):
         one = OnDemand(name, device, dtype, depth)
@@ -117,7 +118,7 @@ def run(
         for row in _if_it_fits(f"sublayers of {name}", timed):
             sublayers[name] = row
         one.model = None  # before the next one is built
-        torch.cuda.empty_cache()  # does nothing without a GPU
+        torch.cuda.empty_cache()
     if not found:
         raise ValueError(f"nothing that matches {only!r} fits the memory of {asked['device']}")
     words = ["python -m fastvar_lab bench --suite paper --device", device, "--repeats", repeats]
@@ -156,7 +157,12 @@ def _if_it_fits(what: str, measure: Callable[[], Rows]) -> Rows:
     """Measure; where memory does not suffice say so, and return nothing."""
     try:
         return measure()
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:
+        # the libraries below have words of their own for it
+        full = isinstance(error, torch.OutOfMemoryError) or "ALLOC_FAILED" in str(error)
+        if not full:
+            raise
+        torch.cuda.empty_cache()
         tqdm.write(f"{what} is left out: {str(error).splitlines()[0]}")
         return []
 

@@ -5,6 +5,7 @@ that nothing in the scale loop asks an accelerator for a number or sends it one 
 """
 
 import traceback
+from collections import Counter
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -52,6 +53,14 @@ def build(family, device="cpu", dtype=torch.float32):
     return model.freeze().to(device, dtype)
 
 
+@pytest.fixture(autouse=True)
+def full_float32(monkeypatch):
+    """Keep a GPU from rounding float32 to fewer bits, in products and convolutions."""
+    for backend in (torch.backends.cuda.matmul, torch.backends.cudnn):
+        if torch.cuda.is_available():
+            monkeypatch.setattr(backend, "allow_tf32", False)
+
+
 @pytest.fixture(scope="module", params=DTYPES)
 def dtype(request):
     return request.param
@@ -93,7 +102,7 @@ def test_once_more_resumed_and_recorded_are_the_same_bits(model, method):
     again = fv.generate(model, prompt(model), method, seed=3)
     dense = fv.generate(model, prompt(model), fv.Dense(), seed=3, snapshot=True)
     seen, trace = fv.observe(model, prompt(model), method, seed=3)
-    for other in (again, fv.resume(model, dense.snapshot, method), seen):
+    for other in (again, fv.resume(model, dense, method), seen):
         assert torch.equal(first.canvas, other.canvas)
     assert first.canvas.isfinite().all()
     assert trace.scores
@@ -123,9 +132,7 @@ def test_a_batch_is_near_its_pictures_alone(model, dtype, method):
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("method", [fv.Dense(), PRUNED[0]], ids=repr)
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU to compare with the CPU")
-def test_a_gpu_agrees_with_the_cpu(family, method, monkeypatch):
-    for backend in (torch.backends.cuda.matmul, torch.backends.cudnn):
-        monkeypatch.setattr(backend, "allow_tf32", False)
+def test_a_gpu_agrees_with_the_cpu(family, method):
     here, there = build(family), build(family, "cuda")
     own, expected = heads(here, prompt(here), method, seed=5)
     _, found = heads(there, prompt(there), method, seed=5, given=own.tokens)
@@ -177,3 +184,24 @@ def test_the_scale_loop_sends_noise_and_waits_for_nothing(family, method, monkey
         made = fv.generate(model, prompt(model), method, watch=[watch])
     assert made.canvas.is_meta
     assert set(traffic.crossings) == {("aten._to_copy.default", "draws.py", "sent")}
+
+
+def test_autocast_casts_a_weight_once_a_generation():
+    class Casts(TorchDispatchMode):
+        def __init__(self):
+            super().__init__()
+            self.seen = Counter()
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if func is torch.ops.aten._to_copy.default and isinstance(args[0], torch.nn.Parameter):
+                self.seen[id(args[0])] += 1
+            return func(*args, **(kwargs or {}))
+
+    model = build("var").set_precision("official", torch.bfloat16)
+    with Casts() as casts:
+        made = fv.generate(model, "7", fv.Prune({-1: 0.5}))
+    assert not made.canvas.requires_grad
+    linear = model.transformer.blocks[0].ffn.fc1.weight
+    assert casts.seen[id(linear)] == 1
+    model.set_precision("float32")
+    assert not linear.requires_grad

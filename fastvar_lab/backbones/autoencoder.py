@@ -90,9 +90,10 @@ class AttnBlock(nn.Module):
         self.proj_out = nn.Conv2d(width, width, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        qkv = rearrange(self.qkv(self.norm(x)), "b (t c) h w -> t b (h w) c", t=3)
+        # fused kernels want a dimension of heads
+        qkv = rearrange(self.qkv(self.norm(x)), "b (t c) h w -> t b 1 (h w) c", t=3)
         y = F.scaled_dot_product_attention(*qkv)
-        return x + self.proj_out(rearrange(y, "b (h w) c -> b c h w", h=x.shape[-2]))
+        return x + self.proj_out(rearrange(y, "b 1 (h w) c -> b c h w", h=x.shape[-2]))
 
 
 class Context(nn.Module):

@@ -28,7 +28,7 @@ from fastvar_lab.backbones.layers import (
 )
 from fastvar_lab.backbones.protocol import Backbone
 from fastvar_lab.backbones.residual_diffusion import ResidualDiffusion, diffusion_flops
-from fastvar_lab.cache import KVCache
+from fastvar_lab.cache import KVCache, compute_dtype
 from fastvar_lab.draws import Stream
 from fastvar_lab.sampling import Sampling, cut, draw_rows, guide
 from fastvar_lab.seam import Grid, Runner, Site
@@ -83,6 +83,7 @@ class HARTState:
     cache: KVCache
     levels: Tensor  # (steps, C)
     tables: dict[int, Table]
+    biases: list[Tensor]  # of q, k, v, by layer
     steps: int
 
     def keep_rows(self, rows: slice) -> None:
@@ -99,7 +100,7 @@ def turn(x: Tensor, table: Table) -> Tensor:
     Over a map, the first half is turned by y and the second by x, as released: no rotation
     unless both agree.
     """
-    cos, sin = (t.unsqueeze(1).to(x.dtype) for t in table)
+    cos, sin = (t.unsqueeze(1) for t in table)
     first, second = x.chunk(2, dim=-1)
     return x * cos + torch.cat((-second, first), dim=-1) * sin
 
@@ -117,10 +118,16 @@ class HARTAttention(nn.Module):
         self.qkv_proj = nn.Linear(width, 3 * width, bias=False)
         self.proj = nn.Linear(width, width)
 
+    def bias(self) -> Tensor:
+        """Compute what all steps share: the bias of q, k, v (3C,)."""
+        bias = torch.cat((self.q_bias, self.zero_k_bias, self.v_bias))
+        return bias.to(compute_dtype(self.qkv_proj.weight))
+
     def forward(
         self,
         x: Tensor,
         table: Table,
+        bias: Tensor,
         *,
         site: Site,
         grid: Grid,
@@ -128,8 +135,7 @@ class HARTAttention(nn.Module):
         run: Runner,
     ) -> Tensor:
         """Project, turn, attend over the cache, project back: (B, K, C) -> (B, K, C)."""
-        biases = (self.q_bias, self.zero_k_bias, self.v_bias)
-        q, k, v = qkv_heads(x, self.qkv_proj.weight, biases, self.heads)
+        q, k, v = qkv_heads(x, self.qkv_proj.weight, bias, self.heads)
         keys = cache.append(site.layer, turn(k, table), v)
         seen = run.attend(site, grid, turn(q, table), *keys, scale=0.25 * q.shape[-1] ** -0.5)
         return self.proj(rearrange(seen, "b h l c -> b l (h c)"))
@@ -166,8 +172,8 @@ class HARTBlock(nn.Module):
         cos, sin = state.tables[grid.index]
         if index is not None:
             cos, sin = gather(cos, index), gather(sin, index)
-        normed = self.ln_wo_grad(x)
-        return self.attn(normed, (cos, sin), site=site, grid=grid, cache=state.cache, run=run)
+        normed, bias = self.ln_wo_grad(x), state.biases[site.layer]
+        return self.attn(normed, (cos, sin), bias, site=site, grid=grid, cache=state.cache, run=run)
 
     def _feed(self, x: Tensor, index: Tensor | None = None) -> Tensor:
         return self.ffn(self.ln_wo_grad(x))
@@ -229,9 +235,16 @@ class HART(Backbone):
             head=self.head_nm.modulation(text.amax(dim=1)),
             cache=cache,
             levels=self.lvl_embed(torch.arange(len(grids), device=text.device)),
-            tables={g.index: self.positions(g, context.positions) for g in grids},
+            tables={g.index: self._table(g, context.positions) for g in grids},
+            biases=[block.attn.bias() for block in self._blocks],
             steps=len(grids),
         )
+
+    def _table(self, grid: Grid, words: Tensor) -> Table:
+        """Positions of a step in the type that queries and keys come out in."""
+        kind = compute_dtype(self.word_embed.weight)
+        cos, sin = (part.to(kind) for part in self.positions(grid, words))
+        return cos, sin
 
     def positions(self, grid: Grid, words: Tensor) -> Table:
         """Cosines and sines (B, L, c) of a step; `words` (B, T) are the text's own positions.

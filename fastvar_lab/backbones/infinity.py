@@ -27,6 +27,7 @@ from fastvar_lab.backbones.layers import (
     RMSNorm,
     SelfAttention,
     TextPool,
+    additive,
     affine_norm,
     attention_branch,
     feed_forward_branch,
@@ -97,7 +98,8 @@ class State:
     head: tuple[Tensor, Tensor]
     modulations: list[Modulation]
     memories: list[tuple[Tensor, Tensor]]
-    text_mask: Tensor  # (B, 1, 1, T)
+    text_mask: Tensor  # (B, 1, 1, T), added to scores
+    constants: list[tuple[Tensor, Tensor]]  # of self-attention, by layer
     cache: Append
     tables: dict[int, Tensor]  # rotary tables by scale step
 
@@ -132,6 +134,7 @@ class InfinityBlock(nn.Module):
         call = partial(
             attention_branch,
             attention=self.sa,
+            constants=state.constants[layer],
             mod=mod,
             site=where,
             grid=grid,
@@ -237,15 +240,22 @@ class Infinity(Backbone):
         with torch.autocast(features.device.type, enabled=False):
             shared = self.shared_ada_lin(condition.to(self.word_embed.weight.dtype))
         shared = rearrange(shared, "b (six c) -> b 1 six c", six=6)
+        memories = [block.ca.memory(memory) for block in self._blocks]
         return State(
             start=condition.unsqueeze(1) + self.pos_start,
             head=self.head_nm.modulation(condition),
             modulations=[block.modulation(shared) for block in self._blocks],
-            memories=[block.ca.memory(memory) for block in self._blocks],
-            text_mask=text.mask[:, None, None],
+            memories=memories,
+            text_mask=additive(text.mask, memories[0][0].dtype),
+            constants=[block.sa.constants() for block in self._blocks],
             cache=cache,
             tables={g.index: self.positions(g, grids[-1]) for g in grids},
         )
+
+    @property
+    def rounds_text_attention(self) -> bool:
+        """Tell what `round_text_attention` was told last."""
+        return cast(TextPool, self.text_proj_for_sos["ca"]).rounded
 
     def round_text_attention(self, rounded: bool) -> None:
         """Say whether text attention and pooling round to bfloat16, as released kernels do."""

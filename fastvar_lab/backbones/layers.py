@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from fastvar_lab.cache import compute_dtype
 from fastvar_lab.seam import Grid, Runner, Site
 from fastvar_lab.tokens import wide
 
@@ -89,13 +90,21 @@ class Modulation(NamedTuple):
         return cls(gate1, gate2, scale1 + 1, scale2 + 1, shift1, shift2)
 
 
-def qkv_heads(
-    x: Tensor, weight: Tensor, biases: tuple[Tensor, Tensor, Tensor], heads: int
-) -> tuple[Tensor, Tensor, Tensor]:
+def qkv_heads(x: Tensor, weight: Tensor, bias: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
     """Project x (B, K, C) by one fused weight (3C, C) to q, k, v, (B, H, K, c) each."""
-    qkv = F.linear(x, weight, torch.cat(biases))
+    qkv = F.linear(x, weight, bias)
     q, k, v = rearrange(qkv, "b l (three h c) -> three b h l c", three=3, h=heads)
     return q, k, v
+
+
+def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """Turn a mask (B, T) into what attention adds to its scores, (B, 1, 1, T): 0 or -inf.
+
+    Rows begin at multiples of eight values, where the fused kernels want them.
+    """
+    rows, t = mask.shape
+    bias = mask.new_zeros(rows, 1, 1, t + -t % 8, dtype=dtype)[..., :t]
+    return bias.masked_fill_(~mask[:, None, None], float("-inf"))
 
 
 class SelfAttention(nn.Module):
@@ -112,11 +121,23 @@ class SelfAttention(nn.Module):
         self.register_buffer("zero_k_bias", torch.zeros(width))
         self.proj = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, attend: Attend, table: Tensor | None = None) -> Tensor:
+    def constants(self) -> tuple[Tensor, Tensor]:
+        """Compute what all steps share: the bias of q, k, v (3C,) and each head's temperature."""
+        bias = torch.cat((self.q_bias, self.zero_k_bias, self.v_bias))
+        scale = self.scale_mul_1H11.clamp(max=MAX_LOG_SCALE).exp()
+        return bias.to(compute_dtype(self.mat_qkv.weight)), scale
+
+    def forward(
+        self,
+        x: Tensor,
+        attend: Attend,
+        constants: tuple[Tensor, Tensor],
+        table: Tensor | None = None,
+    ) -> Tensor:
         """Project, normalise, rotate, attend, project back: (B, K, C) -> (B, K, C)."""
-        biases = (self.q_bias, self.zero_k_bias, self.v_bias)
-        q, k, v = qkv_heads(x, self.mat_qkv.weight, biases, self.heads)
-        q = F.normalize(q, dim=-1) * self.scale_mul_1H11.clamp(max=MAX_LOG_SCALE).exp()
+        bias, scale = constants
+        q, k, v = qkv_heads(x, self.mat_qkv.weight, bias, self.heads)
+        q = F.normalize(q, dim=-1) * scale
         k = F.normalize(k, dim=-1)
         if table is not None:
             q, k = rotate(q, table), rotate(k, table)
@@ -167,7 +188,7 @@ class TextPool(nn.Module):
         """Pool features (B, T, D) where mask (B, T): (B, C)."""
         kv = F.linear(features, self.mat_kv.weight, torch.cat((self.zero_k_bias, self.v_bias)))
         k, v = rearrange(kv, "b t (two h c) -> two b h t c", two=2, h=self.heads)
-        q = rearrange(self.mat_q, "one h c -> one h 1 c").expand(len(features), -1, -1, -1)
+        q = rearrange(self.mat_q, "one h c -> one h 1 c").repeat(len(features), 1, 1, 1)
         if self.rounded:
             q, k, v = (rounded(t) for t in (q, k, v))
         pooled = F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None])
@@ -258,6 +279,7 @@ def attention_branch(
     index: Tensor | None = None,
     *,
     attention: SelfAttention,
+    constants: tuple[Tensor, Tensor],
     mod: Modulation,
     site: Site,
     grid: Grid,
@@ -272,7 +294,7 @@ def attention_branch(
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return run.attend(site, grid, q, *cache.append(site.layer, k, v))
 
-    return attention(modulate(x, mod.up1, mod.shift1), attend, table) * mod.gate1
+    return attention(modulate(x, mod.up1, mod.shift1), attend, constants, table) * mod.gate1
 
 
 def feed_forward_branch(

@@ -1,11 +1,16 @@
-"""What the next-scale loop asks of a backbone; Infinity, VAR and HART answer to it."""
+"""What the next-scale loop asks of a backbone; Infinity, VAR and HART answer to it.
+
+A backbone of one's own is a `Backbone`, whose layers offer every sublayer to the runner, beside a
+`Quantizer` (`quantize.py`), an `AutoEncoder` and a `ConditionEncoder`: put together as a `Model`,
+every method, instrument and widget takes it. `tests/test_own_backbone.py` holds one of 90 lines.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
@@ -15,15 +20,30 @@ from fastvar_lab.sampling import Sampling
 from fastvar_lab.seam import Block, Grid, Runner, Site
 
 
-class Backbone(nn.Module, ABC):
-    """A next-scale transformer. `state` is whatever its `begin` returns."""
+class State(Protocol):
+    """What one generation owns; a backbone adds what it needs."""
 
-    config: Any
-    kinds: tuple[str, ...]
+    cache: Any  # what `Backbone.new_cache` made
+
+    def keep_rows(self, rows: slice) -> None:
+        """Drop guidance rows from everything that has them, the cache included."""
+
+
+class Backbone(nn.Module, ABC):
+    """A next-scale transformer. `state` is whatever its `begin` returns, a `State`.
+
+    Its `blocks` are called as `block(x, layer=, grid=, state=, run=)`, x (B, L, C), and return x
+    with every sublayer added: `x + run.sublayer(Site(layer, kind), grid, branch, x)` for each of
+    `kinds` in turn, where `branch(x, index=None)` takes any tokens and their positions (B, K).
+    Self-attention appends to the cache and goes through `run.attend`.
+    """
+
+    config: Any  # has depth, width, heads, head_dim, and levels: how many steps it can tell apart
+    kinds: tuple[str, ...]  # of "attn", "cross", "ffn"
     unguided: float  # the guidance scale that needs no null rows
     prefix = 0  # text tokens that enter with the first scale step
     blocks: nn.ModuleList
-    head: nn.Linear
+    head: nn.Linear  # its weight tells device and type
 
     @abstractmethod
     def with_null(self, condition: Any) -> Any:

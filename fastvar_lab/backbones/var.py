@@ -64,6 +64,7 @@ class VARState:
     start: Tensor  # (B, 1, C)
     head: tuple[Tensor, Tensor]
     modulations: list[Modulation]
+    constants: list[tuple[Tensor, Tensor]]  # of attention, by layer
     cache: KVCache
     positions: dict[int, Tensor]  # (L, C)
 
@@ -100,6 +101,7 @@ class VARBlock(nn.Module):
         call = partial(
             attention_branch,
             attention=self.attn,
+            constants=state.constants[layer],
             mod=mod,
             site=where,
             grid=grid,
@@ -156,6 +158,7 @@ class VAR(Backbone):
             start=condition.unsqueeze(1) + self.pos_start,
             head=self.head_nm.modulation(condition),
             modulations=[block.modulation(condition, shared) for block in self._blocks],
+            constants=[block.attn.constants() for block in self._blocks],
             cache=cache,
             positions={g.index: self.positions(g) for g in grids},
         )

@@ -35,7 +35,7 @@ class Training(BlockCausal):
             return super().kernel(q, k, v, mask, scale)
         scores = (q * scale if scale != 1 else q) @ k.transpose(-1, -2)
         if mask is not None:
-            scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+            scores = scores + mask
         return scores.softmax(-1) @ v
 
 
