@@ -3,7 +3,7 @@
 >>> import fastvar_lab as fv
 >>> model = fv.load("tiny")
 >>> full = fv.generate(model, "a red striped circle", fv.Dense(), seed=1, snapshot=True)
->>> fast = fv.resume(model, full.snapshot, fv.Prune({-2: 0.5, -1: 0.75}))
+>>> fast = fv.resume(model, full, fv.Prune({-2: 0.5, -1: 0.75}))
 """
 
 from fastvar_lab.draws import Keyed, Streamed

@@ -74,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     experiment.add_argument("names", nargs="*", help="which; without any, they are listed")
     experiment.add_argument("--quick", action="store_true", help="a smoke run")
     experiment.add_argument("--paper", action="store_true", help="as many prompts as claims need")
-    experiment.add_argument("--out", type=Path, help="folder for NAME.csv and NAME.png")
+    experiment.add_argument("--out", type=Path, help="folder for each frame, its tables and figure")
     experiment.set_defaults(run=commands.experiment)
 
     figures = subcommands.add_parser("figures", help="draw figures again, with their data")
@@ -137,7 +137,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--scheduler", help="address of a running dask cluster")
     for command in (generate, bench, experiment):
         command.add_argument("--model", default="tiny", help="see the models command")
-    for command in (generate, bench):
+    for command in (generate, bench, experiment):
         command.add_argument("--dtype", choices=("float32", "bfloat16", "float16"))
     bench.add_argument("--depth", type=int, help="only so many layers of the model")
     return parser

@@ -12,7 +12,7 @@ import torch
 from tqdm.auto import tqdm
 
 from fastvar_lab import flops
-from fastvar_lab.demo import Timed, label, medians, timed, total_ms
+from fastvar_lab.demo import Timed, medians, timed, total_ms
 from fastvar_lab.draws import Keyed
 from fastvar_lab.generate import generate, resume
 from fastvar_lab.methods.presets import PRESETS, paper_preset
@@ -44,7 +44,7 @@ def schedules(model: Model) -> list[tuple[Sizes, dict[str, Prune]]]:
 def released(model: Model, sizes: Sizes) -> dict[str, Prune]:
     """Name a released model's methods: the paper's preset, and its pruned steps where it skips."""
     preset = paper_preset(model.name, len(sizes), model.depth)
-    name = f"{model.name} {label(model.grids(sizes)[-1])}"
+    name = f"{model.name} {model.grids(sizes)[-1].name}"
     methods = {f"{name} paper preset": preset}
     if any(ratio == 1 for _, ratio in preset.pairs):
         pruned = {scale: ratio for scale, ratio in preset.pairs if ratio < 1}
@@ -122,7 +122,9 @@ def cases(
     """Time full and pruned generations in turns, first scale step to final latent.
 
     `pictures` are made at once. With `best` rates, every time stands beside its floor. Host times
-    are what it took to issue a step: where a GPU takes as long, it waited for the host.
+    are what it took to issue a step. A step that asks a GPU for much fills its queue, and the host
+    waits: the cost of issuing one is what the small steps show, where a GPU that takes as long
+    waited for the host.
     """
     ways: dict[str, Method] = {"": Dense(), **methods}
     runs: dict[str, list[Timed]] = {name: [] for name in ways}
@@ -130,7 +132,7 @@ def cases(
     grids, words = model.grids(sizes), len(prompt(model).split())
     draws = Keyed(tuple(range(pictures)), on_device=True)
     turns = [(repeat, name) for repeat in range(repeats + 1) for name in ways]
-    for repeat, name in tqdm(turns, desc=f"bench {label(grids[-1])}", unit="picture"):
+    for repeat, name in tqdm(turns, desc=f"bench {grids[-1].name}", unit="picture"):
         if model.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(model.device)
         texts = [prompt(model)] * pictures
@@ -154,9 +156,7 @@ def cases(
             "dtype": str(model.dtype).removeprefix("torch."),
             "pictures": pictures,
             "skipped": [
-                label(g)
-                for g, act in zip(grids, method.acts(grids), strict=True)
-                if act[0] == "skip"
+                g.name for g, act in zip(grids, method.acts(grids), strict=True) if act[0] == "skip"
             ],
             "ms_full": ms[""],
             "ms_fast": ms[name],
@@ -166,7 +166,7 @@ def cases(
             "gflop_fast": flop[name] / 1e9,
             "gflop_per_s_full": flop[""] / ms[""] / 1e6,
             "gflop_per_s_fast": flop[name] / ms[name] / 1e6,
-            "scales": [label(g) for g in grids],
+            "scales": [g.name for g in grids],
             "step_ms_full": medians(runs[""]),
             "step_ms_fast": medians(runs[name]),
             "step_host_ms_full": medians(runs[""], "host_ms"),
@@ -184,11 +184,12 @@ def cases(
 def _record_overhead(model: Model, repeats: int) -> dict[str, float]:
     """Fraction of a full generation's time that recording scores, masks and latents adds."""
     off, on = [], []
+    draws = Keyed((0,), on_device=True)
     for repeat in range(repeats + 1):
-        plain = generate(model, prompt(model), Dense()).seconds
-        seen = generate(
-            model, prompt(model), Dense(), watch=[partial(Recorder, trace=Trace())]
-        ).seconds
+        plain, seen = (
+            generate(model, prompt(model), Dense(), draws=draws, watch=watch).seconds
+            for watch in ([], [partial(Recorder, trace=Trace())])
+        )
         if repeat:
             off.append(plain)
             on.append(seen)
@@ -197,12 +198,12 @@ def _record_overhead(model: Model, repeats: int) -> dict[str, float]:
 
 def _resume_ratio(model: Model, repeats: int) -> dict[str, float]:
     """Time of a resumed generation over one from scratch, the last scale's ratio changed."""
-    base = generate(model, prompt(model), Dense(), snapshot=True).snapshot
-    assert base is not None
+    draws = Keyed((0,), on_device=True)
+    base = generate(model, prompt(model), Dense(), draws=draws, snapshot=True)
     scratch, again = [], []
     method: Method = Prune({-1: 0.75})
     for repeat in range(repeats + 1):
-        whole = generate(model, prompt(model), method).seconds
+        whole = generate(model, prompt(model), method, draws=draws).seconds
         part = resume(model, base, method).seconds
         if repeat:
             scratch.append(whole)

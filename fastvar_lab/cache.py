@@ -38,6 +38,11 @@ class KVCache:
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Add k, v (B, H, K, c) of one step; return views of all keys and values so far."""
         begin, end = self.lengths[layer], self.lengths[layer] + k.shape[2]
+        if end > self.store[layer].shape[3]:
+            raise ValueError(
+                f"layer {layer} has room for the {self.store[layer].shape[3]} tokens that the "
+                f"runner's `forwarded` promised over all steps; {end} came"
+            )
         keys, values = self.store[layer][:, self.rows]
         keys[:, :, begin:end] = k
         values[:, :, begin:end] = v

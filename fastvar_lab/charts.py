@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 
+from fastvar_lab.experiments.tables import compared
 from fastvar_lab.measure.statistics import summary
 from fastvar_lab.plots import WIDTH, Figure, style
 
@@ -34,6 +36,12 @@ def _bars(axes: Axes, rows: pd.DataFrame, low: str, high: str) -> None:
     sns.despine(ax=axes)
 
 
+def _looks() -> Iterator[dict[str, Any]]:
+    """Give every line a color of its own, and another marker and dash when colors come again."""
+    for line in ("o-", "s--", "^:", "D-."):
+        yield from ({"line": line, "color": color} for color in PALETTE)
+
+
 def _rows(axes: Axes, n: int) -> np.ndarray:
     """Give places of n rows from the top, the same in every panel."""
     axes.set_ylim(-0.5, n - 0.5)
@@ -55,9 +63,8 @@ def methods(frame: pd.DataFrame) -> Figure:
     >>> methods(run("caching_step", "quick", progress=False)).axes[0].get_xlabel()
     'PSNR to the full picture (dB)'
     """
-    made = frame[frame.kind == "quality"]
+    made, times = compared(frame)
     order = [m for m in made.method.unique() if m != "full"]
-    times = frame[frame.kind == "time"].set_index("method")
     with style():
         fig, (left, middle, right) = _axes(WIDTH, 0.16 * len(order) + 1.0, 3)
         close = summary(made[made.method != "full"], ["method"], "psnr")
@@ -114,17 +121,41 @@ def front(points: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
 
 
 def tradeoff_points(frame: pd.DataFrame, value: str = "psnr") -> pd.DataFrame:
-    """One row a method: mean, low and high of a quality, measured speedup and its bound.
+    """One row a method: mean, low and high of a quality, speedup with its range, its bound.
 
     >>> from fastvar_lab.experiments.run import run
     >>> points = tradeoff_points(run("ratio_tradeoff", "quick", progress=False))
     >>> list(points.columns[:4])
     ['method', 'mean', 'low', 'high']
     """
-    made = frame[(frame.kind == "quality") & (frame.method != "full")]
-    times = frame[frame.kind == "time"].set_index("method")
-    rows = summary(made, ["method"], value).set_index("method")
-    return rows.join(times[["speedup", "speedup_flop_bound"]]).reset_index()
+    made, times = compared(frame)
+    rows = summary(made[made.method != "full"], ["method"], value).set_index("method")
+    measured = ["speedup", "speedup_min", "speedup_max", "speedup_flop_bound"]
+    return rows.join(times.reindex(columns=measured)).reset_index()
+
+
+def _ranges(axes: Axes, points: pd.DataFrame, line: str, **options: Any) -> None:
+    """Draw qualities over speedups: 95 % intervals upright, the range of the turns across."""
+    upright = np.abs([points["mean"] - points.low, points.high - points["mean"]])
+    across = np.abs([points.speedup - points.speedup_min, points.speedup_max - points.speedup])
+    axes.errorbar(
+        points.speedup,
+        points["mean"],
+        xerr=across,
+        yerr=upright,
+        fmt=line,
+        elinewidth=0.5,
+        **options,
+    )
+
+
+def family(method: str) -> str:
+    """Name the family of a method: its label up to the first number.
+
+    >>> family("FastVAR norm 50%, 75%")
+    'FastVAR norm'
+    """
+    return re.split(r"\s*-?\d", method)[0] or method
 
 
 def tradeoff(frame: pd.DataFrame) -> Figure:
@@ -139,10 +170,7 @@ def tradeoff(frame: pd.DataFrame) -> Figure:
         score = f"task score, n = {frame.picture.nunique()}"
         for axes, value, label in zip(pair, ("psnr", "right"), ("PSNR to full (dB)", score)):
             points = tradeoff_points(frame, value)
-            spread = np.abs([points["mean"] - points.low, points.high - points["mean"]])
-            axes.errorbar(
-                points.speedup, points["mean"], yerr=spread, fmt="o", ms=2.5, lw=0.5, color="0.7"
-            )
+            _ranges(axes, points, "o", ms=2.5, color="0.7")
             best = front(points, "speedup", "mean")
             axes.plot(best.speedup, best["mean"], "o-", ms=3.5, lw=1, color=PALETTE[3],
                       label="Pareto front")  # fmt: skip
@@ -156,6 +184,8 @@ def tradeoff(frame: pd.DataFrame) -> Figure:
 def rivals(frame: pd.DataFrame) -> Figure:
     """Quality against measured speedup, one line a family of methods: compare at equal time.
 
+    Methods whose labels are alike up to their first number are a family.
+
     >>> from fastvar_lab.experiments.run import run
     >>> rivals(run("rivals", "quick", progress=False)).axes[0].get_xlabel()
     'measured speedup'
@@ -164,12 +194,9 @@ def rivals(frame: pd.DataFrame) -> Figure:
         fig, pair = _axes(WIDTH, 2.4, 2)
         for axes, value in zip(pair, ("psnr", "right")):
             points = tradeoff_points(frame, value)
-            families = points.groupby(points.method.str.split().str[0], sort=False)
-            for color, (family, part) in zip(PALETTE, families):
-                part = part.sort_values("speedup")
-                spread = np.abs([part["mean"] - part.low, part.high - part["mean"]])
-                axes.errorbar(part.speedup, part["mean"], yerr=spread, fmt="o-", ms=3, lw=1,
-                              color=color, label=family)  # fmt: skip
+            families = points.groupby(points.method.map(family), sort=False)
+            for look, (name, part) in zip(_looks(), families):
+                _ranges(axes, part.sort_values("speedup"), ms=3, lw=1, label=name, **look)
             axes.set_xlabel("measured speedup")
             axes.grid(lw=0.4, color="0.9")
             sns.despine(ax=axes)
@@ -272,10 +299,11 @@ def outputs(frame: pd.DataFrame) -> Figure:
             own = (frame.method == "full") & (frame.step == frame.step.max())  # equal to itself
             shown = frame[~own] if value == "psnr" else frame
             by_method = shown.groupby("method", sort=False)
-            for color, line, (method, part) in zip(PALETTE, ("o-", "s--"), by_method):
+            for look, (method, part) in zip(_looks(), by_method):
                 rows = summary(part, ["size"], value)
                 place = [sizes.index(s) for s in rows["size"]]
-                axes.plot(place, rows["mean"], line, ms=3, lw=1, color=color, label=method)
+                color = look["color"]
+                axes.plot(place, rows["mean"], look["line"], ms=3, lw=1, color=color, label=method)
                 axes.fill_between(place, rows.low, rows.high, color=color, alpha=0.15, lw=0)
             axes.set_xticks(np.arange(len(sizes)), sizes, rotation=45)
             axes.set_xlabel("after step")

@@ -153,7 +153,7 @@ def experiment(args: argparse.Namespace) -> None:
         run.find(name)
     if args.out is not None:
         folder(args.out)
-    how = run.Opened(args.model, args.weights, args.device)
+    how = run.Opened(args.model, args.weights, args.device, args.dtype or "float32")
     with run.executor(args.workers, args.scheduler) as executor:
         for name in args.names:
             frame = run.run(name, scope, how=how, store=Store(args.store), executor=executor)
@@ -170,8 +170,10 @@ def _write_frame(name: str, frame: Any, out: Path) -> None:
 
     write(out / f"{name}.csv", lambda partial: frame.to_csv(partial, index=False))
     write_tables(out / name, frame)
-    write_figure(out / f"{name}.png", CHARTS[name](frame))
-    print(f"{out / name}.csv, .md, .tex and .png")
+    figure = CHARTS[name](frame)
+    for ending in ("png", "pdf"):
+        write_figure(out / f"{name}.{ending}", figure)
+    print(f"{out / name}.csv, .md, .tex, .png and .pdf")
 
 
 def figures(args: argparse.Namespace) -> None:

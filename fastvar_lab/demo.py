@@ -8,19 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from tqdm.auto import tqdm
 
 from fastvar_lab import flops, plots
 from fastvar_lab.backbones.text import WordEncoder
 from fastvar_lab.files import folder
 from fastvar_lab.generate import Generation, generate
+from fastvar_lab.measure.quality import MOST_PSNR, psnr, ssim
 from fastvar_lab.methods.prune import Dense, Prune
 from fastvar_lab.models import Model
 from fastvar_lab.observe import observe
 from fastvar_lab.output import versions, write_figure, write_image, write_json
 from fastvar_lab.pictures import to_uint8
-from fastvar_lab.seam import Grid, Method
+from fastvar_lab.seam import Method
 from fastvar_lab.timing import Stopwatch
 
 PROMPT = WordEncoder.example
@@ -33,11 +33,6 @@ class Timed:
     generation: Generation
     step_ms: list[float]
     host_ms: list[float]
-
-
-def label(grid: Grid) -> str:
-    """Name a token map in a figure or table."""
-    return f"{grid.h}x{grid.w}"
 
 
 def timed(
@@ -94,7 +89,7 @@ def compare(
     report = {
         "prompt": prompt,
         "method": repr(method),
-        "scales": [label(g) for g in grids],
+        "scales": [g.name for g in grids],
         "ms_full": ms_full,
         "ms_fast": ms_fast,
         "tokens_full": flops.forwarded(model, dense, grids),
@@ -104,7 +99,7 @@ def compare(
         "gflop_full": costs[0] / 1e9,
         "gflop_fast": costs[1] / 1e9,
         "psnr": psnr(pictures["full"], pictures["fast"]),
-        "ssim": float(structural_similarity(pictures["full"], pictures["fast"], channel_axis=-1)),
+        "ssim": ssim(pictures["full"], pictures["fast"]),
         "seed": seed,
         "weights": model.fingerprint,
         "device": str(model.device),
@@ -112,22 +107,16 @@ def compare(
     }
     pruned = {s for s, act in enumerate(method.acts(grids)) if act[0] == "prune"}
     shares = {
-        f"kept at {label(grids[s])}": trace.kept_share(s, "attn").cpu().numpy()
+        f"kept at {grids[s].name}": trace.kept_share(s, "attn").cpu().numpy()
         for s in sorted(pruned)
     }
     return report, pictures, shares
-
-
-def psnr(first: np.ndarray, second: np.ndarray) -> float | None:
-    """PSNR in dB of two uint8 pictures; None if they are equal (JSON has no infinity)."""
-    return None if np.array_equal(first, second) else float(peak_signal_noise_ratio(first, second))
 
 
 def draw(
     report: dict[str, Any], pictures: dict[str, np.ndarray], shares: dict[str, np.ndarray]
 ) -> plots.Figure:
     """Draw the comparison figure of a report."""
-    gap = "identical" if report["psnr"] is None else f"PSNR {report['psnr']:.1f} dB"
     return plots.comparison(
         pictures["full"] / 255,
         pictures["fast"] / 255,
@@ -135,9 +124,16 @@ def draw(
         report["scales"],
         report["ms_full"],
         report["ms_fast"],
-        f"“{report['prompt']}”, seed {report['seed']}: {gap}, SSIM {report['ssim']:.3f}",
+        f"“{report['prompt']}”, seed {report['seed']}: {_gap(report)}",
         f"{report['speedup']:.2f} times as fast (FLOP bound {report['speedup_flop_bound']:.2f})",
     )
+
+
+def _gap(report: dict[str, Any]) -> str:
+    """Say how far the two pictures are from each other."""
+    if report["psnr"] == MOST_PSNR:
+        return "identical"
+    return f"PSNR {report['psnr']:.1f} dB, SSIM {report['ssim']:.3f}"
 
 
 def table(report: dict[str, Any]) -> str:
@@ -150,10 +146,9 @@ def table(report: dict[str, Any]) -> str:
         lines.append(f"{scale:>8} {f'{k:.0f} of {n:.0f}':>15} {a:9.1f} {b:9.1f} {ratio}")
     total = sum(report["ms_full"]), sum(report["ms_fast"])
     lines.append(f"{'all':>8} {'':>15} {total[0]:9.1f} {total[1]:9.1f} {report['speedup']:7.2f}")
-    gap = "identical" if report["psnr"] is None else f"{report['psnr']:.1f} dB"
     lines.append(
-        f"speedup {report['speedup']:.2f} (FLOP bound {report['speedup_flop_bound']:.2f}), "
-        f"PSNR {gap}, SSIM {report['ssim']:.3f} between the two pictures"
+        f"speedup {report['speedup']:.2f} (FLOP bound {report['speedup_flop_bound']:.2f}); "
+        f"pictures: {_gap(report)}"
     )
     return "\n".join(lines)
 

@@ -6,12 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from skimage.metrics import structural_similarity
 from torch import Tensor
 
 from fastvar_lab import flops
 from fastvar_lab.generate import Generation, resume_step
-from fastvar_lab.measure.quality import psnr, token_agreement
+from fastvar_lab.measure.quality import psnr, ssim, token_agreement
 from fastvar_lab.methods.prune import Dense
 from fastvar_lab.models import Model
 from fastvar_lab.observe import observe, observe_again
@@ -63,7 +62,7 @@ class Comparison:
     first_step: int
 
     @property
-    def speedup(self) -> float:
+    def speedup_flop_bound(self) -> float:
         """Counted operations of the full generation over those of the pruned one."""
         return sum(self.gflop_full) / sum(self.gflop_fast)
 
@@ -100,7 +99,7 @@ class Exploration:
             picture = to_uint8(self.model.decode(full[0].canvas))[0]
             self.asked, self.full, self.last, self.picture = (prompt, seed), full, None, picture
         base = self._nearest(method)
-        made, trace = observe_again(self.model, *base, method, keep=True, watch=[watch])
+        made, trace = observe_again(self.model, *base, method, snapshot=True, watch=[watch])
         self.last = (made, trace)
         return self._compared(made, trace)
 
@@ -136,7 +135,7 @@ class Exploration:
             agreement=[
                 token_agreement(a, b) for a, b in zip(whole.tokens, made.tokens, strict=True)
             ],
-            psnr=psnr(*pictures),
-            ssim=float(structural_similarity(*pictures, channel_axis=-1)),
+            psnr=psnr(pictures[1], pictures[0]),
+            ssim=ssim(pictures[1], pictures[0]),
             first_step=made.first_step,
         )

@@ -59,7 +59,7 @@ def _steps(model: Model, seed: int) -> tuple[Report, Arrays]:
     for prompt in STEPS_PROMPTS:
         _, trace = observe(model, prompt, Dense(), seed=seed)
         arrays[prompt] = (images(trace, model.decode)[:, 0] * 255).round().astype(np.uint8)
-    return {"scales": [f"{h}x{w}" for h, w in model.sizes]}, arrays
+    return {"scales": [g.name for g in model.grids()]}, arrays
 
 
 def _draw_steps(report: Report, arrays: Arrays) -> Figure:
@@ -82,8 +82,7 @@ def _side_by_side(model: Model, seed: int) -> tuple[Report, Arrays]:
     """Generate prompts of every task in full and with FastVAR (paper, Figs A.3 and A.4)."""
     prompts = [q.prompt.text for q in questions(len(TASKS), seed=5)]
     full = generate(model, prompts, Dense(), seed=seed, snapshot=True)
-    assert full.snapshot is not None
-    fast = resume(model, full.snapshot, PRESETS["tiny"])
+    fast = resume(model, full, PRESETS["tiny"])
     pairs = zip(*(to_uint8(model.decode(made.canvas)) for made in (full, fast)), strict=True)
     arrays = {prompt: np.stack(pair) for prompt, pair in zip(prompts, pairs, strict=True)}
     return {"method": repr(PRESETS["tiny"])}, arrays
@@ -149,11 +148,11 @@ def draw(
             yield out / f"{name}.{ending}"
 
 
-def write_tables(path: Path, frame: pd.DataFrame) -> None:
+def write_tables(path: str | Path, frame: pd.DataFrame) -> None:
     """Write what a frame says as Markdown and LaTeX (booktabs), `path` without its ending."""
     table = tabulate(frame)
     for ending, text in ((".md", markdown(table)), (".tex", latex(table))):
-        write(path.with_suffix(ending), lambda partial, t=text: partial.write_text(t))  # type: ignore[misc]
+        write(Path(f"{path}{ending}"), lambda partial, t=text: partial.write_text(t))  # type: ignore[misc]
 
 
 def _count(frame: pd.DataFrame) -> Report:
@@ -169,7 +168,7 @@ def provenance(model: Model, name: str, scope: str, seed: int) -> Report:
         "model": model.name,
         "weights": model.fingerprint,
         "device": str(model.device),
-        **machine(),
+        **machine(model.device),
         "versions": {p: version(p) for p in ("torch", "fastvar-lab", "seaborn", *DRAWN_WITH)},
     }
 

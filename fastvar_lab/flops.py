@@ -123,6 +123,6 @@ def costs(
     for name, method in methods.items():
         tokens = forwarded(model, method, grids)
         for grid, cost, n in zip(grids, step_flops(model, method, grids), tokens, strict=True):
-            place = {"method": name, "step": grid.index, "size": f"{grid.h}x{grid.w}"}
+            place = {"method": name, "step": grid.index, "size": grid.name}
             table.append({**place, "tokens": n, "gflop": sum(cost.values()) / 1e9})
     return pd.DataFrame(table)

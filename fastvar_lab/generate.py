@@ -172,31 +172,34 @@ def _check_given(request: Request) -> None:
 
 def resume(
     model: Model,
-    snapshot: Snapshot,
+    base: Generation | Snapshot,
     method: Method,
     *,
     watch: Iterable[Watch] = (),
-    keep: bool | Sequence[int] = False,
+    snapshot: bool | Sequence[int] = False,
 ) -> Generation:
-    """Finish a snapshot under another method: the bits that generating from scratch would give.
+    """Finish a generation under another method: the bits that generating from scratch would give.
 
-    Starts at the latest step before which both methods act alike and whose cache step is held;
-    `first_step` of the result says where. The snapshot is not changed. `keep` as `snapshot` in
-    `generate`. Raises ValueError for another model than the snapshot's, or streamed draws.
+    `base` was generated with a snapshot. Starts at the latest step before which both methods act
+    alike and whose cache step is held; `first_step` of the result says where. The snapshot is not
+    changed. Raises ValueError for a generation without one, for another model than its own, or
+    for streamed draws.
 
     >>> import fastvar_lab as fv
     >>> model = fv.load("tiny")
     >>> full = fv.generate(model, "a red ring", fv.Dense(), seed=1, snapshot=True)
-    >>> fv.resume(model, full.snapshot, fv.Prune({-1: 0.75})).first_step
+    >>> fv.resume(model, full, fv.Prune({-1: 0.75})).first_step
     9
     """
-    if snapshot.model is not model.transformer:
+    held = base.snapshot if isinstance(base, Generation) else base
+    if held is None:
+        raise ValueError("the generation kept no snapshot; generate it with snapshot=True")
+    if held.model is not model.transformer:
         raise ValueError(f"the snapshot was made by another model than this {model.name}")
-    if not isinstance(snapshot.request.draws, Keyed):
+    if not isinstance(held.request.draws, Keyed):
         raise ValueError("only a generation with keyed draws can be resumed")
-    return _run(
-        model, snapshot.request, method, watch, keep, snapshot, resume_step(snapshot, method, model)
-    )
+    first = resume_step(held, method, model)
+    return _run(model, held.request, method, watch, snapshot, held, first)
 
 
 def resume_step(snapshot: Snapshot, method: Method, model: Model) -> int:

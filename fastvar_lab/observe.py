@@ -7,6 +7,7 @@ from importlib.metadata import version
 from typing import Any
 
 from fastvar_lab.generate import Generation, Watch, generate, resume
+from fastvar_lab.methods.select import FarFromMean, Selector
 from fastvar_lab.models import Model
 from fastvar_lab.record import Recorder
 from fastvar_lab.seam import Method, Runner, Site
@@ -22,12 +23,14 @@ def observe(
     features: Collection[Site] = (),
     outputs: Collection[Site] = (),
     attention: Collection[Site] = (),
+    score: Selector | None = None,
     watch: Iterable[Watch] = (),
     **options: Any,
 ) -> tuple[Generation, Trace]:
     """Generate as `generate` does, and record. `features`, `outputs`, `attention` name sites.
 
-    `watch` wraps the runner outside of the recorder.
+    `score` is the selector whose scores are recorded, by default pivotal token selection's,
+    whatever the method selects by. `watch` wraps the runner outside of the recorder.
 
     Step times include the recording itself; sublayer times only that of attention.
 
@@ -37,10 +40,12 @@ def observe(
     tensor([256, 256])
     """
     trace, watches = Trace(model.grids(options.get("sizes"))), list[Stopwatch]()
-    wanted = {"features": features, "outputs": outputs, "attention": attention}
+    rule = score or FarFromMean()
+    wanted: dict[str, Any] = {"features": features, "outputs": outputs, "attention": attention}
+    wanted["score"] = rule.scores
     watchers = [*watch, *_watchers(trace, watches, wanted)]
     made = generate(model, prompts, method, watch=watchers, **options)
-    return made, _finish(model, made, trace, watches[0])
+    return made, _finish(model, made, trace, watches[0], rule)
 
 
 def observe_again(
@@ -52,10 +57,13 @@ def observe_again(
     features: Collection[Site] = (),
     outputs: Collection[Site] = (),
     attention: Collection[Site] = (),
-    keep: bool | Sequence[int] = False,
+    score: Selector | None = None,
+    snapshot: bool | Sequence[int] = False,
     watch: Iterable[Watch] = (),
 ) -> tuple[Generation, Trace]:
     """Resume `before` under another method and record; earlier steps come from its `trace`.
+
+    Raises ValueError if those were recorded with another `score`.
 
     >>> import fastvar_lab as fv
     >>> model = fv.load("tiny")
@@ -64,13 +72,16 @@ def observe_again(
     >>> (fast.first_step, sorted(trace.canvases) == list(range(10)))
     (9, True)
     """
-    if before.snapshot is None:
-        raise ValueError("the generation kept no snapshot; generate it with snapshot=True")
     later, watches = Trace(before.request.grids), list[Stopwatch]()
-    wanted = {"features": features, "outputs": outputs, "attention": attention}
+    rule = score or FarFromMean()
+    told = trace.provenance.get("scores", repr(rule))
+    if told != repr(rule):
+        raise ValueError(f"the trace holds scores of {told}; give the same score, not {rule!r}")
+    wanted: dict[str, Any] = {"features": features, "outputs": outputs, "attention": attention}
+    wanted["score"] = rule.scores
     watchers = [*watch, *_watchers(later, watches, wanted)]
-    made = resume(model, before.snapshot, method, watch=watchers, keep=keep)
-    _finish(model, made, later, watches[0])
+    made = resume(model, before, method, watch=watchers, snapshot=snapshot)
+    _finish(model, made, later, watches[0], rule)
     return made, trace.before(made.first_step).followed_by(later)
 
 
@@ -85,11 +96,14 @@ def _watchers(trace: Trace, watches: list[Stopwatch], wanted: dict[str, Any]) ->
     return [recorder, stopwatch]
 
 
-def _finish(model: Model, made: Generation, trace: Trace, watch: Stopwatch) -> Trace:
+def _finish(
+    model: Model, made: Generation, trace: Trace, watch: Stopwatch, rule: Selector
+) -> Trace:
     trace.grids = made.request.grids
     trace.step_ms, trace.sublayer_ms = watch.step_ms(), watch.sublayer_ms()
     trace.provenance = {
         "method": repr(made.method),
+        "scores": repr(rule),
         "model": model.name,
         "weights": model.fingerprint,
         "prompts": made.request.prompts,

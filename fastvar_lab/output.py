@@ -27,8 +27,9 @@ def write_image(path: Path, image: np.ndarray) -> None:
     write(path, lambda p: imsave(p, image, check_contrast=False))
 
 
-def write_figure(path: Path, figure: Figure, dpi: int = 200) -> None:
+def write_figure(path: str | Path, figure: Figure, dpi: int = 200) -> None:
     """Write a figure by its ending (png, pdf, svg) without dates or versions inside."""
+    path = Path(path)
     drop = {".png": ["Software"], ".pdf": ["CreationDate", "Creator", "Producer"], ".svg": ["Date"]}
     metadata = dict.fromkeys(drop.get(path.suffix, []))
     with mpl.rc_context({"svg.hashsalt": "fastvar_lab"}):
@@ -41,8 +42,8 @@ def file_name(prompt: str, seed: int) -> str:
     return "-".join(words)[:100] + f"-{seed}.png"
 
 
-def machine() -> dict[str, str | int]:
-    """Say what times were measured on: processor, system, threads."""
+def machine(device: torch.device | str = "cpu") -> dict[str, str | int]:
+    """Say what times were measured on: processor, system, threads, and the GPU of a device."""
     cpu = platform.processor()
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -50,7 +51,10 @@ def machine() -> dict[str, str | int]:
     except OSError:
         pass  # not Linux
     system = f"{platform.machine()} {platform.system()}"
-    return {"machine": system, "cpu": cpu, "threads": torch.get_num_threads()}
+    found: dict[str, str | int] = {"machine": system, "cpu": cpu}
+    if torch.device(device).type == "cuda":
+        found["gpu"] = torch.cuda.get_device_name(device)
+    return {**found, "threads": torch.get_num_threads()}
 
 
 def versions() -> dict[str, str]:

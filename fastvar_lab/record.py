@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 import torch
 from torch import Tensor
@@ -17,8 +17,9 @@ ATTENTION_CHUNK = 256  # queries whose attention is held at once
 class Recorder(Wrapper):
     """Records tokens, latents, scores and kept masks; features and attention of named sites.
 
-    Put it outermost, with a Stopwatch inside it if times are wanted. Scores are those of pivotal
-    token selection (FastVAR, Algorithm 1) at every sublayer, dense steps and other selectors too.
+    Put it outermost, with a Stopwatch inside it if times are wanted. Scores are recorded at every
+    sublayer, dense steps too, whatever the method selects by: those of `score`, a selector's
+    `scores`, or of pivotal token selection (FastVAR, Algorithm 1).
     `outputs`, `features` and `attention` name the sites to keep those of; attention of a resumed
     run needs `trace.grids` filled beforehand.
     """
@@ -31,9 +32,10 @@ class Recorder(Wrapper):
         features: Collection[Site] = (),
         outputs: Collection[Site] = (),
         attention: Collection[Site] = (),
+        score: Callable[[Tensor, Grid, Site], Tensor] | None = None,
     ) -> None:
         super().__init__(inner)
-        self.trace = trace
+        self.trace, self.score = trace, score or _pivotal
         self.wanted_features, self.wanted_outputs = frozenset(features), frozenset(outputs)
         self.wanted_attention = frozenset(attention)
         self.cached: dict[int, list[tuple[int, int]]] = {}  # layer -> [(step, tokens in KV)]
@@ -48,7 +50,7 @@ class Recorder(Wrapper):
             return branch(x, index)
 
         delta = self.inner.sublayer(site, grid, watched, x)
-        self.trace.scores[key] = distance_to_mean(x)
+        self.trace.scores[key] = self.score(x, grid, site)
         index = asked[0] if asked else x.new_empty((len(x), 0), dtype=torch.int64)
         if index is None:
             self.trace.kept[key] = self._all(x)
@@ -97,10 +99,14 @@ class Recorder(Wrapper):
         return mask
 
 
+def _pivotal(x: Tensor, grid: Grid, site: Site) -> Tensor:
+    return distance_to_mean(x)
+
+
 def _spent(q: Tensor, k: Tensor, lengths: list[int], scale: float) -> Tensor:
     """Attention of each query by source part: (B, H, K, parts), without the full matrix."""
-    out = []
+    out, keys = [], wide(k).transpose(-1, -2)
     for some in wide(q).split(ATTENTION_CHUNK, dim=2):
-        weights = (some @ wide(k).transpose(-1, -2) * scale).softmax(-1)
+        weights = (some @ keys * scale).softmax(-1)
         out.append(torch.stack([w.sum(-1) for w in weights.split(lengths, dim=-1)], dim=-1))
     return torch.cat(out, dim=2)

@@ -33,6 +33,15 @@ class Grid(NamedTuple):
         """L: all tokens of the step, the never pruned prefix included."""
         return self.prefix + self.h * self.w
 
+    @property
+    def name(self) -> str:
+        """The map's size as tables and figures write it, height first.
+
+        >>> Grid(3, 28, 21).name
+        '28x21'
+        """
+        return f"{self.h}x{self.w}"
+
 
 class Site(NamedTuple):
     """One sublayer: `layer` counts from 0, `kind` is "attn", "cross" or "ffn".
@@ -72,7 +81,11 @@ class Runner:
         return Plan.BOTH
 
     def forwarded(self, site: Site, grid: Grid) -> int:
-        """Tokens this sublayer will compute: known beforehand, sizes buffers and counts FLOPs."""
+        """Tokens this sublayer will compute: known beforehand, sizes buffers and counts FLOPs.
+
+        Where the number depends on the data it must be the most there can be; operations counted
+        from it are then an upper bound.
+        """
         return grid.tokens
 
     def keep_rows(self, rows: slice) -> None:
@@ -98,7 +111,7 @@ class Runner:
         mask: Tensor | None = None,
         scale: float = 1.0,
     ) -> Tensor:
-        """Attend: q (B, H, K, c) over k, v (B, H, T, c), with an optional (B, 1, 1, T) mask."""
+        """Attend: q (B, H, K, c) over k, v (B, H, T, c); a `mask` (B, 1, 1, T) adds to scores."""
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
 
     def after(self, grid: Grid, tokens: Tensor | None, canvas: Tensor) -> None:

@@ -25,7 +25,8 @@ class Trace:
     tokens[s]        what was drawn: bits (n, L, d) bool, codebook rows (n, L) or codes (n, L, d),
                      None where the step was skipped
     canvases[s]      (n, d, H, W) latent after the step
-    scores[s, site]  (B, L) float, squared distance to the spatial mean at the sublayer's input
+    scores[s, site]  (B, L) float, squared distance to the spatial mean at the sublayer's input,
+                     or what another selector says of it: `provenance["scores"]`
     kept[s, site]    (B, L) bool, the tokens that went through the sublayer
     features, outputs[s, site]   (B, L, C) sublayer inputs and outputs, where asked for
     attention[s, site]           (B, H, K, S) share of attention each kept query spends on each
@@ -50,7 +51,7 @@ class Trace:
 
     def size(self, step: int) -> str:
         """Name a step by its map, as 32x32."""
-        return f"{self.grids[step].h}x{self.grids[step].w}"
+        return self.grids[step].name
 
     def save(self, path: str | Path) -> None:
         """Write everything but what is derived to one safetensors file, all or nothing."""
@@ -108,11 +109,17 @@ class Trace:
         return Trace(**joined)
 
     def kept_share(self, step: int, kind: str, row: int = 0) -> Tensor:
-        """Share of layers that forwarded each token of a step, as a map (h, w), for one row."""
-        masks = [m[row] for (s, site), m in self.kept.items() if s == step and site.kind == kind]
+        """Share of layers that forwarded each token of a step, as a map (h, w), for one row.
+
+        A skipped step forwards nothing; ValueError where nothing was recorded.
+        """
+        grid = self.grids[step]  # -1 is the last
+        if grid.index in self.tokens and self.tokens[grid.index] is None:
+            return torch.zeros(grid.h, grid.w)
+        found = self.kept.items()
+        masks = [m[row] for (s, site), m in found if s == grid.index and site.kind == kind]
         if not masks:
             raise ValueError(f"step {step} has no record of {kind!r} sublayers")
-        grid = self.grids[step]
         return torch.stack(masks).float().mean(0)[grid.prefix :].view(grid.h, grid.w)
 
 

@@ -11,15 +11,17 @@ from dataclasses import replace
 from functools import partial
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import fastvar_lab as fv
-from fastvar_lab import charts, claims, figures
+from fastvar_lab import charts, claims, figures, models, scales
 from fastvar_lab.__main__ import main
 from fastvar_lab.experiments import base, costs, quality, run, tables
 from fastvar_lab.experiments.store import Store, key
 from fastvar_lab.measure.statistics import interval, paired, summary
 from fastvar_lab.output import versions, write_figure
+from fastvar_lab.world.grammar import parse
 from fastvar_lab.world.tasks import TASKS
 
 SETTINGS = {"experiment": "x", "cell": {"a": 1, "b": [1, 2]}}
@@ -249,8 +251,6 @@ def test_bootstrap_intervals_cover_the_mean():
 
 
 def test_summaries_and_pairs():
-    import pandas as pd
-
     frame = pd.DataFrame(
         {"method": ["a", "a", "b", "b"], "picture": [0, 1, 0, 1], "psnr": [30.0, 32, 29, 31]}
     )
@@ -262,8 +262,6 @@ def test_summaries_and_pairs():
 
 def synthetic(name):
     """A frame of the shape that an experiment returns."""
-    import pandas as pd
-
     rng = np.random.default_rng(0)
     model = run.open_model(run.Opened())
     experiment = run.find(name)
@@ -352,8 +350,6 @@ def test_every_experiment_has_a_chart_and_a_table(name, tmp_path):
 
 
 def test_the_pareto_front_keeps_what_nothing_beats():
-    import pandas as pd
-
     points = pd.DataFrame({"x": [1.0, 2, 3, 2, 1], "y": [5.0, 4, 1, 3, 4]})
     assert charts.front(points, "x", "y").to_numpy().tolist() == [[1, 5], [2, 4], [3, 1]]
     assert charts.exponent([1, 10, 100], [2, 20, 200]) == pytest.approx(1)
@@ -423,3 +419,89 @@ def test_tables_come_as_markdown_and_latex(tmp_path):
     assert "%" not in tex.replace("\\%", "")
     latency = tables.tabulate(synthetic("latency_by_scale"))
     assert {"method", "size", "ms"} <= set(latency.columns)
+
+
+OWN = """
+from dataclasses import dataclass
+
+@dataclass(frozen=True)
+class Own:
+    def scores(self, x, grid, site):
+        return {sign}x.norm(dim=-1)
+"""
+
+
+def test_own_methods_are_compared_and_measured_anew_when_they_change(small, tmp_path, monkeypatch):
+    monkeypatch.setattr(small, "sizes", scales.square(1, 2, 4, 6, 32))  # 256 px, for MS-SSIM
+    monkeypatch.syspath_prepend(tmp_path)
+    store, look, found = Store(tmp_path / "cells"), base.Scope("look", 2, 1), []
+    for name, sign in (("first", ""), ("second", "-"), ("third", "")):
+        (tmp_path / f"{name}.py").write_text(OWN.format(sign=sign))
+        rule = __import__(name).Own()
+        rule.__class__.__qualname__ = "Own"
+        ways = {"mine 50%": fv.Prune({-1: 0.5}, select=rule), "PTS 50%": fv.Prune({-1: 0.5})}
+        frame = run.compare(small, ways, look, store=store, progress=False)
+        found.append(frame[frame.method == "mine 50%"].psnr.tolist()[:2])
+    assert found[0] != found[1]
+    assert found[0] == found[2]
+    assert frame[frame.kind == "quality"].right.notna().all()
+    figure = charts.rivals(frame)
+    assert [t.get_text() for t in figure.axes[0].get_legend().get_texts()] == ["mine", "PTS"]
+    assert "mine 50%" in run.table("mine against PTS", frame)
+    again = pd.concat([frame, frame])
+    for draw in (charts.rivals, charts.methods, tables.tabulate):
+        with pytest.raises(ValueError, match="stands twice in the frame"):
+            draw(again)
+        with pytest.raises(ValueError, match="the frame lacks rows of full"):
+            draw(frame[frame.method != "full"])
+        with pytest.raises(ValueError, match="rows of both kinds"):
+            draw(frame[frame.kind != "time"])
+
+
+def test_methods_that_cannot_be_told_apart_or_do_not_fit_are_refused(small, tmp_path):
+    class Plain:
+        def scores(self, x, grid, site):
+            return x.norm(dim=-1)
+
+    store = Store(tmp_path)
+    for ways, told in (
+        ({"mine": fv.Prune({-1: 0.5}, select=Plain())}, "mine: .* make it a frozen dataclass"),
+        ({"mine": fv.Prune({64: 0.5})}, "mine: no scale 64 in this schedule"),
+        ({"full": fv.Prune({-1: 0.5})}, "'full' names generation without pruning"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            run.compare(small, ways, "quick", store=store)
+    with ThreadPoolExecutor(1) as pool, pytest.raises(ValueError, match="does not travel"):
+        run.run("selectors", "quick", how=small, store=store, executor=pool)
+
+
+def test_an_open_model_is_measured(small, tmp_path):
+    frame = run.run("spectra", base.Scope("one", 1, 1), how=small, store=Store(tmp_path))
+    assert frame.picture.nunique() == 1
+
+
+def test_pictures_of_other_worlds_are_not_judged(small, monkeypatch):
+    prompt = parse("a red circle")
+    picture = np.zeros((64, 64, 3), np.uint8)
+    assert base.score(small, prompt, picture) == 0
+    monkeypatch.setattr(small, "text_encoder", models.RandomText(32))
+    assert np.isnan(base.score(small, prompt, picture))
+
+
+def test_times_are_kept_by_machine(monkeypatch):
+    model, scope = run.open_model(run.Opened()), base.SCOPES["quick"]
+    experiment = run.find("selectors")
+    quality_cell, timed = (experiment.jobs(model, scope)[i][0] for i in (0, -1))
+    before = [key(run.address(experiment, model, c)) for c in (quality_cell, timed)]
+    monkeypatch.setattr(run, "machine", lambda device: {"cpu": "another"})
+    after = [key(run.address(experiment, model, c)) for c in (quality_cell, timed)]
+    assert before[0] == after[0]
+    assert before[1] != after[1]
+
+
+def test_names_with_dots_are_written_whole(tmp_path):
+    frame = synthetic("rivals")
+    for ratio in ("0.5", "0.75"):
+        figures.write_tables(f"{tmp_path}/rule_{ratio}", frame)
+    names = {"rule_0.5.md", "rule_0.5.tex", "rule_0.75.md", "rule_0.75.tex"}
+    assert {p.name for p in tmp_path.iterdir()} == names

@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastvar_lab as fv
 from fastvar_lab import scales
+from fastvar_lab.backbones.presets import VAR
 from fastvar_lab.draws import Keyed, Streamed
 from fastvar_lab.seam import DENSE, KINDS, Runner, Site, Wrapper
 from tests.conftest import SIZES
@@ -54,7 +55,7 @@ def test_a_generations_own_tokens_given_are_continued_as_it_was(small, method):
     other = fv.generate(small, PROMPTS[:2], method, seed=3, given=flipped, snapshot=True)
     assert torch.equal(other.tokens[2], flipped[2])
     assert not torch.equal(other.canvas, whole.canvas)
-    assert torch.equal(fv.resume(small, other.snapshot, fv.Dense()).tokens[2], flipped[2])
+    assert torch.equal(fv.resume(small, other, fv.Dense()).tokens[2], flipped[2])
 
 
 def test_tokens_that_do_not_fit_are_refused(small):
@@ -148,7 +149,7 @@ def test_streamed_draws_come_in_the_released_order(small, monkeypatch):
     assert torch.equal(again.canvas, made.canvas)
     whole = fv.generate(small, PROMPTS[0], fv.Dense(), draws=Streamed(4), snapshot=True)
     with pytest.raises(ValueError, match="keyed draws"):
-        fv.resume(small, whole.snapshot, method)
+        fv.resume(small, whole, method)
 
 
 @settings(max_examples=12, deadline=None)
@@ -279,11 +280,11 @@ def prunes(draw):
 @given(prunes(), prunes(), st.sampled_from([True, (0, 1), ()]))
 def test_resuming_gives_the_bits_of_generating_from_scratch(small, first, second, keep):
     base = fv.generate(small, PROMPTS[:2], first, seed=2, snapshot=keep)
-    resumed = fv.resume(small, base.snapshot, second, keep=True)
+    resumed = fv.resume(small, base, second, snapshot=True)
     scratch = fv.generate(small, PROMPTS[:2], second, seed=2)
     assert torch.equal(resumed.canvas, scratch.canvas)
     assert resumed.first_step == fv.resume_step(base.snapshot, second, small)
-    back = fv.resume(small, resumed.snapshot, first)  # a resumed run can be resumed again
+    back = fv.resume(small, resumed, first)  # a resumed run can be resumed again
     assert torch.equal(back.canvas, base.canvas)
 
 
@@ -300,7 +301,7 @@ def test_resuming_gives_the_bits_of_generating_from_scratch(small, first, second
 def test_chains_of_resumed_snapshots(small, chain, keep):
     made = fv.generate(small, PROMPTS[0], chain[0], seed=2, snapshot=keep)
     for method in chain[1:]:
-        made = fv.resume(small, made.snapshot, method, keep=keep)
+        made = fv.resume(small, made, method, snapshot=keep)
         scratch = fv.generate(small, PROMPTS[0], method, seed=2)
         assert torch.equal(made.canvas, scratch.canvas)
 
@@ -422,7 +423,7 @@ def test_a_branch_that_is_not_called_forwards_nothing(small):
 def test_prompts_are_encoded_once(small, monkeypatch):
     full = fv.generate(small, PROMPTS[0], fv.Dense(), snapshot=True)
     monkeypatch.setattr(small.text_encoder, "encode", None)
-    assert torch.equal(fv.resume(small, full.snapshot, fv.Dense()).canvas, full.canvas)
+    assert torch.equal(fv.resume(small, full, fv.Dense()).canvas, full.canvas)
 
 
 def test_a_resumed_record_holds_the_steps_before_it(small):
@@ -442,6 +443,58 @@ def test_a_resumed_record_holds_the_steps_before_it(small):
 
 
 def test_presets_fit_the_schedules_they_are_for():
-    for method in fv.PRESETS.values():
-        method.acts(scales.grids(scales.TINY))
-        method.acts(scales.grids(scales.infinity()))
+    shapes = {
+        "tiny": (scales.TINY, 8),
+        "infinity": (scales.infinity(), 32),
+        "infinity-all-layers": (scales.infinity(), 32),
+        "hart": (scales.HART, 24),
+        "hart-extreme": (scales.HART, 24),
+        "var-d24": (scales.square(*VAR["var-d24"].sides), 24),
+        "var-d30": (scales.square(*VAR["var-d30"].sides), 30),
+    }
+    assert shapes.keys() == fv.PRESETS.keys()
+    for name, (sizes, depth) in shapes.items():
+        method, grids = fv.PRESETS[name], scales.grids(sizes)
+        method.start(grids, depth)
+        ratios = [ratio for _, ratio in method.pairs]
+        assert [a[0] for a in method.acts(grids)[-len(ratios) :]] == [
+            "skip" if ratio == 1 else "prune" for ratio in ratios
+        ]
+
+
+def test_a_generation_without_a_snapshot_is_not_resumed(small):
+    made = fv.generate(small, PROMPTS[0], fv.Dense())
+    for forgot in (made, made.snapshot):
+        with pytest.raises(ValueError, match="kept no snapshot; generate it with snapshot=True"):
+            fv.resume(small, forgot, fv.Prune({-1: 0.5}))
+
+
+def test_a_runner_that_forwards_more_than_it_promised_is_told_so(small):
+    class Promises(Runner):
+        def forwarded(self, site, grid):
+            return grid.tokens // 2
+
+    class Method(fv.Dense):
+        def start(self, grids, depth, held=None):
+            return Promises()
+
+    with pytest.raises(ValueError, match="layer 0 has room for the 60 tokens"):
+        fv.generate(small, PROMPTS[0], Method())
+
+
+def test_what_all_steps_share_is_computed_once(small):
+    """Biases, temperatures and the text's mask: once a layer and generation, whatever the steps."""
+
+    class Count(TorchDispatchMode):
+        def __init__(self):
+            super().__init__()
+            self.names = []
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            self.names.append(func.overloadpacket.__name__)
+            return func(*args, **(kwargs or {}))
+
+    with Count() as count:
+        fv.generate(small, PROMPTS[0], fv.Dense())
+    assert count.names.count("exp") == small.depth
+    assert count.names.count("where") == 3  # while the text is read

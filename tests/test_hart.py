@@ -37,7 +37,7 @@ def test_batches_snapshots_and_records(hart, method):
     alone = fv.generate(hart, "two", method, seed=2)
     assert torch.allclose(batch.canvas[1], alone.canvas[0], atol=1e-10)
     for other in METHODS:
-        resumed = fv.resume(hart, batch.snapshot, other)
+        resumed = fv.resume(hart, batch, other)
         scratch = fv.generate(hart, prompts, other, seed=[1, 2])
         assert torch.equal(resumed.canvas, scratch.canvas)
     made, trace = fv.observe(hart, "two", method, seed=2)

@@ -105,6 +105,6 @@ def test_patchified_tokens(patch):
     assert made.canvas.shape == (2, 6, 4 * patch, 4 * patch)
     assert made.tokens[2].shape == (2, 9, 6 * patch**2)
     scratch = generate(small, ["a red circle", "b"], Dense(), sizes=sizes)
-    assert torch.equal(resume(small, made.snapshot, Dense()).canvas, scratch.canvas)
+    assert torch.equal(resume(small, made, Dense()).canvas, scratch.canvas)
     steps = {abs(float(v)) for v in (scratch.canvas * 6**0.5).unique()}
     assert max(steps) <= 4 + 1e-9  # four codes of +-1 / sqrt(d), d the latent's own channels

@@ -237,3 +237,30 @@ def test_a_skipped_step_survives_saving(small, tmp_path):
     _, trace = fv.observe(small, "a red circle", fv.Prune({-2: 1.0}))
     trace.save(tmp_path / "trace.safetensors")
     assert fv.Trace.load(tmp_path / "trace.safetensors").tokens[3] is None
+
+
+def test_what_was_not_recorded_is_no_empty_mask(small):
+    site = fv.Site(0, "attn")
+    _, trace = fv.observe(small, "a red circle", fv.Prune({-2: 0.5, -1: 1.0}))
+    assert masks.kept_map(trace, -2, site).mean() == 0.5
+    assert (masks.score_map(trace, -2, site) == masks.score_map(trace, 3, site)).all()
+    assert not masks.kept_map(trace, -1, site).any()  # skipped
+    assert not trace.kept_share(4, "attn").any()
+    for wrong in (fv.Site(0, "atn"), fv.Site(99, "attn")):
+        with pytest.raises(ValueError, match=r"at step 3 \(6x6\); recorded there are Site"):
+            masks.kept_map(trace, 3, wrong)
+    with pytest.raises(ValueError, match="nothing is recorded there"):
+        masks.score_map(trace, -1, site)
+
+
+def test_the_scores_of_another_selector_are_recorded(small):
+    options = {"seed": 1, "snapshot": True}
+    full, pivotal = fv.observe(small, "a red circle", fv.Dense(), **options)
+    _, trace = fv.observe(small, "a red circle", fv.Dense(), score=fv.HighPass(), **options)
+    key = (3, fv.Site(1, "attn"))
+    assert not torch.equal(trace.scores[key], pivotal.scores[key])
+    assert trace.provenance["scores"] == "HighPass()"
+    with pytest.raises(ValueError, match=r"the trace holds scores of HighPass\(\)"):
+        fv.observe_again(small, full, trace, fv.Prune({-1: 0.5}))
+    _, later = fv.observe_again(small, full, trace, fv.Prune({-1: 0.5}), score=fv.HighPass())
+    assert torch.equal(later.scores[key], trace.scores[key])

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ import fastvar_lab as fv
 from fastvar_lab import scales
 from fastvar_lab.methods.merge import Merge, match, sources_and_destinations
 from fastvar_lab.methods.presets import PRESETS, infinity_preset, parse_ratios
-from fastvar_lab.methods.prune import Dense, Prune
+from fastvar_lab.methods.prune import Dense, Prune, PruneRunner
 from fastvar_lab.methods.restore import Cached, CachedBranch, NearestKept, Zero
 from fastvar_lab.methods.schedule import find, kept
 from fastvar_lab.methods.select import (
@@ -295,9 +296,98 @@ def test_merge_generates_and_says_what_it_cannot(small):
     made = fv.generate(small, "a red circle", Merge({-2: 0.3, -1: 0.6}), seed=1, snapshot=True)
     again = fv.generate(small, "a red circle", Merge({-2: 0.3, -1: 0.6}), seed=1)
     assert torch.equal(made.canvas, again.canvas)
-    resumed = fv.resume(small, made.snapshot, Prune({-1: 0.5}))
+    resumed = fv.resume(small, made, Prune({-1: 0.5}))
     assert torch.equal(
         resumed.canvas, fv.generate(small, "a red circle", Prune({-1: 0.5}), seed=1).canvas
     )
     with pytest.raises(ValueError, match=r"at 8x8 a stride of 2 lets at most 0\.750"):
         fv.generate(small, "a red circle", Merge({-1: 0.8}))
+
+
+@dataclass(frozen=True)
+class Wrong:
+    """A selector that returns what it is told."""
+
+    shape: tuple
+    dtype: torch.dtype = torch.float32
+
+    def scores(self, x, grid, site):
+        return torch.zeros(self.shape, dtype=self.dtype)
+
+
+@pytest.mark.parametrize(
+    "select",
+    [Wrong((1, 64)), Wrong((2, 40)), Wrong((64,)), Wrong((2, 64, 1)), Wrong((2, 64), torch.bool)],
+    ids=lambda s: f"{s.shape} {s.dtype}",
+)
+def test_scores_of_another_shape_or_type_are_refused(small, select):
+    told = r"Wrong\(.*\).scores must return floats of shape \(2, 64\); returned torch"
+    with pytest.raises(ValueError, match=told):
+        fv.generate(small, "a red circle", Prune({-1: 0.5}, select=select))
+
+
+def test_rules_that_are_none_are_refused():
+    with pytest.raises(ValueError, match="select must be a selector such as HighPass"):
+        Prune({-1: 0.5}, select=HighPass)
+    with pytest.raises(ValueError, match="not 'random'"):
+        Prune({-1: 0.5}, select="random")
+    with pytest.raises(ValueError, match="restore must be a restorer"):
+        Prune({-1: 0.5}, restore=Zero)
+
+    class Forgets:
+        def restore(self, fresh, index, grid, cached):
+            return fresh
+
+    with pytest.raises(ValueError, match="must say whether it `needs_cache`"):
+        Prune({-1: 0.5}, restore=Forgets())
+
+    Forgets.needs_cache = False
+    runner = Prune({-1: 0.5}, restore=Forgets()).start([Grid(0, 1, 1), Grid(1, 2, 2)], 1)
+    x = torch.randn(1, 4, 2)
+    with pytest.raises(ValueError, match=r"restore must return floats of shape \(1, 4, 2\)"):
+        runner.sublayer(Site(0, "attn"), Grid(1, 2, 2), lambda x, index=None: x, x)
+
+
+def test_equal_schedules_are_equal_however_they_are_written():
+    assert Prune({-1: 0.5, -2: 0.25}) == Prune({-2: 0.25, -1: 0.5})
+    assert Prune({(4, 6): 0.5, 2: 0.25, -1: 1.0}).pairs == ((-1, 1.0), (2, 0.25), ((4, 6), 0.5))
+
+
+@dataclass(frozen=True)
+class Deeper(Prune):
+    """Prunes more in later layers: a rule that spreads ratios over layers."""
+
+    steepness: float = 0.1
+
+    def start(self, grids, depth, held=None):
+        return DeeperRunner(self, grids, depth, held or {})
+
+
+class DeeperRunner(PruneRunner):
+    def ratio(self, site, grid):
+        ratio = super().ratio(site, grid)
+        return ratio and ratio + self.method.steepness * site.layer
+
+
+def test_a_rule_spreads_ratios_over_layers_by_one_method(small):
+    plain, deeper = Prune({-1: 0.5}), Deeper({-1: 0.5})
+    steeper = Deeper({-1: 0.5}, steepness=0.2)
+    made, trace = fv.observe(small, "a red circle", deeper, seed=1)
+    last = len(made.request.grids) - 1
+    kept_by = [int(trace.kept[last, Site(i, "ffn")][0].sum()) for i in range(small.depth)]
+    assert kept_by == [kept(64, r) for r in (0.5, 0.6, 0.7)]
+    counted = fv.costs(small, {"plain": plain, "deeper": deeper}).groupby("method").gflop.sum()
+    assert counted["deeper"] < counted["plain"]
+    full = fv.generate(small, "a red circle", plain, seed=1, snapshot=True)
+    assert full.snapshot.method.acts(made.request.grids) != deeper.acts(made.request.grids)
+    for method in (deeper, steeper):  # not taken for what it was derived from
+        again = fv.resume(small, full, method)
+        assert again.first_step == last
+        scratch = fv.generate(small, "a red circle", method, seed=1)
+        assert torch.equal(again.canvas, scratch.canvas)
+        assert not torch.equal(again.canvas, full.canvas)
+
+
+def test_there_is_no_preset_for_a_model_of_no_family():
+    with pytest.raises(ValueError, match="no preset for the model 'Infinity-2b'"):
+        fv.paper_preset("Infinity-2b", 13, 32)

@@ -44,7 +44,7 @@ def test_batches_snapshots_and_records(var, method):
     alone = fv.generate(var, "7", method, seed=2)
     assert torch.allclose(batch.canvas[1], alone.canvas[0], atol=1e-12)
     for other in METHODS:
-        resumed = fv.resume(var, batch.snapshot, other)
+        resumed = fv.resume(var, batch, other)
         assert torch.equal(resumed.canvas, fv.generate(var, ["3", "7"], other, seed=[1, 2]).canvas)
     made, trace = fv.observe(var, "7", method, seed=2)
     assert torch.equal(made.canvas, alone.canvas)

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from dataclasses import dataclass
 
 import pandas as pd
 import pytest
@@ -257,3 +258,48 @@ def test_a_point_of_the_trade_off_is_picked_and_sent(explorer, small):
     assert picker.scatter.y_label == "task score"
     with pytest.raises(ValueError, match="compares methods"):
         ParetoPicker(pd.DataFrame({"ms": [1.0]}), small)
+
+
+@dataclass(frozen=True)
+class Norm:
+    """A selector of one's own."""
+
+    def scores(self, x, grid, site):
+        return x.norm(dim=-1)
+
+
+def test_rules_of_ones_own_are_offered_and_exported(small):
+    explorer = Explorer(small, "a red circle", seed=3, selectors={"norm": Norm()})
+    assert explorer.wait(60)
+    explorer.select.value = "norm"
+    assert explorer.wait(60)
+    assert explorer.method.select == Norm()
+    assert "select=Norm()" in explorer.schedule.value
+    explorer.apply(fv.Prune({-1: 0.5}))
+    assert explorer.select.value == "far from mean (PTS)"
+    explorer.apply(fv.Prune({-1: 0.5}, select=Norm()))
+    assert explorer.select.value == "norm"
+    for other in (fv.Merge({-1: 0.5}), fv.Dense()):
+        with pytest.raises(ValueError, match="the controls stand for a Prune"):
+            explorer.apply(other)
+
+
+def test_points_of_ones_own_methods_are_picked(small):
+    mine = fv.Prune({-1: 0.5}, select=Norm())
+    rows = [
+        {
+            "kind": "quality",
+            "method": name,
+            "repr": repr(m),
+            "picture": 0,
+            "psnr": 30.0,
+            "right": 1.0,
+        }
+        for name, m in (("full", fv.Dense()), ("mine", mine))
+    ]
+    rows += [{**row, "kind": "time", "speedup": 1.5, "speedup_flop_bound": 2.0} for row in rows]
+    picker = ParetoPicker(pd.DataFrame(rows), small, prompt="a red circle", methods={"mine": mine})
+    picker.scatter.picked = 0
+    assert picker.method == mine
+    assert picker.wait(60)
+    assert "PSNR" in picker.status.value

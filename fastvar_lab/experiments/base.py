@@ -7,13 +7,17 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
+import numpy as np
+
+from fastvar_lab.backbones.text import WordEncoder
 from fastvar_lab.experiments.store import Rows
 from fastvar_lab.methods.presets import paper_preset
 from fastvar_lab.methods.prune import Dense
 from fastvar_lab.methods.schedule import ScaleName
 from fastvar_lab.models import Model
 from fastvar_lab.seam import Method
-from fastvar_lab.world.tasks import questions
+from fastvar_lab.world.grammar import Prompt
+from fastvar_lab.world.tasks import judge, questions
 
 BATCH = 4
 Settings = dict[str, Any]
@@ -95,6 +99,16 @@ def in_turns(
 def ways(model: Model) -> dict[str, Method]:
     """Full generation and the model's own preset."""
     return {"full": Dense(), "fast": paper_preset(model.name, len(model.sizes), model.depth)}
+
+
+def score(model: Model, prompt: Prompt, picture: np.ndarray) -> float:
+    """Judge a picture, 1 or 0; nan for a model that does not draw the judge's world."""
+    return float(judge(prompt, picture)) if draws_the_world(model) else float("nan")
+
+
+def draws_the_world(model: Model) -> bool:
+    """Tell whether a model speaks the closed world's language, and can be judged."""
+    return isinstance(model.text_encoder, WordEncoder)
 
 
 def labelled(ratios: Ratios) -> str:

@@ -17,9 +17,11 @@ from fastvar_lab.experiments.base import (
     Scope,
     Settings,
     batches,
+    draws_the_world,
     each_cell,
     in_turns,
     labelled,
+    score,
     ways,
 )
 from fastvar_lab.experiments.store import Rows
@@ -34,7 +36,6 @@ from fastvar_lab.sublayers import sublayer_ms
 from fastvar_lab.timing import Stopwatch
 from fastvar_lab.tokens import wide
 from fastvar_lab.world.grammar import parse
-from fastvar_lab.world.tasks import judge
 
 PROMPT = "a red circle left of a blue square"
 Answers = Iterator[tuple[Settings, Rows]]
@@ -75,7 +76,7 @@ def latency(model: Model, cells: Sequence[Settings]) -> Answers:
             [
                 {
                     "step": g.index,
-                    "size": f"{g.h}x{g.w}",
+                    "size": g.name,
                     "ms": ms[g.index],
                     "share": ms[g.index] / sum(ms),
                     "gflop": sum(costs[g.index].values()) / 1e9,
@@ -96,7 +97,7 @@ def modules(model: Model, cells: Sequence[Settings]) -> Answers:
             [
                 {
                     "step": step,
-                    "size": f"{grids[step].h}x{grids[step].w}",
+                    "size": grids[step].name,
                     "kind": kind,
                     "ms": statistics.median(run[step, kind] for run in runs) / model.depth,
                 }
@@ -117,7 +118,7 @@ def _resolution_jobs(model: Model, scope: Scope) -> list[list[Settings]]:
         ]
         for side in sides
     ]
-    if model.name != "tiny":
+    if not draws_the_world(model):
         return timed
     scored = [
         [{"what": "zero-shot", "side": side, **batch} for side in (32, 48)]
@@ -141,7 +142,7 @@ def resolution(model: Model, cells: Sequence[Settings]) -> Answers:
             sizes=stretch(model.sizes, side, side),
         )
         right = [
-            float(judge(parse(b["prompt"]), picture))
+            score(model, parse(b["prompt"]), picture)
             for b, picture in zip(batch, to_uint8(model.decode(made.canvas)), strict=True)
         ]
         yield (

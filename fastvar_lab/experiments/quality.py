@@ -23,20 +23,22 @@ from fastvar_lab.experiments.base import (
     batches,
     in_turns,
     labelled,
+    score,
 )
 from fastvar_lab.experiments.store import Rows
 from fastvar_lab.generate import generate, resume
 from fastvar_lab.measure.quality import to_reference, token_agreement
 from fastvar_lab.methods.merge import Merge
-from fastvar_lab.methods.presets import PRESETS
+from fastvar_lab.methods.presets import paper_preset
 from fastvar_lab.methods.prune import Dense, Prune
 from fastvar_lab.methods.restore import RESTORERS
 from fastvar_lab.methods.select import SELECTORS, FarFromMean, Random
+from fastvar_lab.methods.written import own_source
 from fastvar_lab.models import Model
 from fastvar_lab.pictures import to_uint8
 from fastvar_lab.seam import Method
 from fastvar_lab.world.grammar import parse
-from fastvar_lab.world.tasks import Question, judge
+from fastvar_lab.world.tasks import Question
 
 FULL = "full"
 TIMED_TOGETHER = 6  # methods: what slows the machine for seconds hits them alike; little is lost
@@ -44,24 +46,44 @@ Methods = Mapping[str, Method]
 
 
 def jobs(
-    make: Callable[[Model], Methods], slow: bool, model: Model, scope: Scope
+    make: Callable[[Model], Methods], slow: bool, seed: int, model: Model, scope: Scope
 ) -> list[list[Settings]]:
     """One job per batch of prompts, a cell per method in it; then some that time a few methods.
 
     Of a slow experiment, a quick scope tries only methods whose ratios are halves and wholes.
     """
     methods = {FULL: Dense(), **make(model)}
+    _check(methods, model)
     if slow and scope.name == "quick":
         methods = {k: m for k, m in methods.items() if _ratios(m) <= {0.5, 1.0}}
+    called = {label: {"method": label, **_told(m)} for label, m in methods.items()}
     out = [
-        [{"kind": "quality", "method": label, "repr": repr(m), **b} for label, m in methods.items()]
-        for b in batches(scope, seed=11)
+        [{"kind": "quality", **called[label], **batch} for label in methods]
+        for batch in batches(scope, seed)
     ]
-    timed = [
-        {"kind": "time", "method": label, "repr": repr(m), "repeats": scope.repeats}
-        for label, m in methods.items()
-    ]
+    timed = [{"kind": "time", **called[label], "repeats": scope.repeats} for label in methods]
     return [*out, *(timed[i : i + TIMED_TOGETHER] for i in range(0, len(timed), TIMED_TOGETHER))]
+
+
+def _told(method: Method) -> dict[str, str]:
+    """Tell a method apart from all others: as written, and the source of rules of one's own."""
+    source = own_source(method)
+    return {"repr": repr(method), **({"source": source} if source else {})}
+
+
+def _check(methods: Methods, model: Model) -> None:
+    """Refuse what cannot be measured or told apart, before hours of work."""
+    grids = model.grids()
+    if methods[FULL] != Dense():
+        raise ValueError(f"{FULL!r} names generation without pruning; call {methods[FULL]!r} else")
+    for label, method in methods.items():
+        if " at 0x" in repr(method):
+            raise ValueError(f"{label}: {method!r} names no value; make it a frozen dataclass")
+        try:
+            method.acts(grids)
+            method.start(grids, model.depth)
+        except ValueError as error:
+            raise ValueError(f"{label}: {error}") from error
 
 
 def _ratios(method: Method) -> set[float]:
@@ -74,7 +96,7 @@ def work(
     """Compute one job."""
     methods = {FULL: Dense(), **make(model)}
     for cell in cells:
-        if repr(methods[cell["method"]]) != cell["repr"]:
+        if not _told(methods[cell["method"]]).items() <= cell.items():
             raise ValueError(f"{cell['method']} is another method here than where the run began")
     if cells[0]["kind"] == "time":
         yield from _times(methods, model, cells)
@@ -88,17 +110,16 @@ def _pictures(
     batch = cells[0]["batch"]
     prompts, seeds = [b["prompt"] for b in batch], [b["seed"] for b in batch]
     full = generate(model, prompts, Dense(), seed=seeds, snapshot=True)
-    assert full.snapshot is not None
     wanted = to_uint8(model.decode(full.canvas))
     asked = {q.seed: q for q in _questions(cells[0])}
     for cell in cells:
         method = methods[cell["method"]]
-        made = full if method == full.method else resume(model, full.snapshot, method)
+        made = full if method == full.method else resume(model, full, method)
         pictures = wanted if made is full else to_uint8(model.decode(made.canvas))
         rows: Rows = []
         for i, item in enumerate(batch):
             bits = {
-                f"agree_{g.h}x{g.w}": token_agreement(
+                f"agree_{g.name}": token_agreement(
                     *(None if t is None else t[i] for t in (full.tokens[s], made.tokens[s]))
                 )
                 for s, g in enumerate(made.request.grids)
@@ -107,7 +128,7 @@ def _pictures(
                 {
                     **item,
                     "picture": cell["first"] + i,
-                    "right": float(judge(asked[item["seed"]].prompt, pictures[i])),
+                    "right": score(model, asked[item["seed"]].prompt, pictures[i]),
                     **to_reference(pictures[i], wanted[i]),
                     **{k: v for k, v in bits.items() if not np.isnan(v)},
                 }
@@ -148,18 +169,23 @@ def _times(
         yield cell, [row]
 
 
-def _quality(
+def comparison(
     name: str,
     question: str,
     source: str,
     make: Callable[[Model], Methods],
     slow: bool = False,
+    seed: int = 11,
 ) -> Experiment:
+    """Make an experiment that compares methods, by label, with full generation.
+
+    `seed` draws its prompts and their noise.
+    """
     return Experiment(
         name,
         question,
         source,
-        partial(jobs, make, slow),
+        partial(jobs, make, slow, seed),
         partial(work, make),
         version=3,
         slow=slow,
@@ -262,58 +288,58 @@ def rivals_methods(model: Model) -> Methods:
 
 
 EXPERIMENTS = (
-    _quality(
+    comparison(
         "scale_sensitivity",
         "Which scale steps can be pruned, and how much time does each save?",
         "section 3.1, Figs 2 and 3",
         scale_sensitivity_methods,
         slow=True,
     ),
-    _quality(
+    comparison(
         "ratio_tradeoff",
         "What quality does each speedup cost, over ratios of the last three scales?",
         "section 4.3, Table 4",
         ratio_tradeoff_methods,
         slow=True,
     ),
-    _quality(
+    comparison(
         "extreme_ratios",
         "Can whole scale steps be skipped?",
         "supplement, Table A.3",
         extreme_ratios_methods,
     ),
-    _quality(
+    comparison(
         "caching_step",
         "Which step is the best one to restore from?",
         "supplement, Table A.4",
         caching_step_methods,
     ),
-    _quality(
+    comparison(
         "selectors",
         "Does the distance to the mean choose tokens better than other rules?",
         "section 3.2; no table was printed",
         selectors_methods,
     ),
-    _quality(
+    comparison(
         "restorers",
         "Does the cache restore pruned places better than other rules?",
         "section 3.3; no table was printed",
         restorers_methods,
     ),
-    _quality(
+    comparison(
         "depth_of_pruning",
         "How many scales, which layers and which sublayers should be pruned?",
         "section 4.3; supplement",
         depth_of_pruning_methods,
         slow=True,
     ),
-    _quality(
+    comparison(
         "side_by_side",
         "What does the preset change in a picture?",
         "supplement, Figs A.3 and A.4",
-        lambda model: {"FastVAR": PRESETS["tiny"]},
+        lambda model: {"FastVAR": paper_preset(model.name, len(model.sizes), model.depth)},
     ),
-    _quality(
+    comparison(
         "rivals",
         "Is FastVAR better than token merging and than skipping at equal time?",
         "Table 3; supplement, Table A.2",

@@ -1,11 +1,14 @@
-"""Run experiments by name: known cells are read, missing ones computed, here or elsewhere."""
+"""Run experiments: known cells are read, missing ones computed, here or elsewhere.
+
+`run` answers the questions that ship here, `compare` sets methods of one's own beside others.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from multiprocessing import get_context
 from typing import Any
@@ -15,12 +18,13 @@ import torch
 from tqdm.auto import tqdm
 
 from fastvar_lab.experiments import costs, quality, steps
-from fastvar_lab.experiments.base import SCOPES, Experiment, Settings
+from fastvar_lab.experiments.base import SCOPES, Experiment, Scope, Settings
 from fastvar_lab.experiments.store import Store
 from fastvar_lab.experiments.tables import tabulate
 from fastvar_lab.loading import load
 from fastvar_lab.models import Model
-from fastvar_lab.output import versions
+from fastvar_lab.output import machine, versions
+from fastvar_lab.seam import Method
 from fastvar_lab.words import unknown
 
 EVERY = (*costs.EXPERIMENTS, *steps.EXPERIMENTS, *quality.EXPERIMENTS)
@@ -46,17 +50,18 @@ class Opened:
     name: str = "tiny"
     weights: str | None = None
     device: str = "cpu"
+    dtype: str = "float32"
     fingerprint: str = ""
 
 
 @lru_cache(maxsize=2)
-def _open(name: str, weights: str | None, device: str) -> Model:
-    return load(name, weights, device)
+def _open(name: str, weights: str | None, device: str, dtype: str) -> Model:
+    return load(name, weights, device, getattr(torch, dtype))
 
 
 def open_model(how: Opened) -> Model:
     """Open a model once per process; raise ValueError if its weights are not those expected."""
-    model = _open(how.name, how.weights, how.device)
+    model = _open(how.name, how.weights, how.device, how.dtype)
     if how.fingerprint and model.fingerprint != how.fingerprint:
         raise ValueError(
             f"this worker's {how.name} has the weights {model.fingerprint}; "
@@ -66,13 +71,16 @@ def open_model(how: Opened) -> Model:
 
 
 def address(experiment: Experiment, model: Model, cell: Mapping[str, Any]) -> Settings:
-    """Everything that a cell's numbers depend on."""
+    """Everything that a cell's numbers depend on; those of timed ones on the machine, too."""
+    timed = {"on": {**machine(model.device), **versions()}} if "repeats" in cell else {}
     return {
+        **timed,
         "experiment": experiment.kept_as or experiment.name,
         "version": experiment.version,
         "model": model.name,
         "weights": model.fingerprint,
         "device": str(model.device),
+        "precision": model.precision,
         "cell": {k: v for k, v in cell.items() if k not in experiment.labels},
     }
 
@@ -85,7 +93,10 @@ def compute(name: str, how: Opened, cells: Sequence[Settings], folder: str, told
     here = versions()["torch"]
     if here != told:
         raise ValueError(f"this worker has torch {here}; the run was begun with {told}")
-    experiment, model, store = find(name), open_model(how), Store(folder)
+    return _work(find(name), open_model(how), cells, Store(folder))
+
+
+def _work(experiment: Experiment, model: Model, cells: Sequence[Settings], store: Store) -> int:
     done = 0
     for cell, rows in experiment.work(model, cells):
         store.put(address(experiment, model, cell), rows)
@@ -95,14 +106,17 @@ def compute(name: str, how: Opened, cells: Sequence[Settings], folder: str, told
 
 def run(
     name: str,
-    scope: str = "default",
+    scope: str | Scope = "default",
     *,
-    how: Opened | None = None,
+    how: Opened | Model | None = None,
     store: Store | None = None,
     executor: Executor | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Run an experiment and return its tidy frame, one row per measurement.
+    """Run an experiment that ships here; return its tidy frame, one row per measurement.
+
+    `scope` says how much: "quick", "default", "paper", or a `Scope` of one's own. `how` says which
+    model: how to open it, default the embedded one, or one that is open, without an executor.
 
     Known cells are read; missing ones are computed here, or through any
     `concurrent.futures.Executor`, and kept one by one, so that a stopped run goes on where it was.
@@ -113,38 +127,94 @@ def run(
     ['fast', 'full']
     """
     experiment, how = find(name), how or Opened()
-    if scope not in SCOPES:
-        raise ValueError(f"scope must be one of {', '.join(SCOPES)}; not {scope!r}")
-    store = (store or Store()).prepare()
+    if isinstance(how, Model):
+        if executor is not None:
+            raise ValueError("a model that is open does not travel to workers; say how to open it")
+        return _measured(experiment, how, scope, store, progress)
     model = open_model(how)
-    how = Opened(how.name, how.weights, how.device, model.fingerprint)
-    jobs = experiment.jobs(model, SCOPES[scope])
+    how = replace(how, fingerprint=model.fingerprint)
+
+    def elsewhere(jobs: Sequence[Sequence[Settings]], folder: str, bar: Any) -> None:
+        assert executor is not None
+        told = versions()["torch"]
+        _through(executor, [(name, how, job, folder, told) for job in jobs], bar)
+
+    return _measured(
+        experiment, model, scope, store, progress, None if executor is None else elsewhere
+    )
+
+
+def compare(
+    model: Model,
+    methods: Mapping[str, Method],
+    scope: str | Scope = "default",
+    *,
+    seed: int = 11,
+    store: Store | None = None,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Compare methods, your own too, with full generation as the experiments here do.
+
+    `methods` are values by their label; those of experiments are at hand, such as
+    `quality.rivals_methods(model)`. Held-out prompts and their noise are drawn from `seed`, the
+    same for all. The frame has a row a picture and method (`kind` "quality": psnr, ssim, right, ...
+    to the full picture) and a row a method (`kind` "time"), and is what `charts.methods`,
+    `charts.tradeoff`, `charts.rivals` and `tables.tabulate` take. What is measured is kept like
+    an experiment's cells; a rule whose source has changed is measured anew.
+
+    >>> import fastvar_lab as fv
+    >>> ways = {"PTS": fv.Prune({-1: 0.75}), "random": fv.Prune({-1: 0.75}, select=fv.Random())}
+    >>> frame = compare(fv.load("tiny"), ways, Scope("look", prompts=2, repeats=1), progress=False)
+    >>> sorted(frame.method.unique())
+    ['PTS', 'full', 'random']
+    """
+    asked = quality.comparison("compare", "", "", lambda _: methods, seed=seed)
+    return _measured(asked, model, scope, store, progress)
+
+
+def _measured(
+    experiment: Experiment,
+    model: Model,
+    scope: str | Scope,
+    store: Store | None,
+    progress: bool,
+    elsewhere: Callable[[Sequence[Sequence[Settings]], str, Any], None] | None = None,
+) -> pd.DataFrame:
+    """Read what is known, compute what is missing, and join it; timed cells here, when alone."""
+    if isinstance(scope, str):
+        if scope not in SCOPES:
+            raise ValueError(f"scope must be one of {', '.join(SCOPES)}; not {scope!r}")
+        scope = SCOPES[scope]
+    store = (store or Store()).prepare()
+    jobs = experiment.jobs(model, scope)
     wanted = [cell for job in jobs for cell in job]
     missing = [
         [cell for cell in job if store.get(address(experiment, model, cell)) is None]
         for job in jobs
     ]
     missing = [job for job in missing if job]
-    calls = [(name, how, job, str(store.folder), versions()["torch"]) for job in missing]
     total = len(wanted)
     bar = tqdm(
         total=total,
         initial=total - sum(map(len, missing)),
-        desc=name,
+        desc=experiment.name,
         unit="cell",
         disable=not progress or not missing,
     )
     with bar:
-        alone = [call for call in calls if executor is None or _timed(call[2])]
-        if executor is not None:
-            _through(executor, [call for call in calls if not _timed(call[2])], bar)
-        for call in alone:
-            bar.update(compute(*call))
+        here = missing
+        if elsewhere is not None:
+            here = [job for job in missing if _timed(job)]
+            elsewhere([job for job in missing if not _timed(job)], str(store.folder), bar)
+        for job in here:
+            bar.update(_work(experiment, model, job, store))
     frames = []
     for cell in wanted:
         rows = store.get(address(experiment, model, cell))
         if rows is None:
-            raise RuntimeError(f"{name}: a cell vanished from {store.folder}; run it again")
+            raise RuntimeError(
+                f"{experiment.name}: a cell vanished from {store.folder}; run it again"
+            )
         frames.append(pd.DataFrame([{**_plain(cell), **row} for row in rows]))
     return pd.concat(frames, ignore_index=True)
 
@@ -186,9 +256,9 @@ def executor(workers: int = 0, scheduler: str | None = None) -> Iterator[Executo
 
 
 def table(name: str, frame: pd.DataFrame) -> str:
-    """Format what a frame says for a terminal."""
-    experiment = find(name)
-    lines = [f"{name}: {experiment.question} ({experiment.source})"]
+    """Format what a frame says for a terminal, under the name of an experiment or any other."""
+    known = REGISTRY.get(name)
+    lines = [f"{name}: {known.question} ({known.source})" if known else name]
     lines.append(tabulate(frame).to_string(index=False))
     if "picture" in frame:
         told = ", 95 % bootstrap intervals" if "kind" in frame else ", means"

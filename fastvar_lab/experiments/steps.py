@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fastvar_lab.experiments.base import Scope, Settings, batches, each_cell, ways
+from fastvar_lab.experiments.base import Scope, Settings, batches, each_cell, score, ways
 from fastvar_lab.experiments.store import Rows
 from fastvar_lab.measure.quality import psnr
 from fastvar_lab.measure.relations import branch_similarity, convergence, cross_scale_attention
@@ -16,7 +16,6 @@ from fastvar_lab.models import Model
 from fastvar_lab.observe import observe
 from fastvar_lab.seam import Site
 from fastvar_lab.world.grammar import parse
-from fastvar_lab.world.tasks import judge
 
 
 def _jobs(model: Model, scope: Scope) -> list[list[Settings]]:
@@ -58,7 +57,7 @@ def outputs(model: Model, cell: Settings) -> Rows:
                         "picture": cell["first"] + i,
                         "task": asked["task"],
                         "psnr": psnr(shown[i], wanted[i]),
-                        "right": float(judge(parse(asked["prompt"]), shown[i])),
+                        "right": score(model, parse(asked["prompt"]), shown[i]),
                     }
                 )
     return out

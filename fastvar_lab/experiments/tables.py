@@ -50,11 +50,10 @@ def tabulate(frame: pd.DataFrame) -> pd.DataFrame:
         kinds = {c: "median" if c == "ms" else "mean" for c in numbers}
         means = frame.groupby(by, sort=False, dropna=False).agg(kinds)
         return means.map(_digits).reset_index().fillna("")
-    made = frame[frame.kind == "quality"]
-    times = frame[frame.kind == "time"].set_index("method")
+    made, times = compared(frame)
     out = pd.DataFrame({"method": made.method.unique()})
     for column, (title, digits) in QUALITIES.items():
-        if column in made:
+        if column in made and made[column].notna().any():
             rows = summary(made, ["method"], column)
             out[title] = [
                 f"{r['mean']:.{digits}f} ({r.low:.{digits}f} to {r.high:.{digits}f})"
@@ -64,6 +63,33 @@ def tabulate(frame: pd.DataFrame) -> pd.DataFrame:
     out["FLOP bound"] = [f"{times.speedup_flop_bound[m]:.2f}" for m in out.method]
     out["n"] = [str((made.method == m).sum()) for m in out.method]
     return out
+
+
+def compared(frame: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Split a frame that compares methods: a row a picture and method, and times by method.
+
+    Raises ValueError for a frame of anything else, and for one in which a method stands twice.
+    """
+    lacking = {"kind", "method"} - set(frame.columns)
+    if lacking or not {"quality", "time"} <= set(frame.kind):
+        raise ValueError(
+            "the frame must come from `compare` or an experiment that compares methods, with its "
+            "rows of both kinds, quality and time"
+        )
+    made, times = frame[frame.kind == "quality"], frame[frame.kind == "time"].set_index("method")
+    twice = [
+        *made.method[made.duplicated(["method", "picture"])],
+        *times.index[times.index.duplicated()],
+    ]
+    if twice:
+        raise ValueError(
+            f"{twice[0]!r} stands twice in the frame; frames cannot be joined: `compare` the "
+            "methods of both in one call, which measures nothing anew"
+        )
+    untimed = sorted({"full", *made.method} - set(times.index))
+    if untimed or "full" not in set(made.method):
+        raise ValueError(f"the frame lacks rows of {', '.join(untimed) or 'full'}")
+    return made, times
 
 
 def _speedup(row: pd.Series) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import combinations
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from fastvar_lab.seam import Site
+from fastvar_lab.seam import Grid, Site
 from fastvar_lab.tokens import wide
 from fastvar_lab.trace import Trace
 
@@ -23,22 +24,37 @@ def as_map(trace: Trace, step: int, values: Tensor) -> Tensor:
 
 
 def score_map(trace: Trace, step: int, site: Site, row: int = 0) -> np.ndarray:
-    """Pivotal-token scores of one sublayer as a map (h, w), squared feature units.
+    """Scores of one sublayer's tokens as a map (h, w), recorded at dense steps too.
 
-    Squared distance to the spatial mean (paper, Algorithm 1), recorded at dense steps too.
+    Squared distance to the spatial mean (paper, Algorithm 1), in squared feature units, unless
+    another selector's were recorded.
 
     >>> import fastvar_lab as fv
     >>> _, trace = fv.observe(fv.load("tiny"), "a red ring", fv.PRESETS["tiny"], seed=1)
     >>> score_map(trace, 9, fv.Site(0, "attn")).shape
     (32, 32)
+
+    A step may be named from the end, -1; ValueError where nothing was recorded.
     """
-    return as_map(trace, step, trace.scores[step, site])[row].cpu().numpy()
+    return as_map(trace, step, _recorded(trace.scores, trace.grids[step], site))[row].cpu().numpy()
+
+
+def _recorded(kept: Mapping[tuple[int, Site], Tensor], grid: Grid, site: Site) -> Tensor:
+    """Look up what was recorded at one site; raise ValueError with what was."""
+    if (grid.index, site) in kept:
+        return kept[grid.index, site]
+    sites = sorted({s for step, s in kept if step == grid.index})
+    there = (
+        f"recorded there are {sites[0]} to {sites[-1]}" if sites else "nothing is recorded there"
+    )
+    raise ValueError(f"no {site} at step {grid.index} ({grid.name}); {there}")
 
 
 def kept_map(trace: Trace, step: int, site: Site, row: int = 0) -> np.ndarray:
     """Tell which tokens of a step one sublayer forwarded, as a map (h, w), bool.
 
-    A skipped step forwards nothing.
+    A skipped step forwards nothing. A step may be named from the end, -1; ValueError where nothing
+    was recorded.
 
     >>> import fastvar_lab as fv
     >>> _, trace = fv.observe(fv.load("tiny"), "a red ring", fv.PRESETS["tiny"], seed=1)
@@ -46,9 +62,9 @@ def kept_map(trace: Trace, step: int, site: Site, row: int = 0) -> np.ndarray:
     0.25
     """
     grid = trace.grids[step]
-    if (step, site) not in trace.kept:
+    if grid.index in trace.tokens and trace.tokens[grid.index] is None:
         return np.zeros((grid.h, grid.w), dtype=bool)
-    return as_map(trace, step, trace.kept[step, site])[row].cpu().numpy()
+    return as_map(trace, step, _recorded(trace.kept, grid, site))[row].cpu().numpy()
 
 
 def scores(trace: Trace) -> pd.DataFrame:

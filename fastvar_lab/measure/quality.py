@@ -20,6 +20,11 @@ def psnr(image: np.ndarray, reference: np.ndarray) -> float:
     return float(peak_signal_noise_ratio(reference, image))
 
 
+def ssim(image: np.ndarray, reference: np.ndarray) -> float:
+    """Structural similarity of two uint8 pictures (H, W, 3); 1 if they are equal."""
+    return float(structural_similarity(reference, image, channel_axis=-1))
+
+
 def to_reference(image: np.ndarray, reference: np.ndarray) -> dict[str, float]:
     """Compare a picture (H, W, 3) uint8 with its reference.
 
@@ -47,7 +52,7 @@ def to_reference(image: np.ndarray, reference: np.ndarray) -> dict[str, float]:
     spectra = [radial_spectrum(x / 255)[1] for x in (image, reference)]
     return {
         "psnr": psnr(image, reference),
-        "ssim": float(structural_similarity(reference, image, channel_axis=-1)),
+        "ssim": ssim(image, reference),
         "ms_ssim": float(
             multiscale_structural_similarity_index_measure(made, wanted, data_range=255.0)
         )

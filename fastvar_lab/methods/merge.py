@@ -54,10 +54,10 @@ class Merge(Scheduled):
                 most = grid.tokens - cells(grid, self.stride)
                 if int(grid.tokens * ratio) > most:
                     raise ValueError(
-                        f"at {grid.h}x{grid.w} a stride of {self.stride} lets at most "
+                        f"at {grid.name} a stride of {self.stride} lets at most "
                         f"{most / grid.tokens:.3f} of the tokens merge; not {ratio}"
                     )
-                acts.append(("merge", ratio, self.stride, self.layers, self.sublayers))
+                acts.append(("merge", *self.how("ratios"), ratio))
         return tuple(acts)
 
     def cache_index(self, grids: Sequence[Grid]) -> int | None:
@@ -101,7 +101,7 @@ class Matching(NamedTuple):
 
 def match(x: Tensor, sources: Tensor, into: Tensor, k: int) -> Matching:
     """Choose which `sources` among the tokens x (B, L, C) merge with some `into`, so k remain."""
-    unit = F.normalize(wide(x), dim=-1)
+    unit = F.normalize(wide(x), dim=-1).to(x.dtype)
     likeness, target = (unit[:, sources] @ unit[:, into].transpose(1, 2)).max(dim=-1)
     order = likeness.argsort(dim=-1, descending=True)
     gone = x.shape[1] - k
@@ -119,11 +119,12 @@ class MergeRunner(ScheduledRunner):
         self.parts: tuple[int, tuple[Tensor, Tensor]] | None = None  # of one step
 
     def sublayer(self, site: Site, grid: Grid, branch: Branch, x: Tensor) -> Tensor:
-        if not self.prunes(site) or grid.index not in self.ratios:
+        ratio = self.ratio(site, grid)
+        if ratio == 0:
             return branch(x)
         if self.parts is None or self.parts[0] != grid.index:
             self.parts = grid.index, sources_and_destinations(grid, self.stride, x.device)
-        found = match(x, *self.parts[1], kept(grid.tokens, self.ratios[grid.index]))
+        found = match(x, *self.parts[1], kept(grid.tokens, ratio))
         width = x.shape[-1]
         place = found.target.unsqueeze(-1).expand(-1, -1, width)
         together = gather(x, found.kept)

@@ -73,6 +73,12 @@ class Prune(Scheduled):
 
     def __post_init__(self) -> None:
         self._settle()
+        if isinstance(self.select, type) or not hasattr(self.select, "scores"):
+            raise ValueError(f"select must be a selector such as HighPass(); not {self.select!r}")
+        if isinstance(self.restore, type) or not hasattr(self.restore, "restore"):
+            raise ValueError(f"restore must be a restorer such as Zero(); not {self.restore!r}")
+        if not hasattr(self.restore, "needs_cache"):
+            raise ValueError(f"{self.restore!r} must say whether it `needs_cache`, True or False")
         if self.cache_step is not None and not self.restore.needs_cache:
             raise ValueError(f"{self.restore!r} restores without a cache; leave cache_step out")
         if self.granularity not in GRANULARITIES:
@@ -93,28 +99,28 @@ class Prune(Scheduled):
             if step >= first:
                 raise ValueError(
                     f"the cache step {self.cache_step} must come before the first pruned scale, "
-                    f"{grids[first].h}x{grids[first].w}"
+                    f"{grids[first].name}"
                 )
             if step in ratios:
                 raise ValueError(f"the cache step {self.cache_step} is skipped; name another")
         if step < 0:
             raise ValueError(
                 "no unpruned scale step comes before the first pruned "
-                f"({grids[first].h}x{grids[first].w}) to restore from; leave an earlier one whole"
+                f"({grids[first].name}) to restore from; leave an earlier one whole"
             )
         return step
 
     def acts(self, grids: Sequence[Grid]) -> tuple[Act, ...]:
         ratios, cache = self.by_step(grids), self.cache_index(grids)
         alone = len(grids) if self.null_until is None else find(self.null_until, grids) + 1
-        how = (self.select, self.restore, self.layers, self.sublayers, self.granularity)
+        how = self.how("ratios", "cache_step", "null_until")
         acts: list[Act] = []
         for step in range(len(grids)):
             ratio = ratios.get(step, 0.0)
             if ratio == 1:
                 acts.append(("skip",))
                 continue
-            act = DENSE if ratio == 0 else ("prune", ratio, cache, *how, self.raster)
+            act = DENSE if ratio == 0 else ("prune", *how, ratio, cache)
             acts.append(act if step < alone else (*act, "cond"))
         return tuple(acts)
 
@@ -153,7 +159,7 @@ class PruneRunner(ScheduledRunner):
         self.rows = rows  # what is held stays whole: a snapshot may go back before the drop
 
     def sublayer(self, site: Site, grid: Grid, branch: Branch, x: Tensor) -> Tensor:
-        if not self.prunes(site) or grid.index not in self.ratios:
+        if self.ratio(site, grid) == 0:
             delta = branch(x)
             if grid.index == self.cache_index and self.prunes(site):
                 self.cache[site] = delta
@@ -166,18 +172,30 @@ class PruneRunner(ScheduledRunner):
             whole = output[:, self.cache_grid.prefix :]
             cached = Cached(whole, self.cache_grid.h, self.cache_grid.w)
         fresh = branch(gather(x, index), index)
-        return self.method.restore.restore(fresh, index, grid, cached)
+        out = self.method.restore.restore(fresh, index, grid, cached)
+        _check(self.method.restore, "restore", out, tuple(x.shape))
+        return out
 
     def choose(self, site: Site, grid: Grid, x: Tensor) -> Tensor:
         """Select the tokens to forward, (B, K); chosen anew as often as the granularity says."""
         scope = {"sublayer": site, "block": site.layer, "step": None}[self.method.granularity]
-        if self.index is None or self.index[0] != (grid.index, scope):
-            k = kept(grid.tokens, self.ratios[grid.index])
+        now = (grid.index, scope, kept(grid.tokens, self.ratio(site, grid)))
+        if self.index is None or self.index[0] != now:
             scores = self.method.select.scores(x, grid, site)
-            self.index = ((grid.index, scope), top(scores, k, self.method.raster))
+            _check(self.method.select, "scores", scores, tuple(x.shape[:2]))
+            self.index = (now, top(scores, now[2], self.method.raster))
         return self.index[1]
 
     def held(self) -> dict[tuple[int, Site], Tensor]:
         if self.cache_index is None:
             return {}
         return {(self.cache_index, site): out for site, out in self.cache.items()}
+
+
+def _check(rule: object, what: str, out: Tensor, shape: tuple[int, ...]) -> None:
+    """Raise ValueError if a rule returned another shape than it must, or no numbers to rank."""
+    if tuple(out.shape) != shape or not out.is_floating_point():
+        raise ValueError(
+            f"{rule!r}.{what} must return floats of shape {shape}; "
+            f"returned {out.dtype} of shape {tuple(out.shape)}"
+        )

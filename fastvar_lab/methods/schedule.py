@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import cast
+from dataclasses import fields
+from typing import Any, cast
 
 from torch import Tensor
 
-from fastvar_lab.seam import KINDS, Grid, Plan, Runner, Site
+from fastvar_lab.seam import KINDS, Act, Grid, Plan, Runner, Site
 
 ScaleName = int | tuple[int, int]
 """A scale step: negative from the end (-1 is the last), else a side (24) or a map (28, 21)."""
@@ -22,7 +23,7 @@ def find(name: ScaleName, grids: Sequence[Grid]) -> int:
     for grid in grids:
         if (grid.h, grid.w) == size:
             return grid.index
-    there = ", ".join(str(g.h) if g.h == g.w else f"{g.h}x{g.w}" for g in grids)
+    there = ", ".join(str(g.h) if g.h == g.w else g.name for g in grids)
     raise ValueError(
         f"no scale {name!r} in this schedule; it has the maps {there} (or -{len(grids)} to -1)"
     )
@@ -34,7 +35,10 @@ def kept(tokens: int, ratio: float) -> int:
 
 
 class Scheduled:
-    """What methods that name ratios by scale have in common; a base of frozen dataclasses."""
+    """What methods that name ratios by scale have in common; a base of frozen dataclasses.
+
+    A subclass's further fields count as part of what it does at every step that has a ratio.
+    """
 
     ratios: Mapping[ScaleName, float] | tuple[tuple[ScaleName, float], ...]
     layers: tuple[int, int] | None
@@ -43,7 +47,7 @@ class Scheduled:
     def _settle(self) -> None:
         """Bring the fields to hashable form; raise ValueError for what no schedule allows."""
         pairs = self.ratios.items() if isinstance(self.ratios, Mapping) else self.ratios
-        object.__setattr__(self, "ratios", tuple(pairs))
+        object.__setattr__(self, "ratios", tuple(sorted(pairs, key=_place)))
         object.__setattr__(self, "sublayers", tuple(self.sublayers))
         if self.layers is not None:
             object.__setattr__(self, "layers", tuple(self.layers))
@@ -75,6 +79,14 @@ class Scheduled:
             raise ValueError("every scale step is skipped; leave at least one")
         return {step: ratio for step, ratio in found.items() if ratio > 0}
 
+    def how(self, *apart: str) -> Act:
+        """Say what it does to any step with a ratio: its type, all fields but those `apart`."""
+        values = vars(self)
+        return (
+            type(self),
+            *(values[f.name] for f in fields(cast(Any, self)) if f.name not in apart),
+        )
+
     def depth_checked(self, depth: int) -> range:
         """Return the layers acted on; raise ValueError if the model is not that deep."""
         if self.layers is not None and self.layers[1] > depth:
@@ -82,8 +94,16 @@ class Scheduled:
         return range(*(self.layers or (0, depth)))
 
 
+def _place(pair: tuple[ScaleName, float]) -> tuple[int, ...]:
+    """Order schedules: from the end first, then by size, whatever order they were written in."""
+    return (pair[0],) if isinstance(pair[0], int) else tuple(pair[0])
+
+
 class ScheduledRunner(Runner):
-    """One generation under a scheduled method: which steps and sublayers it changes."""
+    """One generation under a scheduled method: which steps and sublayers it changes.
+
+    A rule that spreads ratios over layers or sublayers overrides `ratio` alone.
+    """
 
     def __init__(self, method: Scheduled, grids: Sequence[Grid], depth: int) -> None:
         self.ratios, self.layers = method.by_step(grids), method.depth_checked(depth)
@@ -96,8 +116,10 @@ class ScheduledRunner(Runner):
         """Tell whether this sublayer is changed at the steps that have a ratio."""
         return site.layer in self.layers and site.kind in self.sublayers
 
+    def ratio(self, site: Site, grid: Grid) -> float:
+        """Say which share of this sublayer's tokens is pruned at a step; 0 computes all of them."""
+        return self.ratios.get(grid.index, 0.0) if self.prunes(site) else 0.0
+
     def forwarded(self, site: Site, grid: Grid) -> int:
-        ratio = self.ratios.get(grid.index, 0.0)
-        if ratio == 1:
-            return 0
-        return kept(grid.tokens, ratio) if self.prunes(site) else grid.tokens
+        skipped = self.ratios.get(grid.index) == 1
+        return 0 if skipped else kept(grid.tokens, self.ratio(site, grid))

@@ -15,9 +15,10 @@ from fastvar_lab.explore import Comparison, Exploration
 from fastvar_lab.files import unused
 from fastvar_lab.measure.masks import kept_map
 from fastvar_lab.methods.prune import Prune
-from fastvar_lab.methods.restore import RESTORERS, CachedBranch
+from fastvar_lab.methods.restore import RESTORERS, CachedBranch, Restorer
 from fastvar_lab.methods.schedule import ScaleName, find
-from fastvar_lab.methods.select import SELECTORS, FarFromMean
+from fastvar_lab.methods.select import SELECTORS, FarFromMean, Selector
+from fastvar_lab.methods.written import NAMES
 from fastvar_lab.models import Model
 from fastvar_lab.output import write_figure
 from fastvar_lab.seam import Site
@@ -34,23 +35,34 @@ class Explorer(Live):
 
     Only what changed is computed again; the newest change wins; errors show in the widget. `method`
     is the schedule that the controls stand for, `shown` the last comparison. `apply` sets the
-    controls to a method, `wait` waits for the picture that was asked for.
+    controls to a method, `wait` waits for the picture that was asked for. `selectors` and
+    `restorers` offer rules of your own, by name, beside those that ship here.
 
     >>> import fastvar_lab as fv
     >>> explorer = Explorer(fv.load("tiny"), "a red circle", seed=1)
     >>> explorer.ratios[-1].value = 0.9
     >>> explorer.wait()
     True
-    >>> explorer.shown.speedup > 1.5
+    >>> explorer.shown.speedup_flop_bound > 1.5
     True
     """
 
-    def __init__(self, model: Model, prompt: str | None = None, seed: int = 0) -> None:
+    def __init__(
+        self,
+        model: Model,
+        prompt: str | None = None,
+        seed: int = 0,
+        *,
+        selectors: Mapping[str, Selector] | None = None,
+        restorers: Mapping[str, Restorer] | None = None,
+    ) -> None:
         super().__init__()
+        self.selectors = {**SELECTORS, **(selectors or {})}
+        self.restorers = {**RESTORERS, **(restorers or {})}
         self.model, self.lab = model, Exploration(model)
         self.shown: Comparison | None = None
         self.paused = False
-        sizes = [f"{h}x{w}" for h, w in model.sizes]
+        sizes = [grid.name for grid in model.grids()]
         first = model.text_encoder.example if prompt is None else prompt
         self.prompt = control(widgets.Text, "prompt", value=first, continuous_update=False)
         self.seed = control(widgets.BoundedIntText, "seed", value=seed, min=0, max=2**31 - 1)
@@ -78,8 +90,8 @@ class Explorer(Live):
             max=model.depth - 1,
             continuous_update=False,
         )
-        self.select = control(widgets.Dropdown, "selector", options=list(SELECTORS))
-        self.restore = control(widgets.Dropdown, "restorer", options=list(RESTORERS))
+        self.select = control(widgets.Dropdown, "selector", options=list(self.selectors))
+        self.restore = control(widgets.Dropdown, "restorer", options=list(self.restorers))
         named = [(size, i) for i, size in enumerate(sizes)]
         self.scale = control(widgets.Dropdown, "mask of step", options=named[::-1])
         self.layer = control(widgets.IntSlider, "mask of layer", min=0, max=model.depth - 1)
@@ -131,12 +143,12 @@ class Explorer(Live):
         ratios: dict[ScaleName, float] = {
             name: round(slider.value, 2) for name, slider in self.ratios.items() if slider.value
         }
-        restore = RESTORERS[self.restore.value]
+        restore = self.restorers[self.restore.value]
         low, high = self.layers.value
         whole = (low, high) == (0, self.model.depth - 1)
         return Prune(
             dict(sorted(ratios.items())),
-            select=SELECTORS[self.select.value],
+            select=self.selectors[self.select.value],
             restore=restore,
             cache_step=(self.cache.value or None) if restore.needs_cache and ratios else None,
             layers=None if whole else (low, high + 1),
@@ -144,19 +156,21 @@ class Explorer(Live):
 
     def apply(self, method: Prune) -> None:
         """Set the controls to a method; raise ValueError for one that they cannot stand for."""
+        if not isinstance(method, Prune):
+            raise ValueError(f"the controls stand for a Prune; not {method!r}")
         grids = self.model.grids()
         method.start(grids, self.model.depth)  # refuse what does not fit before anything moves
         method.acts(grids)
         ratios = {step - len(grids): r for step, r in method.by_step(grids).items()}
-        beyond = [f"{grids[step].h}x{grids[step].w}" for step in ratios.keys() - self.ratios.keys()]
+        beyond = [grids[step].name for step in ratios.keys() - self.ratios.keys()]
         if beyond:
             raise ValueError(f"there is no slider for the scale {', '.join(beyond)}")
         uneven = [r for r in ratios.values() if r != round(r, 2)]
         if uneven:
             raise ValueError(f"sliders stand for whole percents; not {uneven[0]}")
         low, high = method.layers or (0, self.model.depth)
-        select = _known(method.select, SELECTORS, "selector")
-        restore = _known(method.restore, RESTORERS, "restorer")
+        select = _known(method.select, self.selectors, "selector")
+        restore = _known(method.restore, self.restorers, "restorer")
         cache = method.cache_step
         step = LATEST if cache is None else find(cache, grids) - len(grids)
         plain = Prune(
@@ -175,13 +189,13 @@ class Explorer(Live):
         self.update()
 
     def python(self) -> str:
-        """Write the schedule as Python that runs in a fresh kernel."""
+        """Write the schedule as Python that runs in a fresh kernel, your own rules imported."""
         method = self.method
         words = [f"{dict(method.pairs)}"]
         if method.select != FarFromMean():
-            words.append(f"select=fv.{method.select!r}")
+            words.append(f"select={_called(method.select)}")
         if method.restore != CachedBranch():
-            words.append(f"restore=fv.{method.restore!r}")
+            words.append(f"restore={_called(method.restore)}")
         if method.cache_step is not None:
             words.append(f"cache_step={method.cache_step}")
         if method.layers is not None:
@@ -231,8 +245,9 @@ class Explorer(Live):
         parts = [f"{h}x{w} {1 - a:.1%}" for (h, w), a in changed if a < 1]  # skipped ones are nan
         unit = "bits" if self.model.quantizer.codebook is None else "tokens"
         self.numbers.value = (
-            f"<b>{found.speedup:.2f}</b> times fewer operations, PSNR <b>{found.psnr:.1f}</b> dB, "
-            f"SSIM <b>{found.ssim:.3f}</b>; {unit} changed: {', '.join(parts) or 'none'}"
+            f"<b>{found.speedup_flop_bound:.2f}</b> times fewer operations, "
+            f"PSNR <b>{found.psnr:.1f}</b> dB, SSIM <b>{found.ssim:.3f}</b>; "
+            f"{unit} changed: {', '.join(parts) or 'none'}"
         )
         self.costs.value = self._bars(found)
         again = len(self.model.sizes) - found.first_step
@@ -281,7 +296,7 @@ class Explorer(Live):
             found.gflop_full,
             found.gflop_fast,
             f"{found.prompt}, seed {found.seed}: PSNR {found.psnr:.1f} dB",
-            f"{found.speedup:.2f} times fewer operations",
+            f"{found.speedup_flop_bound:.2f} times fewer operations",
             unit="GFLOP",
         )
         path = self._unused("pdf", "png")
@@ -299,6 +314,12 @@ class Explorer(Live):
     def _unused(self, *endings: str) -> Path:
         """Return where to save: nothing is overwritten."""
         return unused(Path(self.name.value).absolute(), endings)
+
+
+def _called(rule: Any) -> str:
+    """Write a rule as Python, from `fv` if it ships here."""
+    ships = NAMES.get(type(rule).__name__) is type(rule)
+    return f"fv.{rule!r}" if ships else repr(rule)
 
 
 def _known(value: Any, choices: Mapping[str, Any], what: str) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import ipywidgets as widgets
 import pandas as pd
 
 from fastvar_lab.charts import front, tradeoff_points
+from fastvar_lab.experiments.tables import compared
 from fastvar_lab.explore import Exploration
 from fastvar_lab.methods.prune import Prune
 from fastvar_lab.methods.written import read_method
@@ -24,7 +25,9 @@ class ParetoPicker(Live):
     """Quality against measured speedup of an experiment's frame, the Pareto front joined.
 
     Picking a point generates its picture beside the full one; a button sends its schedule to
-    `explorer`. `frame` comes from an experiment that compares methods, such as `ratio_tradeoff`.
+    `explorer`. `frame` comes from `compare` or an experiment that compares methods, such as
+    `ratio_tradeoff`; `methods` are those of its labels that hold rules of your own, which cannot
+    be read back from what the frame says of them.
 
     >>> import fastvar_lab as fv
     >>> from fastvar_lab.experiments.run import run
@@ -42,17 +45,15 @@ class ParetoPicker(Live):
         explorer: Explorer | None = None,
         prompt: str | None = None,
         seed: int = 0,
+        *,
+        methods: Mapping[str, Method] | None = None,
     ) -> None:
         super().__init__()
-        missing = {"kind", "method", "repr"} - set(frame.columns)
-        if missing:
-            raise ValueError(
-                "the frame must come from an experiment that compares methods; it lacks "
-                + ", ".join(sorted(missing))
-            )
+        compared(frame)
         self.frame, self.explorer, self.lab = frame, explorer, Exploration(model)
         self.asked = (model.text_encoder.example if prompt is None else prompt, seed)
-        self.methods = dict(zip(frame.method, frame.repr, strict=True))
+        self.written = dict(zip(frame.method, frame.repr, strict=True))
+        self.methods = dict(methods or {})
         self.value = control(widgets.Dropdown, "quality", options=VALUES)
         self.scatter = Scatter(x_label="measured speedup")
         names = [m for m in frame.method.unique() if m != "full"]
@@ -75,10 +76,10 @@ class ParetoPicker(Live):
     @property
     def method(self) -> Method | None:
         """The method that is picked."""
-        picked = self.scatter.picked
-        return (
-            None if picked < 0 else read_method(self.methods[self.scatter.points[picked]["name"]])
-        )
+        if self.scatter.picked < 0:
+            return None
+        name = self.scatter.points[self.scatter.picked]["name"]
+        return self.methods[name] if name in self.methods else read_method(self.written[name])
 
     def update(self) -> None:
         """Ask for the picture of the point that is picked."""

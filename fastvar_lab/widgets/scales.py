@@ -9,11 +9,13 @@ from fastvar_lab import plots
 from fastvar_lab.loading import load
 from fastvar_lab.measure.masks import kept_map, score_map
 from fastvar_lab.measure.steps import added, images, spectra
+from fastvar_lab.methods.select import FarFromMean
 from fastvar_lab.models import Model
 from fastvar_lab.seam import Site
 from fastvar_lab.trace import Trace
 from fastvar_lab.widgets.panel import PIXELS, Gallery, Status, control
 
+PIVOTAL = repr(FarFromMean())
 SO_FAR, ADDED, SCORES, KEPT = "picture so far", "added by this step", "scores", "kept tokens"
 
 
@@ -83,7 +85,8 @@ class ScaleBrowser(widgets.VBox):
             self.status.say(f"{trace.size(step)}: skipped, no token forwarded")
             return
         scores = score_map(trace, step, site, row)
-        spread = f"{scores.min():.3g} to {scores.max():.3g}"
+        rule = trace.provenance.get("scores", PIVOTAL)
+        spread = f"{'PTS' if rule == PIVOTAL else rule}: {scores.min():.3g} to {scores.max():.3g}"
         self.gallery.put(SCORES, plots.enlarged(plots.heat(scores), PIXELS), spread)
         self.gallery.put(KEPT, plots.kept_overlay(so_far, kept))
         self.status.say(
