@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -37,9 +38,9 @@ def _bars(axes: Axes, rows: pd.DataFrame, low: str, high: str) -> None:
 
 
 def _looks() -> Iterator[dict[str, Any]]:
-    """Give every line a color of its own, and another marker and dash when colors come again."""
-    for line in ("o-", "s--", "^:", "D-."):
-        yield from ({"line": line, "color": color} for color in PALETTE)
+    """Give every line a color, a marker and a dash, so that they differ in grey as well."""
+    for line, color in zip(cycle(("o-", "s--", "^:", "D-.")), cycle(PALETTE)):
+        yield {"line": line, "color": color}
 
 
 def _rows(axes: Axes, n: int) -> np.ndarray:
