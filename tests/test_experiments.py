@@ -13,6 +13,7 @@ from functools import partial
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 import fastvar_lab as fv
 from fastvar_lab import charts, claims, figures, models, scales
@@ -486,6 +487,20 @@ def test_pictures_of_other_worlds_are_not_judged(small, monkeypatch):
     assert base.score(small, prompt, picture) == 0
     monkeypatch.setattr(small, "text_encoder", models.RandomText(32))
     assert np.isnan(base.score(small, prompt, picture))
+
+
+def test_cells_are_kept_by_what_the_model_was_told(small, monkeypatch):
+    experiment = run.find("selectors")
+    cell = experiment.jobs(small, base.SCOPES["quick"])[0][0]
+    keys = [key(run.address(experiment, small, cell))]
+    for name, value in (
+        ("sizes", scales.square(1, 2, 4, 6, 9)),
+        ("sampling", fv.Sampling(guidance=1.0)),
+        ("autocast", torch.bfloat16),
+    ):
+        monkeypatch.setattr(small, name, value)
+        keys.append(key(run.address(experiment, small, cell)))
+    assert len(set(keys)) == 4
 
 
 def test_times_are_kept_by_machine(monkeypatch):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from multiprocessing import get_context
 from typing import Any
 
@@ -81,6 +81,8 @@ def address(experiment: Experiment, model: Model, cell: Mapping[str, Any]) -> Se
         "weights": model.fingerprint,
         "device": str(model.device),
         "precision": model.precision,
+        "sampling": repr(model.sampling),
+        "sizes": [list(size) for size in model.sizes],
         "cell": {k: v for k, v in cell.items() if k not in experiment.labels},
     }
 
@@ -133,15 +135,8 @@ def run(
         return _measured(experiment, how, scope, store, progress)
     model = open_model(how)
     how = replace(how, fingerprint=model.fingerprint)
-
-    def elsewhere(jobs: Sequence[Sequence[Settings]], folder: str, bar: Any) -> None:
-        assert executor is not None
-        told = versions()["torch"]
-        _through(executor, [(name, how, job, folder, told) for job in jobs], bar)
-
-    return _measured(
-        experiment, model, scope, store, progress, None if executor is None else elsewhere
-    )
+    elsewhere = None if executor is None else partial(_through, executor, name, how)
+    return _measured(experiment, model, scope, store, progress, elsewhere)
 
 
 def compare(
@@ -224,8 +219,17 @@ def _timed(job: Sequence[Settings]) -> bool:
     return "repeats" in job[0]
 
 
-def _through(executor: Executor, calls: Sequence[tuple[Any, ...]], bar: Any) -> None:
-    futures: list[Future[int]] = [executor.submit(compute, *call) for call in calls]
+def _through(
+    executor: Executor,
+    name: str,
+    how: Opened,
+    jobs: Sequence[Sequence[Settings]],
+    folder: str,
+    bar: Any,
+) -> None:
+    told = versions()["torch"]
+    calls = ((compute, name, how, job, folder, told) for job in jobs)
+    futures: list[Future[int]] = [executor.submit(*call) for call in calls]
     try:
         for future in as_completed(futures):
             bar.update(future.result())
