@@ -228,8 +228,9 @@ def _through(
     bar: Any,
 ) -> None:
     told = versions()["torch"]
-    calls = ((compute, name, how, job, folder, told) for job in jobs)
-    futures: list[Future[int]] = [executor.submit(*call) for call in calls]
+    futures: list[Future[int]] = [
+        executor.submit(compute, name, how, job, folder, told) for job in jobs
+    ]
     try:
         for future in as_completed(futures):
             bar.update(future.result())
