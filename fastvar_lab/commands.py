@@ -159,21 +159,27 @@ def experiment(args: argparse.Namespace) -> None:
             frame = run.run(name, scope, how=how, store=Store(args.store), executor=executor)
             print(run.table(name, frame))
             if args.out is not None:
-                _write_frame(name, frame, args.out)
+                _write_frame(name, frame, scope, run.open_model(how), args.out)
 
 
-def _write_frame(name: str, frame: Any, out: Path) -> None:
+def _write_frame(name: str, frame: Any, scope: str, model: Any, out: Path) -> None:
     from fastvar_lab.charts import CHARTS
-    from fastvar_lab.figures import write_tables
+    from fastvar_lab.figures import measured, provenance, write_tables
     from fastvar_lab.files import write
-    from fastvar_lab.output import write_figure
+    from fastvar_lab.output import write_figure, write_json
 
+    command = f"python -m fastvar_lab experiment {name} --model {model.name}"
+    command += f" --{scope}" if scope != "default" else ""
+    write_json(
+        out / f"{name}.json",
+        {**measured(scope, frame, len(frame)), **provenance(model, command)},
+    )
     write(out / f"{name}.csv", lambda partial: frame.to_csv(partial, index=False))
     write_tables(out / name, frame)
     figure = CHARTS[name](frame)
     for ending in ("png", "pdf"):
         write_figure(out / f"{name}.{ending}", figure)
-    print(f"{out / name}.csv, .md, .tex, .png and .pdf")
+    print(f"{out / name}.csv, .json, .md, .tex, .png and .pdf")
 
 
 def figures(args: argparse.Namespace) -> None:

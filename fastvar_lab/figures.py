@@ -138,9 +138,11 @@ def draw(
             data = out / f"{name}.csv"
             write(data, lambda partial, f=drawn: f.to_csv(partial, index=False))  # type: ignore[misc]
             write_tables(out / name, frame)
-            report |= {"scope": scope, "rows": len(drawn), **_count(frame)}
+            report |= measured(scope, frame, len(drawn))
             figure = CHARTS[asked](pd.read_csv(data))
-        report |= provenance(model, name, scope, seed)
+        quick = " --quick" if scope == "quick" else ""
+        what = f"{name} --seed {seed}" if name in PICTURES else f"{name}{quick}"
+        report |= provenance(model, f"python -m fastvar_lab figures {what}")
         write_json(out / f"{name}.json", report)
         yield data
         for ending in endings:
@@ -155,16 +157,16 @@ def write_tables(path: str | Path, frame: pd.DataFrame) -> None:
         write(Path(f"{path}{ending}"), lambda partial, t=text: partial.write_text(t))  # type: ignore[misc]
 
 
-def _count(frame: pd.DataFrame) -> Report:
-    return {"n": int(frame.picture.nunique())} if "picture" in frame else {}
+def measured(scope: str, frame: pd.DataFrame, rows: int) -> Report:
+    """Say how much an experiment measured."""
+    pictures = {"n": int(frame.picture.nunique())} if "picture" in frame else {}
+    return {"scope": scope, "rows": rows, **pictures}
 
 
-def provenance(model: Model, name: str, scope: str, seed: int) -> Report:
-    """Say where a figure is from: command, weights, versions, machine."""
-    quick = " --quick" if scope == "quick" else ""
-    what = f"{name} --seed {seed}" if name in PICTURES else f"{name}{quick}"
+def provenance(model: Model, command: str) -> Report:
+    """Say where results are from: command, weights, versions, machine."""
     return {
-        "command": f"python -m fastvar_lab figures {what}",
+        "command": command,
         "model": model.name,
         "weights": model.fingerprint,
         "device": str(model.device),

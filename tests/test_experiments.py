@@ -366,6 +366,16 @@ def test_the_experiment_command_lists_and_refuses(capsys):
     assert "infinity_2b_reg.pth" in capsys.readouterr().err
 
 
+def test_an_experiment_leaves_its_data_tables_figure_and_where_they_are_from(tmp_path):
+    out = ["--out", str(tmp_path / "out"), "--store", str(tmp_path / "cells")]
+    assert main(["experiment", "memory", "--quick", *out]) == 0
+    endings = {".csv", ".json", ".md", ".tex", ".png", ".pdf"}
+    assert {path.suffix for path in (tmp_path / "out").iterdir()} == endings
+    told = json.loads((tmp_path / "out" / "memory.json").read_text())
+    assert told["command"] == "python -m fastvar_lab experiment memory --model tiny --quick"
+    assert told["weights"] == fv.load("tiny").fingerprint
+
+
 def test_figures_are_checked_against_their_data(tmp_path, monkeypatch, capsys):
     model = run.open_model(run.Opened())
     monkeypatch.setattr(run, "run", lambda name, scope, **options: synthetic(name))
