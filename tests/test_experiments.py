@@ -21,6 +21,8 @@ from fastvar_lab.__main__ import main
 from fastvar_lab.experiments import base, costs, quality, run, tables
 from fastvar_lab.experiments.store import Store, key
 from fastvar_lab.measure.statistics import interval, paired, summary
+from fastvar_lab.methods.prune import PruneRunner
+from fastvar_lab.methods.written import own_code
 from fastvar_lab.output import versions, write_figure
 from fastvar_lab.world.grammar import parse
 from fastvar_lab.world.tasks import TASKS
@@ -530,3 +532,28 @@ def test_names_with_dots_are_written_whole(tmp_path):
         figures.write_tables(f"{tmp_path}/rule_{ratio}", frame)
     names = {"rule_0.5.md", "rule_0.5.tex", "rule_0.75.md", "rule_0.75.tex"}
     assert {p.name for p in tmp_path.iterdir()} == names
+
+
+def test_rules_are_told_apart_by_their_code():
+    def told(text, made):
+        space = {"__name__": "mine", "fv": fv, "PruneRunner": PruneRunner}
+        exec(text, space)
+        method = eval(made, space)
+        return own_code(method, method.start(scales.grids(scales.TINY), 8))
+
+    assert told("", "fv.Prune({-1: 0.5}, select=fv.HighPass())") == ""
+    assert told("", "fv.Merge({-1: 0.5})") == ""
+    rule, mine = "class Mine:\n    def scores(self, x, grid, site): return {}", "Mine()"
+    made = f"fv.Prune({{-1: 0.5}}, select={mine})"
+    assert told(rule.format("x"), made) == told(rule.format("x") + "  # as before", made) != ""
+    assert told(rule.format("x"), made) != told(rule.format("-x"), made)
+    assert told(rule.format("x in {'a', 'b'}"), made) != told(rule.format("x in {'a', 'c'}"), made)
+    runner = """
+class Mine(PruneRunner):
+    share = {}
+    def ratio(self, site, grid): return {}
+class Method(fv.Prune):
+    def start(self, grids, depth, held=None): return Mine(self, grids, depth, {{}})
+"""
+    codes = {told(runner.format(*parts), "Method({-1: 0.5})") for parts in ((1, 0), (1, 1), (2, 0))}
+    assert len(codes) == 3

@@ -33,7 +33,7 @@ from fastvar_lab.methods.presets import paper_preset
 from fastvar_lab.methods.prune import Dense, Prune
 from fastvar_lab.methods.restore import RESTORERS
 from fastvar_lab.methods.select import SELECTORS, FarFromMean, Random
-from fastvar_lab.methods.written import own_source
+from fastvar_lab.methods.written import own_code
 from fastvar_lab.models import Model
 from fastvar_lab.pictures import to_uint8
 from fastvar_lab.seam import Method
@@ -53,10 +53,11 @@ def jobs(
     Of a slow experiment, a quick scope tries only methods whose ratios are halves and wholes.
     """
     methods = {FULL: Dense(), **make(model)}
-    _check(methods, model)
+    if methods[FULL] != Dense():
+        raise ValueError(f"{FULL!r} names generation without pruning; call {methods[FULL]!r} else")
     if slow and scope.name == "quick":
         methods = {k: m for k, m in methods.items() if _ratios(m) <= {0.5, 1.0}}
-    called = {label: {"method": label, **_told(m)} for label, m in methods.items()}
+    called = {label: {"method": label, **_told(label, m, model)} for label, m in methods.items()}
     out = [
         [{"kind": "quality", **called[label], **batch} for label in methods]
         for batch in batches(scope, seed)
@@ -65,25 +66,20 @@ def jobs(
     return [*out, *(timed[i : i + TIMED_TOGETHER] for i in range(0, len(timed), TIMED_TOGETHER))]
 
 
-def _told(method: Method) -> dict[str, str]:
-    """Tell a method apart from all others: as written, and the source of rules of one's own."""
-    source = own_source(method)
-    return {"repr": repr(method), **({"source": source} if source else {})}
+def _told(label: str, method: Method, model: Model) -> dict[str, str]:
+    """Tell a method apart from all others: as written, and the code of rules of one's own.
 
-
-def _check(methods: Methods, model: Model) -> None:
-    """Refuse what cannot be measured or told apart, before hours of work."""
+    Raises ValueError for one that cannot be told apart, or does not fit, before hours of work.
+    """
+    if " at 0x" in repr(method):
+        raise ValueError(f"{label}: {method!r} names no value; make it a frozen dataclass")
     grids = model.grids()
-    if methods[FULL] != Dense():
-        raise ValueError(f"{FULL!r} names generation without pruning; call {methods[FULL]!r} else")
-    for label, method in methods.items():
-        if " at 0x" in repr(method):
-            raise ValueError(f"{label}: {method!r} names no value; make it a frozen dataclass")
-        try:
-            method.acts(grids)
-            method.start(grids, model.depth)
-        except ValueError as error:
-            raise ValueError(f"{label}: {error}") from error
+    try:
+        method.acts(grids)
+        code = own_code(method, method.start(grids, model.depth))
+    except ValueError as error:
+        raise ValueError(f"{label}: {error}") from error
+    return {"repr": repr(method), **({"code": code} if code else {})}
 
 
 def _ratios(method: Method) -> set[float]:
@@ -96,8 +92,9 @@ def work(
     """Compute one job."""
     methods = {FULL: Dense(), **make(model)}
     for cell in cells:
-        if not _told(methods[cell["method"]]).items() <= cell.items():
-            raise ValueError(f"{cell['method']} is another method here than where the run began")
+        label = cell["method"]
+        if not _told(label, methods[label], model).items() <= cell.items():
+            raise ValueError(f"{label} is another method here than where the run began")
     if cells[0]["kind"] == "time":
         yield from _times(methods, model, cells)
     else:

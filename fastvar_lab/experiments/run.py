@@ -155,7 +155,7 @@ def compare(
     same for all. The frame has a row a picture and method (`kind` "quality": psnr, ssim, right, ...
     to the full picture) and a row a method (`kind` "time"), and is what `charts.methods`,
     `charts.tradeoff`, `charts.rivals` and `tables.tabulate` take. What is measured is kept like
-    an experiment's cells; a rule whose source has changed is measured anew.
+    an experiment's cells; a rule whose code has changed is measured anew.
 
     >>> import fastvar_lab as fv
     >>> ways = {"PTS": fv.Prune({-1: 0.75}), "random": fv.Prune({-1: 0.75}, select=fv.Random())}
