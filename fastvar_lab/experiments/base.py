@@ -28,7 +28,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Scope:
-    """How much to run: prompts per setting, timed repeats."""
+    """How much to run: prompts per setting, timed repeats.
+
+    >>> Scope("look", prompts=4, repeats=3).prompts
+    4
+    """
 
     name: str
     prompts: int

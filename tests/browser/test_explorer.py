@@ -201,10 +201,10 @@ ScaleBrowser(trace, model)""",
 
 ratios = [{{-1: 0.5}}, {{-1: 0.9}}, {{-2: 0.5, -1: 0.75}}]
 speeds, psnr = [1.4, 1.7, 1.9], [40.0, 35.0, 36.0]
+methods = {{"full": fv.Dense(), **{{str(r): fv.Prune(r) for r in ratios}}}}
 rows = []
-for r, s, p in zip(ratios, speeds, psnr):
-    label = str(r)
-    plain = {{"method": label, "repr": repr(fv.Prune(r)), "task": "colors"}}
+for (label, method), s, p in zip(methods.items(), [1.0, *speeds], [float("inf"), *psnr]):
+    plain = {{"method": label, "repr": repr(method), "task": "colors"}}
     for i in range(4):
         rows.append({{**plain, "kind": "quality", "picture": i, "psnr": p + i / 9, "ssim": 0.9,
                      "right": 1.0}})
