@@ -66,7 +66,7 @@ def test_a_committed_notebook_is_thin_and_clean(path):
     code = code_of(path)
     own = path.stem.startswith("10")
     assert len(code) <= 12
-    assert sum(len(c.splitlines()) for c in code) <= (90 if own else 80)
+    assert sum(len(c.splitlines()) for c in code) <= 80
     for cell in code:
         assert len(cell.splitlines()) <= (20 if own else 15), cell
         assert own or not re.search(r"^\s*(def|class) ", cell, flags=re.M), cell
