@@ -234,6 +234,7 @@ def test_a_small_transformer_learns():
     model = models.build_tiny(config)
     model.transformer.initialize()
     latent, objects = torch.randn(4, 16, 8, 8), torch.rand(4, 8, 8) < 0.3
+    looks = torch.zeros(4, 3, 8, 8, dtype=torch.long)
     parts = torch.nn.ModuleList([model.transformer, model.text_encoder]).requires_grad_(True)
     optimizer = torch.optim.AdamW(parts.parameters(), 3e-3)
     losses = []
@@ -241,7 +242,8 @@ def test_a_small_transformer_learns():
         draw = torch.Generator().manual_seed(step)
         text = model.text_encoder.encode(["a red circle"] * 4)
         weights = token_weights(objects, SIDES)
-        positions = sampled_positions(SIDES, SAMPLED.sampled, weights, centers(objects, draw), draw)
+        around = centers(objects, looks, draw)
+        positions = sampled_positions(SIDES, SAMPLED.sampled, weights, around, draw)
         found, middle = bit_losses(model.transformer, text, latent, SIDES, positions, weights, draw)
         loss = sum(found)
         optimizer.zero_grad()
@@ -310,7 +312,8 @@ def test_sampled_positions_lie_on_their_maps(most):
     for seed in range(6):
         draw = torch.Generator().manual_seed(seed)
         objects = torch.rand(3, 32, 32, generator=draw) < 0.1
-        weights, around = token_weights(objects, TINY), centers(objects, draw)
+        looks = torch.zeros(3, 3, 32, 32, dtype=torch.long)
+        weights, around = token_weights(objects, TINY), centers(objects, looks, draw)
         chosen = sampled_positions(TINY, most, weights, around, draw)
         for (h, w), at in zip(TINY, chosen, strict=True):
             if h * w <= most:
@@ -324,10 +327,11 @@ def test_sampled_positions_lie_on_their_maps(most):
 def test_a_training_step_looks_at_the_objects():
     scene = Scene((Object("circle", "red", "solid", x=0.25, y=0.75, size=0.15),))
     objects = object_map(scene, 32, 32)[None].expand(64, -1, -1)
+    looks = look_maps(scene, 32, 32)[None].expand(64, -1, -1, -1)
     assert objects[0, 24, 8]
     assert objects[0].float().mean() == pytest.approx(3.14 * (0.15 * 1.2) ** 2, rel=0.3)
     draw = torch.Generator().manual_seed(0)
-    weights, around = token_weights(objects, TINY), centers(objects, draw)
+    weights, around = token_weights(objects, TINY), centers(objects, looks, draw)
     for chosen in (window(20, 20, 64, around), window(24, 24, 64, around)):
         side = int(chosen.max() ** 0.5) + 1
         h = 20 if side <= 20 else 24
@@ -336,6 +340,16 @@ def test_a_training_step_looks_at_the_objects():
     big = weights[-1].view(64, 32, 32)
     assert big[0, 24, 8] == pytest.approx(5 * float(big[0, 4, 28]))
     assert float(big.mean()) == pytest.approx(1)
+
+
+def test_a_training_step_looks_more_often_at_dots():
+    left = Object("circle", "red", "dotted", x=0.25, y=0.5, size=0.15)
+    scene = Scene((left, Object("circle", "red", "striped", x=0.75, y=0.5, size=0.15)))
+    objects = object_map(scene, 32, 32)[None].expand(2000, -1, -1)
+    looks = look_maps(scene, 32, 32)[None].expand(2000, -1, -1, -1)
+    around = centers(objects, looks, torch.Generator().manual_seed(0))
+    dotted = float((around[:, 1] < 0.5).float().mean())
+    assert 0.6 < dotted < 0.8  # cells of dots count three times
 
 
 def test_a_resumed_training_is_the_same_training(tmp_path):
@@ -365,7 +379,7 @@ def test_a_resumed_training_is_the_same_training(tmp_path):
 
 def test_a_training_starts_from_weights_with_or_without_context(tmp_path):
     config = models.tiny_config()
-    config["tokenizer"] |= {"context": ()}
+    config["tokenizer"] |= {"encoder_context": (), "decoder_context": ()}
     plain = models.build_tiny(config)
     models.save_tokenizer(plain, tmp_path)
     models.save_transformer(plain, tmp_path)
@@ -373,14 +387,22 @@ def test_a_training_starts_from_weights_with_or_without_context(tmp_path):
     image = torch.rand(1, 3, 64, 64) * 2 - 1
     with torch.no_grad():
         latents = [m.tokenizer.encoder(image) for m in (grown, plain)]
-    assert grown.tokenizer.config.context
+        pictures = [m.tokenizer.decoder(latents[0]) for m in (grown, plain)]
+    assert grown.tokenizer.config.encoder_context
     assert torch.allclose(*latents, atol=1e-2)  # stored as float16
+    assert torch.allclose(*pictures, atol=1e-2)
+    decoder = begun("tokenizer", tmp_path, tmp_path, decoder_only=True)
+    assert decoder.tokenizer.config.decoder_context
+    assert not decoder.tokenizer.config.encoder_context
+    models.save_tokenizer(decoder, tmp_path / "decoder")
+    again = begun("tokenizer", tmp_path / "decoder", tmp_path, decoder_only=True)
+    assert again.tokenizer.config == decoder.tokenizer.config
     kept = begun("transformer", tmp_path, tmp_path / "elsewhere")
-    assert not kept.tokenizer.config.context
+    assert not kept.tokenizer.config.decoder_context
     weight = kept.transformer.head.weight
     assert torch.allclose(weight, plain.transformer.head.weight, atol=1e-3)
     anew = begun("transformer", None, tmp_path)
-    assert not anew.tokenizer.config.context
+    assert not anew.tokenizer.config.decoder_context
     assert not torch.equal(anew.transformer.head.weight, weight)
 
 

@@ -33,7 +33,8 @@ class AutoEncoderConfig:
     decoder_blocks: int = 3
     patch: int = 1
     attention: bool = False  # at the coarsest level and in the middle, as in VAR's
-    context: tuple[int, ...] = ()  # widths of ever coarser maps that the middle looks at (tiny)
+    encoder_context: tuple[int, ...] = ()  # widths of ever coarser maps the middle looks at (tiny)
+    decoder_context: tuple[int, ...] = ()
 
     @property
     def stride(self) -> int:
@@ -141,13 +142,13 @@ def _run_level(level: Any, x: Tensor) -> Tensor:
     return x
 
 
-def _middle(config: AutoEncoderConfig) -> nn.ModuleDict:
+def _middle(config: AutoEncoderConfig, context: tuple[int, ...]) -> nn.ModuleDict:
     width = config.widths[-1]
     middle = nn.ModuleDict({"block_1": ResBlock(width, width)})
     if config.attention:
         middle["attn_1"] = AttnBlock(width)
-    if config.context:
-        middle["context"] = Context(width, config.context)
+    if context:
+        middle["context"] = Context(width, context)
     middle["block_2"] = ResBlock(width, width)
     return middle
 
@@ -167,7 +168,7 @@ class Encoder(nn.Module):
             if not last:
                 level["downsample"] = Downsample(width)
             self.down.append(level)
-        self.mid = _middle(config)
+        self.mid = _middle(config, config.encoder_context)
         self.norm_out = _norm(widths[-1])
         self.conv_out = nn.Conv2d(widths[-1], config.channels, 3, padding=1)
 
@@ -194,7 +195,7 @@ class Decoder(nn.Module):
         super().__init__()
         widths, self.patch = config.widths, config.patch
         self.conv_in = nn.Conv2d(config.channels, widths[-1], 3, padding=1)
-        self.mid = _middle(config)
+        self.mid = _middle(config, config.decoder_context)
         self.up = nn.ModuleList()
         for i, width in enumerate(widths):
             top = min(i + 1, len(widths) - 1)

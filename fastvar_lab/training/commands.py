@@ -46,7 +46,7 @@ def train(args: argparse.Namespace) -> None:
         raise ValueError("--rehearse goes with --decoder-only and --from")
     require(args.device)
     torch.manual_seed(args.seed)
-    model = begun(args.part, args.start, args.out)
+    model = begun(args.part, args.start, args.out, args.decoder_only)
     folder(args.out)
     options = {k: getattr(args, k) for k in ("batch", "peak") if getattr(args, k) is not None}
     common = {"seed": args.seed, "resume": args.resume, "device": args.device, **options}
@@ -82,12 +82,12 @@ def train(args: argparse.Namespace) -> None:
     print(f"{args.part}: {seconds / 60:.0f} minutes; weights in {args.out}")
 
 
-def begun(part: str, start: Path | None, out: Path) -> models.Model:
+def begun(part: str, start: Path | None, out: Path, decoder_only: bool = False) -> models.Model:
     """Build what is trained: anew, or from the weights in `start`.
 
     A transformer is trained on the tokenizer in `out`, `start` or the package, whichever is there
-    first. A tokenizer that starts from one without context layers gets new ones, which begin as
-    nothing.
+    first. What is trained of a tokenizer that starts from one without context layers gets new ones,
+    which begin as nothing.
     """
     config = models.tiny_config()
     if part == "transformer":
@@ -100,13 +100,14 @@ def begun(part: str, start: Path | None, out: Path) -> models.Model:
             file = start / models.TRANSFORMER_FILE
             files.fill(models.language(model), files.read(file)[0], file)
         return model
-    config["tokenizer"] |= {"context": CONTEXT}
+    config["tokenizer"] |= {"encoder_context": CONTEXT, "decoder_context": CONTEXT}
+    if start is None:
+        return models.build_tiny(config)
+    file = start / models.TOKENIZER_FILE
+    tensors, told = files.read(file)
+    if decoder_only:
+        config["tokenizer"]["encoder_context"] = told["tokenizer"]["encoder_context"]
     model = models.build_tiny(config)
-    if start is not None:
-        file = start / models.TOKENIZER_FILE
-        tensors, _ = files.read(file)
-        if not any(".context." in key for key in tensors):
-            own = model.tokenizer.state_dict()
-            tensors |= {key: x for key, x in own.items() if ".context." in key}
-        files.fill(model.tokenizer, tensors, file)
+    own = model.tokenizer.state_dict()
+    files.fill(model.tokenizer, {k: x for k, x in own.items() if ".context." in k} | tensors, file)
     return model

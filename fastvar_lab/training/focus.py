@@ -18,6 +18,7 @@ from fastvar_lab.world.scene import REACH, Scene
 BACKGROUND = 0.2  # what a token of background counts beside one of an object
 LOOKS = (1 + len(SHAPES), 1 + len(COLORS), 1 + len(TEXTURES))  # answers to what lies in a cell
 ELSEWHERE = 0.02  # chance of a cell of background to be a window's place, beside one of an object
+DOTTED = 2.0  # what a dotted cell of an object counts on top of the 1 of any
 SCATTERED = 0.25  # share of steps whose tokens are scattered, as pruning leaves them
 JITTER = 0.06  # how far from its object a window lies, standard deviation, share of the side
 
@@ -70,10 +71,14 @@ def window(h: int, w: int, most: int, centers: Tensor) -> Tensor:
     return (rows.unsqueeze(2) * w + columns.unsqueeze(1)).flatten(1)
 
 
-def centers(objects: Tensor, draw: torch.Generator) -> Tensor:
-    """Draw a place per picture (B, 2), y and x in [0, 1], mostly in an object of `objects`."""
+def centers(objects: Tensor, looks: Tensor, draw: torch.Generator) -> Tensor:
+    """Draw a place per picture (B, 2), y and x in [0, 1], mostly in an object of `objects`.
+
+    Dots are the hardest to keep apart, so where `looks` (B, 3, H, W) says dotted it counts more.
+    """
     b, h, w = objects.shape
     chances = ELSEWHERE + objects.flatten(1).float()
+    chances += DOTTED * (looks[:, 2].flatten(1) == 1 + TEXTURES.index("dotted"))
     cell = torch.multinomial(chances, 1, generator=draw).squeeze(1)
     place = torch.stack(((cell // w + 0.5) / h, (cell % w + 0.5) / w), dim=1)
     return place + JITTER * torch.randn(b, 2, generator=draw)

@@ -232,7 +232,7 @@ def train_transformer(
         largest, sampled = look(grown + (1 - grown) * step / steps, draw)
         shown = [(h, w) for h, w in sizes if h * w <= largest]
         weights = token_weights(objects, shown)
-        positions = sampled_positions(shown, sampled, weights, centers(objects, draw), draw)
+        positions = sampled_positions(shown, sampled, weights, centers(objects, looks, draw), draw)
         with torch.autocast(device, torch.bfloat16):
             features, mask = text_encoder.encode([c.text for c in captions])
             drop = torch.rand(len(captions), 1, 1, generator=draw).to(device) < NULL

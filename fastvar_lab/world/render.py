@@ -9,7 +9,7 @@ from fastvar_lab.world.scene import Object, Scene
 
 SHADE = 0.42  # a texture's second tone over its color
 STRIPE_PERIOD = 0.075
-DOT_PERIOD, DOT_RADIUS = 0.075, 0.024
+DOT_PERIOD, DOT_RADIUS = 0.1, 0.032
 CHECKER_CELL = 0.052
 GRAIN = 0.012  # standard deviation of the background's 1/f texture
 
