@@ -196,10 +196,19 @@ def tiny_config() -> dict[str, Any]:
 
 
 def build_tiny(config: dict[str, Any] | None = None, name: str = "tiny") -> Model:
-    """Build the embedded model, or a variant of it from a configuration, with random weights."""
-    config = config or tiny_config()
+    """Build the embedded model, or a variant of it from a configuration, with random weights.
+
+    Raises WeightsError for a configuration that names what no model here has.
+    """
+    default = tiny_config()
+    config = config or default
 
     def frozen(part: str) -> dict[str, Any]:  # JSON knows no tuples
+        for key in config[part].keys() - default[part].keys():
+            raise files.WeightsError(
+                f"the configuration of the weights' {part} has {key!r}, of another version; "
+                f"known are {', '.join(default[part])}"
+            )
         return {k: tuple(v) if isinstance(v, list) else v for k, v in config[part].items()}
 
     transformer = Infinity(InfinityConfig(**frozen("transformer")))

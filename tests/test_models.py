@@ -377,6 +377,13 @@ def test_a_resumed_training_is_the_same_training(tmp_path):
     assert torch.equal(run("whole.ckpt", []), run("pieces.ckpt", [7, 13]))
 
 
+def test_a_configuration_of_another_version_names_what_is_foreign():
+    config = models.tiny_config()
+    config["tokenizer"]["context"] = []
+    with pytest.raises(ValueError, match="tokenizer has 'context', of another version"):
+        models.build_tiny(config)
+
+
 def test_a_training_starts_from_weights_with_or_without_context(tmp_path):
     config = models.tiny_config()
     config["tokenizer"] |= {"encoder_context": (), "decoder_context": ()}

@@ -104,9 +104,9 @@ def begun(part: str, start: Path | None, out: Path, decoder_only: bool = False) 
     if start is None:
         return models.build_tiny(config)
     file = start / models.TOKENIZER_FILE
-    tensors, told = files.read(file)
-    if decoder_only:
-        config["tokenizer"]["encoder_context"] = told["tokenizer"]["encoder_context"]
+    tensors, _ = files.read(file)
+    if decoder_only and not any(key.startswith("encoder.mid.context.") for key in tensors):
+        config["tokenizer"]["encoder_context"] = ()
     model = models.build_tiny(config)
     own = model.tokenizer.state_dict()
     files.fill(model.tokenizer, {k: x for k, x in own.items() if ".context." in k} | tensors, file)
