@@ -11,7 +11,7 @@ from fastvar_lab.backbones import presets
 from fastvar_lab.loading import NAMES
 from fastvar_lab.methods.prune import Dense
 from fastvar_lab.models import WEIGHTS, Model, build, build_tiny
-from fastvar_lab.scales import Sizes, infinity, stretch
+from fastvar_lab.scales import Sizes, infinity
 from fastvar_lab.seam import Site
 
 PIXELS = (256, 512, 1024)
@@ -80,7 +80,7 @@ def schedule(model: Model, pixels: int) -> Sizes:
         if budget:
             return infinity(1.0, budget)
     side = pixels // (model.tokenizer.config.stride * model.quantizer.patch)
-    return stretch(model.sizes, side, side)
+    return model.sizes_to(side, side)
 
 
 def memory(model: Model, pixels: int, method: Any = None) -> int:

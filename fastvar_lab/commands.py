@@ -69,7 +69,7 @@ def generate(args: argparse.Namespace) -> None:
         sizes=sizes,
     )
     if size:
-        model.sizes = scales.stretch(model.sizes, *size)
+        model.sizes = model.sizes_to(*size)
     if args.paper:
         method = paper_preset(args.model, len(model.sizes), model.depth)
     folder(args.out)
@@ -103,7 +103,7 @@ def evaluate(args: argparse.Namespace) -> None:
     if args.judge:
         print(json.dumps(judge_accuracy(model, args.n, args.seed), indent=1))
         return
-    sizes = scales.stretch(model.sizes, *size) if size else None
+    sizes = model.sizes_to(*size) if size else None
     result = evaluate(model, method, args.n, args.seed, sizes, given=args.given)
     print(json.dumps(result, indent=1) if args.json else table(result))
 

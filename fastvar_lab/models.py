@@ -21,7 +21,7 @@ from fastvar_lab.backbones.quantize import BitQuantizer, Quantizer
 from fastvar_lab.backbones.text import RandomContext, RandomText, WordEncoder, WordEncoderConfig
 from fastvar_lab.backbones.var import VAR, LabelEncoder, VARConfig
 from fastvar_lab.sampling import Sampling
-from fastvar_lab.scales import TINY, Sizes, infinity, square
+from fastvar_lab.scales import TINY, Sizes, extend, infinity, square, stretch
 from fastvar_lab.scales import grids as number
 from fastvar_lab.seam import Grid
 from fastvar_lab.tokens import wide
@@ -37,7 +37,8 @@ class Model:
     """A backbone with its tokenizer and text encoder, and the defaults it was made for.
 
     `autocast` is the type that the released mixture of precisions computes in, `source` the
-    Python that opened the model, if `load` did.
+    Python that opened the model, if `load` did; `extends` says how it draws larger squares, see
+    `sizes_to`.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Model:
     sampling: Sampling
     autocast: torch.dtype | None = None
     source: str = ""
+    extends: bool = False
 
     @property
     def parts(self) -> list[nn.Module]:
@@ -69,6 +71,16 @@ class Model:
     def grids(self, sizes: Sequence[tuple[int, int]] | None = None) -> tuple[Grid, ...]:
         """Turn a schedule of token maps, default the model's own, into its scale steps."""
         return number(self.sizes if sizes is None else sizes, self.transformer.prefix)
+
+    def sizes_to(self, h: int, w: int) -> Sizes:
+        """Return this model's schedule up to an h x w map, zero-shot where that is larger.
+
+        The embedded model goes on from its own to a larger square: stretched, the maps on which it
+        settles what lies where would be larger than in training, and objects multiply.
+        """
+        if self.extends and h == w > self.sizes[-1][0]:
+            return extend(self.sizes, h)
+        return stretch(self.sizes, h, w)
 
     @property
     def depth(self) -> int:
@@ -221,6 +233,7 @@ def build_tiny(config: dict[str, Any] | None = None, name: str = "tiny") -> Mode
         text_encoder=WordEncoder(WordEncoderConfig(**frozen("text"))),
         sizes=TINY,
         sampling=Sampling(guidance=2.0, temperature=0.6, top_p=1.0),
+        extends=True,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from fastvar_lab.seam import Grid
@@ -77,8 +78,8 @@ def grids(sizes: Sequence[tuple[int, int]], prefix: int = 0) -> tuple[Grid, ...]
 def stretch(sizes: Sequence[tuple[int, int]], h: int, w: int) -> Sizes:
     """Scale a schedule to end at an h x w map, keeping its number of steps.
 
-    Used for other aspect ratios and for zero-shot larger pictures: the first map
-    stays, the sides of later ones grow in proportion, and the number of level embeddings stays.
+    Used for other aspect ratios and for zero-shot larger pictures of models that have level
+    embeddings for no more steps: the first map stays, the sides of later ones grow in proportion.
 
     >>> stretch(TINY, 40, 48)[-2:]
     ((30, 36), (40, 48))
@@ -88,6 +89,26 @@ def stretch(sizes: Sequence[tuple[int, int]], h: int, w: int) -> Sizes:
         raise ValueError(f"the final token map is at least 1x1; not {h}x{w}")
     fit = [(max(1, round(a * h / last_h)), max(1, round(b * w / last_w))) for a, b in sizes[1:-1]]
     return (sizes[0], *fit, (h, w))
+
+
+def extend(sizes: Sequence[tuple[int, int]], side: int) -> Sizes:
+    """Go on from a schedule of square maps to a larger one, by steps no wider than its last.
+
+    The maps a model was trained on stay, and with them what it settles there: where things are, and
+    how many. Every step more needs a level embedding, trained or not.
+
+    >>> extend(TINY, 48)[-3:]
+    ((32, 32), (39, 39), (48, 48))
+    """
+    last = sizes[-1][0]
+    if len(sizes) < 2 or any(h != w for h, w in sizes):
+        raise ValueError(f"only a schedule of square maps can be extended; not {list(sizes)}")
+    if side <= last:
+        raise ValueError(f"a schedule that ends at {last} extends beyond it; not to {side}")
+    growth = side / last
+    steps = math.ceil(math.log(growth) / math.log(last / sizes[-2][0]))
+    more = (round(last * growth ** (i / steps)) for i in range(1, steps + 1))
+    return (*sizes, *square(*more))
 
 
 def parse_size(text: str) -> tuple[int, int]:

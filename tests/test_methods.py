@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 import fastvar_lab as fv
 from fastvar_lab import scales
+from fastvar_lab.backbones.var import VARConfig
 from fastvar_lab.methods.merge import Merge, match, sources_and_destinations
 from fastvar_lab.methods.presets import PRESETS, infinity_preset, parse_ratios
 from fastvar_lab.methods.prune import Dense, Prune, PruneRunner
@@ -25,6 +26,7 @@ from fastvar_lab.methods.select import (
     UniformGrid,
     top,
 )
+from fastvar_lab.models import build, build_tiny
 from fastvar_lab.seam import KINDS, Grid, Plan, Site
 from fastvar_lab.tokens import nearest_kept
 
@@ -163,6 +165,35 @@ def test_stretched_schedules_grow_to_the_size_asked_for(h, w):
     assert len(sizes) == len(scales.TINY)
     assert sizes[-1] == (h, w)
     assert all(a[0] <= b[0] and a[1] <= b[1] for a, b in itertools.pairwise(sizes))
+
+
+@given(st.integers(33, 512))
+def test_extended_schedules_keep_the_trained_maps_and_grow_no_faster(side):
+    sizes = scales.extend(scales.TINY, side)
+    assert sizes[:10] == scales.TINY
+    assert sizes[-1] == (side, side)
+    for (a, _), (b, _) in itertools.pairwise(sizes[9:]):
+        assert a < b <= math.ceil(a * 32 / 24)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "side", "message"),
+    [
+        (scales.square(1, 2, 4), 4, "ends at 4 extends beyond it; not to 4"),
+        (((1, 1), (2, 3)), 8, "square maps can be extended"),
+        (((1, 1),), 8, "square maps can be extended"),
+    ],
+)
+def test_what_cannot_be_extended_is_said(sizes, side, message):
+    with pytest.raises(ValueError, match=message):
+        scales.extend(sizes, side)
+
+
+def test_only_the_embedded_model_extends_its_schedule_to_a_larger_square():
+    tiny, var = build_tiny(), build(VARConfig(1, 64, 1, (1, 2, 4, 6)))
+    assert tiny.sizes_to(48, 48) == scales.extend(tiny.sizes, 48)
+    for model, size in ((tiny, (24, 24)), (tiny, (32, 48)), (var, (24, 24))):
+        assert model.sizes_to(*size) == scales.stretch(model.sizes, *size)
 
 
 @pytest.mark.parametrize(

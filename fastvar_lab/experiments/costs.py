@@ -128,7 +128,10 @@ def _resolution_jobs(model: Model, scope: Scope) -> list[list[Settings]]:
 
 
 def resolution(model: Model, cells: Sequence[Settings]) -> Answers:
-    """Time to a final map of so many tokens along a side; task scores of larger pictures."""
+    """Time to a final map of so many tokens along a side; task scores of larger pictures.
+
+    Timed schedules are stretched, so that all have as many steps; scored ones are the model's.
+    """
     if cells[0]["what"] == "time":
         yield from _growth(model, cells)
         return
@@ -139,7 +142,7 @@ def resolution(model: Model, cells: Sequence[Settings]) -> Answers:
             [b["prompt"] for b in batch],
             Dense(),
             seed=[b["seed"] for b in batch],
-            sizes=stretch(model.sizes, side, side),
+            sizes=model.sizes_to(side, side),
         )
         right = [
             score(model, parse(b["prompt"]), picture)
@@ -347,7 +350,7 @@ EXPERIMENTS = (
         "section 4.3; supplement, Fig. A.5",
         _resolution_jobs,
         resolution,
-        version=2,
+        version=3,
         slow=True,
     ),
     Experiment(
