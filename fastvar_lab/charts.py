@@ -49,6 +49,12 @@ def _rows(axes: Axes, n: int) -> np.ndarray:
     return np.arange(n)[::-1]
 
 
+def _turns(axes: Axes, frame: pd.DataFrame, x: str, y: str) -> None:
+    """Draw medians over the turns side by side, and what the middle half of them spans."""
+    spread = {"estimator": "median", "errorbar": ("pi", 50), "err_kws": {"lw": 1}}
+    _by_method(axes, frame, x, y, **spread)
+
+
 def _by_method(axes: Axes, frame: pd.DataFrame, x: str, y: str, **options: Any) -> None:
     """Draw bars side by side, one color a method."""
     colors = PALETTE[: frame.method.nunique()]
@@ -216,7 +222,7 @@ def latency(frame: pd.DataFrame) -> Figure:
     """
     with style():
         fig, (axes,) = _axes()
-        _by_method(axes, frame, x="size", y="ms")
+        _turns(axes, frame, x="size", y="ms")
         axes.set(xlabel="token map of the scale step", ylabel="time (ms)")
         axes.tick_params(axis="x", rotation=45)
     return fig
@@ -234,7 +240,7 @@ def modules(frame: pd.DataFrame) -> Figure:
         fig, (axes,) = _axes()
         part = frame[frame.step.isin(last)]
         part = part.assign(what=part["kind"] + ", " + part["size"])
-        _by_method(axes, part, x="what", y="ms")
+        _turns(axes, part, x="what", y="ms")
         axes.set(xlabel="", ylabel="time of one layer (ms)")
         axes.tick_params(axis="x", rotation=60)
     return fig
@@ -370,9 +376,8 @@ def exponent(tokens: Sequence[float], ms: Sequence[float]) -> float:
 
 def exponents(timed: pd.DataFrame) -> tuple[float, float]:
     """Return the exponent over all sizes of one method, and between its two largest."""
-    rows = timed.sort_values("tokens")
-    last = rows.tail(2)
-    return exponent(rows.tokens, rows.ms), exponent(last.tokens, last.ms)
+    ms = timed.groupby("tokens").ms.median()
+    return exponent(ms.index, ms), exponent(ms.index[-2:], ms.tail(2))
 
 
 def scaling(frame: pd.DataFrame) -> Figure:
@@ -382,7 +387,9 @@ def scaling(frame: pd.DataFrame) -> Figure:
         fig, (axes, *scores) = _axes(*((WIDTH, 2.2, 2) if len(scored) else ()))
         for color, (method, part) in zip(PALETTE, rows.groupby("method", sort=False)):
             label = "{}, exponent {:.2f}, at the end {:.2f}".format(method, *exponents(part))
-            axes.loglog(part.tokens, part.ms, "o-", ms=3, lw=1, color=color, label=label)
+            axes.loglog(
+                part.groupby("tokens").ms.median(), "o-", ms=3, lw=1, color=color, label=label
+            )
         axes.set(xlabel="tokens of the final map", ylabel="time (ms)")
         axes.grid(lw=0.4, color="0.9")
         axes.legend(frameon=False)
@@ -399,16 +406,13 @@ def scaling(frame: pd.DataFrame) -> Figure:
 def kernels(frame: pd.DataFrame) -> Figure:
     """Time under unfused and fused attention, full and pruned (paper, Table 5).
 
-    Medians over the turns, and what the middle half of them spans.
-
     >>> from fastvar_lab.experiments.run import run
     >>> kernels(run("attention_kernels", "quick", progress=False)).axes[0].get_ylabel()
     'attention'
     """
     with style():
         fig, (axes,) = _axes(COLUMN, 1.8)
-        spread = {"estimator": "median", "errorbar": ("pi", 50), "err_kws": {"lw": 1}}
-        _by_method(axes, frame, y="kernel", x="ms", **spread)
+        _turns(axes, frame, x="ms", y="kernel")
         axes.set(xlabel="time (ms)", ylabel="attention")
     return fig
 
@@ -465,7 +469,7 @@ def overhead(frame: pd.DataFrame) -> Figure:
     with style():
         fig, (axes,) = _axes(COLUMN, 1.6)
         names = {"attention": "attention", "ffn": "feed-forward", "pts": "PTS", "ctr": "CTR"}
-        part = frame.set_index("kind").ms
+        part = frame.groupby("kind").ms.median()
         bars = axes.barh(
             [names[k] for k in names][::-1], [part[k] for k in names][::-1], color=PALETTE[0]
         )

@@ -44,7 +44,13 @@ step before the last two."""
 
 
 def sublayer_ms(model: Model, prompt: str, repeats: int) -> dict[str, float]:
-    """Time selection, restoration, and sublayers at the last step: milliseconds of one call.
+    """Medians of `sublayer_times`, by the same names."""
+    times = sublayer_times(model, prompt, repeats)
+    return {name: statistics.median(ms) for name, ms in times.items()}
+
+
+def sublayer_times(model: Model, prompt: str, repeats: int) -> dict[str, list[float]]:
+    """Time selection, restoration, and sublayers at the last step: milliseconds of each call.
 
     Attention and feed-forward in full and under `PRUNED`, norm to gate (paper, supplement).
     """
@@ -81,14 +87,19 @@ def sublayer_ms(model: Model, prompt: str, repeats: int) -> dict[str, float]:
         return gather(x, top(method.select.scores(x, last, inputs[0].site), k))
 
     return {
-        "pts_ms": median_ms(select, x.device),
-        "ctr_ms": median_ms(partial(method.restore.restore, fresh, index, last, held), x.device),
-        **{f"{n}_ms_{way}": statistics.median(all_[1:]) for (n, way), all_ in times.items()},
+        "pts_ms": _each_ms(select, x.device),
+        "ctr_ms": _each_ms(partial(method.restore.restore, fresh, index, last, held), x.device),
+        **{f"{n}_ms_{way}": all_[1:] for (n, way), all_ in times.items()},
     }
 
 
 def median_ms(work: Callable[[], Tensor], device: torch.device, repeats: int = 50) -> float:
-    """Median milliseconds of a short piece of work.
+    """Median milliseconds of a short piece of work."""
+    return statistics.median(_each_ms(work, device, repeats))
+
+
+def _each_ms(work: Callable[[], Tensor], device: torch.device, repeats: int = 50) -> list[float]:
+    """Milliseconds of a short piece of work, again and again.
 
     On a GPU of twenty in a row, lest the first one's way there be what is measured.
     """
@@ -98,4 +109,4 @@ def median_ms(work: Callable[[], Tensor], device: torch.device, repeats: int = 5
         for _ in range(row):
             work()
         marks.append((begin, mark(device)))
-    return statistics.median([ms_between(*pair) / row for pair in marks[5:]])
+    return [ms_between(*pair) / row for pair in marks[5:]]

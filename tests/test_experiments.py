@@ -290,14 +290,15 @@ def synthetic(name):
     sizes = [f"{h}x{w}" for h, w in model.sizes]
     ways = ("full", "fast")
     by_step = [
-        {"step": i, "size": s, "method": m, "ms": 1.0 + i, "share": 0.1, "kind": k}
-        for i, s in enumerate(sizes) for m in ways for k in ("attn", "ffn")
+        {"turn": t, "step": i, "size": s, "method": m, "ms": 1.0 + i, "share": 0.1, "kind": k}
+        for i, s in enumerate(sizes) for m in ways for k in ("attn", "ffn") for t in range(10)
     ]  # fmt: skip
     frames = {
         "latency_by_scale": by_step,
         "sublayer_overhead": [
-            {"kind": k, "ms": ms}
+            {"kind": k, "ms": ms, "turn": t}
             for k, ms in (("attention", 9.0), ("ffn", 5.0), ("pts", 0.1), ("ctr", 0.1))
+            for t in range(10)
         ],
         "module_profile": by_step,
         "spectra": [
@@ -313,8 +314,8 @@ def synthetic(name):
             for f in range(0, 40, 4)
         ],
         "resolution_scaling": [
-            {"what": "time", "side": s, "tokens": s * s, "method": m, "ms": s**2.2}
-            for s in (16, 32, 64) for m in ways
+            {"what": "time", "side": s, "tokens": s * s, "method": m, "ms": s**2.4 + t, "turn": t}
+            for s in (16, 32, 64) for m in ways for t in range(10)
         ] + [
             {"what": "zero-shot", "side": s, "picture": p, "right": p % 2}
             for s in (32, 48) for p in range(4)
@@ -411,6 +412,9 @@ def test_claims_are_judged_by_their_intervals():
     assert verdicts["Pruning combines with fused attention"] == claims.FAILS
     assert verdicts["Neighbouring scales are related"] == claims.HOLDS
     assert verdicts["PTS and CTR cost next to nothing"] == claims.HOLDS
+    few = synthetic("sublayer_overhead")
+    assert claims.overhead_is_negligible(few[few.turn < 3]).verdict == claims.OPEN
+    assert "exponent 1.20 (1.20 to 1.20) pruned, n = 10, to be at most 1.15" in text
     sure = {"difference": 2.0, "low": 1.0, "high": 3.0, "n": 9}
     assert claims.above(sure, " dB", "x").text == "x: +2.00 dB (+1.00 to +3.00, n = 9)"
     assert claims.above({**sure, "low": -1.0}, "", "x").verdict == claims.OPEN

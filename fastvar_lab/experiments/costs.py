@@ -32,7 +32,7 @@ from fastvar_lab.models import Model
 from fastvar_lab.pictures import to_uint8
 from fastvar_lab.scales import Sizes, stretch
 from fastvar_lab.seam import Grid, Method, Runner, Site, Wrapper
-from fastvar_lab.sublayers import sublayer_ms
+from fastvar_lab.sublayers import sublayer_times
 from fastvar_lab.timing import Stopwatch
 from fastvar_lab.tokens import wide
 from fastvar_lab.world.grammar import parse
@@ -42,7 +42,7 @@ Answers = Iterator[tuple[Settings, Rows]]
 
 
 def _timed_jobs(model: Model, scope: Scope) -> list[list[Settings]]:
-    return [[{"method": name, "repeats": scope.repeats} for name in ways(model)]]
+    return [[{"method": name, "repeats": 3 * scope.repeats} for name in ways(model)]]
 
 
 def _watched(
@@ -64,31 +64,32 @@ def _watched(
 
 
 def latency(model: Model, cells: Sequence[Settings]) -> Answers:
-    """Milliseconds, counted operations and tokens of every scale step."""
+    """Milliseconds, counted operations and tokens of every scale step, turn by turn."""
     grids = model.grids()
     for cell, watches in zip(cells, _watched(model, cells), strict=True):
         method, runs = ways(model)[cell["method"]], [w.step_ms() for w in watches]
         costs = flops.step_flops(model, method, grids, words=len(PROMPT.split()))
         tokens = flops.forwarded(model, method, grids)
-        ms = [statistics.median(run[g.index] for run in runs) for g in grids]
         yield (
             cell,
             [
                 {
+                    "turn": turn,
                     "step": g.index,
                     "size": g.name,
-                    "ms": ms[g.index],
-                    "share": ms[g.index] / sum(ms),
+                    "ms": run[g.index],
+                    "share": run[g.index] / sum(run.values()),
                     "gflop": sum(costs[g.index].values()) / 1e9,
                     "tokens": tokens[g.index],
                 }
+                for turn, run in enumerate(runs)
                 for g in grids
             ],
         )
 
 
 def modules(model: Model, cells: Sequence[Settings]) -> Answers:
-    """Milliseconds of one layer's sublayers at every step (paper, Fig. A.1)."""
+    """Milliseconds of one layer's sublayers at every step, turn by turn (paper, Fig. A.1)."""
     grids = model.grids()
     for cell, watches in zip(cells, _watched(model, cells, sublayers=True), strict=True):
         runs = [w.sublayer_ms() for w in watches]
@@ -96,12 +97,14 @@ def modules(model: Model, cells: Sequence[Settings]) -> Answers:
             cell,
             [
                 {
+                    "turn": turn,
                     "step": step,
                     "size": grids[step].name,
                     "kind": kind,
-                    "ms": statistics.median(run[step, kind] for run in runs) / model.depth,
+                    "ms": ms / model.depth,
                 }
-                for step, kind in runs[0]
+                for turn, run in enumerate(runs)
+                for (step, kind), ms in run.items()
             ],
         )
 
@@ -113,7 +116,7 @@ def _resolution_jobs(model: Model, scope: Scope) -> list[list[Settings]]:
     sides = (*SIDES, 96) if scope.name == "paper" else SIDES
     timed = [
         [
-            {"what": "time", "side": side, "method": name, "repeats": scope.repeats}
+            {"what": "time", "side": side, "method": name, "repeats": 2 * scope.repeats}
             for name in ways(model)
         ]
         for side in sides
@@ -161,8 +164,18 @@ def _growth(model: Model, cells: Sequence[Settings]) -> Answers:
     for cell, watches in zip(cells, _watched(model, cells, sizes), strict=True):
         method = ways(model)[cell["method"]]
         cost = flops.total(flops.step_flops(model, method, grids, words=len(PROMPT.split())))
-        ms = statistics.median(sum(w.step_ms().values()) for w in watches)
-        yield cell, [{"ms": ms, "gflop": cost / 1e9, "tokens": side**2}]
+        yield (
+            cell,
+            [
+                {
+                    "turn": turn,
+                    "ms": sum(w.step_ms().values()),
+                    "gflop": cost / 1e9,
+                    "tokens": side**2,
+                }
+                for turn, w in enumerate(watches)
+            ],
+        )
 
 
 class Unfused(Wrapper):
@@ -190,14 +203,18 @@ class Unfused(Wrapper):
 
 
 def _overhead_jobs(model: Model, scope: Scope) -> list[list[Settings]]:
-    return [[{"repeats": scope.repeats}]]
+    return [[{"repeats": 3 * scope.repeats}]]
 
 
 def overhead(model: Model, cell: Settings) -> Rows:
     """Milliseconds of selection, restoration, attention and feed-forward of one call."""
-    ms = sublayer_ms(model, PROMPT, cell["repeats"])
+    times = sublayer_times(model, PROMPT, cell["repeats"])
     names = ("pts_ms", "ctr_ms", "attention_ms_full", "ffn_ms_full")
-    return [{"kind": name.split("_")[0], "ms": ms[name]} for name in names]
+    return [
+        {"kind": name.split("_")[0], "turn": turn, "ms": ms}
+        for name in names
+        for turn, ms in enumerate(times[name])
+    ]
 
 
 def _kernel_jobs(model: Model, scope: Scope) -> list[list[Settings]]:
@@ -327,7 +344,7 @@ EXPERIMENTS = (
         "Fig. 2",
         _timed_jobs,
         latency,
-        version=2,
+        version=3,
     ),
     Experiment(
         "module_profile",
@@ -335,7 +352,7 @@ EXPERIMENTS = (
         "supplement, Fig. A.1",
         _timed_jobs,
         modules,
-        version=2,
+        version=3,
     ),
     each_cell(
         "sublayer_overhead",
@@ -343,6 +360,7 @@ EXPERIMENTS = (
         "supplement, Fig. A.1",
         _overhead_jobs,
         overhead,
+        version=2,
     ),
     Experiment(
         "resolution_scaling",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -18,6 +18,21 @@ def interval(values: Sequence[float] | np.ndarray, seed: int = 0) -> tuple[float
         return float("nan"), float("nan")
     picked = np.random.default_rng(seed).integers(len(data), size=(DRAWS, len(data)))
     low, high = np.quantile(data[picked].mean(axis=1), (0.025, 0.975))
+    return float(low), float(high)
+
+
+def interval_of(
+    statistic: Callable[..., float], samples: Sequence[Sequence[float]], seed: int = 0
+) -> tuple[float, float]:
+    """95 % bootstrap interval of a statistic of medians, one of each independent sample.
+
+    >>> interval_of(lambda a, b: a / b, [[2.0, 2.0], [1.0, 1.0]])
+    (2.0, 2.0)
+    """
+    rng = np.random.default_rng(seed)
+    drawn = [np.asarray(s)[rng.integers(len(s), size=(DRAWS, len(s)))] for s in samples]
+    medians = np.stack([np.median(d, axis=1) for d in drawn], axis=1)
+    low, high = np.quantile([statistic(*row) for row in medians], (0.025, 0.975))
     return float(low), float(high)
 
 
