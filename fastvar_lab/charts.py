@@ -399,7 +399,7 @@ def scaling(frame: pd.DataFrame) -> Figure:
             known["method"] = [f"{s}x{s}" for s in known.side]
             _bars(right, known, "low", "high")
             right.set(xlabel=f"task score, n = {scored.picture.nunique()}", ylabel="final map")
-            right.set_xlim(0, 1)
+            right.set_xlim(0, 1.02)  # a whole dot at 1
     return fig
 
 
