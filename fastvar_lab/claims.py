@@ -155,7 +155,9 @@ def cost_grows_linearly(frame: pd.DataFrame) -> Answer:
         f"most {LINEAR}; {full['told']} full; between the two largest maps "
         f"{pruned['end']:.2f} and {full['end']:.2f}"
     )
-    return Answer(text, _verdict(pruned["high"] <= LINEAR, pruned["low"] > LINEAR, n))
+    yes = pruned["high"] <= LINEAR and pruned["high"] < full["low"]
+    no = pruned["low"] > LINEAR or pruned["low"] >= full["high"]
+    return Answer(text, _verdict(yes, no, n))
 
 
 def _growth(timed: pd.DataFrame) -> dict[str, Any]:

@@ -76,11 +76,18 @@ class Model:
         """Return this model's schedule up to an h x w map, zero-shot where that is larger.
 
         The embedded model goes on from its own to a larger square: stretched, the maps on which it
-        settles what lies where would be larger than in training, and objects multiply.
+        settles what lies where would be larger than in training, and objects multiply. Raises
+        ValueError where that takes more steps than it has level embeddings.
         """
-        if self.extends and h == w > self.sizes[-1][0]:
-            return extend(self.sizes, h)
-        return stretch(self.sizes, h, w)
+        if not (self.extends and h == w > self.sizes[-1][0]):
+            return stretch(self.sizes, h, w)
+        sizes, levels = extend(self.sizes, h), self.transformer.config.levels
+        if len(sizes) > levels:
+            raise ValueError(
+                f"{self.name} has level embeddings for {levels} scales; a map of {h}x{w} takes "
+                f"{len(sizes)}"
+            )
+        return sizes
 
     @property
     def depth(self) -> int:

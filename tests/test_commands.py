@@ -194,6 +194,7 @@ BAD = [
     (["demo", "--ratios", "half"], "cannot read 'half'"),
     (["demo", "--weights", "/nowhere"], "cannot read weights"),
     (["generate", "a ring", "--size", "0"], "a size is a token map"),
+    (["generate", "a ring", "--size", "200", "--out", "none"], "a map of 200x200 takes 17"),
     (["figures", "intermediate"], "no figure 'intermediate'; nearest: intermediate_outputs"),
     (["figures", "--format", "gif"], "--format takes png, pdf and svg; not 'gif'"),
     (["evaluate", "--n", "1"], "--n must be at least 7"),
