@@ -13,7 +13,7 @@ import pandas as pd
 
 from fastvar_lab.charts import exponent, exponents
 from fastvar_lab.files import write
-from fastvar_lab.measure.statistics import interval, interval_of, paired
+from fastvar_lab.measure.statistics import bootstrap, bootstrap_of, paired
 
 HOLDS, FAILS, OPEN = "holds", "does not hold", "cannot tell"
 FEWEST = 8  # pictures, or turns, below which an interval decides nothing
@@ -54,7 +54,7 @@ def _verdict(yes: bool, no: bool, n: float) -> str:
 
 
 def _mean(values: np.ndarray) -> dict[str, float]:
-    low, high = interval(values)
+    low, high = bootstrap(values)
     return {"difference": float(np.mean(values)), "low": low, "high": high, "n": len(values)}
 
 
@@ -137,7 +137,7 @@ def overhead_is_negligible(frame: pd.DataFrame) -> Answer:
         return (pts + ctr) / attention
 
     ms = [frame.ms[frame.kind == kind].to_numpy() for kind in ("pts", "ctr", "attention")]
-    n, (low, high) = min(map(len, ms)), interval_of(share, ms)
+    n, (low, high) = min(map(len, ms)), bootstrap_of(share, ms)
     text = (
         f"PTS and CTR take {share(*map(np.median, ms)):.1%} of attention "
         f"({low:.1%} to {high:.1%}, n = {n}, to be below {NOTHING:.0%})"
@@ -163,7 +163,7 @@ def cost_grows_linearly(frame: pd.DataFrame) -> Answer:
 def _growth(timed: pd.DataFrame) -> dict[str, Any]:
     ms = timed.groupby("tokens").ms
     tokens, turns = list(ms.groups), [turn.to_numpy() for _, turn in ms]
-    (whole, end), (low, high) = exponents(timed), interval_of(partial(_slope, tokens), turns)
+    (whole, end), (low, high) = exponents(timed), bootstrap_of(partial(_slope, tokens), turns)
     return {"told": f"{whole:.2f} ({low:.2f} to {high:.2f})", "end": end, "low": low, "high": high}
 
 
@@ -251,7 +251,8 @@ def table(frames: Mapping[str, pd.DataFrame], where: str) -> str:
     lines = [
         "# The paper's claims, checked",
         "",
-        f"{where} Intervals are 95 % bootstraps, of paired differences or of timed turns; "
+        f"{where} Intervals are of 95 %: bootstraps of paired differences or of timed "
+        "turns, score intervals of right and wrong pictures; "
         "a claim whose interval holds both answers cannot be told.",
         "",
         "| claim | the paper | here | verdict | from |",

@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from fastvar_lab.backbones import quantize
 from fastvar_lab.generate import generate
-from fastvar_lab.measure.statistics import interval
+from fastvar_lab.measure.statistics import bootstrap, wilson, wilson_of_means
 from fastvar_lab.models import Model
 from fastvar_lab.pictures import to_tensor, to_uint8
 from fastvar_lab.sampling import Sampling
@@ -161,29 +161,17 @@ def evaluate(
         "given": given,
         "weights": model.fingerprint,
         "overall": float(np.mean([np.mean(right[task]) for task in six])),
-        "overall_ci95": _stratified([right[task] for task in six]),
+        "overall_ci95": wilson_of_means([right[task] for task in six]),
         "tasks": {
-            task: {"score": float(np.mean(hits)), "n": len(hits), "ci95": interval(hits)}
+            task: {"score": float(np.mean(hits)), "n": len(hits), "ci95": wilson(hits)}
             for task, hits in right.items()
         },
         "texture": float(np.mean(right["texture"])) if "texture" in right else None,
         "mismatched": float(np.mean(wrong)) if wrong else None,
         "reconstruction_psnr": float(np.mean(psnr)),
-        "reconstruction_psnr_ci95": interval(psnr),
+        "reconstruction_psnr_ci95": bootstrap(psnr),
     }
     return result
-
-
-def _stratified(groups: Sequence[Sequence[float]], draws: int = 2000) -> tuple[float, float]:
-    """95 % bootstrap interval of the mean of group means."""
-    rng = np.random.default_rng(0)
-    means = np.zeros(draws)
-    for group in groups:
-        data = np.asarray(group, dtype=float)
-        picked = rng.integers(len(data), size=(draws, len(data)))
-        means += data[picked].mean(axis=1) / len(groups)
-    low, high = np.quantile(means, (0.025, 0.975))
-    return float(low), float(high)
 
 
 def table(result: dict[str, Any]) -> str:

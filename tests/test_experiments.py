@@ -20,7 +20,14 @@ from fastvar_lab import charts, claims, figures, models, scales
 from fastvar_lab.__main__ import main
 from fastvar_lab.experiments import base, costs, quality, run, tables
 from fastvar_lab.experiments.store import Store, key
-from fastvar_lab.measure.statistics import interval, paired, summary
+from fastvar_lab.measure.statistics import (
+    bootstrap,
+    paired,
+    summary,
+    wilson,
+    wilson_of_gap,
+    wilson_of_means,
+)
 from fastvar_lab.methods.prune import PruneRunner
 from fastvar_lab.methods.written import own_code
 from fastvar_lab.output import versions, write_figure
@@ -246,11 +253,50 @@ def test_every_method_of_every_experiment_fits_the_embedded_model(experiment):
 def test_bootstrap_intervals_cover_the_mean():
     rng = np.random.default_rng(0)
     hits = 0
-    for trial in range(200):
-        low, high = interval(rng.normal(1.0, 2.0, 40), seed=trial)
+    for _ in range(200):
+        low, high = bootstrap(rng.normal(1.0, 2.0, 40))
         hits += low <= 1.0 <= high
     assert 0.88 <= hits / 200 <= 0.99
-    assert np.isnan(interval([])[0])
+    assert np.isnan(bootstrap([])[0])
+
+
+@pytest.mark.parametrize(("p", "n"), [(0.97, 16), (0.97, 112), (0.99, 112)])
+def test_intervals_of_hits_cover_shares_near_one(p, n):
+    rng = np.random.default_rng(0)
+    covered = 0
+    for _ in range(400):
+        low, high = wilson((rng.random(n) < p).astype(float))
+        covered += low <= p <= high
+    assert covered / 400 >= 0.9
+
+
+def test_intervals_of_paired_and_joined_hits_cover_and_have_a_width():
+    rng = np.random.default_rng(0)
+    paired_, joined = 0, 0
+    for _ in range(400):
+        shared = rng.random(60) < 0.9
+        first, second = (np.where(rng.random(60) < 0.05, ~shared, shared) for _ in "ab")
+        low, high = wilson_of_gap(first.astype(float), second.astype(float))
+        paired_ += low <= 0 <= high
+        groups = [(rng.random(16) < p).astype(float) for p in (0.8, 0.95, 0.99)]
+        low, high = wilson_of_means(groups)
+        joined += low <= (0.8 + 0.95 + 0.99) / 3 <= high
+    assert paired_ / 400 >= 0.93
+    assert joined / 400 >= 0.93
+    low, high = wilson_of_gap([1.0, np.nan, 0.0], [1.0, 0.0, np.nan])
+    assert low < 0 < high
+    few = [1.0] * 24
+    frame = pd.DataFrame(
+        {
+            "kind": "quality",
+            "method": ["full"] * 24
+            + ["-2: 50%, -1: 100%"] * 24
+            + ["-3: 100%, -2: 100%, -1: 100%"] * 24,
+            "picture": [*range(24)] * 3,
+            "right": few * 3,
+        }
+    )
+    assert claims.whole_ratios_break_small_models(frame).verdict == claims.OPEN
 
 
 def test_summaries_and_pairs():

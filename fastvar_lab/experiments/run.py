@@ -266,7 +266,7 @@ def table(name: str, frame: pd.DataFrame) -> str:
     lines = [f"{name}: {known.question} ({known.source})" if known else name]
     lines.append(tabulate(frame).to_string(index=False))
     if "picture" in frame:
-        told = ", 95 % bootstrap intervals" if "kind" in frame else ", means"
+        told = ", 95 % intervals" if "kind" in frame else ", means"
         lines.append(f"n = {frame.picture.nunique()} pictures{told}")
     return "\n".join(lines)
 

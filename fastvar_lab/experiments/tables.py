@@ -33,7 +33,7 @@ MEASURED = (
 
 
 def tabulate(frame: pd.DataFrame) -> pd.DataFrame:
-    """Summarise a frame: per method means with 95 % bootstrap intervals and measured speedups.
+    """Summarise a frame: per method means with 95 % intervals and measured speedups.
 
     Speedups are medians of turns, the least and greatest in square brackets.
     Frames of experiments that compare no methods give the means of what was measured by setting.
@@ -41,7 +41,7 @@ def tabulate(frame: pd.DataFrame) -> pd.DataFrame:
     >>> made = {"kind": "quality", "method": "full", "right": 1.0}
     >>> time = {"kind": "time", "method": "full", "speedup": 1.0, "speedup_flop_bound": 1.0}
     >>> tabulate(pd.DataFrame([{**made, "picture": i} for i in (0, 1)] + [time])).T[0].to_list()
-    ['full', '1.00 (1.00 to 1.00)', '1.00', '1.00', '2']
+    ['full', '1.00 (0.34 to 1.00)', '1.00', '1.00', '2']
     """
     if "kind" not in frame or not (frame.kind == "quality").any():
         by = [c for c in SETTINGS if c in frame and frame[c].notna().any()]

@@ -1,46 +1,108 @@
-"""Means with 95 % bootstrap intervals, paired with the unpruned picture of the same seed."""
+"""Means with 95 % intervals, paired with the unpruned picture of the same seed.
+
+Of hits, which are 0 or 1, they are score intervals: a bootstrap of hits that are all alike has no
+width. Of everything else they are bootstraps. Values that are nan are left out.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
+from scipy.stats import binomtest
 
 DRAWS = 2000
+HITS = ("right",)  # columns of frames that hold hits
+
+Values: TypeAlias = Sequence[float] | np.ndarray | pd.Series
+Interval = tuple[float, float]
+UNKNOWN = (float("nan"), float("nan"))
 
 
-def interval(values: Sequence[float] | np.ndarray, seed: int = 0) -> tuple[float, float]:
-    """95 % bootstrap interval of the mean; nan values are left out."""
-    data = np.asarray(values, dtype=float)
-    data = data[~np.isnan(data)]
+def bootstrap(values: Values) -> Interval:
+    """95 % bootstrap interval of the mean."""
+    data = _known(values)
     if not len(data):
-        return float("nan"), float("nan")
-    picked = np.random.default_rng(seed).integers(len(data), size=(DRAWS, len(data)))
+        return UNKNOWN
+    picked = np.random.default_rng(0).integers(len(data), size=(DRAWS, len(data)))
     low, high = np.quantile(data[picked].mean(axis=1), (0.025, 0.975))
     return float(low), float(high)
 
 
-def interval_of(
-    statistic: Callable[..., float], samples: Sequence[Sequence[float]], seed: int = 0
-) -> tuple[float, float]:
+def bootstrap_of(statistic: Callable[..., float], samples: Sequence[Values]) -> Interval:
     """95 % bootstrap interval of a statistic of medians, one of each independent sample.
 
-    >>> interval_of(lambda a, b: a / b, [[2.0, 2.0], [1.0, 1.0]])
+    >>> bootstrap_of(lambda a, b: a / b, [[2.0, 2.0], [1.0, 1.0]])
     (2.0, 2.0)
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     drawn = [np.asarray(s)[rng.integers(len(s), size=(DRAWS, len(s)))] for s in samples]
     medians = np.stack([np.median(d, axis=1) for d in drawn], axis=1)
     low, high = np.quantile([statistic(*row) for row in medians], (0.025, 0.975))
     return float(low), float(high)
 
 
+def wilson(hits: Values) -> Interval:
+    """95 % score interval of the share of hits.
+
+    >>> low, high = wilson([1.0] * 24)
+    >>> round(low, 3), high
+    (0.862, 1.0)
+    """
+    data = _known(hits)
+    if not len(data):
+        return UNKNOWN
+    share = binomtest(int(data.sum()), len(data)).proportion_ci(method="wilson")
+    return float(share.low), float(share.high)
+
+
+def wilson_of_means(groups: Sequence[Values]) -> Interval:
+    """95 % interval of the mean over groups of their shares of hits, each weighed alike.
+
+    Source: Zou and Donner, Statistics in Medicine 2008 (MOVER), from each group's score interval.
+    """
+    means = np.array([_known(group).mean() for group in groups])
+    low, high = np.array([wilson(group) for group in groups]).T
+    down, up = (float(np.linalg.norm(reach)) / len(groups) for reach in (means - low, high - means))
+    return float(means.mean()) - down, float(means.mean()) + up
+
+
+def wilson_of_gap(first: Values, second: Values) -> Interval:
+    """95 % score interval of the difference of two shares of hits, on the same pictures.
+
+    Source: Newcombe, Statistics in Medicine 1998, paired proportions, method 10 without the
+    correction of its correlation.
+
+    >>> low, high = wilson_of_gap([1.0] * 24, [1.0] * 24)
+    >>> round(low, 3), round(high, 3)
+    (-0.138, 0.138)
+    """
+    pairs = np.stack((np.asarray(first, dtype=float), np.asarray(second, dtype=float)))
+    pairs = pairs[:, ~np.isnan(pairs).any(axis=0)]
+    if not pairs.size:
+        return UNKNOWN
+    alike = float(np.corrcoef(pairs)[0, 1]) if pairs.std(axis=1).all() else 0.0
+    (one, other), (low, high) = pairs.mean(axis=1), np.array([wilson(hits) for hits in pairs]).T
+
+    def reach(a: float, b: float) -> float:
+        return float(np.sqrt(a * a - 2 * alike * a * b + b * b))
+
+    gap = float(one - other)
+    return gap - reach(one - low[0], high[1] - other), gap + reach(high[0] - one, other - low[1])
+
+
+def _known(values: Values) -> np.ndarray:
+    data = np.asarray(values, dtype=float)
+    return data[~np.isnan(data)]
+
+
 def summary(frame: pd.DataFrame, by: Sequence[str], value: str) -> pd.DataFrame:
     """Mean, interval (low, high) and n of a column for every group."""
     rows = []
     for names, group in frame.groupby(list(by), sort=False, dropna=False):
-        low, high = interval(group[value].to_numpy())
+        low, high = (wilson if value in HITS else bootstrap)(group[value])
         rows.append(
             {
                 **dict(zip(by, names, strict=True)),
@@ -56,7 +118,7 @@ def summary(frame: pd.DataFrame, by: Sequence[str], value: str) -> pd.DataFrame:
 def paired(frame: pd.DataFrame, first: str, second: str, value: str) -> dict[str, float]:
     """Mean difference of a value between two methods on the same pictures, with its interval."""
     wide = frame.pivot_table(index="picture", columns="method", values=value)
-    gap = (wide[first] - wide[second]).to_numpy()
-    low, high = interval(gap)
-    n = int(np.isfinite(gap).sum())
-    return {"difference": float(np.nanmean(gap)), "low": low, "high": high, "n": n}
+    one, other = wide[first], wide[second]
+    low, high = wilson_of_gap(one, other) if value in HITS else bootstrap(one - other)
+    gap = (one - other).dropna()
+    return {"difference": float(gap.mean()), "low": low, "high": high, "n": len(gap)}
