@@ -84,6 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     figures.add_argument("--list", action="store_true", help="list the names")
     figures.add_argument("--check", action="store_true", help="redraw from the data; compare")
+    figures.add_argument("--redraw", action="store_true", help="redraw from the data; keep")
     figures.add_argument("--quick", action="store_true", help="few prompts: never for committing")
     figures.add_argument("--format", default="png,pdf", help="endings, of png, pdf and svg")
     figures.add_argument("--out", type=Path, default=Path("figures"), help="folder, overwritten")

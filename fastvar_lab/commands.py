@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
-from typing import Any
 
 
 def demo(args: argparse.Namespace) -> None:
@@ -139,6 +137,7 @@ def experiment(args: argparse.Namespace) -> None:
     """Run experiments, or list them."""
     from fastvar_lab.experiments import run
     from fastvar_lab.experiments.store import Store
+    from fastvar_lab.figures import draw_frame
     from fastvar_lab.files import folder
 
     if not args.names:
@@ -159,31 +158,13 @@ def experiment(args: argparse.Namespace) -> None:
             frame = run.run(name, scope, how=how, store=Store(args.store), executor=executor)
             print(run.table(name, frame))
             if args.out is not None:
-                _write_frame(name, frame, scope, run.open_model(how), args.out)
-
-
-def _write_frame(name: str, frame: Any, scope: str, model: Any, out: Path) -> None:
-    from fastvar_lab.charts import CHARTS
-    from fastvar_lab.figures import measured, provenance, write_tables
-    from fastvar_lab.files import write
-    from fastvar_lab.output import write_figure, write_json
-
-    command = f"python -m fastvar_lab experiment {name} --model {model.name}"
-    command += f" --{scope}" if scope != "default" else ""
-    write_json(
-        out / f"{name}.json",
-        {**measured(scope, frame, len(frame)), **provenance(model, command)},
-    )
-    write(out / f"{name}.csv", lambda partial: frame.to_csv(partial, index=False))
-    write_tables(out / name, frame)
-    figure = CHARTS[name](frame)
-    for ending in ("png", "pdf"):
-        write_figure(out / f"{name}.{ending}", figure)
-    print(f"{out / name}.csv, .json, .md, .tex, .png and .pdf")
+                model = run.open_model(how)
+                for path in draw_frame(model, name, frame, args.out, scope, how):
+                    print(path)
 
 
 def figures(args: argparse.Namespace) -> None:
-    """Draw figures, list them, or check the committed ones."""
+    """Draw figures, list them, or check or draw again those of a folder from their data."""
     from fastvar_lab import figures
     from fastvar_lab.experiments import run
     from fastvar_lab.experiments.store import Store
@@ -201,6 +182,10 @@ def figures(args: argparse.Namespace) -> None:
         if wrong:
             raise ValueError("; ".join(wrong))
         print(f"every figure in {args.out} is what its data draw")
+        return
+    if args.redraw:
+        for path in figures.again(args.out, args.names, endings):
+            print(path)
         return
     how = run.Opened(weights=args.weights, device=args.device)
     scope = "quick" if args.quick else "paper"

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -134,20 +135,43 @@ def draw(
         else:
             asked = CHARTED[name]
             frame = run.run(asked, scope, how=how, store=store, executor=executor)
-            drawn = POINTS[asked](frame) if asked in POINTS else frame
-            data = out / f"{name}.csv"
-            write(data, lambda partial, f=drawn: f.to_csv(partial, index=False))  # type: ignore[misc]
-            write_tables(out / name, frame)
-            report |= measured(scope, frame, len(drawn))
-            figure = CHARTS[asked](pd.read_csv(data))
-        quick = " --quick" if scope == "quick" else ""
-        what = f"{name} --seed {seed}" if name in PICTURES else f"{name}{quick}"
-        report |= provenance(model, f"python -m fastvar_lab figures {what}")
-        write_json(out / f"{name}.json", report)
+            kept = POINTS[asked](frame) if asked in POINTS else frame
+            data, figure = write_frame(out / name, asked, frame, kept)
+            report |= measured(scope, frame, len(kept))
+        chosen = f" --seed {seed}" if name in PICTURES else " --quick" if scope == "quick" else ""
+        report |= provenance(model, f"figures {name}{chosen}", how)
         yield data
-        for ending in endings:
-            write_figure(out / f"{name}.{ending}", figure)
-            yield out / f"{name}.{ending}"
+        yield from _write(out / name, report, figure, endings)
+
+
+def draw_frame(
+    model: Model, name: str, frame: pd.DataFrame, out: Path, scope: str, how: run.Opened
+) -> Iterator[Path]:
+    """Leave all of an experiment's frame in `out`, its tables and figure, and where it is from."""
+    data, figure = write_frame(out / name, name, frame, frame)
+    told = f" --{scope}" if scope != "default" else ""
+    command = f"experiment {name} --model {model.name}{told}"
+    report = {**measured(scope, frame, len(frame)), **provenance(model, command, how)}
+    yield data
+    yield from _write(out / name, report, figure, ("png", "pdf"))
+
+
+def write_frame(
+    path: Path, experiment: str, frame: pd.DataFrame, kept: pd.DataFrame
+) -> tuple[Path, Figure]:
+    """Write a frame's tables and the rows that are `kept`; return their file and its chart."""
+    data = Path(f"{path}.csv")
+    write(data, lambda partial: kept.to_csv(partial, index=False))
+    write_tables(path, frame)
+    return data, CHARTS[experiment](pd.read_csv(data))
+
+
+def _write(path: Path, report: Report, figure: Figure, endings: Sequence[str]) -> Iterator[Path]:
+    """Write where a figure is from, then the figure."""
+    write_json(Path(f"{path}.json"), report)
+    for ending in endings:
+        write_figure(f"{path}.{ending}", figure)
+        yield Path(f"{path}.{ending}")
 
 
 def write_tables(path: str | Path, frame: pd.DataFrame) -> None:
@@ -163,16 +187,42 @@ def measured(scope: str, frame: pd.DataFrame, rows: int) -> Report:
     return {"scope": scope, "rows": rows, **pictures}
 
 
-def provenance(model: Model, command: str) -> Report:
-    """Say where results are from: command, weights, versions, machine."""
+def provenance(model: Model, command: str, how: run.Opened | None = None) -> Report:
+    """Say where results are from: command, with how the model was opened, weights, machine."""
+    asked, usual = how or run.Opened(), run.Opened()
+    options = [
+        f" --{name} {shlex.quote(str(getattr(asked, name)))}"
+        for name in ("weights", "device", "dtype")
+        if getattr(asked, name) != getattr(usual, name)
+    ]
     return {
-        "command": command,
+        "command": f"python -m fastvar_lab {command}{''.join(options)}",
         "model": model.name,
         "weights": model.fingerprint,
         "device": str(model.device),
         **machine(model.device),
         "versions": {p: version(p) for p in ("torch", "fastvar-lab", "seaborn", *DRAWN_WITH)},
     }
+
+
+def again(out: Path, names: Sequence[str], endings: Sequence[str]) -> Iterator[Path]:
+    """Draw figures of a folder again from their data, and write tables that show all of it."""
+    for name in names or _there(out):
+        if name not in _there(out):
+            raise ValueError(f"{out / name}.json is not there: nothing says what {name} shows")
+        if name in CHARTED and CHARTED[name] not in POINTS:
+            write_tables(out / name, pd.read_csv(out / f"{name}.csv"))
+        report = json.loads((out / f"{name}.json").read_text())
+        report["versions"] |= {p: version(p) for p in DRAWN_WITH}
+        yield from _write(out / name, report, redraw(name, out), endings)
+
+
+def _there(out: Path) -> list[str]:
+    """Name the figures whose data are in a folder; raise ValueError if there is none."""
+    there = [n for n in NAMES if (out / f"{n}.json").exists()]
+    if not there:
+        raise ValueError(f"there is no figure with its data in {out}")
+    return there
 
 
 def redraw(name: str, out: Path) -> Figure:
@@ -190,11 +240,8 @@ def check(out: Path, names: Sequence[str] = ()) -> list[str]:
     Bytes must match under the versions it was drawn with; under others the pixels, closely.
     """
     wrong = list[str]()
-    there = [n for n in NAMES if (out / f"{n}.json").exists()]
-    if not there:
-        raise ValueError(f"there is no figure with its data in {out}")
-    for name in names or there:
-        if name not in there:
+    for name in names or _there(out):
+        if name not in _there(out):
             wrong.append(f"{name}: {out / name}.json is not there")
             continue
         told = json.loads((out / f"{name}.json").read_text())["versions"]

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from uuid import uuid4
 
 
 def write(path: Path, save: Callable[[Path], object]) -> None:
     """Let `save` write a temporary file of the same kind, then rename it to `path`."""
-    # a name of its own: two processes may write the same file
-    partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
+    # a name of its own: two processes or threads may write the same file
+    partial = path.with_name(f".partial-{uuid4().hex}{path.suffix}")
     try:
         save(partial)
         os.replace(partial, path)

@@ -33,6 +33,7 @@ from fastvar_lab.models import (
 from fastvar_lab.scales import Sizes, square
 
 NAMES = ("tiny", *presets.NAMES)
+UNREAD = ["*.h5", "*.msgpack", "*.ot", "*.onnx"]  # a text encoder's weights for other frameworks
 
 
 def load(
@@ -73,11 +74,16 @@ def load(
         raise ValueError(f"model must be one of {', '.join(NAMES)}; not {name!r}")
     require(device)
     if name == "tiny":
-        if depth is not None:
-            raise ValueError("the embedded model has the depth that it has")
+        given = {"depth": depth, "reference": reference, "instruction": instruction}
+        given["download"] = download or None
+        for option, value in given.items():
+            if value is not None:
+                raise ValueError(f"the embedded model is opened as it is: {option} is not for it")
         model = _tiny(weights, seed)
     else:
         found = presets.release(name)
+        if instruction is not None and not isinstance(found.config, HARTConfig):
+            raise ValueError(f"an instruction text belongs to HART; not to {name}")
         if reference is not None:
             if not isinstance(found.config, InfinityConfig):
                 raise ValueError(f"a rotary reference grid belongs to Infinity; not to {name}")
@@ -246,9 +252,12 @@ def fetch(found: presets.Release) -> Path:
     patterns = [p for file in found.files for p in (file, f"{file}/*")]
     folder = Path(snapshot_download(found.repo, allow_patterns=patterns))
     if found.text is not None:
-        encoder = Path(snapshot_download(found.text.repo))
+        encoder = Path(snapshot_download(found.text.repo, ignore_patterns=[*UNREAD, "*.bin"]))
+        if not any(encoder.glob("*.safetensors")):  # then its weights are the .bin files
+            encoder = Path(snapshot_download(found.text.repo, ignore_patterns=UNREAD))
         link = folder / found.text.folder
         if not link.exists():
+            link.unlink(missing_ok=True)  # of an encoder that the cache no longer has
             link.symlink_to(encoder, target_is_directory=True)
     return folder
 

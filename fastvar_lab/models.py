@@ -171,11 +171,11 @@ class NoText(ConditionEncoder):
 
     def __init__(self, model: str, wanted: str = "") -> None:
         super().__init__()
-        self.model, self.config = model, wanted
+        self.model, self.wanted = model, wanted  # no `config`: where it lies is no part of a model
 
     def encode(self, prompts: Sequence[str]) -> Any:
         """Refuse, saying what was looked for."""
-        looked = f" ({self.config} is not there)" if self.config else ""
+        looked = f" ({self.wanted} is not there)" if self.wanted else ""
         raise ValueError(
             f"{self.model} has no text encoder here{looked}; pass encoded prompts instead of words"
         )

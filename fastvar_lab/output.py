@@ -39,7 +39,7 @@ def write_figure(path: str | Path, figure: Figure, dpi: int = 200) -> None:
 def file_name(prompt: str, seed: int) -> str:
     """Name a picture's file after its prompt, cut to what file systems take."""
     words = "".join(c if c.isalnum() else " " for c in prompt).split()
-    return "-".join(words)[:100] + f"-{seed}.png"
+    return "-".join(words).encode()[:100].decode(errors="ignore") + f"-{seed}.png"
 
 
 def machine(device: torch.device | str = "cpu") -> dict[str, str | int]:

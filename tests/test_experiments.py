@@ -435,6 +435,14 @@ def test_figures_are_checked_against_their_data(tmp_path, monkeypatch, capsys):
     told = json.loads((tmp_path / "selectors.json").read_text())
     assert told["command"] == "python -m fastvar_lab figures selectors"
     assert told["weights"] == model.fingerprint
+    table = (tmp_path / "selectors.md").read_text()
+    (tmp_path / "selectors.md").write_text("")
+    assert main(["figures", "--redraw", "--out", str(tmp_path)]) == 0
+    assert str(tmp_path / "selectors.pdf") in capsys.readouterr().out
+    assert (tmp_path / "selectors.md").read_text() == table
+    assert figures.check(tmp_path) == []
+    assert main(["figures", "--redraw", "spectra", "--out", str(tmp_path)]) == 2
+    assert "spectra.json is not there" in capsys.readouterr().err
     csv = tmp_path / "selectors.csv"
     csv.write_text(csv.read_text().replace("29.", "19."))
     assert "other bytes from the same data" in figures.check(tmp_path)[0]

@@ -157,16 +157,17 @@ def test_downloads_go_through_the_hub(infinity, monkeypatch, tmp_path):
     source, folder = infinity
     asked = []
 
-    def snapshot_download(repo, allow_patterns=None):
-        asked.append((repo, allow_patterns))
+    def snapshot_download(repo, allow_patterns=None, ignore_patterns=None):
+        asked.append((repo, allow_patterns or "*.bin" in ignore_patterns))
         return str(folder if allow_patterns else tmp_path / "nothing")
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
     monkeypatch.setattr(loading, "_condition", lambda *a: source.text_encoder)
-    fv.load("infinity-2b", download=True)
+    for _ in "ab":  # the second one finds a link to nowhere
+        fv.load("infinity-2b", download=True)
     assert asked[0][0] == "FoundationVision/Infinity"
     assert asked[0][1][:1] == ["infinity_2b_reg.pth"]
-    assert asked[1] == ("google/flan-t5-xl", None)
+    assert asked[1:3] == [("google/flan-t5-xl", True), ("google/flan-t5-xl", False)]
     assert (folder / "flan-t5-xl").is_symlink()
 
 

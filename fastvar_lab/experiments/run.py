@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -135,6 +136,8 @@ def run(
         return _measured(experiment, how, scope, store, progress)
     model = open_model(how)
     how = replace(how, fingerprint=model.fingerprint)
+    if how.weights not in (None, "random"):  # workers run elsewhere
+        how = replace(how, weights=str(Path(how.weights).resolve()))
     elsewhere = None if executor is None else partial(_through, executor, name, how)
     return _measured(experiment, model, scope, store, progress, elsewhere)
 

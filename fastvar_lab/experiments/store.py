@@ -34,14 +34,14 @@ class Store:
     """
 
     def __init__(self, folder: str | Path | None = None) -> None:
-        self.folder = Path(folder) if folder is not None else default_folder()
+        self.folder = Path(folder or default_folder()).resolve()  # workers run elsewhere
 
     def prepare(self) -> Store:
         """Make sure that cells can be written, before hours of work; raise OSError if not."""
         writable(self.folder)
         try:
             write(self.folder / "probe", lambda partial: partial.write_bytes(b"\0" * 2**20))
-            (self.folder / "probe").unlink()
+            (self.folder / "probe").unlink(missing_ok=True)
         except OSError as error:
             raise OSError(f"cells cannot be kept in {self.folder}: {error.strerror}") from error
         return self
