@@ -28,11 +28,14 @@ from fastvar_lab.measure.statistics import (
     wilson_of_gap,
     wilson_of_means,
 )
+from fastvar_lab.methods import presets
 from fastvar_lab.methods.prune import PruneRunner
 from fastvar_lab.methods.written import own_code
 from fastvar_lab.output import versions, write_figure
 from fastvar_lab.world.grammar import parse
 from fastvar_lab.world.tasks import TASKS
+from tests.test_var import SMALL as AUTOENCODER
+from tests.test_var import config as var_config
 
 SETTINGS = {"experiment": "x", "cell": {"a": 1, "b": [1, 2]}}
 
@@ -147,15 +150,45 @@ def test_timed_cells_are_never_given_away(monkeypatch, tmp_path):
     assert here == [1, 0]  # alone, when the others are there
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("latency_by_scale", "module_profile", "sublayer_overhead", "attention_kernels"),
+        *("memory", "resolution_scaling", "intermediate_outputs", "side_by_side"),
+    ],
+)
+def test_cells_say_which_preset_they_measure(name, monkeypatch):
+    experiment, model = run.find(name), run.open_model(run.Opened())
+
+    def cells():
+        return [key(c) for job in experiment.jobs(model, base.SCOPES["quick"]) for c in job]
+
+    before = cells()
+    assert before == cells()
+    monkeypatch.setitem(presets.PRESETS, "tiny", fv.Prune({-2: 0.25, -1: 0.25}))
+    monkeypatch.setattr(costs, "PRUNED", fv.Prune({-1: 0.25}))
+    assert before != cells()
+
+
+@pytest.mark.parametrize("name", ["latency_by_scale", "spectra"])
+def test_experiments_measure_a_model_of_classes(name, tmp_path):
+    model = models.build(var_config(shared=False), tokenizer=AUTOENCODER).freeze()
+    model.name = "var-d16"  # so that it has a preset
+    look = base.Scope("look", prompts=2, repeats=1)
+    frame = run.run(name, look, how=model, store=Store(tmp_path), progress=False)
+    assert len(frame)
+    asked = [item for batch in base.batches(model, look, 11) for item in batch["batch"]]
+    assert {item["task"] for item in asked} == {"class"}
+    assert np.isnan(base.score(model, asked[0]["prompt"], np.zeros((8, 8, 3), np.uint8)))
+
+
 def test_what_drafting_saves_is_counted(monkeypatch):
     model = run.open_model(run.Opened())
     few = partial(fv.load, depth=2)
     monkeypatch.setattr(costs, "load", few)
-    costs._random.cache_clear()
     cell = {"drafter": "var-d20", "refiner": "var-d16", "repeats": 1}
     found = costs.drafting(model, [{**cell, "drafted": n} for n in (6, 8)])
     early, late = (rows[0] for _, rows in found)
-    costs._random.cache_clear()
     assert early["speedup_flop_bound"] > late["speedup_flop_bound"]
     assert early["kv_share"] == pytest.approx(16 / 20)
     assert early["ms"] > 0
@@ -552,7 +585,7 @@ def test_an_open_model_is_measured(small, tmp_path):
 
 
 def test_pictures_of_other_worlds_are_not_judged(small, monkeypatch):
-    prompt = parse("a red circle")
+    prompt = "a red circle"
     picture = np.zeros((64, 64, 3), np.uint8)
     assert base.score(small, prompt, picture) == 0
     monkeypatch.setattr(small, "text_encoder", models.RandomText(32))

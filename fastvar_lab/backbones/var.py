@@ -220,7 +220,7 @@ class VAR(Backbone):
 class LabelEncoder(ConditionEncoder):
     """Class labels as the condition: numbers, checked."""
 
-    example = "207"
+    example = "0"
 
     def __init__(self, classes: int) -> None:
         super().__init__()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -10,13 +10,14 @@ from typing import Any, TypeVar
 import numpy as np
 
 from fastvar_lab.backbones.text import WordEncoder
+from fastvar_lab.backbones.var import LabelEncoder
 from fastvar_lab.experiments.store import Rows
 from fastvar_lab.methods.presets import paper_preset
 from fastvar_lab.methods.prune import Dense
 from fastvar_lab.methods.schedule import ScaleName
 from fastvar_lab.models import Model
 from fastvar_lab.seam import Method
-from fastvar_lab.world.grammar import Prompt
+from fastvar_lab.world.grammar import parse
 from fastvar_lab.world.tasks import judge, questions
 
 BATCH = 4
@@ -105,9 +106,14 @@ def ways(model: Model) -> dict[str, Method]:
     return {"full": Dense(), "fast": paper_preset(model.name, len(model.sizes), model.depth)}
 
 
-def score(model: Model, prompt: Prompt, picture: np.ndarray) -> float:
+def told(methods: Mapping[str, Method]) -> list[Settings]:
+    """Tell methods apart in cells: by what they are called, and as they are written."""
+    return [{"method": name, "repr": repr(method)} for name, method in methods.items()]
+
+
+def score(model: Model, prompt: str, picture: np.ndarray) -> float:
     """Judge a picture, 1 or 0; nan for a model that does not draw the judge's world."""
-    return float(judge(prompt, picture)) if draws_the_world(model) else float("nan")
+    return float(judge(parse(prompt), picture)) if draws_the_world(model) else float("nan")
 
 
 def draws_the_world(model: Model) -> bool:
@@ -124,11 +130,28 @@ def labelled(ratios: Ratios) -> str:
     return ", ".join(f"{scale}: {ratio:.0%}" for scale, ratio in ratios.items())
 
 
-def batches(scope: Scope, seed: int) -> list[Settings]:
-    """Held-out prompts of all tasks, in batches that are generated together."""
-    asked = questions(scope.prompts, seed)
-    told = [{"task": q.task, "prompt": q.prompt.text, "seed": q.seed} for q in asked]
-    return [
-        {"first": first, "batch": told[first : first + BATCH]}
-        for first in range(0, len(told), BATCH)
+def timed_prompt(model: Model) -> str:
+    """Say what is drawn where time and memory alone are measured."""
+    world = "a red circle left of a blue square"
+    return world if draws_the_world(model) else model.text_encoder.example
+
+
+def batches(model: Model, scope: Scope, seed: int) -> list[Settings]:
+    """Held-out prompts of all tasks, in batches that are generated together; classes for a VAR."""
+    asked = [
+        {"task": q.task, "prompt": q.prompt.text, "seed": q.seed}
+        for q in questions(scope.prompts, seed)
     ]
+    if isinstance(model.text_encoder, LabelEncoder):
+        drawn = np.random.default_rng(seed).integers(model.text_encoder.classes, size=len(asked))
+        for question, label in zip(asked, drawn, strict=True):
+            question |= {"task": "class", "prompt": str(label)}
+    return [
+        {"first": first, "batch": asked[first : first + BATCH]}
+        for first in range(0, len(asked), BATCH)
+    ]
+
+
+def prompts_and_seeds(batch: Sequence[Settings]) -> tuple[list[str], list[int]]:
+    """Take apart what `generate` is given."""
+    return [item["prompt"] for item in batch], [item["seed"] for item in batch]

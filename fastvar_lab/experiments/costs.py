@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -21,7 +20,10 @@ from fastvar_lab.experiments.base import (
     each_cell,
     in_turns,
     labelled,
+    prompts_and_seeds,
     score,
+    timed_prompt,
+    told,
     ways,
 )
 from fastvar_lab.experiments.store import Rows
@@ -32,17 +34,16 @@ from fastvar_lab.models import Model
 from fastvar_lab.pictures import to_uint8
 from fastvar_lab.scales import Sizes, stretch
 from fastvar_lab.seam import Grid, Method, Runner, Site, Wrapper
-from fastvar_lab.sublayers import sublayer_times
+from fastvar_lab.sublayers import PRUNED, sublayer_times
 from fastvar_lab.timing import Stopwatch
 from fastvar_lab.tokens import wide
-from fastvar_lab.world.grammar import parse
 
-PROMPT = "a red circle left of a blue square"
 Answers = Iterator[tuple[Settings, Rows]]
 
 
 def _timed_jobs(model: Model, scope: Scope) -> list[list[Settings]]:
-    return [[{"method": name, "repeats": 3 * scope.repeats} for name in ways(model)]]
+    common = {"prompt": timed_prompt(model), "repeats": 3 * scope.repeats}
+    return [[{**way, **common} for way in told(ways(model))]]
 
 
 def _watched(
@@ -57,7 +58,7 @@ def _watched(
             found.append(Stopwatch(run, sublayers=sublayers))
             return found[0]
 
-        generate(model, PROMPT, ways(model)[cell["method"]], watch=[watch], sizes=sizes)
+        generate(model, cell["prompt"], ways(model)[cell["method"]], watch=[watch], sizes=sizes)
         return found[0]
 
     return in_turns(cells, once)
@@ -68,7 +69,7 @@ def latency(model: Model, cells: Sequence[Settings]) -> Answers:
     grids = model.grids()
     for cell, watches in zip(cells, _watched(model, cells), strict=True):
         method, runs = ways(model)[cell["method"]], [w.step_ms() for w in watches]
-        costs = flops.step_flops(model, method, grids, words=len(PROMPT.split()))
+        costs = flops.step_flops(model, method, grids, words=len(cell["prompt"].split()))
         tokens = flops.forwarded(model, method, grids)
         yield (
             cell,
@@ -114,18 +115,13 @@ SIDES = (16, 24, 32, 48, 64)
 
 def _resolution_jobs(model: Model, scope: Scope) -> list[list[Settings]]:
     sides = (*SIDES, 96) if scope.name == "paper" else SIDES
-    timed = [
-        [
-            {"what": "time", "side": side, "method": name, "repeats": 2 * scope.repeats}
-            for name in ways(model)
-        ]
-        for side in sides
-    ]
+    common = {"what": "time", "prompt": timed_prompt(model), "repeats": 2 * scope.repeats}
+    timed = [[{**common, "side": side, **way} for way in told(ways(model))] for side in sides]
     if not draws_the_world(model):
         return timed
     scored = [
         [{"what": "zero-shot", "side": side, **batch} for side in (32, 48)]
-        for batch in batches(scope, seed=23)
+        for batch in batches(model, scope, seed=23)
     ]
     return [*timed, *scored]
 
@@ -140,15 +136,11 @@ def resolution(model: Model, cells: Sequence[Settings]) -> Answers:
         return
     for cell in cells:
         batch, side = cell["batch"], cell["side"]
-        made = generate(
-            model,
-            [b["prompt"] for b in batch],
-            Dense(),
-            seed=[b["seed"] for b in batch],
-            sizes=model.sizes_to(side, side),
-        )
+        prompts, seeds = prompts_and_seeds(batch)
+        sizes = model.sizes_to(side, side)
+        made = generate(model, prompts, Dense(), seed=seeds, sizes=sizes)
         right = [
-            score(model, parse(b["prompt"]), picture)
+            score(model, b["prompt"], picture)
             for b, picture in zip(batch, to_uint8(model.decode(made.canvas)), strict=True)
         ]
         yield (
@@ -163,7 +155,8 @@ def _growth(model: Model, cells: Sequence[Settings]) -> Answers:
     grids = model.grids(sizes)
     for cell, watches in zip(cells, _watched(model, cells, sizes), strict=True):
         method = ways(model)[cell["method"]]
-        cost = flops.total(flops.step_flops(model, method, grids, words=len(PROMPT.split())))
+        words = len(cell["prompt"].split())
+        cost = flops.total(flops.step_flops(model, method, grids, words=words))
         yield (
             cell,
             [
@@ -203,12 +196,13 @@ class Unfused(Wrapper):
 
 
 def _overhead_jobs(model: Model, scope: Scope) -> list[list[Settings]]:
-    return [[{"repeats": 3 * scope.repeats}]]
+    common = {"prompt": timed_prompt(model), "repeats": 3 * scope.repeats}
+    return [[{"repr": repr(PRUNED), **common}]]
 
 
 def overhead(model: Model, cell: Settings) -> Rows:
     """Milliseconds of selection, restoration, attention and feed-forward of one call."""
-    times = sublayer_times(model, PROMPT, cell["repeats"])
+    times = sublayer_times(model, cell["prompt"], cell["repeats"])
     names = ("pts_ms", "ctr_ms", "attention_ms_full", "ffn_ms_full")
     return [
         {"kind": name.split("_")[0], "turn": turn, "ms": ms}
@@ -218,12 +212,9 @@ def overhead(model: Model, cell: Settings) -> Rows:
 
 
 def _kernel_jobs(model: Model, scope: Scope) -> list[list[Settings]]:
+    kernels = ("unfused", "fused")
     return [
-        [
-            {"kernel": kernel, "method": name, "repeats": 3 * scope.repeats}
-            for kernel in ("unfused", "fused")
-            for name in ways(model)
-        ]
+        [{"kernel": kernel, **cell} for kernel in kernels for cell in _timed_jobs(model, scope)[0]]
     ]
 
 
@@ -241,7 +232,7 @@ def kernels(model: Model, cells: Sequence[Settings]) -> Answers:
         if cuda:
             torch.cuda.reset_peak_memory_stats(model.device)
         watchers = [watch] if cell["kernel"] == "unfused" else []
-        made = generate(model, PROMPT, ways(model)[cell["method"]], watch=watchers)
+        made = generate(model, cell["prompt"], ways(model)[cell["method"]], watch=watchers)
         if cuda:
             return made.seconds, torch.cuda.max_memory_allocated(model.device)
         return made.seconds, seen[0].largest if seen else 0
@@ -263,8 +254,9 @@ def _schedules(model: Model) -> dict[str, Method]:
 
 
 def _memory_jobs(model: Model, scope: Scope) -> list[list[Settings]]:
-    sides = (16, 32, 48, 64)
-    return [[{"side": side, "method": name} for side in sides for name in _schedules(model)]]
+    sides, prompt = (16, 32, 48, 64), timed_prompt(model)
+    ways = told(_schedules(model))
+    return [[{"side": side, "prompt": prompt, **way} for side in sides for way in ways]]
 
 
 def memory(model: Model, cell: Settings) -> Rows:
@@ -281,7 +273,7 @@ def memory(model: Model, cell: Settings) -> Rows:
         layers = len(method.depth_checked(model.depth))
         kinds = [k for k in model.transformer.kinds if k in method.sublayers]
         sites = layers * len(kinds) * grids[cache_step].tokens
-    made = generate(model, PROMPT, method, sizes=sizes, snapshot=())
+    made = generate(model, cell["prompt"], method, sizes=sizes, snapshot=())
     assert made.snapshot is not None
     held = sum(t.numel() * t.element_size() for t in made.snapshot.held.values())
     return [
@@ -305,7 +297,7 @@ def _drafting_jobs(model: Model, scope: Scope) -> list[list[Settings]]:
 def drafting(model: Model, cells: Sequence[Settings]) -> Answers:
     """Time of CoDe on two VARs with random weights, and its share of their keys: cost alone."""
     parts = (cells[0]["drafter"], cells[0]["refiner"])
-    large, small = (_random(name, model.device, model.dtype) for name in parts)
+    large, small = (load(name, "random", model.device, model.dtype) for name in parts)
     grids = large.grids()
 
     def once(cell: Settings) -> float:
@@ -330,11 +322,6 @@ def drafting(model: Model, cells: Sequence[Settings]) -> Answers:
             "kv_share": max(keys[0] * tokens[1], keys[1] * tokens[0]) / (keys[0] * tokens[0]),
         }
         yield cell, [row]
-
-
-@lru_cache(maxsize=2)
-def _random(name: str, device: torch.device, dtype: torch.dtype) -> Model:
-    return load(name, "random", device, dtype)
 
 
 EXPERIMENTS = (

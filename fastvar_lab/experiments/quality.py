@@ -23,7 +23,9 @@ from fastvar_lab.experiments.base import (
     batches,
     in_turns,
     labelled,
+    prompts_and_seeds,
     score,
+    timed_prompt,
 )
 from fastvar_lab.experiments.store import Rows
 from fastvar_lab.generate import generate, resume
@@ -37,8 +39,6 @@ from fastvar_lab.methods.written import own_code
 from fastvar_lab.models import Model
 from fastvar_lab.pictures import to_uint8
 from fastvar_lab.seam import Method
-from fastvar_lab.world.grammar import parse
-from fastvar_lab.world.tasks import Question
 
 FULL = "full"
 TIMED_TOGETHER = 6  # methods: what slows the machine for seconds hits them alike; little is lost
@@ -60,9 +60,10 @@ def jobs(
     called = {label: {"method": label, **_told(label, m, model)} for label, m in methods.items()}
     out = [
         [{"kind": "quality", **called[label], **batch} for label in methods]
-        for batch in batches(scope, seed)
+        for batch in batches(model, scope, seed)
     ]
-    timed = [{"kind": "time", **called[label], "repeats": scope.repeats} for label in methods]
+    common = {"kind": "time", "prompt": timed_prompt(model), "repeats": scope.repeats}
+    timed = [{**common, **called[label]} for label in methods]
     return [*out, *(timed[i : i + TIMED_TOGETHER] for i in range(0, len(timed), TIMED_TOGETHER))]
 
 
@@ -105,10 +106,9 @@ def _pictures(
     methods: Methods, model: Model, cells: Sequence[Settings]
 ) -> Iterator[tuple[Settings, Rows]]:
     batch = cells[0]["batch"]
-    prompts, seeds = [b["prompt"] for b in batch], [b["seed"] for b in batch]
+    prompts, seeds = prompts_and_seeds(batch)
     full = generate(model, prompts, Dense(), seed=seeds, snapshot=True)
     wanted = to_uint8(model.decode(full.canvas))
-    asked = {q.seed: q for q in _questions(cells[0])}
     for cell in cells:
         method = methods[cell["method"]]
         made = full if method == full.method else resume(model, full, method)
@@ -125,7 +125,7 @@ def _pictures(
                 {
                     **item,
                     "picture": cell["first"] + i,
-                    "right": score(model, asked[item["seed"]].prompt, pictures[i]),
+                    "right": score(model, item["prompt"], pictures[i]),
                     **to_reference(pictures[i], wanted[i]),
                     **{k: v for k, v in bits.items() if not np.isnan(v)},
                 }
@@ -133,15 +133,11 @@ def _pictures(
         yield cell, rows
 
 
-def _questions(cell: Settings) -> list[Question]:
-    return [Question(b["task"], parse(b["prompt"]), b["seed"]) for b in cell["batch"]]
-
-
 def _times(
     methods: Methods, model: Model, cells: Sequence[Settings]
 ) -> Iterator[tuple[Settings, Rows]]:
     """Time methods in turns, each right after full generation, in this one process."""
-    prompt = "a red circle left of a blue square"
+    prompt = cells[0]["prompt"]
     grids, words = model.grids(), len(prompt.split())
     costs = {
         label: flops.total(flops.step_flops(model, m, grids, words=words))

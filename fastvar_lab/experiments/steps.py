@@ -6,7 +6,16 @@ from typing import Any
 
 import numpy as np
 
-from fastvar_lab.experiments.base import Scope, Settings, batches, each_cell, score, ways
+from fastvar_lab.experiments.base import (
+    Scope,
+    Settings,
+    batches,
+    each_cell,
+    prompts_and_seeds,
+    score,
+    told,
+    ways,
+)
 from fastvar_lab.experiments.store import Rows
 from fastvar_lab.measure.quality import psnr
 from fastvar_lab.measure.relations import branch_similarity, convergence, cross_scale_attention
@@ -15,17 +24,19 @@ from fastvar_lab.methods.prune import Dense
 from fastvar_lab.models import Model
 from fastvar_lab.observe import observe
 from fastvar_lab.seam import Site
-from fastvar_lab.world.grammar import parse
 
 
 def _jobs(model: Model, scope: Scope) -> list[list[Settings]]:
-    return [[batch] for batch in batches(scope, seed=23)]
+    return [[batch] for batch in batches(model, scope, seed=23)]
+
+
+def _compared_jobs(model: Model, scope: Scope) -> list[list[Settings]]:
+    return [[{"ways": told(ways(model)), **batch}] for batch in batches(model, scope, seed=23)]
 
 
 def spectra(model: Model, cell: Settings) -> Rows:
     """Spectra of image and latent after every step, energy added, tokens settled."""
-    batch = cell["batch"]
-    prompts, seeds = [b["prompt"] for b in batch], [b["seed"] for b in batch]
+    prompts, seeds = prompts_and_seeds(cell["batch"])
     _, trace = observe(model, prompts, Dense(), seed=seeds)
     out: Rows = []
     for what, frame in (
@@ -41,7 +52,7 @@ def spectra(model: Model, cell: Settings) -> Rows:
 def outputs(model: Model, cell: Settings) -> Rows:
     """Whether the picture is right after every step, and how far from the full final one."""
     batch, out = cell["batch"], list[dict[str, Any]]()
-    prompts, seeds = [b["prompt"] for b in batch], [b["seed"] for b in batch]
+    prompts, seeds = prompts_and_seeds(batch)
     wanted: np.ndarray | None = None
     for name, method in ways(model).items():
         _, trace = observe(model, prompts, method, seed=seeds)
@@ -57,7 +68,7 @@ def outputs(model: Model, cell: Settings) -> Rows:
                         "picture": cell["first"] + i,
                         "task": asked["task"],
                         "psnr": psnr(shown[i], wanted[i]),
-                        "right": score(model, parse(asked["prompt"]), shown[i]),
+                        "right": score(model, asked["prompt"], shown[i]),
                     }
                 )
     return out
@@ -65,8 +76,7 @@ def outputs(model: Model, cell: Settings) -> Rows:
 
 def relations(model: Model, cell: Settings) -> Rows:
     """Attention by source scale, and likeness of sublayer outputs across scales."""
-    batch = cell["batch"]
-    prompts, seeds = [b["prompt"] for b in batch], [b["seed"] for b in batch]
+    prompts, seeds = prompts_and_seeds(cell["batch"])
     sites = [Site(i, kind) for i in range(model.depth) for kind in model.transformer.kinds]
     _, trace = observe(
         model,
@@ -97,7 +107,7 @@ EXPERIMENTS = (
         "intermediate_outputs",
         "After which step is the picture there, and right?",
         "supplement, Fig. A.2",
-        _jobs,
+        _compared_jobs,
         outputs,
         version=2,
     ),
