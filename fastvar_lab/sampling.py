@@ -90,7 +90,7 @@ def cut(logits: Tensor, top_k: int, top_p: float) -> Tensor:
     1 - top_p are dropped, the likeliest outcome never.
     """
     if 0 < top_k < logits.shape[-1]:
-        least = logits.topk(top_k, dim=-1).values[..., -1:]
+        least = logits.topk(top_k, dim=-1, sorted=False).values.amin(-1, keepdim=True)
         logits = logits.masked_fill(logits < least, float("-inf"))
     if top_p < 1:
         ordered, order = logits.sort(dim=-1)

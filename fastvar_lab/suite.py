@@ -159,12 +159,13 @@ def _if_it_fits(what: str, measure: Callable[[], Rows]) -> Rows:
         return measure()
     except RuntimeError as error:
         # the libraries below have words of their own for it
-        full = isinstance(error, torch.OutOfMemoryError) or "ALLOC_FAILED" in str(error)
-        if not full:
+        words = ("ALLOC_FAILED", "CUDA error: out of memory")
+        if not (isinstance(error, torch.OutOfMemoryError) or any(w in str(error) for w in words)):
             raise
-        torch.cuda.empty_cache()
-        tqdm.write(f"{what} is left out: {str(error).splitlines()[0]}")
-        return []
+        told = str(error).splitlines()[0]
+    torch.cuda.empty_cache()  # not above, where the error still holds what did not fit
+    tqdm.write(f"{what} is left out: {told}")
+    return []
 
 
 def _cases(opened: OnDemand, setting: Setting, repeats: int, best: Rates) -> Rows:

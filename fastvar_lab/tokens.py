@@ -24,12 +24,27 @@ def distance_to_mean(x: Tensor) -> Tensor:
 
 def gather(x: Tensor, index: Tensor) -> Tensor:
     """Take the tokens at index (B, K) from x (B, L, C): (B, K, C)."""
-    return x.gather(1, index.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
+    (words,) = _words(x)
+    return words.gather(1, index.unsqueeze(-1).expand(-1, -1, words.shape[-1])).view(x.dtype)
 
 
 def scatter(base: Tensor, index: Tensor, fresh: Tensor) -> Tensor:
     """Write fresh (B, K, C) over base (B, L, C) at index (B, K), in place; return base."""
-    return base.scatter_(1, index.unsqueeze(-1).expand_as(fresh), fresh)
+    below, above = _words(base, fresh)
+    below.scatter_(1, index.unsqueeze(-1).expand_as(above), above)
+    return base
+
+
+def _words(*maps: Tensor) -> tuple[Tensor, ...]:
+    """View the channels of token maps as words of 16 bytes, moved whole, where all of them fit."""
+    for x in maps:
+        size = x.element_size()
+        whole = x.is_contiguous() and not (
+            x.shape[-1] * size % 16 or x.storage_offset() * size % 16
+        )
+        if x.requires_grad or not whole or x.device.type == "mps":  # which has no such type
+            return maps
+    return tuple(x.view(torch.complex128) for x in maps)
 
 
 def resize(x: Tensor, old: tuple[int, int], new: tuple[int, int], mode: str = "area") -> Tensor:
@@ -47,4 +62,6 @@ def nearest_kept(index: Tensor, h: int, w: int) -> Tensor:
     cells = torch.arange(h * w, device=index.device)
     place = torch.stack((cells // w, cells % w), dim=-1).float()  # (L, 2)
     kept = place[index]  # (B, K, 2)
-    return torch.cdist(place.expand(len(index), -1, -1), kept).argmin(dim=-1)
+    exact = "donot_use_mm_for_euclid_dist"  # products may be rounded to few bits on a GPU
+    far = torch.cdist(place.expand(len(index), -1, -1), kept, compute_mode=exact)
+    return far.argmin(dim=-1)

@@ -186,6 +186,30 @@ def test_the_scale_loop_sends_noise_and_waits_for_nothing(family, method, monkey
     assert set(traffic.crossings) == {("aten._to_copy.default", "draws.py", "sent")}
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("method", [fv.Dense(), *PRUNED], ids=repr)
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU that could be waited for")
+def test_the_scale_loop_does_not_wait_for_a_gpu(family, method):
+    model = build(family, "cuda", torch.bfloat16)
+    strict = partial(torch.cuda.set_sync_debug_mode, "error")
+    try:
+        fv.generate(model, prompt(model), method, watch=[partial(FirstStep, begun=strict)])
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_moving_a_model_lays_out_its_products_for_where_it_is(family):
+    model = build(family).lay_out()
+
+    def weights():
+        return [m.weight for m in model.transformer.modules() if isinstance(m, torch.nn.Linear)]
+
+    assert all(w.t().is_contiguous() for w in weights())
+    model.to("meta")
+    assert all(w.is_contiguous() for w in weights())
+
+
 def test_autocast_casts_a_weight_once_a_generation():
     class Casts(TorchDispatchMode):
         def __init__(self):

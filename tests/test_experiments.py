@@ -32,7 +32,6 @@ from fastvar_lab.methods import presets
 from fastvar_lab.methods.prune import PruneRunner
 from fastvar_lab.methods.written import own_code
 from fastvar_lab.output import versions, write_figure
-from fastvar_lab.world.grammar import parse
 from fastvar_lab.world.tasks import TASKS
 from tests.test_var import SMALL as AUTOENCODER
 from tests.test_var import config as var_config

@@ -28,7 +28,7 @@ from fastvar_lab.methods.select import (
 )
 from fastvar_lab.models import build, build_tiny
 from fastvar_lab.seam import KINDS, Grid, Plan, Site
-from fastvar_lab.tokens import nearest_kept
+from fastvar_lab.tokens import gather, nearest_kept, scatter
 
 SELECTORS = [FarFromMean(), NearMean(), HighPass(), Random(3), UniformGrid()]
 SITE = Site(2, "ffn")
@@ -131,6 +131,26 @@ def test_nearest_kept_is_the_nearest(seed, size, r):
     out = NearestKept().restore(fresh, index, Grid(0, h, w), None)
     assert torch.equal(out[0, index[0]], fresh[0])
     assert Zero().restore(fresh, index, Grid(0, h, w), None).sum() == pytest.approx(fresh.sum())
+
+
+@pytest.mark.parametrize("kind", [torch.float64, torch.float32, torch.bfloat16, torch.int64])
+@pytest.mark.parametrize("channels", [1, 3, 8, 12])  # whole words of 16 bytes, and not
+def test_tokens_are_moved_as_they_are(kind, channels):
+    everything = torch.arange(2 * 7 * channels).to(kind).view(2, 7, channels)
+    spread = torch.arange(2 * channels * 7).to(kind).view(2, channels, 7).transpose(1, 2)
+    inner = torch.arange(2 * 7 * channels + 1).to(kind)[1:].view(2, 7, channels)
+    index = torch.tensor([[6, 0, 2], [1, 5, 4]])
+    rows = torch.arange(2).unsqueeze(-1)
+    for x in (everything, spread, inner):
+        assert torch.equal(gather(x, index), x[rows, index])
+        for base in (torch.zeros(2, 7, channels, dtype=kind), x.clone()):
+            wanted = base.clone()
+            wanted[rows, index] = x[:, :3]
+            assert scatter(base, index, x[:, :3]) is base
+            assert torch.equal(base, wanted)
+    known = torch.rand(2, 7, channels, requires_grad=True)
+    gather(known, index).sum().backward()
+    assert known.grad.sum() == 6 * channels
 
 
 def test_kept_is_what_the_released_code_keeps():

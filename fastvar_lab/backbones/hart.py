@@ -24,7 +24,7 @@ from fastvar_lab.backbones.layers import (
     RMSNorm,
     StepEmbedding,
     angular_rates,
-    qkv_heads,
+    qk_and_v,
 )
 from fastvar_lab.backbones.protocol import Backbone
 from fastvar_lab.backbones.residual_diffusion import ResidualDiffusion, diffusion_flops
@@ -95,14 +95,14 @@ class HARTState:
 
 
 def turn(x: Tensor, table: Table) -> Tensor:
-    """Mix the two halves of x (B, H, K, c): x cos + (-second, first) sin, in x's own type.
+    """Mix the two halves of x (B, K, H, c): x cos + (-second, first) sin, in x's own type.
 
     Over a map, the first half is turned by y and the second by x, as released: no rotation
-    unless both agree.
+    unless both agree. The minus is in the table.
     """
-    cos, sin = (t.unsqueeze(1) for t in table)
+    cos, sin = (t.unsqueeze(2) for t in table)
     first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat((-second, first), dim=-1) * sin
+    return (x * cos).add_(torch.cat((second, first), dim=-1).mul_(sin))
 
 
 class HARTAttention(nn.Module):
@@ -135,9 +135,11 @@ class HARTAttention(nn.Module):
         run: Runner,
     ) -> Tensor:
         """Project, turn, attend over the cache, project back: (B, K, C) -> (B, K, C)."""
-        q, k, v = qkv_heads(x, self.qkv_proj.weight, bias, self.heads)
-        keys = cache.append(site.layer, turn(k, table), v)
-        seen = run.attend(site, grid, turn(q, table), *keys, scale=0.25 * q.shape[-1] ** -0.5)
+        qk, v = qk_and_v(x, self.qkv_proj.weight, bias, self.heads)
+        qk = turn(qk, table)
+        q, k, v = (rearrange(t, "b l h c -> b h l c") for t in (*qk.chunk(2, dim=2), v))
+        keys = cache.append(site.layer, k, v)
+        seen = run.attend(site, grid, q, *keys, scale=0.25 * q.shape[-1] ** -0.5)
         return self.proj(rearrange(seen, "b h l c -> b l (h c)"))
 
 
@@ -241,10 +243,11 @@ class HART(Backbone):
         )
 
     def _table(self, grid: Grid, words: Tensor) -> Table:
-        """Positions of a step in the type that queries and keys come out in."""
+        """Positions of a step as `turn` takes them, in the type of queries and keys."""
         kind = compute_dtype(self.word_embed.weight)
         cos, sin = (part.to(kind) for part in self.positions(grid, words))
-        return cos, sin
+        first, second = sin.chunk(2, dim=-1)
+        return cos, torch.cat((-first, second), dim=-1)
 
     def positions(self, grid: Grid, words: Tensor) -> Table:
         """Cosines and sines (B, L, c) of a step; `words` (B, T) are the text's own positions.

@@ -19,7 +19,10 @@ from fastvar_lab.seam import Grid, Runner, Site
 from fastvar_lab.tokens import wide
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""(q, k, v) of one step, each (B, H, K, c) -> (B, H, K, c); where caches and masks come in."""
+"""(q, k, v) of one step, each (B, H, K, c) -> (B, H, K, c); where caches and masks come in.
+
+q and v are in the type that attention computes in; k may be wider.
+"""
 
 MAX_LOG_SCALE = math.log(100.0)
 
@@ -51,10 +54,13 @@ def rotary(
     return torch.polar(torch.ones_like(angles), angles)
 
 
-def rotate(x: Tensor, table: Tensor) -> Tensor:
-    """Turn neighbouring pairs of x (B, H, K, c) by a table (K, c / 2) or (B, 1, K, c / 2)."""
+def rotate_(x: Tensor, table: Tensor) -> Tensor:
+    """Turn neighbouring pairs of x (B, K, H, c) by a table (K, c / 2) or (B, K, c / 2).
+
+    In place where x is float32 already; returns float32 at least.
+    """
     pairs = torch.view_as_complex(wide(x).unflatten(-1, (-1, 2)))
-    return torch.view_as_real(pairs * table.to(pairs.dtype)).flatten(-2).to(x.dtype)
+    return torch.view_as_real(pairs.mul_(table.unsqueeze(-2).to(pairs.dtype))).flatten(-2)
 
 
 def rounded(x: Tensor) -> Tensor:
@@ -90,11 +96,13 @@ class Modulation(NamedTuple):
         return cls(gate1, gate2, scale1 + 1, scale2 + 1, shift1, shift2)
 
 
-def qkv_heads(x: Tensor, weight: Tensor, bias: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Project x (B, K, C) by one fused weight (3C, C) to q, k, v, (B, H, K, c) each."""
-    qkv = F.linear(x, weight, bias)
-    q, k, v = rearrange(qkv, "b l (three h c) -> three b h l c", three=3, h=heads)
-    return q, k, v
+def qk_and_v(x: Tensor, weight: Tensor, bias: Tensor, heads: int) -> tuple[Tensor, Tensor]:
+    """Project x (B, K, C) by one fused weight (3C, C): q and k (B, K, 2H, c), and v (B, K, H, c).
+
+    Queries and keys stay together, so that what both go through is computed at once.
+    """
+    qkv = rearrange(F.linear(x, weight, bias), "b l (h c) -> b l h c", h=3 * heads)
+    return qkv[:, :, : 2 * heads], qkv[:, :, 2 * heads :]
 
 
 def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
@@ -122,9 +130,9 @@ class SelfAttention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def constants(self) -> tuple[Tensor, Tensor]:
-        """Compute what all steps share: the bias of q, k, v (3C,) and each head's temperature."""
+        """Compute what all steps share: the bias of q, k, v (3C,), head temperatures (H, 1)."""
         bias = torch.cat((self.q_bias, self.zero_k_bias, self.v_bias))
-        scale = self.scale_mul_1H11.clamp(max=MAX_LOG_SCALE).exp()
+        scale = self.scale_mul_1H11.clamp(max=MAX_LOG_SCALE).exp().view(-1, 1)
         return bias.to(compute_dtype(self.mat_qkv.weight)), scale
 
     def forward(
@@ -136,11 +144,13 @@ class SelfAttention(nn.Module):
     ) -> Tensor:
         """Project, normalise, rotate, attend, project back: (B, K, C) -> (B, K, C)."""
         bias, scale = constants
-        q, k, v = qkv_heads(x, self.mat_qkv.weight, bias, self.heads)
-        q = F.normalize(q, dim=-1) * scale
-        k = F.normalize(k, dim=-1)
+        qk, v = qk_and_v(x, self.mat_qkv.weight, bias, self.heads)
+        qk = F.normalize(qk, dim=-1)
+        qk[:, :, : self.heads].mul_(scale)
         if table is not None:
-            q, k = rotate(q, table), rotate(k, table)
+            qk = rotate_(qk, table)
+        q, k, v = (rearrange(t, "b l h c -> b h l c") for t in (*qk.chunk(2, dim=2), v))
+        q = q.to(v.dtype)  # keys are rounded where they are kept
         return self.proj(rearrange(attend(q, k, v), "b h l c -> b l (h c)"))
 
 
@@ -207,9 +217,8 @@ class RMSNorm(nn.Module):
         self.weight, self.eps, self.narrow = nn.Parameter(torch.ones(width)), eps, narrow
 
     def forward(self, x: Tensor) -> Tensor:
-        y = wide(x)
-        y = y * (y.square().mean(-1, keepdim=True) + self.eps).rsqrt()
-        return y.to(x.dtype) * self.weight.to(x.dtype) if self.narrow else y * self.weight
+        y = F.rms_norm(x if self.narrow else wide(x), x.shape[-1:], eps=self.eps)
+        return y * (self.weight.to(x.dtype) if self.narrow else self.weight)
 
 
 class FeedForward(nn.Module):
@@ -233,7 +242,7 @@ class GatedFeedForward(nn.Module):
         self.down_proj = nn.Linear(hidden, width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        return self.down_proj(F.silu(self.gate_proj(x)).mul_(self.up_proj(x)))
 
 
 class StepEmbedding(nn.Module):
@@ -270,7 +279,7 @@ class Append(Protocol):
     """Takes the keys and values of a step and returns all there are: a KV cache."""
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Add k, v (B, H, K, c); return views of all keys and values so far."""
+        """Add k, v (B, H, K, c), rounded to one type; return views of all there are so far."""
         ...
 
 
@@ -289,16 +298,16 @@ def attention_branch(
 ) -> Tensor:
     """Self-attention as a closed branch: modulated norm, attention over the cache, gate."""
     if table is not None and index is not None:
-        table = table[index].unsqueeze(1)
+        table = table[index]
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return run.attend(site, grid, q, *cache.append(site.layer, k, v))
 
-    return attention(modulate(x, mod.up1, mod.shift1), attend, constants, table) * mod.gate1
+    return attention(modulate(x, mod.up1, mod.shift1), attend, constants, table).mul_(mod.gate1)
 
 
 def feed_forward_branch(
     x: Tensor, index: Tensor | None = None, *, ffn: FeedForward, mod: Modulation
 ) -> Tensor:
     """Feed-forward as a closed branch: modulated norm, FFN, gate."""
-    return ffn(modulate(x, mod.up2, mod.shift2)) * mod.gate2
+    return ffn(modulate(x, mod.up2, mod.shift2)).mul_(mod.gate2)

@@ -88,7 +88,7 @@ class VectorQuantizer(nn.Module):
         convs = cast(nn.ModuleList, self.quant_resi["qresi_ls"])
         place = step / max(1, self.scales - 1)
         half = 1 / (3 * len(convs))
-        ticks = torch.linspace(half, 1 - half, len(convs), dtype=torch.float64)
+        ticks = torch.linspace(half, 1 - half, len(convs), dtype=torch.float64, device="cpu")
         return cast(nn.Conv2d, convs[int((ticks - place).abs().argmin())])
 
     def next_input(self, latent: Tensor, grid: Grid) -> Tensor:

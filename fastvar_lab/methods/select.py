@@ -30,7 +30,7 @@ class Selector(Protocol):
 
 def top(scores: Tensor, k: int, raster: bool = False) -> Tensor:
     """Return the k best tokens of each row, (B, k): best first, or in raster order."""
-    index = scores.topk(k, dim=1).indices
+    index = scores.topk(k, dim=1, sorted=not raster).indices
     return index.sort(dim=1).values if raster else index
 
 
@@ -89,7 +89,8 @@ class Random:
 
     def scores(self, x: Tensor, grid: Grid, site: Site) -> Tensor:
         key = zlib.crc32(f"{self.seed}/{grid.index}/{site.layer}/{site.kind}".encode())
-        drawn = torch.rand(x.shape[1], generator=torch.Generator().manual_seed(key))
+        host = torch.Generator().manual_seed(key)
+        drawn = torch.rand(x.shape[1], generator=host, device="cpu")
         return sent(drawn, x.device).expand(x.shape[0], -1)
 
 

@@ -27,7 +27,7 @@ class Training(BlockCausal):
         return branch(x)
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        return k, v
+        return k.to(v.dtype), v
 
     def kernel(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> Tensor:
         """Attend in plain products on a CPU: two to four times as fast there, with gradients."""
@@ -59,7 +59,7 @@ def teacher_forced(
     whole = Grid(0, 1, 0)  # one pseudo step that holds every scale
     picked = [t.unsqueeze(0) if at is None else t[at] for t, at in zip(tables, positions)]
     rows = max(len(t) for t in picked)
-    state.tables[0] = torch.cat([t.expand(rows, -1, -1) for t in picked], dim=1).unsqueeze(1)
+    state.tables[0] = torch.cat([t.expand(rows, -1, -1) for t in picked], dim=1)
     places = [model.where(g).expand(g.tokens, -1) for g in grids]
     where = [p if at is None else p[at] for p, at in zip(places, positions, strict=True)]
     x = torch.cat(
