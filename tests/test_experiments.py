@@ -7,8 +7,8 @@ import signal
 import threading
 import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 
 import numpy as np
 import pandas as pd
@@ -29,8 +29,8 @@ from fastvar_lab.measure.statistics import (
     wilson_of_means,
 )
 from fastvar_lab.methods import presets
+from fastvar_lab.methods.own import own_code
 from fastvar_lab.methods.prune import PruneRunner
-from fastvar_lab.methods.written import own_code
 from fastvar_lab.output import versions, write_figure
 from fastvar_lab.world.tasks import TASKS
 from tests.test_var import SMALL as AUTOENCODER
@@ -647,3 +647,32 @@ class Method(fv.Prune):
 """
     codes = {told(runner.format(*parts), "Method({-1: 0.5})") for parts in ((1, 0), (1, 1), (2, 0))}
     assert len(codes) == 3
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        "class Mine:\n @torch.no_grad()\n def scores(self, x, grid, site): return {} * x",
+        "class Mine:\n def scores(self, x, grid, site, *, sign={}): return sign * x",
+        "class Mine:\n signs = [{}]\n def scores(self, x, grid, site): return self.signs[0] * x",
+        "class Mine:\n sign = torch.tensor({}.0)\n def scores(self, x, grid, site): return x",
+        "sign = {}\nclass Mine:\n def scores(self, x, grid, site): return sign * x",
+        "def f(x): return {} * x\nclass Mine:\n def scores(self, x, grid, site): return f(x)",
+        "class Mine:\n @cached_property\n def sign(self): return {}\n def scores(self, *_): return 1",
+        "def rule(sign):\n class Mine:\n  def scores(self, x, grid, site): return sign * x\n"
+        " return Mine\nMine = rule({})",
+        "@dataclass(frozen=True)\nclass Of:\n weight: object\n def scores(self, *_): return 1\n"
+        "def Mine(): return Of(torch.arange(2000.0) + {})",
+        "class Mine(torch.nn.Module):\n def __init__(self):\n  super().__init__()\n"
+        "  self.weight = torch.full((3,), {}.0)\n def scores(self, x, grid, site): return x",
+    ],
+)
+def test_rules_differ_by_all_that_they_are_made_of(rule):
+    def told(sign):
+        space = {"__name__": "mine", "torch": torch, "dataclass": dataclass}
+        space |= {"cached_property": cached_property, "unrelated": object()}
+        exec(rule.format(sign), space)
+        method = fv.Prune({-1: 0.5}, select=space["Mine"]())
+        return own_code(method, method.start(scales.grids(scales.TINY), 8))
+
+    assert told(1) == told(1) != told(2)

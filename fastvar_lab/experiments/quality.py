@@ -31,11 +31,11 @@ from fastvar_lab.experiments.store import Rows
 from fastvar_lab.generate import generate, resume
 from fastvar_lab.measure.quality import to_reference, token_agreement
 from fastvar_lab.methods.merge import Merge
+from fastvar_lab.methods.own import own_code
 from fastvar_lab.methods.presets import paper_preset
 from fastvar_lab.methods.prune import Dense, Prune
 from fastvar_lab.methods.restore import RESTORERS
 from fastvar_lab.methods.select import SELECTORS, FarFromMean, Random
-from fastvar_lab.methods.written import own_code
 from fastvar_lab.models import Model
 from fastvar_lab.pictures import to_uint8
 from fastvar_lab.seam import Method
