@@ -16,7 +16,7 @@ from fastvar_lab.cache import KVCache
 from fastvar_lab.draws import Draws, Keyed
 from fastvar_lab.models import Model
 from fastvar_lab.sampling import Sampling
-from fastvar_lab.seam import Branch, Grid, Method, Plan, Runner, Site, Wrapper
+from fastvar_lab.seam import Act, Branch, Grid, Method, Plan, Runner, Site, Wrapper
 from fastvar_lab.timing import Progress
 
 Condition = Tensor | tuple[Tensor, ...]
@@ -44,10 +44,12 @@ class Snapshot:
     """A generation that can be resumed after any of its scale steps; it owns all it holds.
 
     `canvases[s]` and `tokens[s]` are the latent (n, d, H, W) and tokens after step s,
-    `lengths[s]` the KV length of each layer then; `held` branch outputs by (step, site).
+    `lengths[s]` the KV length of each layer then; `held` branch outputs by (step, site). It goes
+    on in the process that made it, with the weights it was made with: `stamp`.
     """
 
     model: nn.Module
+    stamp: object = field(repr=False)
     request: Request
     method: Method
     canvases: list[Tensor]
@@ -57,7 +59,7 @@ class Snapshot:
     held: dict[tuple[int, Site], Tensor]
 
 
-@dataclass
+@dataclass(repr=False)
 class Generation:
     """A finished generation. `canvas` is the final latent (n, d, H, W).
 
@@ -72,7 +74,14 @@ class Generation:
     tokens: list[Tensor | None]
     first_step: int
     seconds: float
-    snapshot: Snapshot | None = field(default=None, repr=False)
+    snapshot: Snapshot | None = None
+
+    def __repr__(self) -> str:
+        prompts, shape = list(self.request.prompts), tuple(self.canvas.shape)
+        held = ", with a snapshot" if self.snapshot else ""
+        return (
+            f"<Generation of {prompts}, latent {shape}, {self.seconds:.2f} s{held}, {self.method}>"
+        )
 
 
 def generate(
@@ -97,7 +106,8 @@ def generate(
     Picture i draws its noise from `seed + i`, or from its own of several seeds. `sizes` is the
     schedule of token maps, default the model's. `draws` replaces the keyed noise (parity with
     released code). `watch` wraps the runner, first outermost. `snapshot` keeps what `resume`
-    needs, with the branch outputs of the given steps (True: all unpruned ones but the last).
+    needs, with the branch outputs of the given steps (True: all unpruned ones but the last; False:
+    none is kept).
     `given` are the first steps' tokens, as a Generation holds them: these steps run, but draw
     nothing. `progress` shows a bar over the scale steps.
 
@@ -117,10 +127,13 @@ def generate(
         texts = (words,) if isinstance(words, str) else tuple(words)
     if not texts:
         raise ValueError("there is no prompt to generate from")
-    if isinstance(seed, Sequence):
-        seeds = tuple(index(s) for s in seed)
-    else:
-        seeds = tuple(index(seed) + i for i in range(len(texts)))
+    if not hasattr(method, "acts") or isinstance(method, type):
+        raise ValueError(f"a method is a value such as Dense(); not {method!r}")
+    try:
+        one = index(cast(int, seed))
+        seeds = tuple(one + i for i in range(len(texts)))
+    except TypeError:
+        seeds = tuple(index(s) for s in cast(Sequence[int], seed))
     if len(seeds) != len(texts):
         raise ValueError(f"{len(texts)} prompts need as many seeds; not {len(seeds)}")
     request = Request(
@@ -182,8 +195,8 @@ def resume(
 
     `base` was generated with a snapshot. Starts at the latest step before which both methods act
     alike and whose cache step is held; `first_step` of the result says where. The snapshot is not
-    changed. Raises ValueError for a generation without one, for another model than its own, or
-    for streamed draws.
+    changed. Raises ValueError for a generation without one, for another model than its own or
+    other weights, or for streamed draws.
 
     >>> import fastvar_lab as fv
     >>> model = fv.load("tiny")
@@ -196,6 +209,10 @@ def resume(
         raise ValueError("the generation kept no snapshot; generate it with snapshot=True")
     if held.model is not model.transformer:
         raise ValueError(f"the snapshot was made by another model than this {model.name}")
+    if held.stamp != model.stamp:
+        raise ValueError(
+            f"the weights, precision or device of {model.name} have changed since the snapshot"
+        )
     if not isinstance(held.request.draws, Keyed):
         raise ValueError("only a generation with keyed draws can be resumed")
     first = resume_step(held, method, model)
@@ -206,13 +223,21 @@ def resume_step(snapshot: Snapshot, method: Method, model: Model) -> int:
     """Tell at which scale step `resume` would start."""
     grids = snapshot.request.grids
     before, after = snapshot.method.acts(grids), method.acts(grids)
-    alike = next((i for i in range(len(grids)) if before[i] != after[i]), len(grids))
+    alike = next((i for i in range(len(grids)) if not _same(before[i], after[i])), len(grids))
     cache = method.cache_index(grids)
     if cache is not None and cache < alike:
         wanted = [site for step, site in snapshot.held if step == cache]
         if len(wanted) < len(model.transformer.kinds) * model.depth:
             return cache
     return alike
+
+
+def _same(one: Act, other: Act) -> bool:
+    """Tell whether a step is done alike; no, where rules hold arrays that are not one object."""
+    try:
+        return bool(one == other)
+    except (RuntimeError, ValueError):  # arrays, compared, have no one answer
+        return False
 
 
 @dataclass
@@ -326,6 +351,8 @@ def _steps(
     for grid in grids[first:]:
         plan = run.plan(grid, canvas)
         drawn: Tensor | None = None
+        if not isinstance(plan, Plan):
+            raise ValueError(f"{type(run).__name__}.plan must return a Plan; it returned {plan!r}")
         if plan is not Plan.SKIP:
             if plan is not rows and guided:
                 if rows is not Plan.BOTH:
@@ -358,6 +385,7 @@ def _steps(
     if keeper is not None:
         kept = Snapshot(
             model.transformer,
+            model.stamp,
             request,
             method,
             canvases,

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
-from functools import cached_property
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, cast
 
@@ -32,7 +31,7 @@ PRECISIONS = ("float32", "official")
 TOKENIZER_FILE, TRANSFORMER_FILE = "tiny_tokenizer.safetensors", "tiny_transformer.safetensors"
 
 
-@dataclass
+@dataclass(repr=False)
 class Model:
     """A backbone with its tokenizer and text encoder, and the defaults it was made for.
 
@@ -51,6 +50,11 @@ class Model:
     autocast: torch.dtype | None = None
     source: str = ""
     extends: bool = False
+    _hashed: tuple[object, str] | None = field(default=None, init=False, repr=False, compare=False)
+
+    def __repr__(self) -> str:
+        sides = ", ".join(grid.name for grid in self.grids())
+        return f"<Model {self.name}, {self.precision} on {self.device}, maps {sides}>"
 
     @property
     def parts(self) -> list[nn.Module]:
@@ -93,11 +97,23 @@ class Model:
     def depth(self) -> int:
         return self.transformer.config.depth
 
-    @cached_property
+    @property
+    def stamp(self) -> object:
+        """Change when weights do: where they lie, how often they were written, how they compute.
+
+        What is written through `.data` is not noticed.
+        """
+        tensors = (t for part in self.parts for t in (*part.parameters(), *part.buffers()))
+        now = tuple((t.data_ptr(), t._version, t.dtype, t.device) for t in tensors)
+        return (self.precision, *map(id, self.parts), now)
+
+    @property
     def fingerprint(self) -> str:
-        """Hash of all weights, for provenance."""
-        config = {part._get_name(): repr(getattr(part, "config", "")) for part in self.parts}
-        return files.fingerprint(config, *self.parts)
+        """Hash of all weights, for provenance; computed anew when they have changed."""
+        if self._hashed is None or self._hashed[0] != self.stamp:
+            config = {part._get_name(): repr(getattr(part, "config", "")) for part in self.parts}
+            self._hashed = self.stamp, files.fingerprint(config, *self.parts)
+        return self._hashed[1]
 
     @torch.no_grad()
     def condition(self, prompts: Sequence[str]) -> Any:
@@ -174,7 +190,6 @@ class Model:
             for module in self.transformer.modules():
                 if isinstance(module, nn.Linear):
                     module.weight.data = module.weight.data.contiguous()
-        self.__dict__.pop("fingerprint", None)
         return self
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterable, Sequence
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
 from fastvar_lab.generate import Generation, Watch, generate, resume
+from fastvar_lab.methods import select
 from fastvar_lab.methods.select import FarFromMean, Selector
 from fastvar_lab.models import Model
 from fastvar_lab.record import Recorder
@@ -29,6 +32,8 @@ def observe(
 ) -> tuple[Generation, Trace]:
     """Generate as `generate` does, and record. `features`, `outputs`, `attention` name sites.
 
+    Raises ValueError for sites that the model does not have; attention is that of "attn".
+
     `score` is the selector whose scores are recorded, by default pivotal token selection's,
     whatever the method selects by. `watch` wraps the runner outside of the recorder.
 
@@ -41,9 +46,8 @@ def observe(
     """
     trace, watches = Trace(model.grids(options.get("sizes"))), list[Stopwatch]()
     rule = score or FarFromMean()
-    wanted: dict[str, Any] = {"features": features, "outputs": outputs, "attention": attention}
-    wanted["score"] = rule.scores
-    watchers = [*watch, *_watchers(trace, watches, wanted)]
+    wanted = _wanted(model, features, outputs, attention)
+    watchers = [*watch, *_watchers(trace, watches, rule, wanted)]
     made = generate(model, prompts, method, watch=watchers, **options)
     return made, _finish(model, made, trace, watches[0], rule)
 
@@ -63,7 +67,7 @@ def observe_again(
 ) -> tuple[Generation, Trace]:
     """Resume `before` under another method and record; earlier steps come from its `trace`.
 
-    Raises ValueError if those were recorded with another `score`.
+    Raises ValueError if those are of another generation, or were recorded with another `score`.
 
     >>> import fastvar_lab as fv
     >>> model = fv.load("tiny")
@@ -77,17 +81,41 @@ def observe_again(
     told = trace.provenance.get("scores", repr(rule))
     if told != repr(rule):
         raise ValueError(f"the trace holds scores of {told}; give the same score, not {rule!r}")
-    wanted: dict[str, Any] = {"features": features, "outputs": outputs, "attention": attention}
-    wanted["score"] = rule.scores
-    watchers = [*watch, *_watchers(later, watches, wanted)]
+    for name, value in _asked(model, before).items():
+        told = trace.provenance.get(name, value)
+        if json.dumps(told) != json.dumps(value):  # a tuple comes back from disk as a list
+            raise ValueError(
+                f"the trace is of another generation: its {name} {told!r}, "
+                f"where {value!r} is resumed"
+            )
+    wanted = _wanted(model, features, outputs, attention)
+    watchers = [*watch, *_watchers(later, watches, rule, wanted)]
     made = resume(model, before, method, watch=watchers, snapshot=snapshot)
     _finish(model, made, later, watches[0], rule)
     return made, trace.before(made.first_step).followed_by(later)
 
 
-def _watchers(trace: Trace, watches: list[Stopwatch], wanted: dict[str, Any]) -> list[Watch]:
+def _wanted(model: Model, *named: Collection[Site]) -> dict[str, Collection[Site]]:
+    """Name what sites are wanted for; raise ValueError for one that the model does not have."""
+    found = dict(zip(("features", "outputs", "attention"), named, strict=True))
+    for what, sites in found.items():
+        kinds = ("attn",) if what == "attention" else model.transformer.kinds
+        for site in (sites,) if isinstance(sites, Site) else sites:
+            there = isinstance(site, Site) and site.kind in kinds and 0 <= site.layer < model.depth
+            if not there or isinstance(sites, Site):
+                raise ValueError(
+                    f"{what} takes a collection of Site(layer, kind), layers 0 to "
+                    f"{model.depth - 1}, kinds {', '.join(kinds)}; not {site!r}"
+                    + (" alone" if there else "")
+                )
+    return found
+
+
+def _watchers(
+    trace: Trace, watches: list[Stopwatch], rule: Selector, wanted: dict[str, Collection[Site]]
+) -> list[Watch]:
     def recorder(run: Runner) -> Runner:
-        return Recorder(run, trace, **wanted)
+        return Recorder(run, trace, score=partial(select.score, rule), **wanted)
 
     def stopwatch(run: Runner) -> Runner:
         watches.append(Stopwatch(run, sublayers=True))
@@ -99,21 +127,28 @@ def _watchers(trace: Trace, watches: list[Stopwatch], wanted: dict[str, Any]) ->
 def _finish(
     model: Model, made: Generation, trace: Trace, watch: Stopwatch, rule: Selector
 ) -> Trace:
-    trace.grids = made.request.grids
     trace.step_ms, trace.sublayer_ms = watch.step_ms(), watch.sublayer_ms()
     trace.provenance = {
         "method": repr(made.method),
         "scores": repr(rule),
-        "model": model.name,
-        "weights": model.fingerprint,
-        "prompts": made.request.prompts,
-        "seeds": made.request.seeds,
-        "sampling": repr(made.request.sampling),
-        "draws": repr(made.request.draws),
-        "sizes": [(g.h, g.w) for g in made.request.grids],
+        **_asked(model, made),
         "first_step": made.first_step,
         "device": str(model.device),
         "torch": version("torch"),
         "fastvar_lab": version("fastvar-lab"),
     }
     return trace
+
+
+def _asked(model: Model, made: Generation) -> dict[str, Any]:
+    """Say which generation it is, apart from its method."""
+    request = made.request
+    return {
+        "model": model.name,
+        "weights": model.fingerprint,
+        "prompts": request.prompts,
+        "seeds": request.seeds,
+        "sampling": repr(request.sampling),
+        "draws": repr(request.draws),
+        "sizes": [(g.h, g.w) for g in request.grids],
+    }

@@ -25,7 +25,8 @@ def distance_to_mean(x: Tensor) -> Tensor:
 def gather(x: Tensor, index: Tensor) -> Tensor:
     """Take the tokens at index (B, K) from x (B, L, C): (B, K, C)."""
     (words,) = _words(x)
-    return words.gather(1, index.unsqueeze(-1).expand(-1, -1, words.shape[-1])).view(x.dtype)
+    taken = words.gather(1, index.unsqueeze(-1).expand(-1, -1, words.shape[-1]))
+    return taken if words is x else taken.view(x.dtype)
 
 
 def scatter(base: Tensor, index: Tensor, fresh: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from fastvar_lab.seam import Grid, Site
 Key = tuple[int, Site]
 
 
-@dataclass
+@dataclass(repr=False)
 class Trace:
     """One generation's record. n pictures, B rows (conditional first), steps s of `grids`.
 
@@ -47,7 +47,15 @@ class Trace:
     seen: dict[Key, tuple[int, ...]] = field(default_factory=dict)
     step_ms: dict[int, float] = field(default_factory=dict)
     sublayer_ms: dict[tuple[int, str], float] = field(default_factory=dict)
-    derived: dict[Any, Any] = field(default_factory=dict, repr=False)
+    derived: dict[Any, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        held = [name for name in (*_BY_STEP, *_BY_SITE) if getattr(self, name)]
+        of = self.provenance.get("prompts", ())
+        return f"<Trace of {list(of)}, {len(self.grids)} scale steps: {', '.join(held)}>"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "derived": {}}  # whose keys hold what decoded it
 
     def size(self, step: int) -> str:
         """Name a step by its map, as 32x32."""

@@ -658,7 +658,7 @@ class Method(fv.Prune):
         "class Mine:\n sign = torch.tensor({}.0)\n def scores(self, x, grid, site): return x",
         "sign = {}\nclass Mine:\n def scores(self, x, grid, site): return sign * x",
         "def f(x): return {} * x\nclass Mine:\n def scores(self, x, grid, site): return f(x)",
-        "class Mine:\n @cached_property\n def sign(self): return {}\n def scores(self, *_): return 1",
+        "class Mine:\n @cached_property\n def a(self): return {}\n def scores(self, *_): return 1",
         "def rule(sign):\n class Mine:\n  def scores(self, x, grid, site): return sign * x\n"
         " return Mine\nMine = rule({})",
         "@dataclass(frozen=True)\nclass Of:\n weight: object\n def scores(self, *_): return 1\n"

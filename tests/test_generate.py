@@ -1,8 +1,10 @@
 """What generation promises: determinism, batches, snapshots, recording, every schedule."""
 
 import threading
+from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -498,3 +500,44 @@ def test_what_all_steps_share_is_computed_once(small):
         fv.generate(small, PROMPTS[0], fv.Dense())
     assert count.names.count("exp") == small.depth
     assert count.names.count("where") == 1  # as the text is pooled
+
+
+def test_a_snapshot_goes_on_with_the_weights_it_was_made_with(small):
+    made = fv.generate(small, "a red ring", fv.Dense(), seed=1, snapshot=True)
+    before = small.fingerprint
+    with torch.no_grad():
+        small.transformer.head.weight.mul_(0.5)
+    assert small.fingerprint != before
+    with pytest.raises(ValueError, match=r"weights, precision or device of .* have changed"):
+        fv.resume(small, made, fv.Prune({-1: 0.5}))
+    with torch.no_grad():
+        small.transformer.head.weight.mul_(2)
+    assert small.fingerprint == before
+
+
+def test_a_plan_is_a_plan(small):
+    class Silent(fv.Wrapper):
+        def plan(self, grid, canvas):
+            pass
+
+    with pytest.raises(ValueError, match=r"Silent.plan must return a Plan; it returned None"):
+        fv.generate(small, "a red ring", fv.Dense(), watch=[Silent])
+    with pytest.raises(ValueError, match="a method is a value such as"):
+        fv.generate(small, "a red ring", fv.Dense)
+    many = fv.generate(small, ["a red ring"] * 2, fv.Dense(), seed=np.array([3, 4]))
+    assert many.request.seeds == (3, 4)
+
+
+def test_a_rule_that_holds_arrays_is_resumed(small):
+    @dataclass(frozen=True)
+    class Weighed:
+        weight: torch.Tensor
+
+        def scores(self, x, grid, site):
+            return (x.float() * self.weight).sum(-1)
+
+    one, other = (fv.Prune({-1: 0.5}, select=Weighed(torch.rand(64))) for _ in "ab")
+    full = fv.generate(small, "a red ring", one, seed=1, snapshot=True)
+    resumed = fv.resume(small, full, other)
+    assert resumed.first_step == len(small.sizes) - 1
+    assert torch.equal(resumed.canvas, fv.generate(small, "a red ring", other, seed=1).canvas)

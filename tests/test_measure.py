@@ -1,5 +1,7 @@
 """Instruments on known inputs."""
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -264,3 +266,29 @@ def test_the_scores_of_another_selector_are_recorded(small):
         fv.observe_again(small, full, trace, fv.Prune({-1: 0.5}))
     _, later = fv.observe_again(small, full, trace, fv.Prune({-1: 0.5}), score=fv.HighPass())
     assert torch.equal(later.scores[key], trace.scores[key])
+
+
+def test_only_sites_that_are_there_are_recorded():
+    model = fv.load("tiny")
+    for options, told in (
+        ({"features": [fv.Site(8, "attn")]}, "layers 0 to 7, kinds attn, cross, ffn; not Site"),
+        ({"outputs": [fv.Site(0, "atn")]}, "outputs takes a collection"),
+        ({"attention": [fv.Site(0, "cross")]}, "attention .* kinds attn; not"),
+        ({"features": fv.Site(0, "attn")}, "not Site.* alone"),
+        ({"features": ["attn"]}, "not 'attn'"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            fv.observe(model, "a red ring", fv.Dense(), **options)
+
+
+def test_a_trace_is_continued_by_its_own_generation_alone(small, tmp_path):
+    made, trace = fv.observe(small, "a red ring", fv.Dense(), seed=1, snapshot=True)
+    other = fv.observe(small, "a red ring", fv.Dense(), seed=2)[1]
+    with pytest.raises(ValueError, match=r"of another generation: its seeds \(2,\), where \(1,\)"):
+        fv.observe_again(small, made, other, fv.Prune({-1: 0.5}))
+    trace.save(tmp_path / "trace.safetensors")
+    kept = fv.Trace.load(tmp_path / "trace.safetensors")
+    assert fv.observe_again(small, made, kept, fv.Prune({-1: 0.5}))[0].first_step > 0
+    images(trace, small.decode)
+    assert len(pickle.dumps(trace)) < 1.1 * len(pickle.dumps(kept))
+    assert len(repr(trace)) + len(repr(made)) + len(repr(small)) < 1000

@@ -258,6 +258,34 @@ def test_a_method_is_a_value_with_a_faithful_repr():
     assert hash(method) == hash(eval(repr(method)))
     assert all(eval(repr(m)) == m for m in PRESETS.values())
     assert Dense() == eval(repr(Dense()))
+    counted = {np.int64(-1): np.float64(0.75), (np.int64(24), 24): np.float32(0.5)}
+    plain = Prune(counted, layers=range(2, 4), cache_step=np.int64(-3), sublayers="ffn")
+    assert repr(plain) == repr(
+        Prune({-1: 0.75, (24, 24): 0.5}, layers=(2, 4), cache_step=-3, sublayers=("ffn",))
+    )
+
+
+class Rule:
+    def __init__(self, scores):
+        self.scores = lambda x, grid, site: scores(x)
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        (lambda x: x.sum(-1) * math.nan, "returned nan, which has no rank"),
+        (lambda x: x.sub_(1).sum(-1), "writes into the tokens it is shown"),
+        (lambda x: x.sum(-1).numpy(), "must return floats of shape .* returned ndarray"),
+        (lambda x: None, "returned NoneType"),
+        (lambda x: x, "returned torch.float.* of shape"),
+        (lambda x: x.sum(-1) > 0, "returned torch.bool"),
+    ],
+)
+def test_selectors_are_held_to_what_they_promise(small, rule, message):
+    with pytest.raises(ValueError, match=message):
+        fv.generate(small, "a red ring", Prune({-1: 0.5}, select=Rule(rule)))
+    with pytest.raises(ValueError, match=message):
+        fv.observe(small, "a red ring", Dense(), score=Rule(rule))
 
 
 @pytest.mark.parametrize(
@@ -281,6 +309,17 @@ def test_a_method_is_a_value_with_a_faithful_repr():
         (lambda g: Prune({-1: 0.5}, layers=(0, 9)).start(g, 8), "beyond the 8 layers"),
         (lambda g: Prune({-1: 0.5}, layers=(5, 5)), "must be a range"),
         (lambda g: Prune({-1: 0.5}, sublayers=("mlp",)), "sublayers must be among"),
+        (lambda g: Prune({-1: 0.5}, sublayers=()), r"sublayers must be among .* not \(\)"),
+        (
+            lambda g: Prune({-1: 0.5}, layers=(0, 8, 2)),
+            r"layers must be a range .* not \(0, 8, 2\)",
+        ),
+        (lambda g: Prune({-1: 0.5}, layers=range(0, 8, 2)), "layers must be a range"),
+        (lambda g: Merge({-1: 0.5}, layers=4), "layers must be a range"),
+        (lambda g: Prune({-1.0: 0.5}), "a scale is named from the end .* not -1.0"),
+        (lambda g: Prune({-1: "0.5"}), "must lie in"),
+        (lambda g: Prune({-1: 0.5}, cache_step="20"), "a scale is named"),
+        (lambda g: kept(4, 1.5), "a ratio must lie in"),
         (lambda g: Prune({-1: 0.5}, granularity="token"), "granularity must be one of"),
         (lambda g: CachedBranch("cubic"), "mode must be one of"),
         (lambda g: parse_ratios("-1=0.5"), "cannot read '-1=0.5'"),

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fastvar_lab.methods.schedule import ScaleName, Scheduled, ScheduledRunner, kept
 from fastvar_lab.seam import DENSE, KINDS, Act, Branch, Grid, Runner, Site
-from fastvar_lab.tokens import gather, wide
+from fastvar_lab.tokens import gather, scatter, wide
 
 
 @dataclass(frozen=True)
@@ -125,12 +125,9 @@ class MergeRunner(ScheduledRunner):
         if self.parts is None or self.parts[0] != grid.index:
             self.parts = grid.index, sources_and_destinations(grid, self.stride, x.device)
         found = match(x, *self.parts[1], kept(grid.tokens, ratio))
-        width = x.shape[-1]
-        place = found.target.unsqueeze(-1).expand(-1, -1, width)
+        place = found.target.unsqueeze(-1).expand(-1, -1, x.shape[-1])
         together = gather(x, found.kept)
         together = together.scatter_reduce(1, place, gather(x, found.merged), "mean")
         out = branch(together, found.kept)
-        full = torch.empty_like(x, dtype=out.dtype)
-        full.scatter_(1, found.kept.unsqueeze(-1).expand_as(out), out)
-        copies = out.gather(1, place)
-        return full.scatter_(1, found.merged.unsqueeze(-1).expand_as(copies), copies)
+        full = scatter(torch.empty_like(x, dtype=out.dtype), found.kept, out)
+        return scatter(full, found.merged, gather(out, found.target))

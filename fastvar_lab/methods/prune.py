@@ -8,8 +8,15 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from fastvar_lab.methods.restore import Cached, CachedBranch, Restorer
-from fastvar_lab.methods.schedule import ScaleName, Scheduled, ScheduledRunner, find, kept
-from fastvar_lab.methods.select import FarFromMean, Selector, top
+from fastvar_lab.methods.schedule import (
+    ScaleName,
+    Scheduled,
+    ScheduledRunner,
+    find,
+    kept,
+    scale_name,
+)
+from fastvar_lab.methods.select import FarFromMean, Selector, check, score, top
 from fastvar_lab.seam import DENSE, KINDS, Act, Branch, Grid, Plan, Runner, Site
 from fastvar_lab.tokens import gather
 
@@ -73,6 +80,9 @@ class Prune(Scheduled):
 
     def __post_init__(self) -> None:
         self._settle()
+        for name in ("cache_step", "null_until"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, scale_name(getattr(self, name)))
         if isinstance(self.select, type) or not hasattr(self.select, "scores"):
             raise ValueError(f"select must be a selector such as HighPass(); not {self.select!r}")
         if isinstance(self.restore, type) or not hasattr(self.restore, "restore"):
@@ -173,7 +183,7 @@ class PruneRunner(ScheduledRunner):
             cached = Cached(whole, self.cache_grid.h, self.cache_grid.w)
         fresh = branch(gather(x, index), index)
         out = self.method.restore.restore(fresh, index, grid, cached)
-        _check(self.method.restore, "restore", out, tuple(x.shape))
+        check(f"{self.method.restore!r}.restore", out, tuple(x.shape))
         return out
 
     def choose(self, site: Site, grid: Grid, x: Tensor) -> Tensor:
@@ -181,8 +191,7 @@ class PruneRunner(ScheduledRunner):
         scope = {"sublayer": site, "block": site.layer, "step": None}[self.method.granularity]
         now = (grid.index, scope, kept(grid.tokens, self.ratio(site, grid)))
         if self.index is None or self.index[0] != now:
-            scores = self.method.select.scores(x, grid, site)
-            _check(self.method.select, "scores", scores, tuple(x.shape[:2]))
+            scores = score(self.method.select, x, grid, site)
             self.index = (now, top(scores, now[2], self.method.raster))
         return self.index[1]
 
@@ -190,12 +199,3 @@ class PruneRunner(ScheduledRunner):
         if self.cache_index is None:
             return {}
         return {(self.cache_index, site): out for site, out in self.cache.items()}
-
-
-def _check(rule: object, what: str, out: Tensor, shape: tuple[int, ...]) -> None:
-    """Raise ValueError if a rule returned another shape than it must, or no numbers to rank."""
-    if tuple(out.shape) != shape or not out.is_floating_point():
-        raise ValueError(
-            f"{rule!r}.{what} must return floats of shape {shape}; "
-            f"returned {out.dtype} of shape {tuple(out.shape)}"
-        )

@@ -87,6 +87,8 @@ class NearestKept:
     needs_cache: ClassVar[bool] = False
 
     def restore(self, fresh: Tensor, index: Tensor, grid: Grid, cached: Cached | None) -> Tensor:
+        if not index.shape[1]:
+            raise ValueError(f"{self!r} copies from kept tokens; none was kept at {grid.name}")
         return gather(fresh, nearest_kept(index, grid.h, grid.w))
 
 

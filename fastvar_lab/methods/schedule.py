@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from operator import index
 from typing import Any, cast
 
 from torch import Tensor
@@ -29,8 +29,26 @@ def find(name: ScaleName, grids: Sequence[Grid]) -> int:
     )
 
 
+def scale_name(name: Any) -> ScaleName:
+    """Bring a scale name to plain integers; raise ValueError for what names no scale."""
+    try:
+        if isinstance(name, tuple | list):
+            h, w = name
+            return index(h), index(w)
+        return index(name)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"a scale is named from the end (-1), by a side (24) or a map (28, 21); not {name!r}"
+        ) from None
+
+
 def kept(tokens: int, ratio: float) -> int:
-    """How many of `tokens` survive when the share `ratio` is pruned: L - int(L * ratio)."""
+    """How many of `tokens` survive when the share `ratio` is pruned: L - int(L * ratio).
+
+    Raises ValueError for a ratio outside [0, 1].
+    """
+    if not 0 <= ratio <= 1:
+        raise ValueError(f"a ratio must lie in [0, 1]; not {ratio}")
     return tokens - int(tokens * ratio)
 
 
@@ -47,18 +65,14 @@ class Scheduled:
     def _settle(self) -> None:
         """Bring the fields to hashable form; raise ValueError for what no schedule allows."""
         pairs = self.ratios.items() if isinstance(self.ratios, Mapping) else self.ratios
-        object.__setattr__(self, "ratios", tuple(sorted(pairs, key=_place)))
-        object.__setattr__(self, "sublayers", tuple(self.sublayers))
+        settled = sorted(((scale_name(n), _share(n, r)) for n, r in pairs), key=_place)
+        object.__setattr__(self, "ratios", tuple(settled))
+        kinds = (self.sublayers,) if isinstance(self.sublayers, str) else tuple(self.sublayers)
+        object.__setattr__(self, "sublayers", kinds)
+        if not kinds or set(kinds) - set(KINDS):
+            raise ValueError(f"sublayers must be among {', '.join(KINDS)}; not {kinds!r}")
         if self.layers is not None:
-            object.__setattr__(self, "layers", tuple(self.layers))
-        for name, ratio in self.pairs:
-            if math.isnan(ratio) or not 0 <= ratio <= 1:
-                raise ValueError(f"the ratio of scale {name} must lie in [0, 1]; not {ratio}")
-        for kind in self.sublayers:
-            if kind not in KINDS:
-                raise ValueError(f"sublayers must be among {', '.join(KINDS)}; not {kind!r}")
-        if self.layers is not None and not 0 <= self.layers[0] < self.layers[1]:
-            raise ValueError(f"layers must be a range (first, end); not {self.layers}")
+            object.__setattr__(self, "layers", _ends(self.layers))
 
     @property
     def pairs(self) -> tuple[tuple[ScaleName, float], ...]:
@@ -92,6 +106,30 @@ class Scheduled:
         if self.layers is not None and self.layers[1] > depth:
             raise ValueError(f"layers {self.layers} reach beyond the {depth} layers of this model")
         return range(*(self.layers or (0, depth)))
+
+
+def _share(name: Any, ratio: Any) -> float:
+    """Bring a ratio to a plain float in [0, 1], or raise ValueError."""
+    try:
+        share = float("nan") if isinstance(ratio, str) else float(ratio)
+    except (TypeError, ValueError):
+        share = float("nan")
+    if not 0 <= share <= 1:
+        raise ValueError(f"the ratio of scale {name} must lie in [0, 1]; not {ratio!r}")
+    return share
+
+
+def _ends(layers: Any) -> tuple[int, int]:
+    """Bring a range of layers to its first and its end, or raise ValueError."""
+    try:
+        if isinstance(layers, range) and layers.step == 1:
+            layers = (layers.start, layers.stop)
+        first, end = (index(layer) for layer in layers)
+    except (TypeError, ValueError):
+        first = end = -1
+    if isinstance(layers, range) or not 0 <= first < end:
+        raise ValueError(f"layers must be a range (first, end); not {layers!r}")
+    return first, end
 
 
 def _place(pair: tuple[ScaleName, float]) -> tuple[int, ...]:

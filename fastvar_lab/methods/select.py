@@ -28,6 +28,32 @@ class Selector(Protocol):
         ...
 
 
+def score(rule: Selector, x: Tensor, grid: Grid, site: Site) -> Tensor:
+    """Ask a selector for its scores (B, L) of x (B, L, C), and hold it to what it promises.
+
+    Raises ValueError for another shape, for anything but floats, for nan (on a CPU: a GPU would
+    have to be waited for), and for a rule that writes into x.
+    """
+    before = None if x.is_inference() else x._version
+    found = rule.scores(x, grid, site)
+    check(f"{rule!r}.scores", found, tuple(x.shape[:2]))
+    if before is not None and x._version != before:
+        raise ValueError(f"{rule!r}.scores writes into the tokens it is shown; work on a copy")
+    if found.device.type == "cpu" and found.isnan().any():
+        raise ValueError(f"{rule!r}.scores returned nan, which has no rank")
+    return found
+
+
+def check(what: str, out: object, shape: tuple[int, ...]) -> None:
+    """Raise ValueError unless a rule returned floats of a shape."""
+    found = type(out).__name__
+    if isinstance(out, Tensor):
+        if tuple(out.shape) == shape and out.is_floating_point():
+            return
+        found = f"{out.dtype} of shape {tuple(out.shape)}"
+    raise ValueError(f"{what} must return floats of shape {shape}; returned {found}")
+
+
 def top(scores: Tensor, k: int, raster: bool = False) -> Tensor:
     """Return the k best tokens of each row, (B, k): best first, or in raster order."""
     index = scores.topk(k, dim=1, sorted=not raster).indices
@@ -70,9 +96,10 @@ class HighPass:
     """
 
     def scores(self, x: Tensor, grid: Grid, site: Site) -> Tensor:
-        image = rearrange(wide(x), "b (h w) c -> b c h w", h=grid.h, w=grid.w)
+        image = rearrange(wide(x[:, grid.prefix :]), "b (h w) c -> b c h w", h=grid.h)
         local = F.avg_pool2d(image, 3, stride=1, padding=1, count_include_pad=False)
-        return rearrange((image - local).square().sum(dim=1), "b h w -> b (h w)")
+        found = rearrange((image - local).square().sum(dim=1), "b h w -> b (h w)")
+        return F.pad(found, (grid.prefix, 0))  # text tokens have no neighbourhood
 
 
 @dataclass(frozen=True)
