@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -49,9 +49,11 @@ def draft_and_refine(
     """
     if not (isinstance(drafter.transformer, VAR) and isinstance(refiner.transformer, VAR)):
         raise ValueError("CoDe drafts and refines with two VARs")
-    if drafter.sizes != refiner.sizes or drafter.quantizer.channels != refiner.quantizer.channels:
+    codes = [model.quantizer.codebook for model in (drafter, refiner)]
+    alike = all(isinstance(c, Tensor) for c in codes) and torch.equal(*cast(list[Tensor], codes))
+    if drafter.sizes != refiner.sizes or not alike:
         raise ValueError("drafter and refiner need the same schedule and tokenizer")
-    steps = len(refiner.sizes)
+    steps = len(refiner.grids(options.get("sizes")))
     if not 1 <= drafted < steps:
         raise ValueError(f"of {steps} scales 1 to {steps - 1} can be drafted; not {drafted}")
     rest = Prune({-i: 1.0 for i in range(1, steps - drafted + 1)})

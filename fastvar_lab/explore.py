@@ -94,7 +94,7 @@ class Exploration:
         def watch(run: Runner) -> Runner:
             return Stoppable(run, stopped, begins)
 
-        if self.asked != (prompt, seed) or self.full is None:
+        if self.asked != (prompt, seed) or not self._still_holds():
             full = observe(self.model, prompt, Dense(), seed=seed, snapshot=True, watch=[watch])
             picture = to_uint8(self.model.decode(full[0].canvas))[0]
             self.asked, self.full, self.last, self.picture = (prompt, seed), full, None, picture
@@ -102,6 +102,11 @@ class Exploration:
         made, trace = observe_again(self.model, *base, method, snapshot=True, watch=[watch])
         self.last = (made, trace)
         return self._compared(made, trace)
+
+    def _still_holds(self) -> bool:
+        """Tell whether the full generation is there, and of the weights that the model has now."""
+        snapshot = self.full[0].snapshot if self.full else None
+        return snapshot is not None and snapshot.stamp == self.model.stamp
 
     def _nearest(self, method: Method) -> tuple[Generation, Trace]:
         assert self.full is not None

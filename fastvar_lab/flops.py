@@ -57,6 +57,8 @@ def step_flops(
             cost[kind] += live * backbone.sublayer_flops(kind, tokens, keys)
         if act[0] != "skip":
             embedding, head = backbone.ends_flops(grid)
+            if grid == grids[-1]:
+                head += backbone.finish_flops * grid.h * grid.w
             cost["ends"] = pictures * embedding + live * head
         out.append(cost)
     return out
@@ -80,7 +82,8 @@ def step_bytes(
         live = rows(act, pictures, guided)
         count = sum(sublayer_bytes(model, kind, live, keys) for kind, n, keys in made if n)
         if act[0] != "skip":
-            count += size * sum(backbone.ends_flops(Grid(grid.index, 1, 1))) / 2
+            ends = sum(backbone.ends_flops(Grid(grid.index, 1, 1)))
+            count += size * (ends + backbone.finish_flops * (grid == grids[-1])) / 2
         out.append(count)
     return out
 

@@ -78,9 +78,9 @@ def sublayer_times(model: Model, prompt: str, repeats: int) -> dict[str, list[fl
                 times[name, way].append(ms[last.index, kind] / model.depth)
     before = grids[cast(int, method.cache_index(grids))]
     x = inputs[0].x[last.index]
-    k = kept(last.tokens, 0.75)
+    k = kept(last.tokens, method.by_step(grids)[last.index])
     index = top(method.select.scores(x, last, inputs[0].site), k)
-    fresh = inputs[0].delta[last.index].gather(1, index[..., None].expand(-1, -1, x.shape[-1]))
+    fresh = gather(inputs[0].delta[last.index], index)
     held = Cached(inputs[0].delta[before.index], before.h, before.w)
 
     def select() -> Tensor:

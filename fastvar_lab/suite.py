@@ -29,6 +29,10 @@ from fastvar_lab.sublayers import PRUNED, sublayer_ms
 
 SIDES = (512, 768, 1536, 2048)  # pixels, of the growth of cost; 1024 is among the aspects
 BATCHES = (2, 4, 8)
+TIMED = (
+    *("seam", "tokens", "cache", "draws", "sampling", "scales", "generate", "models", "loading"),
+    *("timing", "flops", "sublayers", "bench", "suite"),
+)  # modules that what is timed runs through, beside backbones and methods
 
 
 @dataclass(frozen=True)
@@ -235,7 +239,7 @@ def _code() -> str:
     """Hash the sources that what is timed runs through."""
     here = Path(__file__).parent
     sources = [
-        *here.glob("*.py"),
+        *(here / f"{name}.py" for name in TIMED),
         *(here / "backbones").glob("*.py"),
         *(here / "methods").glob("*.py"),
     ]

@@ -7,6 +7,7 @@ that nothing in the scale loop asks an accelerator for a number or sends it one 
 import traceback
 from collections import Counter
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -14,9 +15,12 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
 
 import fastvar_lab as fv
 from fastvar_lab import models
+from fastvar_lab.experiments.costs import Unfused
+from fastvar_lab.flops import step_flops
 from fastvar_lab.methods.merge import Merge
 from fastvar_lab.seam import Wrapper
 from tests.conftest import SIZES, small_config
@@ -229,3 +233,45 @@ def test_autocast_casts_a_weight_once_a_generation():
     assert casts.seen[id(linear)] == 1
     model.set_precision("float32")
     assert not linear.requires_grad
+
+
+WITHOUT = {"infinity": {"waves": 0}}  # learnt places are computed once, whatever is drawn
+
+
+class Counted(Wrapper):
+    """Counts the products that each scale step issues."""
+
+    def __init__(self, inner, counter, steps):
+        super().__init__(inner)
+        self.counter, self.steps, self.before = counter, steps, 0
+
+    def _now(self):
+        counts = self.counter.get_flop_counts()["Global"]
+        return sum(n for op, n in counts.items() if "convolution" not in str(op))
+
+    def plan(self, grid, canvas):
+        self.before = self._now()
+        return self.inner.plan(grid, canvas)
+
+    def after(self, grid, tokens, canvas):
+        self.inner.after(grid, tokens, canvas)
+        self.steps.append(self._now() - self.before)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("method", [fv.Dense(), PRUNED[0]], ids=repr)
+@pytest.mark.parametrize("cut", [0, 1])
+def test_counted_operations_are_those_that_are_issued(family, method, cut):
+    """But for what depends on no token, and mixtures of codes."""
+    model = build(family)
+    model.transformer.config = replace(model.transformer.config, **WITHOUT.get(family, {}))
+    model.sizes = (*model.sizes[: -1 - cut], model.sizes[-1])
+    counter, issued = FlopCounterMode(display=False), []
+    watch = [Unfused, partial(Counted, counter=counter, steps=issued)]
+    with counter:
+        plain = replace(model.sampling, smooth=False)
+        fv.generate(model, prompt(model), method, watch=watch, sampling=plain)
+    costs = step_flops(model, method, model.grids(), words=len(prompt(model).split()))
+    for step, (found, cost) in enumerate(zip(issued, costs, strict=True)):
+        if step or not model.transformer.prefix:  # whose text is embedded before the loop
+            assert found == pytest.approx(sum(cost.values()), rel=0.02), step

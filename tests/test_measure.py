@@ -132,7 +132,7 @@ def test_agreement_of_masks(seen):
     assert set(masks.agreement(seen, "steps")["step"]) == {3}
     assert masks.overlap(a, a) == 1
     random = [torch.rand(200_000) < 0.3 for _ in range(2)]
-    assert masks.overlap(*random) == pytest.approx(masks.chance(0.3), abs=0.01)
+    assert masks.overlap(*random) == pytest.approx(masks.chance(0.3, 0.3), abs=0.01)
     with pytest.raises(ValueError, match="layers, rows or steps; not 'heads'"):
         masks.agreement(seen, "heads")
 

@@ -1,5 +1,8 @@
 """VAR on small random weights: the seam's promises hold on a second family."""
 
+from copy import deepcopy
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -131,6 +134,15 @@ def test_code_with_the_same_model_twice_is_plain_generation(var, drafted):
 def test_code_refuses_what_cannot_be_drafted(var, small):
     with pytest.raises(ValueError, match="of 5 scales 1 to 4 can be drafted; not 5"):
         draft_and_refine(var, var, "3", 5)
+    shorter = draft_and_refine(var, var, "3", 3, seed=1, sizes=var.sizes[:2] + var.sizes[-2:])
+    assert [None if t is None else t.shape[1] for t in shorter.tokens] == [
+        h * w for h, w in var.sizes[:2] + var.sizes[-2:]
+    ]
+    other = replace(var, quantizer=deepcopy(var.quantizer))
+    with torch.no_grad():
+        other.quantizer.codebook.add_(1)
+    with pytest.raises(ValueError, match="need the same schedule and tokenizer"):
+        draft_and_refine(var, other, "3", 2)
     with pytest.raises(ValueError, match="two VARs"):
         draft_and_refine(small, small, "a red circle", 1)
 

@@ -81,7 +81,10 @@ def test_figures_and_traces_are_saved(explorer, tmp_path):
     assert {"found.pdf", "found-2.pdf"} <= {p.name for p in tmp_path.iterdir()}
     explorer.name.value = str(tmp_path / "nowhere" / "found")
     explorer.keep.click()
-    assert "No such file" in explorer.status.value
+    assert "nowhere is not there" in explorer.status.value
+    explorer.name.value = " "
+    explorer.save.click()
+    assert "name the file to save" in explorer.status.value
 
 
 def test_every_control_has_a_label(explorer):
@@ -245,11 +248,11 @@ def test_a_point_of_the_trade_off_is_picked_and_sent(explorer, small):
     picker = ParetoPicker(pd.DataFrame(rows), small, explorer, "a red circle", 3)
     assert picker.hand_over.disabled
     assert sum(p["front"] for p in picker.scatter.points) >= 1
-    before = picker.gallery.pictures["FastVAR"].value
+    before = picker.gallery.pictures["picked"].value
     picker.scatter.picked = 1
     assert picker.wait(60)
     assert picker.point.value == 1
-    assert picker.gallery.pictures["FastVAR"].value != before
+    assert picker.gallery.pictures["picked"].value != before
     assert "PSNR" in picker.status.value
     picker.hand_over.click()
     assert explorer.wait(60)

@@ -19,7 +19,6 @@ from fastvar_lab.backbones.infinity import Text
 from fastvar_lab.backbones.protocol import ConditionEncoder
 
 INSTRUCTION_SHA256 = "424f7aa7b1119f8ed1e329140e5941dfe308183bea0af59041dad5527a9b8f20"
-SUFFIX_SHA256 = "604a832f757674ee1ade8c7e390df89013da9fd41d7a301bfb9779b1943e2f89"
 
 
 def official_text(path: str | Path, sha256: str) -> str:
@@ -31,15 +30,6 @@ def official_text(path: str | Path, sha256: str) -> str:
             return stripped
         warnings.warn(f"{path} is not the released text (its SHA-256 differs)", stacklevel=2)
     return text
-
-
-def with_suffix(prompts: Sequence[str], path: str | Path) -> list[str]:
-    """Append Infinity's "positive prompt", from a file that the user names, to every prompt.
-
-    Released code appends it only where one of its own list of words for people occurs.
-    """
-    suffix = official_text(path, SUFFIX_SHA256)
-    return [prompt + suffix for prompt in prompts]
 
 
 def _tokenizer(folder: Path) -> Any:

@@ -346,12 +346,15 @@ class HART(Backbone):
     def ends_flops(self, grid: Grid) -> tuple[float, float]:
         config, tokens = self.config, grid.h * grid.w
         head = 2.0 * config.width * config.vocabulary * tokens
-        if grid.index == config.levels - 1:
-            sizes = (config.diffusion_width, config.diffusion_depth, config.code, config.width)
-            head += tokens * diffusion_flops(*sizes, config.diffusion_steps)
         if grid.index == 0:
             return 2.0 * config.width * config.context_width * grid.tokens, head
         return 2.0 * config.width * config.code * tokens, head
+
+    @property
+    def finish_flops(self) -> float:
+        config = self.config
+        sizes = (config.diffusion_width, config.diffusion_depth, config.code, config.width)
+        return diffusion_flops(*sizes, config.diffusion_steps)
 
 
 def _progress(grid: Grid, steps: int) -> float:

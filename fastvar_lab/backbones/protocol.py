@@ -114,6 +114,11 @@ class Backbone(nn.Module, ABC):
     def ends_flops(self, grid: Grid) -> tuple[float, float]:
         """Count the products of a step's embedding, on one picture, and head, on one row."""
 
+    @property
+    def finish_flops(self) -> float:
+        """Products that a token of the last step costs after the head, on one row."""
+        return 0.0
+
 
 class ConditionEncoder(nn.Module, ABC):
     """Turns prompts into what a backbone is conditioned on; `example` is one that it takes."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -298,6 +299,7 @@ def drafting(model: Model, cells: Sequence[Settings]) -> Answers:
     """Time of CoDe on two VARs with random weights, and its share of their keys: cost alone."""
     parts = (cells[0]["drafter"], cells[0]["refiner"])
     large, small = (load(name, "random", model.device, model.dtype) for name in parts)
+    small = replace(small, tokenizer=large.tokenizer, quantizer=large.quantizer)
     grids = large.grids()
 
     def once(cell: Settings) -> float:

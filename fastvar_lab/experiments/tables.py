@@ -113,7 +113,7 @@ def markdown(table: pd.DataFrame) -> str:
     <BLANKLINE>
     """
     rows = [list(table.columns), ["---"] * len(table.columns), *table.astype(str).values.tolist()]
-    lines = ["| " + " | ".join(map(str, row)) + " |" for row in rows]
+    lines = ["| " + " | ".join(str(v).replace("|", r"\|") for v in row) + " |" for row in rows]
     lines[1] = lines[1].replace(" ", "")
     return "\n".join(lines) + "\n"
 
@@ -121,9 +121,5 @@ def markdown(table: pd.DataFrame) -> str:
 def latex(table: pd.DataFrame) -> str:
     """Write a table as LaTeX with booktabs' rules, its special characters escaped."""
     columns = "l" + "r" * (len(table.columns) - 1)
-    escaped = table.rename(columns=_escaped).map(lambda v: _escaped(v) if isinstance(v, str) else v)
-    return str(escaped.style.hide(axis="index").to_latex(hrules=True, column_format=columns))
-
-
-def _escaped(text: str) -> str:
-    return text.replace("%", r"\%").replace("_", r"\_").replace("&", r"\&").replace("#", r"\#")
+    style = table.style.format(escape="latex").format_index(escape="latex", axis=1)
+    return str(style.hide(axis="index").to_latex(hrules=True, column_format=columns))

@@ -70,8 +70,8 @@ def kept_map(trace: Trace, step: int, site: Site, row: int = 0) -> np.ndarray:
 def scores(trace: Trace) -> pd.DataFrame:
     """Summary of the scores: how uneven they are decides how much pruning can choose.
 
-    Columns: step, size, layer, kind, row, mean, std, gini (0 all equal, to 1), and kept, the share
-    forwarded.
+    Columns: step, size, layer, kind, row, mean, std, gini (0 all equal, to 1; nan where scores are
+    negative), and kept, the share forwarded.
 
     >>> import fastvar_lab as fv
     >>> _, trace = fv.observe(fv.load("tiny"), "a red ring", fv.PRESETS["tiny"], seed=1)
@@ -86,6 +86,7 @@ def scores(trace: Trace) -> pd.DataFrame:
         ranked = maps.sort(dim=1).values
         weight = 2 * torch.arange(1, n + 1, device=maps.device) - n - 1
         gini = (ranked * weight).sum(1) / (n * maps.sum(1)).clamp(min=1e-12)
+        gini[ranked[:, 0] < 0] = float("nan")
         for row in range(len(maps)):
             rows.append(
                 {
@@ -109,9 +110,14 @@ def overlap(first: Tensor, second: Tensor) -> float:
     return float((first & second).sum() / union) if union else 1.0
 
 
-def chance(share: float) -> float:
-    """Overlap to expect of two random masks that each keep `share` of the tokens."""
-    return share / (2 - share) if share else 1.0
+def chance(first: float, second: float) -> float:
+    """Overlap to expect of two random masks that keep these shares of the tokens.
+
+    >>> round(chance(0.5, 0.25), 3)
+    0.2
+    """
+    both = first * second
+    return both / (first + second - both) if first or second else 1.0
 
 
 def agreement(trace: Trace, between: str, kind: str = "attn") -> pd.DataFrame:
@@ -136,9 +142,9 @@ def agreement(trace: Trace, between: str, kind: str = "attn") -> pd.DataFrame:
     rows = []
 
     def note(step: int, layer: int, other: int, a: Tensor, b: Tensor) -> None:
-        share = float(a.float().mean() + b.float().mean()) / 2
+        shares = float(a.float().mean()), float(b.float().mean())
         common = {"step": step, "size": trace.size(step), "layer": layer, "other": other}
-        rows.append({**common, "overlap": overlap(a, b), "chance": chance(share)})
+        rows.append({**common, "overlap": overlap(a, b), "chance": chance(*shares)})
 
     if between == "layers":
         for (step, a), (other, b) in combinations(masks, 2):

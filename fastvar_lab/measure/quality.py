@@ -14,10 +14,10 @@ MOST_PSNR = 100.0  # dB, stands for equal pictures, so that means stay finite
 
 
 def psnr(image: np.ndarray, reference: np.ndarray) -> float:
-    """PSNR in dB of two uint8 pictures; 100 if they are equal."""
+    """PSNR in dB of two uint8 pictures, at most 100, which stands for equal ones."""
     if np.array_equal(image, reference):
         return MOST_PSNR
-    return float(peak_signal_noise_ratio(reference, image))
+    return min(MOST_PSNR, float(peak_signal_noise_ratio(reference, image)))
 
 
 def ssim(image: np.ndarray, reference: np.ndarray) -> float:

@@ -153,7 +153,8 @@ def spectrum_frame(trace: Trace, decode: Decode, site: Site | None = None) -> pd
     for (step, where), x in trace.features.items():
         if where == site:
             grid = trace.grids[step]
-            maps = rearrange(wide(x[:, grid.prefix :]), "b (h w) c -> b h w c", h=grid.h)
-            for row, plane in enumerate(maps.cpu().numpy()):
-                add("features", step, row, plane, None)
+            shown = wide(x[: pictures.shape[1], grid.prefix :])
+            maps = rearrange(shown, "b (h w) c -> b h w c", h=grid.h)
+            for picture, plane in enumerate(maps.cpu().numpy()):
+                add("features", step, picture, plane, None)
     return pd.concat(rows, ignore_index=True)

@@ -244,10 +244,11 @@ class Explorer(Live):
         changed = zip(self.model.sizes, found.agreement, strict=True)
         parts = [f"{h}x{w} {1 - a:.1%}" for (h, w), a in changed if a < 1]  # skipped ones are nan
         unit = "bits" if self.model.quantizer.codebook is None else "tokens"
+        counted = any(a == a for a in found.agreement)  # mixtures of codes are not
         self.numbers.value = (
             f"<b>{found.speedup_flop_bound:.2f}</b> times fewer operations, "
             f"PSNR <b>{found.psnr:.1f}</b> dB, SSIM <b>{found.ssim:.3f}</b>; "
-            f"{unit} changed: {', '.join(parts) or 'none'}"
+            f"{unit} changed: {', '.join(parts) or ('none' if counted else 'not counted')}"
         )
         self.costs.value = self._bars(found)
         again = len(self.model.sizes) - found.first_step
@@ -313,7 +314,12 @@ class Explorer(Live):
 
     def _unused(self, *endings: str) -> Path:
         """Return where to save: nothing is overwritten."""
-        return unused(Path(self.name.value).absolute(), endings)
+        if not self.name.value.strip() or self.name.value.endswith("/"):
+            raise ValueError("name the file to save, without its ending")
+        path = Path(self.name.value).absolute()
+        if not path.parent.is_dir():
+            raise ValueError(f"the folder {path.parent} is not there")
+        return unused(path, endings)
 
 
 def _called(rule: Any) -> str:

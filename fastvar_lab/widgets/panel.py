@@ -103,6 +103,7 @@ class Live(widgets.VBox):
 
     def ask(self, work: Callable[[Callable[[], bool]], None]) -> None:
         """Let the worker do `work(stopped)` instead of what it was asked before."""
+        self.worker.cancel()  # what ends now must not say "Run"
         self.status.say("generating")
         self.run_stop.description = "Stop"
 

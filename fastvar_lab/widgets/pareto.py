@@ -61,7 +61,7 @@ class ParetoPicker(Live):
         self.point = control(widgets.Dropdown, "point", options=points)
         self.hand_over = widgets.Button(description="Send to the Explorer", disabled=True)
         self.hand_over.layout.width = "auto"
-        self.gallery = Gallery(("full", "FastVAR"))
+        self.gallery = Gallery(("full", "picked"))
         buttons = widgets.HBox([self.run_stop, self.hand_over])
         side = widgets.VBox([self.value, self.point, self.gallery, self.status, buttons])
         row = widgets.HBox([self.scatter, side], layout={"flex_flow": "row wrap"})
@@ -91,12 +91,13 @@ class ParetoPicker(Live):
             self.status.say("pick a point")
             return
         self.hand_over.disabled = self.explorer is None or not isinstance(method, Prune)
+        name = self.point.label
 
         def work(stopped: Callable[[], bool]) -> None:
             found = self.lab.compare(*self.asked, method, stopped)
             if not stopped():
                 self.gallery.put("full", found.full)
-                self.gallery.put("FastVAR", found.fast)
+                self.gallery.put("picked", found.fast, name)
                 self.status.say(f"PSNR {found.psnr:.1f} dB, SSIM {found.ssim:.3f}")
 
         self.ask(work)

@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
+import atexit
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from weakref import WeakSet
+
+EVERY: WeakSet[Newest] = WeakSet()
+
+
+@atexit.register
+def end() -> None:
+    """Let nothing compute any more while the interpreter goes."""
+    workers = list(EVERY)
+    for worker in workers:
+        worker.cancel()
+    for worker in workers:
+        worker.wait(10)
 
 
 class Newest:
@@ -20,6 +34,7 @@ class Newest:
         self.pending: Callable[[Callable[[], bool]], None] | None = None
         self.busy = False
         self.thread: threading.Thread | None = None
+        EVERY.add(self)
 
     def ask(self, work: Callable[[Callable[[], bool]], None]) -> None:
         """Replace whatever was asked before."""

@@ -231,10 +231,10 @@ def browse_and_pick(page):
     browser.get_by_text("32x32: 256 of 1024 tokens").wait_for()
 
     pareto.locator("circle").first.scroll_into_view_if_needed()
-    before = pareto.locator("img.fastvar-fastvar").get_attribute("src")
+    before = pareto.locator("img.fastvar-picked").get_attribute("src")
     pareto.locator("circle").nth(2).click()
     page.wait_for_function(
-        "b => document.querySelector('.fastvar-pareto img.fastvar-fastvar').src !== b", arg=before
+        "b => document.querySelector('.fastvar-pareto img.fastvar-picked').src !== b", arg=before
     )
     pareto.get_by_text("PSNR").last.wait_for()
     pareto.locator("circle").nth(1).focus()
