@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from fastvar_lab import commands
@@ -20,13 +21,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     subcommands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    demo = subcommands.add_parser("demo", help="one prompt in full and with FastVAR, measured")
+    # abbreviations would miss what is done to a full name below
+    add = partial(subcommands.add_parser, allow_abbrev=False)
+    demo = add("demo", help="one prompt in full and with FastVAR, measured")
     demo.add_argument("--prompt", help="default: a red striped circle left of a blue square")
     demo.add_argument("--ratios", default="-2:0.5,-1:0.75", help=RATIOS_HELP)
     demo.add_argument("--out", type=Path, default=Path("demo"), help="folder for the results")
     demo.set_defaults(run=commands.demo)
 
-    generate = subcommands.add_parser("generate", help="write a picture for every prompt")
+    generate = add("generate", help="write a picture for every prompt")
     generate.add_argument("prompt", nargs="+", help=PROMPT_HELP)
     generate.add_argument("--ratios", help=f"{RATIOS_HELP}; default: no pruning")
     generate.add_argument("--out", type=Path, default=Path("."), help="folder for the pictures")
@@ -40,12 +43,12 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("--instruction", type=Path, help="file of HART's instruction text")
     generate.set_defaults(run=commands.generate)
 
-    listing = subcommands.add_parser("models", help="list every model, its files, what it needs")
+    listing = add("models", help="list every model, its files, what it needs")
     listing.add_argument("--weights", type=Path, help="folder to look for files in")
     listing.add_argument("--json", action="store_true", help="print JSON")
     listing.set_defaults(run=commands.models)
 
-    evaluate = subcommands.add_parser("evaluate", help="score the embedded model on its tasks")
+    evaluate = add("evaluate", help="score the embedded model on its tasks")
     evaluate.add_argument("--n", type=int, default=200, help="pictures")
     evaluate.add_argument("--ratios", help=f"{RATIOS_HELP}; default: no pruning")
     evaluate.add_argument("--size", help="final token map, 48 or 32x48 (height x width); zero-shot")
@@ -58,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     evaluate.set_defaults(run=commands.evaluate)
 
-    bench = subcommands.add_parser("bench", help="time full and pruned generation")
+    bench = add("bench", help="time full and pruned generation")
     bench.add_argument("--repeats", type=int, default=5, help="timed runs of each, after a warm-up")
     bench.add_argument("--case", default="", help="only cases whose name contains this")
     bench.add_argument(
@@ -70,14 +73,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     bench.set_defaults(run=commands.bench)
 
-    experiment = subcommands.add_parser("experiment", help="answer a question with measurements")
+    experiment = add("experiment", help="answer a question with measurements")
     experiment.add_argument("names", nargs="*", help="which; without any, they are listed")
     experiment.add_argument("--quick", action="store_true", help="a smoke run")
     experiment.add_argument("--paper", action="store_true", help="as many prompts as claims need")
     experiment.add_argument("--out", type=Path, help="folder for each frame, its tables and figure")
     experiment.set_defaults(run=commands.experiment)
 
-    figures = subcommands.add_parser("figures", help="draw figures again, with their data")
+    figures = add("figures", help="draw figures again, with their data")
     figures.add_argument("names", nargs="*", help="which; default: those of pictures")
     figures.add_argument(
         "--all", action="store_true", help="all, experiments included: hours without known cells"
@@ -90,12 +93,12 @@ def _parser() -> argparse.ArgumentParser:
     figures.add_argument("--out", type=Path, default=Path("figures"), help="folder, overwritten")
     figures.set_defaults(run=commands.figures)
 
-    claims = subcommands.add_parser("claims", help="the paper's claims against measurements here")
+    claims = add("claims", help="the paper's claims against measurements here")
     claims.add_argument("--quick", action="store_true", help="few prompts: never for committing")
     claims.add_argument("--out", type=Path, default=Path("figures"), help="folder of claims.md")
     claims.set_defaults(run=commands.claims)
 
-    notebooks = subcommands.add_parser("notebooks", help="run the notebooks from top to bottom")
+    notebooks = add("notebooks", help="run the notebooks from top to bottom")
     notebooks.add_argument("names", nargs="*", help="which, such as 01_generate; default: all")
     notebooks.add_argument("--execute", type=Path, metavar="DIR", help="keep executed copies")
     notebooks.add_argument("--html", type=Path, metavar="DIR", help="keep them as pages")
@@ -103,9 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     notebooks.add_argument("--folder", type=Path, default=Path("notebooks"), help="where they are")
     notebooks.set_defaults(run=commands.notebooks)
 
-    train = subcommands.add_parser(
-        "train", help="train the embedded model's tokenizer or transformer"
-    )
+    train = add("train", help="train the embedded model's tokenizer or transformer")
     train.add_argument("part", choices=("tokenizer", "transformer"))
     train.add_argument("--out", type=Path, default=Path("runs"), help="folder for weights")
     train.add_argument("--steps", type=int, help="optimiser steps")

@@ -35,24 +35,28 @@ def generate(args: argparse.Namespace) -> None:
     from fastvar_lab.pictures import to_uint8
     from fastvar_lab.world.grammar import parse
 
-    if args.ratios and args.paper:
+    if args.ratios is not None and args.paper:
         raise ValueError("--ratios and --paper both say what to prune; give one")
-    method = Prune(parse_ratios(args.ratios)) if args.ratios else Dense()
-    sizes, size = None, scales.parse_size(args.size) if args.size else None
+    method = Dense() if args.ratios is None else Prune(parse_ratios(args.ratios))
+    sizes, size = None, None if args.size is None else scales.parse_size(args.size)
     if args.model == "tiny":
         for prompt in args.prompt:
             parse(prompt)
     if args.model.startswith("infinity"):
-        aspect = args.aspect or (size[0] / size[1] if size else 1.0)
+        aspect = args.aspect
+        if aspect is None:
+            aspect = size[0] / size[1] if size else 1.0
+        elif not aspect > 0:
+            raise ValueError(f"--aspect must be above 0; not {aspect}")
         found = scales.templates(aspect)
-        if args.aspect and len(found) > 1:
+        if args.aspect is not None and len(found) > 1:
             raise ValueError(
                 f"--aspect must be one of {', '.join(map(str, scales.ASPECTS))}; not {aspect} "
                 f"(nearest: {found[0]} and {found[1]})"
             )
-        if args.pn or args.aspect or size:
+        if args.pn or args.aspect is not None or size:
             sizes = scales.infinity(aspect, args.pn or "1M")
-    elif args.pn or args.aspect:
+    elif args.pn or args.aspect is not None:
         raise ValueError(f"--pn and --aspect go with an Infinity; not with {args.model}")
     model = loading.load(
         args.model,
@@ -73,7 +77,8 @@ def generate(args: argparse.Namespace) -> None:
     folder(args.out)
     made = generate(model, args.prompt, method, seed=args.seed, progress=True)
     for i, image in enumerate(to_uint8(model.decode(made.canvas))):
-        path = args.out / file_name(args.prompt[i], made.request.seeds[i])
+        pruned = not isinstance(method, Dense)
+        path = args.out / file_name(args.prompt[i], made.request.seeds[i], pruned)
         write_image(path, image)
         print(path)
 
@@ -95,8 +100,10 @@ def evaluate(args: argparse.Namespace) -> None:
 
     if args.n < 7:
         raise ValueError(f"--n must be at least 7, one picture for each task; not {args.n}")
-    method = Prune(parse_ratios(args.ratios)) if args.ratios else Dense()
-    size = scales.parse_size(args.size) if args.size else None
+    if args.judge and (args.ratios, args.size, args.given) != (None, None, 0):
+        raise ValueError("--judge draws nothing: --ratios, --size and --given do not go with it")
+    method = Dense() if args.ratios is None else Prune(parse_ratios(args.ratios))
+    size = None if args.size is None else scales.parse_size(args.size)
     model = loading.load(weights=args.weights, device=args.device)
     if args.judge:
         print(json.dumps(judge_accuracy(model, args.n, args.seed), indent=1))

@@ -212,7 +212,7 @@ def again(out: Path, names: Sequence[str], endings: Sequence[str]) -> Iterator[P
             raise ValueError(f"{out / name}.json is not there: nothing says what {name} shows")
         if name in CHARTED and CHARTED[name] not in POINTS:
             write_tables(out / name, pd.read_csv(out / f"{name}.csv"))
-        report = json.loads((out / f"{name}.json").read_text())
+        report = _report(out / f"{name}.json")
         report["versions"] |= {p: version(p) for p in DRAWN_WITH}
         yield from _write(out / name, report, redraw(name, out), endings)
 
@@ -225,9 +225,20 @@ def _there(out: Path) -> list[str]:
     return there
 
 
+def _report(path: Path) -> Report:
+    """Read where a figure is from; raise ValueError if it does not say so."""
+    try:
+        report = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON: {error}") from error
+    if not isinstance(report, dict) or not {*DRAWN_WITH} <= {*report.get("versions", ())}:
+        raise ValueError(f"{path} does not say which versions drew the figure")
+    return report
+
+
 def redraw(name: str, out: Path) -> Figure:
     """Draw a committed figure again from its committed data."""
-    report = json.loads((out / f"{name}.json").read_text())
+    report = _report(out / f"{name}.json")
     if name in PICTURES:
         with np.load(out / f"{name}.npz") as kept:
             return PICTURES[name].draw(report, dict(kept))
@@ -244,7 +255,11 @@ def check(out: Path, names: Sequence[str] = ()) -> list[str]:
         if name not in _there(out):
             wrong.append(f"{name}: {out / name}.json is not there")
             continue
-        told = json.loads((out / f"{name}.json").read_text())["versions"]
+        try:
+            told = _report(out / f"{name}.json")["versions"]
+        except ValueError as error:
+            wrong.append(str(error))
+            continue
         other = [
             f"{p} {version(p)} instead of {told[p]}" for p in DRAWN_WITH if version(p) != told[p]
         ]

@@ -95,6 +95,12 @@ def sublayer_bytes(model: Model, kind: str, live: int, keys: int) -> float:
     return read * backbone.head.weight.element_size()
 
 
+def named(methods: object) -> None:
+    """Raise ValueError unless methods come by their labels."""
+    if not isinstance(methods, Mapping):
+        raise ValueError(f"methods are given by label, {{'mine': method}}; not as {methods!r}")
+
+
 def total(costs: Sequence[dict[str, float]]) -> float:
     """Sum of all steps and kinds."""
     return sum(sum(cost.values()) for cost in costs)
@@ -122,6 +128,7 @@ def costs(
     >>> frame.groupby("method").tokens.sum().to_dict()
     {'fast': 1753.0, 'full': 2521.0}
     """
+    named(methods)
     grids, table = model.grids(sizes), []
     for name, method in methods.items():
         tokens = forwarded(model, method, grids)

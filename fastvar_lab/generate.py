@@ -119,7 +119,12 @@ def generate(
     """
     condition: Condition | None = None
     if isinstance(prompts, Tensor) or hasattr(prompts, "_fields"):
-        condition = cast(Condition, prompts)
+        condition, wanted = cast(Condition, prompts), model.transformer.condition
+        if not isinstance(condition, wanted):
+            raise ValueError(
+                f"{model.name} is conditioned on a {wanted.__name__} or on prompts; "
+                f"not on a {type(condition).__name__}"
+            )
         first = condition if isinstance(condition, Tensor) else condition[0]
         texts = tuple(f"condition {i}" for i in range(len(first)))
     else:
@@ -151,6 +156,7 @@ def generate(
             f"the schedule has {len(request.grids)}"
         )
     _check_given(request)
+    snapshot = snapshot if isinstance(snapshot, Sequence) else bool(snapshot)
     if progress:
         watch = [partial(Progress, steps=len(request.grids)), *watch]
     return _run(model, request, method, watch, snapshot, None, 0)

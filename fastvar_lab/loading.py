@@ -29,7 +29,7 @@ from fastvar_lab.models import (
     build_tiny,
     language,
 )
-from fastvar_lab.scales import Sizes, square
+from fastvar_lab.scales import Sizes, grids, square
 
 NAMES = ("tiny", *presets.NAMES)
 UNREAD = ["*.h5", "*.msgpack", "*.ot", "*.onnx"]  # a text encoder's weights for other frameworks
@@ -71,7 +71,11 @@ def load(
     """
     if name not in NAMES:
         raise ValueError(f"model must be one of {', '.join(NAMES)}; not {name!r}")
+    if not isinstance(dtype, torch.dtype):
+        raise ValueError(f"dtype must be a type of torch such as torch.bfloat16; not {dtype!r}")
     require(device)
+    if sizes is not None:
+        grids(sizes)  # refused before anything is read
     if name == "tiny":
         given = {"depth": depth, "reference": reference, "instruction": instruction}
         given["download"] = download or None
@@ -105,7 +109,7 @@ def load(
     if features is not None:
         here = None if isinstance(model.text_encoder, NoText) else model.text_encoder
         model.text_encoder = StoredFeatures(features, here)
-    model.sizes = sizes or model.sizes
+    model.sizes = model.sizes if sizes is None else sizes
     asked = {
         "weights": None if weights is None else str(weights),
         "device": str(device),
@@ -135,7 +139,7 @@ def _tiny(weights: str | Path | None, seed: int) -> Model:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return build_tiny()
-    folder = Path(weights or WEIGHTS)
+    folder = Path(WEIGHTS if weights is None else weights)
     parts, config = files.read(folder / TRANSFORMER_FILE)
     vision, vision_config = files.read(folder / TOKENIZER_FILE)
     try:

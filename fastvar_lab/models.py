@@ -334,7 +334,8 @@ def from_states(
     `family` is "var", "infinity" or "hart", `config` its configuration's fields (VARConfig,
     InfinityConfig, HARTConfig). `quantizer` holds at least the tokenizer's `quantize.` part (VAR
     and HART; bits need none). The result has no autoencoder and no text encoder: `generate`
-    takes labels or encoded prompts and returns the latent. `precision` as in `load`.
+    takes labels or encoded prompts and returns the latent. `precision` as in `load`. The model
+    shares the tensors' memory: copy those that are still being trained.
     """
     if family not in FAMILIES:
         raise ValueError(f"family must be one of {', '.join(FAMILIES)}; not {family!r}")

@@ -36,10 +36,15 @@ def write_figure(path: str | Path, figure: Figure, dpi: int = 200) -> None:
         write(path, lambda p: figure.savefig(p, dpi=dpi, metadata=metadata))
 
 
-def file_name(prompt: str, seed: int) -> str:
-    """Name a picture's file after its prompt, cut to what file systems take."""
-    words = "".join(c if c.isalnum() else " " for c in prompt).split()
-    return "-".join(words).encode()[:100].decode(errors="ignore") + f"-{seed}.png"
+def file_name(prompt: str, seed: int, pruned: bool = False) -> str:
+    """Name a picture's file after its prompt, cut to what file systems take, seed and method.
+
+    >>> file_name("a red ring", 1, pruned=True)
+    'a-red-ring-1-pruned.png'
+    """
+    words = "-".join("".join(c if c.isalnum() else " " for c in prompt).split())
+    cut = words.encode()[:100].decode(errors="ignore")
+    return f"{cut}-{seed}{'-pruned' if pruned else ''}.png"
 
 
 def machine(device: torch.device | str = "cpu") -> dict[str, str | int]:

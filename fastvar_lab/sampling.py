@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -25,10 +26,10 @@ class Sampling:
     smooth: bool = False
 
     def __post_init__(self) -> None:
-        if not self.guidance >= 0:
-            raise ValueError(f"guidance must be 0 or more; not {self.guidance}")
-        if not self.temperature > 0:
-            raise ValueError(f"temperature must be above 0; not {self.temperature}")
+        if not 0 <= self.guidance < math.inf:
+            raise ValueError(f"guidance must be 0 or more, and finite; not {self.guidance}")
+        if not 0 < self.temperature < math.inf:
+            raise ValueError(f"temperature must be above 0, and finite; not {self.temperature}")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p must lie in (0, 1]; not {self.top_p}")
         if self.top_k < 0:

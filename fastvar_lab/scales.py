@@ -67,8 +67,10 @@ def templates(aspect: float) -> tuple[float, ...]:
 
 def grids(sizes: Sequence[tuple[int, int]], prefix: int = 0) -> tuple[Grid, ...]:
     """Turn a schedule into steps; `prefix` text tokens ride along with the first one."""
-    if not sizes:
+    if not len(sizes):
         raise ValueError("a scale schedule needs at least one map")
+    if any(not hasattr(size, "__len__") or len(size) != 2 for size in sizes):
+        raise ValueError(f"a schedule is made of maps (height, width); not {list(sizes)}")
     for h, w in sizes:
         if h < 1 or w < 1:
             raise ValueError(f"a token map is at least 1x1; not {h}x{w} in {list(sizes)}")

@@ -16,7 +16,7 @@ from fastvar_lab import charts, models, plots, suite
 from fastvar_lab.__main__ import main
 from fastvar_lab.evaluate import true_tokens
 from fastvar_lab.files import write
-from fastvar_lab.output import write_figure
+from fastvar_lab.output import file_name, write_figure
 from fastvar_lab.suite import growth, settings
 from fastvar_lab.world.tasks import judge, questions
 
@@ -174,7 +174,7 @@ def test_models_are_listed(capsys, tmp_path):
 def test_a_released_size_generates_with_random_weights(tmp_path):
     size = ["--model", "infinity-125m", "--weights", "random", "--pn", "0.06M"]
     assert main(["generate", "a cat", *size, "--out", str(tmp_path), "--ratios", "-1:0.5"]) == 0
-    assert imread(tmp_path / "a-cat-0.png").shape == (256, 256, 3)
+    assert imread(tmp_path / "a-cat-0-pruned.png").shape == (256, 256, 3)
 
 
 BAD = [
@@ -265,3 +265,42 @@ def test_a_read_only_folder_is_refused(tmp_path, capsys):
     tmp_path.chmod(0o500)
     assert main(["demo", "--out", str(tmp_path)]) == 2
     assert "not writable" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["generate", "a red ring", "--ratios", ""], "cannot read ''"),
+        (["evaluate", "--ratios", ""], "cannot read ''"),
+        (["generate", "a red ring", "--size", ""], "not ''"),
+        (["evaluate", "--seed", "-1", "--n", "7"], "their seed 0 or more"),
+        (["evaluate", "--judge", "--size", "48"], "--judge draws nothing"),
+        (["train", "tokenizer", "--peak", "-1"], "--peak must lie in"),
+        (["train", "tokenizer", "--seed", "-1"], "--seed must lie in"),
+        (
+            ["generate", "a cat", "--model", "infinity-2b", "--aspect", "0"],
+            "--aspect must be above 0",
+        ),
+        (["generate", "a red ring", "--download"], "download is not for it"),
+        (["generate", "a red ring", "--weights", ""], "cannot read weights"),
+    ],
+)
+def test_nothing_given_is_not_the_default(words, told, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert told in error
+    assert error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_pruned_picture_lies_beside_the_full_one(tmp_path, capsys):
+    out = ["--out", str(tmp_path / "two words"), "--size", "8"]
+    assert main(["generate", "a red ring", *out]) == 0
+    assert main(["generate", "a red ring", "--ratios", "-1:0.5", *out]) == 0
+    names = {path.name for path in (tmp_path / "two words").iterdir()}
+    assert names == {"a-red-ring-0.png", "a-red-ring-0-pruned.png"}
+    with pytest.raises(SystemExit):
+        main(["generate", "a red ring", "--ratio", "-1:0.5"])
+    assert "unrecognized arguments" in capsys.readouterr().err
+    assert len(file_name("環" * 300, 1).encode()) < 120

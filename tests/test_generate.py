@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastvar_lab as fv
 from fastvar_lab import scales
+from fastvar_lab.backbones.infinity import Text
 from fastvar_lab.backbones.presets import VAR
 from fastvar_lab.draws import Keyed, Streamed
 from fastvar_lab.seam import DENSE, KINDS, Runner, Site, Wrapper
@@ -541,3 +542,16 @@ def test_a_rule_that_holds_arrays_is_resumed(small):
     resumed = fv.resume(small, full, other)
     assert resumed.first_step == len(small.sizes) - 1
     assert torch.equal(resumed.canvas, fv.generate(small, "a red ring", other, seed=1).canvas)
+
+
+def test_conditions_are_of_their_model(small):
+    text = small.condition(["a red ring"])
+    long = Text(text.features.repeat(1, 9, 1), text.mask.repeat(1, 9))
+    for condition, told in (
+        (torch.tensor([1]), "conditioned on a Text or on prompts; not on a Tensor"),
+        (Text(text.features[..., :3], text.mask), "of width 64; not 3 of width 3"),
+        (long, "up to 24 text tokens of width 64; not 27"),
+    ):
+        for guidance in (1.0, 3.0):
+            with pytest.raises(ValueError, match=told):
+                fv.generate(small, condition, fv.Dense(), sampling=fv.Sampling(guidance))

@@ -193,6 +193,7 @@ class HART(Backbone):
     """The transformer: codebook rows of the next scale, and residuals at the last one."""
 
     kinds = ("attn", "ffn")
+    condition = Context
     unguided = 0.0
 
     def __init__(self, config: HARTConfig) -> None:

@@ -176,6 +176,7 @@ class Infinity(Backbone):
     """The transformer: bits of the next scale from the latent so far and a text."""
 
     kinds = ("attn", "cross", "ffn")
+    condition = Text
     unguided = 1.0
 
     def __init__(self, config: InfinityConfig) -> None:
@@ -223,11 +224,22 @@ class Infinity(Backbone):
 
     def with_null(self, text: Text) -> Text:
         """Append the null prompt, as long as each prompt, for guidance: (2n, T, D)."""
+        self._check(text)
         null = self.cfg_uncond[: text.features.shape[1]].expand_as(text.features)
         return Text(torch.cat((text.features, null)), text.mask.repeat(2, 1))
 
+    def _check(self, text: Text) -> None:
+        """Raise ValueError for a text that this model cannot read."""
+        words, width = text.features.shape[1:]
+        if width != self.config.text_width or words > self.config.text_length:
+            raise ValueError(
+                f"this model reads up to {self.config.text_length} text tokens of width "
+                f"{self.config.text_width}; not {words} of width {width}"
+            )
+
     def begin(self, text: Text, grids: Sequence[Grid], run: Runner) -> State:
         """Compute once what all scale steps share; allocate the KV cache to what `run` forwards."""
+        self._check(text)
         cache = self.new_cache(grids, len(text.mask), run)
         return self.state(text, grids, cache)
 

@@ -40,6 +40,7 @@ class Backbone(nn.Module, ABC):
 
     config: Any  # has depth, width, heads, head_dim, and levels: how many steps it can tell apart
     kinds: tuple[str, ...]  # of "attn", "cross", "ffn"
+    condition: type = object  # of what encoded prompts are
     unguided: float  # the guidance scale that needs no null rows
     prefix = 0  # text tokens that enter with the first scale step
     blocks: nn.ModuleList

@@ -99,6 +99,8 @@ class RandomText(ConditionEncoder):
     def encode(self, prompts: Sequence[str]) -> Text:
         """Draw features (n, T, width), the same for the same word."""
         rows = [p.split() for p in prompts]
+        if not all(rows):
+            raise PromptError("a prompt has at least one word; '' was given")
         longest = max(map(len, rows))
         mask = torch.tensor([[i < len(row) for i in range(longest)] for row in rows])
         features = torch.zeros(len(rows), longest, self.config)

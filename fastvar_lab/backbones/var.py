@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from operator import index
 from typing import cast
 
 import torch
@@ -117,6 +118,7 @@ class VAR(Backbone):
     """The transformer: codebook rows of the next scale from the latent so far and a class."""
 
     kinds = ("attn", "ffn")
+    condition = Tensor
     unguided = 0.0
 
     def __init__(self, config: VARConfig) -> None:
@@ -231,8 +233,8 @@ class LabelEncoder(ConditionEncoder):
         labels = []
         for prompt in prompts:
             try:
-                label = int(prompt)
-            except ValueError:
+                label = int(prompt) if isinstance(prompt, str) else index(prompt)
+            except (TypeError, ValueError):
                 label = -1
             if not 0 <= label < self.classes:
                 raise ValueError(f"a class lies in 0 to {self.classes - 1}; not {prompt!r}")

@@ -52,7 +52,13 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise WeightsError(f"cannot read weights {path}: {error}") from error
     if config is None:
         raise WeightsError(f"{path} holds no configuration, so it is not a file of this lab")
-    return tensors, json.loads(config)
+    try:
+        told = json.loads(config)
+    except ValueError as error:
+        raise WeightsError(f"the configuration in {path} is no JSON: {error}") from None
+    if not (isinstance(told, dict) and all(isinstance(part, dict) for part in told.values())):
+        raise WeightsError(f"the configuration in {path} is none of a model: {config[:60]}")
+    return tensors, told
 
 
 def read_released(path: Path) -> dict[str, Tensor]:

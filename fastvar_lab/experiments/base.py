@@ -39,6 +39,10 @@ class Scope:
     prompts: int
     repeats: int
 
+    def __post_init__(self) -> None:
+        if self.prompts < 1 or self.repeats < 1:
+            raise ValueError(f"a scope takes at least one prompt and one repeat; not {self}")
+
 
 SCOPES = {
     "quick": Scope("quick", 2, 1),

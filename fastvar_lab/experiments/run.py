@@ -22,6 +22,7 @@ from fastvar_lab.experiments import costs, quality, steps
 from fastvar_lab.experiments.base import SCOPES, Experiment, Scope, Settings
 from fastvar_lab.experiments.store import Store
 from fastvar_lab.experiments.tables import tabulate
+from fastvar_lab.flops import named
 from fastvar_lab.loading import load
 from fastvar_lab.models import Model
 from fastvar_lab.output import machine, versions
@@ -166,6 +167,7 @@ def compare(
     >>> sorted(frame.method.unique())
     ['PTS', 'full', 'random']
     """
+    named(methods)
     asked = quality.comparison("compare", "", "", lambda _: methods, seed=seed)
     return _measured(asked, model, scope, store, progress)
 

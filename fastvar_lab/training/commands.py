@@ -25,6 +25,8 @@ LIMITS = {
     "reading": (0, 10**6),
     "looking": (0, 10**6),
     "rehearse": (0, 10**5),
+    "peak": (1e-7, 1),
+    "seed": (0, 2**32 - 1),
 }
 
 

@@ -37,7 +37,12 @@ def draw_prompt(task: str, rng: np.random.Generator) -> Prompt:
 
 
 def questions(n: int, seed: int, tasks: Sequence[str] = TASKS) -> list[Question]:
-    """Draw `n` questions, the tasks taking turns; task i's prompts depend on seed and i alone."""
+    """Draw `n` questions, the tasks taking turns; task i's prompts depend on seed and i alone.
+
+    Raises ValueError for less than one, and for a negative seed.
+    """
+    if n < 1 or seed < 0:
+        raise ValueError(f"questions are 1 or more, their seed 0 or more; not {n} of seed {seed}")
     streams = {task: np.random.default_rng((seed, TASKS.index(task))) for task in tasks}
     return [
         Question(task, draw_prompt(task, streams[task]), int(streams[task].integers(2**31)))
