@@ -275,3 +275,23 @@ def test_counted_operations_are_those_that_are_issued(family, method, cut):
     for step, (found, cost) in enumerate(zip(issued, costs, strict=True)):
         if step or not model.transformer.prefix:  # whose text is embedded before the loop
             assert found == pytest.approx(sum(cost.values()), rel=0.02), step
+
+
+@pytest.mark.parametrize(
+    ("family", "autocast", "kinds"),
+    [
+        ("infinity", torch.bfloat16, {"attn": torch.float32, "cross": torch.float32,
+                                      "ffn": torch.float32}),
+        ("var", torch.float16, {"attn": torch.float16, "ffn": torch.float16}),
+        ("hart", torch.float16, {"attn": torch.float16, "ffn": torch.float16}),
+    ],
+)  # fmt: skip
+def test_branches_come_out_in_the_types_of_the_released_mixture(family, autocast, kinds):
+    class Types(Wrapper):
+        def sublayer(self, site, grid, branch, x):
+            delta = self.inner.sublayer(site, grid, branch, x)
+            assert delta.dtype == kinds[site.kind]
+            return delta
+
+    model = build(family).set_precision("official", autocast)
+    fv.generate(model, prompt(model), fv.Dense(), watch=[Types])

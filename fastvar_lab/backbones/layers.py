@@ -303,11 +303,11 @@ def attention_branch(
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return run.attend(site, grid, q, *cache.append(site.layer, k, v))
 
-    return attention(modulate(x, mod.up1, mod.shift1), attend, constants, table).mul_(mod.gate1)
+    return attention(modulate(x, mod.up1, mod.shift1), attend, constants, table) * mod.gate1
 
 
 def feed_forward_branch(
     x: Tensor, index: Tensor | None = None, *, ffn: FeedForward, mod: Modulation
 ) -> Tensor:
     """Feed-forward as a closed branch: modulated norm, FFN, gate."""
-    return ffn(modulate(x, mod.up2, mod.shift2)).mul_(mod.gate2)
+    return ffn(modulate(x, mod.up2, mod.shift2)) * mod.gate2
