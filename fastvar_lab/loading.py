@@ -123,7 +123,7 @@ def load(
         "features": None if features is None else str(features),
         "instruction": None if instruction is None else str(instruction),
     }
-    model.source = _written(name, asked)
+    model.source, model.opened = _written(name, asked), model.sizes
     return model.set_precision(precision, dtype).to(device).lay_out()
 
 

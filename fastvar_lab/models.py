@@ -36,8 +36,8 @@ class Model:
     """A backbone with its tokenizer and text encoder, and the defaults it was made for.
 
     `autocast` is the type that the released mixture of precisions computes in, `source` the
-    Python that opened the model, if `load` did; `extends` says how it draws larger squares, see
-    `sizes_to`.
+    Python that opened the model, with the schedule `opened`, if `load` did; `extends` says
+    how it draws larger squares, see `sizes_to`.
     """
 
     name: str
@@ -49,6 +49,7 @@ class Model:
     sampling: Sampling
     autocast: torch.dtype | None = None
     source: str = ""
+    opened: Sizes = ()
     extends: bool = False
     _hashed: tuple[object, str] | None = field(default=None, init=False, repr=False, compare=False)
 

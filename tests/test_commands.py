@@ -275,6 +275,7 @@ def test_a_read_only_folder_is_refused(tmp_path, capsys):
         (["generate", "a red ring", "--size", ""], "not ''"),
         (["evaluate", "--seed", "-1", "--n", "7"], "their seed 0 or more"),
         (["evaluate", "--judge", "--size", "48"], "--judge draws nothing"),
+        (["models", "--weights", "nowhere"], "the folder nowhere is not there"),
         (["train", "tokenizer", "--peak", "-1"], "--peak must lie in"),
         (["train", "tokenizer", "--seed", "-1"], "--seed must lie in"),
         (

@@ -125,6 +125,8 @@ def test_pickers_and_text_follow_each_other():
     explorer.worker.cancel()
     picker = explorer.children[1]
     assert explorer.python().splitlines()[2] == "model = fv.load('tiny', weights='random')"
+    explorer.model.sizes = explorer.model.sizes[1:]
+    assert explorer.python().splitlines()[3] == f"model.sizes = {explorer.model.sizes}"
     assert picker.first.count.value == 2
     assert picker.first.color.value == "red"
     assert picker.second.shape.value == "ring"

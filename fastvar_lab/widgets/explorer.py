@@ -202,6 +202,8 @@ class Explorer(Live):
             words.append(f"layers={method.layers}")
         source = self.model.source
         opened = f"model = {source}" if source else "# model: as you made it"
+        if source and self.model.sizes != self.model.opened:
+            opened += f"\nmodel.sizes = {self.model.sizes}"
         torch = "import torch\n\n" if "torch." in source else ""
         return (
             f"{torch}import fastvar_lab as fv\n\n{opened}\n"
