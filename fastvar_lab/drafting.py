@@ -49,8 +49,9 @@ def draft_and_refine(
     """
     if not (isinstance(drafter.transformer, VAR) and isinstance(refiner.transformer, VAR)):
         raise ValueError("CoDe drafts and refines with two VARs")
-    codes = [model.quantizer.codebook for model in (drafter, refiner)]
-    alike = all(isinstance(c, Tensor) for c in codes) and torch.equal(*cast(list[Tensor], codes))
+    codes = [cast(Tensor, model.quantizer.codebook) for model in (drafter, refiner)]
+    narrow = min((code.dtype for code in codes), key=lambda dtype: dtype.itemsize)
+    alike = torch.equal(*(code.to(narrow) for code in codes))
     if drafter.sizes != refiner.sizes or not alike:
         raise ValueError("drafter and refiner need the same schedule and tokenizer")
     steps = len(refiner.grids(options.get("sizes")))

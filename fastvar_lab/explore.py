@@ -106,7 +106,7 @@ class Exploration:
     def _still_holds(self) -> bool:
         """Tell whether the full generation is there, and of the weights that the model has now."""
         snapshot = self.full[0].snapshot if self.full else None
-        return snapshot is not None and snapshot.stamp == self.model.stamp
+        return snapshot is not None and snapshot.stamp == self.model.drawing
 
     def _nearest(self, method: Method) -> tuple[Generation, Trace]:
         assert self.full is not None

@@ -156,7 +156,6 @@ def generate(
             f"the schedule has {len(request.grids)}"
         )
     _check_given(request)
-    snapshot = snapshot if isinstance(snapshot, Sequence) else bool(snapshot)
     if progress:
         watch = [partial(Progress, steps=len(request.grids)), *watch]
     return _run(model, request, method, watch, snapshot, None, 0)
@@ -215,7 +214,7 @@ def resume(
         raise ValueError("the generation kept no snapshot; generate it with snapshot=True")
     if held.model is not model.transformer:
         raise ValueError(f"the snapshot was made by another model than this {model.name}")
-    if held.stamp != model.stamp:
+    if held.stamp != model.drawing:
         raise ValueError(
             f"the weights, precision or device of {model.name} have changed since the snapshot"
         )
@@ -317,6 +316,7 @@ def _steps(
         held = {k: v for k, v in base.held.items() if k[0] < first}
     keeper: _Keep | None = None
     run: Runner = method.start(grids, model.depth, held)
+    keep = tuple(keep) if isinstance(keep, Iterable) else bool(keep)
     if keep is not False:
         dense = {g.index for g, act in zip(grids, acts, strict=True) if act[0] == "dense"}
         steps = dense - {len(grids) - 1} if keep is True else set(keep)
@@ -391,7 +391,7 @@ def _steps(
     if keeper is not None:
         kept = Snapshot(
             model.transformer,
-            model.stamp,
+            model.drawing,
             request,
             method,
             canvases,

@@ -98,22 +98,32 @@ class Model:
     def depth(self) -> int:
         return self.transformer.config.depth
 
-    @property
-    def stamp(self) -> object:
-        """Change when weights do: where they lie, how often they were written, how they compute.
+    def stamp(self, *parts: nn.Module) -> object:
+        """Give what changes when the weights of parts, default all, do, or how they compute.
 
-        What is written through `.data` is not noticed.
+        That is where they lie, and how often they were written; writing through `.data` is not
+        noticed.
         """
-        tensors = (t for part in self.parts for t in (*part.parameters(), *part.buffers()))
-        now = tuple((t.data_ptr(), t._version, t.dtype, t.device) for t in tensors)
-        return (self.precision, *map(id, self.parts), now)
+        chosen = parts or self.parts
+        tensors = (t for part in chosen for t in (*part.parameters(), *part.buffers()))
+        now = tuple(
+            (t.data_ptr(), 0 if t.is_inference() else t._version, t.dtype, t.device)
+            for t in tensors
+        )
+        return (self.precision, *map(id, chosen), now)
+
+    @property
+    def drawing(self) -> object:
+        """The stamp of what a resumed generation computes with."""
+        quantizer = [self.quantizer] if isinstance(self.quantizer, nn.Module) else []
+        return self.stamp(self.transformer, *quantizer)
 
     @property
     def fingerprint(self) -> str:
         """Hash of all weights, for provenance; computed anew when they have changed."""
-        if self._hashed is None or self._hashed[0] != self.stamp:
+        if self._hashed is None or self._hashed[0] != self.stamp():
             config = {part._get_name(): repr(getattr(part, "config", "")) for part in self.parts}
-            self._hashed = self.stamp, files.fingerprint(config, *self.parts)
+            self._hashed = self.stamp(), files.fingerprint(config, *self.parts)
         return self._hashed[1]
 
     @torch.no_grad()

@@ -83,7 +83,7 @@ def observe_again(
         raise ValueError(f"the trace holds scores of {told}; give the same score, not {rule!r}")
     for name, value in _asked(model, before).items():
         told = trace.provenance.get(name, value)
-        if json.dumps(told) != json.dumps(value):  # a tuple comes back from disk as a list
+        if _written(told) != _written(value):
             raise ValueError(
                 f"the trace is of another generation: its {name} {told!r}, "
                 f"where {value!r} is resumed"
@@ -97,16 +97,16 @@ def observe_again(
 
 def _wanted(model: Model, *named: Collection[Site]) -> dict[str, Collection[Site]]:
     """Name what sites are wanted for; raise ValueError for one that the model does not have."""
-    found = dict(zip(("features", "outputs", "attention"), named, strict=True))
-    for what, sites in found.items():
+    found = dict[str, Collection[Site]]()
+    for what, sites in zip(("features", "outputs", "attention"), named, strict=True):
+        found[what] = (sites,) if isinstance(sites, Site) else tuple(sites)
         kinds = ("attn",) if what == "attention" else model.transformer.kinds
-        for site in (sites,) if isinstance(sites, Site) else sites:
-            there = isinstance(site, Site) and site.kind in kinds and 0 <= site.layer < model.depth
-            if not there or isinstance(sites, Site):
+        there = {Site(layer, kind) for layer in range(model.depth) for kind in kinds}
+        for site in found[what]:
+            if site not in there:
                 raise ValueError(
-                    f"{what} takes a collection of Site(layer, kind), layers 0 to "
-                    f"{model.depth - 1}, kinds {', '.join(kinds)}; not {site!r}"
-                    + (" alone" if there else "")
+                    f"{what} takes sites, Site(layer, kind), of layers 0 to {model.depth - 1} and "
+                    f"kinds {', '.join(kinds)}; not {site!r}"
                 )
     return found
 
@@ -138,6 +138,11 @@ def _finish(
         "fastvar_lab": version("fastvar-lab"),
     }
     return trace
+
+
+def _written(value: Any) -> str:
+    """Write a part of a provenance as files hold it: a tuple comes back from there as a list."""
+    return json.dumps(value, default=str)
 
 
 def _asked(model: Model, made: Generation) -> dict[str, Any]:

@@ -86,11 +86,10 @@ def sublayer_times(model: Model, prompt: str, repeats: int) -> dict[str, list[fl
     def select() -> Tensor:
         return gather(x, top(method.select.scores(x, last, inputs[0].site), k))
 
-    return {
-        "pts_ms": _each_ms(select, x.device),
-        "ctr_ms": _each_ms(partial(method.restore.restore, fresh, index, last, held), x.device),
-        **{f"{n}_ms_{way}": all_[1:] for (n, way), all_ in times.items()},
-    }
+    restore = partial(method.restore.restore, fresh, index, last, held)
+    with torch.no_grad():
+        alone = {"pts_ms": _each_ms(select, x.device), "ctr_ms": _each_ms(restore, x.device)}
+    return {**alone, **{f"{n}_ms_{way}": all_[1:] for (n, way), all_ in times.items()}}
 
 
 def median_ms(work: Callable[[], Tensor], device: torch.device, repeats: int = 50) -> float:

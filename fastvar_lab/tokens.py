@@ -37,13 +37,16 @@ def scatter(base: Tensor, index: Tensor, fresh: Tensor) -> Tensor:
 
 
 def _words(*maps: Tensor) -> tuple[Tensor, ...]:
-    """View the channels of token maps as words of 16 bytes, moved whole, where all of them fit."""
+    """View the channels of token maps as words of 16 bytes, moved whole, where all of them fit.
+
+    Not where gradients may be wanted: such a view has none.
+    """
+    if torch.is_grad_enabled() or len({x.dtype for x in maps}) > 1:
+        return maps
     for x in maps:
-        size = x.element_size()
-        whole = x.is_contiguous() and not (
-            x.shape[-1] * size % 16 or x.storage_offset() * size % 16
-        )
-        if x.requires_grad or not whole or x.device.type == "mps":  # which has no such type
+        steps = (x.shape[-1], x.storage_offset(), *x.stride()[:-1])
+        fits = not any(step * x.element_size() % 16 for step in steps) and x.is_contiguous()
+        if not fits or x.data_ptr() % 16 or x.device.type == "mps":  # which has no such type
             return maps
     return tuple(x.view(torch.complex128) for x in maps)
 

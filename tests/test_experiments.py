@@ -4,11 +4,14 @@ import json
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -317,6 +320,10 @@ def test_intervals_of_paired_and_joined_hits_cover_and_have_a_width():
     assert joined / 400 >= 0.93
     low, high = wilson_of_gap([1.0, np.nan, 0.0], [1.0, 0.0, np.nan])
     assert low < 0 < high
+    for n in (13, 41, 88, 92):
+        half = [1.0] * n + [0.0] * n
+        low, high = wilson_of_gap(half, half)
+        assert -0.2 < low < 0 < high < 0.2
     few = [1.0] * 24
     frame = pd.DataFrame(
         {
@@ -663,6 +670,17 @@ class Method(fv.Prune):
         " return Mine\nMine = rule({})",
         "@dataclass(frozen=True)\nclass Of:\n weight: object\n def scores(self, *_): return 1\n"
         "def Mine(): return Of(torch.arange(2000.0) + {})",
+        "@dataclass(frozen=True, slots=True)\nclass Mine:\n k: int = {}\n"
+        " def scores(self, *_): return 1",
+        "@dataclass(frozen=True, slots=True)\nclass Mine:\n k: int = 1\n"
+        " def scores(self, *_): return {}",
+        "class Mine(NamedTuple):\n k: int = 1\n def scores(self, *_): return {}",
+        "class Mine(NamedTuple):\n k: int = {}\n def scores(self, *_): return 1",
+        "torch.manual_seed({})\nmix = torch.nn.Linear(2, 2)\n"
+        "class Mine:\n def scores(self, x, grid, site): return mix(x)",
+        "def f(x): return g(x) * {}\ndef g(x): return f(x)\n"
+        "class Mine:\n def scores(self, x, grid, site): return f(x)",
+        "held = [{}]\nheld.append(held)\nclass Mine:\n def scores(self, *_): return held",
         "class Mine(torch.nn.Module):\n def __init__(self):\n  super().__init__()\n"
         "  self.weight = torch.full((3,), {}.0)\n def scores(self, x, grid, site): return x",
     ],
@@ -670,9 +688,58 @@ class Method(fv.Prune):
 def test_rules_differ_by_all_that_they_are_made_of(rule):
     def told(sign):
         space = {"__name__": "mine", "torch": torch, "dataclass": dataclass}
-        space |= {"cached_property": cached_property, "unrelated": object()}
+        space |= {"cached_property": cached_property, "NamedTuple": NamedTuple}
         exec(rule.format(sign), space)
         method = fv.Prune({-1: 0.5}, select=space["Mine"]())
         return own_code(method, method.start(scales.grids(scales.TINY), 8))
 
     assert told(1) == told(1) != told(2)
+
+
+RULE = """
+import fastvar_lab as fv, helpers
+from fastvar_lab.methods.own import own_code
+def unit(x): return x / x.norm()
+def near(x): return unit(x) + helpers.shift(x)
+def far(x): return -unit(x)
+class Mine:
+    names = {"a", "b", "c"}
+    def scores(self, x, grid, site): return near(x) if site.layer else far(x)
+method = fv.Prune({-1: 0.5}, select=Mine())
+print(own_code(method, method.start([], 8)))
+"""
+
+
+def test_rules_are_told_alike_in_every_process_and_by_the_modules_they_use(tmp_path):
+    (tmp_path / "mine.py").write_text(RULE.replace("method.start([], 8)", "fv.seam.Runner()"))
+
+    def told(shift, seed):
+        (tmp_path / "helpers.py").write_text(f"def shift(x): return x + {shift}\nother = {seed}")
+        env = {**os.environ, "PYTHONHASHSEED": str(seed), "PYTHONDONTWRITEBYTECODE": "1"}
+        command = [sys.executable, "mine.py"]
+        return subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True).stdout
+
+    found = [told(1, 1), told(1, 2), told(1, 3)]
+    assert len(found[0]) == 17
+    assert len(set(found)) == 1
+    assert told(2, 1) != found[0]
+
+
+def test_what_a_rule_computed_once_is_no_part_of_it(small, tmp_path):
+    @dataclass(frozen=True)
+    class Mine:
+        @cached_property
+        def weight(self):
+            return torch.arange(3.0)
+
+        def scores(self, x, grid, site):
+            return x.float().sum(-1) * self.weight.sum()
+
+    method = fv.Prune({-1: 0.5}, select=Mine())
+
+    def told():
+        return own_code(method, method.start(small.grids(), small.depth))
+
+    before = told()
+    fv.generate(small, "a red ring", method)
+    assert told() == before

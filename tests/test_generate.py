@@ -1,7 +1,7 @@
 """What generation promises: determinism, batches, snapshots, recording, every schedule."""
 
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastvar_lab as fv
-from fastvar_lab import scales
+from fastvar_lab import models, scales
 from fastvar_lab.backbones.infinity import Text
 from fastvar_lab.backbones.presets import VAR
 from fastvar_lab.draws import Keyed, Streamed
@@ -555,3 +555,25 @@ def test_conditions_are_of_their_model(small):
         for guidance in (1.0, 3.0):
             with pytest.raises(ValueError, match=told):
                 fv.generate(small, condition, fv.Dense(), sampling=fv.Sampling(guidance))
+
+
+def test_steps_to_keep_come_in_any_collection(small):
+    for steps in ({3}, np.array([3]), (k for k in (3,))):
+        made = fv.generate(small, "a red ring", fv.Dense(), snapshot=steps)
+        assert {step for step, _ in made.snapshot.held} == {3}
+    assert fv.generate(small, "a red ring", fv.Dense(), snapshot=np.False_).snapshot is None
+    assert not fv.generate(small, "a red ring", fv.Dense(), snapshot=set()).snapshot.held
+
+
+def test_another_text_encoder_does_not_end_a_snapshot(small):
+    made = fv.generate(small, "a red ring", fv.Dense(), seed=1, snapshot=True)
+    other = replace(small, text_encoder=models.RandomText(64))
+    assert fv.resume(other, made, fv.Prune({-1: 0.5})).first_step > 0
+
+
+def test_a_model_may_be_opened_in_inference_mode():
+    with torch.inference_mode():
+        model = fv.load("tiny")
+        made = fv.generate(model, "a red ring", fv.Prune({-1: 0.5}), snapshot=True)
+    assert made.snapshot is not None
+    assert model.fingerprint == fv.load("tiny").fingerprint

@@ -271,14 +271,21 @@ def test_the_scores_of_another_selector_are_recorded(small):
 def test_only_sites_that_are_there_are_recorded():
     model = fv.load("tiny")
     for options, told in (
-        ({"features": [fv.Site(8, "attn")]}, "layers 0 to 7, kinds attn, cross, ffn; not Site"),
-        ({"outputs": [fv.Site(0, "atn")]}, "outputs takes a collection"),
+        ({"features": [fv.Site(8, "attn")]}, "layers 0 to 7 and kinds attn, cross, ffn; not Site"),
+        ({"outputs": [fv.Site(0, "atn")]}, "outputs takes sites"),
         ({"attention": [fv.Site(0, "cross")]}, "attention .* kinds attn; not"),
-        ({"features": fv.Site(0, "attn")}, "not Site.* alone"),
         ({"features": ["attn"]}, "not 'attn'"),
     ):
         with pytest.raises(ValueError, match=told):
             fv.observe(model, "a red ring", fv.Dense(), **options)
+
+
+def test_sites_come_in_any_collection(small):
+    for sites in ((fv.Site(i, "ffn") for i in range(2)), [(0, "ffn"), (1, "ffn")]):
+        _, trace = fv.observe(small, "a red ring", fv.Dense(), features=sites)
+        assert {site for _, site in trace.features} == {(0, "ffn"), (1, "ffn")}
+    _, trace = fv.observe(small, "a red ring", fv.Dense(), outputs=fv.Site(0, "attn"))
+    assert {site for _, site in trace.outputs} == {(0, "attn")}
 
 
 def test_a_trace_is_continued_by_its_own_generation_alone(small, tmp_path):

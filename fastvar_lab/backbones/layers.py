@@ -218,7 +218,8 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = F.rms_norm(x if self.narrow else wide(x), x.shape[-1:], eps=self.eps)
-        return y * (self.weight.to(x.dtype) if self.narrow else self.weight)
+        # autocast has a GPU return float32
+        return y.to(x.dtype) * self.weight.to(x.dtype) if self.narrow else y * self.weight
 
 
 class FeedForward(nn.Module):

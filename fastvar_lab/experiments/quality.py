@@ -94,7 +94,7 @@ def work(
     methods = {FULL: Dense(), **make(model)}
     for cell in cells:
         label = cell["method"]
-        if not _told(label, methods[label], model).items() <= cell.items():
+        if repr(methods[label]) != cell["repr"]:
             raise ValueError(f"{label} is another method here than where the run began")
     if cells[0]["kind"] == "time":
         yield from _times(methods, model, cells)

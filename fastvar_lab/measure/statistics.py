@@ -72,8 +72,7 @@ def wilson_of_means(groups: Sequence[Values]) -> Interval:
 def wilson_of_gap(first: Values, second: Values) -> Interval:
     """95 % score interval of the difference of two shares of hits, on the same pictures.
 
-    Source: Newcombe, Statistics in Medicine 1998, paired proportions, method 10 without the
-    correction of its correlation.
+    Source: Newcombe, Statistics in Medicine 1998, paired proportions, method 10.
 
     >>> low, high = wilson_of_gap([1.0] * 24, [1.0] * 24)
     >>> round(low, 3), round(high, 3)
@@ -83,11 +82,14 @@ def wilson_of_gap(first: Values, second: Values) -> Interval:
     pairs = pairs[:, ~np.isnan(pairs).any(axis=0)]
     if not pairs.size:
         return UNKNOWN
-    alike = float(np.corrcoef(pairs)[0, 1]) if pairs.std(axis=1).all() else 0.0
     (one, other), (low, high) = pairs.mean(axis=1), np.array([wilson(hits) for hits in pairs]).T
+    both, n = float(pairs.prod(axis=0).mean() - one * other), pairs.shape[1]
+    both = max(0.0, both - 0.5 / n) if both > 0 else both  # the correction for continuity
+    spread = float(np.sqrt(one * (1 - one) * other * (1 - other)))
+    alike = both / spread if spread else 0.0
 
     def reach(a: float, b: float) -> float:
-        return float(np.sqrt(a * a - 2 * alike * a * b + b * b))
+        return float(np.sqrt(max(0.0, a * a - 2 * alike * a * b + b * b)))
 
     gap = float(one - other)
     return gap - reach(one - low[0], high[1] - other), gap + reach(high[0] - one, other - low[1])

@@ -192,6 +192,8 @@ class PruneRunner(ScheduledRunner):
         now = (grid.index, scope, kept(grid.tokens, self.ratio(site, grid)))
         if self.index is None or self.index[0] != now:
             scores = score(self.method.select, x, grid, site)
+            if scores.device.type == "cpu" and scores.isnan().any():  # a GPU is not waited for
+                raise ValueError(f"{self.method.select!r}.scores returned nan, which has no rank")
             self.index = (now, top(scores, now[2], self.method.raster))
         return self.index[1]
 

@@ -31,16 +31,13 @@ class Selector(Protocol):
 def score(rule: Selector, x: Tensor, grid: Grid, site: Site) -> Tensor:
     """Ask a selector for its scores (B, L) of x (B, L, C), and hold it to what it promises.
 
-    Raises ValueError for another shape, for anything but floats, for nan (on a CPU: a GPU would
-    have to be waited for), and for a rule that writes into x.
+    Raises ValueError for another shape, for anything but floats, and for a rule that writes into x.
     """
     before = None if x.is_inference() else x._version
     found = rule.scores(x, grid, site)
     check(f"{rule!r}.scores", found, tuple(x.shape[:2]))
     if before is not None and x._version != before:
         raise ValueError(f"{rule!r}.scores writes into the tokens it is shown; work on a copy")
-    if found.device.type == "cpu" and found.isnan().any():
-        raise ValueError(f"{rule!r}.scores returned nan, which has no rank")
     return found
 
 
