@@ -21,15 +21,12 @@ def catalog(weights: str | Path | None = None) -> list[dict[str, Any]]:
     """Describe every model: parameters, files, whether they are here, memory in GB by picture size.
 
     Files are looked for in `weights` and in the hub's cache. Memory is that of one guided picture
-    in bfloat16: the transformer's weights and its full KV cache. Raises ValueError for a folder
-    that is not there.
+    in bfloat16: the transformer's weights and its full KV cache.
 
     >>> rows = catalog()
     >>> [row["name"] for row in rows if row["here"]][0]
     'tiny'
     """
-    if weights is not None and not Path(weights).is_dir():
-        raise ValueError(f"the folder {weights} is not there")
     rows = []
     for name in NAMES:
         found = None if name == "tiny" else presets.release(name)

@@ -87,6 +87,8 @@ def models(args: argparse.Namespace) -> None:
     """List every model."""
     from fastvar_lab import catalog
 
+    if args.weights is not None and not args.weights.is_dir():
+        raise ValueError(f"the folder {args.weights} is not there")
     rows = catalog.catalog(args.weights)
     print(json.dumps(rows, indent=1) if args.json else catalog.table(rows))
 
