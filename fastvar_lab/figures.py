@@ -138,8 +138,8 @@ def draw(
             kept = POINTS[asked](frame) if asked in POINTS else frame
             data, figure = write_frame(out / name, asked, frame, kept)
             report |= measured(scope, frame, len(kept))
-        chosen = f" --seed {seed}" if name in PICTURES else " --quick" if scope == "quick" else ""
-        report |= provenance(model, f"figures {name}{chosen}", how)
+        told = f" --seed {seed}" if name in PICTURES else " --quick" if scope == "quick" else ""
+        report |= provenance(model, f"figures {name}{told}", how)
         yield data
         yield from _write(out / name, report, figure, endings)
 

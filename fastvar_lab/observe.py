@@ -83,7 +83,7 @@ def observe_again(
         raise ValueError(f"the trace holds scores of {told}; give the same score, not {rule!r}")
     for name, value in _asked(model, before).items():
         told = trace.provenance.get(name, value)
-        if _written(told) != _written(value):
+        if _on_disk(told) != _on_disk(value):
             raise ValueError(
                 f"the trace is of another generation: its {name} {told!r}, "
                 f"where {value!r} is resumed"
@@ -140,7 +140,7 @@ def _finish(
     return trace
 
 
-def _written(value: Any) -> str:
+def _on_disk(value: Any) -> str:
     """Write a part of a provenance as files hold it: a tuple comes back from there as a list."""
     return json.dumps(value, default=str)
 

@@ -179,9 +179,9 @@ def _content(cell: Any) -> Any:
 
 def _named(code: CodeType) -> set[str]:
     """Name the globals that code asks for."""
-    steps = [step for step in dis.get_instructions(code) if "GLOBAL" in step.opname]
-    steps += [step for step in dis.get_instructions(code) if step.opname == "LOAD_NAME"]
-    return {step.argval for step in steps}.union(*map(_named, _inner(code)))
+    steps = dis.get_instructions(code)
+    found = {step.argval for step in steps if step.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
+    return found.union(*map(_named, _inner(code)))
 
 
 def _attributes(code: CodeType) -> set[str]:
