@@ -60,6 +60,7 @@ def settings() -> list[Setting]:
         *(Setting("growth", two, infinity_at(side, side)) for side in SIDES),
         Setting("memory", two, infinity_at(960, 1920)),
         Setting("sizes", "infinity-8b"),
+        *(Setting("aspects", "infinity-8b", infinity(aspect)) for aspect in (1.5, 0.5)),
         Setting("sizes", "hart-0.7b"),
         *(Setting("batches", "hart-0.7b", None, n) for n in BATCHES),
         *(Setting("sizes", f"var-{size}") for size in ("d24", "d30", "d36")),

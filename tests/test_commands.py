@@ -155,6 +155,9 @@ def test_growth_is_fitted_over_tokens():
     ]  # fmt: skip
     assert growth(rows) == {"full": pytest.approx(2), "fast": pytest.approx(1)}
     assert {"infinity-2b", "infinity-8b", "hart-0.7b", "var-d36"} <= {s.model for s in settings()}
+    for model in ("infinity-2b", "infinity-8b"):  # 1024x1024 and two other aspects
+        assert len({s.sizes for s in settings() if s.model == model and s.group == "aspects"}) >= 2
+    assert len({s.name for s in settings()}) == len(settings())
 
 
 def test_models_are_listed(capsys, tmp_path):
