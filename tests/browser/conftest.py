@@ -48,6 +48,8 @@ def page(browser):
     page.set_default_timeout(60_000)
     page.problems = []
     page.on("pageerror", lambda error: page.problems.append(str(error)))
+    asked = page.get_by_role("dialog").filter(has_text="Select Kernel")  # by a slow start
+    page.add_locator_handler(asked, lambda _: asked.get_by_text("Select", exact=True).click())
     yield page
     context.close()
 
@@ -89,7 +91,11 @@ def served(folder, *command, theme="Light"):
         yield address
     finally:
         process.terminate()
-        process.wait(20)
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:  # Jupyter may wait for its websockets without end
+            process.kill()
+            process.wait()
         log.close()
     told = (home / "server.log").read_text()  # kernels write there too
     assert "Traceback" not in told, told
