@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -411,6 +412,29 @@ def test_a_training_starts_from_weights_with_or_without_context(tmp_path):
     anew = begun("transformer", None, tmp_path)
     assert not anew.tokenizer.config.decoder_context
     assert not torch.equal(anew.transformer.head.weight, weight)
+
+
+@pytest.mark.parametrize("call", range(1, 6))
+def test_a_signal_loses_no_step_whenever_it_comes(tmp_path, monkeypatch, call):
+    calls = iter(range(99))
+    clock = time.monotonic
+
+    def signalled():  # the clock is read before a step is counted, and between its checks
+        if next(calls) == call:
+            signal.raise_signal(signal.SIGTERM)
+        return clock()
+
+    model, seen = torch.nn.Linear(2, 2), []
+
+    def loss(step):
+        seen.append(step)
+        return model(torch.ones(2)).sum(), {}
+
+    monkeypatch.setattr(time, "monotonic", signalled)
+    with pytest.raises(KeyboardInterrupt):
+        train(model, loss, steps=4, peak=1e-3, betas=(0.9, 0.95), weight_decay=0.0,
+              checkpoint=tmp_path / "a.ckpt")  # fmt: skip
+    assert torch.load(tmp_path / "a.ckpt", weights_only=True)["step"] == len(seen)
 
 
 def test_a_stopped_training_leaves_a_checkpoint_that_resumes(tmp_path):

@@ -91,12 +91,15 @@ def train(
             done = step + 1
             if step % log_every == 0:
                 bar.write(f"{step} " + " ".join(f"{k} {v:.4f}" for k, v in logs.items()))
-            if stopped or done == steps or time.monotonic() - saved > SAVE_EVERY:
+            leaving = bool(stopped)  # asked once: what comes later is heeded a step later
+            if leaving or done == steps or time.monotonic() - saved > SAVE_EVERY:
                 save(done)
                 saved = time.monotonic()
-            if stopped:
-                raise KeyboardInterrupt
+            if leaving:
+                break
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+    if stopped:
+        raise KeyboardInterrupt
     return spent + time.monotonic() - begin
