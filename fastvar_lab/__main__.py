@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -155,13 +158,28 @@ def _ratios_as_values(argv: Sequence[str]) -> list[str]:
     return words
 
 
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """Let SIGTERM end a command as Ctrl-C does: nothing half-written is left."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; bad input ends with one line on stderr and status 2."""
     args = _parser().parse_args(_ratios_as_values(sys.argv[1:] if argv is None else argv))
     try:
-        args.run(args)
+        with _terminated_as_interrupted():
+            args.run(args)
     except (ValueError, OSError, RuntimeError) as error:
-        print(f"fastvar-lab: {str(error).splitlines()[0]}", file=sys.stderr)
+        told = str(error) or type(error).__name__
+        print(f"fastvar-lab: {told.splitlines()[0]}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("fastvar-lab: interrupted", file=sys.stderr)

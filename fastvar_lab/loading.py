@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import fields, replace
 from inspect import signature
 from pathlib import Path
@@ -33,6 +35,7 @@ from fastvar_lab.scales import Sizes, grids, square
 
 NAMES = ("tiny", *presets.NAMES)
 UNREAD = ["*.h5", "*.msgpack", "*.ot", "*.onnx"]  # a text encoder's weights for other frameworks
+DRAWING = threading.Lock()  # random weights are drawn from the whole process's generator
 
 
 def load(
@@ -101,7 +104,7 @@ def load(
         _need_memory(name, found.config, device, torch.float32 if random else dtype)
         if random:
             on = [torch.device(device)] if torch.device(device).type == "cuda" else []
-            with torch.random.fork_rng(devices=on), torch.device(device):
+            with DRAWING, torch.random.fork_rng(devices=on), torch.device(device):
                 torch.manual_seed(seed)
                 model = _build(name, found)
         else:
@@ -136,7 +139,7 @@ def _written(name: str, asked: Mapping[str, Any]) -> str:
 
 def _tiny(weights: str | Path | None, seed: int) -> Model:
     if weights == "random":
-        with torch.random.fork_rng(devices=[]):
+        with DRAWING, torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return build_tiny()
     folder = Path(WEIGHTS if weights is None else weights)
@@ -255,7 +258,8 @@ def fetch(found: presets.Release) -> Path:
         link = folder / found.text.folder
         if not link.exists():
             link.unlink(missing_ok=True)  # of an encoder that the cache no longer has
-            link.symlink_to(encoder, target_is_directory=True)
+            with suppress(FileExistsError):  # another process fetched it meanwhile
+                link.symlink_to(encoder, target_is_directory=True)
     return folder
 
 

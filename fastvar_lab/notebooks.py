@@ -11,7 +11,7 @@ from typing import Any
 
 import nbformat
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError, DeadKernelError
+from nbclient.exceptions import CellExecutionError
 from tqdm.auto import tqdm
 
 from fastvar_lab.files import folder, write
@@ -79,6 +79,7 @@ def execute(path: Path) -> tuple[Notebook, list[str]]:
         client = NotebookClient(
             notebook,
             timeout=CELL_LIMIT,
+            startup_timeout=CELL_LIMIT,
             kernel_name="python3",
             store_widget_state=True,
             extra_arguments=["--log-level=ERROR"],
@@ -88,7 +89,9 @@ def execute(path: Path) -> tuple[Notebook, list[str]]:
             client.execute()
         except CellExecutionError as error:
             return notebook, [f"{path.name}: {error.ename}: {error.evalue}"]
-        except (TimeoutError, DeadKernelError) as error:
+        except AssertionError as error:  # nbclient ended its kernel on Ctrl-C
+            raise KeyboardInterrupt from error
+        except (TimeoutError, RuntimeError) as error:  # a kernel that does not answer, or died
             return notebook, [f"{path.name}: {str(error).splitlines()[0]}"]
     return notebook, [f"{path.name}: {told}" for told in complaints(notebook)]
 

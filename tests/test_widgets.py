@@ -3,6 +3,7 @@
 import threading
 import time
 from dataclasses import dataclass
+from functools import partial
 
 import pandas as pd
 import pytest
@@ -97,7 +98,7 @@ def test_every_control_has_a_label(explorer):
 
 
 def test_the_newest_request_wins_and_a_stop_ends_what_runs():
-    worker, done, seen = Newest(pause=0.02), [], threading.Event()
+    worker, done, seen = Newest(pause=0.5), [], threading.Event()
 
     def slow(stopped):
         seen.set()
@@ -171,7 +172,8 @@ def test_a_method_sets_the_controls(explorer, small):
         explorer.apply(fv.Prune({-1: 0.5}, granularity="block"))
 
 
-def test_stop_says_so_and_run_goes_on(explorer):
+def test_stop_says_so_and_run_goes_on(explorer, monkeypatch):
+    monkeypatch.setattr(explorer.worker, "pause", 1.0)
     before = explorer.gallery.pictures["FastVAR"].value
     explorer.ratios[-1].value = 0.5
     assert explorer.run_stop.description == "Stop"
@@ -184,6 +186,29 @@ def test_stop_says_so_and_run_goes_on(explorer):
     assert explorer.run_stop.description == "Run"
     assert explorer.shown.method.pairs[-1] == (-1, 0.5)
     assert explorer.progress.value == 5
+
+
+def test_a_stop_while_the_page_is_written_comes_after_it(explorer, monkeypatch):
+    writing, put = threading.Event(), explorer.gallery.put
+
+    def slow_put(*shown):
+        writing.set()
+        time.sleep(0.3)  # for a stop to come meanwhile
+        put(*shown)
+
+    monkeypatch.setattr(explorer.gallery, "put", slow_put)
+    refused = partial(explorer.apply, fv.Prune({-1: 1 / 3}))
+    for ratio, act, told in (
+        (0.5, explorer.run_stop.click, "stopped"),
+        (0.7, partial(explorer.guarded, refused), "whole percents"),
+    ):
+        writing.clear()
+        explorer.ratios[-1].value = ratio
+        assert writing.wait(60)
+        act()
+        assert explorer.wait(60)
+        assert told in explorer.status.value
+        assert explorer.run_stop.description == "Run"
 
 
 def test_a_saved_figure_tells_of_the_picture_that_is_shown(explorer, tmp_path):

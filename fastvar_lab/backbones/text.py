@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from fastvar_lab.backbones.hart import Context
 from fastvar_lab.backbones.infinity import Text
 from fastvar_lab.backbones.protocol import ConditionEncoder
 from fastvar_lab.words import PromptError, split
+
+FAST_PATH = threading.Lock()  # the switch is the whole process's
 
 
 @dataclass(frozen=True)
@@ -65,14 +68,15 @@ class WordEncoder(ConditionEncoder):
         """Encode word numbers (n, T)."""
         padding = tokens == 0
         x = self.words(tokens) + self.places[: tokens.shape[1]]
-        fast = torch.backends.mha.get_fastpath_enabled()
-        try:
-            # on a GPU the fast path of these layers has another GELU than the one trained with
-            torch.backends.mha.set_fastpath_enabled(fast and x.device.type == "cpu")
-            for layer in self.layers:
-                x = layer(x, src_key_padding_mask=padding)
-        finally:
-            torch.backends.mha.set_fastpath_enabled(fast)
+        with FAST_PATH:
+            fast = torch.backends.mha.get_fastpath_enabled()
+            try:
+                # on a GPU the fast path of these layers has another GELU than the one trained with
+                torch.backends.mha.set_fastpath_enabled(fast and x.device.type == "cpu")
+                for layer in self.layers:
+                    x = layer(x, src_key_padding_mask=padding)
+            finally:
+                torch.backends.mha.set_fastpath_enabled(fast)
         return Text(x, ~padding)
 
     def encode(self, prompts: Sequence[str]) -> Text:

@@ -5,12 +5,20 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import (
+    CancelledError,
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    as_completed,
+)
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +38,7 @@ from fastvar_lab.seam import Method
 from fastvar_lab.words import unknown
 
 EVERY = (*costs.EXPERIMENTS, *steps.EXPERIMENTS, *quality.EXPERIMENTS)
+OPENING = threading.Lock()  # a worker with several threads opens a model once
 REGISTRY: dict[str, Experiment] = {experiment.name: experiment for experiment in EVERY}
 
 
@@ -63,7 +72,8 @@ def _open(name: str, weights: str | None, device: str, dtype: str) -> Model:
 
 def open_model(how: Opened) -> Model:
     """Open a model once per process; raise ValueError if its weights are not those expected."""
-    model = _open(how.name, how.weights, how.device, how.dtype)
+    with OPENING:
+        model = _open(how.name, how.weights, how.device, how.dtype)
     if how.fingerprint and model.fingerprint != how.fingerprint:
         raise ValueError(
             f"this worker's {how.name} has the weights {model.fingerprint}; "
@@ -233,12 +243,16 @@ def _through(
     bar: Any,
 ) -> None:
     told = versions()["torch"]
-    futures: list[Future[int]] = [
-        executor.submit(compute, name, how, job, folder, told) for job in jobs
-    ]
+    futures = list[Future[int]]()
     try:
+        for job in jobs:
+            futures.append(executor.submit(compute, name, how, job, folder, told))
         for future in as_completed(futures):
             bar.update(future.result())
+    except CancelledError as error:
+        raise RuntimeError(
+            f"{name}: the cluster dropped its jobs; finished cells are kept, run it again"
+        ) from error
     finally:
         for future in futures:
             future.cancel()
@@ -259,10 +273,23 @@ def executor(workers: int = 0, scheduler: str | None = None) -> Iterator[Executo
     elif workers:
         threads = max(1, torch.get_num_threads() // workers)
         context = get_context("spawn")
-        with ProcessPoolExecutor(workers, context, torch.set_num_threads, (threads,)) as pool:
+        with ProcessPoolExecutor(workers, context, _begin, (threads,)) as pool:
             yield pool
     else:
         yield None
+
+
+def _begin(threads: int) -> None:
+    """Set a worker process up: its threads, and that it ends when the one that asks is killed."""
+    torch.set_num_threads(threads)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def table(name: str, frame: pd.DataFrame) -> str:

@@ -73,11 +73,13 @@ def train(
     # signals can be caught in the main thread only
     main = threading.current_thread() is threading.main_thread()
     signals = (signal.SIGTERM, signal.SIGINT) if main else ()
-    previous = {number: signal.signal(number, stop) for number in signals}
+    previous = dict[int, Any]()
     begin = saved = time.monotonic()
     bar = tqdm(range(first, steps), initial=first, total=steps, desc=checkpoint.stem, mininterval=2)
     done = first
     try:
+        for number in signals:
+            previous[number] = signal.signal(number, stop)
         for step in bar:
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step, steps, warmup, peak)
@@ -98,8 +100,8 @@ def train(
             if leaving:
                 break
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        for caught, handler in previous.items():
+            signal.signal(caught, handler)
     if stopped:
         raise KeyboardInterrupt
     return spent + time.monotonic() - begin

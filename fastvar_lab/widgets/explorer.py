@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -223,13 +224,12 @@ class Explorer(Live):
             self.progress.value = step + 1
             self.progress.layout.display = ""
 
-        def work(stopped: Callable[[], bool]) -> None:
+        def work(stopped: Callable[[], bool]) -> Callable[[], None]:
             try:
                 found = self.lab.compare(prompt, seed, method, stopped, begins)
             finally:
                 self.progress.layout.display = "none"
-            if not stopped():
-                self.show(found)
+            return partial(self.show, found)
 
         self.ask(work)
 
@@ -274,12 +274,13 @@ class Explorer(Live):
         return f'<table style="width:100%;font-size:11px;line-height:15px">{"".join(rows)}</table>'
 
     def _mask(self) -> None:
-        found = self.shown
-        if found is None:
-            return
-        site = Site(self.layer.value, self.kind.value)
-        share = kept_map(found.trace, self.scale.value, site)
-        self.gallery.put("kept tokens", plots.kept_overlay(found.fast / 255, share))
+        with self.worker.lock:  # the worker shows a mask, too
+            found = self.shown
+            if found is None:
+                return
+            site = Site(self.layer.value, self.kind.value)
+            share = kept_map(found.trace, self.scale.value, site)
+            self.gallery.put("kept tokens", plots.kept_overlay(found.fast / 255, share))
 
     def _save_figure(self) -> None:
         found = self.shown

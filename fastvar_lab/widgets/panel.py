@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import io
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import ipywidgets as widgets
@@ -13,6 +14,8 @@ from PIL import Image
 
 from fastvar_lab.explore import Stopped
 from fastvar_lab.widgets.worker import Newest
+
+Work = Callable[[Callable[[], bool]], Callable[[], None]]
 
 PIXELS = 204  # side of a picture on the page
 LABEL = {"description_width": "130px"}
@@ -83,8 +86,9 @@ class Status(widgets.HTML):
 class Live(widgets.VBox):
     """A widget whose pictures are made by a worker: the newest request wins, errors are shown.
 
-    `run_stop` stops what runs, or runs it again. `work` in the background raises Stopped when
-    nobody waits for it any more; then it must leave no trace.
+    `run_stop` stops what runs, or runs it again. `work(stopped)` computes in the background and
+    returns what puts its result on the page; that is done if nothing newer was asked, and nothing
+    newer is asked while it is done. It raises Stopped when nobody waits for it any more.
     """
 
     def __init__(self) -> None:
@@ -101,21 +105,26 @@ class Live(widgets.VBox):
         """Wait for what was asked for; tell whether it came in time."""
         return self.worker.wait(timeout)
 
-    def ask(self, work: Callable[[Callable[[], bool]], None]) -> None:
-        """Let the worker do `work(stopped)` instead of what it was asked before."""
+    def ask(self, work: Work) -> None:
+        """Let the worker do `work` instead of what it was asked before."""
         self.worker.cancel()  # what ends now must not say "Run"
         self.status.say("generating")
         self.run_stop.description = "Stop"
 
         def done(stopped: Callable[[], bool]) -> None:
             try:
-                work(stopped)
+                show = work(stopped)
             except Stopped:
                 return
             except Exception as error:  # a thread's traceback would go nowhere
-                if not stopped():
+                show = partial(self.status.fail, error)
+            with self.worker.lock:
+                if stopped():
+                    return
+                try:
+                    show()
+                except Exception as error:
                     self.status.fail(error)
-            if not stopped():
                 self.run_stop.description = "Run"
 
         self.worker.ask(done)

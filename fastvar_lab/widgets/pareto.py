@@ -93,12 +93,15 @@ class ParetoPicker(Live):
         self.hand_over.disabled = self.explorer is None or not isinstance(method, Prune)
         name = self.point.label
 
-        def work(stopped: Callable[[], bool]) -> None:
+        def work(stopped: Callable[[], bool]) -> Callable[[], None]:
             found = self.lab.compare(*self.asked, method, stopped)
-            if not stopped():
+
+            def show() -> None:
                 self.gallery.put("full", found.full)
                 self.gallery.put("picked", found.fast, name)
                 self.status.say(f"PSNR {found.psnr:.1f} dB, SSIM {found.ssim:.3f}")
+
+            return show
 
         self.ask(work)
 

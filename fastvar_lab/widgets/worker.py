@@ -70,5 +70,5 @@ class Newest:
                     self.thread = None
                     self.lock.notify_all()
                     return
-            with suppress(Exception):  # work says itself what went wrong; the next must be served
+            with suppress(BaseException):  # work says itself what went wrong; the next is served
                 work(lambda n=number: self.number != n)  # type: ignore[misc]
