@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -12,7 +13,7 @@ import torch
 from skimage.io import imread
 
 import fastvar_lab as fv
-from fastvar_lab import charts, models, plots, suite
+from fastvar_lab import charts, commands, models, plots, suite
 from fastvar_lab.__main__ import main
 from fastvar_lab.evaluate import true_tokens
 from fastvar_lab.files import write
@@ -67,6 +68,31 @@ def test_true_tokens_are_those_of_right_pictures():
     made = fv.generate(model, [q.prompt.text for q in asked], fv.Dense(), given=tokens)
     images = fv.to_uint8(model.decode(made.canvas))
     assert all(judge(q.prompt, image) for q, image in zip(asked, images, strict=True))
+
+
+def test_a_terminated_command_leaves_nothing_half_written(tmp_path, monkeypatch, capsys):
+    def half(_):
+        def save(partial):
+            partial.write_text("half")
+            signal.raise_signal(signal.SIGTERM)
+
+        write(tmp_path / "a.txt", save)
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(commands, "demo", half)
+    assert main(["demo"]) == 130
+    assert capsys.readouterr().err == "fastvar-lab: interrupted\n"
+    assert not list(tmp_path.iterdir())
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_an_error_without_words_is_named(monkeypatch, capsys):
+    def fail(_):
+        raise TimeoutError
+
+    monkeypatch.setattr(commands, "demo", fail)
+    assert main(["demo"]) == 2
+    assert capsys.readouterr().err == "fastvar-lab: TimeoutError\n"
 
 
 def test_bench_prints_its_keys(capsys):

@@ -8,9 +8,10 @@ import subprocess
 import sys
 import threading
 import time
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
@@ -270,6 +271,57 @@ def test_a_cluster_that_loses_a_worker_gives_the_same_cells(tmp_path, monkeypatc
     assert {p.name for p in cells.folder.rglob("[!.]*.json")} == {
         p.name for p in (tmp_path / "a").rglob("*.json")
     }
+
+
+def test_jobs_are_dropped_when_a_run_is_interrupted_or_loses_its_cluster(tmp_path):
+    class Stopping(ThreadPoolExecutor):
+        def submit(self, *_):
+            if len(asked) == 3:
+                raise KeyboardInterrupt
+            asked.append(Future())
+            return asked[-1]
+
+    asked, bar = list[Future](), SimpleNamespace(update=sum)
+    through = partial(run._through, name="spectra", how=run.Opened(), folder=str(tmp_path))
+    with pytest.raises(KeyboardInterrupt):
+        through(Stopping(), jobs=[[{}]] * 9, bar=bar)
+    assert len(asked) == 3
+    assert all(job.cancelled() for job in asked)
+    asked = [Future()]
+    asked[0].cancel()
+    asked[0].set_running_or_notify_cancel()
+    lost = SimpleNamespace(submit=lambda *_: asked[0])
+    with pytest.raises(RuntimeError, match="spectra: the cluster dropped its jobs"):
+        through(lost, jobs=[[{}]], bar=bar)
+
+
+def test_workers_end_with_the_process_that_asks():
+    asks = """
+import os, time
+from fastvar_lab.experiments import run
+if __name__ == "__main__":
+    with run.executor(1) as pool:
+        print(pool.submit(os.getpid).result(), flush=True)
+        time.sleep(99)
+"""
+    parent = subprocess.Popen([sys.executable, "-c", asks], stdout=subprocess.PIPE, text=True)
+    assert int(parent.stdout.readline())
+    parent.kill()
+    parent.communicate(timeout=60)  # the worker holds the pipe, too, while it lives
+
+
+def test_new_data_do_not_stand_beside_where_the_old_ones_are_from(tmp_path, monkeypatch):
+    frame = run.run("memory", "quick", progress=False)
+    there = partial(
+        figures.draw_frame, fv.load("tiny"), "memory", frame, tmp_path, "quick", run.Opened()
+    )
+    list(there())
+    assert (tmp_path / "memory.json").exists()
+    monkeypatch.setattr(figures, "write_tables", lambda *_: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        list(there())
+    assert (tmp_path / "memory.csv").exists()
+    assert not (tmp_path / "memory.json").exists()
 
 
 @pytest.mark.parametrize("experiment", quality.EXPERIMENTS, ids=lambda e: e.name)
