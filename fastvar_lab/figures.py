@@ -129,7 +129,7 @@ def draw(
         if name in PICTURES:
             made, arrays = PICTURES[name].make(model, seed)
             data = out / f"{name}.npz"
-            _begin(out / name)
+            _disown_data(out / name)
             write(data, lambda partial, a=arrays: np.savez_compressed(partial, **a))  # type: ignore[misc]
             report |= {"seed": seed, **made}
             figure = PICTURES[name].draw(report, arrays)
@@ -162,13 +162,13 @@ def write_frame(
 ) -> tuple[Path, Figure]:
     """Write a frame's tables and the rows that are `kept`; return their file and its chart."""
     data = Path(f"{path}.csv")
-    _begin(path)
+    _disown_data(path)
     write(data, lambda partial: kept.to_csv(partial, index=False))
     write_tables(path, frame)
     return data, CHARTS[experiment](pd.read_csv(data))
 
 
-def _begin(path: Path) -> None:
+def _disown_data(path: Path) -> None:
     """Take away what says where the old data are from: it would be wrong of new ones."""
     Path(f"{path}.json").unlink(missing_ok=True)
 

@@ -273,13 +273,13 @@ def executor(workers: int = 0, scheduler: str | None = None) -> Iterator[Executo
     elif workers:
         threads = max(1, torch.get_num_threads() // workers)
         context = get_context("spawn")
-        with ProcessPoolExecutor(workers, context, _begin, (threads,)) as pool:
+        with ProcessPoolExecutor(workers, context, _set_up, (threads,)) as pool:
             yield pool
     else:
         yield None
 
 
-def _begin(threads: int) -> None:
+def _set_up(threads: int) -> None:
     """Set a worker process up: its threads, and that it ends when the one that asks is killed."""
     torch.set_num_threads(threads)
     threading.Thread(target=_end_with_parent, daemon=True).start()
