@@ -7,22 +7,23 @@
 """
 
 from fastvar_lab.draws import Keyed, Streamed
-from fastvar_lab.flops import costs
-from fastvar_lab.generate import Generation, Snapshot, generate, resume, resume_step
-from fastvar_lab.loading import load
+from fastvar_lab.generation import Generation, Snapshot, generate, resume, resume_step
+from fastvar_lab.instruments.observe import observe, observe_again
+from fastvar_lab.instruments.recorder import Recorder
+from fastvar_lab.instruments.stopwatch import Stopwatch
+from fastvar_lab.instruments.trace import Trace
 from fastvar_lab.methods.merge import Merge
 from fastvar_lab.methods.presets import PRESETS, paper_preset
 from fastvar_lab.methods.prune import Dense, Prune
 from fastvar_lab.methods.restore import CachedBranch, NearestKept, Zero
 from fastvar_lab.methods.select import FarFromMean, HighPass, NearMean, Random, UniformGrid
-from fastvar_lab.models import Model, from_states
-from fastvar_lab.observe import observe, observe_again
+from fastvar_lab.models.build import from_states
+from fastvar_lab.models.loading import load
+from fastvar_lab.models.model import Model
 from fastvar_lab.pictures import to_uint8
-from fastvar_lab.record import Recorder
 from fastvar_lab.sampling import Sampling
 from fastvar_lab.seam import Grid, Plan, Runner, Site, Wrapper
-from fastvar_lab.timing import Stopwatch
-from fastvar_lab.trace import Trace
+from fastvar_lab.speed.flops import costs
 
 __all__ = [
     "PRESETS",

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from fastvar_lab.backbones.var import VAR, VARState
-from fastvar_lab.generate import Generation, Prefill, finish, generate
+from fastvar_lab.generation import Generation, Prefill, finish, generate
 from fastvar_lab.methods.prune import Dense, Prune
-from fastvar_lab.models import Model
+from fastvar_lab.models.model import Model
 from fastvar_lab.seam import BlockCausal, Grid, Method
 
 

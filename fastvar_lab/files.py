@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 
@@ -37,3 +39,8 @@ def folder(path: Path) -> Path:
     if not os.access(path, os.W_OK):
         raise OSError(f"the output folder {path} is not writable")
     return path
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write readable JSON."""
+    write(path, lambda p: p.write_text(json.dumps(content, indent=1) + "\n"))

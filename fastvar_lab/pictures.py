@@ -1,12 +1,16 @@
-"""Pictures between tensors and arrays."""
+"""Pictures: between tensors and arrays, and into files."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
+from skimage.io import imsave
 from torch import Tensor
+
+from fastvar_lab.files import write
 
 
 def to_tensor(pictures: Sequence[np.ndarray], device: torch.device | str = "cpu") -> Tensor:
@@ -22,3 +26,19 @@ def to_uint8(images: Tensor) -> np.ndarray:
     array([128, 128, 128], dtype=uint8)
     """
     return (images.detach().permute(0, 2, 3, 1) * 255 + 0.5).clamp(0, 255).byte().cpu().numpy()
+
+
+def write_image(path: Path, image: np.ndarray) -> None:
+    """Write (H, W, 3) uint8 as PNG."""
+    write(path, lambda p: imsave(p, image, check_contrast=False))
+
+
+def file_name(prompt: str, seed: int, pruned: bool = False) -> str:
+    """Name a picture's file after its prompt, cut to what file systems take, seed and method.
+
+    >>> file_name("a red ring", 1, pruned=True)
+    'a-red-ring-1-pruned.png'
+    """
+    words = "-".join("".join(c if c.isalnum() else " " for c in prompt).split())
+    cut = words.encode()[:100].decode(errors="ignore")
+    return f"{cut}-{seed}{'-pruned' if pruned else ''}.png"

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from fastvar_lab import models
+from fastvar_lab.models import tiny
 from fastvar_lab.scales import square
 
 SIZES = square(1, 2, 4, 6, 8)
@@ -11,7 +11,7 @@ SIZES = square(1, 2, 4, 6, 8)
 
 def small_config():
     """A narrow, shallow Infinity's configuration."""
-    config = models.tiny_config()
+    config = tiny.tiny_config()
     config["transformer"] |= {"depth": 3, "width": 64, "heads": 2, "ffn": 128, "text_width": 64}
     config["text"] |= {"width": 64}
     return config
@@ -21,7 +21,7 @@ def small_config():
 def small():
     """A small random Infinity in float64, with branches large enough to matter."""
     torch.manual_seed(0)
-    model = models.build_tiny(small_config(), name="small")
+    model = tiny.build_tiny(small_config(), name="small")
     model.sizes = SIZES
     for part in model.parts:
         part.eval()

@@ -13,12 +13,16 @@ import torch
 from skimage.io import imread
 
 import fastvar_lab as fv
-from fastvar_lab import charts, commands, models, plots, suite
-from fastvar_lab.__main__ import main
-from fastvar_lab.evaluate import true_tokens
+from fastvar_lab.cli import commands
+from fastvar_lab.cli.main import main
+from fastvar_lab.evaluators.closed_world import true_tokens
 from fastvar_lab.files import write
-from fastvar_lab.output import file_name, write_figure
-from fastvar_lab.suite import growth, settings
+from fastvar_lab.models import tiny
+from fastvar_lab.pictures import file_name
+from fastvar_lab.plotting import charts, panels
+from fastvar_lab.plotting.style import write_figure
+from fastvar_lab.speed import suite
+from fastvar_lab.speed.suite import growth, settings
 from fastvar_lab.world.tasks import judge, questions
 
 
@@ -256,8 +260,8 @@ def test_an_unwritable_folder_is_refused_before_the_work(tmp_path, capsys):
 
 
 def test_truncated_weights_end_in_one_line(tmp_path, capsys):
-    for name in (models.TOKENIZER_FILE, models.TRANSFORMER_FILE):
-        (tmp_path / name).write_bytes((models.WEIGHTS / name).read_bytes()[:5000])
+    for name in (tiny.TOKENIZER_FILE, tiny.TRANSFORMER_FILE):
+        (tmp_path / name).write_bytes((tiny.WEIGHTS / name).read_bytes()[:5000])
     assert main(["demo", "--weights", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
     assert "cannot read weights" in capsys.readouterr().err
 
@@ -280,7 +284,7 @@ def test_figures_are_the_same_bytes_each_time(tmp_path, ending):
     image = np.random.default_rng(0).random((32, 32, 3))
 
     def draw(name):
-        figure = plots.comparison(
+        figure = panels.comparison(
             image, image * 0.9, {"kept": image[..., 0]}, ["1x1", "2x2"], [1, 2], [1, 1], "t", "n"
         )
         write_figure(tmp_path / name, figure)

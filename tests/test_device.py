@@ -18,11 +18,11 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 import fastvar_lab as fv
-from fastvar_lab import models
 from fastvar_lab.experiments.costs import Unfused
-from fastvar_lab.flops import step_flops
 from fastvar_lab.methods.merge import Merge
+from fastvar_lab.models import build, tiny
 from fastvar_lab.seam import Wrapper
+from fastvar_lab.speed.flops import step_flops
 from tests.conftest import SIZES, small_config
 from tests.test_generate import Heads
 from tests.test_hart import CONFIG as HART
@@ -46,14 +46,14 @@ PRUNED = [
 ]
 
 
-def build(family, device="cpu", dtype=torch.float32):
+def small_model(family, device="cpu", dtype=torch.float32):
     torch.manual_seed(0)
     if family == "infinity":
-        model = models.build_tiny(small_config())
+        model = tiny.build_tiny(small_config())
         model.sizes = SIZES
     else:
         config = HART if family == "hart" else var_config(shared=False)
-        model = models.build(config, tokenizer=AUTOENCODER)
+        model = build.build(config, tokenizer=AUTOENCODER)
     return model.freeze().to(device, dtype)
 
 
@@ -77,7 +77,7 @@ def device(request):
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def model(request, device, dtype):
-    return build(request.param, device, getattr(torch, dtype))
+    return small_model(request.param, device, getattr(torch, dtype))
 
 
 def prompt(model):
@@ -137,7 +137,7 @@ def test_a_batch_is_near_its_pictures_alone(model, dtype, method):
 @pytest.mark.parametrize("method", [fv.Dense(), PRUNED[0]], ids=repr)
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU to compare with the CPU")
 def test_a_gpu_agrees_with_the_cpu(family, method):
-    here, there = build(family), build(family, "cuda")
+    here, there = small_model(family), small_model(family, "cuda")
     own, expected = heads(here, prompt(here), method, seed=5)
     _, found = heads(there, prompt(there), method, seed=5, given=own.tokens)
     for a, b in zip(expected, found, strict=True):
@@ -181,7 +181,7 @@ class FirstStep(Wrapper):
 def test_the_scale_loop_sends_noise_and_waits_for_nothing(family, method, monkeypatch):
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # knows no meta device
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda *_: False)
-    model = build(family)
+    model = small_model(family)
     model.to("meta", torch.bfloat16)
     with Traffic() as traffic:
         watch = partial(FirstStep, begun=traffic.crossings.clear)
@@ -194,7 +194,7 @@ def test_the_scale_loop_sends_noise_and_waits_for_nothing(family, method, monkey
 @pytest.mark.parametrize("method", [fv.Dense(), *PRUNED], ids=repr)
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU that could be waited for")
 def test_the_scale_loop_does_not_wait_for_a_gpu(family, method):
-    model = build(family, "cuda", torch.bfloat16)
+    model = small_model(family, "cuda", torch.bfloat16)
     strict = partial(torch.cuda.set_sync_debug_mode, "error")
     try:
         fv.generate(model, prompt(model), method, watch=[partial(FirstStep, begun=strict)])
@@ -204,7 +204,7 @@ def test_the_scale_loop_does_not_wait_for_a_gpu(family, method):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_moving_a_model_lays_out_its_products_for_where_it_is(family):
-    model = build(family).lay_out()
+    model = small_model(family).lay_out()
 
     def weights():
         return [m.weight for m in model.transformer.modules() if isinstance(m, torch.nn.Linear)]
@@ -225,7 +225,7 @@ def test_autocast_casts_a_weight_once_a_generation():
                 self.seen[id(args[0])] += 1
             return func(*args, **(kwargs or {}))
 
-    model = build("var").set_precision("official", torch.bfloat16)
+    model = small_model("var").set_precision("official", torch.bfloat16)
     with Casts() as casts:
         made = fv.generate(model, "7", fv.Prune({-1: 0.5}))
     assert not made.canvas.requires_grad
@@ -263,7 +263,7 @@ class Counted(Wrapper):
 @pytest.mark.parametrize("cut", [0, 1])
 def test_counted_operations_are_those_that_are_issued(family, method, cut):
     """But for what depends on no token, and mixtures of codes."""
-    model = build(family)
+    model = small_model(family)
     model.transformer.config = replace(model.transformer.config, **WITHOUT.get(family, {}))
     model.sizes = (*model.sizes[: -1 - cut], model.sizes[-1])
     counter, issued = FlopCounterMode(display=False), []
@@ -293,5 +293,5 @@ def test_branches_come_out_in_the_types_of_the_released_mixture(family, autocast
             assert delta.dtype == kinds[site.kind]
             return delta
 
-    model = build(family).set_precision("official", autocast)
+    model = small_model(family).set_precision("official", autocast)
     fv.generate(model, prompt(model), fv.Dense(), watch=[Types])

@@ -20,10 +20,9 @@ import pytest
 import torch
 
 import fastvar_lab as fv
-from fastvar_lab import charts, claims, figures, models, scales
-from fastvar_lab.__main__ import main
-from fastvar_lab.experiments import base, costs, quality, run, tables
-from fastvar_lab.experiments.store import Store, key
+from fastvar_lab import scales
+from fastvar_lab.cli.main import main
+from fastvar_lab.experiments import base, claims, costs, figures, quality, run, tables
 from fastvar_lab.measure.statistics import (
     bootstrap,
     paired,
@@ -33,9 +32,13 @@ from fastvar_lab.measure.statistics import (
     wilson_of_means,
 )
 from fastvar_lab.methods import presets
-from fastvar_lab.methods.own import own_code
+from fastvar_lab.methods.fingerprint import own_code
 from fastvar_lab.methods.prune import PruneRunner
-from fastvar_lab.output import versions, write_figure
+from fastvar_lab.models import build
+from fastvar_lab.plotting import charts
+from fastvar_lab.plotting.style import write_figure
+from fastvar_lab.provenance import versions
+from fastvar_lab.store import Store, key
 from fastvar_lab.world.tasks import TASKS
 from tests.test_var import SMALL as AUTOENCODER
 from tests.test_var import config as var_config
@@ -175,7 +178,7 @@ def test_cells_say_which_preset_they_measure(name, monkeypatch):
 
 @pytest.mark.parametrize("name", ["latency_by_scale", "spectra"])
 def test_experiments_measure_a_model_of_classes(name, tmp_path):
-    model = models.build(var_config(shared=False), tokenizer=AUTOENCODER).freeze()
+    model = build.build(var_config(shared=False), tokenizer=AUTOENCODER).freeze()
     model.name = "var-d16"  # so that it has a preset
     look = base.Scope("look", prompts=2, repeats=1)
     frame = run.run(name, look, how=model, store=Store(tmp_path), progress=False)
@@ -646,7 +649,7 @@ def test_pictures_of_other_worlds_are_not_judged(small, monkeypatch):
     prompt = "a red circle"
     picture = np.zeros((64, 64, 3), np.uint8)
     assert base.score(small, prompt, picture) == 0
-    monkeypatch.setattr(small, "text_encoder", models.RandomText(32))
+    monkeypatch.setattr(small, "text_encoder", build.RandomText(32))
     assert np.isnan(base.score(small, prompt, picture))
 
 
@@ -750,7 +753,7 @@ def test_rules_differ_by_all_that_they_are_made_of(rule):
 
 RULE = """
 import fastvar_lab as fv, helpers
-from fastvar_lab.methods.own import own_code
+from fastvar_lab.methods.fingerprint import own_code
 def unit(x): return x / x.norm()
 def near(x): return unit(x) + helpers.shift(x)
 def far(x): return -unit(x)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import fastvar_lab as fv
-from fastvar_lab.explore import Exploration, Stopped
+from fastvar_lab.experiments.explore import Exploration, Stopped
 
 
 def test_only_what_changed_is_computed_again(small):

@@ -4,11 +4,12 @@ import pytest
 import torch
 
 import fastvar_lab as fv
-from fastvar_lab import flops, models
 from fastvar_lab.backbones.autoencoder import AutoEncoderConfig
 from fastvar_lab.backbones.hart import HARTConfig
 from fastvar_lab.backbones.residual_diffusion import respace
 from fastvar_lab.methods.merge import Merge
+from fastvar_lab.models import build
+from fastvar_lab.speed import flops
 
 CONFIG = HARTConfig(2, 64, 2, 96, (1, 2, 3, 5, 6), 7, 24, 700, 8, 48, 2)
 METHODS = [
@@ -25,7 +26,7 @@ METHODS = [
 def hart(request):
     torch.manual_seed(0)
     small = AutoEncoderConfig(8, (32, 32), 1, 1, attention=True)
-    model = models.build(CONFIG, tokenizer=small).freeze().to("cpu", torch.float64)
+    model = build.build(CONFIG, tokenizer=small).freeze().to("cpu", torch.float64)
     model.sampling = fv.Sampling(guidance=4.5, top_p=1.0, smooth=request.param)
     return model
 
@@ -66,7 +67,7 @@ def test_text_tokens_are_counted_and_never_pruned(hart):
     costs = flops.step_flops(hart, fv.Dense(), grids)
     assert costs[-1]["ends"] > 5 * costs[-2]["ends"]  # the diffusion
     with pytest.raises(ValueError, match="reads 7 text tokens; not 5"):
-        fv.generate(hart, models.RandomContext(24, 5).encode(["two"]), fv.Dense())
+        fv.generate(hart, build.RandomContext(24, 5).encode(["two"]), fv.Dense())
 
 
 def test_diffusion_schedule_is_the_released_one():

@@ -2,12 +2,12 @@ import pytest
 import torch
 from einops import rearrange
 
-from fastvar_lab import models
-from fastvar_lab.backbones import presets, quantize
+from fastvar_lab.backbones import quantize
 from fastvar_lab.backbones.autoencoder import AutoEncoderConfig
 from fastvar_lab.backbones.infinity import InfinityConfig, Text
-from fastvar_lab.generate import generate, resume
+from fastvar_lab.generation import generate, resume
 from fastvar_lab.methods.prune import Dense, Prune
+from fastvar_lab.models import build, releases
 from fastvar_lab.scales import square
 from fastvar_lab.seam import Wrapper
 from fastvar_lab.training.teacher import teacher_forced
@@ -85,7 +85,7 @@ def test_ratio_zero_is_plain_generation_bit_for_bit(small):
 )
 def test_released_sizes(name, millions, tokenizer):
     with torch.device("meta"):
-        model = models.build(presets.INFINITY[name])
+        model = build.build(releases.INFINITY[name])
     assert sum(p.numel() for p in model.transformer.parameters()) / 1e6 == pytest.approx(
         millions, abs=0.06
     )
@@ -98,7 +98,7 @@ def test_released_sizes(name, millions, tokenizer):
 def test_patchified_tokens(patch):
     config = InfinityConfig(2, 64, 2, 128, 6, 32, 16, (8, 8), patch=patch, pool_heads=4)
     torch.manual_seed(0)
-    small = models.build(config, tokenizer=AutoEncoderConfig(6, (32, 32), 1, 1))
+    small = build.build(config, tokenizer=AutoEncoderConfig(6, (32, 32), 1, 1))
     small = small.to("cpu", torch.float64)
     sizes = square(1, 2, 3, 4)
     made = generate(small, ["a red circle", "b"], Prune({-1: 0.5}), sizes=sizes, snapshot=True)

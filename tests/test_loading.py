@@ -10,12 +10,11 @@ import torch
 from safetensors.torch import save_file
 
 import fastvar_lab as fv
-from fastvar_lab import loading, models
-from fastvar_lab.backbones import presets
 from fastvar_lab.backbones.autoencoder import AutoEncoderConfig
 from fastvar_lab.backbones.hart import HARTConfig
 from fastvar_lab.backbones.infinity import InfinityConfig
-from fastvar_lab.backbones.weights import WeightsError, looks_like
+from fastvar_lab.models import build, loading, releases
+from fastvar_lab.models.weights import WeightsError, looks_like
 
 SMALL = AutoEncoderConfig(8, (32, 32), encoder_blocks=1, decoder_blocks=1)
 INFINITY = InfinityConfig(6, 64, 2, 64, 8, text_width=24, text_length=10, pool_heads=4)
@@ -44,11 +43,11 @@ def long_names(state):
 
 @pytest.fixture
 def infinity(tmp_path, monkeypatch):
-    monkeypatch.setitem(presets.INFINITY, "infinity-2b", INFINITY)
-    monkeypatch.setitem(presets.INFINITY, "infinity-8b", INFINITY)
-    monkeypatch.setattr(presets, "infinity_tokenizer", lambda config: SMALL)
+    monkeypatch.setitem(releases.INFINITY, "infinity-2b", INFINITY)
+    monkeypatch.setitem(releases.INFINITY, "infinity-8b", INFINITY)
+    monkeypatch.setattr(releases, "infinity_tokenizer", lambda config: SMALL)
     torch.manual_seed(0)
-    source = models.build(INFINITY, tokenizer=SMALL).freeze()
+    source = build.build(INFINITY, tokenizer=SMALL).freeze()
     state = chunked(source.transformer.state_dict(), 3)
     state["cfg_uncond"] = torch.cat((state["cfg_uncond"], torch.ones(4, 24)))
     state["lvl_1L"] = torch.zeros(1, 9)
@@ -96,9 +95,9 @@ def test_infinity_opens_from_its_released_files(infinity, name):
 
 
 def test_hart_opens_from_its_released_files(tmp_path, monkeypatch):
-    monkeypatch.setattr(presets, "VAR_TOKENIZER", SMALL)
+    monkeypatch.setattr(releases, "VAR_TOKENIZER", SMALL)
     torch.manual_seed(0)
-    source = models.build(HART, tokenizer=SMALL).freeze()
+    source = build.build(HART, tokenizer=SMALL).freeze()
     (tmp_path / "llm").mkdir()
     (tmp_path / "tokenizer").mkdir()
     state = {**source.transformer.state_dict(), "attn_bias_for_masking": torch.zeros(1)}
@@ -110,7 +109,7 @@ def test_hart_opens_from_its_released_files(tmp_path, monkeypatch):
     vae = {f"vae.{k}": v for k, v in source.tokenizer.state_dict().items()}
     save_file({**vae, "disc.x": torch.zeros(2)}, tmp_path / "tokenizer" / "model.safetensors")
     monkeypatch.setitem(
-        presets.HART, "hart-0.7b",
+        releases.HART, "hart-0.7b",
         HARTConfig(hidden=96, vocabulary=700, code=8),
     )  # fmt: skip
     model = fv.load("hart-0.7b", weights=tmp_path)
@@ -142,8 +141,8 @@ def test_other_files_are_recognised(infinity):
 
 def test_released_sizes_are_told_apart():
     with torch.device("meta"):
-        eight, two = (models.build(presets.INFINITY[f"infinity-{n}b"]) for n in (8, 2))
-        d24 = models.build(presets.VAR["var-d24"])
+        eight, two = (build.build(releases.INFINITY[f"infinity-{n}b"]) for n in (8, 2))
+        d24 = build.build(releases.VAR["var-d24"])
     assert looks_like(eight.transformer.state_dict()) == "the transformer of infinity-8b"
     assert looks_like(chunked(two.transformer.state_dict(), 4)) == "the transformer of infinity-2b"
     assert looks_like(d24.transformer.state_dict()) == "the transformer of var-d24"
@@ -189,14 +188,14 @@ def test_loading_holds_the_weights_once(tmp_path, ending):
 import resource, sys, torch, fastvar_lab as fv
 from dataclasses import replace
 from safetensors.torch import save_file
-from fastvar_lab.backbones import presets
+from fastvar_lab.models import releases
 from fastvar_lab.backbones.autoencoder import AutoEncoderConfig
 from fastvar_lab.backbones.var import VARConfig
-presets.VAR["var-d16"] = VARConfig(6, 1024, 16, (1, 2, 3), classes=10)
-presets.VAR_TOKENIZER = AutoEncoderConfig(32, (32, 32), 1, 1)
+releases.VAR["var-d16"] = VARConfig(6, 1024, 16, (1, 2, 3), classes=10)
+releases.VAR_TOKENIZER = AutoEncoderConfig(32, (32, 32), 1, 1)
 folder, what, ending = sys.argv[1:]
-released = presets.release
-presets.release = lambda name: replace(released(name), transformer="var_d16." + ending)
+released = releases.release
+releases.release = lambda name: replace(released(name), transformer="var_d16." + ending)
 if what == "save":
     m = fv.load("var-d16", weights="random")
     state = {k: v.contiguous() for k, v in m.transformer.state_dict().items()}
@@ -250,7 +249,7 @@ def test_names_and_shapes_of_released_infinity(name):
             linear(b + "ca.proj", c, c) | linear(b + "ffn.fc1", f, c) | linear(b + "ffn.fc2", c, f)
         )
     with torch.device("meta"):
-        model = models.build(presets.INFINITY[name])
+        model = build.build(releases.INFINITY[name])
     assert shapes(model.transformer) == want
     count = 225 if name == "infinity-8b" else 269
     assert abs(len(shapes(model.tokenizer)) + 2 - count) <= 1  # released: two unused masks more
@@ -274,7 +273,7 @@ def test_names_and_shapes_of_released_var(name, shared):
         want |= linear(b + "attn.mat_qkv", 3 * c, c, False) | linear(b + "attn.proj", c, c)
         want |= linear(b + "ffn.fc1", 4 * c, c) | linear(b + "ffn.fc2", c, 4 * c)
     with torch.device("meta"):
-        assert shapes(models.build(presets.VAR[name]).transformer) == want
+        assert shapes(build.build(releases.VAR[name]).transformer) == want
 
 
 def test_names_and_shapes_of_released_hart():
@@ -303,7 +302,7 @@ def test_names_and_shapes_of_released_hart():
     want |= linear(net + "final_layer.linear", 64, w)
     want |= linear(net + "final_layer.adaLN_modulation.1", 2 * w, w)
     with torch.device("meta"):
-        model = models.build(presets.HART["hart-0.7b"])
+        model = build.build(releases.HART["hart-0.7b"])
     assert shapes(model.transformer) == want
     assert sum(p.numel() for p in model.transformer.parameters()) == 732_399_168
 
@@ -311,7 +310,7 @@ def test_names_and_shapes_of_released_hart():
 def test_official_precision_has_the_released_types():
     config = {"depth": 2, "width": 64, "heads": 2, "ffn": 64, "bits": 4, "text_width": 32,
               "text_length": 8, "pool_heads": 4}  # fmt: skip
-    state = models.Infinity(InfinityConfig(**config)).state_dict()
+    state = build.Infinity(InfinityConfig(**config)).state_dict()
     model = fv.from_states("infinity", config, state, sizes=[(1, 1), (2, 2), (3, 3)])
     model.set_precision("official", torch.bfloat16)
     types, heads = [], []
@@ -326,7 +325,7 @@ def test_official_precision_has_the_released_types():
             return self.inner.attend(site, grid, q, k, v, mask, scale)
 
     torch.manual_seed(0)
-    text = models.RandomText(32).encode(["a red circle"])
+    text = build.RandomText(32).encode(["a red circle"])
     made = fv.generate(model, text, fv.Prune({-1: 0.5}), watch=[Types])
     assert made.canvas.dtype == torch.float32
     assert {p.dtype for p in model.transformer.blocks.parameters()} == {torch.bfloat16}

@@ -8,9 +8,10 @@ import torch
 from skimage.filters import gaussian
 
 import fastvar_lab as fv
-from fastvar_lab.measure import masks, relations, steps
+from fastvar_lab.measure import masks, relations, spectra
 from fastvar_lab.measure.quality import to_reference, token_agreement
-from fastvar_lab.measure.steps import images, radial_spectrum, spectra
+from fastvar_lab.measure.spectra import images, radial_spectrum
+from fastvar_lab.models import tiny
 from fastvar_lab.scales import grids, square
 from fastvar_lab.tokens import resize
 from fastvar_lab.world.grammar import parse
@@ -45,7 +46,7 @@ def test_derived_arrays_are_computed_once():
         calls.append(len(latent))
         return latent
 
-    f, amplitudes = spectra(trace, decode)
+    f, amplitudes = spectra.spectra(trace, decode)
     assert amplitudes.shape == (2, 2, len(f))
     assert images(trace, decode).shape == (2, 2, 4, 4, 3)
     assert calls == [2, 2]
@@ -76,9 +77,9 @@ def seen(small):
 
 
 def test_what_steps_added_sums_to_the_picture(seen, small):
-    changes, pictures = steps.added(seen, small.decode), images(seen, small.decode)
+    changes, pictures = spectra.added(seen, small.decode), images(seen, small.decode)
     assert np.allclose(changes.sum(axis=0), pictures[-1], atol=1e-6)
-    frame = steps.energy(seen, small.decode)
+    frame = spectra.energy(seen, small.decode)
     row = frame.query("step == 2 and picture == 1 and domain == 'latent'")
     moved = seen.canvases[2][1] - seen.canvases[1][1]
     assert row.energy.item() == pytest.approx(float(moved.square().mean()))
@@ -97,7 +98,7 @@ def test_parseval_energy_of_all_frequencies_is_that_of_the_plane():
 
 
 def test_spectra_by_domain_and_their_gap_to_the_last_step(seen, small):
-    frame = steps.spectrum_frame(seen, small.decode, SITES[0])
+    frame = spectra.spectrum_frame(seen, small.decode, SITES[0])
     assert set(frame.domain) == {"image", "latent", "features"}
     last = frame.query("step == 4 and domain != 'features'")
     assert (last.to_last == 0).all()
@@ -232,7 +233,7 @@ def test_a_trace_is_saved_whole_and_a_truncated_one_refused(seen, small, tmp_pat
     with pytest.raises(ValueError, match="cannot read the trace"):
         fv.Trace.load(tmp_path / "cut.safetensors")
     with pytest.raises(ValueError, match="but not a trace"):
-        fv.Trace.load(fv.models.WEIGHTS / "tiny_tokenizer.safetensors")
+        fv.Trace.load(tiny.WEIGHTS / "tiny_tokenizer.safetensors")
 
 
 def test_a_skipped_step_survives_saving(small, tmp_path):

@@ -26,7 +26,8 @@ from fastvar_lab.methods.select import (
     UniformGrid,
     top,
 )
-from fastvar_lab.models import build, build_tiny
+from fastvar_lab.models.build import build
+from fastvar_lab.models.tiny import build_tiny
 from fastvar_lab.seam import KINDS, Grid, Plan, Site
 from fastvar_lab.tokens import gather, nearest_kept, scatter
 

@@ -12,14 +12,15 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
 import fastvar_lab as fv
-from fastvar_lab import flops, models
 from fastvar_lab.backbones import quantize
 from fastvar_lab.backbones.autoencoder import Context
 from fastvar_lab.backbones.layers import rotary, rotate_
-from fastvar_lab.backbones.weights import WeightsError
+from fastvar_lab.cli.cmd_train import begun
+from fastvar_lab.models import tiny
+from fastvar_lab.models.weights import WeightsError
 from fastvar_lab.scales import TINY, grids, square
 from fastvar_lab.seam import Grid
-from fastvar_lab.training.commands import begun
+from fastvar_lab.speed import flops
 from fastvar_lab.training.focus import (
     LOOKS,
     centers,
@@ -43,14 +44,14 @@ SIDES = square(1, 2, 3, 5, 8)
 
 @pytest.fixture
 def folder(tmp_path):
-    for name in (models.TOKENIZER_FILE, models.TRANSFORMER_FILE):
-        (tmp_path / name).write_bytes((models.WEIGHTS / name).read_bytes())
+    for name in (tiny.TOKENIZER_FILE, tiny.TRANSFORMER_FILE):
+        (tmp_path / name).write_bytes((tiny.WEIGHTS / name).read_bytes())
     return tmp_path
 
 
 def test_shipped_weights_open_and_are_small():
     model = fv.load("tiny")
-    assert sum(f.stat().st_size for f in models.WEIGHTS.glob("*.safetensors")) <= 40e6
+    assert sum(f.stat().st_size for f in tiny.WEIGHTS.glob("*.safetensors")) <= 40e6
     assert model.text_encoder.config.vocabulary == tuple(VOCABULARY)
     cost = flops.total(flops.step_flops(model, fv.Dense(), grids(model.sizes)))
     assert cost <= 200e9
@@ -77,14 +78,14 @@ def test_bytes_of_a_step_are_its_weights_and_its_keys():
 
 
 def test_a_truncated_file_is_refused(folder):
-    file = folder / models.TRANSFORMER_FILE
+    file = folder / tiny.TRANSFORMER_FILE
     file.write_bytes(file.read_bytes()[:100_000])
     with pytest.raises(WeightsError, match="cannot read weights"):
         fv.load("tiny", weights=folder)
 
 
 def test_a_foreign_file_is_refused(folder):
-    save_file({"x": torch.zeros(3)}, folder / models.TOKENIZER_FILE)
+    save_file({"x": torch.zeros(3)}, folder / tiny.TOKENIZER_FILE)
     with pytest.raises(WeightsError, match="holds no configuration"):
         fv.load("tiny", weights=folder)
 
@@ -101,10 +102,10 @@ def test_a_foreign_file_is_refused(folder):
     ],
 )
 def test_weights_that_do_not_fit_name_the_key(folder, change, message):
-    file = folder / models.TRANSFORMER_FILE
+    file = folder / tiny.TRANSFORMER_FILE
     tensors = load_file(file)
     change(tensors)
-    config = {k: v for k, v in models.tiny_config().items() if k != "tokenizer"}
+    config = {k: v for k, v in tiny.tiny_config().items() if k != "tokenizer"}
     save_file(tensors, file, metadata={"config": json.dumps(config)})
     with pytest.raises(WeightsError, match=message):
         fv.load("tiny", weights=folder)
@@ -206,7 +207,7 @@ def test_looks_lie_where_the_objects_are():
 
 def test_the_encoder_learns_to_look():
     torch.manual_seed(0)
-    tokenizer = models.build_tiny(models.tiny_config()).tokenizer.requires_grad_(True).train()
+    tokenizer = tiny.build_tiny(tiny.tiny_config()).tokenizer.requires_grad_(True).train()
     assert learn_to_look(tokenizer, steps=60, batch=9)["color"] > 0.4  # eight answers
     odds = torch.zeros(1, 21, 2, 2)
     odds[0, [3, 7, 20]] = 1
@@ -230,9 +231,9 @@ def test_a_rehearsal_ends_true_beginnings():
 
 def test_a_small_transformer_learns():
     torch.manual_seed(0)
-    config = models.tiny_config()
+    config = tiny.tiny_config()
     config["transformer"] |= {"depth": 2, "width": 64, "heads": 2, "ffn": 128}
-    model = models.build_tiny(config)
+    model = tiny.build_tiny(config)
     model.transformer.initialize()
     latent, objects = torch.randn(4, 16, 8, 8), torch.rand(4, 8, 8) < 0.3
     looks = torch.zeros(4, 3, 8, 8, dtype=torch.long)
@@ -283,7 +284,7 @@ def test_tokens_learn_to_name_what_lies_there():
 
 def test_the_text_encoder_learns_to_read():
     torch.manual_seed(0)
-    encoder = models.build_tiny(models.tiny_config()).text_encoder.requires_grad_(True).train()
+    encoder = tiny.build_tiny(tiny.tiny_config()).text_encoder.requires_grad_(True).train()
     right = learn_to_read(encoder, steps=40, batch=32)
     assert right["shape"] == 1
     assert right["color"] > 0.5  # nine answers
@@ -379,18 +380,18 @@ def test_a_resumed_training_is_the_same_training(tmp_path):
 
 
 def test_a_configuration_of_another_version_names_what_is_foreign():
-    config = models.tiny_config()
+    config = tiny.tiny_config()
     config["tokenizer"]["context"] = []
     with pytest.raises(ValueError, match="tokenizer has 'context', of another version"):
-        models.build_tiny(config)
+        tiny.build_tiny(config)
 
 
 def test_a_training_starts_from_weights_with_or_without_context(tmp_path):
-    config = models.tiny_config()
+    config = tiny.tiny_config()
     config["tokenizer"] |= {"encoder_context": (), "decoder_context": ()}
-    plain = models.build_tiny(config)
-    models.save_tokenizer(plain, tmp_path)
-    models.save_transformer(plain, tmp_path)
+    plain = tiny.build_tiny(config)
+    tiny.save_tokenizer(plain, tmp_path)
+    tiny.save_transformer(plain, tmp_path)
     grown = begun("tokenizer", tmp_path, tmp_path)
     image = torch.rand(1, 3, 64, 64) * 2 - 1
     with torch.no_grad():
@@ -402,7 +403,7 @@ def test_a_training_starts_from_weights_with_or_without_context(tmp_path):
     decoder = begun("tokenizer", tmp_path, tmp_path, decoder_only=True)
     assert decoder.tokenizer.config.decoder_context
     assert not decoder.tokenizer.config.encoder_context
-    models.save_tokenizer(decoder, tmp_path / "decoder")
+    tiny.save_tokenizer(decoder, tmp_path / "decoder")
     again = begun("tokenizer", tmp_path / "decoder", tmp_path, decoder_only=True)
     assert again.tokenizer.config == decoder.tokenizer.config
     kept = begun("transformer", tmp_path, tmp_path / "elsewhere")
@@ -454,7 +455,7 @@ def test_a_stopped_training_leaves_a_checkpoint_that_resumes(tmp_path):
     again = [*command, "--resume", "--steps", str(done + 1)]
     finished = subprocess.run(again, capture_output=True, text=True, check=False)
     assert finished.returncode == 0, finished.stderr
-    assert (tmp_path / models.TOKENIZER_FILE).stat().st_size > 1e6
+    assert (tmp_path / tiny.TOKENIZER_FILE).stat().st_size > 1e6
     (tmp_path / "tokenizer.ckpt").write_bytes(b"half")
     broken = subprocess.run(again, capture_output=True, text=True, check=False)
     assert broken.returncode == 2

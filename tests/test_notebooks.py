@@ -11,8 +11,8 @@ import nbformat
 import pytest
 
 import fastvar_lab
-from fastvar_lab import notebooks
-from fastvar_lab.__main__ import main
+from fastvar_lab.cli import notebooks
+from fastvar_lab.cli.main import main
 
 ROOT = Path(__file__).parent.parent
 ALL = notebooks.find(ROOT / "notebooks")

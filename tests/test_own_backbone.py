@@ -16,10 +16,10 @@ from fastvar_lab.backbones.quantize import BitQuantizer
 from fastvar_lab.cache import KVCache
 from fastvar_lab.experiments import quality, run
 from fastvar_lab.experiments.base import Scope
-from fastvar_lab.experiments.store import Store
 from fastvar_lab.sampling import bit_probabilities, guide
 from fastvar_lab.scales import square
 from fastvar_lab.seam import Site
+from fastvar_lab.store import Store
 from fastvar_lab.widgets import Explorer
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import yaml
 
-from fastvar_lab import figures
+from fastvar_lab.experiments import figures
 
 ROOT = Path(__file__).parent.parent
 CONDA_NAMES = {"torch": "pytorch", "playwright": "playwright-python"}

@@ -8,16 +8,16 @@ import torch
 import torch.nn.functional as F
 
 import fastvar_lab as fv
-from fastvar_lab import flops, models
-from fastvar_lab.backbones import presets
 from fastvar_lab.backbones.autoencoder import AutoEncoderConfig
 from fastvar_lab.backbones.quantize import VectorQuantizer
 from fastvar_lab.backbones.var import VARConfig
-from fastvar_lab.backbones.weights import WeightsError, read_released
 from fastvar_lab.drafting import draft_and_refine
+from fastvar_lab.models import build, releases
+from fastvar_lab.models.weights import WeightsError, read_released
 from fastvar_lab.sampling import Sampling, cut
 from fastvar_lab.scales import grids
 from fastvar_lab.seam import Grid, Site
+from fastvar_lab.speed import flops
 
 SMALL = AutoEncoderConfig(8, (32, 32), encoder_blocks=1, decoder_blocks=1, attention=True)
 METHODS = [
@@ -35,7 +35,7 @@ def config(shared):
 @pytest.fixture(scope="module", params=[False, True], ids=["own adaLN", "shared adaLN"])
 def var(request):
     torch.manual_seed(0)
-    model = models.build(config(request.param), tokenizer=SMALL)
+    model = build.build(config(request.param), tokenizer=SMALL)
     for part in model.parts:
         part.eval().requires_grad_(False)
     return model.to("cpu", torch.float64)
@@ -151,11 +151,11 @@ def test_released_sizes_and_names():
     counts = {"var-d16": 310.3, "var-d30": 2010.0, "var-d36": 2353.9}
     for name, millions in counts.items():
         with torch.device("meta"):
-            model = models.VAR(presets.VAR[name])
+            model = build.VAR(releases.VAR[name])
         total = sum(p.numel() for p in model.parameters())
         assert total / 1e6 == pytest.approx(millions, abs=0.06)
     with torch.device("meta"):
-        tokenizer = models.VQTokenizer(presets.VAR_TOKENIZER, 4096, 10)
+        tokenizer = build.VQTokenizer(releases.VAR_TOKENIZER, 4096, 10)
     assert sum(p.numel() for p in tokenizer.parameters()) / 1e6 == pytest.approx(108.95, abs=0.01)
     shapes = {k: tuple(v.shape) for k, v in tokenizer.state_dict().items()}
     assert shapes["encoder.down.4.attn.1.qkv.weight"] == (1920, 640, 1, 1)
@@ -167,10 +167,10 @@ def test_released_sizes_and_names():
 
 @pytest.mark.parametrize("nest", [(), ("trainer", "var_wo_ddp")])
 def test_released_files_open(tmp_path, monkeypatch, nest):
-    monkeypatch.setitem(presets.VAR, "var-d16", config(False))
-    monkeypatch.setattr(presets, "VAR_TOKENIZER", SMALL)
+    monkeypatch.setitem(releases.VAR, "var-d16", config(False))
+    monkeypatch.setattr(releases, "VAR_TOKENIZER", SMALL)
     torch.manual_seed(3)
-    source = models.build(config(False), tokenizer=SMALL)
+    source = build.build(config(False), tokenizer=SMALL)
     state = dict(source.transformer.state_dict())
     state["lvl_1L"], state["attn_bias_for_masking"] = torch.zeros(1, 3), torch.zeros(1, 1, 3, 3)
     state["blocks.0.attn.scale_mul_1H11"] = state["blocks.0.attn.scale_mul_1H11"].view(1, 1, 2, 1)
@@ -215,8 +215,8 @@ def test_bad_classes_and_missing_weights(var):
 
 def test_flops_of_var_d16_at_256():
     with torch.device("meta"):
-        transformer = models.VAR(presets.VAR["var-d16"])
-    steps, per_layer = grids(models.square(*presets.VAR_256)), 0.0
+        transformer = build.VAR(releases.VAR["var-d16"])
+    steps, per_layer = grids(build.square(*releases.VAR_256)), 0.0
     seen = 0
     for grid in steps:
         seen += grid.tokens

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastvar_lab.words import PromptError
+from fastvar_lab.errors import PromptError
 from fastvar_lab.world.detect import Detection, detect
 from fastvar_lab.world.grammar import (
     COLORS,

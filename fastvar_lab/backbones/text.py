@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from fastvar_lab.backbones.hart import Context
 from fastvar_lab.backbones.infinity import Text
 from fastvar_lab.backbones.protocol import ConditionEncoder
-from fastvar_lab.words import PromptError, split
+from fastvar_lab.errors import PromptError, split
 
 FAST_PATH = threading.Lock()  # the switch is the whole process's
 

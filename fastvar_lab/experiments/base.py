@@ -11,12 +11,12 @@ import numpy as np
 
 from fastvar_lab.backbones.text import WordEncoder
 from fastvar_lab.backbones.var import LabelEncoder
-from fastvar_lab.experiments.store import Rows
 from fastvar_lab.methods.presets import paper_preset
 from fastvar_lab.methods.prune import Dense
 from fastvar_lab.methods.schedule import ScaleName
-from fastvar_lab.models import Model
+from fastvar_lab.models.model import Model
 from fastvar_lab.seam import Method
+from fastvar_lab.store import Rows
 from fastvar_lab.world.grammar import parse
 from fastvar_lab.world.tasks import judge, questions
 

@@ -9,7 +9,6 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from fastvar_lab import flops
 from fastvar_lab.drafting import draft_and_refine
 from fastvar_lab.experiments.base import (
     Experiment,
@@ -27,16 +26,17 @@ from fastvar_lab.experiments.base import (
     told,
     ways,
 )
-from fastvar_lab.experiments.store import Rows
-from fastvar_lab.generate import generate
-from fastvar_lab.loading import load
+from fastvar_lab.generation import generate
+from fastvar_lab.instruments.stopwatch import Stopwatch
 from fastvar_lab.methods.prune import Dense, Prune
-from fastvar_lab.models import Model
+from fastvar_lab.models.loading import load
+from fastvar_lab.models.model import Model
 from fastvar_lab.pictures import to_uint8
 from fastvar_lab.scales import Sizes, stretch
 from fastvar_lab.seam import Grid, Method, Runner, Site, Wrapper
-from fastvar_lab.sublayers import PRUNED, sublayer_times
-from fastvar_lab.timing import Stopwatch
+from fastvar_lab.speed import flops
+from fastvar_lab.speed.sublayers import PRUNED, sublayer_times
+from fastvar_lab.store import Rows
 from fastvar_lab.tokens import wide
 
 Answers = Iterator[tuple[Settings, Rows]]

@@ -14,7 +14,6 @@ from itertools import product
 
 import numpy as np
 
-from fastvar_lab import flops
 from fastvar_lab.experiments.base import (
     Experiment,
     Ratios,
@@ -27,18 +26,19 @@ from fastvar_lab.experiments.base import (
     score,
     timed_prompt,
 )
-from fastvar_lab.experiments.store import Rows
-from fastvar_lab.generate import generate, resume
+from fastvar_lab.generation import generate, resume
 from fastvar_lab.measure.quality import to_reference, token_agreement
+from fastvar_lab.methods.fingerprint import own_code
 from fastvar_lab.methods.merge import Merge
-from fastvar_lab.methods.own import own_code
 from fastvar_lab.methods.presets import paper_preset
 from fastvar_lab.methods.prune import Dense, Prune
 from fastvar_lab.methods.restore import RESTORERS
 from fastvar_lab.methods.select import SELECTORS, FarFromMean, Random
-from fastvar_lab.models import Model
+from fastvar_lab.models.model import Model
 from fastvar_lab.pictures import to_uint8
 from fastvar_lab.seam import Method
+from fastvar_lab.speed import flops
+from fastvar_lab.store import Rows
 
 FULL = "full"
 TIMED_TOGETHER = 6  # methods: what slows the machine for seconds hits them alike; little is lost

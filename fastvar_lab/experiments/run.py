@@ -26,16 +26,16 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
+from fastvar_lab.errors import unknown
 from fastvar_lab.experiments import costs, quality, steps
 from fastvar_lab.experiments.base import SCOPES, Experiment, Scope, Settings
-from fastvar_lab.experiments.store import Store
-from fastvar_lab.experiments.tables import tabulate
-from fastvar_lab.flops import named
-from fastvar_lab.loading import load
-from fastvar_lab.models import Model
-from fastvar_lab.output import machine, versions
+from fastvar_lab.models.loading import load
+from fastvar_lab.models.model import Model
+from fastvar_lab.plotting.tables import tabulate
+from fastvar_lab.provenance import machine, versions
 from fastvar_lab.seam import Method
-from fastvar_lab.words import unknown
+from fastvar_lab.speed.flops import named
+from fastvar_lab.store import Store
 
 EVERY = (*costs.EXPERIMENTS, *steps.EXPERIMENTS, *quality.EXPERIMENTS)
 OPENING = threading.Lock()  # a worker with several threads opens a model once

@@ -16,14 +16,14 @@ from fastvar_lab.experiments.base import (
     told,
     ways,
 )
-from fastvar_lab.experiments.store import Rows
+from fastvar_lab.instruments.observe import observe
 from fastvar_lab.measure.quality import psnr
 from fastvar_lab.measure.relations import branch_similarity, convergence, cross_scale_attention
-from fastvar_lab.measure.steps import energy, images, spectrum_frame
+from fastvar_lab.measure.spectra import energy, images, spectrum_frame
 from fastvar_lab.methods.prune import Dense
-from fastvar_lab.models import Model
-from fastvar_lab.observe import observe
+from fastvar_lab.models.model import Model
 from fastvar_lab.seam import Site
+from fastvar_lab.store import Rows
 
 
 def _jobs(model: Model, scope: Scope) -> list[list[Settings]]:

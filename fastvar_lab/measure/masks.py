@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
+from fastvar_lab.instruments.trace import Trace
 from fastvar_lab.seam import Grid, Site
 from fastvar_lab.tokens import wide
-from fastvar_lab.trace import Trace
 
 
 def as_map(trace: Trace, step: int, values: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from einops import rearrange
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor
 
-from fastvar_lab.measure.steps import radial_spectrum
+from fastvar_lab.measure.spectra import radial_spectrum
 
 MOST_PSNR = 100.0  # dB, stands for equal pictures, so that means stay finite
 

@@ -7,10 +7,10 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 
-from fastvar_lab.measure.steps import Decode, images
+from fastvar_lab.instruments.trace import Trace
+from fastvar_lab.measure.spectra import Decode, images
 from fastvar_lab.seam import Site
 from fastvar_lab.tokens import resize, wide
-from fastvar_lab.trace import Trace
 
 
 def cross_scale_attention(trace: Trace) -> pd.DataFrame:

@@ -14,9 +14,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from fastvar_lab.backbones import quantize
-from fastvar_lab.generate import generate
+from fastvar_lab.generation import generate
 from fastvar_lab.methods.prune import Dense
-from fastvar_lab.models import Model
+from fastvar_lab.models.model import Model
 from fastvar_lab.pictures import to_tensor
 from fastvar_lab.sampling import Sampling
 from fastvar_lab.training.looking import SIDE

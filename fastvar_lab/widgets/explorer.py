@@ -10,22 +10,22 @@ from typing import Any
 import ipywidgets as widgets
 import numpy as np
 
-from fastvar_lab import plots
 from fastvar_lab.backbones.text import WordEncoder
-from fastvar_lab.explore import Comparison, Exploration
+from fastvar_lab.experiments.explore import Comparison, Exploration
 from fastvar_lab.files import unused
 from fastvar_lab.measure.masks import kept_map
+from fastvar_lab.methods.parse import NAMES
 from fastvar_lab.methods.prune import Prune
 from fastvar_lab.methods.restore import RESTORERS, CachedBranch, Restorer
 from fastvar_lab.methods.schedule import ScaleName, find
 from fastvar_lab.methods.select import SELECTORS, FarFromMean, Selector
-from fastvar_lab.methods.written import NAMES
-from fastvar_lab.models import Model
-from fastvar_lab.output import write_figure
+from fastvar_lab.models.model import Model
+from fastvar_lab.plotting import panels
+from fastvar_lab.plotting.style import write_figure
 from fastvar_lab.seam import Site
 from fastvar_lab.widgets.page import CopyButton
 from fastvar_lab.widgets.panel import Gallery, Live, control
-from fastvar_lab.widgets.prompt import PromptPicker
+from fastvar_lab.widgets.prompt_picker import PromptPicker
 
 LATEST = 0  # stands for no cache step of its own; None would leave a control blank
 SCALES = 4  # of the last ones have a slider
@@ -280,7 +280,7 @@ class Explorer(Live):
                 return
             site = Site(self.layer.value, self.kind.value)
             share = kept_map(found.trace, self.scale.value, site)
-            self.gallery.put("kept tokens", plots.kept_overlay(found.fast / 255, share))
+            self.gallery.put("kept tokens", panels.kept_overlay(found.fast / 255, share))
 
     def _save_figure(self) -> None:
         found = self.shown
@@ -292,7 +292,7 @@ class Explorer(Live):
             f"kept at {trace.size(s)}": trace.kept_share(s, "attn").cpu().numpy()
             for s in pruned[-2:]
         }
-        figure = plots.comparison(
+        figure = panels.comparison(
             found.full / 255,
             found.fast / 255,
             shares,

@@ -12,7 +12,7 @@ import ipywidgets as widgets
 import numpy as np
 from PIL import Image
 
-from fastvar_lab.explore import Stopped
+from fastvar_lab.experiments.explore import Stopped
 from fastvar_lab.widgets.worker import Newest
 
 Work = Callable[[Callable[[], bool]], Callable[[], None]]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, replace
 
-from fastvar_lab.words import PromptError, split
+from fastvar_lab.errors import PromptError, split
 
 SHAPES = ("circle", "square", "triangle", "ring", "cross", "star")
 COLORS = {  # sRGB in [0, 1]

@@ -10,7 +10,7 @@ import pytest
 from nbclient import NotebookClient
 
 import fastvar_lab as fv
-from fastvar_lab.explore import Exploration
+from fastvar_lab.experiments.explore import Exploration
 
 from .conftest import JUPYTER, SHOTS, run_all, served, shoot, write_notebook
 

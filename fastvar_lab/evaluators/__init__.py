@@ -1,0 +1,1 @@
+"""Evaluators: from pictures to scores."""

@@ -1,0 +1,125 @@
+"""The demo: one prompt, generated in full and with FastVAR at the same seed, measured and drawn."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from fastvar_lab.backbones.text import WordEncoder
+from fastvar_lab.files import folder, write_json
+from fastvar_lab.instruments.observe import observe
+from fastvar_lab.measure.quality import MOST_PSNR, psnr, ssim
+from fastvar_lab.methods.prune import Dense, Prune
+from fastvar_lab.models.model import Model
+from fastvar_lab.pictures import to_uint8, write_image
+from fastvar_lab.plotting import panels
+from fastvar_lab.plotting.style import Figure, write_figure
+from fastvar_lab.provenance import versions
+from fastvar_lab.speed import flops
+from fastvar_lab.speed.timed import Timed, medians, timed, total_ms
+
+PROMPT = WordEncoder.example
+
+
+def compare(
+    model: Model, prompt: str, method: Prune, seed: int, repeats: int = 3
+) -> tuple[dict[str, Any], dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Measure full against fast: the report, the two pictures, and maps of forwarded tokens."""
+    dense = Dense()
+    grids = model.grids()
+    method.start(grids, model.depth)  # refuse what does not fit before anything runs
+    full, fast = list[Timed](), list[Timed]()
+    turns = [
+        (repeat, pair) for repeat in range(repeats + 1) for pair in ((full, dense), (fast, method))
+    ]
+    for repeat, (runs, way) in tqdm(turns, desc="generate", unit="picture"):
+        run = timed(model, prompt, way, seed)
+        if repeat:  # the first of each is a warm-up
+            runs.append(run)
+    _, trace = observe(model, prompt, method, seed=seed)
+    pictures = {
+        name: to_uint8(model.decode(runs[0].generation.canvas))[0]
+        for name, runs in (("full", full), ("fast", fast))
+    }
+    ms_full, ms_fast = medians(full), medians(fast)
+    costs = [flops.total(flops.step_flops(model, m, grids, words=len(prompt.split())))
+             for m in (dense, method)]  # fmt: skip
+    report = {
+        "prompt": prompt,
+        "method": repr(method),
+        "scales": [g.name for g in grids],
+        "ms_full": ms_full,
+        "ms_fast": ms_fast,
+        "tokens_full": flops.forwarded(model, dense, grids),
+        "tokens_fast": flops.forwarded(model, method, grids),
+        "speedup": total_ms(full) / total_ms(fast),
+        "speedup_flop_bound": costs[0] / costs[1],
+        "gflop_full": costs[0] / 1e9,
+        "gflop_fast": costs[1] / 1e9,
+        "psnr": psnr(pictures["full"], pictures["fast"]),
+        "ssim": ssim(pictures["full"], pictures["fast"]),
+        "seed": seed,
+        "weights": model.fingerprint,
+        "device": str(model.device),
+        "versions": versions(),
+    }
+    pruned = {s for s, act in enumerate(method.acts(grids)) if act[0] == "prune"}
+    shares = {
+        f"kept at {grids[s].name}": trace.kept_share(s, "attn").cpu().numpy()
+        for s in sorted(pruned)
+    }
+    return report, pictures, shares
+
+
+def draw(
+    report: dict[str, Any], pictures: dict[str, np.ndarray], shares: dict[str, np.ndarray]
+) -> Figure:
+    """Draw the comparison figure of a report."""
+    return panels.comparison(
+        pictures["full"] / 255,
+        pictures["fast"] / 255,
+        dict(list(shares.items())[-2:]),
+        report["scales"],
+        report["ms_full"],
+        report["ms_fast"],
+        f"“{report['prompt']}”, seed {report['seed']}: {_gap(report)}",
+        f"{report['speedup']:.2f} times as fast (FLOP bound {report['speedup_flop_bound']:.2f})",
+    )
+
+
+def _gap(report: dict[str, Any]) -> str:
+    """Say how far the two pictures are from each other."""
+    if report["psnr"] == MOST_PSNR:
+        return "identical"
+    return f"PSNR {report['psnr']:.1f} dB, SSIM {report['ssim']:.3f}"
+
+
+def table(report: dict[str, Any]) -> str:
+    """Format the report for a terminal."""
+    lines = [f"{'scale':>8} {'tokens':>15} {'full ms':>9} {'fast ms':>9} {'ratio':>7}"]
+    for scale, n, k, a, b in zip(
+        *(report[key] for key in ("scales", "tokens_full", "tokens_fast", "ms_full", "ms_fast"))
+    ):
+        ratio = f"{a / b:7.2f}" if k else "skipped"
+        lines.append(f"{scale:>8} {f'{k:.0f} of {n:.0f}':>15} {a:9.1f} {b:9.1f} {ratio}")
+    total = sum(report["ms_full"]), sum(report["ms_fast"])
+    lines.append(f"{'all':>8} {'':>15} {total[0]:9.1f} {total[1]:9.1f} {report['speedup']:7.2f}")
+    lines.append(
+        f"speedup {report['speedup']:.2f} (FLOP bound {report['speedup_flop_bound']:.2f}); "
+        f"pictures: {_gap(report)}"
+    )
+    return "\n".join(lines)
+
+
+def demo(model: Model, prompt: str, method: Prune, seed: int, out: Path) -> dict[str, Any]:
+    """Run the demo and write full.png, fast.png, compare.png and demo.json into `out`."""
+    folder(out)
+    report, pictures, shares = compare(model, prompt, method, seed)
+    for name, image in pictures.items():
+        write_image(out / f"{name}.png", image)
+    write_figure(out / "compare.png", draw(report, pictures, shares))
+    write_json(out / "demo.json", report)
+    return report

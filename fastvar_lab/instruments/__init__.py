@@ -1,0 +1,1 @@
+"""Instruments: Wrappers that watch a generation, and what they record."""

@@ -1,0 +1,112 @@
+"""Recorder: a Wrapper that fills a Trace while a generation runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+
+import torch
+from torch import Tensor
+
+from fastvar_lab.instruments.trace import Trace
+from fastvar_lab.seam import Branch, Grid, Runner, Site, Wrapper
+from fastvar_lab.tokens import distance_to_mean, wide
+
+ATTENTION_CHUNK = 256  # queries whose attention is held at once
+
+
+class Recorder(Wrapper):
+    """Records tokens, latents, scores and kept masks; features and attention of named sites.
+
+    Put it outermost, with a Stopwatch inside it if times are wanted. Scores are recorded at every
+    sublayer, dense steps too, whatever the method selects by: those of `score`, a selector's
+    `scores`, or of pivotal token selection (FastVAR, Algorithm 1).
+    `outputs`, `features` and `attention` name the sites to keep those of; attention of a resumed
+    run needs `trace.grids` filled beforehand.
+    """
+
+    def __init__(
+        self,
+        inner: Runner,
+        trace: Trace,
+        *,
+        features: Collection[Site] = (),
+        outputs: Collection[Site] = (),
+        attention: Collection[Site] = (),
+        score: Callable[[Tensor, Grid, Site], Tensor] | None = None,
+    ) -> None:
+        super().__init__(inner)
+        self.trace, self.score = trace, score or _pivotal
+        self.wanted_features, self.wanted_outputs = frozenset(features), frozenset(outputs)
+        self.wanted_attention = frozenset(attention)
+        self.cached: dict[int, list[tuple[int, int]]] = {}  # layer -> [(step, tokens in KV)]
+        self.everything: dict[int, Tensor] = {}
+
+    def sublayer(self, site: Site, grid: Grid, branch: Branch, x: Tensor) -> Tensor:
+        key = (grid.index, site)
+        asked: list[Tensor | None] = []  # nothing where the branch is not called
+
+        def watched(x: Tensor, index: Tensor | None = None) -> Tensor:
+            asked.append(index)
+            return branch(x, index)
+
+        delta = self.inner.sublayer(site, grid, watched, x)
+        self.trace.scores[key] = self.score(x, grid, site)
+        index = asked[0] if asked else x.new_empty((len(x), 0), dtype=torch.int64)
+        if index is None:
+            self.trace.kept[key] = self._all(x)
+        else:
+            mask = torch.zeros(x.shape[:2], dtype=torch.bool, device=x.device)
+            self.trace.kept[key] = mask.scatter_(1, index, True)
+        if site in self.wanted_features:
+            self.trace.features[key] = x
+        if site in self.wanted_outputs:
+            self.trace.outputs[key] = delta
+        return delta
+
+    def attend(
+        self,
+        site: Site,
+        grid: Grid,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        mask: Tensor | None = None,
+        scale: float = 1.0,
+    ) -> Tensor:
+        if site.kind == "attn" and self.wanted_attention:
+            if site.layer not in self.cached:  # what a resumed run inherited
+                early = [(g.index, self.forwarded(site, g)) for g in self.trace.grids[: grid.index]]
+                self.cached[site.layer] = [part for part in early if part[1]]
+            parts = self.cached[site.layer]
+            parts.append((grid.index, k.shape[2] - sum(n for _, n in parts)))
+            if site in self.wanted_attention:
+                key = (grid.index, site)
+                self.trace.attention[key] = _spent(q, k, [n for _, n in parts], scale)
+                self.trace.seen[key] = tuple(step for step, _ in parts)
+        return self.inner.attend(site, grid, q, k, v, mask, scale)
+
+    def after(self, grid: Grid, tokens: Tensor | None, canvas: Tensor) -> None:
+        self.inner.after(grid, tokens, canvas)
+        self.trace.tokens[grid.index] = tokens
+        self.trace.canvases[grid.index] = canvas
+
+    def _all(self, x: Tensor) -> Tensor:
+        shape = x.shape[:2]
+        mask = self.everything.get(x.shape[1])
+        if mask is None or mask.shape != shape:
+            mask = torch.ones(shape, dtype=torch.bool, device=x.device)
+            self.everything[x.shape[1]] = mask
+        return mask
+
+
+def _pivotal(x: Tensor, grid: Grid, site: Site) -> Tensor:
+    return distance_to_mean(x)
+
+
+def _spent(q: Tensor, k: Tensor, lengths: list[int], scale: float) -> Tensor:
+    """Attention of each query by source part: (B, H, K, parts), without the full matrix."""
+    out, keys = [], wide(k).transpose(-1, -2)
+    for some in wide(q).split(ATTENTION_CHUNK, dim=2):
+        weights = (some @ keys * scale).softmax(-1)
+        out.append(torch.stack([w.sum(-1) for w in weights.split(lengths, dim=-1)], dim=-1))
+    return torch.cat(out, dim=2)

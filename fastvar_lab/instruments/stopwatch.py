@@ -1,0 +1,86 @@
+"""Stopwatch: a Wrapper that measures scale steps, and sublayers by kind on request."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastvar_lab.seam import Branch, Grid, Plan, Runner, Site, Wrapper
+
+
+def mark(device: torch.device) -> Any:
+    """Note the time: now, or on a GPU when its queue gets here, which nothing waits for."""
+    if device.type != "cuda":
+        return time.perf_counter()
+    event = torch.cuda.Event(enable_timing=True)
+    event.record(torch.cuda.current_stream(device))
+    return event
+
+
+def ms_between(begin: Any, end: Any) -> float:
+    """Milliseconds between two marks; waits for the GPU to have passed the second."""
+    if isinstance(begin, float):
+        return (end - begin) * 1e3
+    end.synchronize()
+    return float(begin.elapsed_time(end))
+
+
+class Stopwatch(Wrapper):
+    """Times every step from its plan to its latent; with `sublayers`, each kind within it.
+
+    Nothing waits for a GPU until the times are asked for. `host_ms` is the time it took to issue
+    a step.
+    """
+
+    def __init__(self, inner: Runner, sublayers: bool = False) -> None:
+        super().__init__(inner)
+        self.sublayers = sublayers
+        self.steps: dict[int, tuple[Any, Any]] = {}
+        self.parts: defaultdict[tuple[int, str], list[tuple[Any, Any]]] = defaultdict(list)
+        self.host_ms: dict[int, float] = {}
+        self.device = torch.device("cpu")
+        self.begin: Any = None
+        self.issued = 0.0
+
+    def plan(self, grid: Grid, canvas: Tensor) -> Plan:
+        self.device = canvas.device
+        self.begin, self.issued = mark(self.device), time.perf_counter()
+        return self.inner.plan(grid, canvas)
+
+    def sublayer(self, site: Site, grid: Grid, branch: Branch, x: Tensor) -> Tensor:
+        if not self.sublayers:
+            return self.inner.sublayer(site, grid, branch, x)
+        begin = mark(self.device)
+        delta = self.inner.sublayer(site, grid, branch, x)
+        self.parts[grid.index, site.kind].append((begin, mark(self.device)))
+        return delta
+
+    def after(self, grid: Grid, tokens: Tensor | None, canvas: Tensor) -> None:
+        self.inner.after(grid, tokens, canvas)
+        self.steps[grid.index] = (self.begin, mark(self.device))
+        self.host_ms[grid.index] = (time.perf_counter() - self.issued) * 1e3
+
+    def step_ms(self) -> dict[int, float]:
+        """Milliseconds of each step that ran."""
+        return {step: ms_between(*pair) for step, pair in self.steps.items()}
+
+    def sublayer_ms(self) -> dict[tuple[int, str], float]:
+        """Milliseconds of each kind of sublayer, summed over the layers of a step."""
+        return {key: sum(ms_between(*p) for p in pairs) for key, pairs in self.parts.items()}
+
+
+class BranchWatch(Stopwatch):
+    """Times what sublayers compute, without what a method does around them."""
+
+    def sublayer(self, site: Site, grid: Grid, branch: Branch, x: Tensor) -> Tensor:
+        def clocked(*args: Any, **kwargs: Any) -> Tensor:
+            begin = mark(self.device)
+            delta = branch(*args, **kwargs)
+            self.parts[grid.index, site.kind].append((begin, mark(self.device)))
+            return delta
+
+        return self.inner.sublayer(site, grid, clocked, x)

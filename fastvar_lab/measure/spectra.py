@@ -1,0 +1,160 @@
+"""What a picture looks like, what each scale step added, and their spectra.
+
+Shapes: steps S, pictures n, pixels (H, W), latents (n, d, h, w). Everything derived from a trace
+is kept in `trace.derived`, so that it is computed once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numpy as np
+import pandas as pd
+from einops import rearrange
+from torch import Tensor
+
+from fastvar_lab.instruments.trace import Trace
+from fastvar_lab.seam import Site
+from fastvar_lab.tokens import wide
+
+Decode = Callable[[Tensor], Tensor]
+"""Latents (n, d, h, w) to pictures (n, 3, H, W) in [0, 1]."""
+
+T = TypeVar("T")
+
+
+def once(trace: Trace, key: Any, compute: Callable[[], T]) -> T:
+    """Compute what is derived from a trace, or return it if that was done before."""
+    if key not in trace.derived:
+        trace.derived[key] = compute()
+    return trace.derived[key]
+
+
+def images(trace: Trace, decode: Decode) -> np.ndarray:
+    """Decode the latent after every recorded step: (S, n, H, W, 3) in [0, 1].
+
+    Paper, Figs 3a and A.2.
+
+    >>> import fastvar_lab as fv
+    >>> model = fv.load("tiny")
+    >>> _, trace = fv.observe(model, "a red ring", fv.PRESETS["tiny"], seed=1)
+    >>> images(trace, model.decode).shape
+    (10, 1, 256, 256, 3)
+    """
+
+    def compute() -> np.ndarray:
+        pictures = (decode(trace.canvases[s]) for s in sorted(trace.canvases))
+        return np.stack([rearrange(p, "n c h w -> n h w c").cpu().numpy() for p in pictures])
+
+    return once(trace, ("images", decode), compute)
+
+
+def added(trace: Trace, decode: Decode) -> np.ndarray:
+    """Return what each step added to the picture: (S, n, H, W, 3), the first one whole.
+
+    A skipped step adds nothing. Paper, Fig. 3a, as differences.
+
+    >>> import fastvar_lab as fv
+    >>> model = fv.load("tiny")
+    >>> _, trace = fv.observe(model, "a red ring", fv.PRESETS["tiny"], seed=1)
+    >>> added(trace, model.decode).shape
+    (10, 1, 256, 256, 3)
+    """
+    pictures = images(trace, decode)
+    return np.diff(pictures, axis=0, prepend=np.zeros_like(pictures[:1]))
+
+
+def energy(trace: Trace, decode: Decode) -> pd.DataFrame:
+    """Energy that each step added: mean square of the picture's and of the latent's change.
+
+    Columns: step, size, picture, domain ("image" in squared intensity, "latent" in squared latent
+    units), energy.
+
+    >>> import fastvar_lab as fv
+    >>> model = fv.load("tiny")
+    >>> _, trace = fv.observe(model, "a red ring", fv.PRESETS["tiny"], seed=1)
+    >>> frame = energy(trace, model.decode).set_index(["domain", "size"])
+    >>> bool(frame.energy["image", "2x2"] > frame.energy["image", "32x32"])
+    True
+    """
+    rows = []
+    steps = sorted(trace.canvases)
+    change = (added(trace, decode) ** 2).mean(axis=(2, 3, 4))
+    before = None
+    for i, step in enumerate(steps):
+        canvas = wide(trace.canvases[step])
+        moved = canvas if before is None else canvas - before
+        latent = moved.square().mean(dim=(1, 2, 3)).tolist()
+        before = canvas
+        for picture, (a, b) in enumerate(zip(change[i], latent, strict=True)):
+            common = {"step": step, "size": trace.size(step), "picture": picture}
+            rows.append({**common, "domain": "image", "energy": float(a)})
+            rows.append({**common, "domain": "latent", "energy": b})
+    return pd.DataFrame(rows)
+
+
+def radial_spectrum(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean log amplitude by spatial frequency of an image (H, W) or (H, W, channels).
+
+    Returns frequencies in (0, 0.5] cycles per cell, and log10 amplitudes, averaged over rings
+    one frequency step wide and over channels; nan for a single cell, which has no frequency.
+    Paper, Fig. 3b, takes one diagonal instead.
+    """
+    planes = image[..., None] if image.ndim == 2 else image
+    height, width = planes.shape[:2]
+    amplitude = np.log10(np.abs(np.fft.fft2(planes, axes=(0, 1))) + 1e-12).mean(axis=-1)
+    radius = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width))
+    bins = max(1, min(height, width) // 2)
+    ring = np.ceil(radius * 2 * bins - 1e-9).astype(int)
+    counts = np.bincount(ring.ravel(), minlength=bins + 1)[1 : bins + 1]
+    sums = np.bincount(ring.ravel(), amplitude.ravel(), minlength=bins + 1)[1 : bins + 1]
+    means = np.divide(sums, counts, out=np.full(bins, np.nan), where=counts > 0)
+    return np.arange(1, bins + 1) / (2 * bins), means
+
+
+def spectra(trace: Trace, decode: Decode) -> tuple[np.ndarray, np.ndarray]:
+    """Radial spectrum of the decoded image after every step: frequencies, (S, n, bins)."""
+
+    def compute() -> tuple[np.ndarray, np.ndarray]:
+        pairs = [[radial_spectrum(image) for image in step] for step in images(trace, decode)]
+        return pairs[0][0][0], np.array([[a for _, a in step] for step in pairs])
+
+    return once(trace, ("spectra", decode), compute)
+
+
+def spectrum_frame(trace: Trace, decode: Decode, site: Site | None = None) -> pd.DataFrame:
+    """Spectra of image, latent and (for a recorded site) token features, after every step.
+
+    Columns: step, size, picture, domain ("image", "latent", "features"), frequency in cycles per
+    cell of that domain, log10_amplitude, and difference to the last step's where the maps have
+    one size. Paper, Fig. 3b.
+    """
+    rows = list[pd.DataFrame]()
+
+    def add(domain: str, step: int, picture: int, plane: np.ndarray, last: Any) -> Any:
+        f, a = radial_spectrum(plane)
+        frame = {"step": step, "size": trace.size(step), "picture": picture, "domain": domain}
+        gap = np.full_like(a, np.nan) if last is None else a - last
+        rows.append(pd.DataFrame({**frame, "frequency": f, "log10_amplitude": a, "to_last": gap}))
+        return a
+
+    steps = sorted(trace.canvases)
+    pictures = images(trace, decode)
+    for picture in range(pictures.shape[1]):
+        last_image = last_latent = None
+        for i in reversed(range(len(steps))):
+            latent = rearrange(wide(trace.canvases[steps[i]][picture]), "d h w -> h w d")
+            image_gap = add("image", steps[i], picture, pictures[i, picture], last_image)
+            latent_gap = add("latent", steps[i], picture, latent.cpu().numpy(), last_latent)
+            if last_image is None:
+                last_image, last_latent = image_gap, latent_gap
+                rows[-1]["to_last"] = rows[-2]["to_last"] = 0.0
+    for (step, where), x in trace.features.items():
+        if where == site:
+            grid = trace.grids[step]
+            shown = wide(x[: pictures.shape[1], grid.prefix :])
+            maps = rearrange(shown, "b (h w) c -> b h w c", h=grid.h)
+            for picture, plane in enumerate(maps.cpu().numpy()):
+                add("features", step, picture, plane, None)
+    return pd.concat(rows, ignore_index=True)

@@ -1,0 +1,1 @@
+"""Models: a backbone with its tokenizer and text encoder; built, opened, listed."""

@@ -1,0 +1,123 @@
+"""What can be opened: every configuration, its size, its files, and the memory it takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fastvar_lab.methods.prune import Dense
+from fastvar_lab.models import releases
+from fastvar_lab.models.build import build
+from fastvar_lab.models.loading import NAMES
+from fastvar_lab.models.model import Model
+from fastvar_lab.models.tiny import WEIGHTS, build_tiny
+from fastvar_lab.scales import Sizes, infinity
+from fastvar_lab.seam import Site
+
+PIXELS = (256, 512, 1024)
+
+
+def catalog(weights: str | Path | None = None) -> list[dict[str, Any]]:
+    """Describe every model: parameters, files, whether they are here, memory in GB by picture size.
+
+    Files are looked for in `weights` and in the hub's cache. Memory is that of one guided picture
+    in bfloat16: the transformer's weights and its full KV cache.
+
+    >>> rows = catalog()
+    >>> [row["name"] for row in rows if row["here"]][0]
+    'tiny'
+    """
+    rows = []
+    for name in NAMES:
+        found = None if name == "tiny" else releases.release(name)
+        with torch.device("meta"):
+            if found is None:
+                model = build_tiny()
+            else:
+                model = build(found.config, name=name, tokenizer=found.tokenizer, sizes=found.sizes)
+        files = [f.name for f in sorted(WEIGHTS.glob("*.safetensors"))]
+        text = None
+        if found is not None:
+            files = list(found.files)
+            text = found.text.repo if found.text else None
+        rows.append(
+            {
+                "name": name,
+                "parameters": _count(model.transformer),
+                "tokenizer_parameters": _count(model.tokenizer),
+                "repo": None if found is None else found.repo,
+                "files": files,
+                "text": text,
+                "here": found is None
+                or (bool(files) and all(_here(found, f, weights) for f in files)),
+                "memory_gb": {str(p): memory(model, p) / 1e9 for p in PIXELS},
+            }
+        )
+    return rows
+
+
+def _count(module: torch.nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def _here(found: releases.Release, file: str, weights: str | Path | None) -> bool:
+    """Tell whether a file or folder lies in the named folder or in the hub's cache."""
+    if weights is not None and (Path(weights) / file).exists():
+        return True
+    from huggingface_hub import try_to_load_from_cache
+
+    assert found.repo is not None
+    inside = (
+        [file] if "." in file else [f"{file}/config.json", f"{file}/model.safetensors.index.json"]
+    )
+    return any(isinstance(try_to_load_from_cache(found.repo, f), str) for f in inside)
+
+
+def schedule(model: Model, pixels: int) -> Sizes:
+    """Return the schedule of token maps that ends at a square picture of so many pixels."""
+    if model.name.startswith("infinity"):
+        budget = {256: "0.06M", 512: "0.25M", 1024: "1M"}.get(pixels)
+        if budget:
+            return infinity(1.0, budget)
+    side = pixels // (model.tokenizer.config.stride * model.quantizer.patch)
+    return model.sizes_to(side, side)
+
+
+def memory(model: Model, pixels: int, method: Any = None) -> int:
+    """Bytes of weights and KV cache in bfloat16, for one guided picture of pixels x pixels."""
+    grids = model.grids(schedule(model, pixels))
+    run = (method or Dense()).start(grids, model.depth)
+    config = model.transformer.config
+    keys = sum(run.forwarded(Site(i, "attn"), g) for i in range(model.depth) for g in grids)
+    return 2 * _count(model.transformer) + 2 * keys * config.width * 2 * 2
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Format the catalog for a terminal.
+
+    >>> table(catalog()).splitlines()[1].split()[:2]
+    ['tiny', '9.3M']
+    """
+    lines = [
+        f"{'model':<17} {'params':>8} {'tokenizer':>9}  "
+        + " ".join(f"{p:>5} px" for p in PIXELS)
+        + "  here  files"
+    ]
+    for row in rows:
+        gb = " ".join(f"{row['memory_gb'][str(p)]:5.1f} GB" for p in PIXELS)
+        where = ", ".join(row["files"]) or "none released: weights='random'"
+        from_ = f" from {row['repo']}" if row["repo"] else ""
+        text = f"; text: {row['text']}" if row["text"] and row["files"] else ""
+        lines.append(
+            f"{row['name']:<17} {row['parameters'] / 1e6:7.1f}M "
+            f"{row['tokenizer_parameters'] / 1e6:8.1f}M  {gb}  "
+            f"{'yes' if row['here'] else 'no':<4}  "
+            f"{where}{from_}{text}"
+        )
+    lines.append(
+        "memory: weights and KV cache of one guided picture in bfloat16; float32 takes twice that, "
+        "text encoder and decoder come on top"
+    )
+    return "\n".join(lines)

@@ -1,0 +1,96 @@
+"""The embedded model: its configuration, how it is built, and its files."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from fastvar_lab.backbones.autoencoder import AutoEncoder, AutoEncoderConfig
+from fastvar_lab.backbones.infinity import Infinity, InfinityConfig
+from fastvar_lab.backbones.quantize import BitQuantizer
+from fastvar_lab.backbones.text import WordEncoder, WordEncoderConfig
+from fastvar_lab.models import weights as files
+from fastvar_lab.models.model import Model
+from fastvar_lab.sampling import Sampling
+from fastvar_lab.scales import TINY
+from fastvar_lab.world.grammar import VOCABULARY
+
+WEIGHTS = Path(__file__).parent.parent / "weights"
+TOKENIZER_FILE, TRANSFORMER_FILE = "tiny_tokenizer.safetensors", "tiny_transformer.safetensors"
+
+
+def tiny_config() -> dict[str, Any]:
+    """Return the embedded model's sizes; about 140 GFLOP for one guided 256 px picture."""
+    text = WordEncoderConfig(VOCABULARY, width=256, depth=2, heads=4, length=24)
+    transformer = InfinityConfig(
+        depth=8,
+        width=256,
+        heads=4,
+        ffn=1024,
+        bits=16,
+        text_width=text.width,
+        text_length=text.length,
+        reference=(96, 96),
+        waves=4,
+    )
+    tokenizer = AutoEncoderConfig(16, (96, 128), encoder_blocks=1, decoder_blocks=2, patch=4)
+    return {
+        "transformer": asdict(transformer),
+        "text": asdict(text),
+        "tokenizer": asdict(tokenizer),
+    }
+
+
+def build_tiny(config: dict[str, Any] | None = None, name: str = "tiny") -> Model:
+    """Build the embedded model, or a variant of it from a configuration, with random weights.
+
+    Raises WeightsError for a configuration that names what no model here has.
+    """
+    default = tiny_config()
+    config = config or default
+
+    def frozen(part: str) -> dict[str, Any]:  # JSON knows no tuples
+        for key in config[part].keys() - default[part].keys():
+            raise files.WeightsError(
+                f"the configuration of the weights' {part} has {key!r}, of another version; "
+                f"known are {', '.join(default[part])}"
+            )
+        return {k: tuple(v) if isinstance(v, list) else v for k, v in config[part].items()}
+
+    transformer = Infinity(InfinityConfig(**frozen("transformer")))
+    transformer.initialize()
+    return Model(
+        name=name,
+        transformer=transformer,
+        tokenizer=AutoEncoder(AutoEncoderConfig(**frozen("tokenizer"))),
+        quantizer=BitQuantizer(transformer.config.bits),
+        text_encoder=WordEncoder(WordEncoderConfig(**frozen("text"))),
+        sizes=TINY,
+        sampling=Sampling(guidance=2.0, temperature=0.6, top_p=1.0),
+        extends=True,
+    )
+
+
+def language(model: Model) -> nn.ModuleDict:
+    """Join transformer and text encoder, which are trained and stored together."""
+    return nn.ModuleDict({"transformer": model.transformer, "text": model.text_encoder})
+
+
+def save_tokenizer(model: Model, folder: Path) -> None:
+    """Write the tokenizer with its configuration."""
+    config = {"tokenizer": asdict(model.tokenizer.config)}
+    files.save(folder / TOKENIZER_FILE, model.tokenizer.state_dict(), config, torch.float16)
+
+
+def save_transformer(model: Model, folder: Path) -> None:
+    """Write the transformer and its text encoder with their configuration."""
+    config = {
+        "transformer": asdict(model.transformer.config),
+        "text": asdict(cast(WordEncoder, model.text_encoder).config),
+    }
+    state = language(model).state_dict()
+    files.save(folder / TRANSFORMER_FILE, state, config, torch.float16)

@@ -1,0 +1,257 @@
+"""Weights on disk: safetensors with their configuration inside, opened without running code."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from fastvar_lab.backbones.hart import HARTConfig
+from fastvar_lab.backbones.infinity import InfinityConfig
+from fastvar_lab.backbones.var import VARConfig
+from fastvar_lab.files import folder, write
+from fastvar_lab.models import releases
+
+
+class WeightsError(ValueError):
+    """A weights file that is missing, truncated, foreign, or of other shapes."""
+
+
+def save(
+    path: Path, tensors: Mapping[str, Tensor], config: Mapping[str, Any], dtype: torch.dtype
+) -> None:
+    """Write tensors (floating ones as `dtype`) and a JSON configuration, all or nothing."""
+    stored = {
+        k: (v.to(dtype) if v.is_floating_point() else v).detach().cpu().contiguous()
+        for k, v in tensors.items()
+    }
+    folder(path.parent)
+    metadata = {"config": json.dumps(config)}
+    try:
+        write(path, lambda partial: save_file(stored, partial, metadata=metadata))
+    except SafetensorError as error:
+        raise OSError(f"cannot write weights {path}: {error}") from error
+
+
+def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read tensors and configuration; raise WeightsError with the reason if that cannot be."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            config = (file.metadata() or {}).get("config")
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise WeightsError(f"cannot read weights {path}: {error}") from error
+    if config is None:
+        raise WeightsError(f"{path} holds no configuration, so it is not a file of this lab")
+    try:
+        told = json.loads(config)
+    except ValueError as error:
+        raise WeightsError(f"the configuration in {path} is no JSON: {error}") from None
+    if not (isinstance(told, dict) and all(isinstance(part, dict) for part in told.values())):
+        raise WeightsError(f"the configuration in {path} is none of a model: {config[:60]}")
+    return tensors, told
+
+
+def read_released(path: Path) -> dict[str, Tensor]:
+    """Read a released checkpoint, a file or a folder of shards, without running code from it.
+
+    Takes safetensors, or pickles opened with `weights_only=True`; a pickle that needs more is
+    refused. Training dumps are unwrapped.
+    """
+    if not path.exists():
+        raise WeightsError(f"there are no weights at {path}")
+    state: dict[str, Tensor] = {}
+    for part in _parts(path) if path.is_dir() else [path]:
+        state |= _unwrap(_open(part), part)
+    return state
+
+
+def _parts(folder: Path) -> list[Path]:
+    """Find the files of a sharded or single checkpoint in a folder."""
+    preferred = folder / "ema_model.bin"
+    if preferred.exists():
+        return [preferred]
+    for index in sorted(folder.glob("*.index.json")):
+        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        missing = [name for name in names if not (folder / name).exists()]
+        if missing:
+            raise WeightsError(f"{index} names the shard {missing[0]}, which is not there")
+        return [folder / name for name in names]
+    found = [p for kind in ("safetensors", "bin", "pth") for p in sorted(folder.glob(f"*.{kind}"))]
+    if not found:
+        raise WeightsError(f"{folder} holds no weights (.safetensors, .bin, .pth, or an index)")
+    return found[:1]
+
+
+def _open(path: Path) -> Any:
+    try:
+        if path.suffix == ".safetensors":
+            return _open_safetensors(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:
+        reason = str(error).splitlines()[0]
+        raise WeightsError(f"{path} would run code when opened, so it is not: {reason}") from None
+    except (OSError, EOFError, RuntimeError, SafetensorError) as error:
+        raise WeightsError(f"cannot read weights {path}: {str(error).splitlines()[0]}") from None
+
+
+def _open_safetensors(path: Path, at_once: int = 16) -> dict[str, Tensor]:
+    """Read all tensors; the file is mapped anew for every few, so that its pages can go."""
+    with safe_open(path, framework="pt") as file:
+        keys = list(file.keys())
+    tensors = {}
+    for first in range(0, len(keys), at_once):
+        with safe_open(path, framework="pt") as file:
+            for key in keys[first : first + at_once]:
+                tensors[key] = file.get_tensor(key).clone()
+    return tensors
+
+
+_NESTS = ("trainer", "var_wo_ddp", "gpt_ema_fsdp", "gpt_fsdp", "vae_local", "vae")
+
+
+def _unwrap(state: Any, path: Path) -> dict[str, Tensor]:
+    for key in _NESTS:
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+    if not isinstance(state, dict) or not all(torch.is_tensor(v) for v in state.values()):
+        raise WeightsError(f"{path} holds no state dict that this lab knows")
+    return state
+
+
+_UNUSED = {  # buffers of training, legacy, and of bits that are computed
+    "lvl_1L",
+    "attn_bias_for_masking",
+    "ema_vocab_hit_SV",
+    "Infinity_visible_kvlen",
+    "Infinity_invisible_qlen",
+    "mask",
+}
+
+
+def by_own_names(tensors: Mapping[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
+    """Bring released tensors under this lab's names and layouts, as far as they have one.
+
+    Chunked blocks are counted through, the `vae.` prefix goes (and the discriminator under
+    `disc.`), the extra `.conv` and `.norm` of Infinity's tokenizers too, both layouts of
+    `scale_mul_1H11` are accepted, and Infinity's null prompt is cut or padded to the model's.
+    """
+    own = module.state_dict()
+    chunked = [re.match(r"block_chunks\.(\d+)\.module\.(\d+)\.", key) for key in tensors]
+    chunk = 1 + max((int(m[2]) for m in chunked if m), default=0)
+    found = {}
+    for key, value in tensors.items():
+        if key.startswith("disc.") or key.split(".")[-1] in _UNUSED:
+            continue
+        name = key.removeprefix("vae.")
+        match = re.match(r"block_chunks\.(\d+)\.module\.(\d+)\.(.*)", name)
+        if match:
+            name = f"blocks.{int(match[1]) * chunk + int(match[2])}.{match[3]}"
+        *head, module_name, leaf = name.split(".") if "." in name else ("", name)
+        if name not in own and module_name in ("conv", "norm"):
+            name = ".".join((*head, leaf))
+        if name.endswith("scale_mul_1H11"):
+            value = value.reshape(1, -1, 1, 1)
+        if name == "cfg_uncond" and name in own:
+            value = _fitted(value, len(own[name]))
+        found[name] = value
+    return found
+
+
+def _fitted(rows: Tensor, count: int) -> Tensor:
+    return torch.cat((rows, rows.new_zeros(max(0, count - len(rows)), rows.shape[1])))[:count]
+
+
+def fill(module: nn.Module, tensors: dict[str, Tensor], source: object) -> None:
+    """Move tensors into a module, which may be on the meta device; `tensors` is emptied.
+
+    Raises WeightsError naming the first keys that do not fit. Nothing is copied, and no tensor is
+    held twice.
+    """
+    own = module.state_dict()
+    missing = [f"{key} {tuple(own[key].shape)}" for key in own if key not in tensors]
+    extra = [key for key in tensors if key not in own]
+    guess = looks_like(tensors)
+    hint = f"; it looks like {guess}" if guess else ""
+    for keys, what in ((missing, "lacks"), (extra, "holds what this model has not:")):
+        if keys:
+            more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
+            raise WeightsError(f"{source} {what} {', '.join(keys[:3])}{more}{hint}")
+    for key, tensor in own.items():
+        if tensors[key].shape != tensor.shape:
+            raise WeightsError(
+                f"{key} in {source} has shape {tuple(tensors[key].shape)}; "
+                f"this model needs {tuple(tensor.shape)}{hint}"
+            )
+    for key in list(own):
+        path, _, leaf = key.rpartition(".")
+        owner = module.get_submodule(path)
+        tensor, old = tensors.pop(key), getattr(owner, leaf)
+        if old.device.type != "meta":
+            old.data.copy_(tensor)
+        elif isinstance(old, nn.Parameter):
+            setattr(owner, leaf, nn.Parameter(tensor, requires_grad=False))
+        else:
+            owner.register_buffer(leaf, tensor)
+
+
+_BLOCK = re.compile(r"(?:blocks\.|block_chunks\.)[\d.]+(?:module\.\d+)?")
+
+
+_MARKS = {  # keys that only one family has
+    "class_emb.weight": (VARConfig, "a VAR"),
+    "text_proj_for_ca.0.weight": (InfinityConfig, "an Infinity"),
+    "context_embed.weight": (HARTConfig, "a HART"),
+}
+
+
+def _known() -> dict[releases.Config, str]:
+    """Return the configurations whose files exist, and their names."""
+    names = [name for name in releases.NAMES if releases.release(name).files]
+    return {releases.release(name).config: name for name in reversed(names)}
+
+
+def looks_like(tensors: Mapping[str, Tensor]) -> str | None:
+    """Say in a few words what a state dict seems to be; None if it is like nothing known."""
+    keys = {key.removeprefix("vae.").removeprefix("transformer."): key for key in tensors}
+
+    def size(name: str, axis: int = 0) -> int | None:
+        return tensors[keys[name]].shape[axis] if name in keys else None
+
+    width, blocks = size("word_embed.weight"), map(_BLOCK.match, keys)
+    depth = len({match[0] for match in blocks if match})
+    for mark, (kind, family) in _MARKS.items():
+        if mark in keys:
+            for config, name in _known().items():
+                if isinstance(config, kind) and (config.width, config.depth) == (width, depth):
+                    return f"the transformer of {name}"
+            return f"{family} transformer of depth {depth} and width {width}"
+    if "quantize.embedding.weight" in keys:
+        return f"a VAR or HART tokenizer of {size('quantize.embedding.weight')} codes"
+    for name in ("encoder.conv_out.weight", "encoder.conv_out.conv.weight"):
+        if name in keys:
+            owners = [known for config, known in _known().items()
+                      if getattr(config, "bits", None) == size(name)]  # fmt: skip
+            return f"an Infinity tokenizer of {size(name)} channels" + (
+                f", as {owners[0]} uses" if owners else ""
+            )
+    return None
+
+
+def fingerprint(config: Mapping[str, Any], *modules: nn.Module) -> str:
+    """Hash configuration and weights: 16 hex digits, the same on every device."""
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
+    for module in modules:
+        for key, tensor in sorted(module.state_dict().items()):
+            digest.update(key.encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,1 @@
+"""Figures from arrays and frames: no torch, no generation."""

@@ -1,0 +1,192 @@
+"""Figures from arrays: no torch, no generation, one function a figure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from textwrap import fill
+
+import matplotlib as mpl
+import numpy as np
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from skimage.transform import resize
+
+from fastvar_lab.plotting.style import FAST, FULL, WIDTH, Figure, style
+
+
+def picture(axes: Axes, image: np.ndarray, title: str = "") -> None:
+    """Show an image (H, W, 3) or (H, W) without ticks."""
+    axes.imshow(image, interpolation="none" if image.shape[0] >= 128 else "nearest")
+    axes.set_title(title)
+    axes.set_axis_off()
+
+
+def kept_overlay(image: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """Show which tokens were forwarded: those of no layer go dark, those of all stay as they are.
+
+    `image` (H, W, 3) in [0, 1], `share` (h, w) of layers that forwarded a token.
+
+    >>> kept_overlay(np.ones((2, 2, 3)), np.array([[1, 0]]))[0, :, 0].tolist()
+    [1.0, 0.15]
+    """
+    light = resize(share.astype(float), image.shape[:2], order=0)[..., None]
+    return image * (0.15 + 0.85 * light)
+
+
+def heat(values: np.ndarray, low: float | None = None, high: float | None = None) -> np.ndarray:
+    """Color a map (h, w) from dark to bright: (h, w, 3) in [0, 1]; its own range by default."""
+    norm = mpl.colors.Normalize(low, high)
+    return mpl.colormaps["viridis"](norm(values))[..., :3]
+
+
+def enlarged(image: np.ndarray, side: int) -> np.ndarray:
+    """Repeat the cells of a map (h, w, 3) until its shorter side has about `side` pixels."""
+    times = max(1, round(side / min(image.shape[:2])))
+    return image.repeat(times, axis=0).repeat(times, axis=1)
+
+
+def change(residual: np.ndarray) -> np.ndarray:
+    """Show a signed change (H, W, 3) of a picture as brightness around mid-grey, in [0, 1].
+
+    >>> change(np.array([[[0.0, 0.1, -0.1]]]))[0, 0].round(2).tolist()
+    [0.5, 1.0, 0.0]
+    """
+    return np.clip(0.5 + residual / (2 * reach(residual)), 0, 1)
+
+
+def reach(residual: np.ndarray) -> float:
+    """Return the change that `change` shows as black or white: nearly the greatest there is.
+
+    >>> reach(np.array([0.1, -0.1]))
+    0.1
+    """
+    return max(float(np.quantile(np.abs(residual), 0.999)), 1e-3)
+
+
+def gallery(images: Mapping[str, np.ndarray], columns: int = 4, width: float = WIDTH) -> Figure:
+    """Show titled pictures or maps in rows.
+
+    Pictures (H, W, 3) are uint8 or floats in [0, 1], maps (h, w) are colored.
+
+    >>> import numpy as np
+    >>> gallery({"noise": np.random.rand(8, 8, 3), "a map": np.eye(4)}).axes[1].get_title()
+    'a map'
+    """
+    columns = min(columns, len(images))
+    rows = -(-len(images) // columns)
+    with style():
+        height = rows * (width / columns + 0.22)
+        fig = Figure(figsize=(width, height), layout="constrained")
+        grid = fig.subplots(rows, columns, squeeze=False).flatten()
+        for axes in grid:
+            axes.set_axis_off()
+        for axes, (title, image) in zip(grid, images.items(), strict=False):
+            picture(axes, heat(image) if image.ndim == 2 else image, title)
+    return fig
+
+
+def spectra(frequencies: np.ndarray, lines: Mapping[str, np.ndarray]) -> Figure:
+    """Draw radial spectra: log10 amplitudes by frequency in cycles per pixel."""
+    with style():
+        fig = Figure(figsize=(3.4, 2.2), layout="constrained")
+        axes = fig.subplots()
+        for color, (label, amplitudes) in zip(sns.color_palette("colorblind"), lines.items()):
+            axes.plot(frequencies, amplitudes, lw=1.2, color=color, label=label)
+        axes.set(xlabel="frequency (cycles per pixel)", ylabel="log10 amplitude")
+        axes.legend(frameon=False)
+        sns.despine(ax=axes)
+    return fig
+
+
+def comparison(
+    full: np.ndarray,
+    fast: np.ndarray,
+    shares: dict[str, np.ndarray],
+    scales: Sequence[str],
+    cost_full: Sequence[float],
+    cost_fast: Sequence[float],
+    title: str,
+    note: str,
+    unit: str = "ms",
+) -> Figure:
+    """Full and fast generation side by side, their difference, the kept tokens, cost per scale.
+
+    Images (H, W, 3) in [0, 1]; `shares` maps a label to a (h, w) map of forwarded tokens.
+    """
+    with style():
+        columns = 3 + len(shares)
+        fig = Figure(figsize=(WIDTH, WIDTH / columns + 2.1), layout="constrained")
+        fig.suptitle(title, fontsize=9)
+        grid = fig.add_gridspec(2, columns, height_ratios=(WIDTH / columns, 1.6))
+        gap = np.abs(full - fast)
+        gain = 1 if gap.max() == 0 else max(1, int(1 / max(np.quantile(gap, 0.999), 0.05)))
+        panels = [
+            (full, "full"),
+            (fast, "FastVAR"),
+            (np.clip(gap * gain, 0, 1), f"difference x {gain}" if gain > 1 else "difference"),
+            *((kept_overlay(fast, share), label) for label, share in shares.items()),
+        ]
+        for i, (image, label) in enumerate(panels):
+            picture(fig.add_subplot(grid[0, i]), image, label)
+        axes = fig.add_subplot(grid[1, :])
+        place = np.arange(len(scales))
+        axes.bar(
+            place - 0.2, cost_full, 0.38, color=FULL, label=f"full, {sum(cost_full):.0f} {unit}"
+        )
+        axes.bar(
+            place + 0.2, cost_fast, 0.38, color=FAST, label=f"FastVAR, {sum(cost_fast):.0f} {unit}"
+        )
+        axes.set_xticks(place, scales)
+        axes.set(xlabel="token map of the scale step", ylabel="time (ms)" if unit == "ms" else unit)
+        axes.legend(frameon=False, title=note, title_fontsize=7, alignment="left")
+        sns.despine(ax=axes)
+    return fig
+
+
+def steps(rows: Mapping[str, Sequence[np.ndarray]], scales: Sequence[str]) -> Figure:
+    """Show the decoded image after every scale step, one row per prompt (paper, Fig. A.2).
+
+    >>> pictures = np.random.default_rng(0).random((2, 8, 8, 3))
+    >>> [axes.get_title() for axes in steps({"a red ring": pictures}, ["1x1", "2x2"]).axes]
+    ['1x1', '2x2']
+    """
+    with style():
+        cell = WIDTH / len(scales)
+        height = (cell + 0.14) * len(rows) + 0.35
+        fig = Figure(
+            figsize=(WIDTH, height),
+            layout=ConstrainedLayoutEngine(
+                w_pad=0.01,
+                h_pad=0.07,
+                hspace=0,
+                wspace=0,
+                rect=(0, 0.14 / height, 1, 1 - 0.14 / height),
+            ),
+        )
+        grid = fig.subplots(len(rows), len(scales), squeeze=False)
+        for i, (prompt, images) in enumerate(rows.items()):
+            for axes, image, scale in zip(grid[i], images, scales, strict=True):
+                picture(axes, image, scale if i == 0 else "")
+            first = grid[i][0]
+            note = first.text(0, -0.05, prompt, style="italic", transform=first.transAxes, va="top")
+            note.set_in_layout(False)
+    return fig
+
+
+def pairs(images: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
+    """Show pairs of pictures, full above FastVAR, each under its prompt (paper, Figs A.3, A.4)."""
+    with style():
+        columns = len(images)
+        cell = WIDTH / columns
+        fig = Figure(figsize=(WIDTH, 2 * cell + 0.3), layout="constrained")
+        grid = fig.subplots(2, columns, squeeze=False)
+        for column, (prompt, pair) in zip(grid.T, images.items(), strict=True):
+            for axes, image in zip(column, pair, strict=True):
+                axes.imshow(image, interpolation="none")
+                axes.set(xticks=[], yticks=[])
+                sns.despine(ax=axes, left=True, bottom=True)
+            column[0].set_title(fill(prompt, 18), fontsize=6, style="italic")
+        for axes, name in zip(grid[:, 0], ("full", "FastVAR"), strict=True):
+            axes.set_ylabel(name)
+    return fig

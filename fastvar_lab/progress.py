@@ -1,0 +1,30 @@
+"""Progress: a bar over the scale steps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from fastvar_lab.seam import Grid, Plan, Runner, Wrapper
+
+
+class Progress(Wrapper):
+    """Shows a bar over the scale steps."""
+
+    def __init__(self, inner: Runner, steps: int) -> None:
+        super().__init__(inner)
+        self.steps = steps
+        self.bar: Any = None
+
+    def plan(self, grid: Grid, canvas: Tensor) -> Plan:
+        if self.bar is None:  # not before the run begins: what fails earlier leaves no bar behind
+            self.bar = tqdm(total=self.steps, desc="scale steps", leave=False)
+        return self.inner.plan(grid, canvas)
+
+    def after(self, grid: Grid, tokens: Tensor | None, canvas: Tensor) -> None:
+        self.inner.after(grid, tokens, canvas)
+        self.bar.update()
+        if grid.index == self.steps - 1:
+            self.bar.close()

@@ -1,0 +1,1 @@
+"""Speed: counted operations and measured times."""

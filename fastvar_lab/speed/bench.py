@@ -1,0 +1,249 @@
+"""Speed, as a command: medians in one process, each beside its counted operations and floor."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+
+from fastvar_lab.draws import Keyed
+from fastvar_lab.generation import generate, resume
+from fastvar_lab.instruments.recorder import Recorder
+from fastvar_lab.instruments.trace import Trace
+from fastvar_lab.methods.presets import PRESETS, paper_preset
+from fastvar_lab.methods.prune import Dense, Prune
+from fastvar_lab.models.model import Model
+from fastvar_lab.provenance import versions
+from fastvar_lab.scales import Sizes, infinity
+from fastvar_lab.seam import Method
+from fastvar_lab.speed import flops
+from fastvar_lab.speed.sublayers import median_ms, sublayer_ms
+from fastvar_lab.speed.timed import Timed, medians, timed, total_ms
+
+
+def schedules(model: Model) -> list[tuple[Sizes, dict[str, Prune]]]:
+    """Name the methods that are measured on each schedule.
+
+    A released model runs its own schedule under the paper's preset, and, where that skips steps,
+    under its pruned steps alone.
+    """
+    if model.name != "tiny":
+        return [(model.sizes, released(model, model.sizes))]
+    paper = PRESETS["infinity-all-layers"]
+    return [
+        (model.sizes, {"32x32": Prune({24: 0.5, 32: 0.75}), "32x32 paper preset": paper}),
+        (infinity(), {"64x64": Prune({48: 0.5, 64: 0.75}), "64x64 paper preset": paper}),
+    ]
+
+
+def released(model: Model, sizes: Sizes) -> dict[str, Prune]:
+    """Name a released model's methods: the paper's preset, and its pruned steps where it skips."""
+    preset = paper_preset(model.name, len(sizes), model.depth)
+    name = f"{model.name} {model.grids(sizes)[-1].name}"
+    methods = {f"{name} paper preset": preset}
+    if any(ratio == 1 for _, ratio in preset.pairs):
+        pruned = {scale: ratio for scale, ratio in preset.pairs if ratio < 1}
+        methods[f"{name} pruned steps"] = replace(preset, ratios=pruned)
+    return methods
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What a device does at best, measured here: products per second, bytes read per second."""
+
+    flop: float
+    byte: float
+
+    def floor_ms(self, flop: Sequence[float], read: Sequence[float]) -> list[float]:
+        """Milliseconds below which no step can get: its products, or its bytes."""
+        return [1e3 * max(f / self.flop, b / self.byte) for f, b in zip(flop, read, strict=True)]
+
+
+def rates(device: torch.device | str, dtype: torch.dtype) -> Rates:
+    """Measure a large product and a large sum."""
+    device = torch.device(device)
+    side, cells = (8192, 2**30) if device.type == "cuda" else (2048, 2**26)
+    a = torch.randn(side, side, dtype=dtype, device=device)
+    b = torch.ones(cells, dtype=dtype, device=device)
+    product = median_ms(lambda: a @ a, device, repeats=15)
+    read = median_ms(lambda: b.sum(), device, repeats=15)
+    return Rates(2 * side**3 / product * 1e3, b.numel() * b.element_size() / read * 1e3)
+
+
+def prompt(model: Model) -> str:
+    """Return what is drawn: a sentence, or a class for a VAR."""
+    return model.text_encoder.example
+
+
+def bench(model: Model, repeats: int = 5, only: str = "") -> dict[str, Any]:
+    """Measure the cases whose name contains `only`, one sublayer's parts, recording, resuming."""
+    chosen = [
+        (sizes, {name: method for name, method in methods.items() if only in name})
+        for sizes, methods in schedules(model)
+    ]
+    if not any(methods for _, methods in chosen):
+        names = ", ".join(name for _, methods in schedules(model) for name in methods)
+        raise ValueError(f"no case matches {only!r}; there are {names}")
+    result: dict[str, Any] = {"cases": []}
+    for sizes, methods in chosen:
+        if methods:
+            result["cases"] += cases(model, sizes, methods, repeats)
+    result |= sublayer_ms(model, prompt(model), repeats)
+    for part in (_record_overhead, _resume_ratio):
+        result |= part(model, repeats)
+    settings = {
+        "model": model.name,
+        "depth": model.depth,
+        "prompt": prompt(model),
+        "repeats": repeats,
+        "weights": model.fingerprint,
+    }
+    machine = {"device": _device(model), "threads": torch.get_num_threads()}
+    return {**result, **settings, **machine, "versions": versions()}
+
+
+def _device(model: Model) -> str:
+    return torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else "cpu"
+
+
+def cases(
+    model: Model,
+    sizes: Sizes,
+    methods: dict[str, Prune],
+    repeats: int,
+    pictures: int = 1,
+    best: Rates | None = None,
+) -> list[dict[str, Any]]:
+    """Time full and pruned generations in turns, first scale step to final latent.
+
+    `pictures` are made at once. With `best` rates, every time stands beside its floor. Host times
+    are what it took to issue a step. A step that asks a GPU for much fills its queue, and the host
+    waits: the cost of issuing one is what the small steps show, where a GPU that takes as long
+    waited for the host.
+    """
+    ways: dict[str, Method] = {"": Dense(), **methods}
+    runs: dict[str, list[Timed]] = {name: [] for name in ways}
+    memory = dict.fromkeys(ways, 0)
+    grids, words = model.grids(sizes), len(prompt(model).split())
+    draws = Keyed(tuple(range(pictures)), on_device=True)
+    turns = [(repeat, name) for repeat in range(repeats + 1) for name in ways]
+    for repeat, name in tqdm(turns, desc=f"bench {grids[-1].name}", unit="picture"):
+        if model.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(model.device)
+        texts = [prompt(model)] * pictures
+        run = timed(model, texts, ways[name], seed=0, sizes=sizes, draws=draws)
+        if model.device.type == "cuda":
+            memory[name] = torch.cuda.max_memory_allocated(model.device)
+        if repeat:  # the first of each is a warm-up
+            runs[name].append(run)
+    ms = {name: total_ms(some) for name, some in runs.items()}
+    flop, floor = dict[str, float](), dict[str, list[float]]()
+    for name, way in ways.items():
+        steps = [sum(c.values()) for c in flops.step_flops(model, way, grids, words, pictures)]
+        flop[name] = sum(steps)
+        read = flops.step_bytes(model, way, grids, words, pictures)
+        floor[name] = best.floor_ms(steps, read) if best else []
+    return [
+        {
+            "name": name,
+            "method": repr(method),
+            "device": _device(model),
+            "dtype": str(model.dtype).removeprefix("torch."),
+            "pictures": pictures,
+            "skipped": [
+                g.name for g, act in zip(grids, method.acts(grids), strict=True) if act[0] == "skip"
+            ],
+            "ms_full": ms[""],
+            "ms_fast": ms[name],
+            "speedup": ms[""] / ms[name],
+            "speedup_flop_bound": flop[""] / flop[name],
+            "gflop_full": flop[""] / 1e9,
+            "gflop_fast": flop[name] / 1e9,
+            "gflop_per_s_full": flop[""] / ms[""] / 1e6,
+            "gflop_per_s_fast": flop[name] / ms[name] / 1e6,
+            "scales": [g.name for g in grids],
+            "step_ms_full": medians(runs[""]),
+            "step_ms_fast": medians(runs[name]),
+            "step_host_ms_full": medians(runs[""], "host_ms"),
+            "step_host_ms_fast": medians(runs[name], "host_ms"),
+            "step_floor_ms_full": floor[""],
+            "step_floor_ms_fast": floor[name],
+            "memory_full": memory[""],
+            "memory_fast": memory[name],
+            "tokens_fast": flops.forwarded(model, method, grids),
+        }
+        for name, method in methods.items()
+    ]
+
+
+def _record_overhead(model: Model, repeats: int) -> dict[str, float]:
+    """Fraction of a full generation's time that recording scores, masks and latents adds."""
+    off, on = [], []
+    draws = Keyed((0,), on_device=True)
+    for repeat in range(repeats + 1):
+        plain, seen = (
+            generate(model, prompt(model), Dense(), draws=draws, watch=watch).seconds
+            for watch in ([], [partial(Recorder, trace=Trace())])
+        )
+        if repeat:
+            off.append(plain)
+            on.append(seen)
+    return {"record_overhead": statistics.median(on) / statistics.median(off) - 1}
+
+
+def _resume_ratio(model: Model, repeats: int) -> dict[str, float]:
+    """Time of a resumed generation over one from scratch, the last scale's ratio changed."""
+    draws = Keyed((0,), on_device=True)
+    base = generate(model, prompt(model), Dense(), draws=draws, snapshot=True)
+    scratch, again = [], []
+    method: Method = Prune({-1: 0.75})
+    for repeat in range(repeats + 1):
+        whole = generate(model, prompt(model), method, draws=draws).seconds
+        part = resume(model, base, method).seconds
+        if repeat:
+            scratch.append(whole)
+            again.append(part)
+    return {"resume_ratio": statistics.median(again) / statistics.median(scratch)}
+
+
+def table(result: dict[str, Any]) -> str:
+    """Format the result for a terminal."""
+    small = (result["pts_ms"] + result["ctr_ms"]) / result["attention_ms_full"]
+    lines = [
+        case_table(result["cases"]),
+        f"one sublayer at the last step: PTS {result['pts_ms']:.3f} ms, CTR {result['ctr_ms']:.3f} "
+        f"ms, together {small:.1%} of attention's {result['attention_ms_full']:.2f} ms; "
+        f"FFN {result['ffn_ms_full']:.2f} ms",
+        f"recording adds {result['record_overhead']:.1%}; resuming the last scale takes "
+        f"{result['resume_ratio']:.1%} of a generation from scratch",
+    ]
+    return "\n".join(lines)
+
+
+def case_table(found: Sequence[dict[str, Any]]) -> str:
+    """Format timed cases: share is the speedup over its bound, floor what no run can go below."""
+    wide = max(20, *(len(case["name"]) for case in found))
+    titles = ("full ms", "fast ms", "speedup", "bound", "share", "floor ms, full and fast")
+    known = 6 if found[0]["step_floor_ms_full"] else 5
+    widths = (9, 9, 8, 6, 6, 25)[:known]
+    heads = (f"{title:>{n}}" for title, n in zip(titles, widths))
+    lines = [" ".join((f"{'case':<{wide}}", *heads))]
+    for case in found:
+        share = case["speedup"] / case["speedup_flop_bound"]
+        floors = [sum(case[f"step_floor_ms_{way}"]) for way in ("full", "fast")]
+        floor = f" {floors[0]:15.1f} {floors[1]:9.1f}" if any(floors) else ""
+        memory = [case[f"memory_{way}"] / 1e9 for way in ("full", "fast")]
+        peak = f"  {memory[0]:.1f} and {memory[1]:.1f} GB at most" if any(memory) else ""
+        skipped = f"  skips {', '.join(case['skipped'])}" if case["skipped"] else ""
+        many = f"  {case['pictures']} pictures" if case["pictures"] > 1 else ""
+        lines.append(
+            f"{case['name']:<{wide}} {case['ms_full']:9.1f} {case['ms_fast']:9.1f} "
+            f"{case['speedup']:8.2f} {case['speedup_flop_bound']:6.2f} {share:6.2f}"
+            f"{floor}{many}{peak}{skipped}"
+        )
+    return "\n".join(lines)

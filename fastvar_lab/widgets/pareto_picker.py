@@ -1,0 +1,121 @@
+"""ParetoPicker: a trade-off whose points can be picked, looked at, and sent to an Explorer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import ipywidgets as widgets
+import pandas as pd
+
+from fastvar_lab.experiments.explore import Exploration
+from fastvar_lab.methods.parse import read_method
+from fastvar_lab.methods.prune import Prune
+from fastvar_lab.models.model import Model
+from fastvar_lab.plotting.charts import front, tradeoff_points
+from fastvar_lab.plotting.tables import compared
+from fastvar_lab.seam import Method
+from fastvar_lab.widgets.explorer import Explorer
+from fastvar_lab.widgets.page import Scatter
+from fastvar_lab.widgets.panel import Gallery, Live, control
+
+VALUES = {"PSNR to full (dB)": "psnr", "SSIM to full": "ssim", "task score": "right"}
+
+
+class ParetoPicker(Live):
+    """Quality against measured speedup of an experiment's frame, the Pareto front joined.
+
+    Picking a point generates its picture beside the full one; a button sends its schedule to
+    `explorer`. `frame` comes from `compare` or an experiment that compares methods, such as
+    `ratio_tradeoff`; `methods` are those of its labels that hold rules of your own, which cannot
+    be read back from what the frame says of them.
+
+    >>> import fastvar_lab as fv
+    >>> from fastvar_lab.experiments.run import run
+    >>> frame = run("ratio_tradeoff", "quick", progress=False)
+    >>> picker = ParetoPicker(frame, fv.load("tiny"))
+    >>> picker.scatter.picked = 0
+    >>> repr(picker.method) == frame.set_index("method").repr[picker.point.label].iloc[0]
+    True
+    """
+
+    def __init__(
+        self,
+        frame: pd.DataFrame,
+        model: Model,
+        explorer: Explorer | None = None,
+        prompt: str | None = None,
+        seed: int = 0,
+        *,
+        methods: Mapping[str, Method] | None = None,
+    ) -> None:
+        super().__init__()
+        compared(frame)
+        self.frame, self.explorer, self.lab = frame, explorer, Exploration(model)
+        self.asked = (model.text_encoder.example if prompt is None else prompt, seed)
+        self.written = dict(zip(frame.method, frame.repr, strict=True))
+        self.methods = dict(methods or {})
+        self.value = control(widgets.Dropdown, "quality", options=VALUES)
+        self.scatter = Scatter(x_label="measured speedup")
+        names = [m for m in frame.method.unique() if m != "full"]
+        points = [("none picked", -1), *((name, i) for i, name in enumerate(names))]
+        self.point = control(widgets.Dropdown, "point", options=points)
+        self.hand_over = widgets.Button(description="Send to the Explorer", disabled=True)
+        self.hand_over.layout.width = "auto"
+        self.gallery = Gallery(("full", "picked"))
+        buttons = widgets.HBox([self.run_stop, self.hand_over])
+        side = widgets.VBox([self.value, self.point, self.gallery, self.status, buttons])
+        row = widgets.HBox([self.scatter, side], layout={"flex_flow": "row wrap"})
+        self.children = (row,)
+        self.add_class("fastvar-pareto")
+        self._draw()
+        widgets.link((self.scatter, "picked"), (self.point, "value"))
+        self.value.observe(lambda _: self.guarded(self._draw), "value")
+        self.scatter.observe(lambda _: self.guarded(self.update), "picked")
+        self.hand_over.on_click(lambda _: self.guarded(self._hand_over))
+
+    @property
+    def method(self) -> Method | None:
+        """The method that is picked."""
+        if self.scatter.picked < 0:
+            return None
+        name = self.scatter.points[self.scatter.picked]["name"]
+        return self.methods[name] if name in self.methods else read_method(self.written[name])
+
+    def update(self) -> None:
+        """Ask for the picture of the point that is picked."""
+        self.drop()
+        self.hand_over.disabled = True
+        self.hand_over.description = "Send to the Explorer"
+        method = self.method
+        if method is None:
+            self.status.say("pick a point")
+            return
+        self.hand_over.disabled = self.explorer is None or not isinstance(method, Prune)
+        name = self.point.label
+
+        def work(stopped: Callable[[], bool]) -> Callable[[], None]:
+            found = self.lab.compare(*self.asked, method, stopped)
+
+            def show() -> None:
+                self.gallery.put("full", found.full)
+                self.gallery.put("picked", found.fast, name)
+                self.status.say(f"PSNR {found.psnr:.1f} dB, SSIM {found.ssim:.3f}")
+
+            return show
+
+        self.ask(work)
+
+    def _draw(self) -> None:
+        points = tradeoff_points(self.frame, self.value.value)
+        best = set(front(points, "speedup", "mean").method)
+        self.scatter.y_label = self.value.label
+        self.scatter.points = [
+            {"x": p["speedup"], "y": p["mean"], "name": p["method"], "front": p["method"] in best}
+            for p in points.to_dict("records")
+        ]
+
+    def _hand_over(self) -> None:
+        method = self.method
+        if self.explorer is not None and isinstance(method, Prune):
+            self.explorer.apply(method)
+            self.hand_over.description = "Sent to the Explorer"

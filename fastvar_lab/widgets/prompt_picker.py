@@ -1,0 +1,100 @@
+"""Pickers for the closed vocabulary: one or two groups of objects, and how they lie."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import ipywidgets as widgets
+
+from fastvar_lab.errors import PromptError
+from fastvar_lab.world.grammar import COLORS, RELATIONS, SHAPES, TEXTURES, Group, Prompt, parse
+
+ANY, NOTHING = "any", "nothing else"
+COUNTS = {"one": 1, "two": 2, "three": 3, "four": 4}
+
+
+def picker(name: str, options: Any, changed: Callable[[], None]) -> Any:
+    """Make a narrow dropdown."""
+    found = widgets.Dropdown(
+        description=name,
+        options=options,
+        style={"description_width": "initial"},
+        layout=widgets.Layout(width="auto"),
+    )
+    found.observe(lambda _: changed(), "value")
+    return found
+
+
+class GroupPicker(widgets.HBox):
+    """Count, color, texture and shape of one group."""
+
+    def __init__(self, changed: Callable[[], None]) -> None:
+        self.count = picker("count", list(COUNTS.items()), changed)
+        self.color = picker("color", [ANY, *COLORS], changed)
+        self.texture = picker("texture", [ANY, *TEXTURES], changed)
+        self.shape = picker("shape", list(SHAPES), changed)
+        super().__init__([self.count, self.color, self.texture, self.shape])
+
+    @property
+    def group(self) -> Group:
+        """What is picked."""
+        looks = (None if v == ANY else v for v in (self.color.value, self.texture.value))
+        return Group(self.count.value, self.shape.value, *looks)
+
+    @group.setter
+    def group(self, group: Group) -> None:
+        self.count.value, self.shape.value = group.count, group.shape
+        self.color.value, self.texture.value = group.color or ANY, group.texture or ANY
+
+
+class PromptPicker(widgets.HBox):
+    """Puts a prompt together, and follows what is typed into `text`, a text control.
+
+    `guarded` calls what it is given, and shows the PromptError of a prompt that the grammar
+    refuses.
+    """
+
+    def __init__(self, text: Any, guarded: Callable[[Callable[[], None]], None]) -> None:
+        self.text, self.following = text, False
+
+        def picked() -> None:
+            guarded(self._picked)
+
+        self.first, self.second = (GroupPicker(picked) for _ in range(2))
+        joints = [NOTHING, "and", *RELATIONS]
+        self.joint = picker("then", joints, picked)
+        super().__init__([self.first, self.joint, self.second])
+        self.layout.flex_flow = "row wrap"
+        text.observe(lambda _: self._typed(), "value")
+        self._typed()
+
+    @property
+    def prompt(self) -> Prompt:
+        """The prompt that is picked; it may be one that the grammar refuses."""
+        if self.joint.value == NOTHING:
+            return Prompt((self.first.group,))
+        relation = self.joint.value if self.joint.value in RELATIONS else None
+        return Prompt((self.first.group, self.second.group), relation)
+
+    def _picked(self) -> None:
+        if self.following:
+            return
+        self.second.layout.display = "none" if self.joint.value == NOTHING else ""
+        self.text.value = parse(self.prompt.text).text
+
+    def _typed(self) -> None:
+        """Show a typed prompt in the pickers, if it has at most two groups."""
+        try:
+            prompt = parse(self.text.value)
+        except PromptError:
+            return  # whoever generates from the text says what is wrong
+        self.following = True
+        try:
+            if len(prompt.groups) <= 2:
+                joint = prompt.relation or ("and" if len(prompt.groups) == 2 else NOTHING)
+                self.first.group, self.joint.value = prompt.groups[0], joint
+                self.second.group = prompt.groups[-1] if joint != NOTHING else self.second.group
+                self.second.layout.display = "none" if joint == NOTHING else ""
+        finally:
+            self.following = False
