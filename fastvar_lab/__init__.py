@@ -7,7 +7,7 @@
 """
 
 from fastvar_lab.draws import Keyed, Streamed
-from fastvar_lab.generation import Generation, Snapshot, generate, resume, resume_step
+from fastvar_lab.generation import Generation, generate, resume
 from fastvar_lab.instruments.observe import observe, observe_again
 from fastvar_lab.instruments.recorder import Recorder
 from fastvar_lab.instruments.stopwatch import Stopwatch
@@ -22,30 +22,35 @@ from fastvar_lab.models.loading import load
 from fastvar_lab.models.model import Model
 from fastvar_lab.pictures import to_uint8
 from fastvar_lab.sampling import Sampling
-from fastvar_lab.seam import Grid, Plan, Runner, Site, Wrapper
+from fastvar_lab.seam import Act, Grid, Group, Handles, Rows, Runner, Site, Stack, Wrapper
+from fastvar_lab.snapshots import Snapshot, resume_step
 from fastvar_lab.speed.flops import costs
 
 __all__ = [
     "PRESETS",
+    "Act",
     "CachedBranch",
     "Dense",
     "FarFromMean",
     "Generation",
     "Grid",
+    "Group",
+    "Handles",
     "HighPass",
     "Keyed",
     "Merge",
     "Model",
     "NearMean",
     "NearestKept",
-    "Plan",
     "Prune",
     "Random",
     "Recorder",
+    "Rows",
     "Runner",
     "Sampling",
     "Site",
     "Snapshot",
+    "Stack",
     "Stopwatch",
     "Streamed",
     "Trace",

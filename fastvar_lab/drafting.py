@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from fastvar_lab.backbones.var import VAR, VARState
-from fastvar_lab.generation import Generation, Prefill, finish, generate
+from fastvar_lab.generation import Generation, generate, run
 from fastvar_lab.methods.prune import Dense, Prune
 from fastvar_lab.models.model import Model
-from fastvar_lab.seam import BlockCausal, Grid, Method
+from fastvar_lab.seam import Grid, Group, Method, Runner, Stack
+from fastvar_lab.snapshots import Start
 
 
 def prefill(
@@ -28,8 +29,10 @@ def prefill(
         ],
         dim=1,
     )
-    run = BlockCausal([grid.tokens for grid in grids])
-    run.stack(grids[0], model.transformer.layers(state, grids[0], run), x)
+    group: Any = Group(tuple(grids))  # stands where a Grid does
+    runner = Runner()
+    layers = model.transformer.layers(state, group, runner)
+    runner.stack(group, Stack(layers), x)
 
 
 def draft_and_refine(
@@ -66,6 +69,6 @@ def draft_and_refine(
         grids = first.request.grids
         prefill(refiner, state, grids[:drafted], canvases)
 
-    start = Prefill(canvases, first.tokens[:drafted], read)
-    made = finish(refiner, first.request, method or Dense(), start)
+    start = Start(canvases, first.tokens[:drafted], read)
+    made = run(refiner, first.request, method or Dense(), start)
     return replace(made, seconds=made.seconds + first.seconds)

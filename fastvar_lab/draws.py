@@ -119,6 +119,11 @@ class Streamed:
     seed: int
     rest: int = 0
 
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The one seed, of the whole batch."""
+        return (self.seed,)
+
     def start(self, device: torch.device) -> Stream:
         host = torch.Generator().manual_seed(self.rest)
         here = host

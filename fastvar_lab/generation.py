@@ -1,4 +1,4 @@
-"""The next-scale loop: generate under a method, keep a snapshot, resume under another method."""
+"""The next-scale loop: generate under a method, and resume under another one."""
 
 from __future__ import annotations
 
@@ -6,57 +6,22 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from operator import index
-from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from fastvar_lab.cache import KVCache
+from fastvar_lab.audit import Audit, checked_acts, forwards
+from fastvar_lab.backbones.protocol import State
 from fastvar_lab.draws import Draws, Keyed
 from fastvar_lab.models.model import Model
 from fastvar_lab.progress import Progress
-from fastvar_lab.sampling import Sampling
-from fastvar_lab.seam import Act, Branch, Grid, Method, Plan, Runner, Site, Wrapper
-
-Condition = Tensor | tuple[Tensor, ...]
-"""What a text encoder returns: labels (n,), or a named tuple of tensors, rows first."""
+from fastvar_lab.request import Condition, Request, make_request, to_device
+from fastvar_lab.sampling import Sampling, guide
+from fastvar_lab.seam import Block, Grid, Handles, Method, Rows, Runner, Stack
+from fastvar_lab.snapshots import Keep, Snapshot, Start, resume_step, steps_to_keep
 
 Watch = Callable[[Runner], Runner]
 """Wraps the method's runner: a recorder, a stopwatch."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """What was asked for, apart from the method: the same request draws the same noise."""
-
-    prompts: tuple[str, ...]
-    seeds: tuple[int, ...]
-    grids: tuple[Grid, ...]
-    sampling: Sampling
-    draws: Draws
-    condition: Condition | None = field(default=None, compare=False, repr=False)
-    given: tuple[Tensor, ...] = field(default=(), compare=False, repr=False)
-
-
-@dataclass
-class Snapshot:
-    """A generation that can be resumed after any of its scale steps; it owns all it holds.
-
-    `canvases[s]` and `tokens[s]` are the latent (n, d, H, W) and tokens after step s,
-    `lengths[s]` the KV length of each layer then; `held` branch outputs by (step, site). It goes
-    on in the process that made it, with the weights it was made with: `stamp`.
-    """
-
-    model: nn.Module
-    stamp: object = field(repr=False)
-    request: Request
-    method: Method
-    canvases: list[Tensor]
-    tokens: list[Tensor | None]
-    lengths: list[tuple[int, ...]]
-    cache: KVCache
-    held: dict[tuple[int, Site], Tensor]
 
 
 @dataclass(repr=False)
@@ -89,7 +54,7 @@ def generate(
     prompts: str | Sequence[str] | Condition,
     method: Method,
     *,
-    seed: int | Sequence[int] = 0,
+    seed: int | Sequence[int] | None = None,
     sizes: Sequence[tuple[int, int]] | None = None,
     sampling: Sampling | None = None,
     draws: Draws | None = None,
@@ -103,13 +68,16 @@ def generate(
     A condition that is already encoded (Text, Context, or a tensor of labels) may stand for the
     prompts.
 
-    Picture i draws its noise from `seed + i`, or from its own of several seeds. `sizes` is the
-    schedule of token maps, default the model's. `draws` replaces the keyed noise (parity with
-    released code). `watch` wraps the runner, first outermost. `snapshot` keeps what `resume`
-    needs, with the branch outputs of the given steps (True: all unpruned ones but the last; False:
-    none is kept).
+    Picture i draws its noise from `seed + i` (default 0), or from its own of several seeds.
+    `draws` says otherwise how to draw, in the seed's place (parity with released code). `sizes` is
+    the schedule of token maps, default the model's. `watch` wraps the runner, first outermost.
+    `snapshot` keeps what `resume` needs, with the branch outputs of the given steps (True: all
+    unpruned ones but the last; False: none is kept).
     `given` are the first steps' tokens, as a Generation holds them: these steps run, but draw
     nothing. `progress` shows a bar over the scale steps.
+
+    Raises ValueError for what does not fit the model or the schedule, and for a method whose
+    runner does something else than it says.
 
     >>> import fastvar_lab as fv
     >>> model = fv.load("tiny")
@@ -117,75 +85,14 @@ def generate(
     >>> fv.to_uint8(model.decode(made.canvas)).shape
     (2, 256, 256, 3)
     """
-    condition: Condition | None = None
-    if isinstance(prompts, Tensor) or hasattr(prompts, "_fields"):
-        condition, wanted = cast(Condition, prompts), model.transformer.condition
-        if not isinstance(condition, wanted):
-            raise ValueError(
-                f"{model.name} is conditioned on a {wanted.__name__} or on prompts; "
-                f"not on a {type(condition).__name__}"
-            )
-        first = condition if isinstance(condition, Tensor) else condition[0]
-        texts = tuple(f"condition {i}" for i in range(len(first)))
-    else:
-        words = cast(str | Sequence[str], prompts)
-        texts = (words,) if isinstance(words, str) else tuple(words)
-    if not texts:
-        raise ValueError("there is no prompt to generate from")
     if not hasattr(method, "acts") or isinstance(method, type):
         raise ValueError(f"a method is a value such as Dense(); not {method!r}")
-    try:
-        one = index(cast(int, seed))
-        seeds = tuple(one + i for i in range(len(texts)))
-    except TypeError:
-        seeds = tuple(index(s) for s in cast(Sequence[int], seed))
-    if len(seeds) != len(texts):
-        raise ValueError(f"{len(texts)} prompts need as many seeds; not {len(seeds)}")
-    request = Request(
-        texts,
-        seeds,
-        model.grids(sizes),
-        sampling or model.sampling,
-        draws or Keyed(seeds),
-        condition,
-        _given(given, model.device),
+    request = make_request(
+        model, prompts, seed=seed, sizes=sizes, sampling=sampling, draws=draws, given=given
     )
-    if len(request.grids) > model.transformer.config.levels:
-        raise ValueError(
-            f"{model.name} has level embeddings for {model.transformer.config.levels} scales; "
-            f"the schedule has {len(request.grids)}"
-        )
-    _check_given(request)
     if progress:
         watch = [partial(Progress, steps=len(request.grids)), *watch]
-    return _run(model, request, method, watch, snapshot, None, 0)
-
-
-def _given(tokens: Sequence[Tensor | None], device: torch.device) -> tuple[Tensor, ...]:
-    """Bring given tokens to a device; refuse those of a skipped step."""
-    found = list[Tensor]()
-    for step, drawn in enumerate(tokens):
-        if drawn is None:
-            raise ValueError(
-                f"step {step} of the given tokens was skipped; give the steps before it"
-            )
-        found.append(drawn.to(device))
-    return tuple(found)
-
-
-def _check_given(request: Request) -> None:
-    """Refuse tokens that do not fit the first steps."""
-    if len(request.given) > len(request.grids):
-        raise ValueError(
-            f"tokens of {len(request.given)} steps, of a schedule of {len(request.grids)}"
-        )
-    for grid, tokens in zip(request.grids, request.given):
-        wanted = (len(request.prompts), grid.h * grid.w)
-        if tokens.shape[:2] != wanted:
-            raise ValueError(
-                f"the tokens given for step {grid.index} must be of shape {wanted}, bits or codes "
-                f"behind; not {tuple(tokens.shape)}"
-            )
+    return run(model, request, method, watch=watch, snapshot=snapshot)
 
 
 def resume(
@@ -220,187 +127,203 @@ def resume(
         )
     if not isinstance(held.request.draws, Keyed):
         raise ValueError("only a generation with keyed draws can be resumed")
-    first = resume_step(held, method, model)
-    return _run(model, held.request, method, watch, snapshot, held, first)
+    start = held.start(resume_step(held, method, model))
+    return run(model, held.request, method, start, watch=watch, snapshot=snapshot)
 
 
-def resume_step(snapshot: Snapshot, method: Method, model: Model) -> int:
-    """Tell at which scale step `resume` would start."""
-    grids = snapshot.request.grids
-    before, after = snapshot.method.acts(grids), method.acts(grids)
-    alike = next((i for i in range(len(grids)) if not _same(before[i], after[i])), len(grids))
-    cache = method.cache_index(grids)
-    if cache is not None and cache < alike:
-        wanted = [site for step, site in snapshot.held if step == cache]
-        if len(wanted) < len(model.transformer.kinds) * model.depth:
-            return cache
-    return alike
+def run(
+    model: Model,
+    request: Request,
+    method: Method,
+    start: Start | None = None,
+    *,
+    watch: Iterable[Watch] = (),
+    snapshot: bool | Sequence[int] = False,
+) -> Generation:
+    """Run the steps that `start` leaves to run, all of them by default.
 
-
-def _same(one: Act, other: Act) -> bool:
-    """Tell whether a step is done alike; no, where rules hold arrays that are not one object."""
-    try:
-        return bool(one == other)
-    except (RuntimeError, ValueError):  # arrays, compared, have no one answer
-        return False
+    What `generate`, `resume` and drafting have in common; those check what they are given.
+    """
+    start = start or Start()
+    mixed = torch.autocast(model.device.type, model.autocast, enabled=model.autocast is not None)
+    with torch.no_grad(), mixed:
+        live = _prepare(model, request, method, start, watch, snapshot)
+        _loop(live)
+        return _finish(live)
 
 
 @dataclass
-class Prefill:
-    """The first steps of a generation, made elsewhere.
+class _Live:
+    """One generation while it runs: what its steps share, and what they have left so far."""
 
-    `canvases` and `tokens` are what they left, `read(state)` fills the new state's KV cache.
-    """
+    model: Model
+    request: Request
+    method: Method
+    start: Start
+    run: Audit
+    keep: Keep | None
+    states: dict[Rows, State]  # by the rows that run
+    guided: bool
+    begin: float
+    canvas: Tensor
+    rows: Rows
+    canvases: list[Tensor] = field(default_factory=list)
+    tokens: list[Tensor | None] = field(default_factory=list)
+    lengths: list[tuple[int, ...]] = field(default_factory=list)
 
-    canvases: list[Tensor]
-    tokens: list[Tensor | None]
-    read: Callable[[Any], None]
+    def state(self, rows: Rows) -> State:
+        """Return the state of some guidance rows, or of all that there are."""
+        rows = rows if self.guided else Rows.BOTH
+        if rows not in self.states:
+            self.states[rows] = self.states[Rows.BOTH].on(rows.of(len(self.request.prompts)))
+        return self.states[rows]
+
+    def state_of(self, x: Tensor) -> State:
+        """Return the state of the rows that hidden states have: fused ones are conditional."""
+        alone = self.rows is Rows.BOTH and len(x) == len(self.request.prompts)
+        return self.state(Rows.COND if alone else self.rows)
+
+    def stack(self, grid: Grid, rows: Rows) -> Stack:
+        """Close the layers over one forward."""
+
+        def on(rows: Rows) -> Sequence[Block]:
+            return self.model.transformer.layers(self.state(rows), grid, self.run)
+
+        return Stack(on(rows), on)
+
+    def leave(self, grid: Grid, drawn: Tensor | None, logits: Tensor | None) -> None:
+        """Let the runner look at a finished step, and note what it left."""
+        self.run.after(grid, drawn, self.canvas, logits)
+        self.tokens.append(drawn)
+        if self.keep is not None:
+            self.canvases.append(self.canvas)
+            self.lengths.append(tuple(self.states[Rows.BOTH].cache.lengths))
 
 
-def finish(model: Model, request: Request, method: Method, start: Prefill) -> Generation:
-    """Run the steps after a prefill."""
-    return _run(model, request, method, (), False, start, len(start.canvases))
-
-
-class _Keep(Wrapper):
-    """Keeps references to the branch outputs of some steps: nothing is computed or copied."""
-
-    def __init__(self, inner: Runner, steps: set[int]) -> None:
-        super().__init__(inner)
-        self.steps, self.kept = steps, dict[tuple[int, Site], Tensor]()
-
-    def sublayer(self, site: Site, grid: Grid, branch: Branch, x: Tensor) -> Tensor:
-        delta = self.inner.sublayer(site, grid, branch, x)
-        if grid.index in self.steps:
-            self.kept[grid.index, site] = delta
-        return delta
-
-    def held(self) -> dict[tuple[int, Site], Tensor]:
-        return {**self.inner.held(), **self.kept}
-
-
-def to_device(condition: Condition, device: torch.device) -> Condition:
-    """Move an encoded condition."""
-    if isinstance(condition, Tensor):
-        return condition.to(device)
-    return type(condition)(*(part.to(device) for part in condition))
-
-
-def _run(
+def _prepare(
     model: Model,
     request: Request,
     method: Method,
+    start: Start,
     watch: Iterable[Watch],
-    keep: bool | Sequence[int],
-    base: Snapshot | Prefill | None,
-    first: int,
-) -> Generation:
-    mixed = torch.autocast(model.device.type, model.autocast, enabled=model.autocast is not None)
-    with torch.no_grad(), mixed:
-        return _steps(model, request, method, watch, keep, base, first)
-
-
-def _steps(
-    model: Model,
-    request: Request,
-    method: Method,
-    watch: Iterable[Watch],
-    keep: bool | Sequence[int],
-    base: Snapshot | Prefill | None,
-    first: int,
-) -> Generation:
-    grids, n = request.grids, len(request.prompts)
-    acts = method.acts(grids)
-    held: dict[tuple[int, Site], Tensor] = {}
-    if isinstance(base, Snapshot):
-        held = {k: v for k, v in base.held.items() if k[0] < first}
-    keeper: _Keep | None = None
-    run: Runner = method.start(grids, model.depth, held)
-    keep = tuple(keep) if isinstance(keep, Iterable) else bool(keep)
-    if keep is not False:
-        dense = {g.index for g, act in zip(grids, acts, strict=True) if act[0] == "dense"}
-        steps = dense - {len(grids) - 1} if keep is True else set(keep)
-        if not steps <= dense:
-            raise ValueError(
-                f"a snapshot keeps the outputs of unpruned steps, {sorted(dense)} here; "
-                f"not {sorted(steps - dense)}"
-            )
-        run = keeper = _Keep(run, steps)
+    snapshot: bool | Sequence[int],
+) -> _Live:
+    """Check the method, start its runner, and compute what all scale steps share."""
+    grids, n, backbone = request.grids, len(request.prompts), model.transformer
+    acts = checked_acts(method, grids, model.depth)
+    runner = inner = method.start(grids, model.depth, start.held)
+    keep = None
+    if snapshot is not False:
+        runner = keep = Keep(runner, steps_to_keep(snapshot, acts))
     for wrap in reversed(list(watch)):
-        run = wrap(run)
+        runner = wrap(runner)
+    audit = Audit(runner, method, acts, backbone.kinds, model.depth)
 
-    stream = request.draws.start(model.device)
     begin = _now(model.device)
     condition = request.condition
     if condition is None:
         condition = model.condition(request.prompts)
     condition = to_device(condition, model.device)
-    if keeper is not None:  # a resumed run does not encode again
+    if keep is not None:  # a resumed run does not encode again
         request = replace(request, condition=condition)
-    guided = request.sampling.guidance != model.transformer.unguided
-    if guided:
-        condition = model.transformer.with_null(condition)
-    state = model.transformer.begin(condition, grids, run)
-    cache = cast(KVCache, state.cache)
-    canvas = model.blank(n, grids[-1])
-    canvases, tokens, lengths = list[Tensor](), list[Tensor | None](), list[tuple[int, ...]]()
-    rows = Plan.BOTH if guided else Plan.COND
-    if base is not None and first > 0:
-        canvases, tokens = base.canvases[:first], base.tokens[:first]
-        canvas = canvases[-1]
-        if isinstance(base, Snapshot):
-            lengths = base.lengths[:first]
-            cache.copy_prefix(base.cache, lengths[-1])
-        else:
-            base.read(state)
+    guided = request.sampling.guidance != backbone.unguided
+    state = backbone.begin(backbone.with_null(condition) if guided else condition, grids, audit)
+    start.read(state)
+    blank = model.blank(n, grids[-1])
+    live = _Live(
+        model=model,
+        request=request,
+        method=method,
+        start=start,
+        run=audit,
+        keep=keep,
+        states={Rows.BOTH: state},
+        guided=guided,
+        begin=begin,
+        canvas=start.canvases[-1] if start.first else blank,
+        rows=Rows.BOTH if guided else Rows.COND,
+        canvases=list(start.canvases),
+        tokens=list(start.tokens),
+        lengths=list(start.lengths),
+    )
+    audit.prepare(
+        Handles(
+            pictures=n,
+            guided=guided,
+            guide=lambda grid, x: guide(x, backbone.guidance(state, grid, request.sampling)),
+            logits=lambda x: backbone.logits(live.state_of(x), x),
+            decode=model.decode,
+        )
+    )
+    for grid, drawn, canvas in zip(grids, start.tokens, start.canvases):
+        inner.recall(grid, drawn, canvas)
+    return live
 
-    for grid in grids[first:]:
-        plan = run.plan(grid, canvas)
-        drawn: Tensor | None = None
-        if not isinstance(plan, Plan):
-            raise ValueError(f"{type(run).__name__}.plan must return a Plan; it returned {plan!r}")
-        if plan is not Plan.SKIP:
-            if plan is not rows and guided:
-                if rows is not Plan.BOTH:
-                    raise ValueError(
-                        f"the {plan.value} rows were asked for at step {grid.index}, after "
-                        f"only the {rows.value} rows had run; dropped rows cannot come back"
-                    )
-                half = slice(0, n) if plan is Plan.COND else slice(n, 2 * n)
-                state.keep_rows(half)
-                run.keep_rows(half)
-                rows = plan
-            x = model.transformer.embed(state, grid, model.quantizer.next_input(canvas, grid))
-            x = run.stack(grid, model.transformer.layers(state, grid, run), x)
-            paired = guided and rows is Plan.BOTH
-            if grid.index < len(request.given):
-                drawn = request.given[grid.index]
+
+def _loop(live: _Live) -> None:
+    """Run every step that is left: choose rows, embed, run the layers, draw, accumulate."""
+    model, request, run = live.model, live.request, live.run
+    backbone, quantizer, n = model.transformer, model.quantizer, len(request.prompts)
+    stream = request.draws.start(model.device)
+    for grid in forwards(request.grids, run.acts, live.start.first):
+        rows = run.decided(grid, live.canvas)
+        if rows is Rows.SKIP:
+            live.leave(grid, None, None)
+            continue
+        rows = _runnable(rows, live.guided, grid)
+        if rows is not live.rows:
+            run.keep_rows(rows.of(n))
+            live.rows = rows
+        state = live.state(rows)
+        entering = [
+            backbone.embed(state, step, quantizer.next_input(live.canvas, step))
+            for step in grid.steps
+        ]
+        x = entering[0] if len(entering) == 1 else torch.cat(entering, dim=1)
+        x = run.stack(grid, live.stack(grid, rows), x)
+        run.close(grid, rows, n)
+        state, paired = live.state_of(x), live.guided and len(x) == 2 * n
+        for step, last in zip(grid.steps, x.split([s.tokens for s in grid.steps], dim=1)):
+            if step.index < len(request.given):
+                drawn, logits = request.given[step.index], None
             else:
-                drawn = model.transformer.sample(
-                    state, x, grid, paired, request.sampling, stream, model.quantizer.codebook
+                drawn, logits = backbone.sample(
+                    state, last, step, paired, request.sampling, stream, quantizer.codebook
                 )
-            canvas = model.quantizer.accumulate(canvas, drawn, grid)
-        run.after(grid, drawn, canvas)
-        tokens.append(drawn)
-        if keeper is not None:
-            canvases.append(canvas)
-            lengths.append(tuple(cache.lengths))
-    seconds = _now(model.device) - begin
+            places = run.places(step, drawn)
+            live.canvas = quantizer.accumulate(live.canvas, drawn, step, places)
+            live.leave(step, drawn, logits)
 
-    kept: Snapshot | None = None
-    if keeper is not None:
-        kept = Snapshot(
+
+def _runnable(rows: Rows, guided: bool, grid: Grid) -> Rows:
+    """Say which rows run where there may be no guidance."""
+    if not guided and rows is Rows.NULL:
+        raise ValueError(
+            f"step {grid.index} ({grid.name}) asks for the null rows alone; "
+            "this sampling has no guidance, so there are none"
+        )
+    return rows if guided else Rows.COND
+
+
+def _finish(live: _Live) -> Generation:
+    """Stop the clock, keep what a snapshot needs, and let the rest go."""
+    seconds, model, snapshot = _now(live.model.device) - live.begin, live.model, None
+    if live.keep is not None:
+        snapshot = Snapshot(
             model.transformer,
             model.drawing,
-            request,
-            method,
-            canvases,
-            tokens,
-            lengths,
-            cache,
-            {**held, **keeper.held()},
+            live.request,
+            live.method,
+            live.canvases,
+            live.tokens,
+            live.lengths,
+            live.states[Rows.BOTH].cache,
+            {**live.start.held, **live.keep.held()},
         )
-    return Generation(request, method, canvas, tokens, first, seconds, kept)
+    live.states.clear()  # runners may hold on to handles, and those to this
+    return Generation(
+        live.request, live.method, live.canvas, live.tokens, live.start.first, seconds, snapshot
+    )
 
 
 def _now(device: torch.device) -> float:

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from fastvar_lab.seam import Grid, Plan, Runner, Wrapper
+from fastvar_lab.seam import Grid, Rows, Runner, Wrapper
 
 
 class Progress(Wrapper):
@@ -18,13 +18,15 @@ class Progress(Wrapper):
         self.steps = steps
         self.bar: Any = None
 
-    def plan(self, grid: Grid, canvas: Tensor) -> Plan:
+    def rows(self, grid: Grid, canvas: Tensor) -> Rows | None:
         if self.bar is None:  # not before the run begins: what fails earlier leaves no bar behind
             self.bar = tqdm(total=self.steps, desc="scale steps", leave=False)
-        return self.inner.plan(grid, canvas)
+        return self.inner.rows(grid, canvas)
 
-    def after(self, grid: Grid, tokens: Tensor | None, canvas: Tensor) -> None:
-        self.inner.after(grid, tokens, canvas)
+    def after(
+        self, grid: Grid, tokens: Tensor | None, canvas: Tensor, logits: Tensor | None = None
+    ) -> None:
+        self.inner.after(grid, tokens, canvas, logits)
         self.bar.update()
         if grid.index == self.steps - 1:
             self.bar.close()

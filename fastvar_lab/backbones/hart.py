@@ -9,7 +9,7 @@ pass never looks at; it is not drawn here.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple, cast
 
@@ -20,7 +20,9 @@ from torch import Tensor, nn
 
 from fastvar_lab.backbones.layers import (
     AdaLNHeadNorm,
+    Append,
     GatedFeedForward,
+    Projection,
     RMSNorm,
     StepEmbedding,
     angular_rates,
@@ -80,18 +82,29 @@ class HARTState:
 
     context: Tensor  # (B, T, C)
     head: tuple[Tensor, Tensor]
-    cache: KVCache
+    cache: Append
     levels: Tensor  # (steps, C)
     tables: dict[int, Table]
     biases: list[Tensor]  # of q, k, v, by layer
     steps: int
 
-    def keep_rows(self, rows: slice) -> None:
-        """Drop guidance rows from everything that has them."""
-        self.context = self.context[rows]
-        self.head = (self.head[0][rows], self.head[1][rows])
-        self.tables = {i: (c[rows], s[rows]) for i, (c, s) in self.tables.items()}
-        self.cache.keep_rows(rows)
+    def on(self, rows: slice) -> HARTState:
+        """Return the same state for some guidance rows."""
+        return replace(
+            self,
+            context=self.context[rows],
+            head=(self.head[0][rows], self.head[1][rows]),
+            tables={i: (c[rows], s[rows]) for i, (c, s) in self.tables.items()},
+            cache=cast(KVCache, self.cache).on(rows),
+        )
+
+    def table(self, grid: Grid) -> Table:
+        """Positions of a forward: of its steps, one after the other."""
+        tables = [self.tables[step.index] for step in grid.steps]
+        if len(tables) == 1:
+            return tables[0]
+        cos, sin = (torch.cat(parts, dim=1) for parts in zip(*tables, strict=True))
+        return cos, sin
 
 
 def turn(x: Tensor, table: Table) -> Tensor:
@@ -115,7 +128,7 @@ class HARTAttention(nn.Module):
         self.heads = heads
         self.q_bias, self.v_bias = (nn.Parameter(torch.zeros(width)) for _ in range(2))
         self.register_buffer("zero_k_bias", torch.zeros(width))
-        self.qkv_proj = nn.Linear(width, 3 * width, bias=False)
+        self.qkv_proj = Projection(width, 3 * width)
         self.proj = nn.Linear(width, width)
 
     def bias(self) -> Tensor:
@@ -131,11 +144,11 @@ class HARTAttention(nn.Module):
         *,
         site: Site,
         grid: Grid,
-        cache: KVCache,
+        cache: Append,
         run: Runner,
     ) -> Tensor:
         """Project, turn, attend over the cache, project back: (B, K, C) -> (B, K, C)."""
-        qk, v = qk_and_v(x, self.qkv_proj.weight, bias, self.heads)
+        qk, v = qk_and_v(x, self.qkv_proj, bias, self.heads)
         qk = turn(qk, table)
         q, k, v = (rearrange(t, "b l h c -> b h l c") for t in (*qk.chunk(2, dim=2), v))
         keys = cache.append(site.layer, k, v)
@@ -171,7 +184,7 @@ class HARTBlock(nn.Module):
         state: HARTState,
         run: Runner,
     ) -> Tensor:
-        cos, sin = state.tables[grid.index]
+        cos, sin = state.table(grid)
         if index is not None:
             cos, sin = gather(cos, index), gather(sin, index)
         normed, bias = self.ln_wo_grad(x), state.biases[site.layer]
@@ -283,36 +296,36 @@ class HART(Backbone):
         """Logits (B, L, V) of a map's tokens, float32 at least."""
         up, shift = state.head
         x = torch.addcmul(wide(shift), self.head_nm.ln_wo_grad(x), wide(up))
-        return wide(F.linear(x.to(self.head.weight.dtype), self.head.weight, self.head.bias))
+        return wide(self.head(x.to(self.head.weight.dtype)))
+
+    def guidance(self, state: HARTState, grid: Grid, sampling: Sampling) -> float:
+        """Return 1 + t, t growing with the step from none at first."""
+        return 1 + sampling.guidance * _progress(grid, state.steps)
 
     def draw(
         self,
         logits: Tensor,
         grid: Grid,
-        paired: bool,
         sampling: Sampling,
         draws: Stream,
         codebook: Tensor | None = None,
     ) -> Tensor:
-        """Draw codebook rows (n, L), or their mixtures (n, L, d), guided as in `_guidance`."""
-        return self._draw(logits, grid, self.config.levels, paired, sampling, draws, codebook)[1]
+        """Draw codebook rows (n, L), or their mixtures (n, L, d)."""
+        return self._draw(logits, grid, self.config.levels, sampling, draws, codebook)[1]
 
     def _draw(
         self,
         logits: Tensor,
         grid: Grid,
         steps: int,
-        paired: bool,
         sampling: Sampling,
         draws: Stream,
         codebook: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        ratio = _progress(grid, steps)
-        if paired:
-            logits = guide(logits, 1 + sampling.guidance * ratio)
         top_k = sampling.top_k or (600 if grid.index < self.config.early else 300)
         logits = cut(logits / sampling.temperature, top_k, sampling.top_p)
-        return draw_rows(logits, grid.index, ratio, sampling.smooth, draws, codebook)
+        progress = _progress(grid, steps)
+        return draw_rows(logits, grid.index, progress, sampling.smooth, draws, codebook)
 
     def sample(
         self,
@@ -323,20 +336,22 @@ class HART(Backbone):
         sampling: Sampling,
         draws: Stream,
         codebook: Tensor | None,
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
         """Draw rows or mixtures; at the last step codes with their residuals, (n, L, d)."""
         assert codebook is not None
         x = x[:, grid.prefix :]
         logits = self.logits(state, x)
-        rows, drawn = self._draw(logits, grid, state.steps, paired, sampling, draws, codebook)
+        if paired:
+            logits = guide(logits, self.guidance(state, grid, sampling))
+        rows, drawn = self._draw(logits, grid, state.steps, sampling, draws, codebook)
         if grid.index < state.steps - 1:
-            return drawn
+            return drawn, logits
         codes = F.embedding(rows, codebook)
         shown = self.word_embed(codes.to(self.word_embed.weight.dtype))
         features = self.decoder_norm(x + shown.repeat(2 if paired else 1, 1, 1))
         guidance = sampling.guidance * _progress(grid, state.steps) if paired else None
         residual = self.diffloss(features, grid.index, guidance, draws)
-        return (drawn if sampling.smooth else codes) + residual
+        return (drawn if sampling.smooth else codes) + residual, logits
 
     def sublayer_flops(self, kind: str, tokens: int, keys: int) -> float:
         c = self.config.width

@@ -9,12 +9,11 @@ computes in it throughout, but for text norm, rotary positions and head.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple, cast
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -27,6 +26,7 @@ from fastvar_lab.backbones.layers import (
     RMSNorm,
     SelfAttention,
     TextPool,
+    WideLinear,
     additive,
     affine_norm,
     attention_branch,
@@ -103,13 +103,22 @@ class State:
     cache: Append
     tables: dict[int, Tensor]  # rotary tables by scale step
 
-    def keep_rows(self, rows: slice) -> None:
-        """Drop guidance rows from everything that has them."""
-        self.start, self.text_mask = self.start[rows], self.text_mask[rows]
-        self.head = (self.head[0][rows], self.head[1][rows])
-        self.modulations = [Modulation(*(m[rows] for m in mod)) for mod in self.modulations]
-        self.memories = [(k[rows], v[rows]) for k, v in self.memories]
-        cast(KVCache, self.cache).keep_rows(rows)
+    def on(self, rows: slice) -> State:
+        """Return the same state for some guidance rows."""
+        return replace(
+            self,
+            start=self.start[rows],
+            head=(self.head[0][rows], self.head[1][rows]),
+            modulations=[Modulation(*(m[rows] for m in mod)) for mod in self.modulations],
+            memories=[(k[rows], v[rows]) for k, v in self.memories],
+            text_mask=self.text_mask[rows],
+            cache=cast(KVCache, self.cache).on(rows),
+        )
+
+    def table(self, grid: Grid) -> Tensor:
+        """Rotary table of a forward: of its steps, one after the other."""
+        tables = [self.tables[step.index] for step in grid.steps]
+        return tables[0] if len(tables) == 1 else torch.cat(tables)
 
 
 class InfinityBlock(nn.Module):
@@ -140,7 +149,7 @@ class InfinityBlock(nn.Module):
             grid=grid,
             cache=state.cache,
             run=run,
-            table=state.tables[grid.index],
+            table=state.table(grid),
         )
         x = x + run.sublayer(where, grid, call, x)
         call = partial(self._cross, layer=layer, grid=grid, state=state, run=run)
@@ -200,7 +209,7 @@ class Infinity(Backbone):
         self.shared_ada_lin = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
         self.blocks = nn.ModuleList(InfinityBlock(config) for _ in range(config.depth))
         self.head_nm = AdaLNHeadNorm(width)
-        self.head = nn.Linear(width, 2 * config.token_bits)
+        self.head = WideLinear(width, 2 * config.token_bits)
 
     @property
     def _blocks(self) -> list[InfinityBlock]:
@@ -307,11 +316,7 @@ class Infinity(Backbone):
         """Logits (B, L, d, 2) of each bit being 0 or 1, float32 at least."""
         x, (up, shift) = wide(x), state.head
         with torch.autocast(x.device.type, enabled=False):
-            out = F.linear(
-                modulate(x, up.to(x.dtype), shift.to(x.dtype)),
-                self.head.weight.to(x.dtype),
-                self.head.bias.to(x.dtype),
-            )
+            out = self.head(modulate(x, up.to(x.dtype), shift.to(x.dtype)))
         return rearrange(out, "b l (d two) -> b l d two", two=2)
 
     def sublayer_flops(self, kind: str, tokens: int, keys: int) -> float:
@@ -327,16 +332,34 @@ class Infinity(Backbone):
         head = 4.0 * self.config.width * self.config.token_bits * grid.tokens
         return head / 2 * (grid.index > 0), head
 
-    def draw(
+    def guidance(self, state: State, grid: Grid, sampling: Sampling) -> float:
+        return sampling.guidance
+
+    def sample(
         self,
-        logits: Tensor,
+        state: State,
+        x: Tensor,
         grid: Grid,
         paired: bool,
         sampling: Sampling,
         draws: Stream,
+        codebook: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Draw bits from the last layer's x (B, L, C); temperature comes before guidance here."""
+        logits = self.logits(state, x) / sampling.temperature
+        if paired:
+            logits = guide(logits, sampling.guidance)
+        return self.draw(logits, grid, sampling, draws), logits
+
+    def draw(
+        self,
+        logits: Tensor,
+        grid: Grid,
+        sampling: Sampling,
+        draws: Stream,
         codebook: Tensor | None = None,
     ) -> Tensor:
-        """Draw the bits (n, L, d) of a step; `paired` logits hold null rows for guidance.
+        """Draw the bits (n, L, d) of a step from logits whose temperature is applied already.
 
         Raises ValueError for `smooth` or a `top_k` of 1, which mix or cut rows of a codebook.
         """
@@ -345,7 +368,4 @@ class Infinity(Backbone):
                 "this model draws bits: smooth must be False and top_k 0; for the likelier value "
                 "of every bit lower top_p to 0.5"
             )
-        logits = logits / sampling.temperature
-        if paired:
-            logits = guide(logits, sampling.guidance)
         return draws.pick(grid.index, bit_probabilities(logits, sampling.top_p)).bool()

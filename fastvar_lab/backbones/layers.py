@@ -96,12 +96,40 @@ class Modulation(NamedTuple):
         return cls(gate1, gate2, scale1 + 1, scale2 + 1, shift1, shift2)
 
 
-def qk_and_v(x: Tensor, weight: Tensor, bias: Tensor, heads: int) -> tuple[Tensor, Tensor]:
-    """Project x (B, K, C) by one fused weight (3C, C): q and k (B, K, 2H, c), and v (B, K, H, c).
+class Projection(nn.Linear):
+    """A linear map without a bias of its own: released q, k and v biases lie apart from it."""
+
+    def __init__(self, width: int, out: int) -> None:
+        super().__init__(width, out, bias=False)
+
+    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Project x (..., C) and add the bias (out,)."""
+        return F.linear(x, self.weight, bias)
+
+
+def project(x: Tensor, linear: nn.Module, bias: Tensor) -> Tensor:
+    """Project and add a bias, through whatever stands in a `Projection`'s place.
+
+    An adapter or a quantised layer need not know of the bias; hooks on any of them act.
+    """
+    if isinstance(linear, Projection):
+        return linear(x, bias)
+    return linear(x) + bias
+
+
+class WideLinear(nn.Linear):
+    """A linear map that computes in its input's type, whatever its weights are stored in."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight.to(x.dtype), self.bias.to(x.dtype))
+
+
+def qk_and_v(x: Tensor, linear: nn.Module, bias: Tensor, heads: int) -> tuple[Tensor, Tensor]:
+    """Project x (B, K, C) by one fused layer: q and k (B, K, 2H, c), and v (B, K, H, c).
 
     Queries and keys stay together, so that what both go through is computed at once.
     """
-    qkv = rearrange(F.linear(x, weight, bias), "b l (h c) -> b l h c", h=3 * heads)
+    qkv = rearrange(project(x, linear, bias), "b l (h c) -> b l h c", h=3 * heads)
     return qkv[:, :, : 2 * heads], qkv[:, :, 2 * heads :]
 
 
@@ -124,7 +152,7 @@ class SelfAttention(nn.Module):
         super().__init__()
         self.heads = heads
         self.scale_mul_1H11 = nn.Parameter(torch.full((1, heads, 1, 1), math.log(4.0)))
-        self.mat_qkv = nn.Linear(width, 3 * width, bias=False)
+        self.mat_qkv = Projection(width, 3 * width)
         self.q_bias, self.v_bias = (nn.Parameter(torch.zeros(width)) for _ in range(2))
         self.register_buffer("zero_k_bias", torch.zeros(width))
         self.proj = nn.Linear(width, width)
@@ -144,7 +172,7 @@ class SelfAttention(nn.Module):
     ) -> Tensor:
         """Project, normalise, rotate, attend, project back: (B, K, C) -> (B, K, C)."""
         bias, scale = constants
-        qk, v = qk_and_v(x, self.mat_qkv.weight, bias, self.heads)
+        qk, v = qk_and_v(x, self.mat_qkv, bias, self.heads)
         qk = F.normalize(qk, dim=-1)
         qk[:, :, : self.heads].mul_(scale)
         if table is not None:
@@ -163,14 +191,14 @@ class CrossAttention(nn.Module):
         super().__init__()
         self.heads = heads
         self.mat_q = nn.Linear(width, width)
-        self.mat_kv = nn.Linear(width, 2 * width, bias=False)
+        self.mat_kv = Projection(width, 2 * width)
         self.v_bias = nn.Parameter(torch.zeros(width))
         self.register_buffer("zero_k_bias", torch.zeros(width))
         self.proj = nn.Linear(width, width)
 
     def memory(self, text: Tensor) -> tuple[Tensor, Tensor]:
         """Project text (B, T, C) once per generation to keys and values (B, H, T, c)."""
-        kv = F.linear(text, self.mat_kv.weight, torch.cat((self.zero_k_bias, self.v_bias)))
+        kv = project(text, self.mat_kv, torch.cat((self.zero_k_bias, self.v_bias)))
         k, v = rearrange(kv, "b t (two h c) -> two b h t c", two=2, h=self.heads)
         return k.contiguous(), v.contiguous()
 
@@ -189,14 +217,14 @@ class TextPool(nn.Module):
         super().__init__()
         self.heads, self.rounded = heads, False
         self.mat_q = nn.Parameter(torch.randn(1, heads, width // heads) * 0.02)
-        self.mat_kv = nn.Linear(text_width, 2 * width, bias=False)
+        self.mat_kv = Projection(text_width, 2 * width)
         self.v_bias = nn.Parameter(torch.zeros(width))
         self.register_buffer("zero_k_bias", torch.zeros(width))
         self.proj = nn.Linear(width, width)
 
     def forward(self, features: Tensor, mask: Tensor) -> Tensor:
         """Pool features (B, T, D) where mask (B, T): (B, C)."""
-        kv = F.linear(features, self.mat_kv.weight, torch.cat((self.zero_k_bias, self.v_bias)))
+        kv = project(features, self.mat_kv, torch.cat((self.zero_k_bias, self.v_bias)))
         k, v = rearrange(kv, "b t (two h c) -> two b h t c", two=2, h=self.heads)
         q = rearrange(self.mat_q, "one h c -> one h 1 c").repeat(len(features), 1, 1, 1)
         if self.rounded:

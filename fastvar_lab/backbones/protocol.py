@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from fastvar_lab.cache import KVCache, compute_dtype
 from fastvar_lab.draws import Stream
-from fastvar_lab.sampling import Sampling
+from fastvar_lab.sampling import Sampling, guide
 from fastvar_lab.seam import Block, Grid, Runner, Site
 
 
@@ -25,8 +25,12 @@ class State(Protocol):
 
     cache: Any  # what `Backbone.new_cache` made
 
-    def keep_rows(self, rows: slice) -> None:
-        """Drop guidance rows from everything that has them, the cache included."""
+    def on(self, rows: slice) -> Any:
+        """Return the same state for some guidance rows: views of whatever has them.
+
+        The cache takes part as `cache.on(rows)`, so that both go on from the same keys.
+        """
+        ...
 
 
 class Backbone(nn.Module, ABC):
@@ -80,16 +84,19 @@ class Backbone(nn.Module, ABC):
         """Logits of the step's tokens, float32 at least."""
 
     @abstractmethod
+    def guidance(self, state: Any, grid: Grid, sampling: Sampling) -> float:
+        """Return the scale s of a step's guidance, `s * cond + (1 - s) * null`."""
+
+    @abstractmethod
     def draw(
         self,
         logits: Tensor,
         grid: Grid,
-        paired: bool,
         sampling: Sampling,
         draws: Stream,
         codebook: Tensor | None = None,
     ) -> Tensor:
-        """Draw the tokens of a step; `paired` logits hold null rows for guidance.
+        """Draw the tokens of a step from its guided logits (n, L, ...).
 
         Returns bits (n, L, d), rows of the codebook (n, L), or codes themselves, floating.
         """
@@ -103,9 +110,15 @@ class Backbone(nn.Module, ABC):
         sampling: Sampling,
         draws: Stream,
         codebook: Tensor | None,
-    ) -> Tensor:
-        """Draw the tokens of a step from what the last layer returned, x (B, L, C)."""
-        return self.draw(self.logits(state, x), grid, paired, sampling, draws, codebook)
+    ) -> tuple[Tensor, Tensor]:
+        """Draw the tokens of a step from what the last layer returned, x (B, L, C).
+
+        `paired` x holds null rows for guidance. Returns the guided logits (n, L, ...) too.
+        """
+        logits = self.logits(state, x)
+        if paired:
+            logits = guide(logits, self.guidance(state, grid, sampling))
+        return self.draw(logits, grid, sampling, draws, codebook), logits
 
     @abstractmethod
     def sublayer_flops(self, kind: str, tokens: int, keys: int) -> float:

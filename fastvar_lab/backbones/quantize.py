@@ -43,8 +43,13 @@ class Quantizer(Protocol):
         """Resize the latent so far (n, d, H, W) to a step's map (n, d, h, w)."""
         ...
 
-    def accumulate(self, latent: Tensor, tokens: Tensor, grid: Grid) -> Tensor:
-        """Add a step's tokens to the latent so far; return a new tensor."""
+    def accumulate(
+        self, latent: Tensor, tokens: Tensor, grid: Grid, places: Tensor | None = None
+    ) -> Tensor:
+        """Add a step's tokens to the latent so far; return a new tensor.
+
+        Where `places` (n, L), bool, are given, the codes of all others count as zero.
+        """
         ...
 
 
@@ -63,9 +68,13 @@ class BitQuantizer:
         p = self.patch
         return F.pixel_unshuffle(next_input(latent, p * grid.h, p * grid.w), p)
 
-    def accumulate(self, latent: Tensor, tokens: Tensor, grid: Grid) -> Tensor:
-        signs = rearrange(tokens, "b (h w) d -> b d h w", h=grid.h).to(latent.dtype)
-        code = F.pixel_shuffle(2 * signs - 1, self.patch) / self.channels**0.5
+    def accumulate(
+        self, latent: Tensor, tokens: Tensor, grid: Grid, places: Tensor | None = None
+    ) -> Tensor:
+        signs = 2 * rearrange(tokens, "b (h w) d -> b d h w", h=grid.h).to(latent.dtype) - 1
+        if places is not None:
+            signs = signs * on_map(places, grid)
+        code = F.pixel_shuffle(signs, self.patch) / self.channels**0.5
         return latent + upsample(code, *latent.shape[-2:])
 
 
@@ -106,8 +115,12 @@ class VectorQuantizer(nn.Module):
             found = found.to(weight.dtype)
         return rearrange(found, "b (h w) d -> b d h w", h=grid.h, w=grid.w)
 
-    def accumulate(self, latent: Tensor, tokens: Tensor, grid: Grid) -> Tensor:
+    def accumulate(
+        self, latent: Tensor, tokens: Tensor, grid: Grid, places: Tensor | None = None
+    ) -> Tensor:
         code = self.codes(tokens, grid)
+        if places is not None:
+            code = code * on_map(places, grid)
         if code.shape[-2:] != latent.shape[-2:]:
             code = F.interpolate(code, size=latent.shape[-2:], mode="bicubic")
         smoothed = 0.5 * code + 0.5 * self.phi(grid.index)(code)
@@ -129,10 +142,20 @@ class VectorQuantizer(nn.Module):
 class HybridQuantizer(VectorQuantizer):
     """HART's: as VAR's, but the final map's codes, residuals included, are added as they are."""
 
-    def accumulate(self, latent: Tensor, tokens: Tensor, grid: Grid) -> Tensor:
-        if (grid.h, grid.w) == latent.shape[-2:]:
-            return (latent + self.codes(tokens, grid)).to(latent.dtype)
-        return super().accumulate(latent, tokens, grid)
+    def accumulate(
+        self, latent: Tensor, tokens: Tensor, grid: Grid, places: Tensor | None = None
+    ) -> Tensor:
+        if (grid.h, grid.w) != latent.shape[-2:]:
+            return super().accumulate(latent, tokens, grid, places)
+        code = self.codes(tokens, grid)
+        if places is not None:
+            code = code * on_map(places, grid)
+        return (latent + code).to(latent.dtype)
+
+
+def on_map(places: Tensor, grid: Grid) -> Tensor:
+    """Lay chosen places (n, h * w) out as a map (n, 1, h, w)."""
+    return rearrange(places, "b (h w) -> b 1 h w", h=grid.h)
 
 
 def upsample(code: Tensor, h: int, w: int) -> Tensor:

@@ -8,18 +8,18 @@ no rotary position, and guidance grows with the scale.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from operator import index
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
 from fastvar_lab.backbones.layers import (
     AdaLNHeadNorm,
+    Append,
     FeedForward,
     Modulation,
     SelfAttention,
@@ -30,7 +30,7 @@ from fastvar_lab.backbones.layers import (
 from fastvar_lab.backbones.protocol import Backbone, ConditionEncoder
 from fastvar_lab.cache import KVCache
 from fastvar_lab.draws import Stream
-from fastvar_lab.sampling import Sampling, cut, draw_rows, guide
+from fastvar_lab.sampling import Sampling, cut, draw_rows
 from fastvar_lab.seam import Grid, Runner, Site
 from fastvar_lab.tokens import resize, wide
 
@@ -66,15 +66,18 @@ class VARState:
     head: tuple[Tensor, Tensor]
     modulations: list[Modulation]
     constants: list[tuple[Tensor, Tensor]]  # of attention, by layer
-    cache: KVCache
+    cache: Append
     positions: dict[int, Tensor]  # (L, C)
 
-    def keep_rows(self, rows: slice) -> None:
-        """Drop guidance rows from everything that has them."""
-        self.start = self.start[rows]
-        self.head = (self.head[0][rows], self.head[1][rows])
-        self.modulations = [Modulation(*(m[rows] for m in mod)) for mod in self.modulations]
-        self.cache.keep_rows(rows)
+    def on(self, rows: slice) -> VARState:
+        """Return the same state for some guidance rows."""
+        return replace(
+            self,
+            start=self.start[rows],
+            head=(self.head[0][rows], self.head[1][rows]),
+            modulations=[Modulation(*(m[rows] for m in mod)) for mod in self.modulations],
+            cache=cast(KVCache, self.cache).on(rows),
+        )
 
 
 class VARBlock(nn.Module):
@@ -187,7 +190,7 @@ class VAR(Backbone):
         """Logits (B, L, V), float32 at least; the norm is computed in it, the product is not."""
         up, shift = state.head
         x = modulate(wide(x), wide(up), wide(shift))
-        return wide(F.linear(x.to(self.head.weight.dtype), self.head.weight, self.head.bias))
+        return wide(self.head(x.to(self.head.weight.dtype)))
 
     def sublayer_flops(self, kind: str, tokens: int, keys: int) -> float:
         c = self.config.width
@@ -197,26 +200,30 @@ class VAR(Backbone):
         per_width = 2.0 * self.config.width * grid.tokens
         return per_width * self.config.code * (grid.index > 0), per_width * self.config.vocabulary
 
+    def _progress(self, grid: Grid) -> float:
+        """Share of the trained schedule done."""
+        return grid.index / max(1, self.config.levels - 1)
+
+    def guidance(self, state: VARState, grid: Grid, sampling: Sampling) -> float:
+        """Return 1 + t, t growing linearly with the step from none at first.
+
+        t = guidance * step / (levels - 1), as released: a schedule shorter than the trained one
+        ends below full guidance.
+        """
+        return 1 + sampling.guidance * self._progress(grid)
+
     def draw(
         self,
         logits: Tensor,
         grid: Grid,
-        paired: bool,
         sampling: Sampling,
         draws: Stream,
         codebook: Tensor | None = None,
     ) -> Tensor:
-        """Draw codebook rows (n, L); guidance grows linearly with the step, from none at first.
-
-        (1 + t) cond - t null, t = guidance * step / (levels - 1), as released: a schedule shorter
-        than the trained one ends below full guidance. Smooth sampling returns mixtures of rows
-        (n, L, d) instead.
-        """
-        ratio = grid.index / max(1, self.config.levels - 1)
-        if paired:
-            logits = guide(logits, 1 + sampling.guidance * ratio)
+        """Draw codebook rows (n, L); smooth sampling returns mixtures of rows (n, L, d) instead."""
         logits = cut(logits / sampling.temperature, sampling.top_k, sampling.top_p)
-        return draw_rows(logits, grid.index, ratio, sampling.smooth, draws, codebook)[1]
+        progress = self._progress(grid)
+        return draw_rows(logits, grid.index, progress, sampling.smooth, draws, codebook)[1]
 
 
 class LabelEncoder(ConditionEncoder):

@@ -66,7 +66,7 @@ def compare(
         "device": str(model.device),
         "versions": versions(),
     }
-    pruned = {s for s, act in enumerate(method.acts(grids)) if act[0] == "prune"}
+    pruned = {s for s, act in enumerate(method.acts(grids)) if act.key}
     shares = {
         f"kept at {grids[s].name}": trace.kept_share(s, "attn").cpu().numpy()
         for s in sorted(pruned)

@@ -8,14 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from fastvar_lab.generation import Generation, resume_step
+from fastvar_lab.generation import Generation
 from fastvar_lab.instruments.observe import observe, observe_again
 from fastvar_lab.instruments.trace import Trace
 from fastvar_lab.measure.quality import psnr, ssim, token_agreement
 from fastvar_lab.methods.prune import Dense
 from fastvar_lab.models.model import Model
 from fastvar_lab.pictures import to_uint8
-from fastvar_lab.seam import Grid, Method, Plan, Runner, Wrapper
+from fastvar_lab.seam import Grid, Method, Rows, Runner, Wrapper
+from fastvar_lab.snapshots import resume_step
 from fastvar_lab.speed import flops
 
 
@@ -32,11 +33,11 @@ class Stoppable(Wrapper):
         super().__init__(inner)
         self.stopped, self.begins = stopped, begins
 
-    def plan(self, grid: Grid, canvas: Tensor) -> Plan:
+    def rows(self, grid: Grid, canvas: Tensor) -> Rows | None:
         if self.stopped():
             raise Stopped
         self.begins(grid.index)
-        return self.inner.plan(grid, canvas)
+        return self.inner.rows(grid, canvas)
 
 
 @dataclass(frozen=True)

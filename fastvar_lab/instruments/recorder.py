@@ -85,8 +85,10 @@ class Recorder(Wrapper):
                 self.trace.seen[key] = tuple(step for step, _ in parts)
         return self.inner.attend(site, grid, q, k, v, mask, scale)
 
-    def after(self, grid: Grid, tokens: Tensor | None, canvas: Tensor) -> None:
-        self.inner.after(grid, tokens, canvas)
+    def after(
+        self, grid: Grid, tokens: Tensor | None, canvas: Tensor, logits: Tensor | None = None
+    ) -> None:
+        self.inner.after(grid, tokens, canvas, logits)
         self.trace.tokens[grid.index] = tokens
         self.trace.canvases[grid.index] = canvas
 

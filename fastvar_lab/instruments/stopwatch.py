@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastvar_lab.seam import Branch, Grid, Plan, Runner, Site, Wrapper
+from fastvar_lab.seam import Branch, Grid, Rows, Runner, Site, Wrapper
 
 
 def mark(device: torch.device) -> Any:
@@ -30,7 +30,7 @@ def ms_between(begin: Any, end: Any) -> float:
 
 
 class Stopwatch(Wrapper):
-    """Times every step from its plan to its latent; with `sublayers`, each kind within it.
+    """Times every step from its beginning to its latent; with `sublayers`, each kind within it.
 
     Nothing waits for a GPU until the times are asked for. `host_ms` is the time it took to issue
     a step.
@@ -46,10 +46,10 @@ class Stopwatch(Wrapper):
         self.begin: Any = None
         self.issued = 0.0
 
-    def plan(self, grid: Grid, canvas: Tensor) -> Plan:
+    def rows(self, grid: Grid, canvas: Tensor) -> Rows | None:
         self.device = canvas.device
         self.begin, self.issued = mark(self.device), time.perf_counter()
-        return self.inner.plan(grid, canvas)
+        return self.inner.rows(grid, canvas)
 
     def sublayer(self, site: Site, grid: Grid, branch: Branch, x: Tensor) -> Tensor:
         if not self.sublayers:
@@ -59,10 +59,14 @@ class Stopwatch(Wrapper):
         self.parts[grid.index, site.kind].append((begin, mark(self.device)))
         return delta
 
-    def after(self, grid: Grid, tokens: Tensor | None, canvas: Tensor) -> None:
-        self.inner.after(grid, tokens, canvas)
+    def after(
+        self, grid: Grid, tokens: Tensor | None, canvas: Tensor, logits: Tensor | None = None
+    ) -> None:
+        self.inner.after(grid, tokens, canvas, logits)
         self.steps[grid.index] = (self.begin, mark(self.device))
         self.host_ms[grid.index] = (time.perf_counter() - self.issued) * 1e3
+        # of steps that run in one forward, the first takes all its time
+        self.begin, self.issued = self.steps[grid.index][1], time.perf_counter()
 
     def step_ms(self) -> dict[int, float]:
         """Milliseconds of each step that ran."""

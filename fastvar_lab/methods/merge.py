@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastvar_lab.methods.schedule import ScaleName, Scheduled, ScheduledRunner, kept
-from fastvar_lab.seam import DENSE, KINDS, Act, Branch, Grid, Runner, Site
+from fastvar_lab.seam import DENSE, KINDS, Act, Branch, Grid, Rows, Runner, Site
 from fastvar_lab.tokens import gather, scatter, wide
 
 
@@ -42,12 +42,14 @@ class Merge(Scheduled):
             raise ValueError(f"stride must be 2 or more; not {self.stride}")
 
     def acts(self, grids: Sequence[Grid]) -> tuple[Act, ...]:
-        ratios = self.by_step(grids)
+        return self._acts(grids, self.by_step(grids))
+
+    def _acts(self, grids: Sequence[Grid], ratios: Mapping[int, float]) -> tuple[Act, ...]:
         acts: list[Act] = []
         for grid in grids:
             ratio = ratios.get(grid.index, 0.0)
             if ratio == 1:
-                acts.append(("skip",))
+                acts.append(Act(Rows.SKIP))
             elif ratio == 0:
                 acts.append(DENSE)
             else:
@@ -57,7 +59,7 @@ class Merge(Scheduled):
                         f"at {grid.name} a stride of {self.stride} lets at most "
                         f"{most / grid.tokens:.3f} of the tokens merge; not {ratio}"
                     )
-                acts.append(("merge", *self.how("ratios"), ratio))
+                acts.append(Act(key=("merge", *self.key("ratios"), ratio)))
         return tuple(acts)
 
     def cache_index(self, grids: Sequence[Grid]) -> int | None:
@@ -69,8 +71,9 @@ class Merge(Scheduled):
         depth: int,
         held: Mapping[tuple[int, Site], Tensor] | None = None,
     ) -> Runner:
-        self.acts(grids)
-        return MergeRunner(self, grids, depth)
+        ratios = self.by_step(grids)
+        self._acts(grids, ratios)  # refuses what the stride does not allow
+        return MergeRunner(self, ratios, depth)
 
 
 def cells(grid: Grid, stride: int) -> int:
@@ -113,8 +116,8 @@ def match(x: Tensor, sources: Tensor, into: Tensor, k: int) -> Matching:
 class MergeRunner(ScheduledRunner):
     """One generation under `Merge`."""
 
-    def __init__(self, method: Merge, grids: Sequence[Grid], depth: int) -> None:
-        super().__init__(method, grids, depth)
+    def __init__(self, method: Merge, ratios: Mapping[int, float], depth: int) -> None:
+        super().__init__(method, ratios, depth)
         self.stride = method.stride
         self.parts: tuple[int, tuple[Tensor, Tensor]] | None = None  # of one step
 

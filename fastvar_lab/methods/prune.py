@@ -17,7 +17,7 @@ from fastvar_lab.methods.schedule import (
     scale_name,
 )
 from fastvar_lab.methods.select import FarFromMean, Selector, check, score, top
-from fastvar_lab.seam import DENSE, KINDS, Act, Branch, Grid, Plan, Runner, Site
+from fastvar_lab.seam import KINDS, Act, Branch, Grid, Rows, Runner, Site
 from fastvar_lab.tokens import gather
 
 GRANULARITIES = ("sublayer", "block", "step")
@@ -28,8 +28,8 @@ class Dense:
     """Compute everything: plain generation.
 
     >>> from fastvar_lab.scales import TINY, grids
-    >>> set(Dense().acts(grids(TINY)))
-    {('dense',)}
+    >>> [act.whole for act in Dense().acts(grids(TINY))].count(True)
+    10
     """
 
     def start(
@@ -41,7 +41,7 @@ class Dense:
         return Runner()
 
     def acts(self, grids: Sequence[Grid]) -> tuple[Act, ...]:
-        return (DENSE,) * len(grids)
+        return (Act(),) * len(grids)
 
     def cache_index(self, grids: Sequence[Grid]) -> int | None:
         return None
@@ -97,7 +97,9 @@ class Prune(Scheduled):
 
     def cache_index(self, grids: Sequence[Grid]) -> int | None:
         """Find the step whose branch outputs are restored from; None if nothing needs them."""
-        ratios = self.by_step(grids)
+        return self._cache_index(grids, self.by_step(grids))
+
+    def _cache_index(self, grids: Sequence[Grid], ratios: Mapping[int, float]) -> int | None:
         named = None if self.cache_step is None else find(self.cache_step, grids)
         if not self.restore.needs_cache or all(r == 1 for r in ratios.values()):
             return None
@@ -123,15 +125,14 @@ class Prune(Scheduled):
     def acts(self, grids: Sequence[Grid]) -> tuple[Act, ...]:
         ratios, cache = self.by_step(grids), self.cache_index(grids)
         alone = len(grids) if self.null_until is None else find(self.null_until, grids) + 1
-        how = self.how("ratios", "cache_step", "null_until")
+        key = self.key("ratios", "cache_step", "null_until")
         acts: list[Act] = []
         for step in range(len(grids)):
-            ratio = ratios.get(step, 0.0)
+            ratio, rows = ratios.get(step, 0.0), Rows.BOTH if step < alone else Rows.COND
             if ratio == 1:
-                acts.append(("skip",))
-                continue
-            act = DENSE if ratio == 0 else ("prune", *how, ratio, cache)
-            acts.append(act if step < alone else (*act, "cond"))
+                acts.append(Act(Rows.SKIP))
+            else:
+                acts.append(Act(rows, ("prune", *key, ratio, cache) if ratio else ()))
         return tuple(acts)
 
     def start(
@@ -140,7 +141,9 @@ class Prune(Scheduled):
         depth: int,
         held: Mapping[tuple[int, Site], Tensor] | None = None,
     ) -> Runner:
-        return PruneRunner(self, grids, depth, held or {})
+        ratios = self.by_step(grids)
+        cache = self._cache_index(grids, ratios)
+        return PruneRunner(self, ratios, depth, None if cache is None else grids[cache], held or {})
 
 
 class PruneRunner(ScheduledRunner):
@@ -149,24 +152,20 @@ class PruneRunner(ScheduledRunner):
     def __init__(
         self,
         method: Prune,
-        grids: Sequence[Grid],
+        ratios: Mapping[int, float],
         depth: int,
+        cache_grid: Grid | None,
         held: Mapping[tuple[int, Site], Tensor],
     ) -> None:
-        super().__init__(method, grids, depth)
-        self.method, self.acts = method, method.acts(grids)
-        self.cache_index = method.cache_index(grids)
-        self.cache_grid = None if self.cache_index is None else grids[self.cache_index]
+        super().__init__(method, ratios, depth)
+        self.method, self.cache_grid = method, cache_grid
+        self.cache_index = None if cache_grid is None else cache_grid.index
         self.cache = {site: out for (step, site), out in held.items() if step == self.cache_index}
-        self.rows = slice(None)
+        self.live = slice(None)  # the guidance rows that run
         self.index: tuple[object, Tensor] | None = None
 
-    def plan(self, grid: Grid, canvas: Tensor) -> Plan:
-        act = self.acts[grid.index]
-        return Plan.SKIP if act[0] == "skip" else Plan.COND if act[-1] == "cond" else Plan.BOTH
-
     def keep_rows(self, rows: slice) -> None:
-        self.rows = rows  # what is held stays whole: a snapshot may go back before the drop
+        self.live = rows  # what is held stays whole: a snapshot may go back before the drop
 
     def sublayer(self, site: Site, grid: Grid, branch: Branch, x: Tensor) -> Tensor:
         if self.ratio(site, grid) == 0:
@@ -177,8 +176,11 @@ class PruneRunner(ScheduledRunner):
         index = self.choose(site, grid, x)
         cached = None
         if self.cache_grid is not None:
-            output = self.cache[site]  # from before guidance rows were dropped, or after
-            output = output if len(output) == len(x) else output[self.rows]
+            output = self.cache[site]
+            if len(output) > len(x):  # from before guidance rows were dropped
+                output = output[self.live]
+            elif len(output) < len(x):  # from while they were away: they take those that ran
+                output = output.repeat(2, 1, 1)
             whole = output[:, self.cache_grid.prefix :]
             cached = Cached(whole, self.cache_grid.h, self.cache_grid.w)
         fresh = branch(gather(x, index), index)

@@ -7,9 +7,7 @@ from dataclasses import fields
 from operator import index
 from typing import Any, cast
 
-from torch import Tensor
-
-from fastvar_lab.seam import KINDS, Act, Grid, Plan, Runner, Site
+from fastvar_lab.seam import KINDS, Grid, Runner, Site
 
 ScaleName = int | tuple[int, int]
 """A scale step: negative from the end (-1 is the last), else a side (24) or a map (28, 21)."""
@@ -93,8 +91,8 @@ class Scheduled:
             raise ValueError("every scale step is skipped; leave at least one")
         return {step: ratio for step, ratio in found.items() if ratio > 0}
 
-    def how(self, *apart: str) -> Act:
-        """Say what it does to any step with a ratio: its type, all fields but those `apart`."""
+    def key(self, *apart: str) -> tuple[Any, ...]:
+        """Tell what it does to any step with a ratio: its type, all fields but those `apart`."""
         values = vars(self)
         return (
             type(self),
@@ -140,15 +138,13 @@ def _place(pair: tuple[ScaleName, float]) -> tuple[int, ...]:
 class ScheduledRunner(Runner):
     """One generation under a scheduled method: which steps and sublayers it changes.
 
+    `ratios` are those above 0, by step index: the method's `by_step`, resolved once.
     A rule that spreads ratios over layers or sublayers overrides `ratio` alone.
     """
 
-    def __init__(self, method: Scheduled, grids: Sequence[Grid], depth: int) -> None:
-        self.ratios, self.layers = method.by_step(grids), method.depth_checked(depth)
+    def __init__(self, method: Scheduled, ratios: Mapping[int, float], depth: int) -> None:
+        self.ratios, self.layers = ratios, method.depth_checked(depth)
         self.sublayers = method.sublayers
-
-    def plan(self, grid: Grid, canvas: Tensor) -> Plan:
-        return Plan.SKIP if self.ratios.get(grid.index) == 1 else Plan.BOTH
 
     def prunes(self, site: Site) -> bool:
         """Tell whether this sublayer is changed at the steps that have a ratio."""

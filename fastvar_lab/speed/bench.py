@@ -156,7 +156,7 @@ def cases(
             "dtype": str(model.dtype).removeprefix("torch."),
             "pictures": pictures,
             "skipped": [
-                g.name for g, act in zip(grids, method.acts(grids), strict=True) if act[0] == "skip"
+                g.name for g, act in zip(grids, method.acts(grids), strict=True) if act.skips
             ],
             "ms_full": ms[""],
             "ms_fast": ms[name],

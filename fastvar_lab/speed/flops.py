@@ -1,39 +1,72 @@
 """Counted operations and bytes of a generation: every product issued, two per multiply-add.
 
-Counts follow what the runner says it forwards: kept tokens, each layer's own KV length, all
-guidance rows. Text encoder, text memory and decoder are not in it, nor what a method spends on
-choosing tokens: next to nothing for scores, the products of all pairs for `Merge`.
+Counts follow what a method says, which the loop holds it to: rows in its acts, tokens in its
+runner's `forwarded`, each layer's own KV length. Of a method that decides from the data they are
+upper bounds (`exact`). Text encoder, text memory and decoder are not in it, nor what a method
+spends on choosing tokens: next to nothing for scores, the products of all pairs for `Merge`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import pandas as pd
 
+from fastvar_lab.audit import Audit, checked_acts
 from fastvar_lab.models.model import Model
-from fastvar_lab.seam import Act, Grid, Method, Site
+from fastvar_lab.seam import Grid, Method, Rows, Site
 
 
-def calls(
-    model: Model, method: Method, grids: Sequence[Grid], words: int
-) -> Iterator[tuple[Grid, Act, list[tuple[str, int, int]]]]:
-    """Walk the steps: what a method does there, and kind, tokens and keys of every sublayer."""
-    runner = method.start(grids, model.depth)
-    seen = [0] * model.depth
-    for grid, act in zip(grids, method.acts(grids), strict=True):
-        made = []
+class Call(NamedTuple):
+    """One sublayer at one step: its guidance rows for a picture, tokens, and keys attended to."""
+
+    site: Site
+    rows: int
+    tokens: int
+    keys: int
+
+
+class Step(NamedTuple):
+    """What one scale step computes: rows that its head sees for a picture, and its sublayers."""
+
+    grid: Grid
+    rows: int
+    calls: list[Call]
+
+
+def steps(
+    model: Model, method: Method, grids: Sequence[Grid], words: int, guided: bool = True
+) -> Iterator[Step]:
+    """Walk what a method computes; `words` counts the prompt's tokens."""
+    runner, seen = audited(model, method, grids), [0] * model.depth
+    for grid, act in zip(grids, runner.acts, strict=True):
+        calls = []
         for layer in range(model.depth):
             seen[layer] += runner.forwarded(Site(layer, "attn"), grid)
             keys = {"attn": seen[layer], "cross": words, "ffn": 0}
+            live = _live(act.rows_at(layer), guided)
             for kind in model.transformer.kinds:
-                made.append((kind, runner.forwarded(Site(layer, kind), grid), keys[kind]))
-        yield grid, act, made
+                site = Site(layer, kind)
+                calls.append(Call(site, live, runner.forwarded(site, grid), keys[kind]))
+        yield Step(grid, _live(act.rows_at(model.depth - 1), guided), calls)
 
 
-def rows(act: Act, pictures: int, guided: bool) -> int:
-    """Count the guidance rows that run."""
-    return pictures * (1 if act[-1] == "cond" or not guided else 2)
+def audited(model: Model, method: Method, grids: Sequence[Grid]) -> Audit:
+    """Start a method's runner to be asked what it will compute."""
+    acts = checked_acts(method, grids, model.depth)
+    runner = method.start(grids, model.depth)
+    return Audit(runner, method, acts, model.transformer.kinds, model.depth)
+
+
+def _live(rows: Rows, guided: bool) -> int:
+    """Count the rows that run for a picture."""
+    return rows.each if guided else min(rows.each, 1)
+
+
+def exact(method: Method, grids: Sequence[Grid]) -> bool:
+    """Tell whether counts of a method are exact: not, where it decides from the data."""
+    return all(act.exact for act in method.acts(grids))
 
 
 def step_flops(
@@ -50,16 +83,15 @@ def step_flops(
     guidance row.
     """
     backbone, out = model.transformer, []
-    for grid, act, made in calls(model, method, grids, words):
-        live = rows(act, pictures, guided)
+    for grid, rows, calls in steps(model, method, grids, words, guided):
         cost = dict.fromkeys((*backbone.kinds, "ends"), 0.0)
-        for kind, tokens, keys in made:
-            cost[kind] += live * backbone.sublayer_flops(kind, tokens, keys)
-        if act[0] != "skip":
+        for site, live, tokens, keys in calls:
+            cost[site.kind] += pictures * live * backbone.sublayer_flops(site.kind, tokens, keys)
+        if rows:
             embedding, head = backbone.ends_flops(grid)
             if grid == grids[-1]:
                 head += backbone.finish_flops * grid.h * grid.w
-            cost["ends"] = pictures * embedding + live * head
+            cost["ends"] = pictures * (embedding + rows * head)
         out.append(cost)
     return out
 
@@ -78,10 +110,13 @@ def step_bytes(
     """
     backbone, out = model.transformer, []
     size = backbone.head.weight.element_size()
-    for grid, act, made in calls(model, method, grids, words):
-        live = rows(act, pictures, guided)
-        count = sum(sublayer_bytes(model, kind, live, keys) for kind, n, keys in made if n)
-        if act[0] != "skip":
+    for grid, rows, calls in steps(model, method, grids, words, guided):
+        count = sum(
+            sublayer_bytes(model, site.kind, pictures * live, keys)
+            for site, live, tokens, keys in calls
+            if tokens
+        )
+        if rows:
             ends = sum(backbone.ends_flops(Grid(grid.index, 1, 1)))
             count += size * (ends + backbone.finish_flops * (grid == grids[-1])) / 2
         out.append(count)
@@ -108,7 +143,7 @@ def total(costs: Sequence[dict[str, float]]) -> float:
 
 def forwarded(model: Model, method: Method, grids: Sequence[Grid]) -> list[float]:
     """Tokens of each step that go through a sublayer, the mean over all sublayers."""
-    runner = method.start(grids, model.depth)
+    runner = audited(model, method, grids)
     sites = [Site(i, kind) for i in range(model.depth) for kind in model.transformer.kinds]
     return [sum(runner.forwarded(s, g) for s in sites) / len(sites) for g in grids]
 
@@ -120,8 +155,8 @@ def costs(
 ) -> pd.DataFrame:
     """Count what methods cost at every scale step, one row a step and method.
 
-    Columns: method, step, size, tokens (forwarded by a sublayer, the mean over all), gflop of one
-    guided picture.
+    Columns: method, step, size, rows (guidance rows that run), tokens (forwarded by a sublayer,
+    the mean over all), gflop of one guided picture, exact (False where they are upper bounds).
 
     >>> import fastvar_lab as fv
     >>> frame = costs(fv.load("tiny"), {"full": fv.Dense(), "fast": fv.Prune({-1: 0.75})})
@@ -132,7 +167,17 @@ def costs(
     grids, table = model.grids(sizes), []
     for name, method in methods.items():
         tokens = forwarded(model, method, grids)
-        for grid, cost, n in zip(grids, step_flops(model, method, grids), tokens, strict=True):
-            place = {"method": name, "step": grid.index, "size": grid.name}
-            table.append({**place, "tokens": n, "gflop": sum(cost.values()) / 1e9})
+        counts = zip(grids, method.acts(grids), step_flops(model, method, grids), tokens)
+        for grid, act, cost, n in counts:
+            table.append(
+                {
+                    "method": name,
+                    "step": grid.index,
+                    "size": grid.name,
+                    "rows": act.rows_at(0).value,
+                    "tokens": n,
+                    "gflop": sum(cost.values()) / 1e9,
+                    "exact": act.exact,
+                }
+            )
     return pd.DataFrame(table)

@@ -201,10 +201,9 @@ def floors(model: Model, best: Rates) -> dict[str, float]:
     words = len(prompt(model).split())
     ways: dict[str, Method] = {"full": Dense(), "pruned": PRUNED}
     for way, method in ways.items():
-        *_, (_, act, made) = flops.calls(model, method, grids, words)
-        live = flops.rows(act, 1, guided=True)
+        *_, last = flops.steps(model, method, grids, words)
         for kind, name in (("attn", "attention"), ("ffn", "ffn")):
-            few, keys = next((n, k) for called, n, k in made if called == kind)
+            _, live, few, keys = next(call for call in last.calls if call.site.kind == kind)
             products = live * backbone.sublayer_flops(kind, few, keys)
             read = flops.sublayer_bytes(model, kind, live, keys)
             (found[f"{name}_floor_ms_{way}"],) = best.floor_ms([products], [read])

@@ -287,7 +287,7 @@ class Explorer(Live):
         if found is None:
             raise ValueError("there is no picture to save yet")
         trace = found.trace
-        pruned = [s for s, a in enumerate(found.method.acts(trace.grids)) if a[0] == "prune"]
+        pruned = [s for s, a in enumerate(found.method.acts(trace.grids)) if a.key]
         shares = {
             f"kept at {trace.size(s)}": trace.kept_share(s, "attn").cpu().numpy()
             for s in pruned[-2:]

@@ -1,0 +1,126 @@
+"""Holds methods to what they say: acts that fit a schedule, rows and tokens that were announced."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+
+from torch import Tensor
+
+from fastvar_lab.seam import Act, Branch, Grid, Group, Method, Rows, Runner, Site, Stack, Wrapper
+
+
+def checked_acts(method: Method, grids: Sequence[Grid], depth: int) -> tuple[Act, ...]:
+    """Return a method's acts; raise ValueError for acts that no generation can follow."""
+    acts, name = tuple(method.acts(grids)), type(method).__name__
+    if len(acts) != len(grids):
+        raise ValueError(f"{name}.acts names {len(acts)} steps; the schedule has {len(grids)}")
+    for grid, act, before in zip(grids, acts, (None, *acts), strict=False):
+        where = f"{name}.acts at step {grid.index} ({grid.name})"
+        if not isinstance(act, Act):
+            raise ValueError(f"{where} must be an Act; it is {act!r}")
+        if act.alone is not None and not (
+            0 <= act.alone[0] < act.alone[1] <= depth and act.rows in (Rows.BOTH, None)
+        ):
+            raise ValueError(
+                f"{where}: alone is a range of the {depth} layers at a step of both rows; "
+                f"not {act.alone} at a step of {act.rows}"
+            )
+        if act.joined and (before is None or before.skips or act.rows is not before.rows):
+            raise ValueError(
+                f"{where} is joined to a step before it that does not run the same rows"
+            )
+    return acts
+
+
+def forwards(grids: Sequence[Grid], acts: Sequence[Act], first: int) -> Iterator[Grid]:
+    """Walk the forwards from step `first`: single steps, and groups of joined ones."""
+    step = first
+    while step < len(grids):
+        end = step + 1
+        while end < len(grids) and acts[end].joined:
+            end += 1
+        # a Group stands where a Grid does
+        yield grids[step] if end == step + 1 else Group(tuple(grids[step:end]))  # type: ignore[misc]
+        step = end
+
+
+class Audit(Wrapper):
+    """Compares what a runner does with what its method says; costs a few host integers a sublayer.
+
+    Outermost of all wrappers. Raises ValueError with method, site, step and both numbers.
+    """
+
+    def __init__(
+        self, inner: Runner, method: Method, acts: Sequence[Act], kinds: Sequence[str], depth: int
+    ) -> None:
+        super().__init__(inner)
+        self.name, self.acts = type(method).__name__, acts
+        self.sites = [Site(layer, kind) for layer in range(depth) for kind in kinds]
+        self.received: defaultdict[Site, list[tuple[int, int]]] = defaultdict(list)
+
+    def forwarded(self, site: Site, grid: Grid) -> int:
+        return 0 if self.acts[grid.index].skips else self.inner.forwarded(site, grid)
+
+    def decided(self, grid: Grid, canvas: Tensor) -> Rows:
+        """Ask which rows run at a step, once."""
+        act, rows = self.acts[grid.index], self.inner.rows(grid, canvas)
+        if rows is not None and not isinstance(rows, Rows):
+            raise ValueError(
+                f"{self._at(grid)}: rows must return Rows or None; it returned {rows!r}"
+            )
+        if rows is None and act.rows is None:
+            raise ValueError(f"{self._at(grid)}: its act leaves the rows to the runner's `rows`")
+        if act.rows is not None and rows not in (None, act.rows):
+            raise ValueError(
+                f"{self._at(grid)}: its act says the {act.rows.value} rows, its runner "
+                f"{rows.value}; what decides from the data says so with Act(rows=None)"
+            )
+        return rows or act.rows or Rows.BOTH
+
+    def sublayer(self, site: Site, grid: Grid, branch: Branch, x: Tensor) -> Tensor:
+        received = self.received[site]
+
+        def watched(x: Tensor, index: Tensor | None = None) -> Tensor:
+            received.append((x.shape[0], x.shape[1]))
+            return branch(x, index)
+
+        return self.inner.sublayer(site, grid, watched, x)
+
+    def close(self, grid: Grid, rows: Rows, pictures: int) -> None:
+        """Compare a finished forward with what was said of it."""
+        act = self.acts[grid.index]
+        for site in self.sites:
+            calls = self.received.pop(site, [])
+            tokens = sum(self.forwarded(site, step) for step in grid.steps)
+            if len(calls) > 1:
+                raise ValueError(
+                    f"{self._at(grid, site)}: the branch was called {len(calls)} times"
+                )
+            alone = rows is Rows.BOTH and act.rows_at(site.layer) is Rows.COND
+            live = pictures * (1 if alone else rows.each)
+            height, width = calls[0] if calls else (live, 0)
+            if width > tokens or (width < tokens and not act.at_most):
+                raise ValueError(
+                    f"{self._at(grid, site)}: the branch received {width} tokens; "
+                    f"`forwarded` said {tokens}"
+                )
+            if height != live:
+                raise ValueError(
+                    f"{self._at(grid, site)}: the branch received {height} rows; "
+                    f"the act says {live}"
+                )
+
+    def _at(self, grid: Grid, site: Site | None = None) -> str:
+        where = f"{site.kind} of layer {site.layer}, " if site else ""
+        return f"{self.name}, {where}step {grid.index} ({grid.name})"
+
+    def stack(self, grid: Grid, blocks: Stack, x: Tensor) -> Tensor:
+        shape = x.shape[1:]
+        out = self.inner.stack(grid, blocks, x)
+        if out.shape[1:] != shape:
+            raise ValueError(
+                f"{self._at(grid)}: `stack` must return all tokens {tuple(shape)}; "
+                f"it returned {tuple(out.shape[1:])}"
+            )
+        return out

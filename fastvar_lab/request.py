@@ -1,0 +1,139 @@
+"""Requests: what is to be drawn, apart from the method."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from operator import index
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from fastvar_lab.draws import Draws, Keyed
+from fastvar_lab.models.model import Model
+from fastvar_lab.sampling import Sampling
+from fastvar_lab.seam import Grid
+
+Condition = Tensor | tuple[Tensor, ...]
+"""What a text encoder returns: labels (n,), or a named tuple of tensors, rows first."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for, apart from the method: the same request draws the same noise.
+
+    `given` are tokens of the first steps, which then draw nothing.
+    """
+
+    prompts: tuple[str, ...]
+    grids: tuple[Grid, ...]
+    sampling: Sampling
+    draws: Draws
+    condition: Condition | None = field(default=None, compare=False, repr=False)
+    given: tuple[Tensor, ...] = field(default=(), compare=False, repr=False)
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seeds that its draws hold; none for draws of another kind."""
+        return tuple(getattr(self.draws, "seeds", ()))
+
+
+def make_request(
+    model: Model,
+    prompts: str | Sequence[str] | Condition,
+    *,
+    seed: int | Sequence[int] | None = None,
+    sizes: Sequence[tuple[int, int]] | None = None,
+    sampling: Sampling | None = None,
+    draws: Draws | None = None,
+    given: Sequence[Tensor | None] = (),
+) -> Request:
+    """Check what `generate` is asked for; raise ValueError for what no generation can follow."""
+    texts, condition = _prompts(model, prompts)
+    if draws is not None and seed is not None:
+        raise ValueError(f"seed {seed!r} and draws {draws!r} both choose the noise; give one")
+    request = Request(
+        texts,
+        model.grids(sizes),
+        sampling or model.sampling,
+        draws or Keyed(_seeds(0 if seed is None else seed, len(texts))),
+        condition,
+        _given(given, model.device),
+    )
+    levels = model.transformer.config.levels
+    if len(request.grids) > levels:
+        raise ValueError(
+            f"{model.name} has level embeddings for {levels} scales; "
+            f"the schedule has {len(request.grids)}"
+        )
+    _check_given(request)
+    return request
+
+
+def _prompts(
+    model: Model, prompts: str | Sequence[str] | Condition
+) -> tuple[tuple[str, ...], Condition | None]:
+    """Tell prompts, which are still to be encoded, from a condition, which is named by number."""
+    if isinstance(prompts, Tensor) or hasattr(prompts, "_fields"):
+        condition, wanted = cast(Condition, prompts), model.transformer.condition
+        if not isinstance(condition, wanted):
+            raise ValueError(
+                f"{model.name} is conditioned on a {wanted.__name__} or on prompts; "
+                f"not on a {type(condition).__name__}"
+            )
+        first = condition if isinstance(condition, Tensor) else condition[0]
+        texts, encoded = tuple(f"condition {i}" for i in range(len(first))), condition
+    else:
+        lines = cast(str | Sequence[str], prompts)
+        texts, encoded = (lines,) if isinstance(lines, str) else tuple(lines), None
+    if not texts:
+        raise ValueError("there is no prompt to generate from")
+    return texts, encoded
+
+
+def _seeds(seed: int | Sequence[int], n: int) -> tuple[int, ...]:
+    """Give every picture its seed: counted up from one, or its own of several."""
+    try:
+        first = index(cast(Any, seed))
+    except TypeError:
+        seeds = tuple(index(s) for s in cast(Sequence[int], seed))
+    else:
+        seeds = tuple(first + i for i in range(n))
+    if len(seeds) != n:
+        raise ValueError(f"{n} prompts need as many seeds; not {len(seeds)}")
+    return seeds
+
+
+def _given(tokens: Sequence[Tensor | None], device: torch.device) -> tuple[Tensor, ...]:
+    """Bring given tokens to a device; refuse those of a skipped step."""
+    given = list[Tensor]()
+    for step, drawn in enumerate(tokens):
+        if drawn is None:
+            raise ValueError(
+                f"step {step} of the given tokens was skipped; give the steps before it"
+            )
+        given.append(drawn.to(device))
+    return tuple(given)
+
+
+def _check_given(request: Request) -> None:
+    """Refuse tokens that do not fit the first steps."""
+    if len(request.given) > len(request.grids):
+        raise ValueError(
+            f"tokens of {len(request.given)} steps, of a schedule of {len(request.grids)}"
+        )
+    for grid, tokens in zip(request.grids, request.given):
+        wanted = (len(request.prompts), grid.h * grid.w)
+        if tokens.shape[:2] != wanted:
+            raise ValueError(
+                f"the tokens given for step {grid.index} must be of shape {wanted}, bits or codes "
+                f"behind; not {tuple(tokens.shape)}"
+            )
+
+
+def to_device(condition: Condition, device: torch.device) -> Condition:
+    """Move an encoded condition."""
+    if isinstance(condition, Tensor):
+        return condition.to(device)
+    return type(condition)(*(part.to(device) for part in condition))
