@@ -19,9 +19,13 @@ def checked_acts(method: Method, grids: Sequence[Grid], depth: int) -> tuple[Act
         where = f"{name}.acts at step {grid.index} ({grid.name})"
         if not isinstance(act, Act):
             raise ValueError(f"{where} must be an Act; it is {act!r}")
-        if act.alone is not None and not (
-            0 <= act.alone[0] < act.alone[1] <= depth and act.rows in (Rows.BOTH, None)
-        ):
+        both = act.rows in (Rows.BOTH, None)
+        if act.fused is not None and not (both and 0 <= act.fused < depth):
+            raise ValueError(
+                f"{where}: fused is one of the {depth} layers at a step of both rows; "
+                f"not {act.fused} at a step of {act.rows}"
+            )
+        if act.alone is not None and not (both and 0 <= act.alone[0] < act.alone[1] <= depth):
             raise ValueError(
                 f"{where}: alone is a range of the {depth} layers at a step of both rows; "
                 f"not {act.alone} at a step of {act.rows}"
@@ -66,9 +70,7 @@ class Audit(Wrapper):
         """Ask which rows run at a step, once."""
         act, rows = self.acts[grid.index], self.inner.rows(grid, canvas)
         if rows is not None and not isinstance(rows, Rows):
-            raise ValueError(
-                f"{self._at(grid)}: rows must return Rows or None; it returned {rows!r}"
-            )
+            raise ValueError(f"{self._at(grid)}: `rows` must return Rows or None; not {rows!r}")
         if rows is None and act.rows is None:
             raise ValueError(f"{self._at(grid)}: its act leaves the rows to the runner's `rows`")
         if act.rows is not None and rows not in (None, act.rows):

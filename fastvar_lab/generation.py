@@ -213,7 +213,7 @@ def _prepare(
     acts = checked_acts(method, grids, model.depth)
     runner = inner = method.start(grids, model.depth, start.held)
     keep = None
-    if snapshot is not False:
+    if isinstance(snapshot, Iterable) or snapshot:
         runner = keep = Keep(runner, steps_to_keep(snapshot, acts))
     for wrap in reversed(list(watch)):
         runner = wrap(runner)

@@ -3,7 +3,7 @@
 Glossary, used everywhere: B rows (conditional first, then null), L tokens of a scale step, K kept
 tokens, C channels, H heads, n pictures. A *grid* is one scale step's token map; a *site* one
 sublayer of one layer; a *branch* what that sublayer adds to the residual stream, norm to gate; an
-*index* the positions, relative to the tokens offered, that a branch is asked to compute.
+*index* the positions on the step's map that a branch is asked to compute.
 
 Dense generation, pruning, recording and timing are all Runners. Backbones know nothing of
 methods, methods nothing of backbones. A `Method` says once, in its `acts` and its runner's
@@ -123,14 +123,16 @@ class Act(NamedTuple):
     """What a method does at one scale step: said once, counted from, and checked.
 
     `rows` are the guidance rows that run, None where the runner decides from the data. `key` holds
-    comparable values that tell what else is done; empty, every token is computed. In the layers of
-    the half-open range `alone` only the conditional rows run, though the step has both. A step
-    that is `joined` runs in one forward with the step before. `at_most`: the runner may compute
-    fewer tokens than its `forwarded` says, so that counts are upper bounds.
+    comparable values that tell what else is done; empty, every token is computed. Before layer
+    `fused` both streams become one: from there on, head included, the conditional rows run alone.
+    In the layers of the half-open range `alone` they run alone too, for both. A step that is
+    `joined` runs in one forward with the step before. `at_most`: the runner may compute fewer
+    tokens than its `forwarded` says, so that counts are upper bounds.
     """
 
     rows: Rows | None = Rows.BOTH
     key: tuple[Any, ...] = ()
+    fused: int | None = None
     alone: tuple[int, int] | None = None
     joined: bool = False
     at_most: bool = False
@@ -143,7 +145,8 @@ class Act(NamedTuple):
     @property
     def whole(self) -> bool:
         """Tell whether the rows that run compute every token of every layer."""
-        return not (self.key or self.skips or self.alone or self.joined or self.at_most)
+        apart = self.fused is not None or self.alone is not None
+        return not (self.key or self.skips or apart or self.joined or self.at_most)
 
     @property
     def exact(self) -> bool:
@@ -154,7 +157,14 @@ class Act(NamedTuple):
         """Say which rows run in a layer, at most."""
         if self.alone is not None and self.alone[0] <= layer < self.alone[1]:
             return Rows.COND
+        if self.fused is not None and layer >= self.fused:
+            return Rows.COND
         return self.rows or Rows.BOTH
+
+    @property
+    def rows_at_head(self) -> Rows:
+        """Say which rows the head sees, at most."""
+        return self.rows or Rows.BOTH if self.fused is None else Rows.COND
 
 
 DENSE = Act()

@@ -90,7 +90,7 @@ def steps_to_keep(asked: bool | Sequence[int], acts: Sequence[Act]) -> set[int]:
     """Choose the steps whose branch outputs a snapshot keeps: whole ones, but the last if True."""
     whole = {step for step, act in enumerate(acts) if act.whole}
     if not isinstance(asked, Iterable):
-        return whole - {len(acts) - 1} if asked else set()
+        return whole - {len(acts) - 1}
     steps = set(asked)
     if not steps <= whole:
         raise ValueError(

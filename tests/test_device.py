@@ -15,27 +15,17 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
 
 import fastvar_lab as fv
-from fastvar_lab.experiments.costs import Unfused
 from fastvar_lab.methods.merge import Merge
-from fastvar_lab.models import build, tiny
 from fastvar_lab.seam import Wrapper
 from fastvar_lab.speed.flops import step_flops
-from tests.conftest import SIZES, small_config
+from fastvar_lab.verify import issued
+from tests.families import FAMILIES, prompt, small_model
 from tests.test_generate import Heads
-from tests.test_hart import CONFIG as HART
-from tests.test_var import SMALL as AUTOENCODER
-from tests.test_var import config as var_config
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 DTYPES = {"float32": 1e-4, "bfloat16": 0.1}  # how far a batch may be from its pictures alone
-FAMILIES = {
-    "infinity": "a cyan star left of a ring",
-    "var": "7",
-    "hart": "a cyan star",
-}
 PRUNED = [
     fv.Prune({-2: 0.5, -1: 0.75}),
     fv.Prune({-2: 0.5, -1: 0.75}, select=fv.HighPass(), restore=fv.NearestKept()),
@@ -44,17 +34,6 @@ PRUNED = [
     fv.Prune({-1: 0.6}, select=fv.Random(), granularity="block"),
     Merge({-2: 0.3, -1: 0.5}),
 ]
-
-
-def small_model(family, device="cpu", dtype=torch.float32):
-    torch.manual_seed(0)
-    if family == "infinity":
-        model = tiny.build_tiny(small_config())
-        model.sizes = SIZES
-    else:
-        config = HART if family == "hart" else var_config(shared=False)
-        model = build.build(config, tokenizer=AUTOENCODER)
-    return model.freeze().to(device, dtype)
 
 
 @pytest.fixture(autouse=True)
@@ -78,10 +57,6 @@ def device(request):
 @pytest.fixture(scope="module", params=FAMILIES)
 def model(request, device, dtype):
     return small_model(request.param, device, getattr(torch, dtype))
-
-
-def prompt(model):
-    return FAMILIES[type(model.transformer).__name__.lower()]
 
 
 def heads(model, prompts, method, **options):
@@ -170,10 +145,10 @@ class FirstStep(Wrapper):
         super().__init__(inner)
         self.begun = begun
 
-    def plan(self, grid, canvas):
+    def rows(self, grid, canvas):
         if grid.index == 0:
             self.begun()
-        return self.inner.plan(grid, canvas)
+        return self.inner.rows(grid, canvas)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -238,26 +213,6 @@ def test_autocast_casts_a_weight_once_a_generation():
 WITHOUT = {"infinity": {"waves": 0}}  # learnt places are computed once, whatever is drawn
 
 
-class Counted(Wrapper):
-    """Counts the products that each scale step issues."""
-
-    def __init__(self, inner, counter, steps):
-        super().__init__(inner)
-        self.counter, self.steps, self.before = counter, steps, 0
-
-    def _now(self):
-        counts = self.counter.get_flop_counts()["Global"]
-        return sum(n for op, n in counts.items() if "convolution" not in str(op))
-
-    def plan(self, grid, canvas):
-        self.before = self._now()
-        return self.inner.plan(grid, canvas)
-
-    def after(self, grid, tokens, canvas):
-        self.inner.after(grid, tokens, canvas)
-        self.steps.append(self._now() - self.before)
-
-
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("method", [fv.Dense(), PRUNED[0]], ids=repr)
 @pytest.mark.parametrize("cut", [0, 1])
@@ -266,13 +221,9 @@ def test_counted_operations_are_those_that_are_issued(family, method, cut):
     model = small_model(family)
     model.transformer.config = replace(model.transformer.config, **WITHOUT.get(family, {}))
     model.sizes = (*model.sizes[: -1 - cut], model.sizes[-1])
-    counter, issued = FlopCounterMode(display=False), []
-    watch = [Unfused, partial(Counted, counter=counter, steps=issued)]
-    with counter:
-        plain = replace(model.sampling, smooth=False)
-        fv.generate(model, prompt(model), method, watch=watch, sampling=plain)
+    seen = issued(model, method, prompt(model)).issued
     costs = step_flops(model, method, model.grids(), words=len(prompt(model).split()))
-    for step, (found, cost) in enumerate(zip(issued, costs, strict=True)):
+    for step, (found, cost) in enumerate(zip(seen, costs, strict=True)):
         if step or not model.transformer.prefix:  # whose text is embedded before the loop
             assert found == pytest.approx(sum(cost.values()), rel=0.02), step
 

@@ -17,7 +17,7 @@ from fastvar_lab.backbones.infinity import Text
 from fastvar_lab.draws import Keyed, Streamed
 from fastvar_lab.models import build
 from fastvar_lab.models.releases import VAR
-from fastvar_lab.seam import DENSE, KINDS, Runner, Site, Wrapper
+from fastvar_lab.seam import KINDS, Runner, Site, Wrapper
 from tests.conftest import SIZES
 
 CPU = torch.device("cpu")
@@ -187,25 +187,6 @@ def test_guidance_one_runs_half_the_rows(small):
     fv.generate(small, PROMPTS[0], fv.Prune({-1: 0.5}, null_until=-2), watch=[Count])
     per_step = 3 * small.depth
     assert rows == [2] * per_step * 4 + [1] * per_step
-
-
-def test_dropped_rows_cannot_come_back(small):
-    class Wavering(Runner):
-        def plan(self, grid, canvas):
-            return fv.Plan.COND if grid.index == 2 else fv.Plan.BOTH
-
-    class Method:
-        def start(self, grids, depth, held=None):
-            return Wavering()
-
-        def acts(self, grids):
-            return (DENSE,) * len(grids)
-
-        def cache_index(self, grids):
-            return None
-
-    with pytest.raises(ValueError, match="cannot come back"):
-        fv.generate(small, PROMPTS[0], Method())
 
 
 def test_a_middle_step_can_be_skipped(small):
@@ -394,7 +375,7 @@ def test_recording_changes_nothing_and_records_everything(small, method):
     for grid in trace.grids:
         if trace.tokens[grid.index] is None:
             continue
-        rows = 1 if method.acts(trace.grids)[grid.index][-1] == "cond" else 2
+        rows = 1 if method.acts(trace.grids)[grid.index].rows is fv.Rows.COND else 2
         for layer in range(small.depth):
             for kind in KINDS:
                 key = (grid.index, Site(layer, kind))
@@ -413,6 +394,9 @@ def test_recording_changes_nothing_and_records_everything(small, method):
 
 def test_a_branch_that_is_not_called_forwards_nothing(small):
     class Silent(Wrapper):
+        def forwarded(self, site, grid):
+            return 0 if site == Site(1, "ffn") else grid.tokens
+
         def sublayer(self, site, grid, branch, x):
             if site == Site(1, "ffn"):
                 return torch.zeros_like(x)
@@ -461,8 +445,8 @@ def test_presets_fit_the_schedules_they_are_for():
         method, grids = fv.PRESETS[name], scales.grids(sizes)
         method.start(grids, depth)
         ratios = [ratio for _, ratio in method.pairs]
-        assert [a[0] for a in method.acts(grids)[-len(ratios) :]] == [
-            "skip" if ratio == 1 else "prune" for ratio in ratios
+        assert [(a.skips, bool(a.key)) for a in method.acts(grids)[-len(ratios) :]] == [
+            (ratio == 1, ratio < 1) for ratio in ratios
         ]
 
 
@@ -482,7 +466,10 @@ def test_a_runner_that_forwards_more_than_it_promised_is_told_so(small):
         def start(self, grids, depth, held=None):
             return Promises()
 
-    with pytest.raises(ValueError, match="layer 0 has room for the 60 tokens"):
+    with pytest.raises(
+        ValueError,
+        match=r"attn of layer 0, step 0 .*: the branch received 1 tokens; .* said 0",
+    ):
         fv.generate(small, PROMPTS[0], Method())
 
 
@@ -517,12 +504,14 @@ def test_a_snapshot_goes_on_with_the_weights_it_was_made_with(small):
     assert small.fingerprint == before
 
 
-def test_a_plan_is_a_plan(small):
+def test_rows_are_rows(small):
     class Silent(fv.Wrapper):
-        def plan(self, grid, canvas):
-            pass
+        def rows(self, grid, canvas):
+            return "cond"
 
-    with pytest.raises(ValueError, match=r"Silent.plan must return a Plan; it returned None"):
+    with pytest.raises(
+        ValueError, match=r"Dense, step 0 .1x1.: .rows. must return Rows or None; not"
+    ):
         fv.generate(small, "a red ring", fv.Dense(), watch=[Silent])
     with pytest.raises(ValueError, match="a method is a value such as"):
         fv.generate(small, "a red ring", fv.Dense)

@@ -28,7 +28,7 @@ from fastvar_lab.methods.select import (
 )
 from fastvar_lab.models.build import build
 from fastvar_lab.models.tiny import build_tiny
-from fastvar_lab.seam import KINDS, Grid, Plan, Site
+from fastvar_lab.seam import KINDS, Grid, Site
 from fastvar_lab.tokens import gather, nearest_kept, scatter
 
 SELECTORS = [FarFromMean(), NearMean(), HighPass(), Random(3), UniformGrid()]
@@ -181,8 +181,7 @@ def test_kv_lengths_at_the_papers_infinity_setting():
     run = method.start(grids, depth=32)
     lengths = [sum(run.forwarded(Site(i, "attn"), g) for g in grids) for i in (2, 3, 27, 28)]
     assert lengths == [4121, 2912, 2912, 4121]
-    plans = [run.plan(g, torch.empty(0)) for g in grids]
-    assert plans.count(Plan.SKIP) == 2
+    assert [act.skips for act in method.acts(grids)] == [False] * 11 + [True] * 2
 
 
 @given(st.lists(maps, min_size=2, max_size=8, unique=True), st.data())

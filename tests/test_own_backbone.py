@@ -1,6 +1,6 @@
 """A backbone of one's own, the smallest there is: what it must bring, and what it gets for it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import pytest
@@ -16,7 +16,7 @@ from fastvar_lab.backbones.quantize import BitQuantizer
 from fastvar_lab.cache import KVCache
 from fastvar_lab.experiments import quality, run
 from fastvar_lab.experiments.base import Scope
-from fastvar_lab.sampling import bit_probabilities, guide
+from fastvar_lab.sampling import bit_probabilities
 from fastvar_lab.scales import square
 from fastvar_lab.seam import Site
 from fastvar_lab.store import Store
@@ -41,9 +41,8 @@ class State:
     start: torch.Tensor  # (B, 1, C)
     cache: KVCache
 
-    def keep_rows(self, rows):
-        self.start = self.start[rows]
-        self.cache.keep_rows(rows)
+    def on(self, rows):
+        return replace(self, start=self.start[rows], cache=self.cache.on(rows))
 
 
 class Block(nn.Module):
@@ -95,9 +94,10 @@ class Toy(Backbone):
     def logits(self, state, x):
         return rearrange(self.head(x), "b l (d two) -> b l d two", two=2)
 
-    def draw(self, logits, grid, paired, sampling, draws, codebook=None):
-        if paired:
-            logits = guide(logits, sampling.guidance)
+    def guidance(self, state, grid, sampling):
+        return sampling.guidance
+
+    def draw(self, logits, grid, sampling, draws, codebook=None):
         return draws.pick(grid.index, bit_probabilities(logits, sampling.top_p)).bool()
 
     def sublayer_flops(self, kind, tokens, keys):

@@ -13,7 +13,7 @@ ROOMS = (
     *("seam", "tokens", "cache", "scales", "draws", "sampling", "progress"),
     *("world", "audit", "backbones", "methods", "models", "request", "snapshots", "generation"),
     *("instruments", "drafting"),
-    *("measure", "store", "plotting", "speed", "evaluators", "experiments", "widgets"),
+    *("measure", "store", "plotting", "speed", "verify", "evaluators", "experiments", "widgets"),
     *("training", "cli", "__main__"),
 )
 

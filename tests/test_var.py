@@ -14,7 +14,7 @@ from fastvar_lab.backbones.var import VARConfig
 from fastvar_lab.drafting import draft_and_refine
 from fastvar_lab.models import build, releases
 from fastvar_lab.models.weights import WeightsError, read_released
-from fastvar_lab.sampling import Sampling, cut
+from fastvar_lab.sampling import Sampling, cut, guide
 from fastvar_lab.scales import grids
 from fastvar_lab.seam import Grid, Site
 from fastvar_lab.speed import flops
@@ -71,7 +71,9 @@ def test_guidance_grows_from_none_at_the_first_scale(var):
 
     seen, settings = Seen(), Sampling(guidance=4.0, top_p=1.0)
     for step in (0, 2, 4):
-        var.transformer.draw(logits, Grid(step, 1, 1), True, settings, seen)
+        grid = Grid(step, 1, 1)
+        guided = guide(logits, var.transformer.guidance(None, grid, settings))
+        var.transformer.draw(guided, grid, settings, seen)
         t = 4.0 * step / 4
         assert torch.allclose(seen.p, ((1 + t) * logits[:1] - t * logits[1:]).softmax(-1))
 

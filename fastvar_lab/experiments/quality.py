@@ -32,8 +32,8 @@ from fastvar_lab.methods.fingerprint import own_code
 from fastvar_lab.methods.merge import Merge
 from fastvar_lab.methods.presets import paper_preset
 from fastvar_lab.methods.prune import Dense, Prune
-from fastvar_lab.methods.restore import RESTORERS
-from fastvar_lab.methods.select import SELECTORS, FarFromMean, Random
+from fastvar_lab.methods.registry import restorers, selectors
+from fastvar_lab.methods.select import FarFromMean, Random
 from fastvar_lab.models.model import Model
 from fastvar_lab.pictures import to_uint8
 from fastvar_lab.seam import Method
@@ -236,7 +236,7 @@ def caching_step_methods(model: Model) -> Methods:
 def selectors_methods(model: Model) -> Methods:
     """Choose tokens in other ways than by their distance to the mean."""
     base = Prune({-2: 0.5, -1: 0.75})
-    return {name: replace(base, select=select) for name, select in SELECTORS.items()}
+    return {name: replace(base, select=select) for name, select in selectors().items()}
 
 
 def restorers_methods(model: Model) -> Methods:
@@ -244,7 +244,7 @@ def restorers_methods(model: Model) -> Methods:
     base = Prune({-2: 0.5, -1: 0.75})
     found: dict[str, Method] = {}
     for select_name, select in (("PTS", FarFromMean()), ("random", Random())):
-        for name, restore in RESTORERS.items():
+        for name, restore in restorers().items():
             found[f"{name}, {select_name}"] = replace(base, select=select, restore=restore)
     return found
 

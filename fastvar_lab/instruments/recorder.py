@@ -50,13 +50,13 @@ class Recorder(Wrapper):
             return branch(x, index)
 
         delta = self.inner.sublayer(site, grid, watched, x)
-        self.trace.scores[key] = self.score(x, grid, site)
         index = asked[0] if asked else x.new_empty((len(x), 0), dtype=torch.int64)
+        self.trace.scores[key] = _on_map(self.score(x, grid, site), index, grid.tokens)
         if index is None:
             self.trace.kept[key] = self._all(x)
         else:
-            mask = torch.zeros(x.shape[:2], dtype=torch.bool, device=x.device)
-            self.trace.kept[key] = mask.scatter_(1, index, True)
+            mask = torch.zeros(len(x), grid.tokens, dtype=torch.bool, device=x.device)
+            self.trace.kept[key] = mask.scatter_(1, index[: len(x)], True)
         if site in self.wanted_features:
             self.trace.features[key] = x
         if site in self.wanted_outputs:
@@ -99,6 +99,16 @@ class Recorder(Wrapper):
             mask = torch.ones(shape, dtype=torch.bool, device=x.device)
             self.everything[x.shape[1]] = mask
         return mask
+
+
+def _on_map(scores: Tensor, index: Tensor | None, tokens: int) -> Tensor:
+    """Lay scores out on a step's map; nan where a method dropped tokens from the whole stack."""
+    if scores.shape[1] == tokens:
+        return scores
+    full = scores.new_full((len(scores), tokens), float("nan"))
+    if index is not None and index.shape == scores.shape:
+        full.scatter_(1, index, scores)
+    return full
 
 
 def _pivotal(x: Tensor, grid: Grid, site: Site) -> Tensor:

@@ -10,11 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastvar_lab.methods.registry import method
 from fastvar_lab.methods.schedule import ScaleName, Scheduled, ScheduledRunner, kept
 from fastvar_lab.seam import DENSE, KINDS, Act, Branch, Grid, Rows, Runner, Site
 from fastvar_lab.tokens import gather, scatter, wide
 
 
+@method
 @dataclass(frozen=True)
 class Merge(Scheduled):
     """Merge the most similar tokens before each sublayer and copy its output back to all of them.
@@ -42,9 +44,7 @@ class Merge(Scheduled):
             raise ValueError(f"stride must be 2 or more; not {self.stride}")
 
     def acts(self, grids: Sequence[Grid]) -> tuple[Act, ...]:
-        return self._acts(grids, self.by_step(grids))
-
-    def _acts(self, grids: Sequence[Grid], ratios: Mapping[int, float]) -> tuple[Act, ...]:
+        ratios = self.by_step(grids)
         acts: list[Act] = []
         for grid in grids:
             ratio = ratios.get(grid.index, 0.0)
@@ -71,9 +71,8 @@ class Merge(Scheduled):
         depth: int,
         held: Mapping[tuple[int, Site], Tensor] | None = None,
     ) -> Runner:
-        ratios = self.by_step(grids)
-        self._acts(grids, ratios)  # refuses what the stride does not allow
-        return MergeRunner(self, ratios, depth)
+        self.acts(grids)  # refuses what the stride does not allow
+        return MergeRunner(self, grids, depth)
 
 
 def cells(grid: Grid, stride: int) -> int:
@@ -116,8 +115,8 @@ def match(x: Tensor, sources: Tensor, into: Tensor, k: int) -> Matching:
 class MergeRunner(ScheduledRunner):
     """One generation under `Merge`."""
 
-    def __init__(self, method: Merge, ratios: Mapping[int, float], depth: int) -> None:
-        super().__init__(method, ratios, depth)
+    def __init__(self, method: Merge, grids: Sequence[Grid], depth: int) -> None:
+        super().__init__(method, grids, depth)
         self.stride = method.stride
         self.parts: tuple[int, tuple[Tensor, Tensor]] | None = None  # of one step
 

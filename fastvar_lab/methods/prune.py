@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from fastvar_lab.methods.registry import method
 from fastvar_lab.methods.restore import Cached, CachedBranch, Restorer
 from fastvar_lab.methods.schedule import (
     ScaleName,
@@ -23,6 +24,7 @@ from fastvar_lab.tokens import gather
 GRANULARITIES = ("sublayer", "block", "step")
 
 
+@method
 @dataclass(frozen=True)
 class Dense:
     """Compute everything: plain generation.
@@ -47,6 +49,7 @@ class Dense:
         return None
 
 
+@method
 @dataclass(frozen=True)
 class Prune(Scheduled):
     """Forward only some tokens through each sublayer of some scale steps; restore the rest.
@@ -97,9 +100,7 @@ class Prune(Scheduled):
 
     def cache_index(self, grids: Sequence[Grid]) -> int | None:
         """Find the step whose branch outputs are restored from; None if nothing needs them."""
-        return self._cache_index(grids, self.by_step(grids))
-
-    def _cache_index(self, grids: Sequence[Grid], ratios: Mapping[int, float]) -> int | None:
+        ratios = self.by_step(grids)
         named = None if self.cache_step is None else find(self.cache_step, grids)
         if not self.restore.needs_cache or all(r == 1 for r in ratios.values()):
             return None
@@ -141,9 +142,7 @@ class Prune(Scheduled):
         depth: int,
         held: Mapping[tuple[int, Site], Tensor] | None = None,
     ) -> Runner:
-        ratios = self.by_step(grids)
-        cache = self._cache_index(grids, ratios)
-        return PruneRunner(self, ratios, depth, None if cache is None else grids[cache], held or {})
+        return PruneRunner(self, grids, depth, held or {})
 
 
 class PruneRunner(ScheduledRunner):
@@ -152,14 +151,13 @@ class PruneRunner(ScheduledRunner):
     def __init__(
         self,
         method: Prune,
-        ratios: Mapping[int, float],
+        grids: Sequence[Grid],
         depth: int,
-        cache_grid: Grid | None,
         held: Mapping[tuple[int, Site], Tensor],
     ) -> None:
-        super().__init__(method, ratios, depth)
-        self.method, self.cache_grid = method, cache_grid
-        self.cache_index = None if cache_grid is None else cache_grid.index
+        super().__init__(method, grids, depth)
+        self.method, self.cache_index = method, method.cache_index(grids)
+        self.cache_grid = None if self.cache_index is None else grids[self.cache_index]
         self.cache = {site: out for (step, site), out in held.items() if step == self.cache_index}
         self.live = slice(None)  # the guidance rows that run
         self.index: tuple[object, Tensor] | None = None

@@ -12,6 +12,7 @@ from typing import ClassVar, NamedTuple, Protocol
 
 from torch import Tensor
 
+from fastvar_lab.methods.registry import restorer
 from fastvar_lab.seam import Grid
 from fastvar_lab.tokens import gather, nearest_kept, resize, scatter
 
@@ -34,6 +35,8 @@ class Restorer(Protocol):
         ...
 
 
+@restorer("cached, bilinear", mode="bilinear")
+@restorer("cached branch (CTR)")
 @dataclass(frozen=True)
 class CachedBranch:
     """Cached token restoration: the cache-step output, resized, under the fresh tokens.
@@ -57,6 +60,7 @@ class CachedBranch:
         return scatter(base.to(fresh.dtype), index, fresh)
 
 
+@restorer("zero")
 @dataclass(frozen=True)
 class Zero:
     """Pruned tokens add nothing: they keep their residual stream.
@@ -74,6 +78,7 @@ class Zero:
         return scatter(base, index, fresh)
 
 
+@restorer("nearest kept")
 @dataclass(frozen=True)
 class NearestKept:
     """Pruned tokens take the output of the nearest kept one of the same step (as in StepVAR).
@@ -90,12 +95,3 @@ class NearestKept:
         if not index.shape[1]:
             raise ValueError(f"{self!r} copies from kept tokens; none was kept at {grid.name}")
         return gather(fresh, nearest_kept(index, grid.h, grid.w))
-
-
-RESTORERS: dict[str, Restorer] = {
-    "cached branch (CTR)": CachedBranch(),
-    "cached, bilinear": CachedBranch("bilinear"),
-    "nearest kept": NearestKept(),
-    "zero": Zero(),
-}
-"""Every restorer, by the name it has in tables and widgets."""

@@ -78,7 +78,15 @@ class Scheduled:
         return cast(tuple[tuple[ScaleName, float], ...], self.ratios)
 
     def by_step(self, grids: Sequence[Grid]) -> dict[int, float]:
-        """Ratios above 0 by step index."""
+        """Ratios above 0 by step index; a schedule is resolved once."""
+        steps = tuple(grids)
+        known: tuple[tuple[Grid, ...], dict[int, float]] | None = self.__dict__.get("_resolved")
+        if known is None or known[0] != steps:
+            known = steps, self._resolve(steps)
+            object.__setattr__(self, "_resolved", known)
+        return dict(known[1])
+
+    def _resolve(self, grids: Sequence[Grid]) -> dict[int, float]:
         found: dict[int, float] = {}
         for name, ratio in self.pairs:
             step = find(name, grids)
@@ -138,12 +146,11 @@ def _place(pair: tuple[ScaleName, float]) -> tuple[int, ...]:
 class ScheduledRunner(Runner):
     """One generation under a scheduled method: which steps and sublayers it changes.
 
-    `ratios` are those above 0, by step index: the method's `by_step`, resolved once.
     A rule that spreads ratios over layers or sublayers overrides `ratio` alone.
     """
 
-    def __init__(self, method: Scheduled, ratios: Mapping[int, float], depth: int) -> None:
-        self.ratios, self.layers = ratios, method.depth_checked(depth)
+    def __init__(self, method: Scheduled, grids: Sequence[Grid], depth: int) -> None:
+        self.ratios, self.layers = method.by_step(grids), method.depth_checked(depth)
         self.sublayers = method.sublayers
 
     def prunes(self, site: Site) -> bool:

@@ -16,6 +16,7 @@ from einops import rearrange
 from torch import Tensor
 
 from fastvar_lab.draws import sent
+from fastvar_lab.methods.registry import selector
 from fastvar_lab.seam import Grid, Site
 from fastvar_lab.tokens import distance_to_mean, wide
 
@@ -57,6 +58,7 @@ def top(scores: Tensor, k: int, raster: bool = False) -> Tensor:
     return index.sort(dim=1).values if raster else index
 
 
+@selector("far from mean (PTS)")
 @dataclass(frozen=True)
 class FarFromMean:
     """Pivotal token selection: squared distance to the spatial mean (FastVAR, Algorithm 1).
@@ -70,6 +72,7 @@ class FarFromMean:
         return distance_to_mean(x)
 
 
+@selector("near mean")
 @dataclass(frozen=True)
 class NearMean:
     """The opposite of pivotal token selection: the lowest scores first.
@@ -83,6 +86,7 @@ class NearMean:
         return -distance_to_mean(x)
 
 
+@selector("local high-pass")
 @dataclass(frozen=True)
 class HighPass:
     """Squared distance to the mean of the 3 x 3 neighbourhood: local detail (as in StepVAR).
@@ -99,6 +103,7 @@ class HighPass:
         return F.pad(found, (grid.prefix, 0))  # text tokens have no neighbourhood
 
 
+@selector("random")
 @dataclass(frozen=True)
 class Random:
     """Uniformly random tokens, the same for a seed, step and sublayer; rows draw alike.
@@ -118,6 +123,7 @@ class Random:
         return sent(drawn, x.device).expand(x.shape[0], -1)
 
 
+@selector("uniform grid")
 @dataclass(frozen=True)
 class UniformGrid:
     """Evenly spread tokens, on a lattice of which any number covers the map.
@@ -132,13 +138,3 @@ class UniformGrid:
         a, b = 0.7548776662466927, 0.5698402909980532
         rank = (cells // grid.w * a + cells % grid.w * b) % 1.0
         return -rank.float().expand(x.shape[0], -1)
-
-
-SELECTORS: dict[str, Selector] = {
-    "far from mean (PTS)": FarFromMean(),
-    "random": Random(),
-    "near mean": NearMean(),
-    "uniform grid": UniformGrid(),
-    "local high-pass": HighPass(),
-}
-"""Every selector, by the name it has in tables and widgets."""

@@ -49,7 +49,7 @@ def steps(
             for kind in model.transformer.kinds:
                 site = Site(layer, kind)
                 calls.append(Call(site, live, runner.forwarded(site, grid), keys[kind]))
-        yield Step(grid, _live(act.rows_at(model.depth - 1), guided), calls)
+        yield Step(grid, _live(act.rows_at_head, guided), calls)
 
 
 def audited(model: Model, method: Method, grids: Sequence[Grid]) -> Audit:

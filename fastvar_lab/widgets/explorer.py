@@ -14,11 +14,11 @@ from fastvar_lab.backbones.text import WordEncoder
 from fastvar_lab.experiments.explore import Comparison, Exploration
 from fastvar_lab.files import unused
 from fastvar_lab.measure.masks import kept_map
-from fastvar_lab.methods.parse import NAMES
+from fastvar_lab.methods import registry
 from fastvar_lab.methods.prune import Prune
-from fastvar_lab.methods.restore import RESTORERS, CachedBranch, Restorer
+from fastvar_lab.methods.restore import CachedBranch, Restorer
 from fastvar_lab.methods.schedule import ScaleName, find
-from fastvar_lab.methods.select import SELECTORS, FarFromMean, Selector
+from fastvar_lab.methods.select import FarFromMean, Selector
 from fastvar_lab.models.model import Model
 from fastvar_lab.plotting import panels
 from fastvar_lab.plotting.style import write_figure
@@ -58,8 +58,8 @@ class Explorer(Live):
         restorers: Mapping[str, Restorer] | None = None,
     ) -> None:
         super().__init__()
-        self.selectors = {**SELECTORS, **(selectors or {})}
-        self.restorers = {**RESTORERS, **(restorers or {})}
+        self.selectors = {**registry.selectors(), **(selectors or {})}
+        self.restorers = {**registry.restorers(), **(restorers or {})}
         self.model, self.lab = model, Exploration(model)
         self.shown: Comparison | None = None
         self.paused = False
@@ -327,7 +327,7 @@ class Explorer(Live):
 
 def _called(rule: Any) -> str:
     """Write a rule as Python, from `fv` if it ships here."""
-    ships = NAMES.get(type(rule).__name__) is type(rule)
+    ships = registry.classes().get(type(rule).__name__) is type(rule)
     return f"fv.{rule!r}" if ships else repr(rule)
 
 

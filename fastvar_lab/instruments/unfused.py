@@ -1,0 +1,40 @@
+"""Unfused attention: plain products, the whole matrix held, as fused kernels avoid."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from fastvar_lab.seam import Grid, Runner, Site, Wrapper, block_causal
+from fastvar_lab.tokens import wide
+
+
+class Unfused(Wrapper):
+    """Attends in plain products; `largest` is the size in bytes of the largest matrix."""
+
+    def __init__(self, inner: Runner) -> None:
+        super().__init__(inner)
+        self.largest = 0
+
+    def attend(
+        self,
+        site: Site,
+        grid: Grid,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        mask: Tensor | None = None,
+        scale: float = 1.0,
+    ) -> Tensor:
+        if site.kind == "attn" and len(grid.steps) > 1:
+            lengths = [self.forwarded(site, step) for step in grid.steps]
+            return block_causal(q, k, v, lengths, scale, self._products)
+        return self._products(q, k, v, scale, mask)
+
+    def _products(
+        self, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None = None
+    ) -> Tensor:
+        weights = wide(q) @ wide(k).transpose(-1, -2) * scale
+        if mask is not None:
+            weights = weights + mask
+        self.largest = max(self.largest, weights.numel() * weights.element_size())
+        return (weights.softmax(-1) @ wide(v)).to(q.dtype)
