@@ -134,7 +134,7 @@ class HARTAttention(nn.Module):
     def bias(self) -> Tensor:
         """Compute what all steps share: the bias of q, k, v (3C,)."""
         bias = torch.cat((self.q_bias, self.zero_k_bias, self.v_bias))
-        return bias.to(compute_dtype(self.qkv_proj.weight))
+        return bias.to(compute_dtype(self.q_bias))
 
     def forward(
         self,
@@ -239,7 +239,7 @@ class HART(Backbone):
 
     def begin(self, context: Context, grids: Sequence[Grid], run: Runner) -> HARTState:
         """Compute once what all scale steps share; allocate the KV cache to what `run` forwards."""
-        config, weight = self.config, self.word_embed.weight
+        config, weight = self.config, self.decoder_norm.weight
         if context.features.shape[1] != config.context:
             raise ValueError(
                 f"this model reads {config.context} text tokens; not {context.features.shape[1]}"
@@ -258,7 +258,7 @@ class HART(Backbone):
 
     def _table(self, grid: Grid, words: Tensor) -> Table:
         """Positions of a step as `turn` takes them, in the type of queries and keys."""
-        kind = compute_dtype(self.word_embed.weight)
+        kind = compute_dtype(self.decoder_norm.weight)
         cos, sin = (part.to(kind) for part in self.positions(grid, words))
         first, second = sin.chunk(2, dim=-1)
         return cos, torch.cat((-first, second), dim=-1)
@@ -288,7 +288,7 @@ class HART(Backbone):
         level = state.levels[grid.index]
         if grid.index == 0:
             return state.context + level
-        flat = rearrange(latent, "b d h w -> b (h w) d").to(self.word_embed.weight.dtype)
+        flat = rearrange(latent, "b d h w -> b (h w) d").to(self.decoder_norm.weight.dtype)
         tokens = self.word_embed(flat) + level
         return tokens.repeat(len(state.context) // len(tokens), 1, 1)
 
@@ -296,7 +296,7 @@ class HART(Backbone):
         """Logits (B, L, V) of a map's tokens, float32 at least."""
         up, shift = state.head
         x = torch.addcmul(wide(shift), self.head_nm.ln_wo_grad(x), wide(up))
-        return wide(self.head(x.to(self.head.weight.dtype)))
+        return wide(self.head(x.to(self.decoder_norm.weight.dtype)))
 
     def guidance(self, state: HARTState, grid: Grid, sampling: Sampling) -> float:
         """Return 1 + t, t growing with the step from none at first."""
@@ -347,7 +347,7 @@ class HART(Backbone):
         if grid.index < state.steps - 1:
             return drawn, logits
         codes = F.embedding(rows, codebook)
-        shown = self.word_embed(codes.to(self.word_embed.weight.dtype))
+        shown = self.word_embed(codes.to(self.decoder_norm.weight.dtype))
         features = self.decoder_norm(x + shown.repeat(2 if paired else 1, 1, 1))
         guidance = sampling.guidance * _progress(grid, state.steps) if paired else None
         residual = self.diffloss(features, grid.index, guidance, draws)

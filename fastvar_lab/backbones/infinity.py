@@ -255,11 +255,11 @@ class Infinity(Backbone):
     def state(self, text: Text, grids: Sequence[Grid], cache: Append) -> State:
         """Compute what does not depend on the scale step, around a cache."""
         features = self.text_norm(text.features) * text.mask.unsqueeze(-1)
-        features = features.to(self.word_embed.weight.dtype)
+        features = features.to(self.pos_start.dtype)
         condition = self.text_proj_for_sos["ca"](features, text.mask)
         memory = self.text_proj_for_ca(features)
         with torch.autocast(features.device.type, enabled=False):
-            shared = self.shared_ada_lin(condition.to(self.word_embed.weight.dtype))
+            shared = self.shared_ada_lin(condition.to(self.pos_start.dtype))
         shared = rearrange(shared, "b (six c) -> b 1 six c", six=6)
         memories = [block.ca.memory(memory) for block in self._blocks]
         return State(
@@ -310,7 +310,7 @@ class Infinity(Backbone):
     def embed_latent(self, latent: Tensor) -> Tensor:
         """Project a resized latent (n, d, h, w) to tokens (n, h * w, C)."""
         flat = rearrange(latent, "b d h w -> b (h w) d")
-        return self.word_embed(flat.to(self.word_embed.weight.dtype))
+        return self.word_embed(flat.to(self.pos_start.dtype))
 
     def logits(self, state: State, x: Tensor) -> Tensor:
         """Logits (B, L, d, 2) of each bit being 0 or 1, float32 at least."""

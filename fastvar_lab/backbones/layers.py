@@ -161,7 +161,7 @@ class SelfAttention(nn.Module):
         """Compute what all steps share: the bias of q, k, v (3C,), head temperatures (H, 1)."""
         bias = torch.cat((self.q_bias, self.zero_k_bias, self.v_bias))
         scale = self.scale_mul_1H11.clamp(max=MAX_LOG_SCALE).exp().view(-1, 1)
-        return bias.to(compute_dtype(self.mat_qkv.weight)), scale
+        return bias.to(compute_dtype(self.q_bias)), scale
 
     def forward(
         self,

@@ -182,7 +182,7 @@ class VAR(Backbone):
         where = state.positions[grid.index]
         if grid.index == 0:
             return state.start + where
-        flat = rearrange(latent, "b d h w -> b (h w) d").to(self.word_embed.weight.dtype)
+        flat = rearrange(latent, "b d h w -> b (h w) d").to(self.pos_start.dtype)
         tokens = self.word_embed(flat) + where
         return tokens.repeat(len(state.start) // len(tokens), 1, 1)
 
@@ -190,7 +190,7 @@ class VAR(Backbone):
         """Logits (B, L, V), float32 at least; the norm is computed in it, the product is not."""
         up, shift = state.head
         x = modulate(wide(x), wide(up), wide(shift))
-        return wide(self.head(x.to(self.head.weight.dtype)))
+        return wide(self.head(x.to(self.pos_start.dtype)))
 
     def sublayer_flops(self, kind: str, tokens: int, keys: int) -> float:
         c = self.config.width
