@@ -70,5 +70,5 @@ def draft_and_refine(
         prefill(refiner, state, grids[:drafted], canvases)
 
     start = Start(canvases, first.tokens[:drafted], read)
-    made = run(refiner, first.request, method or Dense(), start)
-    return replace(made, seconds=made.seconds + first.seconds)
+    refined = run(refiner, first.request, method or Dense(), start)
+    return replace(refined, seconds=refined.seconds + first.seconds)

@@ -84,8 +84,8 @@ class _Keyed:
 
     def _each(self, what: str, shape: tuple[int, ...], fill: Callable[..., Tensor]) -> Tensor:
         drawn = torch.empty(len(self.seeds), *shape, device=self.source, pin_memory=self.pinned)
-        for seed, own in zip(self.seeds, drawn):
-            fill(own, generator=_generator(f"{seed}/{what}", self.source))
+        for seed, row in zip(self.seeds, drawn):
+            fill(row, generator=_generator(f"{seed}/{what}", self.source))
         return sent(drawn, self.device)
 
 
@@ -135,22 +135,24 @@ class Streamed:
 class _Sequence:
     """Draws one multinomial after another over the flattened batch."""
 
-    def __init__(self, own: torch.Generator, host: torch.Generator, here: torch.Generator) -> None:
-        self.own, self.host, self.here = own, host, here
+    def __init__(
+        self, picks: torch.Generator, host: torch.Generator, here: torch.Generator
+    ) -> None:
+        self.picks, self.host, self.here = picks, host, here
         self.pictures = 0
 
     def pick(self, step: int, probabilities: Tensor) -> Tensor:
         self.pictures = len(probabilities)
         flat = probabilities.reshape(-1, probabilities.shape[-1])
-        drawn = torch.multinomial(flat, 1, replacement=True, generator=self.own)
+        drawn = torch.multinomial(flat, 1, replacement=True, generator=self.picks)
         return drawn.view(probabilities.shape[:-1])
 
     def exponential(self, step: int, shape: tuple[int, ...]) -> Tensor:
-        empty = torch.empty(self.pictures, *shape, device=self.own.device)
-        return empty.exponential_(generator=self.own)
+        empty = torch.empty(self.pictures, *shape, device=self.picks.device)
+        return empty.exponential_(generator=self.picks)
 
     def normal(self, step: int, part: int, shape: tuple[int, ...], both: bool) -> Tensor:
         source = self.host if part == 0 else self.here
         rows = self.pictures * (2 if both else 1)
         drawn = torch.randn(rows, *shape, generator=source, device=source.device)
-        return sent(drawn[: self.pictures], self.own.device)
+        return sent(drawn[: self.pictures], self.picks.device)

@@ -12,15 +12,15 @@ class PromptError(ValueError):
 
 def split(text: str, vocabulary: Collection[str]) -> list[str]:
     """Split a prompt into lower-case words; raise PromptError with the nearest known words."""
-    found = text.lower().replace(",", " ").split()
-    if not found:
+    terms = text.lower().replace(",", " ").split()
+    if not terms:
         raise PromptError("the prompt is empty; try 'a red striped circle'")
-    for word in found:
+    for word in terms:
         if word not in vocabulary:
             near = difflib.get_close_matches(word, vocabulary, 3, 0.5)
             hint = f"nearest: {', '.join(near)}" if near else f"known: {', '.join(vocabulary)}"
             raise PromptError(f"unknown word {word!r} in the prompt; {hint}")
-    return found
+    return terms
 
 
 def unknown(what: str, name: str, known: Collection[str]) -> ValueError:

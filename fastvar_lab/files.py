@@ -23,11 +23,11 @@ def write(path: Path, save: Callable[[Path], object]) -> None:
 
 def unused(path: Path, endings: Sequence[str]) -> Path:
     """Return `path`, without an ending, or path-2, path-3 ... if files of that name are there."""
-    found, turn = path, 1
-    while any(found.with_name(f"{found.name}.{ending}").exists() for ending in endings):
+    free, turn = path, 1
+    while any(free.with_name(f"{free.name}.{ending}").exists() for ending in endings):
         turn += 1
-        found = path.with_name(f"{path.name}-{turn}")
-    return found
+        free = path.with_name(f"{path.name}-{turn}")
+    return free
 
 
 def folder(path: Path) -> Path:

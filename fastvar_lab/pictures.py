@@ -39,6 +39,6 @@ def file_name(prompt: str, seed: int, pruned: bool = False) -> str:
     >>> file_name("a red ring", 1, pruned=True)
     'a-red-ring-1-pruned.png'
     """
-    words = "-".join("".join(c if c.isalnum() else " " for c in prompt).split())
-    cut = words.encode()[:100].decode(errors="ignore")
+    slug = "-".join("".join(c if c.isalnum() else " " for c in prompt).split())
+    cut = slug.encode()[:100].decode(errors="ignore")
     return f"{cut}-{seed}{'-pruned' if pruned else ''}.png"

@@ -86,12 +86,12 @@ class Keep(Wrapper):
         return {**self.inner.held(), **self.kept}
 
 
-def steps_to_keep(asked: bool | Sequence[int], acts: Sequence[Act]) -> set[int]:
+def steps_to_keep(wanted: bool | Sequence[int], acts: Sequence[Act]) -> set[int]:
     """Choose the steps whose branch outputs a snapshot keeps: whole ones, but the last if True."""
     whole = {step for step, act in enumerate(acts) if act.whole}
-    if not isinstance(asked, Iterable):
+    if not isinstance(wanted, Iterable):
         return whole - {len(acts) - 1}
-    steps = set(asked)
+    steps = set(wanted)
     if not steps <= whole:
         raise ValueError(
             f"a snapshot keeps the outputs of unpruned steps, {sorted(whole)} here; "

@@ -100,8 +100,8 @@ class Qwen2Context(ConditionEncoder):
                 "pictures differ from the released path",
                 stacklevel=2,
             )
-        told = hashlib.sha256((self.instruction or "").encode()).hexdigest()[:8]
-        self.config = f"qwen2 {folder.name} {length} {told}"
+        digest = hashlib.sha256((self.instruction or "").encode()).hexdigest()[:8]
+        self.config = f"qwen2 {folder.name} {length} {digest}"
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> Context:

@@ -38,35 +38,35 @@ class StoredFeatures(ConditionEncoder):
 
     def encode(self, prompts: Sequence[str]) -> Text | Context:
         """Read, or compute and keep, the features of prompts."""
-        found = [self._one(prompt) for prompt in prompts]
+        kept = [self._one(prompt) for prompt in prompts]
         device = self.get_buffer("where").device
         features = torch.nn.utils.rnn.pad_sequence(
-            [f["features"] for f in found], batch_first=True
+            [f["features"] for f in kept], batch_first=True
         ).to(device)
-        if "positions" in found[0]:
-            return Context(features, torch.stack([f["positions"] for f in found]).to(device))
-        lengths = torch.tensor([len(f["features"]) for f in found])
+        if "positions" in kept[0]:
+            return Context(features, torch.stack([f["positions"] for f in kept]).to(device))
+        lengths = torch.tensor([len(f["features"]) for f in kept])
         mask = torch.arange(features.shape[1]) < lengths.unsqueeze(1)
         return Text(features, mask.to(device))
 
     def _one(self, prompt: str) -> dict[str, Tensor]:
-        path, told = self.path(prompt), {"prompt": prompt, "encoder": repr(self.config)}
+        path, metadata = self.path(prompt), {"prompt": prompt, "encoder": repr(self.config)}
         if path.exists():
-            asked = told if self.encoder is not None else {"prompt": prompt}
+            wanted = metadata if self.encoder is not None else {"prompt": prompt}
             try:
                 with safe_open(path, framework="pt") as file:
-                    if asked.items() <= (file.metadata() or {}).items():
+                    if wanted.items() <= (file.metadata() or {}).items():
                         return {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
             except SafetensorError:
                 pass  # damaged: computed anew
         if self.encoder is None:
             raise ValueError(f"{self.folder} has no features of {prompt!r}, and no encoder is here")
-        made = self.encoder.encode([prompt])
-        if isinstance(made, Context):
-            kept = {"features": made.features[0], "positions": made.positions[0]}
+        encoded = self.encoder.encode([prompt])
+        if isinstance(encoded, Context):
+            kept = {"features": encoded.features[0], "positions": encoded.positions[0]}
         else:
-            kept = {"features": made.features[0][made.mask[0]]}
+            kept = {"features": encoded.features[0][encoded.mask[0]]}
         kept = {k: v.detach().cpu().contiguous() for k, v in kept.items()}
         writable(self.folder)
-        write(path, lambda partial: save_file(kept, partial, metadata=told))
+        write(path, lambda partial: save_file(kept, partial, metadata=metadata))
         return kept

@@ -256,29 +256,29 @@ class HART(Backbone):
             steps=len(grids),
         )
 
-    def _table(self, grid: Grid, words: Tensor) -> Table:
+    def _table(self, grid: Grid, places: Tensor) -> Table:
         """Positions of a step as `turn` takes them, in the type of queries and keys."""
         kind = compute_dtype(self.decoder_norm.weight)
-        cos, sin = (part.to(kind) for part in self.positions(grid, words))
+        cos, sin = (part.to(kind) for part in self.positions(grid, places))
         first, second = sin.chunk(2, dim=-1)
         return cos, torch.cat((-first, second), dim=-1)
 
-    def positions(self, grid: Grid, words: Tensor) -> Table:
+    def positions(self, grid: Grid, places: Tensor) -> Table:
         """Cosines and sines (B, L, c) of a step; `words` (B, T) are the text's own positions.
 
         A map's places are measured on the last map trained, and begin where the text ends.
         """
-        device, c = words.device, self.config.head_dim
+        device, c = places.device, self.config.head_dim
         if grid.index == 0:
             inverse = angular_rates(c, 2, device)
-            angles = (words.float().unsqueeze(-1) * inverse).repeat(1, 1, 2)
+            angles = (places.float().unsqueeze(-1) * inverse).repeat(1, 1, 2)
             return angles.cos(), angles.sin()
         inverse = angular_rates(c, 4, device)
-        end, side = words[:, -1:].float(), self.config.sides[-1]
+        end, side = places[:, -1:].float(), self.config.sides[-1]
         y = torch.arange(grid.h, device=device).float() / grid.h * side + end  # (B, h)
         x = torch.arange(grid.w, device=device).float() / grid.w * side + end
         down, along = (place.unsqueeze(-1) * inverse for place in (y, x))  # (B, side, c / 4)
-        shape = (len(words), grid.h, grid.w, c // 4)
+        shape = (len(places), grid.h, grid.w, c // 4)
         down, along = down.unsqueeze(2).expand(shape), along.unsqueeze(1).expand(shape)
         angles = torch.cat((down, down, along, along), dim=-1).flatten(1, 2)
         return angles.cos(), angles.sin()

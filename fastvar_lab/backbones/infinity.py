@@ -239,11 +239,11 @@ class Infinity(Backbone):
 
     def _check(self, text: Text) -> None:
         """Raise ValueError for a text that this model cannot read."""
-        words, width = text.features.shape[1:]
-        if width != self.config.text_width or words > self.config.text_length:
+        length, width = text.features.shape[1:]
+        if width != self.config.text_width or length > self.config.text_length:
             raise ValueError(
                 f"this model reads up to {self.config.text_length} text tokens of width "
-                f"{self.config.text_width}; not {words} of width {width}"
+                f"{self.config.text_width}; not {length} of width {width}"
             )
 
     def begin(self, text: Text, grids: Sequence[Grid], run: Runner) -> State:

@@ -110,10 +110,10 @@ class VectorQuantizer(nn.Module):
     def codes(self, tokens: Tensor, grid: Grid) -> Tensor:
         """Turn rows (n, L), or codes (n, L, d) themselves, into a map (n, d, h, w)."""
         weight = self.embedding.weight
-        found = tokens if tokens.is_floating_point() else self.embedding(tokens)
+        codes = tokens if tokens.is_floating_point() else self.embedding(tokens)
         if not torch.is_autocast_enabled(weight.device.type):  # there, mixtures stay narrow
-            found = found.to(weight.dtype)
-        return rearrange(found, "b (h w) d -> b d h w", h=grid.h, w=grid.w)
+            codes = codes.to(weight.dtype)
+        return rearrange(codes, "b (h w) d -> b d h w", h=grid.h, w=grid.w)
 
     def accumulate(
         self, latent: Tensor, tokens: Tensor, grid: Grid, places: Tensor | None = None
@@ -128,15 +128,15 @@ class VectorQuantizer(nn.Module):
 
     def encode(self, latent: Tensor, sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
         """Quantise a latent: the nearest codebook row of every cell, (n, h * w) per scale."""
-        rest, found = latent, []
+        rest, tokens = latent, []
         for step, (h, w) in enumerate(sizes):
             cells = rest if step == len(sizes) - 1 else F.interpolate(rest, (h, w), mode="area")
             flat = rearrange(cells, "b d h w -> b (h w) d")
             book = self.embedding.weight.expand(len(flat), -1, -1)
-            found.append(torch.cdist(flat, book).argmin(-1))
-            so_far = self.accumulate(torch.zeros_like(latent), found[-1], Grid(step, h, w))
+            tokens.append(torch.cdist(flat, book).argmin(-1))
+            so_far = self.accumulate(torch.zeros_like(latent), tokens[-1], Grid(step, h, w))
             rest = rest - so_far
-        return found
+        return tokens
 
 
 class HybridQuantizer(VectorQuantizer):

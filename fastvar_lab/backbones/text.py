@@ -84,9 +84,9 @@ class WordEncoder(ConditionEncoder):
         return self.forward(self.tokenize(prompts).to(self.places.device))
 
 
-def random_features(words: Sequence[str], width: int) -> Tensor:
+def random_features(prompt_words: Sequence[str], width: int) -> Tensor:
     """One random vector per word (T, width), the same for the same word."""
-    keys = (zlib.crc32(word.encode()) for word in words)
+    keys = (zlib.crc32(word.encode()) for word in prompt_words)
     return torch.stack(
         [torch.randn(width, generator=torch.Generator().manual_seed(key)) for key in keys]
     )

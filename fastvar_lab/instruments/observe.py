@@ -48,8 +48,8 @@ def observe(
     rule = score or FarFromMean()
     wanted = _wanted(model, features, outputs, attention)
     watchers = [*watch, *_watchers(trace, watches, rule, wanted)]
-    made = generate(model, prompts, method, watch=watchers, **options)
-    return made, _finish(model, made, trace, watches[0], rule)
+    generation = generate(model, prompts, method, watch=watchers, **options)
+    return generation, _finish(model, generation, trace, watches[0], rule)
 
 
 def observe_again(
@@ -78,37 +78,37 @@ def observe_again(
     """
     later, watches = Trace(before.request.grids), list[Stopwatch]()
     rule = score or FarFromMean()
-    told = trace.provenance.get("scores", repr(rule))
-    if told != repr(rule):
-        raise ValueError(f"the trace holds scores of {told}; give the same score, not {rule!r}")
-    for name, value in _asked(model, before).items():
-        told = trace.provenance.get(name, value)
-        if _on_disk(told) != _on_disk(value):
+    recorded = trace.provenance.get("scores", repr(rule))
+    if recorded != repr(rule):
+        raise ValueError(f"the trace holds scores of {recorded}; give the same score, not {rule!r}")
+    for name, value in _identity(model, before).items():
+        recorded = trace.provenance.get(name, value)
+        if _on_disk(recorded) != _on_disk(value):
             raise ValueError(
-                f"the trace is of another generation: its {name} {told!r}, "
+                f"the trace is of another generation: its {name} {recorded!r}, "
                 f"where {value!r} is resumed"
             )
     wanted = _wanted(model, features, outputs, attention)
     watchers = [*watch, *_watchers(later, watches, rule, wanted)]
-    made = resume(model, before, method, watch=watchers, snapshot=snapshot)
-    _finish(model, made, later, watches[0], rule)
-    return made, trace.before(made.first_step).followed_by(later)
+    generation = resume(model, before, method, watch=watchers, snapshot=snapshot)
+    _finish(model, generation, later, watches[0], rule)
+    return generation, trace.before(generation.first_step).followed_by(later)
 
 
 def _wanted(model: Model, *named: Collection[Site]) -> dict[str, Collection[Site]]:
     """Name what sites are wanted for; raise ValueError for one that the model does not have."""
-    found = dict[str, Collection[Site]]()
+    wanted = dict[str, Collection[Site]]()
     for what, sites in zip(("features", "outputs", "attention"), named, strict=True):
-        found[what] = (sites,) if isinstance(sites, Site) else tuple(sites)
+        wanted[what] = (sites,) if isinstance(sites, Site) else tuple(sites)
         kinds = ("attn",) if what == "attention" else model.transformer.kinds
         there = {Site(layer, kind) for layer in range(model.depth) for kind in kinds}
-        for site in found[what]:
+        for site in wanted[what]:
             if site not in there:
                 raise ValueError(
                     f"{what} takes sites, Site(layer, kind), of layers 0 to {model.depth - 1} and "
                     f"kinds {', '.join(kinds)}; not {site!r}"
                 )
-    return found
+    return wanted
 
 
 def _watchers(
@@ -125,14 +125,14 @@ def _watchers(
 
 
 def _finish(
-    model: Model, made: Generation, trace: Trace, watch: Stopwatch, rule: Selector
+    model: Model, generation: Generation, trace: Trace, watch: Stopwatch, rule: Selector
 ) -> Trace:
     trace.step_ms, trace.sublayer_ms = watch.step_ms(), watch.sublayer_ms()
     trace.provenance = {
-        "method": repr(made.method),
+        "method": repr(generation.method),
         "scores": repr(rule),
-        **_asked(model, made),
-        "first_step": made.first_step,
+        **_identity(model, generation),
+        "first_step": generation.first_step,
         "device": str(model.device),
         "torch": version("torch"),
         "fastvar_lab": version("fastvar-lab"),
@@ -145,9 +145,9 @@ def _on_disk(value: Any) -> str:
     return json.dumps(value, default=str)
 
 
-def _asked(model: Model, made: Generation) -> dict[str, Any]:
+def _identity(model: Model, generation: Generation) -> dict[str, Any]:
     """Say which generation it is, apart from its method."""
-    request = made.request
+    request = generation.request
     return {
         "model": model.name,
         "weights": model.fingerprint,

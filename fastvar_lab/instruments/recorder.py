@@ -43,14 +43,14 @@ class Recorder(Wrapper):
 
     def sublayer(self, site: Site, grid: Grid, branch: Branch, x: Tensor) -> Tensor:
         key = (grid.index, site)
-        asked: list[Tensor | None] = []  # nothing where the branch is not called
+        indices: list[Tensor | None] = []  # nothing where the branch is not called
 
         def watched(x: Tensor, index: Tensor | None = None) -> Tensor:
-            asked.append(index)
+            indices.append(index)
             return branch(x, index)
 
         delta = self.inner.sublayer(site, grid, watched, x)
-        index = asked[0] if asked else x.new_empty((len(x), 0), dtype=torch.int64)
+        index = indices[0] if indices else x.new_empty((len(x), 0), dtype=torch.int64)
         self.trace.scores[key] = _on_map(self.score(x, grid, site), index, grid.tokens)
         if index is None:
             self.trace.kept[key] = self._all(x)

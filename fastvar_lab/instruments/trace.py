@@ -124,8 +124,8 @@ class Trace:
         grid = self.grids[step]  # -1 is the last
         if grid.index in self.tokens and self.tokens[grid.index] is None:
             return torch.zeros(grid.h, grid.w)
-        found = self.kept.items()
-        masks = [m[row] for (s, site), m in found if s == grid.index and site.kind == kind]
+        recorded = self.kept.items()
+        masks = [m[row] for (s, site), m in recorded if s == grid.index and site.kind == kind]
         if not masks:
             raise ValueError(f"step {step} has no record of {kind!r} sublayers")
         return torch.stack(masks).float().mean(0)[grid.prefix :].view(grid.h, grid.w)

@@ -87,17 +87,17 @@ class Scheduled:
         return dict(known[1])
 
     def _resolve(self, grids: Sequence[Grid]) -> dict[int, float]:
-        found: dict[int, float] = {}
+        ratios: dict[int, float] = {}
         for name, ratio in self.pairs:
             step = find(name, grids)
-            if step in found:
+            if step in ratios:
                 raise ValueError(f"scale {name} names step {step}, which has a ratio already")
-            found[step] = ratio
+            ratios[step] = ratio
             if ratio > 0 and grids[step].prefix:
                 raise ValueError(f"scale {name} carries text tokens and cannot be pruned")
-        if len(found) == len(grids) and all(ratio == 1 for ratio in found.values()):
+        if len(ratios) == len(grids) and all(ratio == 1 for ratio in ratios.values()):
             raise ValueError("every scale step is skipped; leave at least one")
-        return {step: ratio for step, ratio in found.items() if ratio > 0}
+        return {step: ratio for step, ratio in ratios.items() if ratio > 0}
 
     def key(self, *apart: str) -> tuple[Any, ...]:
         """Tell what it does to any step with a ratio: its type, all fields but those `apart`."""

@@ -35,21 +35,21 @@ def score(rule: Selector, x: Tensor, grid: Grid, site: Site) -> Tensor:
     Raises ValueError for another shape, for anything but floats, and for a rule that writes into x.
     """
     before = None if x.is_inference() else x._version
-    found = rule.scores(x, grid, site)
-    check(f"{rule!r}.scores", found, tuple(x.shape[:2]))
+    scores = rule.scores(x, grid, site)
+    check(f"{rule!r}.scores", scores, tuple(x.shape[:2]))
     if before is not None and x._version != before:
         raise ValueError(f"{rule!r}.scores writes into the tokens it is shown; work on a copy")
-    return found
+    return scores
 
 
 def check(what: str, out: object, shape: tuple[int, ...]) -> None:
     """Raise ValueError unless a rule returned floats of a shape."""
-    found = type(out).__name__
+    got = type(out).__name__
     if isinstance(out, Tensor):
         if tuple(out.shape) == shape and out.is_floating_point():
             return
-        found = f"{out.dtype} of shape {tuple(out.shape)}"
-    raise ValueError(f"{what} must return floats of shape {shape}; returned {found}")
+        got = f"{out.dtype} of shape {tuple(out.shape)}"
+    raise ValueError(f"{what} must return floats of shape {shape}; returned {got}")
 
 
 def top(scores: Tensor, k: int, raster: bool = False) -> Tensor:
@@ -99,8 +99,8 @@ class HighPass:
     def scores(self, x: Tensor, grid: Grid, site: Site) -> Tensor:
         image = rearrange(wide(x[:, grid.prefix :]), "b (h w) c -> b c h w", h=grid.h)
         local = F.avg_pool2d(image, 3, stride=1, padding=1, count_include_pad=False)
-        found = rearrange((image - local).square().sum(dim=1), "b h w -> b (h w)")
-        return F.pad(found, (grid.prefix, 0))  # text tokens have no neighbourhood
+        energy = rearrange((image - local).square().sum(dim=1), "b h w -> b (h w)")
+        return F.pad(energy, (grid.prefix, 0))  # text tokens have no neighbourhood
 
 
 @selector("random")

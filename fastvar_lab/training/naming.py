@@ -52,19 +52,19 @@ class Namer(nn.Module):
         `x` (B, L, C) are the tokens of all scales, `positions` (B, K) which ones, None for all.
         Half of every scale's loss is that of objects, half that of background.
         """
-        marks, found = marked(looks), list[Tensor]()
+        marks, picked = marked(looks), list[Tensor]()
         for (h, w), at in zip(sizes, positions, strict=True):
             each = shares(marks, h, w)
-            found.append(each if at is None else gather(each, at))
-        counts = torch.cat([_halves(1 - s[..., 0]) for s in found], dim=1) / len(found)
+            picked.append(each if at is None else gather(each, at))
+        counts = torch.cat([_halves(1 - s[..., 0]) for s in picked], dim=1) / len(picked)
         odds = self.head(self.norm(x.float())).split(LOOKS, dim=-1)
-        truth = torch.cat(found, dim=1).split(LOOKS, dim=-1)
+        truth = torch.cat(picked, dim=1).split(LOOKS, dim=-1)
         losses = [
             -((wanted * guess.log_softmax(-1)).sum(-1) * counts).sum()
             for guess, wanted in zip(odds, truth, strict=True)
         ]
         with torch.no_grad():
-            guess, wanted = (t[0][:, -found[-1].shape[1] :] for t in (odds, truth))
+            guess, wanted = (t[0][:, -picked[-1].shape[1] :] for t in (odds, truth))
             inside = wanted[..., 0] < 0.5
             hit = guess[..., 1:].argmax(-1) == wanted[..., 1:].argmax(-1)
             right = float((hit & inside).sum() / inside.sum().clamp(min=1))

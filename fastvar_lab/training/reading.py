@@ -53,8 +53,10 @@ def facts(prompts: Sequence[Prompt]) -> tuple[Tensor, Tensor]:
         for number, (noun, group) in enumerate(zip(nouns, prompt.groups, strict=True)):
             places.append((row, noun))
             place = seen_from[number] if prompt.relation else None
-            told = (group.shape, group.color, group.texture, group.count, place, before, total)
-            answers.append([known.index(x) for x, known in zip(told, FACTS.values(), strict=True)])
+            values = (group.shape, group.color, group.texture, group.count, place, before, total)
+            answers.append(
+                [known.index(x) for x, known in zip(values, FACTS.values(), strict=True)]
+            )
             before += group.count
     return torch.tensor(places), torch.tensor(answers)
 

@@ -44,7 +44,7 @@ def rehearse(model: Model, count: int, seed: int = 0) -> Rehearsal:
         scenes = [compose(p, int(rng.integers(2**31))) for p in prompts]
         image = to_tensor([render(s, SIDE) for s in scenes], model.device)
         tokens, _ = quantize.encode(model.tokenizer.encoder(image).float(), list(model.sizes))
-        made = generate(
+        generation = generate(
             model,
             [caption(p, rng).text for p in prompts],
             Dense(),
@@ -52,6 +52,6 @@ def rehearse(model: Model, count: int, seed: int = 0) -> Rehearsal:
             sampling=Sampling(guidance=1.0),
             given=tokens[: int(rng.choice(GIVEN))],
         )
-        latents.append(made.canvas)
+        latents.append(generation.canvas)
         images.append(image)
     return Rehearsal(torch.cat(latents)[:count], torch.cat(images)[:count])

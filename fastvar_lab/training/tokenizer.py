@@ -31,9 +31,9 @@ PROBE = 0.02  # what the probes' loss counts beside the reconstruction's
 LIKENESS = 0.3  # what the features count by which the encoder, as it began, tells objects apart
 
 
-def reconstruction_loss(made: Tensor, wanted: Tensor) -> Tensor:
+def reconstruction_loss(image: Tensor, wanted: Tensor) -> Tensor:
     """L1, squared error, and half the L1 of neighbour differences, which keeps edges sharp."""
-    error = made - wanted
+    error = image - wanted
     across, down = error.diff(dim=-1).abs().mean(), error.diff(dim=-2).abs().mean()
     return error.abs().mean() + error.square().mean() + 0.5 * (across + down)
 
@@ -85,14 +85,14 @@ def train_tokenizer(
             shown = torch.cat((shown, rehearsal.latents[picked].to(device)))
             image = torch.cat((image, rehearsal.images[picked].to(device)))
         with torch.autocast(device, torch.bfloat16):
-            made = tokenizer.decoder(shown).float()
+            decoded = tokenizer.decoder(shown).float()
             with torch.no_grad():
                 wanted = eye.features(image)
-            likeness = (eye.features(made) - wanted).abs().float().mean()
-        fit = reconstruction_loss(made, image) + LIKENESS * likeness
+            likeness = (eye.features(decoded) - wanted).abs().float().mean()
+        fit = reconstruction_loss(decoded, image) + LIKENESS * likeness
         logs = {"fit": float(fit.detach()), "likeness": float(likeness.detach())}
         with torch.no_grad():
-            mse = (made[:full].clamp(-1, 1) - image[:full]).square().mean((1, 2, 3))
+            mse = (decoded[:full].clamp(-1, 1) - image[:full]).square().mean((1, 2, 3))
             logs["psnr"] = float((10 * torch.log10(4 / mse)).mean())
         if decoder_only:
             return fit, logs

@@ -52,7 +52,7 @@ def detect(image: np.ndarray) -> list[Detection]:
     smooth = ndimage.gaussian_filter(picture, (side / 256, side / 256, 0))
     mask = smooth.max(-1) - smooth.min(-1) > CHROMA
     background = np.median(picture[~mask], axis=0) if not mask.all() else np.full(3, 0.5)
-    found = []
+    detections = []
     for region in regionprops(label(mask, connectivity=1)):
         if region.area < SMALLEST * side * side:
             continue
@@ -60,7 +60,7 @@ def detect(image: np.ndarray) -> list[Detection]:
         patch = picture[top:bottom, left:right]
         inside = _sharpen(region.image, patch, background)
         shape = _shape(inside)
-        found.append(
+        detections.append(
             Detection(
                 shape=shape,
                 color=_color(patch[inside]),
@@ -70,7 +70,7 @@ def detect(image: np.ndarray) -> list[Detection]:
                 area=float(region.area / (height * width)),
             )
         )
-    return sorted(found, key=lambda d: -d.area)
+    return sorted(detections, key=lambda d: -d.area)
 
 
 def _sharpen(mask: np.ndarray, patch: np.ndarray, background: np.ndarray) -> np.ndarray:
@@ -103,8 +103,8 @@ def _normal(mask: np.ndarray) -> np.ndarray:
 def _shape(mask: np.ndarray) -> str:
     """Name the template that overlaps a region best (min over max), over all rotations."""
     names, masks = _templates()
-    own = _normal(mask)
-    overlap = np.minimum(masks, own).sum((1, 2)) / np.maximum(masks, own).sum((1, 2))
+    normal = _normal(mask)
+    overlap = np.minimum(masks, normal).sum((1, 2)) / np.maximum(masks, normal).sum((1, 2))
     return names[int(np.argmax(overlap))]
 
 

@@ -119,7 +119,7 @@ def random_prompt(rng: np.random.Generator) -> Prompt:
 def caption(prompt: Prompt, rng: np.random.Generator) -> Prompt:
     """Describe a fully named prompt as people do: leave colors and textures out now and then."""
     while True:
-        told = replace(
+        described = replace(
             prompt,
             groups=tuple(
                 replace(
@@ -130,8 +130,8 @@ def caption(prompt: Prompt, rng: np.random.Generator) -> Prompt:
                 for g in prompt.groups
             ),
         )
-        if not told.held_out:
-            return told
+        if not described.held_out:
+            return described
 
 
 def _anchors(count: int, relation: str | None) -> np.ndarray:

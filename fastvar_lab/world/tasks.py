@@ -50,12 +50,12 @@ def questions(n: int, seed: int, tasks: Sequence[str] = TASKS) -> list[Question]
     ]
 
 
-def verdict(prompt: Prompt, found: Sequence[Detection], aspect: float = 1.0) -> bool:
+def verdict(prompt: Prompt, detections: Sequence[Detection], aspect: float = 1.0) -> bool:
     """Tell whether the objects found show what the prompt says; `aspect` is height / width."""
     if len(prompt.groups) == 1 and prompt.groups[0].count > 1:
-        return sum(_fits(d, prompt.groups[0]) for d in found) == prompt.groups[0].count
+        return sum(_fits(d, prompt.groups[0]) for d in detections) == prompt.groups[0].count
     wanted = [g for g in prompt.groups for _ in range(g.count)]
-    for chosen in permutations(found, len(wanted)):
+    for chosen in permutations(detections, len(wanted)):
         if not all(map(_fits, chosen, wanted)):
             continue
         if prompt.relation is None:
@@ -71,11 +71,11 @@ def judge(prompt: Prompt, image: np.ndarray) -> bool:
     return verdict(prompt, detect(image), image.shape[0] / image.shape[1])
 
 
-def _fits(found: Detection, group: Group) -> bool:
+def _fits(detection: Detection, group: Group) -> bool:
     return (
-        found.shape == group.shape
-        and group.color in (None, found.color)
-        and group.texture in (None, found.texture)
+        detection.shape == group.shape
+        and group.color in (None, detection.color)
+        and group.texture in (None, detection.texture)
     )
 
 
