@@ -94,7 +94,10 @@ def environment(device: torch.device | str, packages: Sequence[str] = ()) -> dic
 
 
 def machine(device: torch.device | str = "cpu") -> dict[str, str | int]:
-    """Say what times were measured on: processor, system, threads, and the GPU of a device."""
+    """Say what times were measured on: processor, system, threads, and the GPU of a device.
+
+    The processor's name is read from Linux: neither `platform` nor psutil knows it there.
+    """
     cpu = platform.processor()
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

@@ -21,7 +21,6 @@ from fastvar_lab.plotting.style import (
     PALETTE,
     Figure,
     looks,
-    scale_label,
     write_figure,
 )
 from fastvar_lab.widgets.page import Scatter
@@ -74,11 +73,6 @@ def test_a_family_looks_the_same_beside_any_others():
     many = looks(map(str, range(5 * len(PALETTE))))
     assert not {FULL, FAST} & {look.color for look in many.values()}
     assert len(set(many.values())) >= len(MARKERS) * (len(PALETTE) - 2) * 0.7
-
-
-def test_scales_are_written_in_one_way():
-    assert scale_label("32x32", 0.75) == "32x32: 75 %"
-    assert scale_label("4x6", 0.125) == "4x6: 12.5 %"
 
 
 def test_colors_are_named_in_style_alone():

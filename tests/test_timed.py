@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -136,7 +137,8 @@ def test_disturbed_rows_are_dropped_and_those_without_a_timing_stay():
     ]
     assert undisturbed(pd.DataFrame(rows)).method.to_list() == ["steady", "picture"]
     assert disturbed(rows)
-    assert not disturbed([rows[0], rows[2]])
+    assert disturbed([{"disturbed": np.True_}])
+    assert not disturbed([rows[0], rows[2], {"disturbed": None}, {"disturbed": float("nan")}])
     plain = pd.DataFrame(rows[2:])
     assert undisturbed(plain) is plain
     assert shaken.spread > WIDEST

@@ -23,7 +23,7 @@ class Speedup:
     `q1` and `q3` are the quartiles of the ratios (linear), what a figure draws as their spread.
     `low` and `high` are the 95 % interval of the median by order statistics. Fewer than six turns
     allow none: then they are the least and the greatest ratio. `disturbed` says that the spread
-    was too wide for the median to be used.
+    was too wide for the median to be used; one turn has none that could tell.
     """
 
     median: float
@@ -87,7 +87,7 @@ def disturbed(rows: Iterable[Mapping[str, Any]]) -> bool:
     >>> disturbed([{"method": "a", "disturbed": False}, {"method": "b", "disturbed": True}])
     True
     """
-    return any(row.get("disturbed") is True for row in rows)
+    return any(row.get("disturbed") in (True,) for row in rows)  # None or nan: not a timing
 
 
 def undisturbed(frame: pd.DataFrame) -> pd.DataFrame:

@@ -7,15 +7,14 @@ or its file has changed since), its bytecode is hashed with the version of Pytho
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import dis
 import sys
 import sysconfig
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import cached_property, lru_cache, partial
-from inspect import findsource, unwrap
+from functools import cached_property, partial
+from inspect import unwrap
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
@@ -24,12 +23,19 @@ import torch
 from torch import Tensor
 
 from fastvar_lab.files import digest
+from fastvar_lab.methods.syntax import inner, syntax
 from fastvar_lab.seam import Method, Runner
 
 WRITTEN = (
     *("__init__", "__repr__", "__eq__", "__hash__", "__setattr__", "__delattr__"),
     *("__lt__", "__le__", "__gt__", "__ge__", "__replace__"),
 )  # by `dataclass`
+
+_HIDDEN = frozenset(
+    ("__module__", "__doc__", "__dict__", "__weakref__", "__firstlineno__", "__static_attributes__")
+    + ("__annotations__", "__annotate__", "__annotate_func__", "__annotations_cache__")
+    + ("__dataclass_fields__", "__dataclass_params__", "__getstate__", "__setstate__")
+)  # in a class: what computes nothing, or differs between versions of Python
 
 _SHIPPED = ("fastvar_lab", "builtins", "typing")
 _LIBRARIES = tuple(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))
@@ -135,7 +141,7 @@ class _Canonical:
         if hasattr(value, "__func__"):
             return self(value.__func__)
         if isinstance(value, CodeType):
-            return _syntax(value) or self._bytecode(value)
+            return syntax(value) or self._bytecode(value)
         if isinstance(value, ModuleType):
             return value.__name__
         if isinstance(value, type):
@@ -159,11 +165,10 @@ class _Canonical:
         return self.known[id(value)]
 
     def _class(self, kind: type) -> list[Any]:
-        hidden = ("__module__", "__doc__", "__dict__", "__weakref__", "__dataclass_fields__")
         parts = {
             name: part
             for name, part in vars(kind).items()
-            if name not in hidden and not name.startswith("_abc_") and not _generated(kind, part)
+            if name not in _HIDDEN and not name.startswith("_abc_") and not _generated(kind, part)
         }
         fields = [(f.name, f.default, f.default_factory) for f in _fields(kind)]
         return [*kind.__bases__, parts, fields]
@@ -212,51 +217,6 @@ def _generated(kind: type, part: Any) -> bool:
     return written and dataclasses.is_dataclass(kind)
 
 
-def _syntax(code: CodeType) -> Any:
-    """Describe the syntax of code; None without a source, or where that is not what runs."""
-    try:
-        lines, _ = findsource(code)
-        tree, compiled = _parsed("".join(lines))
-    except (OSError, TypeError, IndexError, SyntaxError, ValueError):
-        return None
-    if code not in compiled:  # the file was changed since, or rewritten on import
-        return None
-    # several lambdas in one line cannot be told apart: all of them count
-    return [
-        _dump(node)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
-        and getattr(node, "name", "<lambda>") == code.co_name
-        and min(n.lineno for n in (node, *getattr(node, "decorator_list", ())))
-        == code.co_firstlineno
-    ]
-
-
-@lru_cache(maxsize=16)
-def _parsed(text: str) -> tuple[ast.Module, frozenset[CodeType]]:
-    """Parse a file's text; return its tree, and all code that it compiles to here."""
-    found = [compile(text, "", "exec", dont_inherit=True)]
-    for code in found:  # which grows
-        found += _inner(code)
-    return ast.parse(text), frozenset(found)
-
-
-def _dump(node: Any) -> Any:
-    """Write a syntax tree without places, docstrings, and fields that are empty.
-
-    Unlike `ast.dump`, whose empty fields differ between versions of Python.
-    """
-    if isinstance(node, list):
-        return [_dump(part) for part in node]
-    if not isinstance(node, ast.AST):
-        return repr(node)
-    fields = dict(ast.iter_fields(node))
-    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-        fields["body"] = node.body[ast.get_docstring(node, clean=False) is not None :]
-    filled = {name: part for name, part in fields.items() if part not in (None, [])}
-    return [type(node).__name__, *((name, _dump(part)) for name, part in filled.items())]
-
-
 def _name(value: Any) -> str:
     return getattr(value, "__qualname__", None) or repr(value)
 
@@ -272,13 +232,9 @@ def _named(code: CodeType) -> set[str]:
     """Name the globals that code asks for."""
     steps = dis.get_instructions(code)
     found = {step.argval for step in steps if step.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
-    return found.union(*map(_named, _inner(code)))
+    return found.union(*map(_named, inner(code)))
 
 
 def _attributes(code: CodeType) -> set[str]:
     """Name all that code asks for by name, of whatever it may be."""
-    return set(code.co_names).union(*map(_attributes, _inner(code)))
-
-
-def _inner(code: CodeType) -> list[CodeType]:
-    return [value for value in code.co_consts if isinstance(value, CodeType)]
+    return set(code.co_names).union(*map(_attributes, inner(code)))

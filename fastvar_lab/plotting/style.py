@@ -66,15 +66,6 @@ def looks(families: Iterable[str]) -> dict[str, Look]:
     return {name: LOOKS[name] if name in LOOKS else next(others) for name in named}
 
 
-def scale_label(size: str, ratio: float) -> str:
-    """Say how much is pruned at a scale, as figures and widgets write it.
-
-    >>> scale_label("32x32", 0.75)
-    '32x32: 75 %'
-    """
-    return f"{size}: {100 * ratio:g} %"
-
-
 _SAVING: dict[Any, Any] = {
     "pdf.fonttype": 42,  # TrueType, which journals ask for; Type 3 is matplotlib's default
     "ps.fonttype": 42,
