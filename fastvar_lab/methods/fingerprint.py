@@ -31,10 +31,11 @@ WRITTEN = (
     *("__lt__", "__le__", "__gt__", "__ge__", "__replace__"),
 )  # by `dataclass`
 
-_HIDDEN = frozenset(
-    ("__module__", "__doc__", "__dict__", "__weakref__", "__firstlineno__", "__static_attributes__")
-    + ("__annotations__", "__annotate__", "__annotate_func__", "__annotations_cache__")
-    + ("__dataclass_fields__", "__dataclass_params__", "__getstate__", "__setstate__")
+_HIDDEN = (
+    *("__module__", "__doc__", "__dict__", "__weakref__", "__firstlineno__"),
+    *("__static_attributes__", "__annotations__", "__annotate__", "__annotate_func__"),
+    *("__annotations_cache__", "__dataclass_fields__", "__dataclass_params__"),
+    *("__getstate__", "__setstate__"),
 )  # in a class: what computes nothing, or differs between versions of Python
 
 _SHIPPED = ("fastvar_lab", "builtins", "typing")
