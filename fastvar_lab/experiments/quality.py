@@ -28,7 +28,7 @@ from fastvar_lab.experiments.base import (
 )
 from fastvar_lab.generation import generate, resume
 from fastvar_lab.measure.quality import to_reference, token_agreement
-from fastvar_lab.methods.fingerprint import own_code
+from fastvar_lab.methods.fingerprint import user_code_hash
 from fastvar_lab.methods.merge import Merge
 from fastvar_lab.methods.presets import paper_preset
 from fastvar_lab.methods.prune import Dense, Prune
@@ -77,7 +77,7 @@ def _told(label: str, method: Method, model: Model) -> dict[str, str]:
     grids = model.grids()
     try:
         method.acts(grids)
-        code = own_code(method, method.start(grids, model.depth))
+        code = user_code_hash(method, method.start(grids, model.depth))
     except ValueError as error:
         raise ValueError(f"{label}: {error}") from error
     return {"repr": repr(method), **({"code": code} if code else {})}

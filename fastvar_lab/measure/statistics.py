@@ -2,16 +2,19 @@
 
 Of hits, which are 0 or 1, they are score intervals: a bootstrap of hits that are all alike has no
 width. Of everything else they are bootstraps. Values that are nan are left out.
+
+Bootstraps and the score interval of one share are scipy's. Those of a mean of shares and of a
+difference of paired shares are formulas that it does not have, and stand here with their sources.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
-from scipy.stats import binomtest
+from scipy import stats
 
 DRAWS = 2000
 HITS = ("right",)  # columns of frames that hold hits
@@ -22,13 +25,9 @@ UNKNOWN = (float("nan"), float("nan"))
 
 
 def bootstrap(values: Values) -> Interval:
-    """95 % bootstrap interval of the mean."""
+    """95 % bootstrap interval of the mean, by percentiles; of one value, that value alone."""
     data = _known(values)
-    if not len(data):
-        return UNKNOWN
-    picked = np.random.default_rng(0).integers(len(data), size=(DRAWS, len(data)))
-    low, high = np.quantile(data[picked].mean(axis=1), (0.025, 0.975))
-    return float(low), float(high)
+    return _bootstrap([data], np.mean, vectorized=True) if len(data) else UNKNOWN
 
 
 def bootstrap_of(statistic: Callable[..., float], samples: Sequence[Values]) -> Interval:
@@ -37,11 +36,27 @@ def bootstrap_of(statistic: Callable[..., float], samples: Sequence[Values]) -> 
     >>> bootstrap_of(lambda a, b: a / b, [[2.0, 2.0], [1.0, 1.0]])
     (2.0, 2.0)
     """
-    rng = np.random.default_rng(0)
-    drawn = [np.asarray(s)[rng.integers(len(s), size=(DRAWS, len(s)))] for s in samples]
-    medians = np.stack([np.median(d, axis=1) for d in drawn], axis=1)
-    low, high = np.quantile([statistic(*row) for row in medians], (0.025, 0.975))
-    return float(low), float(high)
+
+    def of_medians(*drawn: np.ndarray) -> float:
+        return float(statistic(*(np.median(sample) for sample in drawn)))
+
+    return _bootstrap([np.asarray(sample, dtype=float) for sample in samples], of_medians)
+
+
+def _bootstrap(
+    samples: Sequence[np.ndarray], statistic: Callable[..., Any], vectorized: bool = False
+) -> Interval:
+    # scipy wants two values of each sample: one is drawn as often as one likes
+    pairs = [np.repeat(sample, 2) if len(sample) == 1 else sample for sample in samples]
+    found = stats.bootstrap(
+        pairs,
+        statistic,
+        n_resamples=DRAWS,
+        vectorized=vectorized,
+        method="percentile",
+        rng=np.random.default_rng(0),
+    ).confidence_interval
+    return float(found.low), float(found.high)
 
 
 def wilson(hits: Values) -> Interval:
@@ -54,7 +69,7 @@ def wilson(hits: Values) -> Interval:
     data = _known(hits)
     if not len(data):
         return UNKNOWN
-    share = binomtest(int(data.sum()), len(data)).proportion_ci(method="wilson")
+    share = stats.binomtest(int(data.sum()), len(data)).proportion_ci(method="wilson")
     return float(share.low), float(share.high)
 
 
