@@ -13,7 +13,7 @@ import torch
 from skimage.io import imread
 
 import fastvar_lab as fv
-from fastvar_lab.cli import commands
+from fastvar_lab.cli import cmd_demo
 from fastvar_lab.cli.main import main
 from fastvar_lab.evaluators.closed_world import true_tokens
 from fastvar_lab.files import write
@@ -83,7 +83,7 @@ def test_a_terminated_command_leaves_nothing_half_written(tmp_path, monkeypatch,
         write(tmp_path / "a.txt", save)
 
     before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr(commands, "demo", half)
+    monkeypatch.setattr(cmd_demo, "run", half)
     assert main(["demo"]) == 130
     assert capsys.readouterr().err == "fastvar-lab: interrupted\n"
     assert not list(tmp_path.iterdir())
@@ -94,7 +94,7 @@ def test_an_error_without_words_is_named(monkeypatch, capsys):
     def fail(_):
         raise TimeoutError
 
-    monkeypatch.setattr(commands, "demo", fail)
+    monkeypatch.setattr(cmd_demo, "run", fail)
     assert main(["demo"]) == 2
     assert capsys.readouterr().err == "fastvar-lab: TimeoutError\n"
 
@@ -313,7 +313,7 @@ def test_a_read_only_folder_is_refused(tmp_path, capsys):
         (["train", "tokenizer", "--seed", "-1"], "--seed must lie in"),
         (
             ["generate", "a cat", "--model", "infinity-2b", "--aspect", "0"],
-            "--aspect must be above 0",
+            "an aspect must be above 0",
         ),
         (["generate", "a red ring", "--download"], "download is not for it"),
         (["generate", "a red ring", "--weights", ""], "cannot read weights"),

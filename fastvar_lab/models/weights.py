@@ -15,15 +15,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from fastvar_lab.backbones.hart import HARTConfig
-from fastvar_lab.backbones.infinity import InfinityConfig
-from fastvar_lab.backbones.var import VARConfig
+from fastvar_lab.errors import WeightsError
 from fastvar_lab.files import folder, write
 from fastvar_lab.models import releases
-
-
-class WeightsError(ValueError):
-    """A weights file that is missing, truncated, foreign, or of other shapes."""
+from fastvar_lab.models.families import FAMILIES, Config
 
 
 def save(
@@ -208,13 +203,13 @@ _BLOCK = re.compile(r"(?:blocks\.|block_chunks\.)[\d.]+(?:module\.\d+)?")
 
 
 _MARKS = {  # keys that only one family has
-    "class_emb.weight": (VARConfig, "a VAR"),
-    "text_proj_for_ca.0.weight": (InfinityConfig, "an Infinity"),
-    "context_embed.weight": (HARTConfig, "a HART"),
+    "class_emb.weight": ("var", "a VAR"),
+    "text_proj_for_ca.0.weight": ("infinity", "an Infinity"),
+    "context_embed.weight": ("hart", "a HART"),
 }
 
 
-def _known() -> dict[releases.Config, str]:
+def _known() -> dict[Config, str]:
     """Return the configurations whose files exist, and their names."""
     names = [name for name in releases.NAMES if releases.release(name).files]
     return {releases.release(name).config: name for name in reversed(names)}
@@ -229,11 +224,12 @@ def looks_like(tensors: Mapping[str, Tensor]) -> str | None:
 
     width, blocks = size("word_embed.weight"), map(_BLOCK.match, keys)
     depth = len({match[0] for match in blocks if match})
-    for mark, (kind, family) in _MARKS.items():
+    for mark, (name, family) in _MARKS.items():
         if mark in keys:
-            for config, name in _known().items():
-                if isinstance(config, kind) and (config.width, config.depth) == (width, depth):
-                    return f"the transformer of {name}"
+            for config, known in _known().items():
+                same = type(config) is FAMILIES[name].config
+                if same and (config.width, config.depth) == (width, depth):
+                    return f"the transformer of {known}"
             return f"{family} transformer of depth {depth} and width {width}"
     if "quantize.embedding.weight" in keys:
         return f"a VAR or HART tokenizer of {size('quantize.embedding.weight')} codes"
