@@ -16,7 +16,7 @@ from fastvar_lab.errors import WeightsError
 from fastvar_lab.models import build, families, releases
 from fastvar_lab.models.weights import read_released
 from fastvar_lab.sampling import Sampling, cut
-from fastvar_lab.scales import grids
+from fastvar_lab.scales import grids, square
 from fastvar_lab.seam import Grid, Site
 from fastvar_lab.speed import flops
 
@@ -217,7 +217,7 @@ def test_bad_classes_and_missing_weights(var):
 def test_flops_of_var_d16_at_256():
     with torch.device("meta"):
         transformer = VAR(releases.VAR["var-d16"])
-    steps, per_layer = grids(build.square(*releases.VAR_256)), 0.0
+    steps, per_layer = grids(square(*releases.VAR_256)), 0.0
     seen = 0
     for grid in steps:
         seen += grid.tokens

@@ -260,8 +260,8 @@ def paper_preset(model: Model, sizes: Sizes | None = None) -> Method:
     Raises ValueError for a model without one.
 
     >>> import fastvar_lab as fv
-    >>> fv.paper_preset(fv.load("tiny"))
-    Prune({-2: 0.5, -1: 0.75})
+    >>> fv.paper_preset(fv.load("tiny")).pairs
+    ((-2, 0.5), (-1, 0.75))
     """
     preset = model.preset_of(model.sizes if sizes is None else sizes)
     if preset is None:

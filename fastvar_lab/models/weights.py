@@ -48,12 +48,12 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if config is None:
         raise WeightsError(f"{path} holds no configuration, so it is not a file of this lab")
     try:
-        told = json.loads(config)
+        content = json.loads(config)
     except ValueError as error:
         raise WeightsError(f"the configuration in {path} is no JSON: {error}") from None
-    if not (isinstance(told, dict) and all(isinstance(part, dict) for part in told.values())):
+    if not (isinstance(content, dict) and all(isinstance(part, dict) for part in content.values())):
         raise WeightsError(f"the configuration in {path} is none of a model: {config[:60]}")
-    return tensors, told
+    return tensors, content
 
 
 def read_released(path: Path) -> dict[str, Tensor]:
@@ -81,10 +81,10 @@ def _parts(folder: Path) -> list[Path]:
         if missing:
             raise WeightsError(f"{index} names the shard {missing[0]}, which is not there")
         return [folder / name for name in names]
-    found = [p for kind in ("safetensors", "bin", "pth") for p in sorted(folder.glob(f"*.{kind}"))]
-    if not found:
+    parts = [p for kind in ("safetensors", "bin", "pth") for p in sorted(folder.glob(f"*.{kind}"))]
+    if not parts:
         raise WeightsError(f"{folder} holds no weights (.safetensors, .bin, .pth, or an index)")
-    return found[:1]
+    return parts[:1]
 
 
 def _open(path: Path) -> Any:
@@ -143,7 +143,7 @@ def by_own_names(tensors: Mapping[str, Tensor], module: nn.Module) -> dict[str, 
     own = module.state_dict()
     chunked = [re.match(r"block_chunks\.(\d+)\.module\.(\d+)\.", key) for key in tensors]
     chunk = 1 + max((int(m[2]) for m in chunked if m), default=0)
-    found = {}
+    renamed = {}
     for key, value in tensors.items():
         if key.startswith("disc.") or key.split(".")[-1] in _UNUSED:
             continue
@@ -158,8 +158,8 @@ def by_own_names(tensors: Mapping[str, Tensor], module: nn.Module) -> dict[str, 
             value = value.reshape(1, -1, 1, 1)
         if name == "cfg_uncond" and name in own:
             value = _fitted(value, len(own[name]))
-        found[name] = value
-    return found
+        renamed[name] = value
+    return renamed
 
 
 def _fitted(rows: Tensor, count: int) -> Tensor:

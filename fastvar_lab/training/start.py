@@ -101,8 +101,8 @@ def begun(part: str, start: Path | None, out: Path, decoder_only: bool = False) 
     if part == "transformer":
         places = [place for place in (out, start, tiny.WEIGHTS) if place is not None]
         file = next(f for p in places if (f := p / tiny.TOKENIZER_FILE).exists())
-        tensors, told = files.read(file)
-        model = tiny.build_tiny({**config, **told})
+        tensors, settings = files.read(file)
+        model = tiny.build_tiny({**config, **settings})
         files.fill(model.tokenizer, tensors, file)
         if start is not None:
             file = start / tiny.TRANSFORMER_FILE
