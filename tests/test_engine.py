@@ -9,7 +9,7 @@ import fastvar_lab as fv
 from fastvar_lab.seam import Act, Group, Rows, Runner, Stack
 from fastvar_lab.speed.flops import step_flops, total
 from fastvar_lab.tokens import gather
-from fastvar_lab.verify import verify
+from fastvar_lab.verification import verify
 from tests.families import FAMILIES, prompt, small_model
 
 PROMPT = "a cyan star left of a dotted pink ring"

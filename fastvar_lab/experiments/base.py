@@ -9,16 +9,12 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from fastvar_lab.backbones.text import WordEncoder
-from fastvar_lab.backbones.var import LabelEncoder
-from fastvar_lab.methods.presets import paper_preset
 from fastvar_lab.methods.prune import Dense
 from fastvar_lab.methods.schedule import ScaleName
-from fastvar_lab.models.model import Model
+from fastvar_lab.models.model import Model, paper_preset
+from fastvar_lab.prompts import Item, seeded
 from fastvar_lab.seam import Method
 from fastvar_lab.store import Rows
-from fastvar_lab.world.grammar import parse
-from fastvar_lab.world.tasks import judge, questions
 
 BATCH = 4
 Settings = dict[str, Any]
@@ -107,7 +103,7 @@ def in_turns(
 
 def ways(model: Model) -> dict[str, Method]:
     """Full generation and the model's own preset."""
-    return {"full": Dense(), "fast": paper_preset(model.name, len(model.sizes), model.depth)}
+    return {"full": Dense(), "fast": paper_preset(model)}
 
 
 def told(methods: Mapping[str, Method]) -> list[Settings]:
@@ -116,13 +112,14 @@ def told(methods: Mapping[str, Method]) -> list[Settings]:
 
 
 def score(model: Model, prompt: str, picture: np.ndarray) -> float:
-    """Judge a picture, 1 or 0; nan for a model that does not draw the judge's world."""
-    return float(judge(parse(prompt), picture)) if draws_the_world(model) else float("nan")
+    """Judge a picture by the model's judge; nan for a model without one."""
+    judge = model.prompts.judge
+    return float("nan") if judge is None else judge(Item(prompt, 0), picture)
 
 
 def draws_the_world(model: Model) -> bool:
-    """Tell whether a model speaks the closed world's language, and can be judged."""
-    return isinstance(model.text_encoder, WordEncoder)
+    """Tell whether a model's pictures can be judged."""
+    return model.prompts.judge is not None
 
 
 def labelled(ratios: Ratios) -> str:
@@ -136,23 +133,18 @@ def labelled(ratios: Ratios) -> str:
 
 def timed_prompt(model: Model) -> str:
     """Say what is drawn where time and memory alone are measured."""
-    world = "a red circle left of a blue square"
-    return world if draws_the_world(model) else model.text_encoder.example
+    return model.example
 
 
 def batches(model: Model, scope: Scope, seed: int) -> list[Settings]:
-    """Held-out prompts of all tasks, in batches that are generated together; classes for a VAR."""
-    asked = [
-        {"task": q.task, "prompt": q.prompt.text, "seed": q.seed}
-        for q in questions(scope.prompts, seed)
+    """Draw the model's prompt set from `seed`, in batches that are generated together."""
+    items = [
+        {"task": item.group, "prompt": item.prompt, "seed": item.seed}
+        for item in seeded(model.prompts, seed).take(scope.prompts)
     ]
-    if isinstance(model.text_encoder, LabelEncoder):
-        drawn = np.random.default_rng(seed).integers(model.text_encoder.classes, size=len(asked))
-        for question, label in zip(asked, drawn, strict=True):
-            question |= {"task": "class", "prompt": str(label)}
     return [
-        {"first": first, "batch": asked[first : first + BATCH]}
-        for first in range(0, len(asked), BATCH)
+        {"first": first, "batch": items[first : first + BATCH]}
+        for first in range(0, len(items), BATCH)
     ]
 
 

@@ -30,11 +30,10 @@ from fastvar_lab.generation import generate, resume
 from fastvar_lab.measure.quality import to_reference, token_agreement
 from fastvar_lab.methods.fingerprint import user_code_hash
 from fastvar_lab.methods.merge import Merge
-from fastvar_lab.methods.presets import paper_preset
 from fastvar_lab.methods.prune import Dense, Prune
 from fastvar_lab.methods.registry import restorers, selectors
 from fastvar_lab.methods.select import FarFromMean, Random
-from fastvar_lab.models.model import Model
+from fastvar_lab.models.model import Model, paper_preset
 from fastvar_lab.pictures import to_uint8
 from fastvar_lab.seam import Method
 from fastvar_lab.speed import flops
@@ -330,7 +329,7 @@ EXPERIMENTS = (
         "side_by_side",
         "What does the preset change in a picture?",
         "supplement, Figs A.3 and A.4",
-        lambda model: {"FastVAR": paper_preset(model.name, len(model.sizes), model.depth)},
+        lambda model: {"FastVAR": paper_preset(model)},
     ),
     comparison(
         "rivals",
