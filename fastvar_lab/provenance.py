@@ -11,7 +11,7 @@ import torch
 
 def machine(device: torch.device | str = "cpu") -> dict[str, str | int]:
     """Say what times were measured on: processor, system, threads, and the GPU of a device."""
-    cpu = platform.processor()
+    cpu = platform.processor()  # its name is what neither this nor psutil tells on Linux
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         cpu = next((x.split(":", 1)[1].strip() for x in lines if x.startswith("model name")), cpu)

@@ -22,7 +22,7 @@ import torch
 import fastvar_lab as fv
 from fastvar_lab import scales
 from fastvar_lab.cli.main import main
-from fastvar_lab.experiments import base, claims, costs, figures, quality, run, tables
+from fastvar_lab.experiments import base, claims, costs, figures, quality, run
 from fastvar_lab.measure.statistics import (
     bootstrap,
     paired,
@@ -31,11 +31,10 @@ from fastvar_lab.measure.statistics import (
     wilson_of_gap,
     wilson_of_means,
 )
-from fastvar_lab.methods import presets
 from fastvar_lab.methods.fingerprint import own_code
 from fastvar_lab.methods.prune import PruneRunner
 from fastvar_lab.models import build
-from fastvar_lab.plotting import charts
+from fastvar_lab.plotting import charts, tables
 from fastvar_lab.plotting.style import write_figure
 from fastvar_lab.prompts import ClosedWorld
 from fastvar_lab.provenance import versions
@@ -172,7 +171,7 @@ def test_cells_say_which_preset_they_measure(name, monkeypatch):
 
     before = cells()
     assert before == cells()
-    monkeypatch.setitem(presets.PRESETS, "tiny", fv.Prune({-2: 0.25, -1: 0.25}))
+    monkeypatch.setattr(model, "fast", fv.Prune({-2: 0.25, -1: 0.25}))
     monkeypatch.setattr(costs, "PRUNED", fv.Prune({-1: 0.25}))
     assert before != cells()
 

@@ -31,14 +31,13 @@ def build(
     those of the family's releases.
     """
     family = family_of(config)
-    transformer, text_encoder = family.transformer(config), family.condition(config)
-    vision, quantizer = family.vision(config, tokenizer)
+    transformer, vision, quantizer = family.modules(config, tokenizer)
     return Model(
         name=name,
         transformer=transformer,
         tokenizer=vision,
         quantizer=quantizer,
-        text_encoder=text_encoder,
+        text_encoder=family.condition(config),
         sizes=sizes or family.sizes(config),
         sampling=sampling or family.sampling,
         family=family.name,
