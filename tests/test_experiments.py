@@ -31,7 +31,6 @@ from fastvar_lab.measure.statistics import (
     wilson_of_gap,
     wilson_of_means,
 )
-from fastvar_lab.methods import presets
 from fastvar_lab.methods.fingerprint import user_code_hash
 from fastvar_lab.methods.prune import PruneRunner
 from fastvar_lab.models import build
@@ -172,7 +171,7 @@ def test_cells_say_which_preset_they_measure(name, monkeypatch):
 
     before = cells()
     assert before == cells()
-    monkeypatch.setitem(presets.PRESETS, "tiny", fv.Prune({-2: 0.25, -1: 0.25}))
+    monkeypatch.setattr(model, "fast", fv.Prune({-2: 0.25, -1: 0.25}))
     monkeypatch.setattr(costs, "PRUNED", fv.Prune({-1: 0.25}))
     assert before != cells()
 

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from fastvar_lab.backbones.autoencoder import AutoEncoderConfig
 from fastvar_lab.models import weights as files
+from fastvar_lab.models.absent import NoAutoEncoder, NoText
 from fastvar_lab.models.families import FAMILIES, Config, family_of
-from fastvar_lab.models.model import Model, NoAutoEncoder, NoText
+from fastvar_lab.models.model import Model
 from fastvar_lab.sampling import Sampling
 from fastvar_lab.scales import Sizes
 
@@ -31,14 +32,13 @@ def build(
     those of the family's releases.
     """
     family = family_of(config)
-    transformer, text_encoder = family.transformer(config), family.condition(config)
-    vision, quantizer = family.vision(config, tokenizer)
+    transformer, vision, quantizer = family.modules(config, tokenizer)
     return Model(
         name=name,
         transformer=transformer,
         tokenizer=vision,
         quantizer=quantizer,
-        text_encoder=text_encoder,
+        text_encoder=family.condition(config),
         sizes=sizes or family.sizes(config),
         sampling=sampling or family.sampling,
         family=family.name,

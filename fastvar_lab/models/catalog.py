@@ -9,6 +9,7 @@ import torch
 
 from fastvar_lab.methods.prune import Dense
 from fastvar_lab.models import releases
+from fastvar_lab.models.hub import is_here
 from fastvar_lab.models.loading import NAMES, SHIPPED, skeleton
 from fastvar_lab.models.model import Model
 from fastvar_lab.models.tiny import WEIGHTS
@@ -46,7 +47,7 @@ def catalog(weights: str | Path | None = None) -> list[dict[str, Any]]:
                 "files": files,
                 "text": text,
                 "here": release is None
-                or (bool(files) and all(_here(release, f, weights) for f in files)),
+                or (bool(files) and all(is_here(release, f, weights) for f in files)),
                 "memory_gb": {str(p): memory(model, p) / 1e9 for p in PIXELS},
             }
         )
@@ -55,19 +56,6 @@ def catalog(weights: str | Path | None = None) -> list[dict[str, Any]]:
 
 def _count(module: torch.nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
-
-
-def _here(release: releases.Release, file: str, weights: str | Path | None) -> bool:
-    """Tell whether a file or folder lies in the named folder or in the hub's cache."""
-    if weights is not None and (Path(weights) / file).exists():
-        return True
-    from huggingface_hub import try_to_load_from_cache
-
-    assert release.repo is not None
-    inside = (
-        [file] if "." in file else [f"{file}/config.json", f"{file}/model.safetensors.index.json"]
-    )
-    return any(isinstance(try_to_load_from_cache(release.repo, f), str) for f in inside)
 
 
 def memory(model: Model, pixels: int, method: Any = None) -> int:

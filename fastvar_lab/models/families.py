@@ -25,7 +25,7 @@ from fastvar_lab.scales import INFINITY_BUCKETS, Buckets, Sizes, square
 from fastvar_lab.scales import infinity as infinity_sizes
 
 Config = VARConfig | InfinityConfig | HARTConfig
-Vision = Callable[[Any, AutoEncoderConfig | None], tuple[AutoEncoder, Quantizer]]
+Modules = tuple[Backbone, AutoEncoder, Quantizer]
 
 VAR_TOKENIZER = AutoEncoderConfig(32, (160, 160, 320, 320, 640), attention=True)
 
@@ -34,15 +34,15 @@ VAR_TOKENIZER = AutoEncoderConfig(32, (160, 160, 320, 320, 640), attention=True)
 class Family:
     """A kind of released model: how its parts are built from a `config`, and its defaults.
 
-    `condition` builds the stand-in for the text encoder, `text_length` says how many of its tokens
-    the transformer takes. `options` are the settings of `load` that only this family knows.
-    `follow` brings a configuration in line with the files of a folder.
+    `modules` builds the transformer, the autoencoder (of a `tokenizer`, default the family's) and
+    the quantizer; `condition` builds the stand-in for the text encoder. `text_length` says how
+    many tokens of text the transformer takes, `options` which settings of `load` only this family
+    has. `follow` brings a configuration in line with the files of a folder.
     """
 
     name: str
     config: type
-    transformer: Callable[[Any], Backbone]
-    vision: Vision
+    modules: Callable[[Any, AutoEncoderConfig | None], Modules]
     condition: Callable[[Any], ConditionEncoder]
     sizes: Callable[[Any], Sizes]
     sampling: Sampling
@@ -61,25 +61,22 @@ def infinity_tokenizer(config: InfinityConfig) -> AutoEncoderConfig:
     return AutoEncoderConfig(config.bits, widths)
 
 
-def _bits(
-    config: InfinityConfig, tokenizer: AutoEncoderConfig | None
-) -> tuple[AutoEncoder, Quantizer]:
+# seeded random weights depend on the order in which the modules are built
+def _infinity(config: InfinityConfig, tokenizer: AutoEncoderConfig | None) -> Modules:
+    transformer = Infinity(config)
     vision = AutoEncoder(tokenizer or infinity_tokenizer(config))
-    return vision, BitQuantizer(config.bits, config.patch)
+    return transformer, vision, BitQuantizer(config.bits, config.patch)
 
 
-def _codebook(
-    config: VARConfig | HARTConfig, tokenizer: AutoEncoderConfig | None, hybrid: bool = False
-) -> tuple[AutoEncoder, Quantizer]:
-    chosen = tokenizer or VAR_TOKENIZER
-    vision = VQTokenizer(chosen, config.vocabulary, config.levels, hybrid=hybrid)
-    return vision, vision.quantize
+def _var(config: VARConfig, tokenizer: AutoEncoderConfig | None) -> Modules:
+    vision = VQTokenizer(tokenizer or VAR_TOKENIZER, config.vocabulary, config.levels)
+    return VAR(config), vision, vision.quantize
 
 
-def _hybrid(
-    config: HARTConfig, tokenizer: AutoEncoderConfig | None
-) -> tuple[AutoEncoder, Quantizer]:
-    return _codebook(config, tokenizer, hybrid=True)
+def _hart(config: HARTConfig, tokenizer: AutoEncoderConfig | None) -> Modules:
+    book = tokenizer or VAR_TOKENIZER
+    vision = VQTokenizer(book, config.vocabulary, config.levels, hybrid=True)
+    return HART(config), vision, vision.quantize
 
 
 _HART_NEEDS = {"attn_type": "llama", "mlp_type": "llama", "disable_aln": True, "shared_aln": False}
@@ -124,8 +121,7 @@ FAMILIES = {
         Family(
             name="var",
             config=VARConfig,
-            transformer=VAR,
-            vision=_codebook,
+            modules=_var,
             condition=lambda config: LabelEncoder(config.classes),
             sizes=lambda config: square(*config.sides),
             sampling=Sampling(guidance=4.0, top_k=900, top_p=0.95),
@@ -136,8 +132,7 @@ FAMILIES = {
         Family(
             name="infinity",
             config=InfinityConfig,
-            transformer=Infinity,
-            vision=_bits,
+            modules=_infinity,
             condition=lambda config: RandomText(config.text_width),
             sizes=lambda config: infinity_sizes(),
             sampling=Sampling(),
@@ -151,8 +146,7 @@ FAMILIES = {
         Family(
             name="hart",
             config=HARTConfig,
-            transformer=HART,
-            vision=_hybrid,
+            modules=_hart,
             condition=lambda config: RandomContext(config.context_width, config.context),
             sizes=lambda config: square(*config.sides),
             sampling=Sampling(guidance=4.5, top_p=1.0, smooth=True),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from inspect import signature
 from pathlib import Path
@@ -18,15 +18,16 @@ from fastvar_lab.backbones.protocol import ConditionEncoder
 from fastvar_lab.errors import WeightsError
 from fastvar_lab.models import releases, tiny
 from fastvar_lab.models import weights as files
+from fastvar_lab.models.absent import NoText
 from fastvar_lab.models.build import build
 from fastvar_lab.models.families import Config
-from fastvar_lab.models.model import Model, NoText
+from fastvar_lab.models.hub import fetch
+from fastvar_lab.models.model import Model
 from fastvar_lab.models.releases import Release
 from fastvar_lab.scales import Buckets, Sizes, grids
 
 SHIPPED = {"tiny": tiny}  # modules with `build_tiny` and `open_tiny`
 NAMES = (*SHIPPED, *releases.NAMES)
-UNREAD = ["*.h5", "*.msgpack", "*.ot", "*.onnx"]  # a text encoder's weights for other frameworks
 DRAWING = threading.Lock()  # random weights are drawn from the whole process's generator
 
 
@@ -222,25 +223,6 @@ def _condition(
     length = release.family.text_length(release.config)
     path = None if instruction is None else Path(instruction)
     return open_encoder(release.text.kind, place, length, path)
-
-
-def fetch(release: Release) -> Path:
-    """Download a release and its text encoder to the hub's cache; return the release's folder."""
-    from huggingface_hub import snapshot_download
-
-    assert release.repo is not None
-    patterns = [p for file in release.files for p in (file, f"{file}/*")]
-    folder = Path(snapshot_download(release.repo, allow_patterns=patterns))
-    if release.text is not None:
-        encoder = Path(snapshot_download(release.text.repo, ignore_patterns=[*UNREAD, "*.bin"]))
-        if not any(encoder.glob("*.safetensors")):  # then its weights are the .bin files
-            encoder = Path(snapshot_download(release.text.repo, ignore_patterns=UNREAD))
-        link = folder / release.text.folder
-        if not link.exists():
-            link.unlink(missing_ok=True)  # of an encoder that the cache no longer has
-            with suppress(FileExistsError):  # another process fetched it meanwhile
-                link.symlink_to(encoder, target_is_directory=True)
-    return folder
 
 
 def parameters(config: Config) -> int:

@@ -13,6 +13,7 @@ from fastvar_lab.backbones.autoencoder import AutoEncoder
 from fastvar_lab.backbones.protocol import Backbone, ConditionEncoder
 from fastvar_lab.backbones.quantize import Quantizer
 from fastvar_lab.models import weights as files
+from fastvar_lab.models.absent import NoAutoEncoder
 from fastvar_lab.models.precision import PRECISIONS, Official
 from fastvar_lab.prompts import PromptList, PromptSet
 from fastvar_lab.sampling import Sampling
@@ -270,29 +271,3 @@ def paper_preset(model: Model, sizes: Sizes | None = None) -> Method:
             "such as Prune({-2: 0.5, -1: 0.75})"
         )
     return preset
-
-
-class NoText(ConditionEncoder):
-    """Stands where no text encoder was opened: conditions come encoded."""
-
-    def __init__(self, model: str, wanted: str = "") -> None:
-        super().__init__()
-        self.model, self.wanted = model, wanted  # no `config`: where it lies is no part of a model
-
-    def encode(self, prompts: Sequence[str]) -> Any:
-        """Refuse, saying what was looked for."""
-        looked = f" ({self.wanted} is not there)" if self.wanted else ""
-        raise ValueError(
-            f"{self.model} has no text encoder here{looked}; pass encoded prompts instead of words"
-        )
-
-
-class NoAutoEncoder(AutoEncoder):
-    """Stands where no autoencoder was opened: latents stay latents."""
-
-    def __init__(self) -> None:
-        nn.Module.__init__(self)
-
-    def decode(self, latent: Tensor) -> Tensor:
-        """Refuse."""
-        raise ValueError("this model was built without an autoencoder; its latents stay latents")
