@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from fastvar_lab.backbones.var import VAR, VARState
+from fastvar_lab.backbones.var import VARState
 from fastvar_lab.generation import Generation, generate, run
 from fastvar_lab.methods.prune import Dense, Prune
 from fastvar_lab.models.model import Model
@@ -50,7 +50,7 @@ def draft_and_refine(
     Returns the refiner's generation; its `seconds` are those of both. Source: Chen et al., CoDe
     (CVPR 2025), training-free mode; the refiner's first own scale is a pass of its own here.
     """
-    if not (isinstance(drafter.transformer, VAR) and isinstance(refiner.transformer, VAR)):
+    if not drafter.family == refiner.family == "var":
         raise ValueError("CoDe drafts and refines with two VARs")
     codes = [cast(Tensor, model.quantizer.codebook) for model in (drafter, refiner)]
     narrow = min((code.dtype for code in codes), key=lambda dtype: dtype.itemsize)
