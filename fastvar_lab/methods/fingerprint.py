@@ -38,6 +38,12 @@ def own_code(method: Method, runner: Runner) -> str:
     return _digest(found) if found else ""
 
 
+def code_of(function: Callable[..., Any]) -> str:
+    """Hash the code of a function or callable value, and the values and functions that it names."""
+    owner = function if hasattr(function, "__module__") else type(function)
+    return _digest(_Teller({_root(owner)} - {*_SHIPPED})(function))
+
+
 def _digest(told: Any) -> str:
     return hashlib.sha256(repr(told).encode()).hexdigest()[:16]
 
