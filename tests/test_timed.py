@@ -1,0 +1,138 @@
+"""The one loop of turns and the one estimator of speedups, under clocks that are made up."""
+
+import pandas as pd
+import pytest
+
+from fastvar_lab.measure.speedup import WIDEST, Speedup, disturbed, undisturbed
+from fastvar_lab.speed.timed import ATTEMPTS, paired, speedups, turns
+
+
+def clock(*times):
+    """Return a way that takes these times, one a call, and counts its calls."""
+    left = iter(times)
+
+    def way():
+        way.calls += 1
+        return next(left)
+
+    way.calls = 0
+    return way
+
+
+def test_all_ways_take_their_turn_and_the_warm_up_is_dropped():
+    order = []
+    ways = {name: lambda name=name: order.append(name) or len(order) for name in "abc"}
+    assert turns(ways, repeats=2, warm_up=2) == {"a": [7, 10], "b": [8, 11], "c": [9, 12]}
+    assert "".join(order) == "abc" * 4
+    with pytest.raises(ValueError, match="at least one turn; not 0"):
+        turns(ways, repeats=0)
+
+
+def test_the_median_of_paired_turns_is_not_the_ratio_of_medians():
+    full, fast = [10.0, 20.0, 30.0], [5.0, 10.0, 10.0]
+    found = Speedup.of(full, fast, widest=1)
+    assert found.median == 2.0
+    assert (found.q1, found.q3) == (2.0, 2.5)
+    assert (found.low, found.high, found.n) == (2.0, 3.0, 3)  # too few for an interval
+
+
+def test_what_slows_a_whole_turn_leaves_the_speedup_as_it_is():
+    found = Speedup.of([2.0, 200.0, 4.0], [1.0, 100.0, 2.0])
+    assert (found.median, found.spread, found.disturbed) == (2.0, 0.0, False)
+
+
+def test_the_interval_of_the_median_is_of_order_statistics():
+    ratios = [1 + i / 1000 for i in range(20)]
+    found = Speedup.of(ratios, [1.0] * 20)
+    # the 6th and 15th of 20: 1 - 2 * P(Binomial(20, 1/2) <= 5) = 95.9 %
+    assert (found.low, found.high) == (ratios[5], ratios[14])
+
+
+@pytest.mark.parametrize(
+    ("full", "fast", "sentence"),
+    [
+        ([1.0], [], "not 1 and 0"),
+        ([], [], "not 0 and 0"),
+        ([1.0], [0.0], "above 0; the least is 0"),
+        ([float("nan")], [1.0], "above 0"),
+    ],
+)
+def test_unpaired_times_are_refused(full, fast, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        Speedup.of(full, fast)
+
+
+def test_one_stalled_turn_of_many_is_left_to_the_median():
+    steady, stalled = clock(*[2.0] * 8), clock(*[1.0] * 4, 50.0, *[1.0] * 3)
+    found = speedups({"full": steady, "fast": stalled}, repeats=7)["fast"].speedup
+    assert (found.median, found.disturbed) == (2.0, False)
+    assert steady.calls == 8
+
+
+def test_a_stalled_turn_of_few_is_measured_again():
+    full = clock(2.0, 2.0, 2.0, 2.0, *[2.0] * 4)
+    fast = clock(1.0, 1.0, 1.0, 9.0, *[1.0] * 4)
+    found = speedups({"full": full, "fast": fast}, repeats=3)["fast"]
+    assert (found.speedup.median, found.speedup.disturbed) == (2.0, False)
+    assert (full.calls, fast.calls) == (8, 8)
+    assert found.fast == [1.0, 1.0, 1.0]  # of the turns that count
+
+
+def test_a_measurement_that_stays_wide_is_marked_after_a_few_attempts():
+    full, fast = clock(*[2.0] * 99), clock(*[1.0, 2.0, 4.0] * 33)
+    found = speedups({"full": full, "fast": fast}, repeats=3, warm_up=0)["fast"].speedup
+    assert found.disturbed
+    assert str(found).endswith("timing disturbed")
+    assert full.calls == 3 * ATTEMPTS
+
+
+@pytest.mark.parametrize("factor", [0.1, 1.0, 6.3])
+def test_the_spread_alone_decides_never_the_value(factor):
+    steady, wide = [1.0, 1.01, 1.02], [1.0, 1.3, 1.6]
+    for ratios, calls in ((steady, 3), (wide, 3 * ATTEMPTS)):
+        full, fast = clock(*[r * factor for r in ratios] * 9), clock(*[1.0] * 99)
+        speedups({"full": full, "fast": fast}, repeats=3, warm_up=0)
+        assert full.calls == calls
+
+
+def test_only_disturbed_ways_are_measured_again_beside_the_base():
+    full, steady = clock(*[2.0] * 9), clock(*[1.0] * 9)
+    shaken = clock(1.0, 9.0, 1.0, 1.0, 1.0, 1.0)
+    found = speedups({"full": full, "a": steady, "b": shaken}, repeats=3, warm_up=0)
+    assert (full.calls, steady.calls, shaken.calls) == (6, 3, 6)
+    assert [found[n].speedup.median for n in ("full", "a", "b")] == [1.0, 2.0, 2.0]
+    assert not any(pairs.speedup.disturbed for pairs in found.values())
+
+
+def test_of_disturbed_attempts_the_least_spread_one_counts():
+    fast = clock(1.0, 2.0, 4.0, 1.0, 1.2, 1.5, 1.0, 3.0, 9.0)
+    found = speedups({"full": clock(*[6.0] * 9), "fast": fast}, repeats=3, warm_up=0)["fast"]
+    assert found.fast == [1.0, 1.2, 1.5]
+    assert found.speedup.disturbed
+
+
+def test_the_base_must_be_a_way():
+    with pytest.raises(ValueError, match="base 'full' must be one of the ways a"):
+        speedups({"a": float}, repeats=1)
+
+
+def test_the_middle_turn_adds_up_to_the_speedup():
+    full, fast = [[1.0, 3.0], [2.0, 7.0], [1.0, 4.0]], [[1.0, 1.0], [1.0, 2.0], [1.0, 1.5]]
+    found = paired(full, fast, sum)
+    whole, part = found.middle
+    assert found.speedup.median == sum(whole) / sum(part) == 2.0
+
+
+def test_disturbed_rows_are_dropped_and_those_without_a_timing_stay():
+    steady, shaken = Speedup.of([2.0] * 3, [1.0] * 3), Speedup.of([2.0] * 3, [1.0, 2.0, 3.0])
+    rows = [
+        {"method": "steady", **steady.columns()},
+        {"method": "shaken", **shaken.columns()},
+        {"method": "picture", "psnr": 30.0},
+    ]
+    assert undisturbed(pd.DataFrame(rows)).method.to_list() == ["steady", "picture"]
+    assert disturbed(rows)
+    assert not disturbed([rows[0], rows[2]])
+    plain = pd.DataFrame(rows[2:])
+    assert undisturbed(plain) is plain
+    assert shaken.spread > WIDEST
