@@ -51,10 +51,11 @@ class Metric:
         """What its values depend on beside the pictures."""
         from fastvar_lab.methods.fingerprint import code_of
 
-        module = getattr(self.function, "__module__", None) or type(self.function).__module__
+        rule = getattr(self.function, "judge", self.function)
+        module = rule.__module__  # of a callable value, that of its class
         if module.partition(".")[0] == "fastvar_lab":
             return f"{self.name}/{self.version}"
-        return f"{self.name}/{self.version}/{code_of(self.function)}"
+        return f"{self.name}/{self.version}/{code_of(rule)}"
 
     @property
     def wants(self) -> set[str]:
@@ -159,10 +160,6 @@ class Judged:
     """The judge of a prompt set as the function of a metric: it needs no reference."""
 
     judge: Callable[[Any, np.ndarray], float]
-
-    @property
-    def __module__(self) -> str:  # type: ignore[override]
-        return str(self.judge.__module__)
 
     def __call__(self, picture: np.ndarray, reference: np.ndarray, item: Any) -> float:
         return float(self.judge(item, picture))
