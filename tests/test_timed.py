@@ -1,10 +1,14 @@
 """The one loop of turns and the one estimator of speedups, under clocks that are made up."""
 
+from dataclasses import replace
+
 import pandas as pd
 import pytest
 
+from fastvar_lab.experiments import demo
 from fastvar_lab.measure.speedup import WIDEST, Speedup, disturbed, undisturbed
-from fastvar_lab.speed.timed import ATTEMPTS, paired, speedups, turns
+from fastvar_lab.methods.prune import Prune
+from fastvar_lab.speed.timed import ATTEMPTS, paired, speedups, timed, turns
 
 
 def clock(*times):
@@ -136,3 +140,16 @@ def test_disturbed_rows_are_dropped_and_those_without_a_timing_stay():
     plain = pd.DataFrame(rows[2:])
     assert undisturbed(plain) is plain
     assert shaken.spread > WIDEST
+
+
+def test_a_demo_states_the_speedup_of_its_bars(small, monkeypatch):
+    totals = iter([9.0, 9.0, 4.0, 2.0, 5.0, 2.1, 4.8, 2.0])  # full and fast, the first a warm-up
+
+    def made_up(*args, **options):
+        return replace(timed(*args, **options), step_ms=[0.0] * 4 + [next(totals)])
+
+    monkeypatch.setattr(demo, "timed", made_up)
+    report, _, _ = demo.compare(small, "a red ring", Prune({-1: 0.5}), seed=0)
+    assert report["speedup"] == 5.0 / 2.1  # of the turns 2, 2.38 and 2.4
+    assert (sum(report["ms_full"]), sum(report["ms_fast"])) == (5.0, 2.1)
+    assert not report["disturbed"]

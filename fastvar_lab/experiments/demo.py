@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from fastvar_lab.backbones.text import WordEncoder
 from fastvar_lab.files import folder, write_json
 from fastvar_lab.instruments.observe import observe
 from fastvar_lab.measure.quality import MOST_PSNR, psnr, ssim
+from fastvar_lab.measure.speedup import DISTURBED
 from fastvar_lab.methods.prune import Dense, Prune
 from fastvar_lab.models.model import Model
 from fastvar_lab.pictures import to_uint8, write_image
@@ -19,7 +20,7 @@ from fastvar_lab.plotting import panels
 from fastvar_lab.plotting.style import Figure, write_figure
 from fastvar_lab.provenance import versions
 from fastvar_lab.speed import flops
-from fastvar_lab.speed.timed import Timed, medians, timed, total_ms
+from fastvar_lab.speed.timed import speedups, timed
 
 PROMPT = WordEncoder.example
 
@@ -31,31 +32,26 @@ def compare(
     dense = Dense()
     grids = model.grids()
     method.start(grids, model.depth)  # refuse what does not fit before anything runs
-    full, fast = list[Timed](), list[Timed]()
-    turns = [
-        (repeat, pair) for repeat in range(repeats + 1) for pair in ((full, dense), (fast, method))
-    ]
-    for repeat, (runs, way) in tqdm(turns, desc="generate", unit="picture"):
-        run = timed(model, prompt, way, seed)
-        if repeat:  # the first of each is a warm-up
-            runs.append(run)
+    ways = {name: partial(timed, model, prompt, way, seed=seed)
+            for name, way in (("full", dense), ("fast", method))}  # fmt: skip
+    timing = speedups(ways, repeats, lambda run: run.ms, progress="generate")["fast"]
+    full, fast = timing.middle  # whose steps add up to the speedup that is stated
     _, trace = observe(model, prompt, method, seed=seed)
     pictures = {
-        name: to_uint8(model.decode(runs[0].generation.canvas))[0]
-        for name, runs in (("full", full), ("fast", fast))
+        name: to_uint8(model.decode(run.generation.canvas))[0]
+        for name, run in (("full", full), ("fast", fast))
     }
-    ms_full, ms_fast = medians(full), medians(fast)
     costs = [flops.total(flops.step_flops(model, m, grids, words=len(prompt.split())))
              for m in (dense, method)]  # fmt: skip
     report = {
         "prompt": prompt,
         "method": repr(method),
         "scales": [g.name for g in grids],
-        "ms_full": ms_full,
-        "ms_fast": ms_fast,
+        "ms_full": full.step_ms,
+        "ms_fast": fast.step_ms,
         "tokens_full": flops.forwarded(model, dense, grids),
         "tokens_fast": flops.forwarded(model, method, grids),
-        "speedup": total_ms(full) / total_ms(fast),
+        **timing.speedup.columns(),
         "speedup_flop_bound": costs[0] / costs[1],
         "gflop_full": costs[0] / 1e9,
         "gflop_fast": costs[1] / 1e9,
@@ -86,8 +82,14 @@ def draw(
         report["ms_full"],
         report["ms_fast"],
         f"“{report['prompt']}”, seed {report['seed']}: {_gap(report)}",
-        f"{report['speedup']:.2f} times as fast (FLOP bound {report['speedup_flop_bound']:.2f})",
+        f"{report['speedup']:.2f} times as fast (FLOP bound {report['speedup_flop_bound']:.2f})"
+        f"{_note(report)}",
     )
+
+
+def _note(report: dict[str, Any]) -> str:
+    """Say that the timing was disturbed, where it was."""
+    return f", {DISTURBED}" if report.get("disturbed") else ""
 
 
 def _gap(report: dict[str, Any]) -> str:
@@ -108,7 +110,8 @@ def table(report: dict[str, Any]) -> str:
     total = sum(report["ms_full"]), sum(report["ms_fast"])
     lines.append(f"{'all':>8} {'':>15} {total[0]:9.1f} {total[1]:9.1f} {report['speedup']:7.2f}")
     lines.append(
-        f"speedup {report['speedup']:.2f} (FLOP bound {report['speedup_flop_bound']:.2f}); "
+        f"speedup {report['speedup']:.2f} (FLOP bound {report['speedup_flop_bound']:.2f})"
+        f"{_note(report)}; "
         f"pictures: {_gap(report)}"
     )
     return "\n".join(lines)

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import torch
-from tqdm.auto import tqdm
 
 from fastvar_lab.draws import Keyed
-from fastvar_lab.generation import generate, resume
+from fastvar_lab.generation import Watch, generate, resume
 from fastvar_lab.instruments.recorder import Recorder
 from fastvar_lab.instruments.trace import Trace
+from fastvar_lab.measure.speedup import DISTURBED
 from fastvar_lab.methods.presets import PRESETS, paper_preset
 from fastvar_lab.methods.prune import Dense, Prune
 from fastvar_lab.models.model import Model
@@ -22,8 +22,10 @@ from fastvar_lab.provenance import versions
 from fastvar_lab.scales import Sizes, infinity
 from fastvar_lab.seam import Method
 from fastvar_lab.speed import flops
-from fastvar_lab.speed.sublayers import median_ms, sublayer_ms
-from fastvar_lab.speed.timed import Timed, medians, timed, total_ms
+from fastvar_lab.speed.sublayers import short_ms, sublayer_ms
+from fastvar_lab.speed.timed import medians, speedups, timed, total_ms
+
+FULL = "full"
 
 
 def schedules(model: Model) -> list[tuple[Sizes, dict[str, Prune]]]:
@@ -70,8 +72,8 @@ def rates(device: torch.device | str, dtype: torch.dtype) -> Rates:
     side, cells = (8192, 2**30) if device.type == "cuda" else (2048, 2**26)
     a = torch.randn(side, side, dtype=dtype, device=device)
     b = torch.ones(cells, dtype=dtype, device=device)
-    product = median_ms(lambda: a @ a, device, repeats=15)
-    read = median_ms(lambda: b.sum(), device, repeats=15)
+    ms = short_ms({"product": lambda: a @ a, "read": lambda: b.sum()}, device, repeats=10)
+    product, read = (statistics.median(ms[name]) for name in ("product", "read"))
     return Rates(2 * side**3 / product * 1e3, b.numel() * b.element_size() / read * 1e3)
 
 
@@ -126,30 +128,28 @@ def cases(
     waits: the cost of issuing one is what the small steps show, where a GPU that takes as long
     waited for the host.
     """
-    ways: dict[str, Method] = {"": Dense(), **methods}
-    runs: dict[str, list[Timed]] = {name: [] for name in ways}
-    memory = dict.fromkeys(ways, 0)
+    ways: dict[str, Method] = {FULL: Dense(), **methods}
     grids, words = model.grids(sizes), len(prompt(model).split())
     draws = Keyed(tuple(range(pictures)), on_device=True)
-    turns = [(repeat, name) for repeat in range(repeats + 1) for name in ways]
-    for repeat, name in tqdm(turns, desc=f"bench {grids[-1].name}", unit="picture"):
-        if model.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(model.device)
-        texts = [prompt(model)] * pictures
-        run = timed(model, texts, ways[name], seed=0, sizes=sizes, draws=draws)
-        if model.device.type == "cuda":
-            memory[name] = torch.cuda.max_memory_allocated(model.device)
-        if repeat:  # the first of each is a warm-up
-            runs[name].append(run)
-    ms = {name: total_ms(some) for name, some in runs.items()}
+    texts = [prompt(model)] * pictures
+    once = partial(timed, model, texts, sizes=sizes, draws=draws)
+    measured = speedups(
+        {name: partial(once, method=method) for name, method in ways.items()},
+        repeats,
+        lambda run: run.ms,
+        base=FULL,
+        progress=f"bench {grids[-1].name}",
+    )
     flop, floor = dict[str, float](), dict[str, list[float]]()
     for name, way in ways.items():
         steps = [sum(c.values()) for c in flops.step_flops(model, way, grids, words, pictures)]
         flop[name] = sum(steps)
         read = flops.step_bytes(model, way, grids, words, pictures)
         floor[name] = best.floor_ms(steps, read) if best else []
-    return [
-        {
+    rows = []
+    for name, method in methods.items():
+        pairs = measured[name]
+        row: dict[str, Any] = {
             "name": name,
             "method": repr(method),
             "device": _device(model),
@@ -158,57 +158,52 @@ def cases(
             "skipped": [
                 g.name for g, act in zip(grids, method.acts(grids), strict=True) if act[0] == "skip"
             ],
-            "ms_full": ms[""],
-            "ms_fast": ms[name],
-            "speedup": ms[""] / ms[name],
-            "speedup_flop_bound": flop[""] / flop[name],
-            "gflop_full": flop[""] / 1e9,
-            "gflop_fast": flop[name] / 1e9,
-            "gflop_per_s_full": flop[""] / ms[""] / 1e6,
-            "gflop_per_s_fast": flop[name] / ms[name] / 1e6,
+            **pairs.speedup.columns(),
+            "speedup_flop_bound": flop[FULL] / flop[name],
             "scales": [g.name for g in grids],
-            "step_ms_full": medians(runs[""]),
-            "step_ms_fast": medians(runs[name]),
-            "step_host_ms_full": medians(runs[""], "host_ms"),
-            "step_host_ms_fast": medians(runs[name], "host_ms"),
-            "step_floor_ms_full": floor[""],
-            "step_floor_ms_fast": floor[name],
-            "memory_full": memory[""],
-            "memory_fast": memory[name],
             "tokens_fast": flops.forwarded(model, method, grids),
         }
-        for name, method in methods.items()
-    ]
+        for side, case, runs in (("full", FULL, pairs.full), ("fast", name, pairs.fast)):
+            row |= {
+                f"ms_{side}": total_ms(runs),
+                f"gflop_{side}": flop[case] / 1e9,
+                f"gflop_per_s_{side}": flop[case] / total_ms(runs) / 1e6,
+                f"step_ms_{side}": medians(runs),
+                f"step_host_ms_{side}": medians(runs, "host_ms"),
+                f"step_floor_ms_{side}": floor[case],
+                f"memory_{side}": max(run.peak_bytes for run in runs),
+            }
+        rows.append(row)
+    return rows
 
 
-def _record_overhead(model: Model, repeats: int) -> dict[str, float]:
+def _record_overhead(model: Model, repeats: int) -> dict[str, Any]:
     """Fraction of a full generation's time that recording scores, masks and latents adds."""
-    off, on = [], []
     draws = Keyed((0,), on_device=True)
-    for repeat in range(repeats + 1):
-        plain, seen = (
-            generate(model, prompt(model), Dense(), draws=draws, watch=watch).seconds
-            for watch in ([], [partial(Recorder, trace=Trace())])
-        )
-        if repeat:
-            off.append(plain)
-            on.append(seen)
-    return {"record_overhead": statistics.median(on) / statistics.median(off) - 1}
+
+    def seconds(recorders: Callable[[], list[Watch]]) -> float:
+        watch = recorders()
+        return generate(model, prompt(model), Dense(), draws=draws, watch=watch).seconds
+
+    ways = {
+        "recorded": partial(seconds, lambda: [partial(Recorder, trace=Trace())]),
+        "plain": partial(seconds, list),
+    }
+    added = speedups(ways, repeats, base="recorded")["plain"].speedup
+    return {"record_overhead": added.median - 1, "record_disturbed": added.disturbed}
 
 
-def _resume_ratio(model: Model, repeats: int) -> dict[str, float]:
+def _resume_ratio(model: Model, repeats: int) -> dict[str, Any]:
     """Time of a resumed generation over one from scratch, the last scale's ratio changed."""
     draws = Keyed((0,), on_device=True)
     base = generate(model, prompt(model), Dense(), draws=draws, snapshot=True)
-    scratch, again = [], []
     method: Method = Prune({-1: 0.75})
-    for repeat in range(repeats + 1):
-        whole = generate(model, prompt(model), method, draws=draws).seconds
-        part = resume(model, base, method).seconds
-        if repeat:
-            scratch.append(whole)
-            again.append(part)
-    return {"resume_ratio": statistics.median(again) / statistics.median(scratch)}
+    ways = {
+        "resumed": lambda: resume(model, base, method).seconds,
+        "scratch": lambda: generate(model, prompt(model), method, draws=draws).seconds,
+    }
+    share = speedups(ways, repeats, base="resumed")["scratch"].speedup
+    return {"resume_ratio": share.median, "resume_disturbed": share.disturbed}
 
 
 def table(result: dict[str, Any]) -> str:
@@ -219,10 +214,15 @@ def table(result: dict[str, Any]) -> str:
         f"one sublayer at the last step: PTS {result['pts_ms']:.3f} ms, CTR {result['ctr_ms']:.3f} "
         f"ms, together {small:.1%} of attention's {result['attention_ms_full']:.2f} ms; "
         f"FFN {result['ffn_ms_full']:.2f} ms",
-        f"recording adds {result['record_overhead']:.1%}; resuming the last scale takes "
-        f"{result['resume_ratio']:.1%} of a generation from scratch",
+        f"recording adds {result['record_overhead']:.1%}{_note(result['record_disturbed'])}; "
+        f"resuming the last scale takes {result['resume_ratio']:.1%} of a generation from scratch"
+        f"{_note(result['resume_disturbed'])}",
     ]
     return "\n".join(lines)
+
+
+def _note(disturbed: bool) -> str:
+    return f" ({DISTURBED})" if disturbed else ""
 
 
 def case_table(found: Sequence[dict[str, Any]]) -> str:
@@ -244,6 +244,6 @@ def case_table(found: Sequence[dict[str, Any]]) -> str:
         lines.append(
             f"{case['name']:<{wide}} {case['ms_full']:9.1f} {case['ms_fast']:9.1f} "
             f"{case['speedup']:8.2f} {case['speedup_flop_bound']:6.2f} {share:6.2f}"
-            f"{floor}{many}{peak}{skipped}"
+            f"{floor}{many}{peak}{skipped}{_note(case['disturbed'])}"
         )
     return "\n".join(lines)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import statistics
-from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -19,6 +18,7 @@ from fastvar_lab.methods.schedule import kept
 from fastvar_lab.methods.select import top
 from fastvar_lab.models.model import Model
 from fastvar_lab.seam import Branch, Grid, Method, Runner, Site, Wrapper
+from fastvar_lab.speed.timed import turns
 from fastvar_lab.tokens import gather
 
 
@@ -54,58 +54,71 @@ def sublayer_times(model: Model, prompt: str, repeats: int) -> dict[str, list[fl
 
     Attention and feed-forward in full and under `PRUNED`, norm to gate (paper, supplement).
     """
-    grids, method = model.grids(), PRUNED
-    last, layer = grids[-1], model.depth // 2
-    ways: dict[str, Method] = {"full": Dense(), "pruned": method}
-    times: dict[tuple[str, str], list[float]] = defaultdict(list)
-    inputs: list[_Inputs] = []
+    return {**pruning_times(model, prompt), **branch_times(model, prompt, repeats)}
+
+
+def branch_times(model: Model, prompt: str, repeats: int) -> dict[str, list[float]]:
+    """Time the branches of the last step, full and pruned: milliseconds of one layer's call."""
+
+    def once(method: Method) -> dict[tuple[int, str], float]:
+        clocks: list[BranchWatch] = []
+
+        def clock(run: Runner) -> Runner:
+            clocks.append(BranchWatch(run))
+            return clocks[0]
+
+        generate(model, prompt, method, watch=[clock])
+        return clocks[0].sublayer_ms()
+
+    ways: dict[str, Method] = {"full": Dense(), "pruned": PRUNED}
+    last = len(model.grids()) - 1
+    runs = turns({way: partial(once, method) for way, method in ways.items()}, repeats)
+    return {
+        f"{name}_ms_{way}": [ms[last, kind] / model.depth for ms in runs[way]]
+        for way in ways
+        for kind, name in (("attn", "attention"), ("ffn", "ffn"))
+    }
+
+
+def pruning_times(model: Model, prompt: str) -> dict[str, list[float]]:
+    """Time selection (PTS) and restoration (CTR) alone, on what the middle layer is offered."""
+    grids, inputs = model.grids(), list[_Inputs]()
 
     def watch(run: Runner) -> Runner:
-        inputs[:] = [_Inputs(run, layer)]  # those of the last turn are enough
+        inputs.append(_Inputs(run, model.depth // 2))
         return inputs[0]
 
-    for _ in range(repeats + 1):
-        for way, how in ways.items():
-            clocks: list[BranchWatch] = []
-
-            def clock(run: Runner, into: list[BranchWatch] = clocks) -> BranchWatch:
-                into.append(BranchWatch(run))
-                return into[0]
-
-            generate(model, prompt, how, watch=[watch, clock] if way == "full" else [clock])
-            ms = clocks[0].sublayer_ms()
-            for kind, name in (("attn", "attention"), ("ffn", "ffn")):
-                times[name, way].append(ms[last.index, kind] / model.depth)
-    before = grids[cast(int, method.cache_index(grids))]
-    x = inputs[0].x[last.index]
-    k = kept(last.tokens, method.by_step(grids)[last.index])
-    index = top(method.select.scores(x, last, inputs[0].site), k)
-    fresh = gather(inputs[0].delta[last.index], index)
-    held = Cached(inputs[0].delta[before.index], before.h, before.w)
+    generate(model, prompt, Dense(), watch=[watch])
+    (seen,), last = inputs, grids[-1]
+    before = grids[cast(int, PRUNED.cache_index(grids))]
+    x = seen.x[last.index]
+    k = kept(last.tokens, PRUNED.by_step(grids)[last.index])
+    index = top(PRUNED.select.scores(x, last, seen.site), k)
+    fresh = gather(seen.delta[last.index], index)
+    held = Cached(seen.delta[before.index], before.h, before.w)
 
     def select() -> Tensor:
-        return gather(x, top(method.select.scores(x, last, inputs[0].site), k))
+        return gather(x, top(PRUNED.select.scores(x, last, seen.site), k))
 
-    restore = partial(method.restore.restore, fresh, index, last, held)
+    restore = partial(PRUNED.restore.restore, fresh, index, last, held)
     with torch.no_grad():
-        alone = {"pts_ms": _each_ms(select, x.device), "ctr_ms": _each_ms(restore, x.device)}
-    return {**alone, **{f"{n}_ms_{way}": all_[1:] for (n, way), all_ in times.items()}}
+        return short_ms({"pts_ms": select, "ctr_ms": restore}, x.device)
 
 
-def median_ms(work: Callable[[], Tensor], device: torch.device, repeats: int = 50) -> float:
-    """Median milliseconds of a short piece of work."""
-    return statistics.median(_each_ms(work, device, repeats))
-
-
-def _each_ms(work: Callable[[], Tensor], device: torch.device, repeats: int = 50) -> list[float]:
-    """Milliseconds of a short piece of work, again and again.
+def short_ms(
+    works: Mapping[str, Callable[[], Tensor]], device: torch.device, repeats: int = 45
+) -> dict[str, list[float]]:
+    """Milliseconds of short pieces of work, in turns.
 
     On a GPU of twenty in a row, lest the first one's way there be what is measured.
     """
-    marks, row = [], 20 if device.type == "cuda" else 1
-    for _ in range(repeats):
+    row = 20 if device.type == "cuda" else 1
+
+    def once(work: Callable[[], Tensor]) -> tuple[Any, Any]:
         begin = mark(device)
         for _ in range(row):
             work()
-        marks.append((begin, mark(device)))
-    return [ms_between(*pair) / row for pair in marks[5:]]
+        return begin, mark(device)
+
+    marks = turns({n: partial(once, work) for n, work in works.items()}, repeats, warm_up=5)
+    return {name: [ms_between(*pair) / row for pair in pairs] for name, pairs in marks.items()}

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+import torch
 from tqdm.auto import tqdm
 
 from fastvar_lab.generation import Generation, generate
@@ -125,11 +126,15 @@ def speedups(
 
 @dataclass
 class Timed:
-    """A generation, and the milliseconds that each of its scale steps took and took to issue."""
+    """A generation, the milliseconds that each of its scale steps took and took to issue.
+
+    `peak_bytes` is the most memory that a GPU held; 0 elsewhere.
+    """
 
     generation: Generation
     step_ms: list[float]
     host_ms: list[float]
+    peak_bytes: int = 0
 
     @property
     def ms(self) -> float:
@@ -137,20 +142,22 @@ class Timed:
         return sum(self.step_ms)
 
 
-def timed(
-    model: Model, prompt: str | list[str], method: Method, seed: int = 0, **options: Any
-) -> Timed:
-    """Generate once under a stopwatch."""
+def timed(model: Model, prompt: str | list[str], method: Method, **options: Any) -> Timed:
+    """Generate once under a stopwatch; `options` are those of `generate`."""
     watches: list[Stopwatch] = []
 
     def watch(run: Any) -> Stopwatch:
         watches.append(Stopwatch(run))
         return watches[0]
 
-    generation = generate(model, prompt, method, seed=seed, watch=[watch], **options)
+    cuda = model.device.type == "cuda"
+    if cuda:
+        torch.cuda.reset_peak_memory_stats(model.device)
+    generation = generate(model, prompt, method, watch=[watch], **options)
     steps = [g.index for g in generation.request.grids]
     ms, host = watches[0].step_ms(), watches[0].host_ms
-    return Timed(generation, [ms[step] for step in steps], [host[step] for step in steps])
+    peak = torch.cuda.max_memory_allocated(model.device) if cuda else 0
+    return Timed(generation, [ms[step] for step in steps], [host[step] for step in steps], peak)
 
 
 def medians(runs: Sequence[Timed], what: str = "step_ms") -> list[float]:
