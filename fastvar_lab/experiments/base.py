@@ -99,7 +99,10 @@ class Question:
     def batches(self) -> list[tuple[int, tuple[Item, ...]]]:
         """Return the prompts in batches that are generated together, with each one's first number.
 
-    XX        >>> question = Question(model, Scope("look", 6, 1), world, {}, world.take(1)[0])
+        >>> import fastvar_lab as fv
+        >>> from fastvar_lab.prompts import ClosedWorld
+        >>> world, model = ClosedWorld(), fv.load("tiny")
+        >>> question = Question(model, Scope("look", 6, 1), world, {}, world.take(1)[0])
         >>> [(first, len(items)) for first, items in question.batches()]
         [(0, 4), (4, 2)]
         """
@@ -111,10 +114,12 @@ Work = Callable[[Model, Sequence[Cell]], Iterator[tuple[Cell, Rows]]]
 
 
 def preset(model: Model) -> Method:
+    """Return the schedule that belongs to a model; ValueError for a model without one."""
     return paper_preset(model.name, len(model.sizes), model.depth)
 
 
 def default_prompts(model: Model) -> PromptSet:
+    """Return the prompts that a model is measured with unless others are given."""
     if isinstance(model.text_encoder, WordEncoder):
         return ClosedWorld()
     if isinstance(model.text_encoder, LabelEncoder):
@@ -125,8 +130,6 @@ def default_prompts(model: Model) -> PromptSet:
 def full_and_preset(model: Model) -> Methods:
     """Return full generation and the model's own preset; ValueError for a model without one."""
     return {FULL: Dense(), FASTVAR: preset(model)}
-
-
 
 
 @dataclass(frozen=True)

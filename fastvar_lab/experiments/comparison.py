@@ -62,7 +62,7 @@ def comparison(question: Question, metrics: tuple[Metric, ...], experiment: str)
 
 
 def times(model: Model, cells: Sequence[Cell]) -> Iterator[tuple[Cell, Rows]]:
-    """Time methods in turns with full generation: milliseconds, speedup, its bound by operations."""
+    """Time methods in turns with full generation: speedups, and their bounds by operations."""
 
     def once(cell: Cell) -> Generation:
         assert cell.method is not None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any, Protocol
 
 from fastvar_lab.draws import Keyed
@@ -12,7 +11,7 @@ from fastvar_lab.experiments.base import Cell, Methods, Work
 from fastvar_lab.generation import Generation, generate, resume
 from fastvar_lab.measure.quality import Metric
 from fastvar_lab.measure.speedup import disturbed
-from fastvar_lab.methods.columns import FULL, describe
+from fastvar_lab.methods.columns import describe
 from fastvar_lab.methods.fingerprint import code_of, own_code
 from fastvar_lab.methods.prune import Dense
 from fastvar_lab.models.model import Model
@@ -184,14 +183,14 @@ class PictureJob:
                 pictures = self._pictures(method, at, store, full)
             for item, *pair in zip(self.items, pictures, references, strict=True):
                 unknown = self._unknown(at, method, item, store)
-                values = {metric.address: _columns(metric, model, item, *pair) for metric in unknown}
+                values = {
+                    metric.address: _columns(metric, model, item, *pair) for metric in unknown
+                }
                 if values:
                     store.put_values(at.values(method, item), values, self.experiment)
         return {}
 
-    def _pictures(
-        self, method: Method, at: _Addresses, store: Store, full: _Once
-    ) -> list[Drawn]:
+    def _pictures(self, method: Method, at: _Addresses, store: Store, full: _Once) -> list[Drawn]:
         """Read the pictures of all items under a method; draw and keep those that are not there."""
         held = [store.picture(at.picture(method, item)) for item in self.items]
         if all(drawn is not None for drawn in held):

@@ -9,7 +9,6 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from fastvar_lab.errors import unknown
-from fastvar_lab.experiments import compare as comparing
 from fastvar_lab.experiments.base import (
     SCOPES,
     Experiment,
@@ -18,6 +17,7 @@ from fastvar_lab.experiments.base import (
     Scope,
     default_prompts,
 )
+from fastvar_lab.experiments.comparison import comparison, halves_and_wholes, with_full
 from fastvar_lab.experiments.jobs import CellJob, Disturbed, Job
 from fastvar_lab.experiments.questions import shipped
 from fastvar_lab.experiments.workers import ModelSpec, expectation, submit
@@ -136,9 +136,6 @@ def compare(
     )
 
 
-merge = comparing.merge
-
-
 def jobs_of(
     record: Experiment, question: Question, metrics: quality.Chosen | None = None
 ) -> list[Job]:
@@ -150,15 +147,15 @@ def jobs_of(
             CellJob(name, record.version, record.work, tuple(cells), name)
             for cells in record.cells(question)
         ]
-    own = comparing.with_full(question.methods, question.model)
+    own = with_full(question.methods, question.model)
     if record.slow and question.scope.name == "quick":
-        own = comparing.halves_and_wholes(own)
+        own = halves_and_wholes(own)
     named = [*record.metrics, *metrics] if not isinstance(metrics, Mapping) and metrics else metrics
     chosen = quality.chosen(named if metrics else record.metrics)
     judge = question.prompts.judge
     chosen = chosen if judge is None else (quality.score(judge), *chosen)
     question = Question(question.model, question.scope, question.prompts, own, question.timed)
-    return comparing.comparison(question, chosen, record.name)
+    return comparison(question, chosen, record.name)
 
 
 def _measured(

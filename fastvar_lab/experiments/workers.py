@@ -110,8 +110,7 @@ def _check_travels(job: Job) -> None:
         pickle.dumps(job)
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         raise ValueError(
-            "methods and metrics that travel to workers must be importable from a module; "
-            f"{error}"
+            f"methods and metrics that travel to workers must be importable from a module; {error}"
         ) from error
 
 

@@ -43,7 +43,7 @@ def describe(method: Method, grids: Sequence[Grid], depth: int) -> dict[str, Any
         "layers": _layers(method),
         "sublayers": " ".join(method.sublayers) if isinstance(method, Scheduled) else None,
     }
-    for grid, act in zip(grids, acts, strict=True):
+    for grid in grids:
         counts = [runner.forwarded(site, grid) for site in sites]
         columns[f"{KEPT}{grid.name}"] = min((n for n in counts if n), default=0)
     rows = {f"{ROWS}{grid.name}": _rows(act) for grid, act in zip(grids, acts, strict=True)}

@@ -145,10 +145,20 @@ def pruned_shares(frame: pd.DataFrame) -> pd.DataFrame:
     >>> pruned_shares(pd.DataFrame(rows)).loc["mine"].to_dict()
     {'2x2': 0.75}
     """
-    columns = [c for c in frame if c.startswith(KEPT) and frame[c].notna().any()]
-    kept = frame.drop_duplicates("method").set_index("method")[columns].astype(float)
+    columns = {f"{KEPT}{scale}": scale for scale in scales(frame)}
+    kept = frame.drop_duplicates("method").set_index("method")[[*columns]].astype(float)
     shares = 1 - kept / kept.loc[frame.method[frame.family == "full"].iloc[0]]
-    return shares.rename(columns=lambda column: column.removeprefix(KEPT))
+    return shares.rename(columns=columns)
+
+
+def scales(frame: pd.DataFrame) -> list[str]:
+    """Name the scale steps that a frame has columns of, in order.
+
+    >>> scales(pd.DataFrame({"kept_1x1": [1], "kept_2x2": [4]}))
+    ['1x1', '2x2']
+    """
+    columns = [c for c in frame if str(c).startswith(KEPT) and frame[c].notna().any()]
+    return [str(c).removeprefix(KEPT) for c in columns]
 
 
 def _speedup(row: pd.Series) -> str:

@@ -20,6 +20,7 @@ PALETTE = sns.color_palette("colorblind")
 def panels(
     width: float = COLUMN, height: float = 2.2, columns: int = 1
 ) -> tuple[Figure, list[Axes]]:
+    """Make a figure, in inches, with panels side by side."""
     fig = Figure(figsize=(width, height), layout="constrained")
     return fig, list(fig.subplots(1, columns, squeeze=False)[0])
 
