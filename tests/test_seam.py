@@ -11,7 +11,16 @@ ROOT = Path(fastvar_lab.__file__).parent
 ROOMS = (
     *("files", "errors", "provenance", "pictures"),
     *("seam", "tokens", "cache", "scales", "draws", "sampling", "progress"),
-    *("world", "backbones", "methods", "models", "generation", "instruments", "drafting"),
+    *(
+        "world",
+        "prompts",
+        "backbones",
+        "methods",
+        "models",
+        "generation",
+        "instruments",
+        "drafting",
+    ),
     *("measure", "store", "plotting", "speed", "evaluators", "experiments", "widgets"),
     *("training", "cli", "__main__"),
 )
