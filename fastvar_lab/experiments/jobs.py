@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
 from fastvar_lab.draws import Keyed
@@ -113,6 +114,7 @@ class CellJob:
             **method,
             **judge,
             "experiment": self.kept_as,
+            "work": _rule(self.work.args[0] if isinstance(self.work, partial) else self.work),
             "version": self.version,
             "columns": dict(cell.columns),
             "items": [list(item) for item in cell.items],
@@ -278,7 +280,7 @@ def _columns(
     return metric.columns(*pair, item=item, tokens=tokens, reference_tokens=others)
 
 
-def _rule(judge: Any) -> str:
-    """Write what sets a judge apart: its name if it ships here, else its code."""
-    name = f"{judge.__module__}.{getattr(judge, '__qualname__', type(judge).__qualname__)}"
-    return name if name.partition(".")[0] == "fastvar_lab" else f"{name}/{code_of(judge)}"
+def _rule(function: Any) -> str:
+    """Write what sets a function apart: its name if it ships here, else its code, too."""
+    name = f"{function.__module__}.{getattr(function, '__qualname__', type(function).__qualname__)}"
+    return name if name.partition(".")[0] == "fastvar_lab" else f"{name}/{code_of(function)}"

@@ -89,6 +89,7 @@ def run(
     own = record.labelled(opened) if methods is None else labelled(
         methods, opened.grids(), opened.depth
     )  # fmt: skip
+    own = own if methods is None else with_full(own, opened)
     question = Question(opened, scope, prompts, own, timed)
     store = (store or Store()).prepare()
     frame = _measured(record, question, metrics, store, progress, executor, spec)
@@ -143,6 +144,8 @@ def jobs_of(
     if record.cells is not None:
         assert record.work is not None
         name = record.name
+        if not name:
+            raise ValueError("name the experiment: its cells are kept under its name")
         return [
             CellJob(name, record.version, record.work, tuple(cells), name)
             for cells in record.cells(question)

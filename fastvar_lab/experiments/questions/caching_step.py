@@ -32,8 +32,10 @@ def last_step_is_the_best_cache(frame: pd.DataFrame) -> Answer:
     if not earlier:
         raise ValueError("there is one cache step alone")
     best = str(means[earlier].idxmax())
-    names = [pictures.method[pictures.cache_step == size].iloc[0] for size in (latest, best)]
-    return above(paired(pictures, *names, "psnr"), " dB", f"cache {latest} over {best}")
+    first, second = (
+        pictures.method[pictures.cache_step == size].iloc[0] for size in (latest, best)
+    )
+    return above(paired(pictures, first, second, "psnr"), " dB", f"cache {latest} over {best}")
 
 
 EXPERIMENT = Experiment(

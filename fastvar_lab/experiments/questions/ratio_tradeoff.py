@@ -6,6 +6,7 @@ from itertools import product
 
 from fastvar_lab.experiments.base import Experiment
 from fastvar_lab.methods.prune import Prune
+from fastvar_lab.methods.schedule import ScaleName
 from fastvar_lab.models.model import Model
 from fastvar_lab.plotting import charts
 from fastvar_lab.seam import Method
@@ -14,7 +15,7 @@ from fastvar_lab.seam import Method
 def methods(model: Model) -> list[Method]:
     """Spread ratios over a grid on the last three scales, later ones pruned at least as much."""
     levels = (0.0, 0.25, 0.5, 0.75, 1.0)
-    schedules = [
+    schedules: list[dict[ScaleName, float]] = [
         {scale: ratio for scale, ratio in zip((-3, -2, -1), ratios) if ratio}
         for ratios in product(levels, repeat=3)
         if list(ratios) == sorted(ratios) and ratios[-1] > 0 and ratios[0] < 1

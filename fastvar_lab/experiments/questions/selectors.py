@@ -24,11 +24,11 @@ def methods(model: Model) -> Methods:
 def pts_keeps_what_matters(frame: pd.DataFrame) -> Answer:
     """PSNR of pivotal token selection over random tokens."""
     pictures = quality(frame, "psnr")
-    names = [
+    pts, random = (
         label(pictures[pictures.selector == selector], f"that selects by {selector}")
         for selector in ("far from mean (PTS)", "random")
-    ]
-    return above(paired(pictures, *names, "psnr"), " dB", "PTS over random")
+    )
+    return above(paired(pictures, pts, random, "psnr"), " dB", "PTS over random")
 
 
 EXPERIMENT = Experiment(
