@@ -1,13 +1,31 @@
-"""Files written whole or not at all."""
+"""Files written whole or not at all, and the one hash of contents."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
+
+
+def digest(*parts: str | bytes | memoryview, length: int = 64) -> str:
+    """Hash parts, one after the other, with SHA-256: the first `length` of 64 hex digits.
+
+    >>> digest("ab", b"c", length=8) == digest("abc", length=8)
+    True
+    """
+    return digest_of(parts, length)
+
+
+def digest_of(parts: Iterable[str | bytes | memoryview], length: int = 64) -> str:
+    """Hash parts as `digest` does, one at a time: none is held longer than it takes."""
+    state = hashlib.sha256()
+    for part in parts:
+        state.update(part.encode() if isinstance(part, str) else part)
+    return state.hexdigest()[:length]
 
 
 def write(path: Path, save: Callable[[Path], object]) -> None:

@@ -22,7 +22,7 @@ import torch
 import fastvar_lab as fv
 from fastvar_lab import scales
 from fastvar_lab.cli.main import main
-from fastvar_lab.experiments import base, claims, costs, figures, quality, run, tables
+from fastvar_lab.experiments import base, claims, costs, figures, quality, run
 from fastvar_lab.measure.statistics import (
     bootstrap,
     paired,
@@ -32,10 +32,10 @@ from fastvar_lab.measure.statistics import (
     wilson_of_means,
 )
 from fastvar_lab.methods import presets
-from fastvar_lab.methods.fingerprint import own_code
+from fastvar_lab.methods.fingerprint import user_code_hash
 from fastvar_lab.methods.prune import PruneRunner
 from fastvar_lab.models import build
-from fastvar_lab.plotting import charts
+from fastvar_lab.plotting import charts, tables
 from fastvar_lab.plotting.style import write_figure
 from fastvar_lab.provenance import versions
 from fastvar_lab.store import Store, key
@@ -691,7 +691,7 @@ def test_rules_are_told_apart_by_their_code():
         space = {"__name__": "mine", "fv": fv, "PruneRunner": PruneRunner}
         exec(text, space)
         method = eval(made, space)
-        return own_code(method, method.start(scales.grids(scales.TINY), 8))
+        return user_code_hash(method, method.start(scales.grids(scales.TINY), 8))
 
     assert told("", "fv.Prune({-1: 0.5}, select=fv.HighPass())") == ""
     assert told("", "fv.Merge({-1: 0.5})") == ""
@@ -746,14 +746,14 @@ def test_rules_differ_by_all_that_they_are_made_of(rule):
         space |= {"cached_property": cached_property, "NamedTuple": NamedTuple}
         exec(rule.format(sign), space)
         method = fv.Prune({-1: 0.5}, select=space["Mine"]())
-        return own_code(method, method.start(scales.grids(scales.TINY), 8))
+        return user_code_hash(method, method.start(scales.grids(scales.TINY), 8))
 
     assert told(1) == told(1) != told(2)
 
 
 RULE = """
 import fastvar_lab as fv, helpers
-from fastvar_lab.methods.fingerprint import own_code
+from fastvar_lab.methods.fingerprint import user_code_hash
 def unit(x): return x / x.norm()
 def near(x): return unit(x) + helpers.shift(x)
 def far(x): return -unit(x)
@@ -761,7 +761,7 @@ class Mine:
     names = {"a", "b", "c"}
     def scores(self, x, grid, site): return near(x) if site.layer else far(x)
 method = fv.Prune({-1: 0.5}, select=Mine())
-print(own_code(method, method.start([], 8)))
+print(user_code_hash(method, method.start([], 8)))
 """
 
 
@@ -793,7 +793,7 @@ def test_what_a_rule_computed_once_is_no_part_of_it(small, tmp_path):
     method = fv.Prune({-1: 0.5}, select=Mine())
 
     def told():
-        return own_code(method, method.start(small.grids(), small.depth))
+        return user_code_hash(method, method.start(small.grids(), small.depth))
 
     before = told()
     fv.generate(small, "a red ring", method)

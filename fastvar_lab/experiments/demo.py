@@ -18,7 +18,7 @@ from fastvar_lab.models.model import Model
 from fastvar_lab.pictures import to_uint8, write_image
 from fastvar_lab.plotting import panels
 from fastvar_lab.plotting.style import Figure, write_figure
-from fastvar_lab.provenance import versions
+from fastvar_lab.provenance import provenance
 from fastvar_lab.speed import flops
 from fastvar_lab.speed.timed import speedups, timed
 
@@ -45,7 +45,6 @@ def compare(
              for m in (dense, method)]  # fmt: skip
     report = {
         "prompt": prompt,
-        "method": repr(method),
         "scales": [g.name for g in grids],
         "ms_full": full.step_ms,
         "ms_fast": fast.step_ms,
@@ -58,9 +57,7 @@ def compare(
         "psnr": psnr(pictures["full"], pictures["fast"]),
         "ssim": ssim(pictures["full"], pictures["fast"]),
         "seed": seed,
-        "weights": model.fingerprint,
-        "device": str(model.device),
-        "versions": versions(),
+        **provenance(model, method, fast.generation.request),
     }
     pruned = {s for s, act in enumerate(method.acts(grids)) if act[0] == "prune"}
     shares = {

@@ -13,7 +13,7 @@ from fastvar_lab.generation import Generation, generate, resume
 from fastvar_lab.measure.quality import Metric
 from fastvar_lab.measure.speedup import disturbed
 from fastvar_lab.methods.columns import describe
-from fastvar_lab.methods.fingerprint import code_of, own_code
+from fastvar_lab.methods.fingerprint import code_of, user_code_hash
 from fastvar_lab.methods.prune import Dense
 from fastvar_lab.models.model import Model
 from fastvar_lab.pictures import to_uint8
@@ -73,7 +73,7 @@ def method_address(method: Method, model: Model) -> dict[str, str]:
         raise ValueError(f"{method!r} names no value; make it a frozen dataclass")
     grids = model.grids()
     method.acts(grids)
-    code = own_code(method, method.start(grids, model.depth))
+    code = user_code_hash(method, method.start(grids, model.depth))
     return {"method": repr(method), **({"code": code} if code else {})}
 
 

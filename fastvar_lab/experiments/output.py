@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from fastvar_lab.experiments.workers import ModelSpec
 from fastvar_lab.files import write
 from fastvar_lab.models.model import Model
 from fastvar_lab.plotting.tables import latex, markdown, tabulate
-from fastvar_lab.provenance import machine
+from fastvar_lab.provenance import provenance as where_from
 
 DRAWN_WITH = ("matplotlib", "numpy", "pillow")  # same versions, same bytes
 DIGITS = 6  # of every number in a table of data
@@ -100,11 +99,5 @@ def provenance(model: Model, command: str, spec: ModelSpec | None = None) -> Rep
         for name in ("weights", "device", "dtype")
         if getattr(spec, name) != getattr(usual, name)
     ]
-    return {
-        "command": f"python -m fastvar_lab {command}{''.join(options)}",
-        "model": model.name,
-        "weights": model.fingerprint,
-        "device": str(model.device),
-        **machine(model.device),
-        "versions": {p: version(p) for p in ("torch", "fastvar-lab", "seaborn", *DRAWN_WITH)},
-    }
+    command = f"python -m fastvar_lab {command}{''.join(options)}"
+    return where_from(model, command=command, packages=("seaborn", *DRAWN_WITH))

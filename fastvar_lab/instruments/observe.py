@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterable, Sequence
 from functools import partial
-from importlib.metadata import version
 from typing import Any
 
 from fastvar_lab.generation import Generation, Watch, generate, resume
@@ -15,6 +14,7 @@ from fastvar_lab.instruments.trace import Trace
 from fastvar_lab.methods import select
 from fastvar_lab.methods.select import FarFromMean, Selector
 from fastvar_lab.models.model import Model
+from fastvar_lab.provenance import provenance, requested
 from fastvar_lab.seam import Method, Runner, Site
 
 
@@ -129,13 +129,9 @@ def _finish(
 ) -> Trace:
     trace.step_ms, trace.sublayer_ms = watch.step_ms(), watch.sublayer_ms()
     trace.provenance = {
-        "method": repr(made.method),
+        **provenance(model, made.method, made.request),
         "scores": repr(rule),
-        **_asked(model, made),
         "first_step": made.first_step,
-        "device": str(model.device),
-        "torch": version("torch"),
-        "fastvar_lab": version("fastvar-lab"),
     }
     return trace
 
@@ -147,13 +143,4 @@ def _on_disk(value: Any) -> str:
 
 def _asked(model: Model, made: Generation) -> dict[str, Any]:
     """Say which generation it is, apart from its method."""
-    request = made.request
-    return {
-        "model": model.name,
-        "weights": model.fingerprint,
-        "prompts": request.prompts,
-        "seeds": request.seeds,
-        "sampling": repr(request.sampling),
-        "draws": repr(request.draws),
-        "sizes": [(g.h, g.w) for g in request.grids],
-    }
+    return {"model": model.name, "weights": model.fingerprint, **requested(made.request)}

@@ -103,16 +103,16 @@ def ms_ssim(picture: np.ndarray, reference: np.ndarray) -> float:
 
     if min(picture.shape[:2]) <= 160:
         return float("nan")
-    pair = _as_tensors(picture, reference)
-    return float(multiscale_structural_similarity_index_measure(*pair, data_range=255.0))
+    one, other = _as_tensors(picture, reference)
+    return float(multiscale_structural_similarity_index_measure(one, other, data_range=255.0))
 
 
 def vif(picture: np.ndarray, reference: np.ndarray) -> float:
     """Visual information fidelity, by torchmetrics: 1 is equal, more is sharper."""
     from torchmetrics.functional.image import visual_information_fidelity
 
-    # its noise is set for 0 to 255
-    return float(visual_information_fidelity(*_as_tensors(picture, reference)))
+    one, other = _as_tensors(picture, reference)
+    return float(visual_information_fidelity(one, other))  # its noise is set for 0 to 255
 
 
 def spectrum_error(picture: np.ndarray, reference: np.ndarray) -> float:

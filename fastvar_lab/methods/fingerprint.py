@@ -1,14 +1,21 @@
-"""What tells rules of one's own apart: their code and values, hashed. `repr` does not show them."""
+"""Hashes the code and values of user-defined methods, which `repr` does not show.
+
+Code is hashed as its syntax tree, so that comments, layout and docstrings do not matter, nor the
+version of Python. Where no source belongs to running code (it was typed into a plain interpreter,
+or its file has changed since), its bytecode is hashed with the version of Python, and said so.
+"""
 
 from __future__ import annotations
 
+import ast
+import dataclasses
 import dis
-import hashlib
 import sys
 import sysconfig
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import cached_property, partial
-from inspect import unwrap
+from functools import cached_property, lru_cache, partial
+from inspect import findsource, unwrap
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
@@ -16,36 +23,42 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastvar_lab.files import digest
 from fastvar_lab.seam import Method, Runner
+
+WRITTEN = (
+    *("__init__", "__repr__", "__eq__", "__hash__", "__setattr__", "__delattr__"),
+    *("__lt__", "__le__", "__gt__", "__ge__", "__replace__"),
+)  # by `dataclass`
 
 _SHIPPED = ("fastvar_lab", "builtins", "typing")
 _LIBRARIES = tuple(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))
 
 
-def own_code(method: Method, runner: Runner) -> str:
-    """Hash what a method's classes that do not ship here define, and the values that they hold.
+class SourceWarning(RuntimeWarning):
+    """Code whose source cannot be read is hashed as bytecode, which holds for one Python alone."""
+
+
+def user_code_hash(method: Method, runner: Runner) -> str:
+    """Hash the user-defined classes of a method, and the values that they hold: 16 hex digits.
 
     `runner` is one that it starts. Empty where all classes ship here. Functions and values that
     the code names or closes over count too, as they are now; what lies in installed libraries
-    does not, but for weights.
+    does not, but for weights. Warns with SourceWarning of code that has no source.
     """
     rules = [rule for rule in (method, *_rules(method)) if _root(type(rule)) not in _SHIPPED]
     kinds = [type(rule) for rule in rules]
     if _root(type(runner)) not in _SHIPPED:
         kinds.append(type(runner))
-    tell = _Teller({_root(kind) for kind in kinds})
-    found = [tell(part) for part in (*kinds, *rules)]
-    return _digest(found) if found else ""
+    canonical = _Canonical({_root(kind) for kind in kinds})
+    parts = [canonical(part) for part in (*kinds, *rules)]
+    return digest(repr(parts), length=16) if parts else ""
 
 
 def code_of(function: Callable[..., Any]) -> str:
-    """Hash the code of a function or callable value, and the values and functions that it names."""
+    """Hash a function or callable value, and the values and functions that its code names."""
     owner = function if hasattr(function, "__module__") else type(function)
-    return _digest(_Teller({_root(owner)} - {*_SHIPPED})(function))
-
-
-def _digest(told: Any) -> str:
-    return hashlib.sha256(repr(told).encode()).hexdigest()[:16]
+    return digest(repr(_Canonical({_root(owner)} - {*_SHIPPED})(function)), length=16)
 
 
 def _rules(value: object) -> Iterator[object]:
@@ -79,12 +92,12 @@ def _root(value: Any) -> str:
     return (value.__module__ or "").partition(".")[0]
 
 
-class _Teller:
-    """Tells values in a form that is the same in every process."""
+class _Canonical:
+    """Brings values into a form whose repr is the same in every process."""
 
     def __init__(self, roots: set[str]) -> None:
         self.roots = roots
-        self.open = set[int]()  # what is being told, and holds itself
+        self.open = set[int]()  # what is being looked at, and holds itself
         self.known: dict[int, str] = {}  # classes and functions
 
     def __call__(self, value: Any) -> Any:
@@ -92,11 +105,11 @@ class _Teller:
             return "..."
         self.open.add(id(value))
         try:
-            return self._tell(value)
+            return self._form(value)
         finally:
             self.open.discard(id(value))
 
-    def _tell(self, value: Any) -> Any:
+    def _form(self, value: Any) -> Any:
         if value is None or isinstance(value, bool | int | float | complex | str | bytes):
             return repr(value)
         if not isinstance(value, type) and self._is_own(type(value)):
@@ -113,8 +126,8 @@ class _Teller:
             bits = dense.cpu().contiguous().view(-1).view(torch.uint8)
             return [str(value.dtype), tuple(value.shape), self(bits.numpy())]
         if isinstance(value, np.ndarray):
-            data = hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()
-            return [str(value.dtype), value.shape, data]
+            data = np.ascontiguousarray(value).tobytes()
+            return [str(value.dtype), value.shape, digest(data)]
         if isinstance(value, partial):
             return ["partial", self(value.func), self(value.args), self(value.keywords)]
         if isinstance(value, property | cached_property):
@@ -122,7 +135,7 @@ class _Teller:
         if hasattr(value, "__func__"):
             return self(value.__func__)
         if isinstance(value, CodeType):
-            return [value.co_code.hex(), value.co_names, *map(self, value.co_consts)]
+            return _syntax(value) or self._bytecode(value)
         if isinstance(value, ModuleType):
             return value.__name__
         if isinstance(value, type):
@@ -133,22 +146,38 @@ class _Teller:
             return value.fingerprint
         if isinstance(value, torch.nn.Module):
             return [type(value).__qualname__, self(dict(value.state_dict()))]
-        told = repr(value)
-        return type(value).__qualname__ if " at 0x" in told else told
+        written = repr(value)
+        return type(value).__qualname__ if " at 0x" in written else written
 
     def _once(self, value: Any, look: Callable[[Any], Any]) -> str:
-        """Tell what `look` finds in a class or function; of a library's, its name."""
+        """Hash what `look` finds in a class or function; of a library's, return its name."""
         if not self._is_own(value):
             return value.__qualname__
         if id(value) not in self.known:
-            self.known[id(value)] = _digest([value.__qualname__, self(look(value))])
+            parts = [value.__qualname__, self(look(value))]
+            self.known[id(value)] = digest(repr(parts), length=16)
         return self.known[id(value)]
 
     def _class(self, kind: type) -> list[Any]:
         hidden = ("__module__", "__doc__", "__dict__", "__weakref__", "__dataclass_fields__")
-        own = {name: part for name, part in vars(kind).items() if name not in hidden}
-        own = {name: part for name, part in own.items() if not name.startswith("_abc_")}
-        return [*kind.__bases__, own]
+        parts = {
+            name: part
+            for name, part in vars(kind).items()
+            if name not in hidden and not name.startswith("_abc_") and not _generated(kind, part)
+        }
+        fields = [(f.name, f.default, f.default_factory) for f in _fields(kind)]
+        return [*kind.__bases__, parts, fields]
+
+    def _bytecode(self, code: CodeType) -> list[Any]:
+        """Describe code without a source, for this version of Python."""
+        warnings.warn(
+            f"the source of {code.co_qualname} cannot be read, or is not what runs: its bytecode "
+            "is hashed, so that results are cached for this version of Python alone",
+            SourceWarning,
+            stacklevel=2,
+        )
+        consts = [c if not isinstance(c, CodeType) else self._bytecode(c) for c in code.co_consts]
+        return [sys.version_info[:2], code.co_code.hex(), code.co_names, self(consts)]
 
     def _function(self, function: FunctionType) -> list[Any]:
         code, around = function.__code__, function.__globals__
@@ -170,6 +199,62 @@ class _Teller:
             return root not in _SHIPPED
         file = getattr(sys.modules.get(root), "__file__", None)
         return file is not None and not file.startswith(_LIBRARIES)
+
+
+def _fields(kind: type) -> tuple[dataclasses.Field[Any], ...]:
+    return dataclasses.fields(kind) if dataclasses.is_dataclass(kind) else ()
+
+
+def _generated(kind: type, part: Any) -> bool:
+    """Tell whether `dataclass` wrote a method: its fields say what it does."""
+    code = getattr(unwrap(part), "__code__", None) if callable(part) else None
+    written = code is not None and code.co_filename == "<string>" and code.co_name in WRITTEN
+    return written and dataclasses.is_dataclass(kind)
+
+
+def _syntax(code: CodeType) -> Any:
+    """Describe the syntax of code; None without a source, or where that is not what runs."""
+    try:
+        lines, _ = findsource(code)
+        tree, compiled = _parsed("".join(lines))
+    except (OSError, TypeError, IndexError, SyntaxError, ValueError):
+        return None
+    if code not in compiled:  # the file was changed since, or rewritten on import
+        return None
+    # several lambdas in one line cannot be told apart: all of them count
+    return [
+        _dump(node)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        and getattr(node, "name", "<lambda>") == code.co_name
+        and min(n.lineno for n in (node, *getattr(node, "decorator_list", ())))
+        == code.co_firstlineno
+    ]
+
+
+@lru_cache(maxsize=16)
+def _parsed(text: str) -> tuple[ast.Module, frozenset[CodeType]]:
+    """Parse a file's text; return its tree, and all code that it compiles to here."""
+    found = [compile(text, "", "exec", dont_inherit=True)]
+    for code in found:  # which grows
+        found += _inner(code)
+    return ast.parse(text), frozenset(found)
+
+
+def _dump(node: Any) -> Any:
+    """Write a syntax tree without places, docstrings, and fields that are empty.
+
+    Unlike `ast.dump`, whose empty fields differ between versions of Python.
+    """
+    if isinstance(node, list):
+        return [_dump(part) for part in node]
+    if not isinstance(node, ast.AST):
+        return repr(node)
+    fields = dict(ast.iter_fields(node))
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        fields["body"] = node.body[ast.get_docstring(node, clean=False) is not None :]
+    filled = {name: part for name, part in fields.items() if part not in (None, [])}
+    return [type(node).__name__, *((name, _dump(part)) for name, part in filled.items())]
 
 
 def _name(value: Any) -> str:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 from fastvar_lab.backbones.hart import HARTConfig
 from fastvar_lab.backbones.infinity import InfinityConfig
 from fastvar_lab.backbones.var import VARConfig
-from fastvar_lab.files import folder, write
+from fastvar_lab.files import digest_of, folder, write
 from fastvar_lab.models import releases
 
 
@@ -249,9 +248,13 @@ def looks_like(tensors: Mapping[str, Tensor]) -> str | None:
 
 def fingerprint(config: Mapping[str, Any], *modules: nn.Module) -> str:
     """Hash configuration and weights: 16 hex digits, the same on every device."""
-    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
-    for module in modules:
-        for key, tensor in sorted(module.state_dict().items()):
-            digest.update(key.encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()[:16]
+
+    def parts() -> Iterator[str | memoryview]:
+        yield json.dumps(config, sort_keys=True)
+        for module in modules:
+            for key, tensor in sorted(module.state_dict().items()):
+                yield key
+                flat = tensor.detach().cpu().contiguous().flatten()
+                yield memoryview(flat.view(torch.uint8).numpy())
+
+    return digest_of(parts(), length=16)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from textwrap import fill
+from typing import NamedTuple
 
 import matplotlib as mpl
 import numpy as np
@@ -12,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from skimage.transform import resize
 
-from fastvar_lab.plotting.style import FAST, FULL, WIDTH, Figure, style
+from fastvar_lab.plotting.style import FAST, FULL, PALETTE, WIDTH, Figure, style
 
 
 def picture(axes: Axes, image: np.ndarray, title: str = "") -> None:
@@ -46,22 +48,44 @@ def enlarged(image: np.ndarray, side: int) -> np.ndarray:
     return image.repeat(times, axis=0).repeat(times, axis=1)
 
 
-def change(residual: np.ndarray) -> np.ndarray:
-    """Show a signed change (H, W, 3) of a picture as brightness around mid-grey, in [0, 1].
+class Difference(NamedTuple):
+    """A difference picture (H, W, 3) in [0, 1], mid-grey where nothing differs, and its gain."""
 
-    >>> change(np.array([[[0.0, 0.1, -0.1]]]))[0, 0].round(2).tolist()
-    [0.5, 1.0, 0.0]
+    picture: np.ndarray
+    gain: int
+
+    @property
+    def title(self) -> str:
+        """What it is called: the gain is always stated.
+
+        >>> difference(np.full((1, 1, 3), 0.1)).title
+        'difference x 10'
+        """
+        return f"difference x {self.gain}"
+
+
+GAINS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+
+
+def difference(image: np.ndarray, reference: np.ndarray | None = None) -> Difference:
+    """Show a signed difference as brightness around mid-grey: 0.5 + gain (image - reference) / 2.
+
+    Both (H, W, 3), uint8 or floats in [0, 1]; without a reference `image` is the difference. The
+    gain is the largest of `GAINS` that clips at most one value in a thousand, 1 for equal pictures.
+
+    >>> picture, gain = difference(np.array([[[0.0, 0.1, -0.1]]]))
+    >>> picture[0, 0].round(2).tolist(), gain
+    ([0.5, 1.0, 0.0], 10)
     """
-    return np.clip(0.5 + residual / (2 * reach(residual)), 0, 1)
+    gap = _floats(image) if reference is None else _floats(image) - _floats(reference)
+    most = float(np.quantile(np.abs(gap), 0.999))
+    fitting = [gain for gain in GAINS if gain * most <= 1 + 1e-9]
+    gain = max(fitting, default=1) if most > 0 else 1
+    return Difference(np.clip(0.5 + gain * gap / 2, 0, 1), gain)
 
 
-def reach(residual: np.ndarray) -> float:
-    """Return the change that `change` shows as black or white: nearly the greatest there is.
-
-    >>> reach(np.array([0.1, -0.1]))
-    0.1
-    """
-    return max(float(np.quantile(np.abs(residual), 0.999)), 1e-3)
+def _floats(image: np.ndarray) -> np.ndarray:
+    return image / 255 if image.dtype == np.uint8 else np.asarray(image, dtype=float)
 
 
 def gallery(images: Mapping[str, np.ndarray], columns: int = 4, width: float = WIDTH) -> Figure:
@@ -91,7 +115,7 @@ def spectra(frequencies: np.ndarray, lines: Mapping[str, np.ndarray]) -> Figure:
     with style():
         fig = Figure(figsize=(3.4, 2.2), layout="constrained")
         axes = fig.subplots()
-        for color, (label, amplitudes) in zip(sns.color_palette("colorblind"), lines.items()):
+        for color, (label, amplitudes) in zip(cycle(PALETTE), lines.items()):
             axes.plot(frequencies, amplitudes, lw=1.2, color=color, label=label)
         axes.set(xlabel="frequency (cycles per pixel)", ylabel="log10 amplitude")
         axes.legend(frameon=False)
@@ -119,12 +143,11 @@ def comparison(
         fig = Figure(figsize=(WIDTH, WIDTH / columns + 2.1), layout="constrained")
         fig.suptitle(title, fontsize=9)
         grid = fig.add_gridspec(2, columns, height_ratios=(WIDTH / columns, 1.6))
-        gap = np.abs(full - fast)
-        gain = 1 if gap.max() == 0 else max(1, int(1 / max(np.quantile(gap, 0.999), 0.05)))
+        gap = difference(fast, full)
         panels = [
             (full, "full"),
             (fast, "FastVAR"),
-            (np.clip(gap * gain, 0, 1), f"difference x {gain}" if gain > 1 else "difference"),
+            (gap.picture, gap.title),
             *((kept_overlay(fast, share), label) for label, share in shares.items()),
         ]
         for i, (image, label) in enumerate(panels):

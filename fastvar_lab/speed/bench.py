@@ -18,7 +18,7 @@ from fastvar_lab.measure.speedup import DISTURBED
 from fastvar_lab.methods.presets import PRESETS, paper_preset
 from fastvar_lab.methods.prune import Dense, Prune
 from fastvar_lab.models.model import Model
-from fastvar_lab.provenance import versions
+from fastvar_lab.provenance import provenance
 from fastvar_lab.scales import Sizes, infinity
 from fastvar_lab.seam import Method
 from fastvar_lab.speed import flops
@@ -98,15 +98,8 @@ def bench(model: Model, repeats: int = 5, only: str = "") -> dict[str, Any]:
     result |= sublayer_ms(model, prompt(model), repeats)
     for part in (_record_overhead, _resume_ratio):
         result |= part(model, repeats)
-    settings = {
-        "model": model.name,
-        "depth": model.depth,
-        "prompt": prompt(model),
-        "repeats": repeats,
-        "weights": model.fingerprint,
-    }
-    machine = {"device": _device(model), "threads": torch.get_num_threads()}
-    return {**result, **settings, **machine, "versions": versions()}
+    settings = {"depth": model.depth, "prompt": prompt(model), "repeats": repeats}
+    return {**result, **settings, **provenance(model)}
 
 
 def _device(model: Model) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import hashlib
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -17,13 +16,14 @@ import torch
 from tqdm.auto import tqdm
 
 from fastvar_lab import files
-from fastvar_lab.files import write_json
+from fastvar_lab.files import digest, write_json
+from fastvar_lab.measure.speedup import disturbed
 from fastvar_lab.methods.prune import Dense
 from fastvar_lab.models.loading import load
 from fastvar_lab.models.model import Model
 from fastvar_lab.plotting import charts
 from fastvar_lab.plotting.style import write_figure
-from fastvar_lab.provenance import machine, versions
+from fastvar_lab.provenance import environment
 from fastvar_lab.scales import Sizes, infinity, infinity_at, parse_size
 from fastvar_lab.seam import Method
 from fastvar_lab.speed import flops
@@ -71,12 +71,21 @@ def settings() -> list[Setting]:
     ]
 
 
+def chosen(only: str) -> list[Setting]:
+    """Pick the settings whose name contains `only`; raise ValueError if there is none."""
+    found = [s for s in settings() if only in s.name]
+    if not found:
+        names = ", ".join(s.name for s in settings())
+        raise ValueError(f"no setting matches {only!r}; there are {names}")
+    return found
+
+
 def known(store: Store | None, settings: dict[str, Any], measure: Callable[[], Rows]) -> Rows:
-    """Return what the store knows of settings, or measure and keep it."""
+    """Return what the store knows of settings, or measure; a disturbed timing is not kept."""
     rows = store.get(settings) if store else None
     if rows is None:
         rows = measure()
-        if store:
+        if store and not disturbed(rows):
             store.put(settings, rows)
     return rows
 
@@ -95,54 +104,66 @@ def run(
     `depth` cuts every model to so many layers: for a look at the command, not at the paper. Into
     the folder `out` every measurement is written as it is made, and read from there again.
     """
-    chosen = [s for s in settings() if only in s.name]
-    if not chosen:
-        names = ", ".join(s.name for s in settings())
-        raise ValueError(f"no setting matches {only!r}; there are {names}")
-    asked = {
+    wanted = chosen(only)
+    conditions = {
         "repeats": repeats,
         "depth": depth,
-        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else "cpu",
         "dtype": str(dtype).removeprefix("torch."),
-        **machine(),
-        "versions": versions(),
+        **environment(device),
         "code": _code(),
     }
     store = None if out is None else Store(out / "cells").prepare()
-    get = partial(known, store)
-    found, sublayers = list[dict[str, Any]](), dict[str, dict[str, float]]()
-    (measured,) = get({"rates": True, **asked}, lambda: [asdict(rates(device, dtype))])
-    torch.cuda.empty_cache()  # does nothing without a GPU
-    best = Rates(**measured)
-    for name, group in groupby(chosen, key=lambda s: s.model):
-        one = OnDemand(name, device, dtype, depth)
-        asked_of = {"model": name, **asked}
-        for setting in group:
-            how = {"setting": setting.name, **asked_of}
-            timed = partial(get, how, partial(_cases, one, setting, repeats, best))
-            for case in _if_it_fits(setting.name, timed):
-                found.append({"group": setting.group, "model": name, **case})
-        how = {"sublayers": True, **asked_of}
-        timed = partial(get, how, partial(_sublayers, one, repeats, best))
-        for row in _if_it_fits(f"sublayers of {name}", timed):
-            sublayers[name] = row
-        one.model = None  # before the next one is built
-        torch.cuda.empty_cache()
-    if not found:
-        raise ValueError(f"nothing that matches {only!r} fits the memory of {asked['device']}")
+    measured = _measure(wanted, partial(OnDemand, device=device, dtype=dtype, depth=depth),
+                        conditions, store)  # fmt: skip
+    if not measured["cases"]:
+        where = conditions.get("gpu", device)
+        raise ValueError(f"nothing that matches {only!r} fits the memory of {where}")
     words = ["python -m fastvar_lab bench --suite paper --device", device, "--repeats", repeats]
-    words += ["--dtype", asked["dtype"], *(["--depth", depth] if depth else [])]
+    words += ["--dtype", conditions["dtype"], *(["--depth", depth] if depth else [])]
     words += ["--case", shlex.quote(only)] if only else []
     return {
         "suite": "paper",
         "command": " ".join(map(str, words)),
         "date": datetime.date.today().isoformat(),
-        "cases": found,
-        "sublayers": sublayers,
-        "growth": growth(found),
-        "rates": measured,
-        **asked,
+        **measured,
+        "growth": growth(measured["cases"]),
+        **conditions,
     }
+
+
+def _measure(
+    wanted: Sequence[Setting],
+    model_of: Callable[[str], OnDemand],
+    conditions: dict[str, Any],
+    store: Store | None,
+) -> dict[str, Any]:
+    """Measure the device's rates, then each model's settings and sublayers, as far as they fit.
+
+    What the store knows under the same `conditions` is read from there.
+    """
+    repeats = conditions["repeats"]
+    some = model_of("")
+    get = partial(known, store)
+    (rated,) = get({"rates": True, **conditions}, lambda: [asdict(rates(some.device, some.dtype))])
+    torch.cuda.empty_cache()  # does nothing without a GPU
+    best = Rates(**rated)
+    found, sublayers = list[dict[str, Any]](), dict[str, dict[str, float]]()
+    for name, group in groupby(wanted, key=lambda s: s.model):
+        model = model_of(name)
+        common = {"model": name, **conditions}
+        for setting in group:
+            measure = partial(_cases, model, setting, repeats, best)
+            cell = partial(get, {"setting": setting.name, **common}, measure)
+            for case in _if_it_fits(setting.name, cell):
+                found.append({"group": setting.group, "model": name, **case})
+        cell = partial(
+            get, {"sublayers": True, **common}, partial(_sublayers, model, repeats, best)
+        )
+        for row in _if_it_fits(f"sublayers of {name}", cell):
+            sublayers[name] = row
+        model.model = None  # before the next one is built
+        torch.cuda.empty_cache()
+    return {"cases": found, "sublayers": sublayers, "rates": rated}
 
 
 @dataclass
@@ -250,15 +271,14 @@ def _code() -> str:
             (here / name).glob("*.py") if (here / name).is_dir() else [here / f"{name}.py"]
         )
     ]
-    text = b"".join(path.read_bytes() for path in sorted(sources))
-    return hashlib.blake2b(text, digest_size=8).hexdigest()
+    return digest(*(path.read_bytes() for path in sorted(sources)), length=16)
 
 
 def table(result: dict[str, Any]) -> str:
     """Format the result for a terminal."""
     best = result["rates"]
     lines = [
-        f"{result['date']}, {result['device']}, {result['dtype']}, torch "
+        f"{result['date']}, {result.get('gpu', result['device'])}, {result['dtype']}, torch "
         f"{result['versions']['torch']}: {best['flop'] / 1e12:.2f} TFLOP/s in a large product, "
         f"{best['byte'] / 1e9:.0f} GB/s read; medians of {result['repeats']}",
         "",

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import ipywidgets as widgets
-import numpy as np
+from matplotlib.colors import to_hex
 
 from fastvar_lab.backbones.text import WordEncoder
 from fastvar_lab.experiments.explore import Comparison, Exploration
@@ -21,7 +21,7 @@ from fastvar_lab.methods.schedule import ScaleName, find
 from fastvar_lab.methods.select import SELECTORS, FarFromMean, Selector
 from fastvar_lab.models.model import Model
 from fastvar_lab.plotting import panels
-from fastvar_lab.plotting.style import write_figure
+from fastvar_lab.plotting.style import FAST, FULL, write_figure
 from fastvar_lab.seam import Site
 from fastvar_lab.widgets.page import CopyButton
 from fastvar_lab.widgets.panel import Gallery, Live, control
@@ -236,12 +236,10 @@ class Explorer(Live):
     def show(self, found: Comparison) -> None:
         """Put a comparison on the page."""
         self.shown = found
-        gap = np.abs(found.full.astype(int) - found.fast).astype(float)
-        gain = max(1.0, 255 / max(float(np.quantile(gap, 0.999)), 12.0))
+        gap = panels.difference(found.fast, found.full)
         self.gallery.put("full", found.full)
         self.gallery.put("FastVAR", found.fast)
-        enlarged = np.clip(gap * gain, 0, 255).astype(np.uint8)
-        self.gallery.put("difference", enlarged, f"{gain:.1f} times enlarged")
+        self.gallery.put("difference", gap.picture, f"x {gap.gain}")
         self._mask()
         changed = zip(self.model.sizes, found.agreement, strict=True)
         parts = [f"{h}x{w} {1 - a:.1%}" for (h, w), a in changed if a < 1]  # skipped ones are nan
@@ -265,7 +263,7 @@ class Explorer(Live):
         ):
             bars = "".join(
                 f'<div style="width:{100 * value / most:.1f}%;height:5px;background:{color}"></div>'
-                for value, color in ((full, "#4c72b0"), (fast, "#c44e52"))
+                for value, color in ((full, to_hex(FULL)), (fast, to_hex(FAST)))
             )
             rows.append(
                 f'<tr><td style="padding-right:6px">{h}x{w}</td><td style="width:60%">{bars}</td>'

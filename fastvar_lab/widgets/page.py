@@ -6,6 +6,9 @@ from pathlib import Path
 
 import anywidget
 import traitlets
+from matplotlib.colors import to_hex
+
+from fastvar_lab.plotting.style import FAST, OTHER
 
 HERE = Path(__file__).parent
 
@@ -27,6 +30,8 @@ class Scatter(anywidget.AnyWidget):
 
     _esm = HERE / "scatter.js"
     points: traitlets.List[dict[str, object]] = traitlets.List().tag(sync=True)
+    front_color = traitlets.Unicode(to_hex(FAST)).tag(sync=True)
+    color = traitlets.Unicode(to_hex(OTHER)).tag(sync=True)
     picked = traitlets.Int(-1).tag(sync=True)
     x_label = traitlets.Unicode("").tag(sync=True)
     y_label = traitlets.Unicode("").tag(sync=True)

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from fastvar_lab.experiments.explore import Stopped
+from fastvar_lab.plotting.style import ALERT
 from fastvar_lab.widgets.worker import Newest
 
 Work = Callable[[Callable[[], bool]], Callable[[], None]]
@@ -80,7 +81,7 @@ class Status(widgets.HTML):
         """Show an error: a sentence, never a traceback."""
         known = isinstance(error, ValueError | OSError | RuntimeError)
         text = str(error) if known else f"{type(error).__name__}: {error}"
-        self.value = f'<span style="color:#d9534f" role="alert">{html.escape(text)}</span>'
+        self.value = f'<span style="color:{ALERT}" role="alert">{html.escape(text)}</span>'
 
 
 class Live(widgets.VBox):

@@ -74,7 +74,8 @@ class ScaleBrowser(widgets.VBox):
         frequencies, amplitudes = spectra(trace, decode)
         self.gallery.put(SO_FAR, so_far)
         moved = added(trace, decode)[place, row]
-        self.gallery.put(ADDED, panels.change(moved), f"±{panels.reach(moved):.2g}")
+        gap = panels.difference(moved)
+        self.gallery.put(ADDED, gap.picture, f"x {gap.gain}")
         lines = {f"after {trace.size(step)}": amplitudes[place, row], "final": amplitudes[-1, row]}
         self.spectrum.value = panels.spectra(frequencies, lines).png()
         site = Site(self.layer.value, self.kind.value)

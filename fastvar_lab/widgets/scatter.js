@@ -51,12 +51,12 @@ function draw(model, el) {
   text(model.get("y_label"), { ...side, transform: "rotate(-90)" });
   const front = points.filter((p) => p.front).sort((a, b) => a.x - b.x);
   const path = front.map((p) => `${x(p.x)},${y(p.y)}`).join(" ");
-  make("polyline", { points: path, fill: "none", stroke: "#d55e00", "stroke-width": 1.5 }, svg);
+  make("polyline", { points: path, fill: "none", stroke: model.get("front_color"), "stroke-width": 1.5 }, svg);
   points.forEach((point, i) => {
     const on = i === picked;
     const dot = make("circle", {
       cx: x(point.x), cy: y(point.y), r: on ? 8 : 5, role: "button", tabindex: 0,
-      fill: point.front ? "#d55e00" : "#7f9fbf", stroke: on ? "currentColor" : "none",
+      fill: model.get(point.front ? "front_color" : "color"), stroke: on ? "currentColor" : "none",
       "stroke-width": 2, "aria-pressed": on,
       "aria-label": `${point.name}: ${point.x.toFixed(2)}, ${point.y.toFixed(2)}`,
     }, svg);

@@ -32,10 +32,9 @@ def last_step_is_the_best_cache(frame: pd.DataFrame) -> Answer:
     if not earlier:
         raise ValueError("there is one cache step alone")
     best = str(means[earlier].idxmax())
-    first, second = (
-        pictures.method[pictures.cache_step == size].iloc[0] for size in (latest, best)
-    )
-    return above(paired(pictures, first, second, "psnr"), " dB", f"cache {latest} over {best}")
+    names = pictures.drop_duplicates("cache_step").set_index("cache_step").method
+    gap = paired(pictures, names[latest], names[best], "psnr")
+    return above(gap, " dB", f"cache {latest} over {best}")
 
 
 EXPERIMENT = Experiment(

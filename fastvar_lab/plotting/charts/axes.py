@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -11,10 +9,9 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 
-from fastvar_lab.plotting.style import FAST, FULL, Figure
+from fastvar_lab.plotting.style import PALETTE, Figure, Look, looks
 
 COLUMN = 3.4  # inches, one column of a two-column paper
-PALETTE = sns.color_palette("colorblind")
 
 
 def panels(
@@ -25,20 +22,18 @@ def panels(
     return fig, list(fig.subplots(1, columns, squeeze=False)[0])
 
 
-def method_colors(frame: pd.DataFrame) -> dict[str, Any]:
-    """Give each method of a frame its color: full and FastVAR theirs, others those that are left.
+def method_looks(frame: pd.DataFrame) -> dict[str, Look]:
+    """Give each method of a frame its family's look, or one of its own if the family has several.
 
     >>> frame = pd.DataFrame({"method": ["full", "mine"], "family": ["full", "FastVAR"]})
-    >>> method_colors(frame) == {"full": FULL, "mine": FAST}
+    >>> method_looks(frame)["mine"].color == FAST
     True
     """
-    families = dict(zip(frame.method, frame.get("family", frame.method), strict=True))
-    colors: dict[str, Any] = {}
-    others = cycle(color for i, color in enumerate(PALETTE) if i not in (0, 3))
-    for method, family in families.items():
-        own = {"full": FULL, "FastVAR": FAST}.get(family)
-        colors[method] = next(others) if own is None or own in colors.values() else own
-    return colors
+    families = dict(zip(frame.method, frame.family, strict=True))
+    first = {family: method for method, family in reversed(families.items())}
+    names = {m: family if first[family] == m else m for m, family in families.items()}
+    found = looks(names.values())
+    return {method: found[name] for method, name in names.items()}
 
 
 def bars(axes: Axes, rows: pd.DataFrame, low: str, high: str) -> None:
@@ -49,12 +44,6 @@ def bars(axes: Axes, rows: pd.DataFrame, low: str, high: str) -> None:
     axes.set_yticks(y, rows.method)
     axes.grid(axis="x", lw=0.4, color="0.9")
     sns.despine(ax=axes)
-
-
-def looks() -> Iterator[dict[str, Any]]:
-    """Give every line a color, a marker and a dash, so that they differ in grey as well."""
-    for line, color in zip(cycle(("o-", "s--", "^:", "D-.")), cycle(PALETTE)):
-        yield {"line": line, "color": color}
 
 
 def places(axes: Axes, n: int) -> np.ndarray:
@@ -71,7 +60,7 @@ def medians(axes: Axes, frame: pd.DataFrame, x: str, y: str) -> None:
 
 def by_method(axes: Axes, frame: pd.DataFrame, x: str, y: str, **options: Any) -> None:
     """Draw bars side by side, one color a method."""
-    colors = method_colors(frame)
+    colors = {method: look.color for method, look in method_looks(frame).items()}
     sns.barplot(frame, x=x, y=y, hue="method", palette=colors, saturation=1, ax=axes, **options)
     axes.legend(frameon=False)
     sns.despine(ax=axes)

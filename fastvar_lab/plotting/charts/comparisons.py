@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 
 from fastvar_lab.measure.speedup import undisturbed
 from fastvar_lab.measure.statistics import summary
-from fastvar_lab.plotting.charts.axes import COLUMN, PALETTE, bars, looks, panels, places
-from fastvar_lab.plotting.style import FAST, WIDTH, Figure, style
+from fastvar_lab.plotting.charts.axes import COLUMN, bars, panels, places
+from fastvar_lab.plotting.style import FAST, OTHER, PALETTE, WIDTH, Figure, looks, style
 from fastvar_lab.plotting.tables import compared, pruned_shares
 
 VALUES = {"psnr": "PSNR to full (dB)", "right": "task score"}
@@ -140,7 +140,7 @@ def tradeoff(frame: pd.DataFrame) -> Figure:
         fig, row, values = _qualities(frame, 2.6)
         for axes, value in zip(row, values):
             points = tradeoff_points(frame, value)
-            _ranges(axes, points, "o", ms=2.5, color="0.7")
+            _ranges(axes, points, "o", ms=2.5, color=OTHER)
             best = front(points, "speedup", "mean")
             axes.plot(best.speedup, best["mean"], "o-", ms=3.5, lw=1, color=FAST,
                       label="Pareto front")  # fmt: skip
@@ -155,14 +155,15 @@ def rivals(frame: pd.DataFrame) -> Figure:
     >>> rivals(run("rivals", "quick", progress=False)).axes[0].get_xlabel()
     'measured speedup'
     """
+    styles = looks(frame.family)
     with style():
         fig, row, values = _qualities(frame, 2.4)
         for axes, value in zip(row, values):
             families = tradeoff_points(frame, value).groupby("family", sort=False)
-            for look, (name, part) in zip(looks(), families):
-                color = FAST if name == "FastVAR" else look["color"]
-                look = {**look, "color": color}
-                _ranges(axes, part.sort_values("speedup"), ms=3, lw=1, label=name, **look)
+            for name, part in families:
+                color, marker = styles[name]
+                options = {"color": color, "label": name, "ms": 3, "lw": 1}
+                _ranges(axes, part.sort_values("speedup"), f"{marker}-", **options)
         row[0].legend(frameon=False)
     return fig
 

@@ -8,8 +8,8 @@ import seaborn as sns
 from matplotlib.axes import Axes
 
 from fastvar_lab.measure.statistics import summary
-from fastvar_lab.plotting.charts.axes import COLUMN, PALETTE, looks, method_colors, panels
-from fastvar_lab.plotting.style import WIDTH, Figure, style
+from fastvar_lab.plotting.charts.axes import COLUMN, method_looks, panels
+from fastvar_lab.plotting.style import PALETTE, WIDTH, Figure, style
 
 
 def spectra_points(frame: pd.DataFrame) -> pd.DataFrame:
@@ -68,18 +68,17 @@ def outputs(frame: pd.DataFrame) -> Figure:
     titles = {"psnr": "PSNR to the full result (dB)"}
     if "right" in frame and frame.right.notna().any():
         titles["right"] = f"task score, n = {frame.picture.nunique()}"
-    colors = method_colors(frame)
+    looks = method_looks(frame)
     with style():
         fig, row = panels(WIDTH if len(titles) > 1 else COLUMN, 2.3, len(titles))
         sizes = list(dict.fromkeys(frame["size"]))
         itself = (frame.family == "full") & (frame.step == frame.step.max())
         for axes, (value, title) in zip(row, titles.items(), strict=True):
             shown = frame[~itself] if value == "psnr" else frame
-            by_method = shown.groupby("method", sort=False)
-            for look, (method, part) in zip(looks(), by_method):
-                rows, color = summary(part, ["size"], value), colors[method]
+            for method, part in shown.groupby("method", sort=False):
+                rows, (color, marker) = summary(part, ["size"], value), looks[method]
                 x = [sizes.index(s) for s in rows["size"]]
-                axes.plot(x, rows["mean"], look["line"], ms=3, lw=1, color=color, label=method)
+                axes.plot(x, rows["mean"], f"{marker}-", ms=3, lw=1, color=color, label=method)
                 axes.fill_between(x, rows.low, rows.high, color=color, alpha=0.15, lw=0)
             axes.set_xticks(np.arange(len(sizes)), sizes, rotation=45)
             axes.set(xlabel="after step", ylabel=title)

@@ -11,14 +11,13 @@ import seaborn as sns
 from fastvar_lab.measure.statistics import summary
 from fastvar_lab.plotting.charts.axes import (
     COLUMN,
-    PALETTE,
     bars,
     by_method,
     medians,
-    method_colors,
+    method_looks,
     panels,
 )
-from fastvar_lab.plotting.style import FAST, FULL, WIDTH, Figure, style
+from fastvar_lab.plotting.style import FAST, FULL, PALETTE, WIDTH, Figure, style
 
 NAMES = {"full": "full", "fast": "FastVAR"}  # of the columns of a suite
 
@@ -74,14 +73,19 @@ def exponents(timed: pd.DataFrame) -> tuple[float, float]:
 def scaling(frame: pd.DataFrame) -> Figure:
     """Time against tokens of the final map, with fitted exponents; scores of larger pictures."""
     rows, scored = (frame[frame.what == what] for what in ("time", "zero-shot"))
-    colors = method_colors(rows)
+    looks = method_looks(rows)
     with style():
         fig, (axes, *scores) = panels(*((WIDTH, 2.2, 2) if len(scored) else ()))
         for method, part in rows.groupby("method", sort=False):
-            color = colors[method]
+            color, marker = looks[method]
             label = "{}, exponent {:.2f}, at the end {:.2f}".format(method, *exponents(part))
             axes.loglog(
-                part.groupby("tokens").ms.median(), "o-", ms=3, lw=1, color=color, label=label
+                part.groupby("tokens").ms.median(),
+                f"{marker}-",
+                ms=3,
+                lw=1,
+                color=color,
+                label=label,
             )
         axes.set(xlabel="tokens of the final map", ylabel="time (ms)")
         axes.grid(lw=0.4, color="0.9")
@@ -120,12 +124,12 @@ def memory(frame: pd.DataFrame) -> Figure:
     with style():
         fig, (axes,) = panels(COLUMN, 2.5)
         sides, methods = sorted(frame.side.unique()), frame.groupby("method", sort=False)
-        width, colors = 0.8 / len(methods), method_colors(frame)
+        width, looks = 0.8 / len(methods), method_looks(frame)
         for i, (method, part) in enumerate(methods):
             place = np.arange(len(sides)) + (i - (len(methods) - 1) / 2) * width
             kv, held = part.kv_measured / 1e6, part.held_measured / 1e6
-            axes.bar(place, kv, width * 0.95, color=colors[method], label=method)
-            axes.bar(place, held, width * 0.95, bottom=kv, color=colors[method], alpha=0.4)
+            axes.bar(place, kv, width * 0.95, color=looks[method].color, label=method)
+            axes.bar(place, held, width * 0.95, bottom=kv, color=looks[method].color, alpha=0.4)
         axes.bar(0, 0, color="0.3", alpha=0.4, label="held to restore from")
         axes.set_xticks(np.arange(len(sides)), [f"{s}x{s}" for s in sides])
         axes.set(xlabel="final token map", ylabel="caches (MB)")
@@ -180,17 +184,17 @@ def suite(cases: pd.DataFrame, growing: pd.DataFrame) -> Figure:
     two are not drawn.
     """
     alone = cases[cases.pictures == 1]
-    bars = alone[alone.group != "growth"] if (alone.group != "growth").any() else alone
+    rows = alone[alone.group != "growth"] if (alone.group != "growth").any() else alone
     with style():
-        panels = 2 + (len(growing) > 1)
-        fig, (left, middle, *right) = panels(WIDTH, max(2.4, 0.2 * len(bars) + 1.2), panels)
-        places = np.arange(len(bars))[::-1]
-        left.barh(places, bars.speedup, color=PALETTE[0])
-        left.plot(bars.speedup_flop_bound, places, "k|", ms=7, label="bound by operations")
-        left.set_yticks(places, [_wrapped(name) for name in bars.name], fontsize=6)
-        left.set(xlabel="speedup over the full run", ylim=(-0.7, len(bars) + 0.6))
+        columns = 2 + (len(growing) > 1)
+        fig, (left, middle, *right) = panels(WIDTH, max(2.4, 0.2 * len(rows) + 1.2), columns)
+        places = np.arange(len(rows))[::-1]
+        left.barh(places, rows.speedup, color=PALETTE[0])
+        left.plot(rows.speedup_flop_bound, places, "k|", ms=7, label="bound by operations")
+        left.set_yticks(places, [_wrapped(name) for name in rows.name], fontsize=6)
+        left.set(xlabel="speedup over the full run", ylim=(-0.7, len(rows) + 0.6))
         left.legend(frameon=False, loc="upper right")
-        shown = bars.iloc[0]
+        shown = rows.iloc[0]
         for color, way in zip((FULL, FAST), ("full", "fast")):
             ms, floor = shown[f"step_ms_{way}"], shown[f"step_floor_ms_{way}"]
             ran = [t if scale not in shown.skipped or way == "full" else np.nan

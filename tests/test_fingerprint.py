@@ -1,0 +1,134 @@
+"""User-defined rules are hashed by the syntax of their sources, and by bytecode where none is."""
+
+import importlib
+import linecache
+import sys
+import warnings
+
+import pytest
+
+import fastvar_lab as fv
+from fastvar_lab import scales
+from fastvar_lab.methods import fingerprint
+from fastvar_lab.methods.fingerprint import SourceWarning, code_of, user_code_hash
+
+RULE = '''
+"""A module."""
+from dataclasses import dataclass
+
+SIGN = {sign}
+
+def unit(x): return x / x.norm()
+
+@dataclass(frozen=True)
+class Mine:
+    """A rule."""
+    weight: float = {weight}
+
+    def scores(self, x, grid, site):
+        return {body}
+'''
+USUAL = {"sign": 1, "weight": 1.0, "body": "SIGN * unit(x)"}
+
+
+def hash_of(rule):
+    method = fv.Prune({-1: 0.5}, select=rule)
+    return user_code_hash(method, method.start(scales.grids(scales.TINY), 8))
+
+
+@pytest.fixture
+def written(tmp_path, monkeypatch):
+    """Hash the rule `Mine` of a module that is written as a file, without a warning."""
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+
+    def hashed(text):
+        (tmp_path / "user_rules.py").write_text(text)
+        sys.modules.pop("user_rules", None)
+        importlib.invalidate_caches()
+        module = importlib.import_module("user_rules")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", SourceWarning)
+            return hash_of(module.Mine())
+
+    yield hashed
+    sys.modules.pop("user_rules", None)
+
+
+def test_comments_layout_and_docstrings_do_not_matter(written):
+    usual = RULE.format(**USUAL)
+    other = usual.replace("return SIGN * unit(x)", "# as before\n        return (SIGN\n * unit(x))")
+    other = other.replace("A rule.", "The rule.").replace("A module.", "\n\n")
+    assert other != usual
+    assert written(usual) == written(other)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("sign", 2), ("weight", 2.0), ("body", "SIGN * x"), ("body", "unit(x)")]
+)
+def test_what_is_computed_matters(written, name, value):
+    assert written(RULE.format(**USUAL)) != written(RULE.format(**{**USUAL, name: value}))
+
+
+def test_what_the_code_names_matters(written):
+    usual = RULE.format(**USUAL)
+    assert written(usual) != written(usual.replace("x.norm()", "x.sum()"))
+
+
+def test_lambdas_have_a_source(written):
+    text = "class Mine:\n    scores = lambda self, x, grid, site: {}\n"
+    assert written(text.format("x")) == written(text.format("(x)")) != written(text.format("-x"))
+
+
+def test_the_hash_is_not_of_bytecode(written, monkeypatch):
+    before = written(RULE.format(**USUAL))
+    monkeypatch.setattr(fingerprint._Canonical, "_bytecode", None)
+    monkeypatch.setattr(sys, "version_info", (3, 99))
+    assert written(RULE.format(**USUAL)) == before
+
+
+def test_a_notebook_cell_has_a_source():
+    found = []
+    for turn, body in enumerate(("SIGN * unit(x)", "SIGN * unit(x)  # as before", "SIGN * x")):
+        text, name = RULE.format(**{**USUAL, "body": body}), f"/tmp/ipykernel_1/{turn}.py"
+        linecache.cache[name] = (len(text), None, text.splitlines(True), name)
+        space = {"__name__": "__main__"}
+        exec(compile(text, name, "exec"), space)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", SourceWarning)
+            found.append(hash_of(space["Mine"]()))
+        del linecache.cache[name]
+    assert found[0] == found[1] != found[2]
+
+
+def test_a_file_that_was_edited_since_is_not_what_runs(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    path = tmp_path / "edited_rules.py"
+    path.write_text(RULE.format(**USUAL))
+    module = importlib.import_module("edited_rules")
+    path.write_text(RULE.format(**{**USUAL, "body": "SIGN * x + 1  # longer than before"}))
+    with pytest.warns(SourceWarning, match=r"source of Mine\.scores cannot be read, or is not"):
+        edited = hash_of(module.Mine())
+    del sys.modules["edited_rules"]
+    importlib.invalidate_caches()
+    assert hash_of(importlib.import_module("edited_rules").Mine()) != edited
+    del sys.modules["edited_rules"]
+
+
+def test_code_without_a_source_is_hashed_for_one_python_alone(monkeypatch):
+    space = {"__name__": "mine"}
+    exec(RULE.format(**USUAL), space)
+    with pytest.warns(SourceWarning, match="results are cached for this version of Python alone"):
+        here = hash_of(space["Mine"]())
+    monkeypatch.setattr(sys, "version_info", (3, 99, 0))
+    with pytest.warns(SourceWarning):
+        assert hash_of(space["Mine"]()) != here
+
+
+def test_functions_are_hashed_with_what_they_name():
+    def of(factor):
+        return lambda picture: factor * picture
+
+    assert code_of(of(1)) == code_of(of(1)) != code_of(of(2))
+    assert len(code_of(of(1))) == 16

@@ -1,0 +1,111 @@
+"""One look for figures and widgets: colors, words, fonts, and the difference picture."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib.figure
+import numpy as np
+import pytest
+from matplotlib.colors import to_hex
+
+import fastvar_lab
+from fastvar_lab.plotting import panels
+from fastvar_lab.plotting.style import (
+    FAST,
+    FULL,
+    LOOKS,
+    MARKERS,
+    PALETTE,
+    Figure,
+    looks,
+    scale_label,
+    write_figure,
+)
+from fastvar_lab.widgets.page import Scatter
+
+ROOT = Path(fastvar_lab.__file__).parent
+
+
+@pytest.mark.parametrize("kind", [Figure, matplotlib.figure.Figure])
+def test_fonts_in_pdfs_are_truetype(kind, tmp_path):
+    figure = kind()
+    figure.subplots().set_title("a title, β")
+    write_figure(tmp_path / "written.pdf", figure)
+    Figure.savefig(figure, tmp_path / "saved.pdf") if kind is Figure else None
+    for path in tmp_path.glob("*.pdf"):
+        data = path.read_bytes()
+        assert b"/Type3" not in data
+        assert b"/FontFile2" in data
+
+
+DRAW = """
+import numpy as np, sys
+from fastvar_lab.plotting.panels import spectra
+from fastvar_lab.plotting.style import write_figure
+figure = spectra(np.arange(3), {"a line, β": np.arange(3)})
+for ending in ("pdf", "png", "svg"):
+    write_figure(f"{sys.argv[1]}.{ending}", figure)
+"""
+
+
+def test_figures_are_the_same_bytes_in_every_process(tmp_path):
+    for seed in ("1", "2"):
+        env = {**os.environ, "PYTHONHASHSEED": seed}
+        subprocess.run([sys.executable, "-c", DRAW, str(tmp_path / seed)], env=env, check=True)
+    for ending in ("pdf", "png", "svg"):
+        first, second = ((tmp_path / f"{seed}.{ending}").read_bytes() for seed in "12")
+        assert first == second
+
+
+def test_full_and_pruned_have_one_pair_of_colors():
+    assert (LOOKS["full"].color, LOOKS["FastVAR"].color) == (FULL, FAST)
+    assert len({look.color for look in LOOKS.values()}) == len(LOOKS)
+    assert len({look.marker for look in LOOKS.values()}) == len(LOOKS)
+    assert Scatter().front_color == to_hex(FAST)
+
+
+def test_a_family_looks_the_same_beside_any_others():
+    alone, beside = looks(["ToMe"]), looks(["mine", "full", "ToMe", "yours", "FastVAR"])
+    assert alone["ToMe"] == beside["ToMe"] == LOOKS["ToMe"]
+    assert len(set(beside.values())) == len({look.color for look in beside.values()}) == 5
+    many = looks(map(str, range(5 * len(PALETTE))))
+    assert not {FULL, FAST} & {look.color for look in many.values()}
+    assert len(set(many.values())) >= len(MARKERS) * (len(PALETTE) - 2) * 0.7
+
+
+def test_scales_are_written_in_one_way():
+    assert scale_label("32x32", 0.75) == "32x32: 75 %"
+    assert scale_label("4x6", 0.125) == "4x6: 12.5 %"
+
+
+def test_colors_are_named_in_style_alone():
+    for path in [
+        *ROOT.glob("widgets/*.py"),
+        *ROOT.glob("widgets/*.js"),
+        ROOT / "plotting/panels.py",
+    ]:
+        assert not re.findall(r"#[0-9a-f]{6}\b|color_palette", path.read_text()), path
+
+
+@pytest.mark.parametrize(
+    ("most", "gain"), [(1.0, 1), (0.3, 2), (0.2, 5), (0.01, 100), (1e-9, 1000)]
+)
+def test_a_difference_states_its_gain(most, gain):
+    full = np.full((4, 4, 3), 0.0)
+    shown = panels.difference(full + most, full)
+    assert shown.gain == gain
+    assert shown.title == f"difference x {gain}"
+    np.testing.assert_allclose(shown.picture, 0.5 + gain * most / 2)
+
+
+def test_a_difference_of_equal_pictures_is_grey_and_bytes_are_pictures_too():
+    full = np.random.default_rng(0).integers(0, 256, (8, 8, 3)).astype(np.uint8)
+    same = panels.difference(full, full)
+    assert (same.picture.min(), same.picture.max(), same.gain) == (0.5, 0.5, 1)
+    fast = full ^ 1
+    np.testing.assert_array_equal(
+        panels.difference(fast, full).picture, panels.difference(fast / 255, full / 255).picture
+    )
