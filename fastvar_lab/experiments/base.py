@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -18,6 +18,7 @@ from fastvar_lab.methods.presets import paper_preset
 from fastvar_lab.methods.prune import Dense
 from fastvar_lab.models.model import Model
 from fastvar_lab.prompts import ClassNumbers, ClosedWorld, Item, Judge, PromptList, PromptSet
+from fastvar_lab.scales import Sizes
 from fastvar_lab.seam import Method
 from fastvar_lab.speed import timed
 from fastvar_lab.store import Rows
@@ -57,7 +58,8 @@ class Cell:
     """One setting to measure: what its rows have in common, and all that they depend on.
 
     `columns` are plain values; `items` are generated together, `first` the number of their first
-    picture. A cell with `repeats` is timed: nothing runs beside it. `label` is only printed.
+    picture. A cell with `repeats` is timed: nothing runs beside it. `sizes` is its schedule if it
+    is not the model's. `label` is only printed.
     """
 
     columns: Mapping[str, Any] = field(default_factory=dict)
@@ -67,6 +69,7 @@ class Cell:
     first: int = 0
     judge: Judge | None = None
     repeats: int = 0
+    sizes: Sizes | None = None
 
     @property
     def prompts(self) -> list[str]:
@@ -180,10 +183,12 @@ def _each(
         yield cell, work(model, cell)
 
 
-def timed_cells(question: Question, repeats: int, **columns: Any) -> list[Cell]:
+def timed_cells(
+    question: Question, repeats: int, sizes: Sizes | None = None, **columns: Any
+) -> list[Cell]:
     """Return a cell for each method, to be timed over the same prompt."""
     return [
-        Cell(columns, method, label, (question.timed,), repeats=repeats)
+        Cell(columns, method, label, (question.timed,), repeats=repeats, sizes=sizes)
         for label, method in question.methods.items()
     ]
 
@@ -205,10 +210,9 @@ def in_turns(
 def base_of(cells: Sequence[Cell]) -> Cell:
     """Return the cell of full generation to time some cells beside: theirs, or one like the first.
 
-    >>> base_of([Cell(label="mine", repeats=3)])
-    Cell(columns={}, method=Dense(), label='full', items=(), first=0, judge=None, repeats=3)
+    >>> base = base_of([Cell(label="mine", repeats=3)])
+    >>> base.method, base.label, base.repeats
+    (Dense(), 'full', 3)
     """
     full = [cell for cell in cells if cell.method == Dense()]
-    one = cells[0]
-    other = Cell(one.columns, Dense(), FULL, one.items, one.first, one.judge, one.repeats)
-    return full[0] if full else other
+    return full[0] if full else replace(cells[0], method=Dense(), label=FULL)

@@ -12,13 +12,14 @@ from fastvar_lab.experiments.base import Cell, Methods, Work
 from fastvar_lab.generation import Generation, generate, resume
 from fastvar_lab.measure.quality import Metric
 from fastvar_lab.measure.speedup import disturbed
-from fastvar_lab.methods.columns import describe
+from fastvar_lab.methods.columns import KEPT, ROWS, describe, written
 from fastvar_lab.methods.fingerprint import code_of, user_code_hash
 from fastvar_lab.methods.prune import Dense
 from fastvar_lab.models.model import Model
 from fastvar_lab.pictures import to_uint8
 from fastvar_lab.prompts import Item
 from fastvar_lab.provenance import machine, versions
+from fastvar_lab.scales import Sizes
 from fastvar_lab.seam import Method
 from fastvar_lab.store import Drawn, Rows, Store, key
 
@@ -77,13 +78,17 @@ def method_address(method: Method, model: Model) -> dict[str, str]:
     return {"method": repr(method), **({"code": code} if code else {})}
 
 
-def method_columns(label: str, method: Method, model: Model) -> dict[str, Any]:
-    """Return the columns of a method in a frame."""
-    return {
-        "method": label,
-        "repr": repr(method),
-        **describe(method, model.grids(), model.depth),
-    }
+def method_columns(
+    label: str, method: Method, model: Model, sizes: Sizes | None = None
+) -> dict[str, Any]:
+    """Return the columns of a method in a frame; under `sizes` without those of the scale steps.
+
+    Schedules of many sizes have too many different steps for columns of each.
+    """
+    columns = describe(method, model.grids(sizes), model.depth)
+    if sizes is not None:
+        columns = {k: v for k, v in columns.items() if not k.startswith((KEPT, ROWS))}
+    return {"method": label, "repr": written(method), **columns}
 
 
 @dataclass(frozen=True)
@@ -120,6 +125,7 @@ class CellJob:
             "items": [list(item) for item in cell.items],
             "first": cell.first,
             "repeats": cell.repeats,
+            "schedule": None if cell.sizes is None else [list(size) for size in cell.sizes],
         }
 
     def missing(self, model: Model, store: Store) -> CellJob | None:
@@ -140,7 +146,7 @@ class CellJob:
         for cell in self.cells:
             address = self.address(cell, model)
             rows = disturbed.get(key(address)) or store.get(address)
-            method = cell.method and method_columns(cell.label, cell.method, model)
+            method = cell.method and method_columns(cell.label, cell.method, model, cell.sizes)
             columns = {**cell.columns, **(method or {})}
             yield None if rows is None else [{**columns, **row} for row in rows]
 

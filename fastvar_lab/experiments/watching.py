@@ -8,13 +8,12 @@ from fastvar_lab.experiments.base import Cell, base_of, in_turns
 from fastvar_lab.generation import generate
 from fastvar_lab.instruments.stopwatch import Stopwatch
 from fastvar_lab.models.model import Model
-from fastvar_lab.scales import Sizes
 from fastvar_lab.seam import Runner
 from fastvar_lab.speed.timed import Pairs
 
 
 def watched(
-    model: Model, cells: Sequence[Cell], sizes: Sizes | None = None, sublayers: bool = False
+    model: Model, cells: Sequence[Cell], sublayers: bool = False
 ) -> Iterator[tuple[Cell, Pairs[Stopwatch]]]:
     """Generate under stopwatches, every cell's method in turns with full generation."""
 
@@ -26,7 +25,7 @@ def watched(
             return watches[0]
 
         assert cell.method is not None
-        generate(model, cell.prompts, cell.method, watch=[watch], sizes=sizes)
+        generate(model, cell.prompts, cell.method, watch=[watch], sizes=cell.sizes)
         return watches[0]
 
     yield from in_turns(cells, once, base_of(cells), total_ms)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ from fastvar_lab.seam import KINDS, Act, Grid, Method, Site
 FULL = "full"
 """The family and label of unpruned generation."""
 
-FASTVAR = "FastVAR"
+FASTVAR, SKIPPING = "FastVAR", "skipping"
 KEPT, ROWS = "kept_", "rows_"  # prefixes of the columns of each scale step
 
 
@@ -64,12 +65,37 @@ def family(method: Method) -> str:
         plain = {Dense: FULL, Merge: "ToMe"}.get(type(method), type(method).__name__)
         return str(getattr(type(method), "family", plain))
     if all(ratio == 1 for _, ratio in method.pairs):
-        return "skipping"
+        return SKIPPING
     parts = [("pruning", False)]
     parts.append((_named(method.select, SELECTORS) or "", method.select == FarFromMean()))
     parts.append((_named(method.restore, RESTORERS) or "", method.restore == CachedBranch()))
     others = [name for name, default in parts if not default]
     return ", ".join(others) if len(others) > 1 else FASTVAR
+
+
+def written(method: Method) -> str:
+    """Write a method as Python that `read_method` reads back, defaults left out.
+
+    >>> written(Prune({-2: 0.5, -1: 0.75}, select=SELECTORS["random"]))
+    'Prune({-2: 0.5, -1: 0.75}, select=Random())'
+    """
+    return _written(method)
+
+
+def _written(value: Any) -> str:
+    """Write a frozen dataclass by the fields that differ from their defaults; else its `repr`."""
+    if not dataclasses.is_dataclass(value) or type(value).__repr__ is object.__repr__:
+        return repr(value)
+    parts = []
+    for field in dataclasses.fields(value):
+        own = getattr(value, field.name)
+        factory = field.default_factory
+        default = field.default if factory is dataclasses.MISSING else factory()
+        if field.name == "ratios" and isinstance(value, Scheduled):
+            parts.append("{" + ", ".join(f"{scale}: {ratio!r}" for scale, ratio in own) + "}")
+        elif field.init and own != default:
+            parts.append(f"{field.name}={_written(own)}")
+    return f"{type(value).__name__}({', '.join(parts)})"
 
 
 def labels(methods: Sequence[Method], grids: Sequence[Grid], depth: int) -> list[str]:
@@ -120,12 +146,14 @@ def _parts(method: Method, grids: Sequence[Grid], depth: int) -> dict[str, tuple
     """Write what a label may hold, each part with whether it goes without saying."""
     columns = describe(method, grids, depth)
     pruned = [(g.name, 1 - columns[f"{KEPT}{g.name}"] / g.tokens) for g in grids]
-    schedule = ", ".join(f"{name}: {100 * share:.0f} %" for name, share in pruned if share > 0)
+    skipping = columns["family"] == SKIPPING  # where every share is 100 %
+    shares = [(name, "" if skipping else f": {100 * s:.0f} %") for name, s in pruned if s > 0]
+    schedule = ", ".join(name + share for name, share in shares)
     alone = [g.name for g in grids if columns[f"{ROWS}{g.name}"] == 1]
     default = {KINDS, None} if isinstance(method, Scheduled) else {None}
     kinds = getattr(method, "sublayers", None)
     return {
-        "kind": (type(method).__name__ + str(columns["family"] == "skipping"), True),
+        "kind": (type(method).__name__ + str(skipping), True),
         "family": (columns["family"], False),
         "schedule": (schedule, False),
         "selector": (columns["selector"] or "", getattr(method, "select", None) == FarFromMean()),

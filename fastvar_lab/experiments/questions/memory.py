@@ -4,31 +4,31 @@ from __future__ import annotations
 
 import pandas as pd
 
-from fastvar_lab.experiments.base import Cell, Experiment, Question, each, full_and_preset
+from fastvar_lab.experiments.base import Cell, Experiment, Methods, Question, each, full_and_preset
 from fastvar_lab.experiments.verdicts import FAILS, HOLDS, Answer, Claim, label
 from fastvar_lab.generation import generate
 from fastvar_lab.methods.prune import Prune
 from fastvar_lab.models.model import Model
 from fastvar_lab.plotting import charts
 from fastvar_lab.scales import stretch
-from fastvar_lab.seam import Method, Site
+from fastvar_lab.seam import Site
 from fastvar_lab.store import Rows
 
 SIDES = (16, 32, 48, 64)
 
 
-def methods(model: Model) -> list[Method]:
+def methods(model: Model) -> Methods:
     """Full generation, the preset, and one that prunes less and one that skips the last step."""
-    preset = full_and_preset(model).values()
-    others = (Prune({-1: 0.5}), Prune({-2: 0.5, -1: 1.0}))
-    return [*preset, *(method for method in others if method not in preset)]
+    others = {"last scale 50 %": Prune({-1: 0.5}), "50 %, last skipped": Prune({-2: 0.5, -1: 1.0})}
+    return {**full_and_preset(model), **others}
 
 
 def cells(question: Question) -> list[list[Cell]]:
     """Return a cell for each side of the final map and method."""
+    sizes = {side: stretch(question.model.sizes, side, side) for side in SIDES}
     return [
         [
-            Cell({"side": side}, method, label, (question.timed,))
+            Cell({"side": side}, method, label, (question.timed,), sizes=sizes[side])
             for side in SIDES
             for label, method in question.methods.items()
         ]
@@ -39,8 +39,7 @@ def memory(model: Model, cell: Cell) -> Rows:
     """Bytes of the KV cache and of what is held to restore from: computed, and as allocated."""
     method = cell.method
     assert method is not None
-    sizes = stretch(model.sizes, cell.columns["side"], cell.columns["side"])
-    grids, config = model.grids(sizes), model.transformer.config
+    grids, config = model.grids(cell.sizes), model.transformer.config
     run = method.start(grids, model.depth)
     row = 2 * config.width * model.transformer.head.weight.element_size()
     keys = sum(run.forwarded(Site(i, "attn"), g) for i in range(model.depth) for g in grids)
@@ -50,7 +49,7 @@ def memory(model: Model, cell: Cell) -> Rows:
         layers = len(method.depth_checked(model.depth))
         kinds = [k for k in model.transformer.kinds if k in method.sublayers]
         tokens = layers * len(kinds) * grids[cache_step].tokens
-    made = generate(model, cell.prompts, method, sizes=sizes, snapshot=())
+    made = generate(model, cell.prompts, method, sizes=cell.sizes, snapshot=())
     assert made.snapshot is not None
     held = sum(t.numel() * t.element_size() for t in made.snapshot.held.values())
     return [

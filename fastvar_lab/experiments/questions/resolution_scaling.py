@@ -31,7 +31,8 @@ def cells(question: Question) -> list[list[Cell]]:
     """Return cells to time by side and method, and to score where the prompts have a judge."""
     sides = (*SIDES, 96) if question.scope.name == "paper" else SIDES
     repeats = 2 * question.scope.repeats
-    timed = [timed_cells(question, repeats, what="time", side=side) for side in sides]
+    schedules = {side: stretch(question.model.sizes, side, side) for side in sides}
+    timed = [timed_cells(question, repeats, schedules[s], what="time", side=s) for s in sides]
     if question.prompts.judge is None:
         return timed
     scored = [
@@ -69,10 +70,8 @@ def resolution(model: Model, cells: Sequence[Cell]) -> Iterator[tuple[Cell, Rows
 
 
 def _growth(model: Model, cells: Sequence[Cell]) -> Iterator[tuple[Cell, Rows]]:
-    side = cells[0].columns["side"]
-    sizes = stretch(model.sizes, side, side)
-    grids = model.grids(sizes)
-    for cell, pairs in watched(model, cells, sizes):
+    grids = model.grids(cells[0].sizes)
+    for cell, pairs in watched(model, cells):
         assert cell.method is not None
         cost = flops.total(flops.step_flops(model, cell.method, grids, words=cell.words))
         yield (
@@ -82,7 +81,7 @@ def _growth(model: Model, cells: Sequence[Cell]) -> Iterator[tuple[Cell, Rows]]:
                     "turn": turn,
                     "ms": total_ms(watch),
                     "gflop": cost / 1e9,
-                    "tokens": side**2,
+                    "tokens": grids[-1].tokens,
                     "disturbed": pairs.speedup.disturbed,
                 }
                 for turn, watch in enumerate(pairs.fast)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ from matplotlib.axes import Axes
 
 from fastvar_lab.plotting.style import PALETTE, Figure, Look, looks
 
+LONGEST = 30  # characters of a label on one line
 COLUMN = 3.4  # inches, one column of a two-column paper
 
 
@@ -26,7 +29,7 @@ def method_looks(frame: pd.DataFrame) -> dict[str, Look]:
     """Give each method of a frame its family's look, or one of its own if the family has several.
 
     >>> frame = pd.DataFrame({"method": ["full", "mine"], "family": ["full", "FastVAR"]})
-    >>> method_looks(frame)["mine"].color == FAST
+    >>> method_looks(frame)["mine"] == looks(["FastVAR"])["FastVAR"]
     True
     """
     families = dict(zip(frame.method, frame.family, strict=True))
@@ -41,9 +44,14 @@ def bars(axes: Axes, rows: pd.DataFrame, low: str, high: str) -> None:
     y = places(axes, len(rows))
     spread = np.abs([rows["mean"] - rows[low], rows[high] - rows["mean"]])
     axes.errorbar(rows["mean"], y, xerr=spread, fmt="o", ms=3.5, lw=1, color=PALETTE[0])
-    axes.set_yticks(y, rows.method)
+    axes.set_yticks(y, wrapped(rows.method))
     axes.grid(axis="x", lw=0.4, color="0.9")
     sns.despine(ax=axes)
+
+
+def wrapped(labels: Iterable[str]) -> list[str]:
+    """Break long labels into lines."""
+    return [fill(label, LONGEST) for label in labels]
 
 
 def places(axes: Axes, n: int) -> np.ndarray:

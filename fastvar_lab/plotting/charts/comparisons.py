@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 
 from fastvar_lab.measure.speedup import undisturbed
 from fastvar_lab.measure.statistics import summary
-from fastvar_lab.plotting.charts.axes import COLUMN, bars, panels, places
+from fastvar_lab.plotting.charts.axes import COLUMN, bars, panels, places, wrapped
 from fastvar_lab.plotting.style import FAST, OTHER, PALETTE, WIDTH, Figure, looks, style
 from fastvar_lab.plotting.tables import compared, pruned_shares
 
@@ -32,7 +32,9 @@ def methods(frame: pd.DataFrame) -> Figure:
     order = list(pruned.method.unique())
     with style():
         judged = "right" in measured(frame)
-        fig, (left, *middle, right) = panels(WIDTH, 0.16 * len(order) + 1.0, 2 + judged)
+        lines = max(label.count("\n") + 1 for label in wrapped(order))
+        height = (0.06 + 0.1 * lines) * len(order) + 1.0
+        fig, (left, *middle, right) = panels(WIDTH, height, 2 + judged)
         bars(left, summary(pruned, ["method"], "psnr"), "low", "high")
         left.set_xlabel("PSNR to the full picture (dB)")
         for axes in middle:
