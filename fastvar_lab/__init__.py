@@ -6,60 +6,21 @@
 >>> fast = fv.resume(model, full, fv.Prune({-2: 0.5, -1: 0.75}))
 """
 
-from fastvar_lab.draws import Keyed, Streamed
-from fastvar_lab.generation import Generation, Snapshot, generate, resume, resume_step
-from fastvar_lab.instruments.observe import observe, observe_again
-from fastvar_lab.instruments.recorder import Recorder
-from fastvar_lab.instruments.stopwatch import Stopwatch
-from fastvar_lab.instruments.trace import Trace
-from fastvar_lab.methods.merge import Merge
-from fastvar_lab.methods.presets import PRESETS, paper_preset
-from fastvar_lab.methods.prune import Dense, Prune
-from fastvar_lab.methods.restore import CachedBranch, NearestKept, Zero
-from fastvar_lab.methods.select import FarFromMean, HighPass, NearMean, Random, UniformGrid
-from fastvar_lab.models.build import from_states
-from fastvar_lab.models.loading import load
-from fastvar_lab.models.model import Model
-from fastvar_lab.pictures import to_uint8
-from fastvar_lab.sampling import Sampling
-from fastvar_lab.seam import Grid, Plan, Runner, Site, Wrapper
-from fastvar_lab.speed.flops import costs
+from typing import Any
 
-__all__ = [
-    "PRESETS",
-    "CachedBranch",
-    "Dense",
-    "FarFromMean",
-    "Generation",
-    "Grid",
-    "HighPass",
-    "Keyed",
-    "Merge",
-    "Model",
-    "NearMean",
-    "NearestKept",
-    "Plan",
-    "Prune",
-    "Random",
-    "Recorder",
-    "Runner",
-    "Sampling",
-    "Site",
-    "Snapshot",
-    "Stopwatch",
-    "Streamed",
-    "Trace",
-    "UniformGrid",
-    "Wrapper",
-    "Zero",
-    "costs",
-    "from_states",
-    "generate",
-    "load",
-    "observe",
-    "observe_again",
-    "paper_preset",
-    "resume",
-    "resume_step",
-    "to_uint8",
-]
+import lazy_loader
+
+_listed, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name of `__init__.pyi`, or a registered selector, restorer or method."""
+    try:
+        return _listed(name)
+    except AttributeError:
+        if name[:1].isupper():
+            from fastvar_lab.methods.parse import NAMES
+
+            if name in NAMES:
+                return NAMES[name]
+        raise

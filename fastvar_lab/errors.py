@@ -1,4 +1,4 @@
-"""Closed vocabularies: split a prompt into known words, and say what is near an unknown one."""
+"""Errors that several rooms raise, and sentences that say what is near an unknown word."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ from collections.abc import Collection
 
 class PromptError(ValueError):
     """A prompt outside the vocabulary or the grammar; the message says what is allowed."""
+
+
+class WeightsError(ValueError):
+    """A weights file that is missing, truncated, foreign, or of other shapes."""
 
 
 def split(text: str, vocabulary: Collection[str]) -> list[str]:

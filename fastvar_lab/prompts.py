@@ -100,14 +100,16 @@ def _written(value: object) -> str:
 class ClosedWorld(_Value):
     """Held-out prompts of the closed world, its tasks in turn, with their judge.
 
+    Models that draw photographs are prompted with the same sentences and `judge=None`.
+
     >>> ClosedWorld().take(8)[7]
     Item(prompt='a pink ring', seed=1313144367, group='single_object')
     """
 
     seed: int = 11
     tasks: tuple[str, ...] = TASKS
+    judge: Judge | None = world_judge
     name: ClassVar[str] = "closed-world"
-    judge: ClassVar[Judge] = staticmethod(world_judge)
 
     def __post_init__(self) -> None:
         _check_seed(self.seed)
@@ -158,7 +160,7 @@ class PromptList(_Value):
     (Item(prompt='a cat', seed=0, group=''), Item(prompt='a cat', seed=1, group=''))
     """
 
-    prompts: tuple[str, ...]
+    prompts: Sequence[str]
     seed: int = 0
     judge: Judge | None = None
     name: str = "list"

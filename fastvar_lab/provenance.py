@@ -95,7 +95,7 @@ def environment(device: torch.device | str, packages: Sequence[str] = ()) -> dic
 
 def machine(device: torch.device | str = "cpu") -> dict[str, str | int]:
     """Say what times were measured on: processor, system, threads, and the GPU of a device."""
-    cpu = platform.processor()
+    cpu = platform.processor()  # its name is what neither this nor psutil tells on Linux
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         cpu = next((x.split(":", 1)[1].strip() for x in lines if x.startswith("model name")), cpu)

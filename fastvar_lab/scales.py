@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from fastvar_lab.seam import Grid
 
@@ -49,6 +50,41 @@ def infinity(aspect: float = 1.0, budget: str = "1M") -> Sizes:
     return tuple((w, h) for h, w in sizes) if nearest in mirrored else sizes
 
 
+@dataclass(frozen=True)
+class Buckets:
+    """The schedules that a family was trained on, by aspect (height / width) and pixel budget.
+
+    `schedule(aspect, budget)` returns that of the nearest aspect. The largest budget comes last.
+    """
+
+    aspects: tuple[float, ...]
+    budgets: tuple[str, ...]
+    schedule: Callable[[float, str], Sizes]
+
+    def exactly(self, aspect: float, budget: str | None = None) -> Sizes:
+        """Return the schedule of an aspect that was trained on, by default of the largest budget.
+
+        Raises ValueError for another aspect, naming the nearest.
+        """
+        if not aspect > 0:
+            raise ValueError(f"an aspect must be above 0; not {aspect}")
+        near = sorted(self.aspects, key=lambda known: abs(known - aspect))
+        if abs(near[0] - aspect) > 0.002:
+            raise ValueError(
+                f"the aspect must be one of {', '.join(map(str, self.aspects))}; not {aspect} "
+                f"(nearest: {near[0]} and {near[1]})"
+            )
+        return self.schedule(aspect, budget or self.budgets[-1])
+
+    def square(self, side: int) -> Sizes | None:
+        """Return the schedule that ends at a square map of `side` tokens, if one was trained on."""
+        squares = (self.schedule(1.0, budget) for budget in self.budgets)
+        return next((sizes for sizes in squares if sizes[-1] == (side, side)), None)
+
+
+INFINITY_BUCKETS = Buckets(ASPECTS, tuple(INFINITY_BUDGETS), infinity)
+
+
 def infinity_at(height: int, width: int) -> Sizes:
     """Return Infinity's schedule for a picture of height x width pixels, larger ones zero-shot.
 
@@ -57,12 +93,6 @@ def infinity_at(height: int, width: int) -> Sizes:
     if height < 16 or width < 16 or height % 16 or width % 16:
         raise ValueError(f"sides must be multiples of 16 pixels; not {height}x{width}")
     return stretch(infinity(height / width), height // 16, width // 16)
-
-
-def templates(aspect: float) -> tuple[float, ...]:
-    """Return the one aspect of Infinity's schedules that this is, else its two neighbours."""
-    known = [a for a in ASPECTS if abs(a - aspect) <= 0.002]
-    return tuple(known or sorted(ASPECTS, key=lambda a: abs(a - aspect))[:2])
 
 
 def grids(sizes: Sequence[tuple[int, int]], prefix: int = 0) -> tuple[Grid, ...]:

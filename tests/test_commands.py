@@ -1,10 +1,12 @@
 """The commands as a person runs them."""
 
+import argparse
 import json
 import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -13,9 +15,13 @@ import torch
 from skimage.io import imread
 
 import fastvar_lab as fv
-from fastvar_lab.cli import commands
-from fastvar_lab.cli.main import main
+from fastvar_lab import cli
+from fastvar_lab.cli import cmd_demo
+from fastvar_lab.cli.main import commands, main
+from fastvar_lab.cli.options import opened
 from fastvar_lab.evaluators.closed_world import true_tokens
+from fastvar_lab.experiments import run
+from fastvar_lab.experiments.run import Opened
 from fastvar_lab.files import write
 from fastvar_lab.models import tiny
 from fastvar_lab.pictures import file_name
@@ -51,6 +57,61 @@ def test_demo(tmp_path):
         "compare.png", "demo.json", "fast.png", "full.png"]  # fmt: skip
 
 
+def test_a_command_is_one_file():
+    files = sorted(path.stem for path in Path(cli.__path__[0]).glob("cmd_*.py"))
+    assert [f"cmd_{name}" for name in commands()] == files
+    for command in commands().values():
+        assert "\n" not in command.HELP
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["generate", "--help"], ["demo", "--nope"], ["nothing"], ["evaluate", "--n", "1"],
+     ["generate", "a ring", "--ratios=-1:0.5", "--paper"], ["models", "--weights", "nowhere"]],
+    ids=" ".join,
+)  # fmt: skip
+def test_help_and_errors_come_without_torch(arguments):
+    code = f"""
+import sys
+from fastvar_lab.cli.main import main
+try:
+    main({arguments!r})
+except SystemExit:
+    pass
+assert not {{"torch", "numpy", "pandas"}} & set(sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("command", ["demo", "evaluate", "figures", "claims", "experiment"])
+def test_commands_take_any_model(command):
+    parser = argparse.ArgumentParser()
+    commands()[command].add_arguments(parser)
+    options = ["--model", "m", "--weights", "random", "--device", "cpu", "--dtype", "bfloat16"]
+    args = parser.parse_args(options)
+    assert opened(args) == Opened("m", "random", "cpu", "bfloat16")
+
+
+def test_pictures_of_random_weights_mean_nothing(tmp_path, capsys):
+    line = "fastvar-lab: random weights: pictures and scores mean nothing\n"
+    short = ["--size", "8", "--out", str(tmp_path)]
+    assert main(["generate", "a ring", "--weights", "random", *short]) == 0
+    assert line in capsys.readouterr().err
+    assert main(["generate", "a ring", *short]) == 0
+    assert line not in capsys.readouterr().err
+
+
+def test_a_model_without_a_judge_is_not_evaluated(monkeypatch, capsys):
+    model = fv.load("tiny")
+    model.prompts = fv.ClosedWorld(judge=None)
+    monkeypatch.setattr(run, "open_model", lambda how: model)
+    assert main(["evaluate", "--n", "7"]) == 2
+    error = capsys.readouterr().err
+    assert error == (
+        "fastvar-lab: tiny has no judge here: only pictures of the closed world are scored\n"
+    )
+
+
 def test_generate_writes_a_picture_a_prompt(tmp_path, capsys):
     main(["generate", "a red circle", "two stars", "--out", str(tmp_path), "--size", "16x24"])
     assert imread(tmp_path / "a-red-circle-0.png").shape == (128, 192, 3)
@@ -83,7 +144,7 @@ def test_a_terminated_command_leaves_nothing_half_written(tmp_path, monkeypatch,
         write(tmp_path / "a.txt", save)
 
     before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr(commands, "demo", half)
+    monkeypatch.setattr(cmd_demo, "run", half)
     assert main(["demo"]) == 130
     assert capsys.readouterr().err == "fastvar-lab: interrupted\n"
     assert not list(tmp_path.iterdir())
@@ -94,7 +155,7 @@ def test_an_error_without_words_is_named(monkeypatch, capsys):
     def fail(_):
         raise TimeoutError
 
-    monkeypatch.setattr(commands, "demo", fail)
+    monkeypatch.setattr(cmd_demo, "run", fail)
     assert main(["demo"]) == 2
     assert capsys.readouterr().err == "fastvar-lab: TimeoutError\n"
 
@@ -313,7 +374,7 @@ def test_a_read_only_folder_is_refused(tmp_path, capsys):
         (["train", "tokenizer", "--seed", "-1"], "--seed must lie in"),
         (
             ["generate", "a cat", "--model", "infinity-2b", "--aspect", "0"],
-            "--aspect must be above 0",
+            "an aspect must be above 0",
         ),
         (["generate", "a red ring", "--download"], "download is not for it"),
         (["generate", "a red ring", "--weights", ""], "cannot read weights"),

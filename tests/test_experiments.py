@@ -31,12 +31,12 @@ from fastvar_lab.measure.statistics import (
     wilson_of_gap,
     wilson_of_means,
 )
-from fastvar_lab.methods import presets
 from fastvar_lab.methods.fingerprint import user_code_hash
 from fastvar_lab.methods.prune import PruneRunner
 from fastvar_lab.models import build
 from fastvar_lab.plotting import charts, tables
 from fastvar_lab.plotting.style import write_figure
+from fastvar_lab.prompts import ClosedWorld
 from fastvar_lab.provenance import versions
 from fastvar_lab.store import Store, key
 from fastvar_lab.world.tasks import TASKS
@@ -171,7 +171,7 @@ def test_cells_say_which_preset_they_measure(name, monkeypatch):
 
     before = cells()
     assert before == cells()
-    monkeypatch.setitem(presets.PRESETS, "tiny", fv.Prune({-2: 0.25, -1: 0.25}))
+    monkeypatch.setattr(model, "fast", fv.Prune({-2: 0.25, -1: 0.25}))
     monkeypatch.setattr(costs, "PRUNED", fv.Prune({-1: 0.25}))
     assert before != cells()
 
@@ -179,7 +179,6 @@ def test_cells_say_which_preset_they_measure(name, monkeypatch):
 @pytest.mark.parametrize("name", ["latency_by_scale", "spectra"])
 def test_experiments_measure_a_model_of_classes(name, tmp_path):
     model = build.build(var_config(shared=False), tokenizer=AUTOENCODER).freeze()
-    model.name = "var-d16"  # so that it has a preset
     look = base.Scope("look", prompts=2, repeats=1)
     frame = run.run(name, look, how=model, store=Store(tmp_path), progress=False)
     assert len(frame)
@@ -649,7 +648,7 @@ def test_pictures_of_other_worlds_are_not_judged(small, monkeypatch):
     prompt = "a red circle"
     picture = np.zeros((64, 64, 3), np.uint8)
     assert base.score(small, prompt, picture) == 0
-    monkeypatch.setattr(small, "text_encoder", build.RandomText(32))
+    monkeypatch.setattr(small, "prompts", ClosedWorld(judge=None))
     assert np.isnan(base.score(small, prompt, picture))
 
 

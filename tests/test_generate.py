@@ -14,8 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import fastvar_lab as fv
 from fastvar_lab import scales
 from fastvar_lab.backbones.infinity import Text
+from fastvar_lab.backbones.text import RandomText
 from fastvar_lab.draws import Keyed, Streamed
-from fastvar_lab.models import build
 from fastvar_lab.models.releases import VAR
 from fastvar_lab.seam import DENSE, KINDS, Runner, Site, Wrapper
 from tests.conftest import SIZES
@@ -568,7 +568,7 @@ def test_steps_to_keep_come_in_any_collection(small):
 
 def test_another_text_encoder_does_not_end_a_snapshot(small):
     made = fv.generate(small, "a red ring", fv.Dense(), seed=1, snapshot=True)
-    other = replace(small, text_encoder=build.RandomText(64))
+    other = replace(small, text_encoder=RandomText(64))
     assert fv.resume(other, made, fv.Prune({-1: 0.5})).first_step > 0
 
 

@@ -7,6 +7,7 @@ import fastvar_lab as fv
 from fastvar_lab.backbones.autoencoder import AutoEncoderConfig
 from fastvar_lab.backbones.hart import HARTConfig
 from fastvar_lab.backbones.residual_diffusion import respace
+from fastvar_lab.backbones.text import RandomContext
 from fastvar_lab.methods.merge import Merge
 from fastvar_lab.models import build
 from fastvar_lab.speed import flops
@@ -67,7 +68,7 @@ def test_text_tokens_are_counted_and_never_pruned(hart):
     costs = flops.step_flops(hart, fv.Dense(), grids)
     assert costs[-1]["ends"] > 5 * costs[-2]["ends"]  # the diffusion
     with pytest.raises(ValueError, match="reads 7 text tokens; not 5"):
-        fv.generate(hart, build.RandomContext(24, 5).encode(["two"]), fv.Dense())
+        fv.generate(hart, RandomContext(24, 5).encode(["two"]), fv.Dense())
 
 
 def test_diffusion_schedule_is_the_released_one():

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,9 +13,11 @@ from safetensors.torch import save_file
 import fastvar_lab as fv
 from fastvar_lab.backbones.autoencoder import AutoEncoderConfig
 from fastvar_lab.backbones.hart import HARTConfig
-from fastvar_lab.backbones.infinity import InfinityConfig
-from fastvar_lab.models import build, loading, releases
-from fastvar_lab.models.weights import WeightsError, looks_like
+from fastvar_lab.backbones.infinity import Infinity, InfinityConfig
+from fastvar_lab.backbones.text import RandomText
+from fastvar_lab.errors import WeightsError
+from fastvar_lab.models import build, families, loading, releases
+from fastvar_lab.models.weights import looks_like
 
 SMALL = AutoEncoderConfig(8, (32, 32), encoder_blocks=1, decoder_blocks=1)
 INFINITY = InfinityConfig(6, 64, 2, 64, 8, text_width=24, text_length=10, pool_heads=4)
@@ -45,7 +48,7 @@ def long_names(state):
 def infinity(tmp_path, monkeypatch):
     monkeypatch.setitem(releases.INFINITY, "infinity-2b", INFINITY)
     monkeypatch.setitem(releases.INFINITY, "infinity-8b", INFINITY)
-    monkeypatch.setattr(releases, "infinity_tokenizer", lambda config: SMALL)
+    monkeypatch.setattr(families, "infinity_tokenizer", lambda config: SMALL)
     torch.manual_seed(0)
     source = build.build(INFINITY, tokenizer=SMALL).freeze()
     state = chunked(source.transformer.state_dict(), 3)
@@ -95,7 +98,7 @@ def test_infinity_opens_from_its_released_files(infinity, name):
 
 
 def test_hart_opens_from_its_released_files(tmp_path, monkeypatch):
-    monkeypatch.setattr(releases, "VAR_TOKENIZER", SMALL)
+    monkeypatch.setattr(families, "VAR_TOKENIZER", SMALL)
     torch.manual_seed(0)
     source = build.build(HART, tokenizer=SMALL).freeze()
     (tmp_path / "llm").mkdir()
@@ -171,12 +174,13 @@ def test_downloads_go_through_the_hub(infinity, monkeypatch, tmp_path):
 
 
 def test_what_does_not_fit_in_memory_is_refused(monkeypatch):
-    monkeypatch.setattr(loading, "_free_memory", lambda: 2**30)
+    free = SimpleNamespace(available=2**30)
+    monkeypatch.setattr(loading.psutil, "virtual_memory", lambda: free)
     with pytest.raises(
         RuntimeError, match=r"needs 8.2 GiB for its weights in torch.float32; 1.0 G"
     ):
         fv.load("infinity-2b", weights="random")
-    monkeypatch.setattr(loading, "_free_memory", lambda: None)
+    free.available = 2**40
     with pytest.raises(ValueError, match="no weights of infinity-layer16 were released"):
         fv.load("infinity-layer16", weights="somewhere")
 
@@ -188,11 +192,11 @@ def test_loading_holds_the_weights_once(tmp_path, ending):
 import resource, sys, torch, fastvar_lab as fv
 from dataclasses import replace
 from safetensors.torch import save_file
-from fastvar_lab.models import releases
+from fastvar_lab.models import families, releases
 from fastvar_lab.backbones.autoencoder import AutoEncoderConfig
 from fastvar_lab.backbones.var import VARConfig
 releases.VAR["var-d16"] = VARConfig(6, 1024, 16, (1, 2, 3), classes=10)
-releases.VAR_TOKENIZER = AutoEncoderConfig(32, (32, 32), 1, 1)
+families.VAR_TOKENIZER = AutoEncoderConfig(32, (32, 32), 1, 1)
 folder, what, ending = sys.argv[1:]
 released = releases.release
 releases.release = lambda name: replace(released(name), transformer="var_d16." + ending)
@@ -310,7 +314,7 @@ def test_names_and_shapes_of_released_hart():
 def test_official_precision_has_the_released_types():
     config = {"depth": 2, "width": 64, "heads": 2, "ffn": 64, "bits": 4, "text_width": 32,
               "text_length": 8, "pool_heads": 4}  # fmt: skip
-    state = build.Infinity(InfinityConfig(**config)).state_dict()
+    state = Infinity(InfinityConfig(**config)).state_dict()
     model = fv.from_states("infinity", config, state, sizes=[(1, 1), (2, 2), (3, 3)])
     model.set_precision("official", torch.bfloat16)
     types, heads = [], []
@@ -325,7 +329,7 @@ def test_official_precision_has_the_released_types():
             return self.inner.attend(site, grid, q, k, v, mask, scale)
 
     torch.manual_seed(0)
-    text = build.RandomText(32).encode(["a red circle"])
+    text = RandomText(32).encode(["a red circle"])
     made = fv.generate(model, text, fv.Prune({-1: 0.5}), watch=[Types])
     assert made.canvas.dtype == torch.float32
     assert {p.dtype for p in model.transformer.blocks.parameters()} == {torch.bfloat16}

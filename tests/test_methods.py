@@ -495,6 +495,8 @@ def test_a_rule_spreads_ratios_over_layers_by_one_method(small):
         assert not torch.equal(again.canvas, full.canvas)
 
 
-def test_there_is_no_preset_for_a_model_of_no_family():
-    with pytest.raises(ValueError, match="no preset for the model 'Infinity-2b'"):
-        fv.paper_preset("Infinity-2b", 13, 32)
+def test_a_model_without_a_preset_asks_for_a_schedule(small, monkeypatch):
+    monkeypatch.setattr(small, "fast", None)
+    assert small.preset is None
+    with pytest.raises(ValueError, match="no preset for the model 'small'; give a schedule"):
+        fv.paper_preset(small)

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,9 +16,9 @@ import fastvar_lab as fv
 from fastvar_lab.backbones import quantize
 from fastvar_lab.backbones.autoencoder import Context
 from fastvar_lab.backbones.layers import rotary, rotate_
-from fastvar_lab.cli.cmd_train import begun
+from fastvar_lab.errors import WeightsError
 from fastvar_lab.models import tiny
-from fastvar_lab.models.weights import WeightsError
+from fastvar_lab.models.loading import skeleton
 from fastvar_lab.scales import TINY, grids, square
 from fastvar_lab.seam import Grid
 from fastvar_lab.speed import flops
@@ -35,6 +36,7 @@ from fastvar_lab.training.loop import train
 from fastvar_lab.training.naming import Namer, marked, shares
 from fastvar_lab.training.reading import FACTS, facts, learn_to_read
 from fastvar_lab.training.rehearsal import rehearse
+from fastvar_lab.training.start import begun
 from fastvar_lab.training.transformer import GROWTH, SAMPLED, SMALL, WHOLE, bit_losses, look
 from fastvar_lab.world.grammar import COLORS, SHAPES, TEXTURES, VOCABULARY, parse
 from fastvar_lab.world.scene import Object, Scene
@@ -460,3 +462,42 @@ def test_a_stopped_training_leaves_a_checkpoint_that_resumes(tmp_path):
     broken = subprocess.run(again, capture_output=True, text=True, check=False)
     assert broken.returncode == 2
     assert "damaged or foreign" in broken.stderr.splitlines()[-1]
+
+
+def test_a_model_says_what_belongs_to_it():
+    tiny_model = fv.load("tiny")
+    with torch.device("meta"):
+        var, infinity, hart = map(skeleton, ("var-d30", "infinity-2b", "hart-0.7b"))
+    models = (tiny_model, var, infinity, hart)
+    assert [m.family for m in models] == ["infinity", "var", "infinity", "hart"]
+    presets = [fv.PRESETS[name] for name in ("tiny", "var-d30", "infinity", "hart")]
+    assert [m.preset for m in models] == presets == [fv.paper_preset(m) for m in models]
+    assert [m.prompts.judge is None for m in models] == [False, True, True, True]
+    assert [m.prompts.take(1)[0].group for m in models][:2] == ["single_object", "class"]
+    assert [m.grammar is None for m in models] == [False, True, True, True]
+    assert [m.buckets is None for m in models] == [True, True, False, True]
+    for model in models:
+        assert model.precisions == ("float32", "official")
+    half = infinity.buckets.exactly(1.5, "0.25M")
+    assert half[-1] == (39, 26)
+    assert dict(infinity.preset_of(half).pairs) == {-1: 0.4}
+    assert infinity.sizes_of(512) == infinity.buckets.schedule(1.0, "0.25M")
+    assert tiny_model.sizes_of(512)[-1] == (64, 64)
+    with pytest.raises(ValueError, match=r"not 1.4 \(nearest: 1.333 and 1.5\)"):
+        infinity.buckets.exactly(1.4)
+
+
+def test_a_model_of_ones_own_has_defaults_that_make_sense(small):
+    bare = fv.Model(
+        "mine", small.transformer, small.tokenizer, small.quantizer, small.text_encoder,
+        small.sizes, small.sampling,
+    )  # fmt: skip
+    assert (bare.family, bare.preset, bare.precisions) == ("mine", None, ("float32",))
+    assert bare.prompts.judge is None
+    assert {item.prompt for item in bare.prompts.take(3)} == {bare.example}
+    with pytest.raises(ValueError, match="mine has no official precision"):
+        bare.set_precision("official")
+    with pytest.raises(ValueError, match="give a schedule of your own"):
+        fv.paper_preset(bare)
+    method = fv.Prune({-1: 0.5})
+    assert replace(bare, fast=method).preset == method

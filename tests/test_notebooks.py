@@ -11,11 +11,11 @@ import nbformat
 import pytest
 
 import fastvar_lab
-from fastvar_lab.cli import notebooks
+from fastvar_lab.cli import notebook_runner
 from fastvar_lab.cli.main import main
 
 ROOT = Path(__file__).parent.parent
-ALL = notebooks.find(ROOT / "notebooks")
+ALL = notebook_runner.find(ROOT / "notebooks")
 
 
 def code_of(path):
@@ -54,7 +54,7 @@ def test_there_are_ten_numbered_ones():
 
 @pytest.mark.parametrize("path", ALL, ids=lambda p: p.stem)
 def test_a_committed_notebook_is_thin_and_clean(path):
-    assert notebooks.committed(path) == []
+    assert notebook_runner.committed(path) == []
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
     first = notebook.cells[0]
@@ -87,7 +87,7 @@ def write(path, *cells, markdown=()):
         ]
     )
     nbformat.write(notebook, path)
-    notebooks.strip(path)
+    notebook_runner.strip(path)
     return path
 
 
@@ -113,17 +113,19 @@ def test_what_goes_wrong_in_a_notebook_is_found(tmp_path, capsys):
                  "swallowed KeyError"):  # fmt: skip
         assert part in told
     write(tmp_path / "raises.ipynb", "raise ValueError('plain')")
-    assert notebooks.execute(tmp_path / "raises.ipynb")[1] == ["raises.ipynb: ValueError: plain"]
+    assert notebook_runner.execute(tmp_path / "raises.ipynb")[1] == [
+        "raises.ipynb: ValueError: plain"
+    ]
 
 
 def test_outputs_are_stripped_once(tmp_path, capsys):
     path = write(tmp_path / "full.ipynb", "1 + 1")
-    notebook, wrong = notebooks.execute(path)
+    notebook, wrong = notebook_runner.execute(path)
     assert wrong == []
     nbformat.write(notebook, path)
-    assert "holds an output" in notebooks.committed(path)[0]
+    assert "holds an output" in notebook_runner.committed(path)[0]
     assert main(["notebooks", "--strip", "--folder", str(tmp_path)]) == 0
-    assert notebooks.committed(path) == []
+    assert notebook_runner.committed(path) == []
     assert main(["notebooks", "--strip", "--folder", str(tmp_path)]) == 0
     assert "nothing to strip" in capsys.readouterr().out
 

@@ -3,6 +3,8 @@
 import ast
 from pathlib import Path
 
+import pytest
+
 import fastvar_lab
 
 ROOT = Path(fastvar_lab.__file__).parent
@@ -60,3 +62,30 @@ def test_optional_packages_are_not_imported_with_the_library():
                     assert all(a.name.split(".")[0] != name for a in node.names), path
                 if isinstance(node, ast.ImportFrom):
                     assert (node.module or "").split(".")[0] != name, path
+
+
+# modules of a room, lowest first, where the order is more than a matter of taste
+INSIDE = {
+    "models": (
+        *("absent", "precision", "families", "releases", "hub", "weights", "model", "build"),
+        *("tiny", "loading", "catalog"),
+    ),
+    "cli": ("options", "notebook_runner", "cmd_", "main"),
+}
+
+
+@pytest.mark.parametrize("folder", INSIDE)
+def test_imports_point_downwards_inside_a_room(folder):
+    def place(module):
+        return INSIDE[folder].index("cmd_" if module.startswith("cmd_") else module)
+
+    prefix = f"fastvar_lab.{folder}"
+    for path in sorted((ROOT / folder).glob("*.py")):
+        if path.stem == "__init__":
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith(prefix):
+                continue
+            rest = node.module.removeprefix(prefix).removeprefix(".")
+            for module in [rest] if rest else [alias.name for alias in node.names]:
+                assert place(module) < place(path.stem), f"{path.stem} imports {module}"

@@ -8,14 +8,15 @@ import torch
 import torch.nn.functional as F
 
 import fastvar_lab as fv
-from fastvar_lab.backbones.autoencoder import AutoEncoderConfig
+from fastvar_lab.backbones.autoencoder import AutoEncoderConfig, VQTokenizer
 from fastvar_lab.backbones.quantize import VectorQuantizer
-from fastvar_lab.backbones.var import VARConfig
+from fastvar_lab.backbones.var import VAR, VARConfig
 from fastvar_lab.drafting import draft_and_refine
-from fastvar_lab.models import build, releases
-from fastvar_lab.models.weights import WeightsError, read_released
+from fastvar_lab.errors import WeightsError
+from fastvar_lab.models import build, families, releases
+from fastvar_lab.models.weights import read_released
 from fastvar_lab.sampling import Sampling, cut
-from fastvar_lab.scales import grids
+from fastvar_lab.scales import grids, square
 from fastvar_lab.seam import Grid, Site
 from fastvar_lab.speed import flops
 
@@ -151,11 +152,11 @@ def test_released_sizes_and_names():
     counts = {"var-d16": 310.3, "var-d30": 2010.0, "var-d36": 2353.9}
     for name, millions in counts.items():
         with torch.device("meta"):
-            model = build.VAR(releases.VAR[name])
+            model = VAR(releases.VAR[name])
         total = sum(p.numel() for p in model.parameters())
         assert total / 1e6 == pytest.approx(millions, abs=0.06)
     with torch.device("meta"):
-        tokenizer = build.VQTokenizer(releases.VAR_TOKENIZER, 4096, 10)
+        tokenizer = VQTokenizer(families.VAR_TOKENIZER, 4096, 10)
     assert sum(p.numel() for p in tokenizer.parameters()) / 1e6 == pytest.approx(108.95, abs=0.01)
     shapes = {k: tuple(v.shape) for k, v in tokenizer.state_dict().items()}
     assert shapes["encoder.down.4.attn.1.qkv.weight"] == (1920, 640, 1, 1)
@@ -168,7 +169,7 @@ def test_released_sizes_and_names():
 @pytest.mark.parametrize("nest", [(), ("trainer", "var_wo_ddp")])
 def test_released_files_open(tmp_path, monkeypatch, nest):
     monkeypatch.setitem(releases.VAR, "var-d16", config(False))
-    monkeypatch.setattr(releases, "VAR_TOKENIZER", SMALL)
+    monkeypatch.setattr(families, "VAR_TOKENIZER", SMALL)
     torch.manual_seed(3)
     source = build.build(config(False), tokenizer=SMALL)
     state = dict(source.transformer.state_dict())
@@ -215,8 +216,8 @@ def test_bad_classes_and_missing_weights(var):
 
 def test_flops_of_var_d16_at_256():
     with torch.device("meta"):
-        transformer = build.VAR(releases.VAR["var-d16"])
-    steps, per_layer = grids(build.square(*releases.VAR_256)), 0.0
+        transformer = VAR(releases.VAR["var-d16"])
+    steps, per_layer = grids(square(*releases.VAR_256)), 0.0
     seen = 0
     for grid in steps:
         seen += grid.tokens

@@ -16,6 +16,7 @@ from fastvar_lab.generation import generate
 from fastvar_lab.measure.statistics import bootstrap, wilson, wilson_of_means
 from fastvar_lab.models.model import Model
 from fastvar_lab.pictures import to_tensor, to_uint8
+from fastvar_lab.prompts import world_judge
 from fastvar_lab.sampling import Sampling
 from fastvar_lab.seam import Method
 from fastvar_lab.world.detect import Detection, detect
@@ -123,6 +124,14 @@ def judge_accuracy(model: Model, n: int = 1000, seed: int = 0) -> dict[str, dict
 _ATTRIBUTES, _KINDS = ("shape", "color", "texture"), ("rendered", "reconstructed")
 
 
+def need_judge(model: Model) -> None:
+    """Raise ValueError for a model whose pictures the closed world's judge cannot score."""
+    if model.prompts.judge is not world_judge:
+        raise ValueError(
+            f"{model.name} has no judge here: only pictures of the closed world are scored"
+        )
+
+
 def evaluate(
     model: Model,
     method: Method,
@@ -136,7 +145,9 @@ def evaluate(
 
     `mismatched` judges each picture against the next prompt of its task: the judge's chance rate.
     `given` scales have the tokens of a right picture: what is lost after them is lost by the rest.
+    Raises ValueError for a model that the judge does not suit.
     """
+    need_judge(model)
     asked = questions(n, seed)
     maps = sizes or model.sizes
     if not 0 <= given <= len(maps):

@@ -10,14 +10,11 @@ from typing import Any, TypeVar
 import pandas as pd
 from matplotlib.figure import Figure
 
-from fastvar_lab.backbones.text import WordEncoder
-from fastvar_lab.backbones.var import LabelEncoder
 from fastvar_lab.experiments.verdicts import Claim
 from fastvar_lab.methods.columns import FASTVAR, FULL, labelled
-from fastvar_lab.methods.presets import paper_preset
 from fastvar_lab.methods.prune import Dense
-from fastvar_lab.models.model import Model
-from fastvar_lab.prompts import ClassNumbers, ClosedWorld, Item, Judge, PromptList, PromptSet
+from fastvar_lab.models.model import Model, paper_preset
+from fastvar_lab.prompts import Item, Judge, PromptSet
 from fastvar_lab.scales import Sizes
 from fastvar_lab.seam import Method
 from fastvar_lab.speed import timed
@@ -116,23 +113,9 @@ class Question:
 Work = Callable[[Model, Sequence[Cell]], Iterator[tuple[Cell, Rows]]]
 
 
-def preset(model: Model) -> Method:
-    """Return the schedule that belongs to a model; ValueError for a model without one."""
-    return paper_preset(model.name, len(model.sizes), model.depth)
-
-
-def default_prompts(model: Model) -> PromptSet:
-    """Return the prompts that a model is measured with unless others are given."""
-    if isinstance(model.text_encoder, WordEncoder):
-        return ClosedWorld()
-    if isinstance(model.text_encoder, LabelEncoder):
-        return ClassNumbers(model.text_encoder.classes)
-    return PromptList((model.text_encoder.example,))
-
-
 def full_and_preset(model: Model) -> Methods:
     """Return full generation and the model's own preset; ValueError for a model without one."""
-    return {FULL: Dense(), FASTVAR: preset(model)}
+    return {FULL: Dense(), FASTVAR: paper_preset(model)}
 
 
 @dataclass(frozen=True)

@@ -8,25 +8,25 @@ from typing import Any
 
 import numpy as np
 
-from fastvar_lab.backbones.text import WordEncoder
 from fastvar_lab.files import folder, write_json
 from fastvar_lab.instruments.observe import observe
 from fastvar_lab.measure.quality import MOST_PSNR, psnr, ssim
 from fastvar_lab.measure.speedup import DISTURBED
-from fastvar_lab.methods.prune import Dense, Prune
+from fastvar_lab.methods.prune import Dense
 from fastvar_lab.models.model import Model
 from fastvar_lab.pictures import to_uint8, write_image
 from fastvar_lab.plotting import panels
 from fastvar_lab.plotting.style import Figure, write_figure
 from fastvar_lab.provenance import provenance
+from fastvar_lab.seam import Method
 from fastvar_lab.speed import flops
 from fastvar_lab.speed.timed import speedups, timed
 
-PROMPT = WordEncoder.example
+PROMPT = "a red striped circle left of a blue square"
 
 
 def compare(
-    model: Model, prompt: str, method: Prune, seed: int, repeats: int = 3
+    model: Model, prompt: str, method: Method, seed: int, repeats: int = 3
 ) -> tuple[dict[str, Any], dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Measure full against fast: the report, the two pictures, and maps of forwarded tokens."""
     dense = Dense()
@@ -114,7 +114,7 @@ def table(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def demo(model: Model, prompt: str, method: Prune, seed: int, out: Path) -> dict[str, Any]:
+def demo(model: Model, prompt: str, method: Method, seed: int, out: Path) -> dict[str, Any]:
     """Run the demo and write full.png, fast.png, compare.png and demo.json into `out`."""
     folder(out)
     report, pictures, shares = compare(model, prompt, method, seed)

@@ -10,12 +10,11 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from fastvar_lab.experiments import demo
-from fastvar_lab.experiments.base import default_prompts, preset
 from fastvar_lab.generation import generate, resume
 from fastvar_lab.instruments.observe import observe
 from fastvar_lab.measure.spectra import images
 from fastvar_lab.methods.prune import Dense
-from fastvar_lab.models.model import Model
+from fastvar_lab.models.model import Model, paper_preset
 from fastvar_lab.pictures import to_uint8
 from fastvar_lab.plotting import panels
 from fastvar_lab.prompts import PromptSet, seeded
@@ -37,7 +36,7 @@ class Gallery:
 def _steps(model: Model, prompts: PromptSet, seed: int) -> tuple[Report, Arrays]:
     """Decode after every scale step of unpruned generations (paper, Fig. A.2)."""
     arrays = {}
-    for prompt in (model.text_encoder.example, prompts.take(1)[0].prompt):
+    for prompt in (model.example, prompts.take(1)[0].prompt):
         _, trace = observe(model, prompt, Dense(), seed=seed)
         arrays[prompt] = (images(trace, model.decode)[:, 0] * 255).round().astype(np.uint8)
     return {"scales": [g.name for g in model.grids()]}, arrays
@@ -50,8 +49,8 @@ def _draw_steps(report: Report, arrays: Arrays) -> Figure:
 
 def _demo(model: Model, prompts: PromptSet, seed: int) -> tuple[Report, Arrays]:
     """Compare full generation of the model's example prompt with its preset."""
-    example = model.text_encoder.example
-    report, pictures, shares = demo.compare(model, example, preset(model), seed)
+    example = model.example
+    report, pictures, shares = demo.compare(model, example, paper_preset(model), seed)
     return report, {**pictures, **shares}
 
 
@@ -62,7 +61,7 @@ def _draw_demo(report: Report, arrays: Arrays) -> Figure:
 
 def _side_by_side(model: Model, prompts: PromptSet, seed: int) -> tuple[Report, Arrays]:
     """Generate prompts in full and under the preset (paper, Figs A.3 and A.4)."""
-    items, method = seeded(prompts, 5).take(COLUMNS), preset(model)
+    items, method = seeded(prompts, 5).take(COLUMNS), paper_preset(model)
     texts = [item.prompt for item in items]
     full = generate(model, texts, Dense(), seed=seed, snapshot=True)
     fast = resume(model, full, method)
@@ -91,4 +90,4 @@ GALLERIES = {
 
 def make(name: str, model: Model, prompts: PromptSet | None, seed: int) -> tuple[Report, Arrays]:
     """Generate what a gallery shows; its own report first, then its arrays."""
-    return GALLERIES[name].make(model, prompts or default_prompts(model), seed)
+    return GALLERIES[name].make(model, prompts or model.prompts, seed)

@@ -15,7 +15,6 @@ from fastvar_lab.experiments.base import (
     Methods,
     Question,
     Scope,
-    default_prompts,
 )
 from fastvar_lab.experiments.comparison import comparison, halves_and_wholes, with_full
 from fastvar_lab.experiments.jobs import CellJob, Disturbed, Job
@@ -82,8 +81,8 @@ def run(
             "ModelSpec(name, weights)"
         )
     if prompts is None:
-        timed = Item(opened.text_encoder.example, 0)
-        prompts = seeded(default_prompts(opened), record.seed)
+        timed = Item(opened.example, 0)
+        prompts = seeded(opened.prompts, record.seed)
     else:
         timed = prompts.take(1)[0]
     own = record.labelled(opened) if methods is None else labelled(

@@ -43,25 +43,6 @@ def infinity_preset(steps: int = 13, depth: int = 32) -> Prune:
     return Prune(ratios, layers=(min(3, depth - 1), min(28, depth)))
 
 
-def paper_preset(model: str, steps: int, depth: int) -> Prune:
-    """Return the paper's preset for a model by name; the embedded model has its own.
-
-    Raises ValueError for a model of no family that is known here.
-
-    >>> paper_preset("infinity-2b", steps=13, depth=32).pairs
-    ((-4, 0.4), (-3, 0.5), (-2, 1.0), (-1, 1.0))
-    """
-    if model.startswith("infinity"):
-        return infinity_preset(steps, depth)
-    if model.startswith("var"):
-        return PRESETS["var-d30" if depth >= 30 else "var-d24"]
-    if model.startswith("hart"):
-        return PRESETS["hart"]
-    if model == "tiny":
-        return PRESETS["tiny"]
-    raise ValueError(f"there is no preset for the model {model!r}; give a schedule of your own")
-
-
 def parse_ratios(text: str) -> dict[ScaleName, float]:
     """Read `-2:0.5,-1:0.75`, `24:0.5,32:0.75` or `28x21:0.4`; raise ValueError on anything else."""
     ratios: dict[ScaleName, float] = {}

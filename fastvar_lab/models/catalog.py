@@ -9,11 +9,10 @@ import torch
 
 from fastvar_lab.methods.prune import Dense
 from fastvar_lab.models import releases
-from fastvar_lab.models.build import build
-from fastvar_lab.models.loading import NAMES
+from fastvar_lab.models.hub import is_here
+from fastvar_lab.models.loading import NAMES, SHIPPED, skeleton
 from fastvar_lab.models.model import Model
-from fastvar_lab.models.tiny import WEIGHTS, build_tiny
-from fastvar_lab.scales import Sizes, infinity
+from fastvar_lab.models.tiny import WEIGHTS
 from fastvar_lab.seam import Site
 
 PIXELS = (256, 512, 1024)
@@ -31,27 +30,24 @@ def catalog(weights: str | Path | None = None) -> list[dict[str, Any]]:
     """
     rows = []
     for name in NAMES:
-        found = None if name == "tiny" else releases.release(name)
+        release = None if name in SHIPPED else releases.release(name)
         with torch.device("meta"):
-            if found is None:
-                model = build_tiny()
-            else:
-                model = build(found.config, name=name, tokenizer=found.tokenizer, sizes=found.sizes)
+            model = skeleton(name)
         files = [f.name for f in sorted(WEIGHTS.glob("*.safetensors"))]
         text = None
-        if found is not None:
-            files = list(found.files)
-            text = found.text.repo if found.text else None
+        if release is not None:
+            files = list(release.files)
+            text = release.text.repo if release.text else None
         rows.append(
             {
                 "name": name,
                 "parameters": _count(model.transformer),
                 "tokenizer_parameters": _count(model.tokenizer),
-                "repo": None if found is None else found.repo,
+                "repo": None if release is None else release.repo,
                 "files": files,
                 "text": text,
-                "here": found is None
-                or (bool(files) and all(_here(found, f, weights) for f in files)),
+                "here": release is None
+                or (bool(files) and all(is_here(release, f, weights) for f in files)),
                 "memory_gb": {str(p): memory(model, p) / 1e9 for p in PIXELS},
             }
         )
@@ -62,32 +58,9 @@ def _count(module: torch.nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-def _here(found: releases.Release, file: str, weights: str | Path | None) -> bool:
-    """Tell whether a file or folder lies in the named folder or in the hub's cache."""
-    if weights is not None and (Path(weights) / file).exists():
-        return True
-    from huggingface_hub import try_to_load_from_cache
-
-    assert found.repo is not None
-    inside = (
-        [file] if "." in file else [f"{file}/config.json", f"{file}/model.safetensors.index.json"]
-    )
-    return any(isinstance(try_to_load_from_cache(found.repo, f), str) for f in inside)
-
-
-def schedule(model: Model, pixels: int) -> Sizes:
-    """Return the schedule of token maps that ends at a square picture of so many pixels."""
-    if model.name.startswith("infinity"):
-        budget = {256: "0.06M", 512: "0.25M", 1024: "1M"}.get(pixels)
-        if budget:
-            return infinity(1.0, budget)
-    side = pixels // (model.tokenizer.config.stride * model.quantizer.patch)
-    return model.sizes_to(side, side)
-
-
 def memory(model: Model, pixels: int, method: Any = None) -> int:
     """Bytes of weights and KV cache in bfloat16, for one guided picture of pixels x pixels."""
-    grids = model.grids(schedule(model, pixels))
+    grids = model.grids(model.sizes_of(pixels))
     run = (method or Dense()).start(grids, model.depth)
     config = model.transformer.config
     keys = sum(run.forwarded(Site(i, "attn"), g) for i in range(model.depth) for g in grids)

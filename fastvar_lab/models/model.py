@@ -2,35 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from fastvar_lab.backbones.autoencoder import AutoEncoder
-from fastvar_lab.backbones.hart import HART
-from fastvar_lab.backbones.infinity import Infinity
 from fastvar_lab.backbones.protocol import Backbone, ConditionEncoder
 from fastvar_lab.backbones.quantize import Quantizer
 from fastvar_lab.models import weights as files
+from fastvar_lab.models.absent import NoAutoEncoder
+from fastvar_lab.models.precision import PRECISIONS, Official
+from fastvar_lab.prompts import PromptList, PromptSet
 from fastvar_lab.sampling import Sampling
-from fastvar_lab.scales import Sizes, extend, stretch
+from fastvar_lab.scales import Buckets, Sizes, extend, stretch
 from fastvar_lab.scales import grids as number
-from fastvar_lab.seam import Grid
+from fastvar_lab.seam import Grid, Method
 from fastvar_lab.tokens import wide
 
-PRECISIONS = ("float32", "official")
+Preset = Method | Callable[[int, int], Method]  # of scale steps and layers
 
 
 @dataclass(repr=False)
 class Model:
-    """A backbone with its tokenizer and text encoder, and the defaults it was made for.
+    """A backbone with its tokenizer and text encoder, and all that the lab asks of a model.
 
-    `autocast` is the type that the released mixture of precisions computes in, `source` the
-    Python that opened the model, with the schedule `opened`, if `load` did; `extends` says
-    how it draws larger squares, see `sizes_to`.
+    A model of your own gives what it has; the defaults suit any backbone:
+
+    - `family` names its kind (default: `name`).
+    - `fast` is its acceleration preset, or a function of scale steps and layers that returns it;
+      read it as `preset`. Without one, commands and experiments ask for a schedule.
+    - `prompts` is the prompt set of experiments, with its judge or None (default: the text
+      encoder's example at many seeds). `grammar` raises ValueError for a prompt outside a closed
+      language.
+    - `official` says how precisions are mixed in its released scripts, if there are any.
+    - `buckets` are the schedules by aspect and pixel budget that it was trained on, if several;
+      `extends` says that larger squares append scales, see `sizes_to`.
+    - `timed` are the schedules and labelled methods of the bench command (default: its own
+      schedule under its preset).
+
+    `autocast` is the type that the official precision computes in, `source` the Python that opened
+    the model, with the schedule `opened`, if `load` did.
     """
 
     name: str
@@ -40,11 +54,22 @@ class Model:
     text_encoder: ConditionEncoder
     sizes: Sizes
     sampling: Sampling
+    family: str = ""
+    fast: Preset | None = None
+    prompts: PromptSet = None  # type: ignore[assignment]  # set below
+    grammar: Callable[[str], object] | None = None
+    official: Official | None = None
+    buckets: Buckets | None = None
+    timed: Sequence[tuple[Sizes, Mapping[str, Method]]] = ()
     autocast: torch.dtype | None = None
     source: str = ""
     opened: Sizes = ()
     extends: bool = False
     _hashed: tuple[object, str] | None = field(default=None, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        self.family = self.family or self.name
+        self.prompts = self.prompts or PromptList(self.text_encoder.example)
 
     def __repr__(self) -> str:
         sides = ", ".join(grid.name for grid in self.grids())
@@ -87,6 +112,31 @@ class Model:
             )
         return sizes
 
+    def sizes_of(self, pixels: int) -> Sizes:
+        """Return the schedule of a square picture of `pixels` a side; trained ones go first."""
+        side = pixels // (self.tokenizer.config.stride * self.quantizer.patch)
+        trained = self.buckets.square(side) if self.buckets else None
+        return trained or self.sizes_to(side, side)
+
+    @property
+    def preset(self) -> Method | None:
+        """The paper's method for this model and its schedule, or None."""
+        return self.preset_of(self.sizes)
+
+    def preset_of(self, sizes: Sizes) -> Method | None:
+        """Return the paper's method for this model under a schedule, or None."""
+        return self.fast(len(sizes), self.depth) if callable(self.fast) else self.fast
+
+    def check(self, prompt: str) -> None:
+        """Raise ValueError for a prompt outside the model's closed language, if it has one."""
+        if self.grammar is not None:
+            self.grammar(prompt)
+
+    @property
+    def example(self) -> str:
+        """A prompt that the text encoder takes."""
+        return self.text_encoder.example
+
     @property
     def depth(self) -> int:
         return self.transformer.config.depth
@@ -127,7 +177,7 @@ class Model:
     def blank(self, n: int, last: Grid) -> Tensor:
         """Make the latent before the first step: zeros (n, d, H, W) of the final map."""
         dtype = wide(self.transformer.head.weight).dtype
-        if self.autocast is not None and isinstance(self.transformer, HART):
+        if self.autocast is not None and self.official is not None and self.official.latent:
             dtype = self.autocast  # released: HART adds up its latent in float16
         p = self.quantizer.patch
         shape = (n, self.quantizer.channels, p * last.h, p * last.w)
@@ -152,21 +202,29 @@ class Model:
 
         "official": Infinity's text attention rounds to bfloat16; with dtype bfloat16 (Infinity) or
         float16 (VAR, HART) the model also runs under autocast as its scripts do, Infinity's
-        layers stored in bfloat16 and all else in float32. "float32" is `dtype` alone.
+        layers stored in bfloat16 and all else in float32. "float32" is `dtype` alone. Raises
+        ValueError for an official precision of a model without one.
         """
         if precision not in PRECISIONS:
             raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}; not {precision!r}")
-        official = precision == "official"
-        if isinstance(self.transformer, Infinity):
-            self.transformer.round_text_attention(official)
+        official, mixture = precision == "official", self.official or Official()
+        if official and self.official is None:
+            raise ValueError(f"{self.name} has no official precision; use precision='float32'")
+        if mixture.rounds_text:
+            cast(Any, self.transformer).round_text_attention(official)
         self.autocast = dtype if official and dtype != torch.float32 else None
         self.freeze()
         if self.autocast is None:
             return self.to(self.device, dtype)
         self.to(self.device, torch.float32)
-        if isinstance(self.transformer, Infinity):
+        if mixture.stores_blocks:
             self.transformer.blocks.to(dtype)
         return self
+
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """Names that `set_precision` takes here."""
+        return PRECISIONS if self.official else PRECISIONS[:1]
 
     @property
     def precision(self) -> str:
@@ -174,7 +232,7 @@ class Model:
         named = [str(self.dtype).removeprefix("torch.")]
         if self.autocast is not None:
             named.append(f"autocast {str(self.autocast).removeprefix('torch.')}")
-        if isinstance(self.transformer, Infinity) and self.transformer.rounds_text_attention:
+        if self.official and self.official.rounds_text and self.transformer.rounds_text_attention:
             named.append("text attention rounded")
         return ", ".join(named)
 
@@ -197,27 +255,19 @@ class Model:
         return self
 
 
-class NoText(ConditionEncoder):
-    """Stands where no text encoder was opened: conditions come encoded."""
+def paper_preset(model: Model, sizes: Sizes | None = None) -> Method:
+    """Return the paper's preset for a model, under its own schedule or another.
 
-    def __init__(self, model: str, wanted: str = "") -> None:
-        super().__init__()
-        self.model, self.wanted = model, wanted  # no `config`: where it lies is no part of a model
+    Raises ValueError for a model without one.
 
-    def encode(self, prompts: Sequence[str]) -> Any:
-        """Refuse, saying what was looked for."""
-        looked = f" ({self.wanted} is not there)" if self.wanted else ""
+    >>> import fastvar_lab as fv
+    >>> fv.paper_preset(fv.load("tiny")).pairs
+    ((-2, 0.5), (-1, 0.75))
+    """
+    preset = model.preset_of(model.sizes if sizes is None else sizes)
+    if preset is None:
         raise ValueError(
-            f"{self.model} has no text encoder here{looked}; pass encoded prompts instead of words"
+            f"there is no preset for the model {model.name!r}; give a schedule of your own, "
+            "such as Prune({-2: 0.5, -1: 0.75})"
         )
-
-
-class NoAutoEncoder(AutoEncoder):
-    """Stands where no autoencoder was opened: latents stay latents."""
-
-    def __init__(self) -> None:
-        nn.Module.__init__(self)
-
-    def decode(self, latent: Tensor) -> Tensor:
-        """Refuse."""
-        raise ValueError("this model was built without an autoencoder; its latents stay latents")
+    return preset

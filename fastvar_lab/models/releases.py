@@ -1,18 +1,17 @@
-"""Released models as data: configuration, tokenizer, schedule, and the files they come in."""
+"""Released models as data: configuration, schedule, and the files they come in."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from fastvar_lab.backbones.autoencoder import AutoEncoderConfig
 from fastvar_lab.backbones.hart import HARTConfig
 from fastvar_lab.backbones.infinity import InfinityConfig
 from fastvar_lab.backbones.var import VARConfig
+from fastvar_lab.models.families import FAMILIES, Config, Family
 from fastvar_lab.sampling import Sampling
-from fastvar_lab.scales import Sizes, infinity, square
-
-Config = VARConfig | InfinityConfig | HARTConfig
+from fastvar_lab.scales import Sizes, infinity
 
 
 @dataclass(frozen=True)
@@ -33,13 +32,14 @@ class Release:
     """One released model.
 
     `transformer` and `tokenizer_file` are paths in the hub's `repo`, and in the folder of weights
-    that a user names; None where nothing was released.
+    that a user names; None where nothing was released. `sizes` and `sampling` are the family's
+    where they are None.
     """
 
+    family: Family
     config: Config
-    tokenizer: AutoEncoderConfig
-    sizes: Sizes
-    sampling: Sampling
+    sizes: Sizes | None = None
+    sampling: Sampling | None = None
     repo: str | None = None
     transformer: str | None = None
     tokenizer_file: str | None = None
@@ -51,8 +51,6 @@ class Release:
         return tuple(f for f in (self.transformer, self.tokenizer_file) if f)
 
 
-F16 = (160, 160, 320, 320, 640)
-VAR_TOKENIZER = AutoEncoderConfig(32, F16, attention=True)
 VAR_256, VAR_512 = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16), (1, 2, 3, 4, 6, 9, 13, 18, 24, 32)
 VAR = {
     f"var-d{d}": VARConfig(d, 64 * d, d, VAR_512 if d == 36 else VAR_256, shared_aln=d == 36)
@@ -88,34 +86,23 @@ INFINITY = {
     "infinity-8b-512": _infinity(40, 3584, 28, 14, patch=2),
 }
 
-
-def infinity_tokenizer(config: InfinityConfig) -> AutoEncoderConfig:
-    """Return the tokenizer of an Infinity: stride 16, or 8 under patchified tokens."""
-    widths = (128, 256, 512, 512, 512) if config.patch == 1 else (128, 256, 512, 512)
-    return AutoEncoderConfig(config.bits, widths)
-
-
-_INFINITY_FILES = {  # transformer, tokenizer, pixel budget; the rest were never released
-    "infinity-125m": ("infinity_125M_256x256.pth", "infinity_vae_d16.pth", "0.06M"),
-    "infinity-2b": ("infinity_2b_reg.pth", "infinity_vae_d32reg.pth", "1M"),
-    "infinity-8b": ("infinity_8b_weights", "infinity_vae_d56_f8_14_patchify.pth", "1M"),
-    "infinity-8b-512": (
-        "infinity_8b_512x512_weights",
-        "infinity_vae_d56_f8_14_patchify.pth",
-        "0.25M",
-    ),
+_2B, _8B = Sampling(guidance=4.0, temperature=0.5), Sampling(guidance=3.0, temperature=1.0)
+_PATCHED = "infinity_vae_d56_f8_14_patchify.pth"
+_INFINITY_FILES = {  # transformer, tokenizer, pixel budget, sampling; the rest: never released
+    "infinity-125m": ("infinity_125M_256x256.pth", "infinity_vae_d16.pth", "0.06M", _2B),
+    "infinity-2b": ("infinity_2b_reg.pth", "infinity_vae_d32reg.pth", "1M", _2B),
+    "infinity-8b": ("infinity_8b_weights", _PATCHED, "1M", _8B),
+    "infinity-8b-512": ("infinity_8b_512x512_weights", _PATCHED, "0.25M", _8B),
 }
 
 
 def _released_infinity(name: str) -> Release:
-    config = INFINITY[name]
-    transformer, tokenizer, budget = _INFINITY_FILES.get(name, (None, None, "1M"))
-    eight = name.startswith("infinity-8b")
+    transformer, tokenizer, budget, sampling = _INFINITY_FILES.get(name, (None, None, "1M", _2B))
     return Release(
-        config,
-        infinity_tokenizer(config),
+        FAMILIES["infinity"],
+        INFINITY[name],
         infinity(1.0, budget),
-        Sampling(guidance=3.0 if eight else 4.0, temperature=1.0 if eight else 0.5),
+        sampling,
         "FoundationVision/Infinity" if transformer else None,
         transformer,
         tokenizer,
@@ -125,30 +112,26 @@ def _released_infinity(name: str) -> Release:
 
 def _released_var(name: str) -> Release:
     return Release(
+        FAMILIES["var"],
         VAR[name],
-        VAR_TOKENIZER,
-        square(*VAR[name].sides),
-        Sampling(guidance=4.0, top_k=900, top_p=0.95),
-        "FoundationVision/var",
-        f"{name.replace('-', '_')}.pth",
-        "vae_ch160v4096z32.pth",
+        repo="FoundationVision/var",
+        transformer=f"{name.replace('-', '_')}.pth",
+        tokenizer_file="vae_ch160v4096z32.pth",
     )
 
 
 def _released_hart(name: str) -> Release:
     return Release(
+        FAMILIES["hart"],
         HART[name],
-        VAR_TOKENIZER,
-        square(*HART[name].sides),
-        Sampling(guidance=4.5, top_p=1.0, smooth=True),
-        "mit-han-lab/hart-0.7b-1024px",
-        "llm",
-        "tokenizer",
-        QWEN2,
+        repo="mit-han-lab/hart-0.7b-1024px",
+        transformer="llm",
+        tokenizer_file="tokenizer",
+        text=QWEN2,
     )
 
 
-_RELEASED = {
+_RELEASED: dict[str, Callable[[], Release]] = {
     **{name: partial(_released_var, name) for name in VAR},
     **{name: partial(_released_infinity, name) for name in INFINITY},
     **{name: partial(_released_hart, name) for name in HART},

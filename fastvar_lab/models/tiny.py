@@ -13,13 +13,18 @@ from fastvar_lab.backbones.autoencoder import AutoEncoder, AutoEncoderConfig
 from fastvar_lab.backbones.infinity import Infinity, InfinityConfig
 from fastvar_lab.backbones.quantize import BitQuantizer
 from fastvar_lab.backbones.text import WordEncoder, WordEncoderConfig
+from fastvar_lab.methods.presets import PRESETS
+from fastvar_lab.methods.prune import Prune
 from fastvar_lab.models import weights as files
+from fastvar_lab.models.families import FAMILIES
 from fastvar_lab.models.model import Model
+from fastvar_lab.prompts import ClosedWorld
 from fastvar_lab.sampling import Sampling
-from fastvar_lab.scales import TINY
-from fastvar_lab.world.grammar import VOCABULARY
+from fastvar_lab.scales import TINY, infinity
+from fastvar_lab.world.grammar import VOCABULARY, parse
 
 WEIGHTS = Path(__file__).parent.parent / "weights"
+PAPER = PRESETS["infinity-all-layers"]
 TOKENIZER_FILE, TRANSFORMER_FILE = "tiny_tokenizer.safetensors", "tiny_transformer.safetensors"
 
 
@@ -71,8 +76,34 @@ def build_tiny(config: dict[str, Any] | None = None, name: str = "tiny") -> Mode
         text_encoder=WordEncoder(WordEncoderConfig(**frozen("text"))),
         sizes=TINY,
         sampling=Sampling(guidance=2.0, temperature=0.6, top_p=1.0),
+        family="infinity",
+        fast=PRESETS["tiny"],
+        prompts=ClosedWorld(),
+        grammar=parse,
+        official=FAMILIES["infinity"].official,
         extends=True,
+        timed=(
+            (TINY, {"32x32": Prune({24: 0.5, 32: 0.75}), "32x32 paper preset": PAPER}),
+            (infinity(), {"64x64": Prune({48: 0.5, 64: 0.75}), "64x64 paper preset": PAPER}),
+        ),
     )
+
+
+def open_tiny(folder: str | Path | None = None) -> Model:
+    """Open the embedded model from a folder of weights, default those of the package.
+
+    Raises WeightsError for files that are missing, damaged or another model's.
+    """
+    place = Path(WEIGHTS if folder is None else folder)
+    parts, config = files.read(place / TRANSFORMER_FILE)
+    vision, vision_config = files.read(place / TOKENIZER_FILE)
+    try:
+        model = build_tiny({**config, **vision_config})
+    except (KeyError, TypeError) as error:
+        raise files.WeightsError(f"{place} holds another model's configuration: {error}") from None
+    files.fill(language(model), parts, place / TRANSFORMER_FILE)
+    files.fill(model.tokenizer, vision, place / TOKENIZER_FILE)
+    return model
 
 
 def language(model: Model) -> nn.ModuleDict:

@@ -14,15 +14,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from fastvar_lab.backbones.hart import HARTConfig
-from fastvar_lab.backbones.infinity import InfinityConfig
-from fastvar_lab.backbones.var import VARConfig
+from fastvar_lab.errors import WeightsError
 from fastvar_lab.files import digest_of, folder, write
 from fastvar_lab.models import releases
-
-
-class WeightsError(ValueError):
-    """A weights file that is missing, truncated, foreign, or of other shapes."""
+from fastvar_lab.models.families import FAMILIES, Config
 
 
 def save(
@@ -52,12 +47,12 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if config is None:
         raise WeightsError(f"{path} holds no configuration, so it is not a file of this lab")
     try:
-        told = json.loads(config)
+        content = json.loads(config)
     except ValueError as error:
         raise WeightsError(f"the configuration in {path} is no JSON: {error}") from None
-    if not (isinstance(told, dict) and all(isinstance(part, dict) for part in told.values())):
+    if not (isinstance(content, dict) and all(isinstance(part, dict) for part in content.values())):
         raise WeightsError(f"the configuration in {path} is none of a model: {config[:60]}")
-    return tensors, told
+    return tensors, content
 
 
 def read_released(path: Path) -> dict[str, Tensor]:
@@ -85,10 +80,10 @@ def _parts(folder: Path) -> list[Path]:
         if missing:
             raise WeightsError(f"{index} names the shard {missing[0]}, which is not there")
         return [folder / name for name in names]
-    found = [p for kind in ("safetensors", "bin", "pth") for p in sorted(folder.glob(f"*.{kind}"))]
-    if not found:
+    parts = [p for kind in ("safetensors", "bin", "pth") for p in sorted(folder.glob(f"*.{kind}"))]
+    if not parts:
         raise WeightsError(f"{folder} holds no weights (.safetensors, .bin, .pth, or an index)")
-    return found[:1]
+    return parts[:1]
 
 
 def _open(path: Path) -> Any:
@@ -147,7 +142,7 @@ def by_own_names(tensors: Mapping[str, Tensor], module: nn.Module) -> dict[str, 
     own = module.state_dict()
     chunked = [re.match(r"block_chunks\.(\d+)\.module\.(\d+)\.", key) for key in tensors]
     chunk = 1 + max((int(m[2]) for m in chunked if m), default=0)
-    found = {}
+    renamed = {}
     for key, value in tensors.items():
         if key.startswith("disc.") or key.split(".")[-1] in _UNUSED:
             continue
@@ -162,8 +157,8 @@ def by_own_names(tensors: Mapping[str, Tensor], module: nn.Module) -> dict[str, 
             value = value.reshape(1, -1, 1, 1)
         if name == "cfg_uncond" and name in own:
             value = _fitted(value, len(own[name]))
-        found[name] = value
-    return found
+        renamed[name] = value
+    return renamed
 
 
 def _fitted(rows: Tensor, count: int) -> Tensor:
@@ -207,13 +202,13 @@ _BLOCK = re.compile(r"(?:blocks\.|block_chunks\.)[\d.]+(?:module\.\d+)?")
 
 
 _MARKS = {  # keys that only one family has
-    "class_emb.weight": (VARConfig, "a VAR"),
-    "text_proj_for_ca.0.weight": (InfinityConfig, "an Infinity"),
-    "context_embed.weight": (HARTConfig, "a HART"),
+    "class_emb.weight": ("var", "a VAR"),
+    "text_proj_for_ca.0.weight": ("infinity", "an Infinity"),
+    "context_embed.weight": ("hart", "a HART"),
 }
 
 
-def _known() -> dict[releases.Config, str]:
+def _known() -> dict[Config, str]:
     """Return the configurations whose files exist, and their names."""
     names = [name for name in releases.NAMES if releases.release(name).files]
     return {releases.release(name).config: name for name in reversed(names)}
@@ -228,11 +223,12 @@ def looks_like(tensors: Mapping[str, Tensor]) -> str | None:
 
     width, blocks = size("word_embed.weight"), map(_BLOCK.match, keys)
     depth = len({match[0] for match in blocks if match})
-    for mark, (kind, family) in _MARKS.items():
+    for mark, (name, family) in _MARKS.items():
         if mark in keys:
-            for config, name in _known().items():
-                if isinstance(config, kind) and (config.width, config.depth) == (width, depth):
-                    return f"the transformer of {name}"
+            for config, known in _known().items():
+                same = type(config) is FAMILIES[name].config
+                if same and (config.width, config.depth) == (width, depth):
+                    return f"the transformer of {known}"
             return f"{family} transformer of depth {depth} and width {width}"
     if "quantize.embedding.weight" in keys:
         return f"a VAR or HART tokenizer of {size('quantize.embedding.weight')} codes"

@@ -15,11 +15,10 @@ from fastvar_lab.generation import Watch, generate, resume
 from fastvar_lab.instruments.recorder import Recorder
 from fastvar_lab.instruments.trace import Trace
 from fastvar_lab.measure.speedup import DISTURBED
-from fastvar_lab.methods.presets import PRESETS, paper_preset
 from fastvar_lab.methods.prune import Dense, Prune
-from fastvar_lab.models.model import Model
+from fastvar_lab.models.model import Model, paper_preset
 from fastvar_lab.provenance import provenance
-from fastvar_lab.scales import Sizes, infinity
+from fastvar_lab.scales import Sizes
 from fastvar_lab.seam import Method
 from fastvar_lab.speed import flops
 from fastvar_lab.speed.sublayers import short_ms, sublayer_ms
@@ -28,27 +27,22 @@ from fastvar_lab.speed.timed import medians, speedups, timed, total_ms
 FULL = "full"
 
 
-def schedules(model: Model) -> list[tuple[Sizes, dict[str, Prune]]]:
-    """Name the methods that are measured on each schedule.
+def schedules(model: Model) -> list[tuple[Sizes, dict[str, Method]]]:
+    """Return the schedules that are timed, each with its methods by name: `Model.timed`.
 
-    A released model runs its own schedule under the paper's preset, and, where that skips steps,
-    under its pruned steps alone.
+    A model without any runs its own schedule under the paper's preset, and, where that skips
+    steps, under its pruned steps alone.
     """
-    if model.name != "tiny":
-        return [(model.sizes, released(model, model.sizes))]
-    paper = PRESETS["infinity-all-layers"]
-    return [
-        (model.sizes, {"32x32": Prune({24: 0.5, 32: 0.75}), "32x32 paper preset": paper}),
-        (infinity(), {"64x64": Prune({48: 0.5, 64: 0.75}), "64x64 paper preset": paper}),
-    ]
+    timed = [(sizes, dict(methods)) for sizes, methods in model.timed]
+    return timed or [(model.sizes, released(model, model.sizes))]
 
 
-def released(model: Model, sizes: Sizes) -> dict[str, Prune]:
-    """Name a released model's methods: the paper's preset, and its pruned steps where it skips."""
-    preset = paper_preset(model.name, len(sizes), model.depth)
+def released(model: Model, sizes: Sizes) -> dict[str, Method]:
+    """Name a model's methods: the paper's preset, and its pruned steps where it skips any."""
+    preset = paper_preset(model, sizes)
     name = f"{model.name} {model.grids(sizes)[-1].name}"
     methods = {f"{name} paper preset": preset}
-    if any(ratio == 1 for _, ratio in preset.pairs):
+    if isinstance(preset, Prune) and any(ratio == 1 for _, ratio in preset.pairs):
         pruned = {scale: ratio for scale, ratio in preset.pairs if ratio < 1}
         methods[f"{name} pruned steps"] = replace(preset, ratios=pruned)
     return methods
@@ -79,7 +73,7 @@ def rates(device: torch.device | str, dtype: torch.dtype) -> Rates:
 
 def prompt(model: Model) -> str:
     """Return what is drawn: a sentence, or a class for a VAR."""
-    return model.text_encoder.example
+    return model.example
 
 
 def bench(model: Model, repeats: int = 5, only: str = "") -> dict[str, Any]:
@@ -109,7 +103,7 @@ def _device(model: Model) -> str:
 def cases(
     model: Model,
     sizes: Sizes,
-    methods: dict[str, Prune],
+    methods: dict[str, Method],
     repeats: int,
     pictures: int = 1,
     best: Rates | None = None,

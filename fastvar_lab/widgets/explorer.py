@@ -10,7 +10,6 @@ from typing import Any
 import ipywidgets as widgets
 from matplotlib.colors import to_hex
 
-from fastvar_lab.backbones.text import WordEncoder
 from fastvar_lab.experiments.explore import Comparison, Exploration
 from fastvar_lab.files import unused
 from fastvar_lab.measure.masks import kept_map
@@ -26,6 +25,7 @@ from fastvar_lab.seam import Site
 from fastvar_lab.widgets.page import CopyButton
 from fastvar_lab.widgets.panel import Gallery, Live, control
 from fastvar_lab.widgets.prompt_picker import PromptPicker
+from fastvar_lab.world.grammar import parse
 
 LATEST = 0  # stands for no cache step of its own; None would leave a control blank
 SCALES = 4  # of the last ones have a slider
@@ -64,7 +64,7 @@ class Explorer(Live):
         self.shown: Comparison | None = None
         self.paused = False
         sizes = [grid.name for grid in model.grids()]
-        first = model.text_encoder.example if prompt is None else prompt
+        first = model.example if prompt is None else prompt
         self.prompt = control(widgets.Text, "prompt", value=first, continuous_update=False)
         self.seed = control(widgets.BoundedIntText, "seed", value=seed, min=0, max=2**31 - 1)
         self.ratios = {
@@ -113,7 +113,7 @@ class Explorer(Live):
         self.numbers, self.costs = widgets.HTML(), widgets.HTML()
         self.gallery = Gallery(("full", "FastVAR", "difference", "kept tokens"))
         pickers: list[Any] = []
-        if isinstance(model.text_encoder, WordEncoder):  # a closed vocabulary
+        if model.grammar is parse:  # the picker offers the closed world's words
             pickers = [PromptPicker(self.prompt, self.guarded)]
         method = [self.cache, self.layers, self.select, self.restore]
         left = widgets.VBox([self.seed, *self.ratios.values(), *method])

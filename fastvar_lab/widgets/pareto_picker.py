@@ -51,7 +51,7 @@ class ParetoPicker(Live):
         super().__init__()
         compared(frame)
         self.frame, self.explorer, self.lab = frame, explorer, Exploration(model)
-        self.asked = (model.text_encoder.example if prompt is None else prompt, seed)
+        self.asked = (model.example if prompt is None else prompt, seed)
         self.written = dict(zip(frame.method, frame.repr, strict=True))
         self.methods = dict(methods or {})
         self.value = control(widgets.Dropdown, "quality", options=VALUES)

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 
 from fastvar_lab.plotting.style import PALETTE, Figure, Look, looks
 
-LONGEST = 30  # characters of a label on one line
+LONGEST = 34  # characters of a label on one line
 COLUMN = 3.4  # inches, one column of a two-column paper
 
 
@@ -50,8 +50,13 @@ def bars(axes: Axes, rows: pd.DataFrame, low: str, high: str) -> None:
 
 
 def wrapped(labels: Iterable[str]) -> list[str]:
-    """Break long labels into lines."""
-    return [fill(label, LONGEST) for label in labels]
+    r"""Break long labels into lines, after commas.
+
+    >>> wrapped(["FastVAR 24x24: 50 %, 32x32: 75 %, layers 3 to 27"])
+    ['FastVAR 24x24: 50 %, 32x32: 75 %,\nlayers 3 to 27']
+    """
+    lines = [fill(label.replace(" ", "\xa0").replace(",\xa0", ", "), LONGEST) for label in labels]
+    return [line.replace("\xa0", " ") for line in lines]
 
 
 def places(axes: Axes, n: int) -> np.ndarray:

@@ -1,0 +1,54 @@
+"""Timed generations, beside counted operations and floors."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from fastvar_lab.cli import options
+
+HELP = "time full and pruned generation"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this command."""
+    parser.add_argument("--repeats", type=int, default=5, help="timed runs of each, after warm-up")
+    parser.add_argument("--case", default="", help="only cases whose name contains this")
+    parser.add_argument(
+        "--suite", choices=("paper",), help="the paper's sizes, random weights, beside floors"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument(
+        "--out", type=Path, help="folder for the suite's numbers, table and figure; goes on there"
+    )
+    parser.add_argument("--depth", type=int, help="only so many layers of the model")
+    options.add_model(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Time full and pruned generation."""
+    if args.repeats < 1:
+        raise ValueError(f"--repeats must be at least 1; not {args.repeats}")
+    if args.suite and (args.model != "tiny" or args.weights not in (None, "random")):
+        raise ValueError("--suite names its models, with random weights; use --case to choose")
+    if args.out is not None and not args.suite:
+        raise ValueError("--out goes with --suite")
+    import torch
+
+    from fastvar_lab.models.loading import load, require
+    from fastvar_lab.speed import bench, suite
+
+    require(args.device)
+    name = args.dtype or ("bfloat16" if torch.device(args.device).type == "cuda" else "float32")
+    dtype = getattr(torch, name)
+    if args.suite:
+        settings = {"device": args.device, "dtype": dtype, "depth": args.depth, "out": args.out}
+        measured = suite.run(repeats=args.repeats, only=args.case, **settings)
+        print(json.dumps(measured, indent=1) if args.json else suite.table(measured))
+        if args.out is not None:
+            suite.write(measured, args.out)
+        return
+    model = load(args.model, args.weights, args.device, dtype, depth=args.depth)
+    result = bench.bench(model, args.repeats, args.case)
+    print(json.dumps(result, indent=1) if args.json else bench.table(result))

@@ -1,0 +1,36 @@
+"""The paper's claims, checked against measurements."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from fastvar_lab.cli import options
+
+HELP = "the paper's claims against measurements here"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this command."""
+    parser.add_argument("--quick", action="store_true", help="few prompts: never for committing")
+    parser.add_argument("--out", type=Path, default=Path("figures"), help="folder of claims.md")
+    options.add_model(parser)
+    options.add_prompts(parser)
+    options.add_cells(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Check the paper's claims; write claims.md."""
+    from fastvar_lab.experiments import claims
+    from fastvar_lab.files import folder
+
+    folder(args.out)
+    spec, scope = options.spec(args), "quick" if args.quick else "paper"
+    model, prompts = spec.open(), options.prompts(args)
+    with options.cells(args) as (store, executor):
+        frames = claims.measure(
+            model, scope, spec=spec, prompts=prompts, store=store, executor=executor
+        )
+    text = claims.table(frames, claims.where(model, scope))
+    claims.save(args.out / "claims.md", text)
+    print(text)

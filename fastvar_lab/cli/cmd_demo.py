@@ -1,0 +1,34 @@
+"""One prompt, in full and with FastVAR, measured side by side."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from fastvar_lab.cli import options
+
+HELP = "one prompt in full and with FastVAR, measured"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this command."""
+    parser.add_argument("--prompt", help="default: the text encoder's example")
+    parser.add_argument("--out", type=Path, default=Path("demo"), help="folder for the results")
+    options.add_ratios(parser, "the model's preset")
+    options.add_model(parser)
+    options.add_seed(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Generate one prompt in full and with FastVAR; write and print the comparison."""
+    from fastvar_lab.experiments import demo
+    from fastvar_lab.models.model import paper_preset
+
+    method = options.pruning(args)
+    model = options.open_model(args)
+    prompt = model.example if args.prompt is None else args.prompt
+    model.check(prompt)
+    options.say_what_random_weights_mean(args)
+    report = demo.demo(model, prompt, method or paper_preset(model), args.seed, args.out)
+    print(demo.table(report))
+    print(f"pictures and numbers are in {args.out}/")

@@ -1,0 +1,92 @@
+"""Pictures from prompts."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fastvar_lab.cli import options
+
+if TYPE_CHECKING:
+    from fastvar_lab.scales import Sizes
+
+HELP = "write a picture for every prompt"
+PROMPT = "for tiny as in 'two red striped stars' or 'a ring left of a blue square'; see README"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this command."""
+    parser.add_argument("prompt", nargs="+", help=PROMPT)
+    parser.add_argument("--out", type=Path, default=Path("."), help="folder for the pictures")
+    parser.add_argument("--size", help="final token map, 32 or 32x48 (height x width)")
+    parser.add_argument("--paper", action="store_true", help="prune as the paper does this model")
+    parser.add_argument("--pn", help="pixel budget of an Infinity: 0.06M, 0.25M, 0.60M or 1M")
+    parser.add_argument("--aspect", type=float, help="height over width of an Infinity, e.g. 1.5")
+    parser.add_argument("--features", type=Path, help="folder that keeps prompts once encoded")
+    parser.add_argument("--download", action="store_true", help="fetch weights from the hub")
+    parser.add_argument("--precision", default="float32", help="float32, or official: released")
+    parser.add_argument("--instruction", type=Path, help="file of HART's instruction text")
+    options.add_ratios(parser, "no pruning")
+    options.add_model(parser)
+    options.add_seed(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Write a picture for every prompt."""
+    if args.ratios is not None and args.paper:
+        raise ValueError("--ratios and --paper both say what to prune; give one")
+    import torch
+
+    from fastvar_lab.files import folder
+    from fastvar_lab.generation import generate
+    from fastvar_lab.methods.prune import Dense
+    from fastvar_lab.models.loading import load
+    from fastvar_lab.models.model import paper_preset
+    from fastvar_lab.pictures import file_name, to_uint8, write_image
+
+    method = options.pruning(args) or Dense()
+    model = load(
+        args.model,
+        args.weights,
+        args.device,
+        getattr(torch, args.dtype or "float32"),
+        args.seed,
+        download=args.download,
+        precision=args.precision,
+        features=args.features,
+        instruction=args.instruction,
+        sizes=_trained_sizes(args),
+    )
+    for prompt in args.prompt:
+        model.check(prompt)
+    model.sizes = options.sizes_to(model, args.size) or model.sizes
+    if args.paper:
+        method = paper_preset(model)
+    options.say_what_random_weights_mean(args)
+    folder(args.out)
+    made = generate(model, args.prompt, method, seed=args.seed, progress=True)
+    for i, image in enumerate(to_uint8(model.decode(made.canvas))):
+        pruned = not isinstance(method, Dense)
+        path = args.out / file_name(args.prompt[i], made.request.seeds[i], pruned)
+        write_image(path, image)
+        print(path)
+
+
+def _trained_sizes(args: argparse.Namespace) -> Sizes | None:
+    """Return the trained schedule that --aspect and --pn name, or that is nearest to --size."""
+    from fastvar_lab import scales
+    from fastvar_lab.models.loading import buckets
+
+    size = None if args.size is None else scales.parse_size(args.size)
+    trained = buckets(args.model)
+    if trained is None:
+        if args.pn or args.aspect is not None:
+            raise ValueError(f"--pn and --aspect go with an Infinity; not with {args.model}")
+        return None
+    budget = args.pn or trained.budgets[-1]
+    if args.aspect is not None:
+        return trained.exactly(args.aspect, budget)
+    if size:
+        return trained.schedule(size[0] / size[1], budget)
+    return trained.schedule(1.0, budget) if args.pn else None

@@ -1,0 +1,25 @@
+"""The list of models."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+HELP = "list every model, its files, what it needs"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this command."""
+    parser.add_argument("--weights", type=Path, help="folder to look for files in")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(args: argparse.Namespace) -> None:
+    """List every model."""
+    if args.weights is not None and not args.weights.is_dir():
+        raise ValueError(f"the folder {args.weights} is not there")
+    from fastvar_lab.models import catalog
+
+    rows = catalog.catalog(args.weights)
+    print(json.dumps(rows, indent=1) if args.json else catalog.table(rows))
