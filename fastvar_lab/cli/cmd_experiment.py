@@ -17,6 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--paper", action="store_true", help="as many prompts as claims need")
     parser.add_argument("--out", type=Path, help="folder for each frame, its tables and figure")
     options.add_model(parser)
+    options.add_prompts(parser)
     options.add_cells(parser)
 
 
@@ -25,7 +26,7 @@ def run(args: argparse.Namespace) -> None:
     if args.quick and args.paper:
         raise ValueError("--quick and --paper say how much to run; give one")
     from fastvar_lab.experiments import run
-    from fastvar_lab.experiments.figures import draw_frame
+    from fastvar_lab.experiments.figures import draw_frame, meaningless
     from fastvar_lab.files import folder
 
     if not args.names:
@@ -38,14 +39,22 @@ def run(args: argparse.Namespace) -> None:
         run.find(name)
     if args.out is not None:
         folder(args.out)
-    model = options.opened(args)
+    spec, prompts, metrics = options.spec(args), options.prompts(args), options.metrics(args)
+    model = spec.open()
     with options.cells(args) as (store, executor):
         for name in args.names:
-            frame = run.run(name, scope, how=model, store=store, executor=executor)
-            if "repeats" not in frame or frame.repeats.isna().any():  # not of times alone
+            frame = run.run(
+                name,
+                scope,
+                model=spec,
+                prompts=prompts,
+                metrics=metrics,
+                store=store,
+                executor=executor,
+            )
+            if meaningless(model, name):
                 options.say_what_random_weights_mean(args)
             print(run.table(name, frame))
             if args.out is not None:
-                opened = run.open_model(model)
-                for path in draw_frame(opened, name, frame, args.out, scope, model):
+                for path in draw_frame(model, name, frame, args.out, scope, spec):
                     print(path)

@@ -25,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=Path("figures"), help="folder, overwritten")
     options.add_model(parser)
     options.add_seed(parser)
+    options.add_prompts(parser)
     options.add_cells(parser)
 
 
@@ -34,7 +35,7 @@ def run(args: argparse.Namespace) -> None:
     for ending in endings:
         if ending not in ENDINGS:
             raise ValueError(f"--format takes png, pdf and svg; not {ending!r}")
-    from fastvar_lab.experiments import figures, run
+    from fastvar_lab.experiments import figures
 
     names = figures.chosen(args.names, args.all)
     if args.list:
@@ -50,18 +51,19 @@ def run(args: argparse.Namespace) -> None:
         for path in figures.again(args.out, args.names, endings):
             print(path)
         return
-    how = options.opened(args)
+    spec = options.spec(args)
     scope = "quick" if args.quick else "paper"
     with options.cells(args) as (store, executor):
-        model = run.open_model(how)
-        options.say_what_random_weights_mean(args)
+        model = spec.open()
         for path in figures.draw(
             model,
             names,
             args.out,
             args.seed,
             scope=scope,
-            how=how,
+            spec=spec,
+            prompts=options.prompts(args),
+            metrics=options.metrics(args),
             store=store,
             executor=executor,
             endings=endings,

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # imported when a command runs, so that help and errors come at once
     from concurrent.futures import Executor
 
-    from fastvar_lab.experiments.run import Opened
+    from fastvar_lab.experiments.workers import ModelSpec
     from fastvar_lab.models.model import Model
+    from fastvar_lab.prompts import PromptSet
     from fastvar_lab.scales import Sizes
     from fastvar_lab.seam import Method
     from fastvar_lab.store import Store
@@ -46,23 +47,43 @@ def add_ratios(parser: argparse.ArgumentParser, default: str) -> None:
 
 def add_cells(parser: argparse.ArgumentParser) -> None:
     """Add --store, and --workers and --scheduler for what is missing there."""
-    parser.add_argument("--store", type=Path, help="folder of known cells")
+    parser.add_argument("--store", type=Path, help="folder of known results")
     parser.add_argument("--workers", type=int, default=0, help="processes beside this one")
     parser.add_argument("--scheduler", help="address of a running dask cluster")
 
 
-def opened(args: argparse.Namespace) -> Opened:
-    """Return how to open the model of --model, --weights, --device and --dtype."""
-    from fastvar_lab.experiments.run import Opened
+def add_prompts(parser: argparse.ArgumentParser) -> None:
+    """Add --prompts and --metrics."""
+    parser.add_argument("--prompts", type=Path, help="text file of prompts; default: the model's")
+    parser.add_argument("--metrics", help="names of more metrics, with commas between")
 
-    return Opened(args.model, args.weights, args.device, args.dtype or "float32")
+
+def prompts(args: argparse.Namespace) -> PromptSet | None:
+    """Return the prompt set of --prompts, None without it."""
+    from fastvar_lab.prompts import PromptFile
+
+    return None if args.prompts is None else PromptFile(args.prompts)
+
+
+def metrics(args: argparse.Namespace) -> list[str] | None:
+    """Return the names of --metrics; raises ValueError for one that is not known."""
+    from fastvar_lab.measure import quality
+
+    names = args.metrics.split(",") if args.metrics else None
+    quality.chosen(names)
+    return names
+
+
+def spec(args: argparse.Namespace) -> ModelSpec:
+    """Return how to open the model of --model, --weights, --device and --dtype."""
+    from fastvar_lab.experiments.workers import ModelSpec
+
+    return ModelSpec(args.model, args.weights, args.device, args.dtype or "float32")
 
 
 def open_model(args: argparse.Namespace) -> Model:
     """Open the model of --model, --weights, --device and --dtype, once a process."""
-    from fastvar_lab.experiments import run
-
-    return run.open_model(opened(args))
+    return spec(args).open()
 
 
 def pruning(args: argparse.Namespace) -> Method | None:
@@ -83,10 +104,10 @@ def sizes_to(model: Model, size: str | None) -> Sizes | None:
 @contextmanager
 def cells(args: argparse.Namespace) -> Iterator[tuple[Store, Executor | None]]:
     """Give the store of --store and the executor of --workers or --scheduler."""
-    from fastvar_lab.experiments import run
+    from fastvar_lab.experiments.workers import executor as workers
     from fastvar_lab.store import Store
 
-    with run.executor(args.workers, args.scheduler) as executor:
+    with workers(args.workers, args.scheduler) as executor:
         yield Store(args.store), executor
 
 

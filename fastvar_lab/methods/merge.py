@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +33,7 @@ class Merge(Scheduled):
     operations leave the matching out, as they leave out every method's choice of tokens.
     """
 
+    family: ClassVar[str] = "ToMe"
     ratios: Mapping[ScaleName, float] | tuple[tuple[ScaleName, float], ...]
     stride: int = 2
     layers: tuple[int, int] | None = None
