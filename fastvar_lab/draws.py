@@ -35,6 +35,35 @@ class Stream(Protocol):
         ...
 
 
+class NotANumber(ValueError):
+    """What a step draws from is no number; `step` says which."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(f"step {step} draws from what is no number")
+        self.step = step
+
+
+class Numbers:
+    """Watches that what is drawn from are numbers, without waiting for a GPU in the scale loop."""
+
+    def __init__(self) -> None:
+        self.noted: list[tuple[int, Tensor]] = []
+
+    def note(self, step: int, values: Tensor) -> None:
+        """Note a step's values; on a CPU raise NotANumber at once."""
+        if values.is_meta:
+            return
+        wrong = values.sum().isnan()
+        if values.device.type == "cpu" and bool(wrong):
+            raise NotANumber(step)
+        self.noted.append((step, wrong))
+
+    def check(self) -> None:
+        """Raise NotANumber for the first step that drew from what is no number."""
+        if self.noted and bool(torch.stack([wrong for _, wrong in self.noted]).any()):
+            raise NotANumber(next(step for step, wrong in self.noted if bool(wrong)))
+
+
 class Draws(Protocol):
     """A frozen value that says how to draw; its Stream lives for one generation."""
 
@@ -63,7 +92,7 @@ class _Keyed:
 
     def __init__(self, seeds: tuple[int, ...], device: torch.device, source: torch.device) -> None:
         self.seeds, self.device, self.source = seeds, device, source
-        self.pinned = _pinned(source, device)
+        self.pinned, self.numbers = _pinned(source, device), Numbers()
 
     def exponential(self, step: int, shape: tuple[int, ...]) -> Tensor:
         return self._each(f"{step}/exp", shape, Tensor.exponential_)
@@ -76,14 +105,18 @@ class _Keyed:
             raise ValueError(f"{len(probabilities)} pictures need as many seeds; not {self.seeds}")
         u = self._each(f"{step}", tuple(probabilities.shape[1:-1]), Tensor.uniform_)
         if probabilities.shape[-1] == 2:
+            self.numbers.note(step, probabilities[..., 0])
             return (u >= probabilities[..., 0]).long()
         below = probabilities.cumsum(-1)
         whole = below[..., -1]  # 1, but for rounding: an outcome of probability 0 never comes
+        self.numbers.note(step, whole)
         place = torch.minimum(u * whole, whole.nextafter(torch.zeros_like(whole)))
-        return torch.searchsorted(below, place.unsqueeze(-1), right=True).squeeze(-1)
+        outcomes = torch.searchsorted(below, place.unsqueeze(-1), right=True).squeeze(-1)
+        return outcomes.clamp_(max=probabilities.shape[-1] - 1)  # what is no number ends beyond
 
     def _each(self, what: str, shape: tuple[int, ...], fill: Callable[..., Tensor]) -> Tensor:
-        drawn = torch.empty(len(self.seeds), *shape, device=self.source, pin_memory=self.pinned)
+        size = (len(self.seeds), *shape)
+        drawn = torch.empty(size, dtype=torch.float32, device=self.source, pin_memory=self.pinned)
         for seed, row in zip(self.seeds, drawn):
             fill(row, generator=_generator(f"{seed}/{what}", self.source))
         return sent(drawn, self.device)
@@ -125,7 +158,7 @@ class Streamed:
         return (self.seed,)
 
     def start(self, device: torch.device) -> Stream:
-        host = torch.Generator().manual_seed(self.rest)
+        host = torch.Generator("cpu").manual_seed(self.rest)
         here = host
         if device.type != "cpu":
             here = torch.Generator(device).manual_seed(self.rest)
@@ -139,20 +172,25 @@ class _Sequence:
         self, picks: torch.Generator, host: torch.Generator, here: torch.Generator
     ) -> None:
         self.picks, self.host, self.here = picks, host, here
-        self.pictures = 0
+        self.pictures, self.numbers = 0, Numbers()
 
     def pick(self, step: int, probabilities: Tensor) -> Tensor:
         self.pictures = len(probabilities)
+        self.numbers.note(step, probabilities)
+        if probabilities.device.type != "cpu":  # where the draw would end the process
+            probabilities = probabilities.nan_to_num(1.0)
         flat = probabilities.reshape(-1, probabilities.shape[-1])
         drawn = torch.multinomial(flat, 1, replacement=True, generator=self.picks)
         return drawn.view(probabilities.shape[:-1])
 
     def exponential(self, step: int, shape: tuple[int, ...]) -> Tensor:
-        empty = torch.empty(self.pictures, *shape, device=self.picks.device)
+        size = (self.pictures, *shape)
+        empty = torch.empty(size, dtype=torch.float32, device=self.picks.device)
         return empty.exponential_(generator=self.picks)
 
     def normal(self, step: int, part: int, shape: tuple[int, ...], both: bool) -> Tensor:
         source = self.host if part == 0 else self.here
         rows = self.pictures * (2 if both else 1)
-        drawn = torch.randn(rows, *shape, generator=source, device=source.device)
+        size = (rows, *shape)
+        drawn = torch.randn(size, generator=source, dtype=torch.float32, device=source.device)
         return sent(drawn[: self.pictures], self.picks.device)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fastvar_lab.audit import Audit, checked_acts, forwards
 from fastvar_lab.backbones.protocol import State
-from fastvar_lab.draws import Draws, Keyed
+from fastvar_lab.draws import Draws, Keyed, NotANumber, Numbers
 from fastvar_lab.models.model import Model
 from fastvar_lab.progress import Progress
 from fastvar_lab.request import Condition, Request, make_request, to_device
@@ -148,8 +148,16 @@ def run(
     mixed = torch.autocast(model.device.type, model.autocast, enabled=model.autocast is not None)
     with torch.no_grad(), mixed:
         live = _prepare(model, request, method, start, watch, snapshot)
-        _loop(live)
-        return _finish(live)
+        try:
+            _loop(live)
+            return _finish(live)
+        except NotANumber as error:
+            grid = request.grids[error.step]
+            raise ValueError(
+                f"{model.name} computes what is no number at step {error.step} ({grid.name}), in "
+                f"{model.precision}: try another precision or a higher temperature, or check the "
+                "weights"
+            ) from None
 
 
 @dataclass
@@ -170,6 +178,7 @@ class _Live:
     canvases: list[Tensor] = field(default_factory=list)
     tokens: list[Tensor | None] = field(default_factory=list)
     lengths: list[tuple[int, ...]] = field(default_factory=list)
+    numbers: Numbers = field(default_factory=Numbers)
 
     def state(self, rows: Rows) -> State:
         """Return the state of some guidance rows, or of all that there are."""
@@ -265,6 +274,7 @@ def _loop(live: _Live) -> None:
     model, request, run = live.model, live.request, live.run
     backbone, quantizer, n = model.transformer, model.quantizer, len(request.prompts)
     stream = request.draws.start(model.device)
+    live.numbers = getattr(stream, "numbers", live.numbers)
     for grid in forwards(request.grids, run.acts, live.start.first):
         rows = run.decided(grid, live.canvas)
         if rows is Rows.SKIP:
@@ -292,6 +302,8 @@ def _loop(live: _Live) -> None:
                 )
             places = run.places(step, drawn)
             live.canvas = quantizer.accumulate(live.canvas, drawn, step, places)
+            if drawn.is_floating_point():  # codes, which nothing was picked for
+                live.numbers.note(step.index, drawn)
             live.leave(step, drawn, logits)
 
 
@@ -308,6 +320,7 @@ def _runnable(rows: Rows, guided: bool, grid: Grid) -> Rows:
 def _finish(live: _Live) -> Generation:
     """Stop the clock, keep what a snapshot needs, and let the rest go."""
     seconds, model, snapshot = _now(live.model.device) - live.begin, live.model, None
+    live.numbers.check()
     if live.keep is not None:
         snapshot = Snapshot(
             model.transformer,

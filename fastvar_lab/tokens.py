@@ -16,8 +16,12 @@ def wide(x: Tensor) -> Tensor:
 def distance_to_mean(x: Tensor) -> Tensor:
     """Squared distance of every token of x (B, L, C) to the spatial mean: (B, L).
 
-    The score of pivotal token selection (FastVAR, Algorithm 1), in float32 at least.
+    The score of pivotal token selection (FastVAR, Algorithm 1), in float32 at least. Two tokens
+    are equally far from their mean; they get one score, where rounding would tell them apart.
     """
+    if x.shape[1] == 2:
+        gap = wide(x[:, :1]) - wide(x[:, 1:])
+        return (gap.square().sum(dim=-1) / 4).expand(-1, 2)
     precise = torch.promote_types(x.dtype, torch.float32)
     return (x - x.mean(dim=1, keepdim=True, dtype=precise)).square_().sum(dim=-1)
 

@@ -45,8 +45,8 @@ class StoredFeatures(ConditionEncoder):
         ).to(device)
         if "positions" in kept[0]:
             return Context(features, torch.stack([f["positions"] for f in kept]).to(device))
-        lengths = torch.tensor([len(f["features"]) for f in kept])
-        mask = torch.arange(features.shape[1]) < lengths.unsqueeze(1)
+        lengths = torch.tensor([len(f["features"]) for f in kept], device="cpu")
+        mask = torch.arange(features.shape[1], device="cpu") < lengths.unsqueeze(1)
         return Text(features, mask.to(device))
 
     def _one(self, prompt: str) -> dict[str, Tensor]:

@@ -77,9 +77,9 @@ class InfinityConfig:
 
 def sines(h: int, w: int, waves: int, device: torch.device) -> Tensor:
     """Sines and cosines of each cell's place as a share of the sides: (h * w, 4 * waves)."""
-    shares = ((torch.arange(n, device=device) + 0.5) / n for n in (h, w))
+    shares = ((torch.arange(n, device=device).float() + 0.5) / n for n in (h, w))
     cells = torch.stack(torch.meshgrid(*shares, indexing="ij"), dim=-1)
-    turns = cells.unsqueeze(-1) * torch.pi * torch.arange(1, waves + 1, device=device)
+    turns = cells.unsqueeze(-1) * torch.pi * torch.arange(1, waves + 1, device=device).float()
     return rearrange([turns.sin(), turns.cos()], "wave h w side f -> (h w) (side wave f)")
 
 

@@ -42,8 +42,8 @@ def rotary(
     """
     half = head_dim // 2
     inverse = angular_rates(half, 2, device)
-    y = torch.round(torch.arange(h, device=device) * (reference[0] / h))
-    x = torch.round(torch.arange(w, device=device) * (reference[1] / w))
+    y = torch.round(torch.arange(h, device=device).float() * (reference[0] / h))
+    x = torch.round(torch.arange(w, device=device).float() * (reference[1] / w))
     angles = torch.cat(
         (
             torch.outer(y, inverse).unsqueeze(1).expand(h, w, -1),
@@ -285,8 +285,8 @@ class StepEmbedding(nn.Module):
     def forward(self, step: Tensor) -> Tensor:
         """Embed step numbers (...), on the model's device: (..., width)."""
         half = self.sinusoid // 2
-        rate = -math.log(10000.0) / half * torch.arange(half, device=step.device)
-        angle = wide(step.unsqueeze(-1)) * rate.float().exp()
+        rate = -math.log(10000.0) / half * torch.arange(half, device=step.device).float()
+        angle = wide(step.unsqueeze(-1)) * rate.exp()
         kind = cast(nn.Linear, self.mlp[0]).weight.dtype
         return self.mlp(torch.cat((angle.cos(), angle.sin()), dim=-1).to(kind))
 

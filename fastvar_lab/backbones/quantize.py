@@ -190,7 +190,8 @@ def encode(
         labels.append(rearrange(bit, "b d h w -> b (h w) d"))
         if noisy:
             share = flip.view(-1, 1, 1, 1) if torch.is_tensor(flip) else flip
-            draw = torch.rand(bit.shape, generator=generator).to(bit.device)
+            draw = torch.rand(bit.shape, generator=generator, dtype=torch.float32, device="cpu")
+            draw = draw.to(bit.device)
             bit = bit ^ (draw < share)
         code = (2 * bit.to(latent.dtype) - 1) / d**0.5
         so_far = so_far + upsample(code, H, W)

@@ -62,7 +62,7 @@ class WordEncoder(ConditionEncoder):
                 f"a prompt has at most {self.config.length} words; "
                 f"{max(prompts, key=lambda p: len(p.split()))!r} has {longest}"
             )
-        return torch.tensor([row + [0] * (longest - len(row)) for row in rows])
+        return torch.tensor([row + [0] * (longest - len(row)) for row in rows], device="cpu")
 
     def forward(self, tokens: Tensor) -> Text:
         """Encode word numbers (n, T)."""
@@ -88,7 +88,15 @@ def random_features(prompt_words: Sequence[str], width: int) -> Tensor:
     """One random vector per word (T, width), the same for the same word."""
     keys = (zlib.crc32(word.encode()) for word in prompt_words)
     return torch.stack(
-        [torch.randn(width, generator=torch.Generator().manual_seed(key)) for key in keys]
+        [
+            torch.randn(
+                width,
+                generator=torch.Generator("cpu").manual_seed(key),
+                dtype=torch.float32,
+                device="cpu",
+            )
+            for key in keys
+        ]
     )
 
 
@@ -106,8 +114,8 @@ class RandomText(ConditionEncoder):
         if not all(rows):
             raise PromptError("a prompt has at least one word; '' was given")
         longest = max(map(len, rows))
-        mask = torch.tensor([[i < len(row) for i in range(longest)] for row in rows])
-        features = torch.zeros(len(rows), longest, self.config)
+        mask = torch.tensor([[i < len(row) for i in range(longest)] for row in rows], device="cpu")
+        features = torch.zeros(len(rows), longest, self.config, dtype=torch.float32, device="cpu")
         for i, row in enumerate(rows):
             features[i, : len(row)] = random_features(row, self.config)
         where = self.get_buffer("where")
@@ -127,6 +135,6 @@ class RandomContext(ConditionEncoder):
         width, length = self.config
         rows = [(p.split() + ["<pad>"] * length)[:length] for p in prompts]
         features = torch.stack([random_features(row, width) for row in rows])
-        words = torch.tensor([[w != "<pad>" for w in row] for row in rows])
+        words = torch.tensor([[w != "<pad>" for w in row] for row in rows], device="cpu")
         where = self.get_buffer("where")
         return Context(features.to(where), (words.cumsum(1) - 1).to(where.device))

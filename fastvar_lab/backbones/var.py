@@ -246,4 +246,4 @@ class LabelEncoder(ConditionEncoder):
             if not 0 <= label < self.classes:
                 raise ValueError(f"a class lies in 0 to {self.classes - 1}; not {prompt!r}")
             labels.append(label)
-        return torch.tensor(labels)
+        return torch.tensor(labels, device="cpu")

@@ -123,7 +123,7 @@ class Trace:
         """
         grid = self.grids[step]  # -1 is the last
         if grid.index in self.tokens and self.tokens[grid.index] is None:
-            return torch.zeros(grid.h, grid.w)
+            return torch.zeros(grid.h, grid.w, dtype=torch.float32, device="cpu")
         recorded = self.kept.items()
         masks = [m[row] for (s, site), m in recorded if s == grid.index and site.kind == kind]
         if not masks:

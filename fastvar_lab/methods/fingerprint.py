@@ -68,6 +68,17 @@ def code_of(function: Callable[..., Any]) -> str:
     return digest(repr(_Canonical({_root(owner)} - {*_SHIPPED})(function)), length=16)
 
 
+def user_classes_hash(values: Iterable[object]) -> str:
+    """Hash the user-defined classes among those of some values: 16 hex digits, or nothing.
+
+    Two modules of one class and other weights are alike here; weights are hashed elsewhere.
+    """
+    canonical = _Canonical(set())
+    kinds = {type(value) for value in values}
+    codes = sorted(str(canonical(kind)) for kind in kinds if canonical._is_own(kind))
+    return digest(repr(codes), length=16) if codes else ""
+
+
 def _rules(value: object) -> Iterator[object]:
     """Find the rules that a method is made of."""
     for part in _held(value).values():

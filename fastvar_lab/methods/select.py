@@ -54,7 +54,8 @@ def check(what: str, out: object, shape: tuple[int, ...]) -> None:
 
 def top(scores: Tensor, k: int, raster: bool = False) -> Tensor:
     """Return the k best tokens of each row, (B, k): best first, or in raster order."""
-    index = scores.topk(k, dim=1, sorted=not raster).indices
+    # stable, where `topk` is not: equal scores go by place, whatever the batch and the device
+    index = scores.argsort(dim=1, descending=True, stable=True)[:, :k]
     return index.sort(dim=1).values if raster else index
 
 
@@ -97,6 +98,8 @@ class HighPass:
     """
 
     def scores(self, x: Tensor, grid: Grid, site: Site) -> Tensor:
+        if grid.h * grid.w == 2:
+            return F.pad(distance_to_mean(x[:, grid.prefix :]), (grid.prefix, 0))
         image = rearrange(wide(x[:, grid.prefix :]), "b (h w) c -> b c h w", h=grid.h)
         local = F.avg_pool2d(image, 3, stride=1, padding=1, count_include_pad=False)
         energy = rearrange((image - local).square().sum(dim=1), "b h w -> b (h w)")
@@ -118,8 +121,8 @@ class Random:
 
     def scores(self, x: Tensor, grid: Grid, site: Site) -> Tensor:
         key = zlib.crc32(f"{self.seed}/{grid.index}/{site.layer}/{site.kind}".encode())
-        host = torch.Generator().manual_seed(key)
-        drawn = torch.rand(x.shape[1], generator=host, device="cpu")
+        host = torch.Generator("cpu").manual_seed(key)
+        drawn = torch.rand(x.shape[1], generator=host, dtype=torch.float32, device="cpu")
         return sent(drawn, x.device).expand(x.shape[0], -1)
 
 
@@ -136,5 +139,5 @@ class UniformGrid:
         cells = torch.arange(x.shape[1], device=x.device)
         # plastic-number lattice (Roberts' R2): low discrepancy in two dimensions
         a, b = 0.7548776662466927, 0.5698402909980532
-        rank = (cells // grid.w * a + cells % grid.w * b) % 1.0
-        return -rank.float().expand(x.shape[0], -1)
+        rank = ((cells // grid.w).float() * a + (cells % grid.w).float() * b) % 1.0
+        return -rank.expand(x.shape[0], -1)

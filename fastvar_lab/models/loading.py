@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from inspect import signature
 from pathlib import Path
@@ -24,11 +22,11 @@ from fastvar_lab.models.families import Config
 from fastvar_lab.models.hub import fetch
 from fastvar_lab.models.model import Model
 from fastvar_lab.models.releases import Release
+from fastvar_lab.models.seeding import seeded
 from fastvar_lab.scales import Buckets, Sizes, grids
 
 SHIPPED = {"tiny": tiny}  # modules with `build_tiny` and `open_tiny`
 NAMES = (*SHIPPED, *releases.NAMES)
-DRAWING = threading.Lock()  # random weights are drawn from the whole process's generator
 
 
 def load(
@@ -89,7 +87,7 @@ def load(
     elif weights == "random":
         release = _cut(name, _referenced(name, releases.release(name), options), depth)
         _need_memory(name, release.config, device, torch.float32)  # drawn so, then cast
-        with _random(seed, device), torch.device(device):
+        with seeded(seed), torch.device(device):
             model = skeleton(name, release)
     else:
         release = _referenced(name, releases.release(name), options)
@@ -136,23 +134,15 @@ def _source(name: str, options: Mapping[str, Any]) -> str:
     return f"fv.load({', '.join(given)})"
 
 
-@contextmanager
-def _random(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
-    """Draw weights from a seed; the process's generators are as before afterwards."""
-    cuda = [torch.device(device)] if torch.device(device).type == "cuda" else []
-    with DRAWING, torch.random.fork_rng(devices=cuda):
-        torch.manual_seed(seed)
-        yield
-
-
 def _shipped(name: str, options: Mapping[str, Any]) -> Model:
     for option in ("depth", "reference", "instruction", "download"):
         if options[option] not in (None, False):
             raise ValueError(f"the embedded model is opened as it is: {option} is not for it")
     if options["weights"] == "random":
-        with _random(options["seed"]):
+        with seeded(options["seed"]):
             return skeleton(name)
-    return SHIPPED[name].open_tiny(options["weights"])
+    with seeded(0):  # what is built is filled from files, and must not draw from the process
+        return SHIPPED[name].open_tiny(options["weights"])
 
 
 def _referenced(name: str, release: Release, options: Mapping[str, Any]) -> Release:

@@ -12,6 +12,9 @@ from torch import Tensor, nn
 from fastvar_lab.backbones.autoencoder import AutoEncoder
 from fastvar_lab.backbones.protocol import Backbone, ConditionEncoder
 from fastvar_lab.backbones.quantize import Quantizer
+from fastvar_lab.files import digest
+from fastvar_lab.methods.fingerprint import code_of, user_classes_hash
+from fastvar_lab.models import stamps
 from fastvar_lab.models import weights as files
 from fastvar_lab.models.absent import NoAutoEncoder
 from fastvar_lab.models.precision import PRECISIONS, Official
@@ -142,18 +145,15 @@ class Model:
         return self.transformer.config.depth
 
     def stamp(self, *parts: nn.Module) -> object:
-        """Give what changes when the weights of parts, default all, do, or how they compute.
+        """Give what changes when parts, default all, compute something else.
 
-        That is where they lie, and how often they were written; writing through `.data` is not
-        noticed.
+        That is their weights, by checksum, their hooks, and the types they compute in. See
+        `stamps.checksums` for what it costs.
         """
-        chosen = parts or self.parts
-        tensors = (t for part in chosen for t in (*part.parameters(), *part.buffers()))
-        now = tuple(
-            (t.data_ptr(), 0 if t.is_inference() else t._version, t.dtype, t.device)
-            for t in tensors
-        )
-        return (self.precision, *map(id, chosen), now)
+        chosen = parts or tuple(self.parts)
+        hooks = {name: [*each] for name, each in stamps.hooks(chosen).items()}
+        identity = (*map(id, chosen), hooks)
+        return (self.precision, str(self.device), identity, stamps.checksums(chosen))
 
     @property
     def drawing(self) -> object:
@@ -163,10 +163,23 @@ class Model:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of all weights, for provenance; computed anew when they have changed."""
-        if self._hashed is None or self._hashed[0] != self.stamp():
+        """Hash of all weights, and of what else decides what they compute, for provenance.
+
+        That is the code of hooks and of user-defined modules. Computed anew when the stamp has
+        changed.
+        """
+        stamp = self.stamp()
+        if self._hashed is None or self._hashed[0] != stamp:
             config = {part._get_name(): repr(getattr(part, "config", "")) for part in self.parts}
-            self._hashed = self.stamp(), files.fingerprint(config, *self.parts)
+            weights = files.fingerprint(config, *self.parts)
+            hooks = {
+                name: [*map(code_of, each.values())]
+                for name, each in stamps.hooks(self.parts).items()
+            }
+            code = user_classes_hash(m for part in self.parts for m in part.modules())
+            if hooks or code:
+                weights = digest(repr((weights, hooks, code)), length=16)
+            self._hashed = stamp, weights
         return self._hashed[1]
 
     @torch.no_grad()
@@ -186,7 +199,14 @@ class Model:
     @torch.no_grad()
     def decode(self, canvas: Tensor) -> Tensor:
         """Decode latents (n, d, H, W) to pictures (n, 3, h, w) in [0, 1]."""
-        return self.tokenizer.decode(canvas)
+        with torch.autocast(canvas.device.type, enabled=False):
+            pictures = self.tokenizer.decode(canvas)
+        if not pictures.is_meta and bool(pictures.isnan().any()):
+            raise ValueError(
+                f"{self.name}'s decoder returns values that are no numbers, in {self.precision}; "
+                "check its weights and the latent, or decode in float32"
+            )
+        return pictures
 
     def freeze(self) -> Model:
         """Set all parts to inference.
@@ -234,6 +254,8 @@ class Model:
             named.append(f"autocast {str(self.autocast).removeprefix('torch.')}")
         if self.official and self.official.rounds_text and self.transformer.rounds_text_attention:
             named.append("text attention rounded")
+        if torch.get_float32_matmul_precision() != "highest":  # the process's own setting
+            named.append(f"products in {torch.get_float32_matmul_precision()} precision")
         return ", ".join(named)
 
     def lay_out(self) -> Model:
