@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from fastvar_lab.experiments.costs import Unfused
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 import fastvar_lab as fv
+from fastvar_lab.experiments.questions.attention_kernels import Unfused
 from fastvar_lab.methods.merge import Merge
 from fastvar_lab.models import build, tiny
 from fastvar_lab.seam import Wrapper

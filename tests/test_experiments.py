@@ -899,7 +899,13 @@ def test_what_a_model_cannot_answer_is_left_out_and_said(small, tmp_path):
     said = []
     names = ["side_by_side", "selectors", "memory"]
     paths = figures.draw(
-        small_random, names, tmp_path, scope="quick", note=said.append, endings=("png",)
+        small_random,
+        names,
+        tmp_path / "out",
+        scope="quick",
+        store=Store(tmp_path / "store"),
+        note=said.append,
+        endings=("png",),
     )
     assert {path.stem for path in paths} == {"memory"}
     assert [line.split(" is left out: ")[0] for line in said] == names[:2]
