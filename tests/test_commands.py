@@ -20,7 +20,6 @@ from fastvar_lab.cli import cmd_demo
 from fastvar_lab.cli.main import commands, main
 from fastvar_lab.cli.options import spec
 from fastvar_lab.evaluators.closed_world import true_tokens
-from fastvar_lab.experiments import run
 from fastvar_lab.experiments.workers import ModelSpec
 from fastvar_lab.files import write
 from fastvar_lab.models import tiny
@@ -104,7 +103,7 @@ def test_pictures_of_random_weights_mean_nothing(tmp_path, capsys):
 def test_a_model_without_a_judge_is_not_evaluated(monkeypatch, capsys):
     model = fv.load("tiny")
     model.prompts = fv.ClosedWorld(judge=None)
-    monkeypatch.setattr(run, "open_model", lambda how: model)
+    monkeypatch.setattr(ModelSpec, "open", lambda spec: model)
     assert main(["evaluate", "--n", "7"]) == 2
     error = capsys.readouterr().err
     assert error == (

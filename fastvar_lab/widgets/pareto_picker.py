@@ -35,8 +35,8 @@ class ParetoPicker(Live):
     >>> frame = run("ratio_tradeoff", "quick", progress=False)
     >>> picker = ParetoPicker(frame, fv.load("tiny"))
     >>> picker.scatter.picked = 0
-    >>> picker.method
-    Prune({-3: 0.5, -2: 0.5, -1: 0.5})
+    >>> picker.method.pairs
+    ((-1, 0.5),)
     """
 
     def __init__(
