@@ -75,7 +75,9 @@ class Store:
 
     def path(self, address: Address, kind: str = "rows") -> Path:
         """Return the file of an address."""
-        model = "".join(c if c.isalnum() or c in "-._" else "-" for c in str(address.get("model")))
+        model = "".join(
+            c if c.isalnum() or c in "-._" else "-" for c in str(address.get("model", "any"))
+        )
         ending = "npz" if kind == "pictures" else "json"
         return self.folder / model / kind / f"{key(address)}.{ending}"
 

@@ -18,10 +18,9 @@ import fastvar_lab as fv
 from fastvar_lab import cli
 from fastvar_lab.cli import cmd_demo
 from fastvar_lab.cli.main import commands, main
-from fastvar_lab.cli.options import opened
+from fastvar_lab.cli.options import spec
 from fastvar_lab.evaluators.closed_world import true_tokens
-from fastvar_lab.experiments import run
-from fastvar_lab.experiments.run import Opened
+from fastvar_lab.experiments.workers import ModelSpec
 from fastvar_lab.files import write
 from fastvar_lab.models import tiny
 from fastvar_lab.pictures import file_name
@@ -89,7 +88,7 @@ def test_commands_take_any_model(command):
     commands()[command].add_arguments(parser)
     options = ["--model", "m", "--weights", "random", "--device", "cpu", "--dtype", "bfloat16"]
     args = parser.parse_args(options)
-    assert opened(args) == Opened("m", "random", "cpu", "bfloat16")
+    assert spec(args) == ModelSpec("m", "random", "cpu", "bfloat16")
 
 
 def test_pictures_of_random_weights_mean_nothing(tmp_path, capsys):
@@ -104,7 +103,7 @@ def test_pictures_of_random_weights_mean_nothing(tmp_path, capsys):
 def test_a_model_without_a_judge_is_not_evaluated(monkeypatch, capsys):
     model = fv.load("tiny")
     model.prompts = fv.ClosedWorld(judge=None)
-    monkeypatch.setattr(run, "open_model", lambda how: model)
+    monkeypatch.setattr(ModelSpec, "open", lambda spec: model)
     assert main(["evaluate", "--n", "7"]) == 2
     error = capsys.readouterr().err
     assert error == (

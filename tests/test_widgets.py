@@ -9,8 +9,11 @@ import pandas as pd
 import pytest
 
 import fastvar_lab as fv
-from fastvar_lab.experiments import quality
 from fastvar_lab.experiments.base import Scope
+from fastvar_lab.experiments.run import compare
+from fastvar_lab.methods.columns import family
+from fastvar_lab.prompts import ClosedWorld, PromptList
+from fastvar_lab.store import Store
 from fastvar_lab.widgets import Explorer, ParetoPicker, ScaleBrowser
 from fastvar_lab.widgets.worker import Newest
 
@@ -263,16 +266,15 @@ def test_scale_steps_are_browsed(small, tmp_path):
         ScaleBrowser(trace, fv.load("tiny", weights="random"))
 
 
-def test_a_point_of_the_trade_off_is_picked_and_sent(explorer, small):
-    experiment = quality.EXPERIMENTS[1]
-    assert experiment.name == "ratio_tradeoff"
-    rows = []
-    for job in experiment.jobs(small, Scope("test", 2, 1)):
-        cells = [{**cell, "repeats": 1} if "repeats" in cell else cell for cell in job]
-        for cell, found in experiment.work(small, cells[:4]):
-            plain = {k: v for k, v in cell.items() if k != "batch"}
-            rows += [{**plain, **row} for row in found]
-    picker = ParetoPicker(pd.DataFrame(rows), small, explorer, "a red circle", 3)
+def test_a_point_of_the_trade_off_is_picked_and_sent(explorer, small, tmp_path):
+    schedules = [{-1: 0.5}, {-2: 0.5, -1: 0.75}, {-1: 1.0}]
+    ways, store = [fv.Prune(ratios) for ratios in schedules], Store(tmp_path)
+    prompts = ClosedWorld().take(2)
+    small_set = PromptList([item.prompt for item in prompts], judge=ClosedWorld.judge)
+    look = Scope("test", 2, 1)
+    frame = compare(small, ways, look, prompts=small_set, store=store, progress=False)
+    frame = frame.assign(disturbed=frame.disturbed & False)  # one turn has no spread to judge
+    picker = ParetoPicker(frame, small, explorer, "a red circle", 3)
     assert picker.hand_over.disabled
     assert sum(p["front"] for p in picker.scatter.points) >= 1
     before = picker.gallery.pictures["picked"].value
@@ -285,7 +287,7 @@ def test_a_point_of_the_trade_off_is_picked_and_sent(explorer, small):
     assert explorer.wait(60)
     assert explorer.method.pairs == picker.method.pairs
     picker.value.value = "right"
-    assert picker.scatter.y_label == "task score"
+    assert picker.scatter.y_label == "score"
     with pytest.raises(ValueError, match="compares methods"):
         ParetoPicker(pd.DataFrame({"ms": [1.0]}), small)
 
@@ -321,6 +323,7 @@ def test_points_of_ones_own_methods_are_picked(small):
             "kind": "quality",
             "method": name,
             "repr": repr(m),
+            "family": family(m),
             "picture": 0,
             "psnr": 30.0,
             "right": 1.0,

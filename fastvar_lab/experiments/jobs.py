@@ -169,7 +169,7 @@ class PictureJob:
         return len(self.methods)
 
     def missing(self, model: Model, store: Store) -> PictureJob | None:
-        at = _Addresses(model)
+        at = Addresses(model)
         lacking = {
             label: method
             for label, method in self.methods.items()
@@ -177,13 +177,13 @@ class PictureJob:
         }
         return replace(self, methods=lacking) if lacking else None
 
-    def _unknown(self, at: _Addresses, method: Method, item: Item, store: Store) -> list[Metric]:
+    def _unknown(self, at: Addresses, method: Method, item: Item, store: Store) -> list[Metric]:
         known = store.values(at.values(method, item))
         return [metric for metric in self.metrics if metric.address not in known]
 
     def compute(self, model: Model, store: Store) -> Disturbed:
         """Draw what is not there, each prompt in full and under each method from one snapshot."""
-        at, full = _Addresses(model), _Once(model, self.items)
+        at, full = Addresses(model), _Once(model, self.items)
         references = self._pictures(Dense(), at, store, full)
         for method in self.methods.values():
             pictures = references
@@ -198,7 +198,7 @@ class PictureJob:
                     store.put_values(at.values(method, item), values, self.experiment)
         return {}
 
-    def _pictures(self, method: Method, at: _Addresses, store: Store, full: _Once) -> list[Drawn]:
+    def _pictures(self, method: Method, at: Addresses, store: Store, full: _Once) -> list[Drawn]:
         """Read the pictures of all items under a method; draw and keep those that are not there."""
         held = [store.picture(at.picture(method, item)) for item in self.items]
         if all(drawn is not None for drawn in held):
@@ -211,7 +211,7 @@ class PictureJob:
         return [old or new for old, new in zip(held, pictures, strict=True)]
 
     def rows(self, model: Model, store: Store, disturbed: Disturbed) -> Iterator[Rows | None]:
-        at = _Addresses(model)
+        at = Addresses(model)
         for label, method in self.methods.items():
             columns, rows = method_columns(label, method, model), list[dict[str, Any]]()
             for i, item in enumerate(self.items):
@@ -240,7 +240,7 @@ class _Once:
         return self.generation
 
 
-class _Addresses:
+class Addresses:
     """Makes the addresses of one model's pictures, each part of them once."""
 
     def __init__(self, model: Model) -> None:

@@ -12,13 +12,13 @@ from fastvar_lab.methods.parse import read_method
 from fastvar_lab.methods.prune import Prune
 from fastvar_lab.models.model import Model
 from fastvar_lab.plotting.charts import front, tradeoff_points
-from fastvar_lab.plotting.tables import compared
+from fastvar_lab.plotting.tables import compared, metric_columns
 from fastvar_lab.seam import Method
 from fastvar_lab.widgets.explorer import Explorer
 from fastvar_lab.widgets.page import Scatter
 from fastvar_lab.widgets.panel import Gallery, Live, control
 
-VALUES = {"PSNR to full (dB)": "psnr", "SSIM to full": "ssim", "task score": "right"}
+FIRST = "psnr"  # the quality that is shown first
 
 
 class ParetoPicker(Live):
@@ -26,16 +26,17 @@ class ParetoPicker(Live):
 
     Picking a point generates its picture beside the full one; a button sends its schedule to
     `explorer`. `frame` comes from `compare` or an experiment that compares methods, such as
-    `ratio_tradeoff`; `methods` are those of its labels that hold rules of your own, which cannot
-    be read back from what the frame says of them.
+    `ratio_tradeoff`; every metric in it can be shown. Methods whose timing was disturbed are left
+    out. `methods` are those of its labels that hold rules of your own, which cannot be read back
+    from its column `repr`.
 
     >>> import fastvar_lab as fv
     >>> from fastvar_lab.experiments.run import run
     >>> frame = run("ratio_tradeoff", "quick", progress=False)
     >>> picker = ParetoPicker(frame, fv.load("tiny"))
     >>> picker.scatter.picked = 0
-    >>> repr(picker.method) == frame.set_index("method").repr[picker.point.label].iloc[0]
-    True
+    >>> picker.method.pairs
+    ((-1, 0.5),)
     """
 
     def __init__(
@@ -49,14 +50,17 @@ class ParetoPicker(Live):
         methods: Mapping[str, Method] | None = None,
     ) -> None:
         super().__init__()
-        compared(frame)
+        pictures, _ = compared(frame)
         self.frame, self.explorer, self.lab = frame, explorer, Exploration(model)
         self.asked = (model.example if prompt is None else prompt, seed)
         self.written = dict(zip(frame.method, frame.repr, strict=True))
         self.methods = dict(methods or {})
-        self.value = control(widgets.Dropdown, "quality", options=VALUES)
+        titles = {title: column for column, (title, _) in metric_columns(pictures).items()}
+        self.value = control(widgets.Dropdown, "quality", options=titles)
+        if FIRST in titles.values():
+            self.value.value = FIRST
         self.scatter = Scatter(x_label="measured speedup")
-        names = [m for m in frame.method.unique() if m != "full"]
+        names = list(tradeoff_points(frame, self.value.value).method)
         points = [("none picked", -1), *((name, i) for i, name in enumerate(names))]
         self.point = control(widgets.Dropdown, "point", options=points)
         self.hand_over = widgets.Button(description="Send to the Explorer", disabled=True)
