@@ -2,6 +2,14 @@
 
 from .draws import Keyed as Keyed
 from .draws import Streamed as Streamed
+from .experiments.base import Experiment as Experiment
+from .experiments.base import Scope as Scope
+from .experiments.comparison import merge as merge
+from .experiments.run import compare as compare
+from .experiments.run import run as run
+from .experiments.verdicts import Answer as Answer
+from .experiments.verdicts import Claim as Claim
+from .experiments.workers import ModelSpec as ModelSpec
 from .generation import Generation as Generation
 from .generation import Snapshot as Snapshot
 from .generation import generate as generate
@@ -12,6 +20,7 @@ from .instruments.observe import observe_again as observe_again
 from .instruments.recorder import Recorder as Recorder
 from .instruments.stopwatch import Stopwatch as Stopwatch
 from .instruments.trace import Trace as Trace
+from .measure.quality import Metric as Metric
 from .methods.merge import Merge as Merge
 from .methods.presets import PRESETS as PRESETS
 from .methods.prune import Dense as Dense
@@ -41,3 +50,4 @@ from .seam import Runner as Runner
 from .seam import Site as Site
 from .seam import Wrapper as Wrapper
 from .speed.flops import costs as costs
+from .store import Store as Store
