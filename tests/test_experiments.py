@@ -24,7 +24,7 @@ import fastvar_lab as fv
 from fastvar_lab import scales
 from fastvar_lab.cli.main import main
 from fastvar_lab.experiments import base, claims, figures, output, run, verdicts, workers
-from fastvar_lab.experiments.comparison import merge, with_full
+from fastvar_lab.experiments.comparison import merge_frames, with_full
 from fastvar_lab.experiments.jobs import Addresses, CellJob, method_columns
 from fastvar_lab.experiments.questions import (
     drafting,
@@ -858,7 +858,7 @@ def test_frames_of_several_models_and_machines_merge_into_one_table():
     one["machine"] = np.where(one.kind == "time", "laptop", None)
     other = one.assign(model="b", weights="2")
     faster = one[one.kind == "time"].assign(machine="server", speedup=3.0)
-    merged = merge([one, other, pd.concat([one[one.kind == "quality"], faster])])
+    merged = merge_frames([one, other, pd.concat([one[one.kind == "quality"], faster])])
     assert len(merged) == 2 * len(one) + len(faster)
     table = tables.tabulate(merged)
     assert list(table.columns[:3]) == ["model", "machine", "method"]
@@ -867,13 +867,13 @@ def test_frames_of_several_models_and_machines_merge_into_one_table():
         charts.methods(merged)
     assert charts.methods(one).axes
     with pytest.raises(ValueError, match="of different experiments"):
-        merge([one, synthetic("memory").assign(model="a", weights="1")])
+        merge_frames([one, synthetic("memory").assign(model="a", weights="1")])
     with pytest.raises(ValueError, match="a has the weights 1 and 3"):
-        merge([one, one.assign(weights="3")])
+        merge_frames([one, one.assign(weights="3")])
     with pytest.raises(ValueError, match="the models drew different prompts"):
-        merge([one, other.assign(prompt="y")])
+        merge_frames([one, other.assign(prompt="y")])
     with pytest.raises(ValueError, match="has two values of one measurement"):
-        merge([one, one.assign(psnr=1.0)])
+        merge_frames([one, one.assign(psnr=1.0)])
 
 
 def test_an_experiment_of_ones_own_is_run_and_drawn(small, tmp_path, monkeypatch):

@@ -83,7 +83,7 @@ def times(model: Model, cells: Sequence[Cell]) -> Iterator[tuple[Cell, Rows]]:
         yield cell, [row]
 
 
-def merge(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
+def merge_frames(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """Join frames of one experiment, measured on several machines or models, into one.
 
     Rows that several frames share stand once. Raises ValueError, in one sentence, for frames that
@@ -91,7 +91,7 @@ def merge(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
 
     >>> rows = {"kind": "quality", "model": ["a"], "method": "full", "picture": 0, "prompt": "x"}
     >>> one = pd.DataFrame({**rows, "weights": "12", "psnr": 100.0})
-    >>> len(merge([one, one, one.assign(model="b")]))
+    >>> len(merge_frames([one, one, one.assign(model="b")]))
     2
     """
     if not frames:

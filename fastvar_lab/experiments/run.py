@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Executor
 
 import pandas as pd
@@ -152,8 +152,7 @@ def jobs_of(
     own = with_full(question.methods, question.model)
     if record.slow and question.scope.name == "quick":
         own = halves_and_wholes(own)
-    named = [*record.metrics, *metrics] if not isinstance(metrics, Mapping) and metrics else metrics
-    chosen = quality.chosen(named if metrics else record.metrics)
+    chosen = quality.chosen([*record.metrics, *quality.as_metrics(metrics or ())])
     judge = question.prompts.judge
     chosen = chosen if judge is None else (quality.score(judge), *chosen)
     question = Question(question.model, question.scope, question.prompts, own, question.timed)

@@ -183,19 +183,25 @@ def chosen(metrics: Chosen | None = None) -> tuple[Metric, ...]:
     ['agree', 'mine']
     """
     found = {name: metric for name, metric in METRICS.items() if metric.usual}
-    if isinstance(metrics, Mapping):
-        metrics = [
-            f if isinstance(f, Metric) else Metric(name, name, f) for name, f in metrics.items()
-        ]
-    for metric in metrics or ():
-        if isinstance(metric, str):
-            if metric not in METRICS:
-                raise unknown("metric", metric, METRICS)
-            metric = METRICS[metric]
+    for metric in as_metrics(metrics or ()):
         if metric.name == SCORE or found.get(metric.name, metric) != metric:
             raise ValueError(f"there is a metric {metric.name!r} already; name yours otherwise")
         found[metric.name] = metric
     return tuple(found.values())
+
+
+def as_metrics(metrics: Chosen) -> list[Metric]:
+    """Return metrics for their names, or for functions of your own by name.
+
+    Raises ValueError for a name that is not known.
+    """
+    if isinstance(metrics, Mapping):
+        items = metrics.items()
+        return [f if isinstance(f, Metric) else Metric(name, name, f) for name, f in items]
+    for name in metrics:
+        if isinstance(name, str) and name not in METRICS:
+            raise unknown("metric", name, METRICS)
+    return [METRICS[metric] if isinstance(metric, str) else metric for metric in metrics]
 
 
 def to_reference(picture: np.ndarray, reference: np.ndarray) -> dict[str, float]:
