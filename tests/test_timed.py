@@ -58,7 +58,7 @@ def test_the_interval_of_the_median_is_of_order_statistics():
     [
         ([1.0], [], "not 1 and 0"),
         ([], [], "not 0 and 0"),
-        ([1.0], [0.0], "above 0; the least is 0"),
+        ([1.0], [0.0], "above 0; the smallest is 0"),
         ([float("nan")], [1.0], "above 0"),
     ],
 )
