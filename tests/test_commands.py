@@ -376,7 +376,7 @@ def test_a_read_only_folder_is_refused(tmp_path, capsys):
             ["generate", "a cat", "--model", "infinity-2b", "--aspect", "0"],
             "an aspect must be above 0",
         ),
-        (["generate", "a red ring", "--download"], "download is not for it"),
+        (["generate", "a red ring", "--download"], "tiny does not take the option download"),
         (["generate", "a red ring", "--weights", ""], "cannot read weights"),
     ],
 )

@@ -59,7 +59,7 @@ def test_optional_packages_are_not_imported_with_the_library():
 # modules of a room, lowest first, where the order is more than a matter of taste
 INSIDE = {
     "models": (
-        *("precision", "families", "releases", "weights", "model", "build", "tiny"),
+        *("precision", "families", "releases", "checkpoints", "model", "build", "tiny"),
         *("loading", "catalog"),
     ),
     "cli": ("options", "notebook_runner", "cmd_", "main"),
