@@ -117,7 +117,7 @@ def test_of_disturbed_attempts_the_least_spread_one_counts():
 
 
 def test_the_base_must_be_a_way():
-    with pytest.raises(ValueError, match="base 'full' must be one of the ways a"):
+    with pytest.raises(ValueError, match="base 'full' must be one of a"):
         speedups({"a": float}, repeats=1)
 
 

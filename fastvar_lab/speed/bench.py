@@ -173,11 +173,11 @@ def _record_overhead(model: Model, repeats: int) -> dict[str, Any]:
         watch = recorders()
         return generate(model, prompt(model), Dense(), draws=draws, watch=watch).seconds
 
-    ways = {
+    runs = {
         "recorded": partial(seconds, lambda: [partial(Recorder, trace=Trace())]),
         "plain": partial(seconds, list),
     }
-    added = speedups(ways, repeats, base="recorded")["plain"].speedup
+    added = speedups(runs, repeats, base="recorded")["plain"].speedup
     return {"record_overhead": added.median - 1, "record_disturbed": added.disturbed}
 
 
@@ -186,11 +186,11 @@ def _resume_ratio(model: Model, repeats: int) -> dict[str, Any]:
     draws = Keyed((0,), on_device=True)
     base = generate(model, prompt(model), Dense(), draws=draws, snapshot=True)
     method: Method = Prune({-1: 0.75})
-    ways = {
+    runs = {
         "resumed": lambda: resume(model, base, method).seconds,
         "scratch": lambda: generate(model, prompt(model), method, draws=draws).seconds,
     }
-    share = speedups(ways, repeats, base="resumed")["scratch"].speedup
+    share = speedups(runs, repeats, base="resumed")["scratch"].speedup
     return {"resume_ratio": share.median, "resume_disturbed": share.disturbed}
 
 

@@ -71,13 +71,13 @@ def branch_times(model: Model, prompt: str, repeats: int) -> dict[str, list[floa
         generate(model, prompt, method, watch=[clock])
         return clocks[0].sublayer_ms()
 
-    ways: dict[str, Method] = {"full": Dense(), "pruned": PRUNED}
+    methods: dict[str, Method] = {"full": Dense(), "pruned": PRUNED}
     last = len(model.grids()) - 1
-    runs = turns({way: partial(once, method) for way, method in ways.items()}, repeats)
+    runs = turns({name: partial(once, m) for name, m in methods.items()}, repeats)
     return {
-        f"{name}_ms_{way}": [ms[last, kind] / model.depth for ms in runs[way]]
-        for way in ways
-        for kind, name in (("attn", "attention"), ("ffn", "ffn"))
+        f"{sublayer}_ms_{name}": [ms[last, kind] / model.depth for ms in runs[name]]
+        for name in methods
+        for kind, sublayer in (("attn", "attention"), ("ffn", "ffn"))
     }
 
 

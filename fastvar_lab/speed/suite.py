@@ -226,15 +226,15 @@ def floors(model: Model, best: Rates) -> dict[str, float]:
     """
     grids, backbone, bounds = model.grids(), model.transformer, dict[str, float]()
     words = len(prompt(model).split())
-    ways: dict[str, Method] = {"full": Dense(), "pruned": PRUNED}
-    for way, method in ways.items():
+    methods: dict[str, Method] = {"full": Dense(), "pruned": PRUNED}
+    for label, method in methods.items():
         *_, last = flops.steps(model, method, grids, words)
         for kind, name in (("attn", "attention"), ("ffn", "ffn")):
             _, live, few, keys = next(call for call in last.calls if call.site.kind == kind)
             products = live * backbone.sublayer_flops(kind, few, keys)
             read = flops.sublayer_bytes(model, kind, live, keys)
-            (bounds[f"{name}_floor_ms_{way}"],) = best.floor_ms([products], [read])
-    # the last way is the pruned one
+            (bounds[f"{name}_floor_ms_{label}"],) = best.floor_ms([products], [read])
+    # `live` and `few` are those of the pruned method, which comes last
     every, before = grids[-1].tokens, grids[cast(int, PRUNED.cache_index(grids))].tokens
     token = live * backbone.config.width * backbone.head.weight.element_size()
     bounds["pts_floor_ms"], bounds["ctr_floor_ms"] = best.floor_ms(

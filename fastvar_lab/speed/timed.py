@@ -26,12 +26,12 @@ ATTEMPTS = 3
 
 
 def turns(
-    ways: Mapping[str, Callable[[], T]],
+    functions: Mapping[str, Callable[[], T]],
     repeats: int,
     warm_up: int = 1,
     progress: str | None = None,
 ) -> dict[str, list[T]]:
-    """Call every function of `ways` once per turn, so that a slow turn slows all of them.
+    """Call each function once per turn, so that a slow turn slows all of them.
 
     Returns the results of each function in `repeats` turns, by its name; results of the `warm_up`
     turns before them are dropped. `progress` is the title of a progress bar. Raises ValueError for
@@ -43,12 +43,12 @@ def turns(
     """
     if repeats < 1:
         raise ValueError(f"a timing needs at least one turn; not {repeats}")
-    results: dict[str, list[T]] = {name: [] for name in ways}
-    total = (repeats + warm_up) * len(ways)
+    results: dict[str, list[T]] = {name: [] for name in functions}
+    total = (repeats + warm_up) * len(functions)
     with tqdm(total=total, desc=progress, unit="run", disable=progress is None) as bar:
         for turn in range(repeats + warm_up):
-            for name, way in ways.items():
-                result = way()
+            for name, function in functions.items():
+                result = function()
                 if turn >= warm_up:
                     results[name].append(result)
                 bar.update()
@@ -89,7 +89,7 @@ def paired(
 
 
 def speedups(
-    ways: Mapping[str, Callable[[], T]],
+    functions: Mapping[str, Callable[[], T]],
     repeats: int,
     time: Callable[[T], float] = NUMBER,
     *,
@@ -99,27 +99,27 @@ def speedups(
     widest: float = WIDEST,
     progress: str | None = None,
 ) -> dict[str, Pairs[T]]:
-    """Measure the speedup of each function of `ways` over `base`, all in the same turns.
+    """Measure the speedup of each function over the function `base`, all in the same turns.
 
     `time` reads the time of a function's result, in any unit. If the ratios of a function spread
     by more than `widest`, it is measured again together with `base`, up to `attempts` times in
     all. The attempt with the smallest spread counts; it is marked as disturbed if its spread is
     still too wide. The spread alone decides this, never the speedup. Raises ValueError if `base`
-    is not in `ways`.
+    is not in `functions`.
 
     >>> clock = iter([9.0, 9.0, 4.0, 2.0, 4.2, 2.0, 4.1, 2.0])  # the first two warm up
     >>> pairs = speedups({"full": lambda: next(clock), "fast": lambda: next(clock)}, repeats=3)
     >>> print(pairs["fast"].speedup)
     2.05 [2.02 to 2.08]
     """
-    if base not in ways:
-        raise ValueError(f"the base {base!r} must be one of the ways {', '.join(ways)}")
+    if base not in functions:
+        raise ValueError(f"the base {base!r} must be one of {', '.join(functions)}")
     best: dict[str, Pairs[T]] = {}
-    pending = list(ways)
+    pending = list(functions)
     for attempt in range(attempts):
         again = f"{progress}, again" if progress and attempt else progress
         results = turns(
-            {n: ways[n] for n in ways if n in (base, *pending)}, repeats, warm_up, again
+            {n: functions[n] for n in functions if n in (base, *pending)}, repeats, warm_up, again
         )
         for name in pending:
             pairs = paired(results[base], results[name], time, widest)
