@@ -1,8 +1,8 @@
-"""Randomness as values. Keyed draws depend on picture and step alone; streamed ones on order.
+"""Random draws as values: keyed by seed and step, or streamed in the order of the released code.
 
-Keyed is the default: a method that skips a step leaves all later noise as it was, a batch draws
-what its pictures would draw alone, and every device sees the same numbers. Streamed reproduces
-the released code, one multinomial per step from one generator.
+`Keyed` is the default. A method that skips a step does not change later noise, a picture gets the
+same noise in a batch as alone, and every device gets the same numbers. `Streamed` reproduces the
+released code: one multinomial per step from one generator.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from torch import Tensor
 
 
 class Stream(Protocol):
-    """One generation's randomness: picks one of V outcomes per place."""
+    """The random draws of one generation."""
 
     def pick(self, step: int, probabilities: Tensor) -> Tensor:
-        """Draw from probabilities (n, ..., V) at a scale step: outcomes (n, ...), int64."""
+        """Draw outcomes (n, ...), int64, from probabilities (n, ..., V) at a scale step."""
         ...
 
     def exponential(self, step: int, shape: tuple[int, ...]) -> Tensor:
@@ -28,9 +28,9 @@ class Stream(Protocol):
         ...
 
     def normal(self, step: int, part: int, shape: tuple[int, ...], both: bool) -> Tensor:
-        """Draw (n, *shape) normals: the `part`-th draw of a scale step, 0 the starting noise.
+        """Draw (n, *shape) standard normals: draw number `part` of a scale step; 0 starts it.
 
-        `both`: released code draws as much again for the null rows, and drops it.
+        With `both`, a stream in released order also draws, and drops, numbers for the null rows.
         """
         ...
 
@@ -65,7 +65,7 @@ class Numbers:
 
 
 class Draws(Protocol):
-    """A frozen value that says how to draw; its Stream lives for one generation."""
+    """A frozen value that starts a Stream for each generation."""
 
     def start(self, device: torch.device) -> Stream:
         """Begin a generation on a device."""
@@ -74,10 +74,11 @@ class Draws(Protocol):
 
 @dataclass(frozen=True)
 class Keyed:
-    """One float32 uniform per place, from a generator keyed by seed and step; inverse CDF.
+    """Draws keyed by seed and step; outcomes by the inverse CDF of one float32 uniform each.
 
-    The CPU draws, so that every device sees the same numbers; `on_device` draws others where they
-    are needed, which HART's millions of exponentials take less time for.
+    `seeds` has one seed per picture. Numbers are drawn on the CPU, so that every device gets the
+    same. With `on_device` they are drawn on the model's device: other numbers, but faster for
+    HART's millions of exponentials.
     """
 
     seeds: tuple[int, ...]
@@ -88,7 +89,7 @@ class Keyed:
 
 
 class _Keyed:
-    """Draws on `source`, for `device`."""
+    """Draws on the device `source` and sends the numbers to `device`."""
 
     def __init__(self, seeds: tuple[int, ...], device: torch.device, source: torch.device) -> None:
         self.seeds, self.device, self.source = seeds, device, source
@@ -118,19 +119,19 @@ class _Keyed:
         size = (len(self.seeds), *shape)
         drawn = torch.empty(size, dtype=torch.float32, device=self.source, pin_memory=self.pinned)
         for seed, row in zip(self.seeds, drawn):
-            fill(row, generator=_generator(f"{seed}/{what}", self.source))
+            fill(row, generator=_generator(f"{seed}/{key}", self.source))
         return sent(drawn, self.device)
 
 
 def sent(drawn: Tensor, device: torch.device) -> Tensor:
-    """Send what the CPU drew to a device; a GPU's queue is not waited for."""
+    """Send drawn numbers to a device, without waiting for a GPU."""
     if _pinned(drawn.device, device):
-        drawn = drawn.pin_memory()  # which leaves what is pinned as it is
+        drawn = drawn.pin_memory()  # no copy if it is pinned already
     return drawn.to(device, non_blocking=True)
 
 
 def _pinned(source: torch.device, device: torch.device) -> bool:
-    """Tell whether what is sent must lie in pinned memory, lest the host wait for the GPU."""
+    """Return whether a copy needs pinned memory, so that the host does not wait for the GPU."""
     return source.type == "cpu" and device.type == "cuda"
 
 
@@ -142,11 +143,11 @@ def _generator(name: str, device: torch.device) -> torch.Generator:
 
 @dataclass(frozen=True)
 class Streamed:
-    """The released order: one generator on the model's device, one multinomial per step.
+    """Draws in the order of the released code: one generator, one multinomial per step.
 
-    HART's diffusion draws elsewhere, from torch's global generators: the starting noise from the
-    CPU's, the rest from the device's (on a CPU they are one), guidance rows included. Both are
-    stood in for by generators seeded with `rest`.
+    HART's diffusion uses torch's global generators in the released code: the starting noise comes
+    from the CPU's, the rest from the device's (on a CPU they are the same), for both guidance rows.
+    Here generators seeded with `rest` take their place.
     """
 
     seed: int
@@ -154,22 +155,22 @@ class Streamed:
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """The one seed, of the whole batch."""
+        """The seed of the whole batch, as a tuple."""
         return (self.seed,)
 
     def start(self, device: torch.device) -> Stream:
         host = torch.Generator("cpu").manual_seed(self.rest)
         here = host
         if device.type != "cpu":
-            here = torch.Generator(device).manual_seed(self.rest)
-        return _Sequence(torch.Generator(device).manual_seed(self.seed), host, here)
+            local = torch.Generator(device).manual_seed(self.rest)
+        return _Sequence(torch.Generator(device).manual_seed(self.seed), host, local)
 
 
 class _Sequence:
-    """Draws one multinomial after another over the flattened batch."""
+    """Draws one multinomial per step over the flattened batch."""
 
     def __init__(
-        self, picks: torch.Generator, host: torch.Generator, here: torch.Generator
+        self, picks: torch.Generator, host: torch.Generator, local: torch.Generator
     ) -> None:
         self.picks, self.host, self.here = picks, host, here
         self.pictures, self.numbers = 0, Numbers()
@@ -189,7 +190,7 @@ class _Sequence:
         return empty.exponential_(generator=self.picks)
 
     def normal(self, step: int, part: int, shape: tuple[int, ...], both: bool) -> Tensor:
-        source = self.host if part == 0 else self.here
+        source = self.host if part == 0 else self.local
         rows = self.pictures * (2 if both else 1)
         size = (rows, *shape)
         drawn = torch.randn(size, generator=source, dtype=torch.float32, device=source.device)

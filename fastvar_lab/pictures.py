@@ -1,4 +1,4 @@
-"""Pictures: between tensors and arrays, and into files."""
+"""Pictures: conversion between tensors and arrays, and writing to files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def to_tensor(pictures: Sequence[np.ndarray], device: torch.device | str = "cpu"
 
 
 def to_uint8(images: Tensor) -> np.ndarray:
-    """Turn images (n, 3, H, W) in [0, 1] into (n, H, W, 3) uint8, rounded.
+    """Convert images (n, 3, H, W) in [0, 1] to (n, H, W, 3) uint8, rounded.
 
     Raises ValueError for values that are no numbers.
 
@@ -38,7 +38,7 @@ def write_image(path: Path, image: np.ndarray) -> None:
 
 
 def file_name(prompt: str, seed: int, pruned: bool = False) -> str:
-    """Name a picture's file after its prompt, cut to what file systems take, seed and method.
+    """Return a file name from prompt (shortened for file systems), seed and method.
 
     >>> file_name("a red ring", 1, pruned=True)
     'a-red-ring-1-pruned.png'

@@ -20,9 +20,9 @@ from fastvar_lab.widgets.worker import Newest
 
 @pytest.fixture
 def explorer(small):
-    made = Explorer(small, "a red circle", seed=3)
-    assert made.wait(60)
-    return made
+    widget = Explorer(small, "a red circle", seed=3)
+    assert widget.wait(60)
+    return widget
 
 
 def test_a_slider_changes_the_picture_and_the_numbers(explorer, small):
@@ -72,7 +72,7 @@ def test_the_schedule_runs_as_python(explorer, small, monkeypatch):
     space = {}
     exec(explorer.schedule.value, space)
     assert space["method"] == explorer.method
-    assert (fv.to_uint8(small.decode(space["made"].canvas))[0] == explorer.shown.fast).all()
+    assert (fv.to_uint8(small.decode(space["generation"].canvas))[0] == explorer.shown.fast).all()
 
 
 def test_figures_and_traces_are_saved(explorer, tmp_path):
@@ -85,7 +85,7 @@ def test_figures_and_traces_are_saved(explorer, tmp_path):
     assert {"found.pdf", "found-2.pdf"} <= {p.name for p in tmp_path.iterdir()}
     explorer.name.value = str(tmp_path / "nowhere" / "found")
     explorer.keep.click()
-    assert "nowhere is not there" in explorer.status.value
+    assert "nowhere does not exist" in explorer.status.value
     explorer.name.value = " "
     explorer.save.click()
     assert "name the file to save" in explorer.status.value
@@ -171,7 +171,7 @@ def test_a_method_sets_the_controls(explorer, small):
         explorer.apply(fv.Prune({-1: 1 / 3}))
     with pytest.raises(ValueError, match="reach beyond the 3 layers"):
         explorer.apply(fv.Prune({-1: 0.5}, layers=(1, 9)))
-    with pytest.raises(ValueError, match="whole sublayers"):
+    with pytest.raises(ValueError, match="pruning of sublayers in both rows"):
         explorer.apply(fv.Prune({-1: 0.5}, granularity="block"))
 
 
@@ -312,7 +312,7 @@ def test_rules_of_ones_own_are_offered_and_exported(small):
     explorer.apply(fv.Prune({-1: 0.5}, select=Norm()))
     assert explorer.select.value == "norm"
     for other in (fv.Merge({-1: 0.5}), fv.Dense()):
-        with pytest.raises(ValueError, match="the controls stand for a Prune"):
+        with pytest.raises(ValueError, match="the controls express a Prune"):
             explorer.apply(other)
 
 

@@ -19,7 +19,7 @@ from fastvar_lab.files import write
 
 
 class StoredFeatures(ConditionEncoder):
-    """Reads features of prompts from a folder, one safetensors file each; fills it if it can.
+    """Caches features of prompts in a folder, one safetensors file each.
 
     `encoder` computes what is missing, and what another encoder had computed; without one a
     missing prompt is an error that says so.
@@ -33,11 +33,11 @@ class StoredFeatures(ConditionEncoder):
         self.register_buffer("where", torch.zeros(1), persistent=False)
 
     def path(self, prompt: str) -> Path:
-        """Name the file of a prompt."""
+        """Return the file of a prompt."""
         return self.folder / f"{hashlib.sha256(prompt.encode()).hexdigest()[:24]}.safetensors"
 
     def encode(self, prompts: Sequence[str]) -> Text | Context:
-        """Read, or compute and keep, the features of prompts."""
+        """Read the features of prompts, or compute and store them."""
         kept = [self._one(prompt) for prompt in prompts]
         device = self.get_buffer("where").device
         features = torch.nn.utils.rnn.pad_sequence(
@@ -52,13 +52,13 @@ class StoredFeatures(ConditionEncoder):
     def _one(self, prompt: str) -> dict[str, Tensor]:
         path, metadata = self.path(prompt), {"prompt": prompt, "encoder": repr(self.config)}
         if path.exists():
-            wanted = metadata if self.encoder is not None else {"prompt": prompt}
+            expected = metadata if self.encoder is not None else {"prompt": prompt}
             try:
                 with safe_open(path, framework="pt") as file:
-                    if wanted.items() <= (file.metadata() or {}).items():
+                    if expected.items() <= (file.metadata() or {}).items():
                         return {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
             except SafetensorError:
-                pass  # damaged: computed anew
+                pass  # damaged: computed again
         if self.encoder is None:
             raise ValueError(f"{self.folder} has no features of {prompt!r}, and no encoder is here")
         encoded = self.encoder.encode([prompt])

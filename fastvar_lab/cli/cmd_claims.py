@@ -1,4 +1,4 @@
-"""The paper's claims, checked against measurements."""
+"""Checks the paper's claims against measurements."""
 
 from __future__ import annotations
 
@@ -7,13 +7,17 @@ from pathlib import Path
 
 from fastvar_lab.cli import options
 
-HELP = "the paper's claims against measurements here"
+HELP = "check the paper's claims against measurements"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
-    parser.add_argument("--quick", action="store_true", help="few prompts: never for committing")
-    parser.add_argument("--out", type=Path, default=Path("figures"), help="folder of claims.md")
+    parser.add_argument(
+        "--quick", action="store_true", help="few prompts; a smoke test, not for publication"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("figures"), help="folder to write claims.md to"
+    )
     options.add_model(parser)
     options.add_prompts(parser)
     options.add_cells(parser)

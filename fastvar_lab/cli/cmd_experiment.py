@@ -1,4 +1,4 @@
-"""Questions answered with measurements."""
+"""Runs experiments: each answers a question with measurements."""
 
 from __future__ import annotations
 
@@ -7,15 +7,17 @@ from pathlib import Path
 
 from fastvar_lab.cli import options
 
-HELP = "answer a question with measurements"
+HELP = "run experiments, or list them"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
-    parser.add_argument("names", nargs="*", help="which; without any, they are listed")
-    parser.add_argument("--quick", action="store_true", help="a smoke run")
-    parser.add_argument("--paper", action="store_true", help="as many prompts as claims need")
-    parser.add_argument("--out", type=Path, help="folder for each frame, its tables and figure")
+    parser.add_argument(
+        "names", nargs="*", help="names of experiments; without any, they are listed"
+    )
+    parser.add_argument("--quick", action="store_true", help="few prompts; a smoke test")
+    parser.add_argument("--paper", action="store_true", help="as many prompts as the claims need")
+    parser.add_argument("--out", type=Path, help="folder for frames, tables and figures")
     options.add_model(parser)
     options.add_prompts(parser)
     options.add_cells(parser)
@@ -24,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Run experiments, or list them."""
     if args.quick and args.paper:
-        raise ValueError("--quick and --paper say how much to run; give one")
+        raise ValueError("--quick and --paper exclude each other; give at most one")
     from fastvar_lab.experiments import run
     from fastvar_lab.experiments.figures import draw_frame, meaningless
     from fastvar_lab.files import folder

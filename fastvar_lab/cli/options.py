@@ -1,4 +1,4 @@
-"""Options that several commands share, and what they stand for."""
+"""Options that several commands share, and functions that turn them into objects."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # imported when a command runs, so that help and errors come at once
+if TYPE_CHECKING:  # imported when a command runs, to keep help and errors fast
     from concurrent.futures import Executor
 
     from fastvar_lab.experiments.workers import ModelSpec
@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # imported when a command runs, so that help and errors come 
     from fastvar_lab.seam import Method
     from fastvar_lab.store import Store
 
-RATIOS = "share pruned by scale: -2:0.5,-1:0.75 or 24:0.5,32:0.75"
+RATIOS = "share of tokens pruned at each scale, such as -2:0.5,-1:0.75 or 24:0.5,32:0.75"
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
@@ -29,19 +29,23 @@ def add_device(parser: argparse.ArgumentParser) -> None:
 
 def add_model(parser: argparse.ArgumentParser) -> None:
     """Add --model, --weights, --device and --dtype."""
-    parser.add_argument("--model", default="tiny", help="see the models command")
-    parser.add_argument("--weights", help="folder of weights, or random; default: shipped")
+    parser.add_argument(
+        "--model", default="tiny", help="name of a model; the models command lists them"
+    )
+    parser.add_argument("--weights", help="folder of weights, or random; default: shipped weights")
     add_device(parser)
-    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"))
+    parser.add_argument(
+        "--dtype", choices=("float32", "bfloat16", "float16"), help="precision of the weights"
+    )
 
 
 def add_seed(parser: argparse.ArgumentParser) -> None:
     """Add --seed."""
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="seed of all random draws")
 
 
 def add_ratios(parser: argparse.ArgumentParser, default: str) -> None:
-    """Add --ratios; `default` says what runs without it."""
+    """Add --ratios; `default` describes the method without it."""
     parser.add_argument("--ratios", help=f"{RATIOS}; default: {default}")
 
 
@@ -87,7 +91,7 @@ def open_model(args: argparse.Namespace) -> Model:
 
 
 def pruning(args: argparse.Namespace) -> Method | None:
-    """Return the method of --ratios, None without it; raises ValueError for unreadable ones."""
+    """Return the method of --ratios, None without it; raise ValueError for invalid ratios."""
     from fastvar_lab.methods.presets import parse_ratios
     from fastvar_lab.methods.prune import Prune
 
@@ -95,7 +99,7 @@ def pruning(args: argparse.Namespace) -> Method | None:
 
 
 def sizes_to(model: Model, size: str | None) -> Sizes | None:
-    """Return a model's schedule up to the map of --size, None without it."""
+    """Return the model's schedule up to the map `size`; None if `size` is None."""
     from fastvar_lab import scales
 
     return None if size is None else model.sizes_to(*scales.parse_size(size))
@@ -112,6 +116,6 @@ def cells(args: argparse.Namespace) -> Iterator[tuple[Store, Executor | None]]:
 
 
 def say_what_random_weights_mean(args: argparse.Namespace) -> None:
-    """Print one line, on stderr, if the pictures of a command mean nothing."""
+    """Print one line on stderr if the weights are random: pictures then mean nothing."""
     if args.weights == "random":
         print("fastvar-lab: random weights: pictures and scores mean nothing", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Trace: what was seen while generating, by scale step and site, with where it came from."""
+"""Trace: the record of one generation by scale step and site, with its provenance."""
 
 from __future__ import annotations
 
@@ -20,19 +20,20 @@ Key = tuple[int, Site]
 
 @dataclass(repr=False)
 class Trace:
-    """One generation's record. n pictures, B rows (conditional first), steps s of `grids`.
+    """The record of one generation: n pictures, B rows (conditional first), steps s of `grids`.
 
-    tokens[s]        what was drawn: bits (n, L, d) bool, codebook rows (n, L) or codes (n, L, d),
-                     None where the step was skipped
+    tokens[s]        drawn tokens: bits (n, L, d) bool, codebook rows (n, L) or codes (n, L, d);
+                     None if the step was skipped
     canvases[s]      (n, d, H, W) latent after the step
-    scores[s, site]  (B, L) float, squared distance to the spatial mean at the sublayer's input,
-                     or what another selector says of it: `provenance["scores"]`
+    scores[s, site]  (B, L) float, scores of the sublayer's input by the selector
+                     `provenance["scores"]`, by default the squared distance to the spatial mean
     kept[s, site]    (B, L) bool, the tokens that went through the sublayer
-    features, outputs[s, site]   (B, L, C) sublayer inputs and outputs, where asked for
-    attention[s, site]           (B, H, K, S) share of attention each kept query spends on each
-                                 scale step it can see, where asked for; `seen[s, site]` names
-                                 those steps
+    features, outputs[s, site]   (B, L, C) sublayer inputs and outputs, at the requested sites
+    attention[s, site]           (B, H, K, S) share of the attention of each kept query on each
+                                 scale step that it attends to, at the requested sites;
+                                 `seen[s, site]` are the indices of those steps
     step_ms[s], sublayer_ms[s, kind]  wall times in milliseconds, if a Stopwatch ran inside
+    derived          cache of values computed from the trace; not saved
     """
 
     grids: tuple[Grid, ...] = ()
@@ -50,25 +51,27 @@ class Trace:
     derived: dict[Any, Any] = field(default_factory=dict)
 
     def __repr__(self) -> str:
-        held = [name for name in (*_BY_STEP, *_BY_SITE) if getattr(self, name)]
-        of = self.provenance.get("prompts", ())
-        return f"<Trace of {list(of)}, {len(self.grids)} scale steps: {', '.join(held)}>"
+        filled = [name for name in (*_BY_STEP, *_BY_SITE) if getattr(self, name)]
+        prompts = list(self.provenance.get("prompts", ()))
+        return f"<Trace of {prompts}, {len(self.grids)} scale steps: {', '.join(filled)}>"
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "derived": {}}  # whose keys hold what decoded it
+        return {**vars(self), "derived": {}}  # its keys hold decoders
 
     def size(self, step: int) -> str:
-        """Name a step by its map, as 32x32."""
+        """Return the name of a step: the size of its map, such as 32x32."""
         return self.grids[step].name
 
     def save(self, path: str | Path) -> None:
-        """Write everything but what is derived to one safetensors file, all or nothing."""
+        """Write all but `derived` to one safetensors file; a failed write leaves no file."""
         tensors, plain = dict[str, Tensor](), dict[str, Any]()
         for name in (*_BY_STEP, *_BY_SITE):
             for key, value in getattr(self, name).items():
-                label = f"{name}/{_written(key)}"
+                label = f"{name}/{_key_text(key)}"
                 if isinstance(value, Tensor):
-                    tensors[label] = value.detach().cpu().contiguous().clone()  # some share memory
+                    tensors[label] = (
+                        value.detach().cpu().contiguous().clone()
+                    )  # safetensors refuses shared memory
                 else:
                     plain[label] = value
         metadata = {
@@ -84,7 +87,7 @@ class Trace:
 
     @classmethod
     def load(cls, path: str | Path) -> Trace:
-        """Read a trace; raise ValueError for a file that is truncated or no trace."""
+        """Read a trace; raise ValueError if the file is truncated or not a trace."""
         try:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
@@ -97,11 +100,11 @@ class Trace:
         trace = cls(grids, json.loads(metadata["provenance"]))
         for label, value in {**json.loads(metadata["plain"]), **tensors}.items():
             name, key = label.split("/", 1)
-            getattr(trace, name)[_read(key)] = tuple(value) if name == "seen" else value
+            getattr(trace, name)[_parse_key(key)] = tuple(value) if name == "seen" else value
         return trace
 
     def before(self, step: int) -> Trace:
-        """Copy what was recorded before a step: where the record of a resumed run starts."""
+        """Return a copy with the records of the steps before `step` alone."""
         early: dict[str, Any] = {"grids": self.grids, "provenance": dict(self.provenance)}
         for name in _BY_STEP:
             early[name] = {k: v for k, v in getattr(self, name).items() if k < step}
@@ -110,18 +113,19 @@ class Trace:
         return Trace(**early)
 
     def followed_by(self, later: Trace) -> Trace:
-        """Join the record of the steps that a resumed run ran again, and its provenance."""
+        """Return this trace with the steps and the provenance of `later`, the trace of a resume."""
         joined: dict[str, Any] = {"grids": later.grids, "provenance": later.provenance}
         for name in (*_BY_STEP, *_BY_SITE):
             joined[name] = {**getattr(self, name), **getattr(later, name)}
         return Trace(**joined)
 
     def kept_share(self, step: int, kind: str, row: int = 0) -> Tensor:
-        """Share of layers that forwarded each token of a step, as a map (h, w), for one row.
+        """Return the share of layers that forwarded each token of a step, (h, w), for one row.
 
-        A skipped step forwards nothing; ValueError where nothing was recorded.
+        `step` may be negative, counted from the end; the share is 0 at a skipped step. Raises
+        ValueError if the step has no record.
         """
-        grid = self.grids[step]  # -1 is the last
+        grid = self.grids[step]
         if grid.index in self.tokens and self.tokens[grid.index] is None:
             return torch.zeros(grid.h, grid.w, dtype=torch.float32, device="cpu")
         recorded = self.kept.items()
@@ -131,7 +135,7 @@ class Trace:
         return torch.stack(masks).float().mean(0)[grid.prefix :].view(grid.h, grid.w)
 
 
-def _written(key: Any) -> str:
+def _key_text(key: Any) -> str:
     """Write a key as text: a step, a step and a site, or a step and a kind."""
     if isinstance(key, tuple):
         step, where = key
@@ -141,7 +145,8 @@ def _written(key: Any) -> str:
     return str(key)
 
 
-def _read(text: str) -> Any:
+def _parse_key(text: str) -> Any:
+    """Read a key written by `_key_text`."""
     step, *where = text.split("/")
     if len(where) == 2:
         return int(step), Site(int(where[0]), where[1])

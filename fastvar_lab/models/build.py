@@ -1,4 +1,4 @@
-"""Build a model from its configuration: random weights, or state dicts in memory."""
+"""Builds a model from a configuration, with random weights or state dicts in memory."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def build(
 ) -> Model:
     """Build a VAR, Infinity or HART from its configuration, with random weights.
 
-    Text features are random too, one per word; a VAR's prompts are class numbers. The defaults are
-    those of the family's releases.
+    Text features are random too, one vector per word; the prompts of a VAR are class numbers.
+    `tokenizer`, `sizes` and `sampling` default to those of the family's releases.
     """
     family = family_of(config)
     transformer, vision, quantizer = family.modules(config, tokenizer)
@@ -60,26 +60,27 @@ def from_states(
 ) -> Model:
     """Build a model from a configuration and state dicts in memory, under the released key names.
 
-    `family` is "var", "infinity" or "hart", `config` its configuration's fields (VARConfig,
-    InfinityConfig, HARTConfig). `quantizer` holds at least the tokenizer's `quantize.` part (VAR
-    and HART; bits need none). The result has no autoencoder and no text encoder: `generate`
-    takes labels or encoded prompts and returns the latent. `precision` as in `load`. The model
-    shares the tensors' memory: copy those that are still being trained.
+    `family` is "var", "infinity" or "hart"; `config` are the fields of its configuration
+    (VARConfig, InfinityConfig, HARTConfig). `quantizer` holds at least the tokenizer's `quantize.`
+    keys (VAR and HART; Infinity needs none). The model has no autoencoder and no text encoder:
+    `generate` takes labels or encoded prompts and returns the latent. `precision` as in `load`.
+    The model shares the tensors' memory, so copy tensors that are still being trained. Raises
+    ValueError for an unknown family or field, WeightsError for keys that do not match.
     """
     if family not in FAMILIES:
         raise ValueError(f"family must be one of {', '.join(FAMILIES)}; not {family!r}")
-    kind = FAMILIES[family].config
-    known = {f.name for f in fields(kind)}
+    config_class = FAMILIES[family].config
+    names = {f.name for f in fields(config_class)}
     for key in config:
-        if key not in known:
-            raise ValueError(f"{family} has no setting {key!r}; it has {', '.join(sorted(known))}")
+        if key not in names:
+            raise ValueError(f"{family} has no setting {key!r}; it has {', '.join(sorted(names))}")
     settings = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
     channels = int(config.get("code", config.get("bits", 32)))
     with torch.device("meta"):
         model = build(
-            kind(**settings),
+            config_class(**settings),
             name=family,
-            tokenizer=AutoEncoderConfig(channels, (32,), 1, 1),  # replaced below
+            tokenizer=AutoEncoderConfig(channels, (32,), 1, 1),  # replaced by NoAutoEncoder
             sizes=tuple((h, w) for h, w in sizes) if sizes else None,
         )
     model.tokenizer, model.text_encoder = NoAutoEncoder(), NoText(family)
@@ -89,6 +90,6 @@ def from_states(
                  if "quantize." in k}  # fmt: skip
         parts.append((model.quantizer, state))
     for module, tensors in parts:
-        named = files.by_own_names(tensors, module)
-        files.fill(module, named, f"the {module._get_name()} state dict")
+        renamed = checkpoints.by_own_names(tensors, module)
+        checkpoints.fill(module, renamed, f"the {module._get_name()} state dict")
     return model.set_precision(precision)

@@ -1,4 +1,4 @@
-"""What can be opened: every configuration, its size, its files, and the memory it takes."""
+"""The catalog of models: configuration, size, files and memory of each."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ PIXELS = (256, 512, 1024)
 
 
 def catalog(weights: str | Path | None = None) -> list[dict[str, Any]]:
-    """Describe every model: parameters, files, whether they are here, memory in GB by picture size.
+    """Describe every model: parameters, files, and memory in GB by picture size.
 
-    Files are looked for in `weights` and in the hub's cache. Memory is that of one guided picture
-    in bfloat16: the transformer's weights and its full KV cache.
+    `here` is true if its files are in the folder `weights` or in the hub's cache. Memory is that
+    of one guided picture in bfloat16: the transformer's weights and its full KV cache.
 
     >>> rows = catalog()
     >>> [row["name"] for row in rows if row["here"]][0]
@@ -59,7 +59,7 @@ def _count(module: torch.nn.Module) -> int:
 
 
 def memory(model: Model, pixels: int, method: Any = None) -> int:
-    """Bytes of weights and KV cache in bfloat16, for one guided picture of pixels x pixels."""
+    """Return the bytes of weights and KV cache in bfloat16, for one guided square picture."""
     grids = model.grids(model.sizes_of(pixels))
     run = (method or Dense()).start(grids, model.depth)
     config = model.transformer.config
@@ -80,14 +80,14 @@ def table(rows: list[dict[str, Any]]) -> str:
     ]
     for row in rows:
         gb = " ".join(f"{row['memory_gb'][str(p)]:5.1f} GB" for p in PIXELS)
-        where = ", ".join(row["files"]) or "none released: weights='random'"
-        from_ = f" from {row['repo']}" if row["repo"] else ""
+        files = ", ".join(row["files"]) or "none released: weights='random'"
+        origin = f" from {row['repo']}" if row["repo"] else ""
         text = f"; text: {row['text']}" if row["text"] and row["files"] else ""
         lines.append(
             f"{row['name']:<17} {row['parameters'] / 1e6:7.1f}M "
             f"{row['tokenizer_parameters'] / 1e6:8.1f}M  {gb}  "
             f"{'yes' if row['here'] else 'no':<4}  "
-            f"{where}{from_}{text}"
+            f"{files}{origin}{text}"
         )
     lines.append(
         "memory: weights and KV cache of one guided picture in bfloat16; float32 takes twice that, "

@@ -1,4 +1,4 @@
-"""The embedded model: its configuration, how it is built, and its files."""
+"""The embedded model `tiny`: its configuration, and functions that build, open and save it."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from fastvar_lab.backbones.autoencoder import AutoEncoder, AutoEncoderConfig
 from fastvar_lab.backbones.infinity import Infinity, InfinityConfig
 from fastvar_lab.backbones.quantize import BitQuantizer
 from fastvar_lab.backbones.text import WordEncoder, WordEncoderConfig
+from fastvar_lab.errors import WeightsError
 from fastvar_lab.methods.presets import PRESETS
 from fastvar_lab.methods.prune import Prune
-from fastvar_lab.models import weights as files
+from fastvar_lab.models import checkpoints
 from fastvar_lab.models.families import FAMILIES
 from fastvar_lab.models.model import Model
 from fastvar_lab.prompts import ClosedWorld
@@ -29,7 +30,7 @@ TOKENIZER_FILE, TRANSFORMER_FILE = "tiny_tokenizer.safetensors", "tiny_transform
 
 
 def tiny_config() -> dict[str, Any]:
-    """Return the embedded model's sizes; about 140 GFLOP for one guided 256 px picture."""
+    """Return the embedded model's configuration: about 140 GFLOP per guided 256 px picture."""
     text = WordEncoderConfig(VOCABULARY, width=256, depth=2, heads=4, length=24)
     transformer = InfinityConfig(
         depth=8,
@@ -53,16 +54,16 @@ def tiny_config() -> dict[str, Any]:
 def build_tiny(config: dict[str, Any] | None = None, name: str = "tiny") -> Model:
     """Build the embedded model, or a variant of it from a configuration, with random weights.
 
-    Raises WeightsError for a configuration that names what no model here has.
+    Raises WeightsError for a configuration with unknown fields.
     """
     default = tiny_config()
     config = config or default
 
-    def frozen(part: str) -> dict[str, Any]:  # JSON knows no tuples
+    def frozen(part: str) -> dict[str, Any]:  # JSON has no tuples
         for key in config[part].keys() - default[part].keys():
-            raise files.WeightsError(
-                f"the configuration of the weights' {part} has {key!r}, of another version; "
-                f"known are {', '.join(default[part])}"
+            raise WeightsError(
+                f"the configuration of the {part} has the unknown field {key!r}, perhaps of "
+                f"another version; known fields are {', '.join(default[part])}"
             )
         return {k: tuple(v) if isinstance(v, list) else v for k, v in config[part].items()}
 
@@ -90,31 +91,31 @@ def build_tiny(config: dict[str, Any] | None = None, name: str = "tiny") -> Mode
 
 
 def open_tiny(folder: str | Path | None = None) -> Model:
-    """Open the embedded model from a folder of weights, default those of the package.
+    """Open the embedded model from a folder of weights, by default those of the package.
 
-    Raises WeightsError for files that are missing, damaged or another model's.
+    Raises WeightsError for files that are missing, damaged or of another model.
     """
     place = Path(WEIGHTS if folder is None else folder)
-    parts, config = files.read(place / TRANSFORMER_FILE)
-    vision, vision_config = files.read(place / TOKENIZER_FILE)
+    parts, config = checkpoints.read(place / TRANSFORMER_FILE)
+    vision, vision_config = checkpoints.read(place / TOKENIZER_FILE)
     try:
         model = build_tiny({**config, **vision_config})
     except (KeyError, TypeError) as error:
-        raise files.WeightsError(f"{place} holds another model's configuration: {error}") from None
-    files.fill(language(model), parts, place / TRANSFORMER_FILE)
-    files.fill(model.tokenizer, vision, place / TOKENIZER_FILE)
+        raise WeightsError(f"{place} holds another model's configuration: {error}") from None
+    checkpoints.fill(language(model), parts, place / TRANSFORMER_FILE)
+    checkpoints.fill(model.tokenizer, vision, place / TOKENIZER_FILE)
     return model
 
 
 def language(model: Model) -> nn.ModuleDict:
-    """Join transformer and text encoder, which are trained and stored together."""
+    """Return transformer and text encoder as one module: they are trained and stored together."""
     return nn.ModuleDict({"transformer": model.transformer, "text": model.text_encoder})
 
 
 def save_tokenizer(model: Model, folder: Path) -> None:
     """Write the tokenizer with its configuration."""
     config = {"tokenizer": asdict(model.tokenizer.config)}
-    files.save(folder / TOKENIZER_FILE, model.tokenizer.state_dict(), config, torch.float16)
+    checkpoints.save(folder / TOKENIZER_FILE, model.tokenizer.state_dict(), config, torch.float16)
 
 
 def save_transformer(model: Model, folder: Path) -> None:
@@ -124,4 +125,4 @@ def save_transformer(model: Model, folder: Path) -> None:
         "text": asdict(cast(WordEncoder, model.text_encoder).config),
     }
     state = language(model).state_dict()
-    files.save(folder / TRANSFORMER_FILE, state, config, torch.float16)
+    checkpoints.save(folder / TRANSFORMER_FILE, state, config, torch.float16)

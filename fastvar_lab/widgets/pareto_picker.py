@@ -1,4 +1,4 @@
-"""ParetoPicker: a trade-off whose points can be picked, looked at, and sent to an Explorer."""
+"""ParetoPicker: a trade-off plot whose points are generated and sent to an Explorer."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FIRST = "psnr"  # the quality that is shown first
 
 
 class ParetoPicker(Live):
-    """Quality against measured speedup of an experiment's frame, the Pareto front joined.
+    """Plots quality against measured speedup of a frame, with the Pareto front as a line.
 
     Picking a point generates its picture beside the full one; a button sends its schedule to
     `explorer`. `frame` comes from `compare` or an experiment that compares methods, such as
@@ -52,8 +52,8 @@ class ParetoPicker(Live):
         super().__init__()
         pictures, _ = compared(frame)
         self.frame, self.explorer, self.lab = frame, explorer, Exploration(model)
-        self.asked = (model.example if prompt is None else prompt, seed)
-        self.written = dict(zip(frame.method, frame.repr, strict=True))
+        self.prompt, self.seed = (model.example if prompt is None else prompt), seed
+        self.reprs = dict(zip(frame.method, frame.repr, strict=True))
         self.methods = dict(methods or {})
         titles = {title: column for column, (title, _) in metric_columns(pictures).items()}
         self.value = control(widgets.Dropdown, "quality", options=titles)
@@ -79,14 +79,14 @@ class ParetoPicker(Live):
 
     @property
     def method(self) -> Method | None:
-        """The method that is picked."""
+        """The method of the picked point; None if no point is picked."""
         if self.scatter.picked < 0:
             return None
         name = self.scatter.points[self.scatter.picked]["name"]
-        return self.methods[name] if name in self.methods else read_method(self.written[name])
+        return self.methods[name] if name in self.methods else read_method(self.reprs[name])
 
     def update(self) -> None:
-        """Ask for the picture of the point that is picked."""
+        """Request the picture of the picked point; returns at once."""
         self.drop()
         self.hand_over.disabled = True
         self.hand_over.description = "Send to the Explorer"
@@ -98,18 +98,19 @@ class ParetoPicker(Live):
         name = self.point.label
 
         def work(stopped: Callable[[], bool]) -> Callable[[], None]:
-            found = self.lab.compare(*self.asked, method, stopped)
+            comparison = self.lab.compare(self.prompt, self.seed, method, stopped)
 
             def show() -> None:
-                self.gallery.put("full", found.full)
-                self.gallery.put("picked", found.fast, name)
-                self.status.say(f"PSNR {found.psnr:.1f} dB, SSIM {found.ssim:.3f}")
+                self.gallery.put("full", comparison.full)
+                self.gallery.put("picked", comparison.fast, name)
+                self.status.say(f"PSNR {comparison.psnr:.1f} dB, SSIM {comparison.ssim:.3f}")
 
             return show
 
         self.ask(work)
 
     def _draw(self) -> None:
+        """Plot the points of the chosen quality measure."""
         points = tradeoff_points(self.frame, self.value.value)
         best = set(front(points, "speedup", "mean").method)
         self.scatter.y_label = self.value.label
@@ -119,6 +120,7 @@ class ParetoPicker(Live):
         ]
 
     def _hand_over(self) -> None:
+        """Set the Explorer's controls to the picked method."""
         method = self.method
         if self.explorer is not None and isinstance(method, Prune):
             self.explorer.apply(method)
