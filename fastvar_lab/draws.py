@@ -113,9 +113,11 @@ class _Keyed:
         self.numbers.note(step, whole)
         place = torch.minimum(u * whole, whole.nextafter(torch.zeros_like(whole)))
         outcomes = torch.searchsorted(below, place.unsqueeze(-1), right=True).squeeze(-1)
-        return outcomes.clamp_(max=probabilities.shape[-1] - 1)  # what is no number ends beyond
+        return outcomes.clamp_(
+            max=probabilities.shape[-1] - 1
+        )  # nan would end beyond the last outcome
 
-    def _each(self, what: str, shape: tuple[int, ...], fill: Callable[..., Tensor]) -> Tensor:
+    def _each(self, key: str, shape: tuple[int, ...], fill: Callable[..., Tensor]) -> Tensor:
         size = (len(self.seeds), *shape)
         drawn = torch.empty(size, dtype=torch.float32, device=self.source, pin_memory=self.pinned)
         for seed, row in zip(self.seeds, drawn):
@@ -160,7 +162,7 @@ class Streamed:
 
     def start(self, device: torch.device) -> Stream:
         host = torch.Generator("cpu").manual_seed(self.rest)
-        here = host
+        local = host
         if device.type != "cpu":
             local = torch.Generator(device).manual_seed(self.rest)
         return _Sequence(torch.Generator(device).manual_seed(self.seed), host, local)
@@ -172,7 +174,7 @@ class _Sequence:
     def __init__(
         self, picks: torch.Generator, host: torch.Generator, local: torch.Generator
     ) -> None:
-        self.picks, self.host, self.here = picks, host, here
+        self.picks, self.host, self.local = picks, host, local
         self.pictures, self.numbers = 0, Numbers()
 
     def pick(self, step: int, probabilities: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fastvar_lab.backbones.autoencoder import AutoEncoderConfig
-from fastvar_lab.models import weights as files
+from fastvar_lab.models import checkpoints
 from fastvar_lab.models.absent import NoAutoEncoder, NoText
 from fastvar_lab.models.families import FAMILIES, Config, family_of
 from fastvar_lab.models.model import Model

@@ -14,8 +14,7 @@ import torch
 from fastvar_lab.backbones.features import StoredFeatures
 from fastvar_lab.backbones.protocol import ConditionEncoder
 from fastvar_lab.errors import WeightsError
-from fastvar_lab.models import releases, tiny
-from fastvar_lab.models import weights as files
+from fastvar_lab.models import checkpoints, releases, tiny
 from fastvar_lab.models.absent import NoText
 from fastvar_lab.models.build import build
 from fastvar_lab.models.families import Config
@@ -85,7 +84,7 @@ def load(
     if name in SHIPPED:
         model = _shipped(name, options)
     elif weights == "random":
-        release = _cut(name, _referenced(name, releases.release(name), options), depth)
+        release = _first_layers(name, _with_reference(name, releases.release(name), options), depth)
         _need_memory(name, release.config, device, torch.float32)  # drawn so, then cast
         with seeded(seed), torch.device(device):
             model = skeleton(name, release)

@@ -15,8 +15,7 @@ from fastvar_lab.backbones.protocol import Backbone, ConditionEncoder
 from fastvar_lab.backbones.quantize import Quantizer
 from fastvar_lab.files import digest
 from fastvar_lab.methods.fingerprint import code_of, user_classes_hash
-from fastvar_lab.models import stamps
-from fastvar_lab.models import weights as files
+from fastvar_lab.models import checkpoints, stamps
 from fastvar_lab.models.absent import NoAutoEncoder
 from fastvar_lab.models.precision import PRECISIONS, Official
 from fastvar_lab.prompts import PromptList, PromptSet
@@ -172,7 +171,7 @@ class Model:
         stamp = self.stamp()
         if self._hashed is None or self._hashed[0] != stamp:
             config = {part._get_name(): repr(getattr(part, "config", "")) for part in self.parts}
-            weights = files.fingerprint(config, *self.parts)
+            weights = checkpoints.fingerprint(config, *self.parts)
             hooks = {
                 name: [*map(code_of, each.values())]
                 for name, each in stamps.hooks(self.parts).items()
