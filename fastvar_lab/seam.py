@@ -128,6 +128,9 @@ class Act(NamedTuple):
     conditional rows run. In the layers of the half-open range `alone`, conditional rows run for
     both streams. A `joined` step runs in one forward with the step before. With `at_most` the
     runner may compute fewer tokens than its `forwarded` says, so counts are upper bounds.
+
+    >>> [act.rows_at(layer).value for act in (Act(), Act(fused=4)) for layer in (0, 5)]
+    ['both', 'both', 'both', 'cond']
     """
 
     rows: Rows | None = Rows.BOTH
