@@ -12,7 +12,7 @@ from nbclient import NotebookClient
 import fastvar_lab as fv
 from fastvar_lab.experiments.explore import Exploration
 
-from .conftest import JUPYTER, SHOTS, run_all, served, shoot, write_notebook
+from .conftest import JUPYTER, SHOTS, run_all, served, shoot, tracebacks, write_notebook
 
 PROMPT, SEED = "a red striped circle left of a blue square", 2
 EXPLORER = f"""import fastvar_lab as fv
@@ -59,6 +59,16 @@ def changed(page, name, before):
         "([name, before]) => document.querySelector(`img.fastvar-${name}`).src !== before",
         arg=[name, before],
     )
+
+
+def test_tracebacks_of_ours_are_found():
+    head = "Traceback (most recent call last):\n"
+    server = (
+        head + '  File "site-packages/tornado/web.py", line 1\nAttributeError: no kernel\n[I x]\n'
+    )
+    ours = head + '  File "fastvar_lab/widgets/panel.py", line 3\nValueError: no\n[I y]\n'
+    assert not tracebacks(server + "[I fastvar_lab is fine]\n")
+    assert len(tracebacks(server + ours)) == 1
 
 
 def test_an_explorer_in_jupyterlab(page, lab, tmp_path):
