@@ -14,7 +14,7 @@ from fastvar_lab.backbones.var import VAR, VARConfig
 from fastvar_lab.drafting import draft_and_refine
 from fastvar_lab.errors import WeightsError
 from fastvar_lab.models import build, families, releases
-from fastvar_lab.models.weights import read_released
+from fastvar_lab.models.checkpoints import read_released
 from fastvar_lab.sampling import Sampling, cut, guide
 from fastvar_lab.scales import grids, square
 from fastvar_lab.seam import Grid, Site

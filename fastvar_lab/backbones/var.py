@@ -235,8 +235,8 @@ class LabelEncoder(ConditionEncoder):
         super().__init__()
         self.classes = self.config = classes
 
-    def encode(self, prompts: Sequence[str]) -> Tensor:
-        """Turn labels into a tensor (n,); raise ValueError for one that is no class."""
+    def encode(self, prompts: Sequence[str | int]) -> Tensor:
+        """Turn labels, numbers or their digits, into a tensor (n,); ValueError for no class."""
         labels = []
         for prompt in prompts:
             try:

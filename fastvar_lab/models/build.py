@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from fastvar_lab.backbones.autoencoder import AutoEncoderConfig
+from fastvar_lab.errors import WeightsError, short
 from fastvar_lab.models import weights as files
 from fastvar_lab.models.absent import NoAutoEncoder, NoText
 from fastvar_lab.models.families import FAMILIES, Config, family_of
 from fastvar_lab.models.model import Model
 from fastvar_lab.sampling import Sampling
-from fastvar_lab.scales import Sizes
+from fastvar_lab.scales import Sizes, as_sizes
 
 
 def build(
@@ -62,9 +63,10 @@ def from_states(
 
     `family` is "var", "infinity" or "hart", `config` its configuration's fields (VARConfig,
     InfinityConfig, HARTConfig). `quantizer` holds at least the tokenizer's `quantize.` part (VAR
-    and HART; bits need none). The result has no autoencoder and no text encoder: `generate`
-    takes labels or encoded prompts and returns the latent. `precision` as in `load`. The model
-    shares the tensors' memory: copy those that are still being trained.
+    and HART; bits need none). Both may be wrapped or nested as trainers do it, with `module.`,
+    `_orig_mod.`, `state_dict` or `model_ema` around them. The result has no autoencoder and no text
+    encoder: `generate` takes labels or encoded prompts and returns the latent. `precision` as in
+    `load`. The model shares the tensors' memory: copy those that are still being trained.
     """
     if family not in FAMILIES:
         raise ValueError(f"family must be one of {', '.join(FAMILIES)}; not {family!r}")
@@ -80,15 +82,29 @@ def from_states(
             kind(**settings),
             name=family,
             tokenizer=AutoEncoderConfig(channels, (32,), 1, 1),  # replaced below
-            sizes=tuple((h, w) for h, w in sizes) if sizes else None,
+            sizes=None if sizes is None else as_sizes(sizes),
         )
     model.tokenizer, model.text_encoder = NoAutoEncoder(), NoText(family)
     parts: list[tuple[nn.Module, Mapping[str, Tensor]]] = [(model.transformer, transformer)]
     if isinstance(model.quantizer, nn.Module):
-        state = {k.split("quantize.")[-1]: v for k, v in (quantizer or {}).items()
-                 if "quantize." in k}  # fmt: skip
-        parts.append((model.quantizer, state))
+        parts.append((model.quantizer, _quantizer_part(quantizer)))
     for module, tensors in parts:
-        named = files.by_own_names(tensors, module)
-        files.fill(module, named, f"the {module._get_name()} state dict")
+        source = f"the {module._get_name()} state dict"
+        plain, prefix = files.unprefixed(files.unwrap(tensors, source))
+        source += f" (without the prefix {prefix})" if prefix else ""
+        files.fill(module, files.by_own_names(plain, module), source)
     return model.set_precision(precision)
+
+
+def _quantizer_part(tokenizer: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
+    """Take the tensors below `quantize.` out of a tokenizer's state dict."""
+    if tokenizer is None:
+        raise WeightsError("this family's codebook is needed: give the tokenizer as `quantizer`")
+    state = dict[str, Tensor]()
+    for key, value in files.unwrap(tokenizer, "the tokenizer's state dict").items():
+        _, mark, name = key.rpartition("quantize.")
+        if mark and name in state:
+            raise WeightsError(f"{short(name)} comes twice, once as {short(key)}")
+        if mark:
+            state[name] = value
+    return state

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from inspect import signature
@@ -15,16 +15,18 @@ import torch
 
 from fastvar_lab.backbones.features import StoredFeatures
 from fastvar_lab.backbones.protocol import ConditionEncoder
-from fastvar_lab.errors import WeightsError
+from fastvar_lab.errors import WeightsError, short
+from fastvar_lab.files import expanded
 from fastvar_lab.models import releases, tiny
 from fastvar_lab.models import weights as files
 from fastvar_lab.models.absent import NoText
 from fastvar_lab.models.build import build
+from fastvar_lab.models.checkpoints import read_released
 from fastvar_lab.models.families import Config
 from fastvar_lab.models.hub import fetch
 from fastvar_lab.models.model import Model
 from fastvar_lab.models.releases import Release
-from fastvar_lab.scales import Buckets, Sizes, grids
+from fastvar_lab.scales import Buckets, as_sizes, whole
 
 SHIPPED = {"tiny": tiny}  # modules with `build_tiny` and `open_tiny`
 NAMES = (*SHIPPED, *releases.NAMES)
@@ -36,12 +38,12 @@ def load(
     weights: str | Path | None = None,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
-    seed: int = 0,
+    seed: int | None = 0,
     *,
     download: bool = False,
     precision: str = "float32",
     reference: tuple[int, int] | None = None,
-    sizes: Sizes | None = None,
+    sizes: Sequence[Sequence[int]] | None = None,
     depth: int | None = None,
     features: str | Path | None = None,
     instruction: str | Path | None = None,
@@ -65,6 +67,10 @@ def load(
     >>> load("var-d16", weights="random", depth=2).name
     'var-d16'
     """
+    seed = whole("seed", 0 if seed is None else seed)
+    depth = None if depth is None else whole("depth", depth)
+    sizes = None if sizes is None else as_sizes(sizes)  # refused before anything is read
+    reference = None if reference is None else as_sizes([reference])[0]
     options = {
         "weights": None if weights is None else str(weights),
         "device": str(device),
@@ -82,8 +88,6 @@ def load(
     if not isinstance(dtype, torch.dtype):
         raise ValueError(f"dtype must be a type of torch such as torch.bfloat16; not {dtype!r}")
     require(device)
-    if sizes is not None:
-        grids(sizes)  # refused before anything is read
     if name in SHIPPED:
         model = _shipped(name, options)
     elif weights == "random":
@@ -96,8 +100,8 @@ def load(
         if depth is not None:
             raise ValueError("only random weights can be cut to fewer layers")
         _need_memory(name, release.config, device, dtype)
-        folder = _folder(name, release, weights, download)
-        model = _released(name, release, folder, instruction)
+        folder, text = _folder(name, release, weights, download)
+        model = _released(name, release, folder, text, instruction)
     if features is not None:
         encoder = None if isinstance(model.text_encoder, NoText) else model.text_encoder
         model.text_encoder = StoredFeatures(features, encoder)
@@ -177,8 +181,10 @@ def _cut(name: str, release: Release, depth: int | None) -> Release:
     return replace(release, config=replace(release.config, depth=depth))
 
 
-def _folder(name: str, release: Release, weights: str | Path | None, download: bool) -> Path:
-    """Find or fetch the folder of a release's files, all of them there."""
+def _folder(
+    name: str, release: Release, weights: str | Path | None, download: bool
+) -> tuple[Path, Path | None]:
+    """Find or fetch the folder of a release's files, all of them there, and its text encoder's."""
     if not release.files:
         raise ValueError(f'no weights of {name} were released; it opens with weights="random"')
     if weights is None and not download:
@@ -186,42 +192,69 @@ def _folder(name: str, release: Release, weights: str | Path | None, download: b
             f"{name} needs weights: a folder with {' and '.join(release.files)} from "
             f"https://huggingface.co/{release.repo}, or download=True"
         )
-    folder = fetch(release) if download else Path(str(weights))
+    if download:
+        folder, text = fetch(release)
+    else:
+        folder = expanded(str(weights))
+        text = None if release.text is None else folder / release.text.folder
     for file in release.files:
         if not (folder / file).exists():
             raise WeightsError(
                 f"{name} looks for {folder / file}, which is not there; "
                 f"it comes from https://huggingface.co/{release.repo}"
             )
-    return folder
+    return folder, text
 
 
-def _released(name: str, release: Release, folder: Path, instruction: str | Path | None) -> Model:
-    """Open a release from the files in a folder."""
-    config = release.family.follow(release.config, folder / str(release.transformer))
-    release = replace(release, config=config)
-    with torch.device("meta"):
-        model = skeleton(name, release)
+def _released(
+    name: str, release: Release, folder: Path, text: Path | None, instruction: str | Path | None
+) -> Model:
+    """Open a release from the files in a folder, its text encoder from the folder `text`."""
+    release, model = _followed(name, release, folder / str(release.transformer))
     for module, file in zip((model.transformer, model.tokenizer), release.files, strict=True):
-        tensors = files.by_own_names(files.read_released(folder / file), module)
-        files.fill(module, tensors, folder / file)
-    model.text_encoder = _condition(name, release, folder, instruction)
+        tensors, prefix = files.unprefixed(read_released(folder / file))
+        source = f"{folder / file}{f' (without the prefix {prefix})' if prefix else ''}"
+        files.fill(module, files.by_own_names(tensors, module), source)
+    model.text_encoder = _condition(name, release, text, instruction)
     return model
 
 
+def _followed(name: str, release: Release, file: Path) -> tuple[Release, Model]:
+    """Bring a release in line with the configuration beside its weights, and build it so.
+
+    On the meta device, and no deeper or wider than the weights are long. Raises WeightsError for a
+    configuration that no model has.
+    """
+    try:
+        config: Any = release.family.follow(release.config, file)
+        if config != release.config:
+            length = sum(part.stat().st_size for part in file.rglob("*") if part.is_file())
+            if not 0 < config.depth * config.width**2 <= length:  # no layer has fewer weights
+                raise ValueError(
+                    f"{config.depth} layers of width {config.width} do not lie in {length} bytes"
+                )
+        with torch.device("meta"):
+            return replace(release, config=config), skeleton(name, replace(release, config=config))
+    except WeightsError:
+        raise
+    except Exception as error:  # values of any type, sizes that contradict each other
+        raise WeightsError(
+            f"the configuration in {file} is none of a {name}: {short(error, 100)}"
+        ) from None
+
+
 def _condition(
-    name: str, release: Release, folder: Path, instruction: str | Path | None
+    name: str, release: Release, place: Path | None, instruction: str | Path | None
 ) -> ConditionEncoder:
-    """Open the text encoder that lies beside the weights, if it does."""
+    """Open the text encoder that lies in the folder `place`, if it does."""
     if release.text is None or release.family.text_length is None:
         return release.family.condition(release.config)
-    place = folder / release.text.folder
-    if not place.exists():
+    if place is None or not place.exists():
         return NoText(name, f"{release.text.repo} in {place}")
     from fastvar_lab.backbones.encoders import open_encoder
 
     length = release.family.text_length(release.config)
-    path = None if instruction is None else Path(instruction)
+    path = None if instruction is None else expanded(instruction)
     return open_encoder(release.text.kind, place, length, path)
 
 

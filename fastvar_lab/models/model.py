@@ -237,11 +237,18 @@ class Model:
         return ", ".join(named)
 
     def lay_out(self) -> Model:
-        """Lay weights out, on a CPU, so that small steps' products run up to twice as fast."""
+        """Lay weights out, on a CPU, so that small steps' products run up to twice as fast.
+
+        State dicts then hold copies of these weights in the usual layout, which files of tensors
+        need: write to weights through `load_state_dict` or through the parameters themselves.
+        """
         for module in self.transformer.modules():
             if isinstance(module, nn.Linear) and module.weight.device.type == "cpu":
                 module.weight.data = module.weight.data.t().contiguous().t()
         self.tokenizer.channels_last()
+        for part in (self.transformer, self.tokenizer):
+            for module in part.modules():
+                _contiguous_in_state_dicts(module)
         return self
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Model:
@@ -253,6 +260,20 @@ class Model:
                 if isinstance(module, nn.Linear):
                     module.weight.data = module.weight.data.contiguous()
         return self
+
+
+def _contiguous_in_state_dicts(module: nn.Module) -> None:
+    """Have a module with weights in another layout write them to state dicts in the usual one."""
+    laid_out = not all(w.is_contiguous() for w in module.parameters(recurse=False))
+    if laid_out and _usual_layout not in module._state_dict_hooks.values():
+        module.register_state_dict_post_hook(_usual_layout)
+
+
+def _usual_layout(module: nn.Module, state: dict[str, Any], prefix: str, _: object) -> None:
+    for name, parameter in module.named_parameters(recurse=False):
+        held = state.get(prefix + name)
+        if held is not None and held is not parameter:  # else the parameter was asked for
+            state[prefix + name] = held.contiguous()
 
 
 def paper_preset(model: Model, sizes: Sizes | None = None) -> Method:

@@ -6,120 +6,121 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from fastvar_lab.errors import WeightsError
-from fastvar_lab.files import digest_of, folder, write
+from fastvar_lab.errors import WeightsError, short
+from fastvar_lab.files import digest_of, folder, read_json
 from fastvar_lab.models import releases
 from fastvar_lab.models.families import FAMILIES, Config
+from fastvar_lab.tensors import read_tensors, write_tensors
 
 
 def save(
     path: Path, tensors: Mapping[str, Tensor], config: Mapping[str, Any], dtype: torch.dtype
 ) -> None:
     """Write tensors (floating ones as `dtype`) and a JSON configuration, all or nothing."""
-    stored = {
-        k: (v.to(dtype) if v.is_floating_point() else v).detach().cpu().contiguous()
-        for k, v in tensors.items()
-    }
+    stored = {k: v.to(dtype) if v.is_floating_point() else v for k, v in tensors.items()}
     folder(path.parent)
-    metadata = {"config": json.dumps(config)}
-    try:
-        write(path, lambda partial: save_file(stored, partial, metadata=metadata))
-    except SafetensorError as error:
-        raise OSError(f"cannot write weights {path}: {error}") from error
+    write_tensors(path, stored, {"config": json.dumps(config)})
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read tensors and configuration; raise WeightsError with the reason if that cannot be."""
+    """Read tensors and configuration; raise WeightsError with the reason if that cannot be.
+
+    The checksum that `save` wrote is checked; files without one are older, and open unchecked.
+    """
     try:
-        with safe_open(path, framework="pt") as file:
-            config = (file.metadata() or {}).get("config")
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise WeightsError(f"cannot read weights {path}: {error}") from error
-    if config is None:
+        tensors, metadata = read_tensors(path)
+    except ValueError as error:
+        raise WeightsError(f"cannot read weights {path}: {error}") from None
+    if "config" not in metadata:
         raise WeightsError(f"{path} holds no configuration, so it is not a file of this lab")
     try:
-        content = json.loads(config)
+        config = read_json(metadata["config"])
+        for part in config.values():
+            if not isinstance(part, dict):
+                raise ValueError(f"a part of it must be a dict; not {short(part)}")
     except ValueError as error:
-        raise WeightsError(f"the configuration in {path} is no JSON: {error}") from None
-    if not (isinstance(content, dict) and all(isinstance(part, dict) for part in content.values())):
-        raise WeightsError(f"the configuration in {path} is none of a model: {config[:60]}")
-    return tensors, content
+        raise WeightsError(f"the configuration in {path} is none of a model: {error}") from None
+    return tensors, config
 
 
-def read_released(path: Path) -> dict[str, Tensor]:
-    """Read a released checkpoint, a file or a folder of shards, without running code from it.
+_NESTS = (  # of training dumps, outermost first; averaged weights go before those of the last step
+    *("trainer", "var_wo_ddp", "gpt_ema_fsdp", "gpt_fsdp", "vae_local", "vae"),
+    *("model_ema", "ema_state_dict", "state_dict", "model_state_dict", "model"),
+)
+_WRAPPED = re.compile(r"(?<![^.])(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+_PREFIXES = ("module.", "model.")
 
-    Takes safetensors, or pickles opened with `weights_only=True`; a pickle that needs more is
-    refused. Training dumps are unwrapped.
+
+def unwrap(state: Any, source: object) -> dict[str, Tensor]:
+    """Take the tensors out of a training dump, nested as any of the usual trainers nest them.
+
+    Raises WeightsError for what is no state dict of plain tensors.
     """
-    if not path.exists():
-        raise WeightsError(f"there are no weights at {path}")
-    state: dict[str, Tensor] = {}
-    for part in _parts(path) if path.is_dir() else [path]:
-        state |= _unwrap(_open(part), part)
-    return state
-
-
-def _parts(folder: Path) -> list[Path]:
-    """Find the files of a sharded or single checkpoint in a folder."""
-    preferred = folder / "ema_model.bin"
-    if preferred.exists():
-        return [preferred]
-    for index in sorted(folder.glob("*.index.json")):
-        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-        missing = [name for name in names if not (folder / name).exists()]
-        if missing:
-            raise WeightsError(f"{index} names the shard {missing[0]}, which is not there")
-        return [folder / name for name in names]
-    parts = [p for kind in ("safetensors", "bin", "pth") for p in sorted(folder.glob(f"*.{kind}"))]
-    if not parts:
-        raise WeightsError(f"{folder} holds no weights (.safetensors, .bin, .pth, or an index)")
-    return parts[:1]
-
-
-def _open(path: Path) -> Any:
-    try:
-        if path.suffix == ".safetensors":
-            return _open_safetensors(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except UnpicklingError as error:
-        reason = str(error).splitlines()[0]
-        raise WeightsError(f"{path} would run code when opened, so it is not: {reason}") from None
-    except (OSError, EOFError, RuntimeError, SafetensorError) as error:
-        raise WeightsError(f"cannot read weights {path}: {str(error).splitlines()[0]}") from None
-
-
-def _open_safetensors(path: Path, at_once: int = 16) -> dict[str, Tensor]:
-    """Read all tensors; the file is mapped anew for every few, so that its pages can go."""
-    with safe_open(path, framework="pt") as file:
-        keys = list(file.keys())
-    tensors = {}
-    for first in range(0, len(keys), at_once):
-        with safe_open(path, framework="pt") as file:
-            for key in keys[first : first + at_once]:
-                tensors[key] = file.get_tensor(key).clone()
+    for _ in _NESTS:
+        nest = next((k for k in _NESTS if isinstance(state, Mapping) and _is_nest(state, k)), None)
+        if nest is None:
+            break
+        state = state[nest]
+    if not isinstance(state, Mapping) or not state:
+        raise WeightsError(f"{source} holds no state dict that this lab knows")
+    tensors = {key: value for key, value in state.items() if key != "n_averaged"}
+    for key, value in tensors.items():
+        if not isinstance(key, str) or not isinstance(value, Tensor):
+            raise WeightsError(
+                f"{source} holds no state dict that this lab knows: "
+                f"{short(key)} is a {type(value).__name__}"
+            )
+        _check_plain(key, value, source)
     return tensors
 
 
-_NESTS = ("trainer", "var_wo_ddp", "gpt_ema_fsdp", "gpt_fsdp", "vae_local", "vae")
+def _is_nest(state: Mapping[Any, Any], key: str) -> bool:
+    return isinstance(state.get(key), Mapping) and len(state[key]) > 0
 
 
-def _unwrap(state: Any, path: Path) -> dict[str, Tensor]:
-    for key in _NESTS:
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
-    if not isinstance(state, dict) or not all(torch.is_tensor(v) for v in state.values()):
-        raise WeightsError(f"{path} holds no state dict that this lab knows")
-    return state
+def _check_plain(key: str, tensor: Tensor, source: object) -> None:
+    """Refuse a tensor that is more, or less, than numbers in memory."""
+    kinds = (
+        ("quantized", tensor.is_quantized),
+        ("sparse", tensor.layout != torch.strided),
+        ("without content (on the meta device)", tensor.is_meta),
+        ("complex", tensor.is_complex()),
+        (f"a {type(tensor).__name__}", type(tensor) not in (Tensor, nn.Parameter)),
+    )
+    for kind, there in kinds:
+        if there:
+            raise WeightsError(f"{short(key)} in {source} is {kind}; weights are plain tensors")
+
+
+def unprefixed(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
+    """Take off what wrappers put before names; return that too, "" if there was nothing.
+
+    `module.` of data parallelism and `model.` of trainers go where every key has them; the
+    `_orig_mod.` of compiled modules and the marks of FSDP wherever they stand.
+    """
+    removed, names = list[str](), list(tensors)
+    while names:
+        prefix = next((p for p in _PREFIXES if all(n.startswith(p) for n in names)), None)
+        plain = [name.removeprefix(prefix or "") for name in names]
+        if prefix is None:
+            marks = dict.fromkeys(mark for name in names for mark in _WRAPPED.findall(name))
+            plain = [_WRAPPED.sub("", name) for name in names]
+            prefix = ", ".join(marks)
+        if not prefix:
+            break
+        removed.append(prefix)
+        names = plain
+    named = dict[str, Tensor]()
+    for key, name in zip(tensors, names, strict=True):
+        if name in named:
+            raise WeightsError(f"two tensors have the name {short(name)}, one of them {short(key)}")
+        named[name] = tensors[key]
+    return named, ", ".join(removed)
 
 
 _UNUSED = {  # buffers of training, legacy, and of bits that are computed
@@ -139,7 +140,7 @@ def by_own_names(tensors: Mapping[str, Tensor], module: nn.Module) -> dict[str, 
     `disc.`), the extra `.conv` and `.norm` of Infinity's tokenizers too, both layouts of
     `scale_mul_1H11` are accepted, and Infinity's null prompt is cut or padded to the model's.
     """
-    own = module.state_dict()
+    own = module.state_dict(keep_vars=True)
     chunked = [re.match(r"block_chunks\.(\d+)\.module\.(\d+)\.", key) for key in tensors]
     chunk = 1 + max((int(m[2]) for m in chunked if m), default=0)
     renamed = {}
@@ -153,10 +154,12 @@ def by_own_names(tensors: Mapping[str, Tensor], module: nn.Module) -> dict[str, 
         *head, module_name, leaf = name.split(".") if "." in name else ("", name)
         if name not in own and module_name in ("conv", "norm"):
             name = ".".join((*head, leaf))
-        if name.endswith("scale_mul_1H11"):
+        if name.endswith("scale_mul_1H11") and value.numel():
             value = value.reshape(1, -1, 1, 1)
-        if name == "cfg_uncond" and name in own:
+        if name == "cfg_uncond" and name in own and value.shape[1:] == own[name].shape[1:]:
             value = _fitted(value, len(own[name]))
+        if name in renamed:
+            raise WeightsError(f"{short(name)} comes twice, once as {short(key)}")
         renamed[name] = value
     return renamed
 
@@ -171,7 +174,7 @@ def fill(module: nn.Module, tensors: dict[str, Tensor], source: object) -> None:
     Raises WeightsError naming the first keys that do not fit. Nothing is copied, and no tensor is
     held twice.
     """
-    own = module.state_dict()
+    own = module.state_dict(keep_vars=True)
     missing = [f"{key} {tuple(own[key].shape)}" for key in own if key not in tensors]
     extra = [key for key in tensors if key not in own]
     guess = looks_like(tensors)
@@ -179,11 +182,18 @@ def fill(module: nn.Module, tensors: dict[str, Tensor], source: object) -> None:
     for keys, what in ((missing, "lacks"), (extra, "holds what this model has not:")):
         if keys:
             more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
-            raise WeightsError(f"{source} {what} {', '.join(keys[:3])}{more}{hint}")
+            named = ", ".join(map(short, keys[:3]))
+            raise WeightsError(f"{source} {what} {named}{more}{hint}")
     for key, tensor in own.items():
+        _check_plain(key, tensors[key], source)
+        if tensors[key].is_floating_point() != tensor.is_floating_point():
+            raise WeightsError(
+                f"{key} in {source} is of {tensors[key].dtype}; this model needs "
+                f"{'floating-point numbers' if tensor.is_floating_point() else tensor.dtype}"
+            )
         if tensors[key].shape != tensor.shape:
             raise WeightsError(
-                f"{key} in {source} has shape {tuple(tensors[key].shape)}; "
+                f"{key} in {source} has shape {short(tuple(tensors[key].shape))}; "
                 f"this model needs {tuple(tensor.shape)}{hint}"
             )
     for key in list(own):
@@ -219,7 +229,8 @@ def looks_like(tensors: Mapping[str, Tensor]) -> str | None:
     keys = {key.removeprefix("vae.").removeprefix("transformer."): key for key in tensors}
 
     def size(name: str, axis: int = 0) -> int | None:
-        return tensors[keys[name]].shape[axis] if name in keys else None
+        shape = tensors[keys[name]].shape if name in keys else ()
+        return shape[axis] if axis < len(shape) else None
 
     width, blocks = size("word_embed.weight"), map(_BLOCK.match, keys)
     depth = len({match[0] for match in blocks if match})
@@ -247,8 +258,8 @@ def fingerprint(config: Mapping[str, Any], *modules: nn.Module) -> str:
 
     def parts() -> Iterator[str | memoryview]:
         yield json.dumps(config, sort_keys=True)
-        for module in modules:
-            for key, tensor in sorted(module.state_dict().items()):
+        for module in modules:  # variables: state dicts of weights laid out anew hold copies
+            for key, tensor in sorted(module.state_dict(keep_vars=True).items()):
                 yield key
                 flat = tensor.detach().cpu().contiguous().flatten()
                 yield memoryview(flat.view(torch.uint8).numpy())
