@@ -32,6 +32,12 @@ def digest_of(parts: Iterable[str | bytes | memoryview], length: int = 64) -> st
     return state.hexdigest()[:length]
 
 
+def digest_of_file(path: Path) -> str:
+    """Hash a file with SHA-256, a megabyte at a time."""
+    with path.open("rb") as file:
+        return digest_of(iter(lambda: file.read(2**20), b""))
+
+
 def expanded(path: str | Path) -> Path:
     """Return a path that a user gave, with a leading `~` or `~name` replaced by the home folder.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from numbers import Integral
 from operator import index
@@ -103,6 +103,8 @@ def _listed(prompts: Any) -> Sequence[Any]:
     if isinstance(prompts, str | Integral) or getattr(prompts, "ndim", None) == 0:
         return (prompts,)
     try:
+        if isinstance(prompts, bytes | Set | Mapping):  # which have another order, or none
+            raise TypeError
         return tuple(prompts)
     except TypeError:
         raise ValueError(f"prompts are text or class labels; not {short(prompts)}") from None
@@ -113,6 +115,8 @@ def _text(prompt: Any) -> str:
     if isinstance(prompt, str):
         return str(prompt)  # numpy's strings are others
     try:
+        if isinstance(prompt, bool):
+            raise TypeError
         return str(index(prompt))
     except TypeError:
         raise ValueError(f"a prompt is text, or a class label; not {short(prompt)}") from None

@@ -13,7 +13,9 @@ HELP = "the paper's claims against measurements here"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
     parser.add_argument("--quick", action="store_true", help="few prompts: never for committing")
-    parser.add_argument("--out", type=Path, default=Path("figures"), help="folder of claims.md")
+    parser.add_argument(
+        "--out", type=options.path, default=Path("figures"), help="folder of claims.md"
+    )
     options.add_model(parser)
     options.add_cells(parser)
 

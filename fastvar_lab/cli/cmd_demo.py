@@ -13,7 +13,9 @@ HELP = "one prompt in full and with FastVAR, measured"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
     parser.add_argument("--prompt", help="default: the text encoder's example")
-    parser.add_argument("--out", type=Path, default=Path("demo"), help="folder for the results")
+    parser.add_argument(
+        "--out", type=options.path, default=Path("demo"), help="folder for the results"
+    )
     options.add_ratios(parser, "the model's preset")
     options.add_model(parser)
     options.add_seed(parser)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from fastvar_lab.cli import options
 
@@ -15,7 +14,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("names", nargs="*", help="which; without any, they are listed")
     parser.add_argument("--quick", action="store_true", help="a smoke run")
     parser.add_argument("--paper", action="store_true", help="as many prompts as claims need")
-    parser.add_argument("--out", type=Path, help="folder for each frame, its tables and figure")
+    parser.add_argument(
+        "--out", type=options.path, help="folder for each frame, its tables and figure"
+    )
     options.add_model(parser)
     options.add_cells(parser)
 

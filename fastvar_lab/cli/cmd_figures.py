@@ -22,7 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--redraw", action="store_true", help="redraw from the data; keep")
     parser.add_argument("--quick", action="store_true", help="few prompts: never for committing")
     parser.add_argument("--format", default="png,pdf", help="endings, of png, pdf and svg")
-    parser.add_argument("--out", type=Path, default=Path("figures"), help="folder, overwritten")
+    parser.add_argument(
+        "--out", type=options.path, default=Path("figures"), help="folder, overwritten"
+    )
     options.add_model(parser)
     options.add_seed(parser)
     options.add_cells(parser)

@@ -18,15 +18,19 @@ PROMPT = "for tiny as in 'two red striped stars' or 'a ring left of a blue squar
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
     parser.add_argument("prompt", nargs="+", help=PROMPT)
-    parser.add_argument("--out", type=Path, default=Path("."), help="folder for the pictures")
+    parser.add_argument(
+        "--out", type=options.path, default=Path("."), help="folder for the pictures"
+    )
     parser.add_argument("--size", help="final token map, 32 or 32x48 (height x width)")
     parser.add_argument("--paper", action="store_true", help="prune as the paper does this model")
     parser.add_argument("--pn", help="pixel budget of an Infinity: 0.06M, 0.25M, 0.60M or 1M")
     parser.add_argument("--aspect", type=float, help="height over width of an Infinity, e.g. 1.5")
-    parser.add_argument("--features", type=Path, help="folder that keeps prompts once encoded")
+    parser.add_argument(
+        "--features", type=options.path, help="folder that keeps prompts once encoded"
+    )
     parser.add_argument("--download", action="store_true", help="fetch weights from the hub")
     parser.add_argument("--precision", default="float32", help="float32, or official: released")
-    parser.add_argument("--instruction", type=Path, help="file of HART's instruction text")
+    parser.add_argument("--instruction", type=options.path, help="file of HART's instruction text")
     options.add_ratios(parser, "no pruning")
     options.add_model(parser)
     options.add_seed(parser)

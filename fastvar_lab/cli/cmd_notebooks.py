@@ -5,16 +5,20 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from fastvar_lab.cli import options
+
 HELP = "run the notebooks from top to bottom"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
     parser.add_argument("names", nargs="*", help="which, such as 01_generate; default: all")
-    parser.add_argument("--execute", type=Path, metavar="DIR", help="keep executed copies")
-    parser.add_argument("--html", type=Path, metavar="DIR", help="keep them as pages")
+    parser.add_argument("--execute", type=options.path, metavar="DIR", help="keep executed copies")
+    parser.add_argument("--html", type=options.path, metavar="DIR", help="keep them as pages")
     parser.add_argument("--strip", action="store_true", help="take outputs out instead")
-    parser.add_argument("--folder", type=Path, default=Path("notebooks"), help="where they are")
+    parser.add_argument(
+        "--folder", type=options.path, default=Path("notebooks"), help="where they are"
+    )
 
 
 def run(args: argparse.Namespace) -> None:

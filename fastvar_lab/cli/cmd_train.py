@@ -13,12 +13,14 @@ HELP = "train the embedded model's tokenizer or transformer"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
     parser.add_argument("part", choices=("tokenizer", "transformer"))
-    parser.add_argument("--out", type=Path, default=Path("runs"), help="folder for weights")
+    parser.add_argument("--out", type=options.path, default=Path("runs"), help="folder for weights")
     parser.add_argument("--steps", type=int, help="optimiser steps")
     parser.add_argument("--batch", type=int, help="pictures per step")
     parser.add_argument("--peak", type=float, help="highest learning rate")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
-    parser.add_argument("--from", dest="start", type=Path, help="start from a folder of weights")
+    parser.add_argument(
+        "--from", dest="start", type=options.path, help="start from a folder of weights"
+    )
     parser.add_argument("--grown", type=float, default=0.0, help="share of the growth to skip")
     parser.add_argument("--reading", type=int, help="steps that teach the text encoder first")
     parser.add_argument(

@@ -19,7 +19,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from multiprocessing import get_context, parent_process
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -29,6 +28,7 @@ from tqdm.auto import tqdm
 from fastvar_lab.errors import unknown
 from fastvar_lab.experiments import costs, quality, steps
 from fastvar_lab.experiments.base import SCOPES, Experiment, Scope, Settings
+from fastvar_lab.files import expanded
 from fastvar_lab.models.loading import load
 from fastvar_lab.models.model import Model
 from fastvar_lab.plotting.tables import tabulate
@@ -148,7 +148,7 @@ def run(
     model = open_model(how)
     how = replace(how, fingerprint=model.fingerprint)
     if how.weights not in (None, "random"):  # workers run elsewhere
-        how = replace(how, weights=str(Path(how.weights).resolve()))
+        how = replace(how, weights=str(expanded(how.weights).resolve()))
     elsewhere = None if executor is None else partial(_through, executor, name, how)
     return _measured(experiment, model, scope, store, progress, elsewhere)
 

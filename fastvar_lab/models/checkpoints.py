@@ -146,7 +146,7 @@ def _open(path: Path) -> Any:
             f"cannot read weights {path}: {error.strerror or short(error)}"
         ) from None
     except UnpicklingError as error:
-        asked = re.search(r"(?:GLOBAL|[Cc]lass|function) ([\w.]+)", str(error))
+        asked = re.search(r"GLOBAL ([\w.]+)", str(error))
         if asked is None:
             raise WeightsError(f"cannot read weights {path}: it is damaged, or no file of torch") \
                 from None  # fmt: skip
@@ -208,8 +208,14 @@ def _check_pickles(path: Path) -> None:
 
 
 def _storages(file: IO[bytes]) -> Iterator[int]:
-    last = 0
-    for opcode, argument, _ in genops(file):
+    last, operations = 0, genops(file)
+    while True:
+        try:
+            opcode, argument, _ = next(operations)
+        except StopIteration:
+            return
+        except Exception:
+            raise ValueError("it is damaged, or no file of torch") from None
         if isinstance(argument, int) and "PUT" not in opcode.name and "GET" not in opcode.name:
             last = argument
         if opcode.name in ("BINPERSID", "PERSID"):

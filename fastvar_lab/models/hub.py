@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import re
 from functools import partial
 from pathlib import Path
 
 from fastvar_lab.files import expanded
 from fastvar_lab.models.releases import Release
 
+_SHA256 = re.compile("[0-9a-f]{64}")
 UNREAD = ["*.h5", "*.msgpack", "*.ot", "*.onnx"]  # a text encoder's weights for other frameworks
 
 
@@ -49,12 +51,41 @@ def _snapshot(repo: str, only: list[str] | None, without: list[str] | None) -> P
 
 def is_here(release: Release, file: str, weights: str | Path | None) -> bool:
     """Tell whether a file or folder lies in the named folder or in the hub's cache."""
-    if weights is not None and (expanded(weights) / file).exists():
-        return True
+    return located(release, file, weights) is not None
+
+
+def located(release: Release, file: str, weights: str | Path | None) -> Path | None:
+    """Find a file or folder of a release in the named folder or in the hub's cache."""
+    if weights is not None and (place := expanded(weights) / file).exists():
+        return place
     from huggingface_hub import try_to_load_from_cache
 
     assert release.repo is not None
     inside = (
         [file] if "." in file else [f"{file}/config.json", f"{file}/model.safetensors.index.json"]
     )
-    return any(isinstance(try_to_load_from_cache(release.repo, f), str) for f in inside)
+    for name in inside:
+        cached = try_to_load_from_cache(release.repo, name)
+        if isinstance(cached, str):
+            return Path(cached) if name == file else Path(cached).parent
+    return None
+
+
+def published_sha256(path: Path) -> str | None:
+    """Return the SHA-256 that the hub publishes for a large file that came from it, if known here.
+
+    The hub's cache names the content of a file by it; a folder of `hf download --local-dir` keeps
+    it in a text of three lines beside its files.
+    """
+    name = path.resolve().name
+    if path.is_symlink() and _SHA256.fullmatch(name):
+        return name
+    for folder in path.parents[:2]:
+        place = folder / ".cache" / "huggingface" / "download" / path.relative_to(folder)
+        try:
+            lines = place.with_name(f"{place.name}.metadata").read_text("utf-8").splitlines()
+        except (OSError, ValueError):
+            continue
+        if len(lines) > 1 and _SHA256.fullmatch(lines[1]):
+            return lines[1]
+    return None

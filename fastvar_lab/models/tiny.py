@@ -15,7 +15,7 @@ from fastvar_lab.backbones.infinity import Infinity, InfinityConfig
 from fastvar_lab.backbones.quantize import BitQuantizer
 from fastvar_lab.backbones.text import WordEncoder, WordEncoderConfig
 from fastvar_lab.errors import short
-from fastvar_lab.files import digest, expanded, read_json
+from fastvar_lab.files import digest_of_file, expanded, read_json
 from fastvar_lab.methods.presets import PRESETS
 from fastvar_lab.methods.prune import Prune
 from fastvar_lab.models import weights as files
@@ -66,8 +66,8 @@ def build_tiny(config: dict[str, Any] | None = None, name: str = "tiny") -> Mode
     def frozen(part: str) -> dict[str, Any]:  # JSON knows no tuples
         for key in config[part].keys() - default[part].keys():
             raise files.WeightsError(
-                f"the configuration of the weights' {part} has {short(key)}, of another version; "
-                f"known are {', '.join(default[part])}"
+                f"the configuration of the weights' {part} has {short(repr(key))}, of another "
+                f"version; known are {', '.join(default[part])}"
             )
         return {k: tuple(v) if isinstance(v, list) else v for k, v in config[part].items()}
 
@@ -131,7 +131,7 @@ def check_hashes(place: Path) -> None:
     try:
         hashes = read_json((place / HASHES).read_bytes())
         for name in (TRANSFORMER_FILE, TOKENIZER_FILE):
-            if hashes.get(name) != digest((place / name).read_bytes()):
+            if hashes.get(name) != digest_of_file(place / name):
                 raise ValueError("its SHA-256 differs, so it is damaged or another version")
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
@@ -159,6 +159,8 @@ def _check_config(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> N
                 raise ValueError(
                     f"{part} has {key} {short(value)}, where {short(default)} is usual"
                 )
+            if key == "reference" and len(entries) != 2:
+                raise ValueError(f"the rotary grid has {len(entries)} sides; not 2")
             count = len(tensors)
             if len(entries) > (most if words else count):
                 raise ValueError(f"{part} has {len(entries)} values of {key}, more than tensors")

@@ -11,7 +11,7 @@ import ipywidgets as widgets
 from matplotlib.colors import to_hex
 
 from fastvar_lab.experiments.explore import Comparison, Exploration
-from fastvar_lab.files import unused
+from fastvar_lab.files import expanded, unused
 from fastvar_lab.measure.masks import kept_map
 from fastvar_lab.methods import registry
 from fastvar_lab.methods.prune import Prune
@@ -317,7 +317,7 @@ class Explorer(Live):
         """Return where to save: nothing is overwritten."""
         if not self.name.value.strip() or self.name.value.endswith("/"):
             raise ValueError("name the file to save, without its ending")
-        path = Path(self.name.value).absolute()
+        path = expanded(self.name.value).absolute()
         if not path.parent.is_dir():
             raise ValueError(f"the folder {path.parent} is not there")
         return unused(path, endings)
