@@ -62,8 +62,13 @@ def write(path: Path, save: Callable[[Path], object]) -> None:
     try:
         save(partial)
         os.replace(partial, path)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error  # not of `partial`
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink()
 
 
 def remove_abandoned(folder: Path) -> None:

@@ -7,7 +7,10 @@ import pytest
 import torch
 
 import fastvar_lab as fv
+from fastvar_lab.backbones.infinity import InfinityConfig
 from fastvar_lab.backbones.var import LabelEncoder
+from fastvar_lab.evaluators.closed_world import evaluate
+from fastvar_lab.models.build import build
 from fastvar_lab.models.loading import load
 from fastvar_lab.provenance import requested
 from fastvar_lab.scales import as_sizes, grids
@@ -38,6 +41,20 @@ def test_schedules_come_to_one_form(small, tmp_path, sizes):
     trace.save(tmp_path / "trace.safetensors")
     assert fv.Trace.load(tmp_path / "trace.safetensors").grids == made.request.grids
     json.dumps(requested(made.request))
+
+
+def test_schedules_of_models_and_evaluators_come_to_one_form():
+    config = InfinityConfig(**{"depth": 1, "width": 64, "heads": 2, "ffn": 64, "bits": 4,
+                               "text_width": 32, "text_length": 8, "pool_heads": 4})  # fmt: skip
+    assert build(config, sizes=np.array(SIZES)).sizes == SIZES
+    state = build(config).transformer.state_dict()
+    assert fv.from_states("infinity", vars(config), state, sizes=np.array(SIZES)).sizes == SIZES
+    model = load("tiny")
+    found = [
+        evaluate(model, fv.Dense(), 7, sizes=s)
+        for s in (model.sizes[:3], np.array(model.sizes[:3]))
+    ]
+    assert found[0]["tasks"] == found[1]["tasks"]
 
 
 @pytest.mark.parametrize(
@@ -87,7 +104,7 @@ def test_labels_come_to_one_form(var, labels):
     "prompts", [None, True, 3.5, [None], [3.0], object(), b"3", {"3"}, {"3": 1}, torch.tensor(3.0)]
 )
 def test_what_is_no_prompt_is_refused(var, prompts):
-    with pytest.raises(ValueError, match="prompt|condition"):
+    with pytest.raises(ValueError, match=r"prompt|condition"):
         fv.generate(var, prompts, fv.Dense(), sizes=SIZES)
 
 

@@ -16,7 +16,7 @@ from fastvar_lab.models.absent import NoAutoEncoder, NoText
 from fastvar_lab.models.families import FAMILIES, Config, family_of
 from fastvar_lab.models.model import Model
 from fastvar_lab.sampling import Sampling
-from fastvar_lab.scales import Sizes, as_sizes
+from fastvar_lab.scales import as_sizes
 
 
 def build(
@@ -24,7 +24,7 @@ def build(
     *,
     name: str = "custom",
     tokenizer: AutoEncoderConfig | None = None,
-    sizes: Sizes | None = None,
+    sizes: Sequence[Sequence[int]] | None = None,
     sampling: Sampling | None = None,
 ) -> Model:
     """Build a VAR, Infinity or HART from its configuration, with random weights.
@@ -40,7 +40,7 @@ def build(
         tokenizer=vision,
         quantizer=quantizer,
         text_encoder=family.condition(config),
-        sizes=sizes or family.sizes(config),
+        sizes=family.sizes(config) if sizes is None else as_sizes(sizes),
         sampling=sampling or family.sampling,
         family=family.name,
         fast=family.preset,
@@ -56,7 +56,7 @@ def from_states(
     transformer: Mapping[str, Tensor],
     quantizer: Mapping[str, Tensor] | None = None,
     *,
-    sizes: Sequence[tuple[int, int]] | None = None,
+    sizes: Sequence[Sequence[int]] | None = None,
     precision: str = "float32",
 ) -> Model:
     """Build a model from a configuration and state dicts in memory, under the released key names.
@@ -82,7 +82,7 @@ def from_states(
             kind(**settings),
             name=family,
             tokenizer=AutoEncoderConfig(channels, (32,), 1, 1),  # replaced below
-            sizes=None if sizes is None else as_sizes(sizes),
+            sizes=sizes,
         )
     model.tokenizer, model.text_encoder = NoAutoEncoder(), NoText(family)
     parts: list[tuple[nn.Module, Mapping[str, Tensor]]] = [(model.transformer, transformer)]

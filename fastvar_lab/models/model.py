@@ -17,7 +17,7 @@ from fastvar_lab.models.absent import NoAutoEncoder
 from fastvar_lab.models.precision import PRECISIONS, Official
 from fastvar_lab.prompts import PromptList, PromptSet
 from fastvar_lab.sampling import Sampling
-from fastvar_lab.scales import Buckets, Sizes, extend, stretch
+from fastvar_lab.scales import Buckets, Sizes, as_sizes, extend, stretch
 from fastvar_lab.scales import grids as number
 from fastvar_lab.seam import Grid, Method
 from fastvar_lab.tokens import wide
@@ -70,6 +70,7 @@ class Model:
     def __post_init__(self) -> None:
         self.family = self.family or self.name
         self.prompts = self.prompts or PromptList(self.text_encoder.example)
+        self.sizes = as_sizes(self.sizes)
 
     def __repr__(self) -> str:
         sides = ", ".join(grid.name for grid in self.grids())
