@@ -180,6 +180,30 @@ def test_downloads_go_through_the_hub(infinity, monkeypatch, tmp_path):
     assert sorted(folder.rglob("*")) == before  # the hub's cache is the hub's
 
 
+def test_an_error_of_the_hub_is_one_sentence(monkeypatch, infinity):
+    def fails(*_, **__):
+        raise RuntimeError("502 Bad Gateway\nTry again with advice\nof many lines")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fails)
+    with pytest.raises(OSError, match=r"^cannot fetch FoundationVision/Infinity: 502 Bad Gateway$"):
+        fv.load("infinity-2b", download=True)
+
+
+def test_what_would_be_ignored_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="and download both say what to open; give one"):
+        fv.load("infinity-2b", weights=tmp_path, download=True)
+    with pytest.raises(ValueError, match="random weights read no files"):
+        fv.load("hart-0.7b", weights="random", instruction=tmp_path / "text", depth=1)
+
+
+def test_a_damaged_text_encoder_is_named(infinity):
+    _, folder = infinity
+    (folder / "flan-t5-xl").mkdir()
+    (folder / "flan-t5-xl" / "config.json").write_text("{")
+    with pytest.raises(WeightsError, match=r"cannot open the text encoder in .*flan-t5-xl"):
+        fv.load("infinity-2b", weights=folder)
+
+
 def test_what_does_not_fit_in_memory_is_refused(monkeypatch):
     free = SimpleNamespace(available=2**30)
     monkeypatch.setattr(loading.psutil, "virtual_memory", lambda: free)

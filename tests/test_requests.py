@@ -50,11 +50,9 @@ def test_schedules_of_models_and_evaluators_come_to_one_form():
     state = build(config).transformer.state_dict()
     assert fv.from_states("infinity", vars(config), state, sizes=np.array(SIZES)).sizes == SIZES
     model = load("tiny")
-    found = [
-        evaluate(model, fv.Dense(), 7, sizes=s)
-        for s in (model.sizes[:3], np.array(model.sizes[:3]))
-    ]
-    assert found[0]["tasks"] == found[1]["tasks"]
+    short = model.sizes[:3]
+    plain, array = (evaluate(model, fv.Dense(), 7, sizes=s) for s in (short, np.array(short)))
+    assert plain["tasks"] == array["tasks"]
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import re
 from functools import partial
 from pathlib import Path
 
+from fastvar_lab.errors import short
 from fastvar_lab.files import expanded
 from fastvar_lab.models.releases import Release
 
@@ -37,9 +38,10 @@ def _snapshot(repo: str, only: list[str] | None, without: list[str] | None) -> P
     find = partial(snapshot_download, repo, allow_patterns=only, ignore_patterns=without)
     try:
         return Path(find())
-    except OSError as error:
-        if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
-            raise
+    except Exception as error:  # of the hub, of its client's transport, of the disk
+        unwritable = (errno.EROFS, errno.EACCES, errno.EPERM)
+        if not isinstance(error, OSError) or error.errno not in unwritable:
+            raise OSError(f"cannot fetch {repo}: {short(error, 200)}") from error
         reason = error.strerror
     try:
         return Path(find(local_files_only=True))

@@ -73,7 +73,7 @@ def load(
     reference = None if reference is None else as_sizes([reference])[0]
     options = {
         "weights": None if weights is None else str(weights),
-        "device": str(device),
+        "device": str(torch.device(device)),
         "dtype": dtype,
         "seed": seed,
         "download": download,
@@ -91,6 +91,8 @@ def load(
     if name in SHIPPED:
         model = _shipped(name, options)
     elif weights == "random":
+        if download or instruction is not None:
+            raise ValueError("random weights read no files: download and instruction are not here")
         release = _cut(name, _referenced(name, releases.release(name), options), depth)
         _need_memory(name, release.config, device, torch.float32)  # drawn so, then cast
         with _random(seed, device), torch.device(device):
@@ -192,6 +194,8 @@ def _folder(
             f"{name} needs weights: a folder with {' and '.join(release.files)} from "
             f"https://huggingface.co/{release.repo}, or download=True"
         )
+    if download and weights is not None:
+        raise ValueError(f"weights={str(weights)!r} and download both say what to open; give one")
     if download:
         folder, text = fetch(release)
     else:
@@ -255,7 +259,12 @@ def _condition(
 
     length = release.family.text_length(release.config)
     path = None if instruction is None else expanded(instruction)
-    return open_encoder(release.text.kind, place, length, path)
+    try:
+        return open_encoder(release.text.kind, place, length, path)
+    except (OSError, UnicodeError, RuntimeError, TypeError, KeyError, AttributeError) as error:
+        raise WeightsError(
+            f"cannot open the text encoder in {place}: {short(error, 160)}"
+        ) from error
 
 
 def parameters(config: Config) -> int:
