@@ -15,6 +15,7 @@ from fastvar_lab.models import weights as files
 from fastvar_lab.models.absent import NoAutoEncoder, NoText
 from fastvar_lab.models.families import FAMILIES, Config, family_of
 from fastvar_lab.models.model import Model
+from fastvar_lab.models.wrappers import unprefixed, unwrap
 from fastvar_lab.sampling import Sampling
 from fastvar_lab.scales import as_sizes
 
@@ -90,7 +91,7 @@ def from_states(
         parts.append((model.quantizer, _quantizer_part(quantizer)))
     for module, tensors in parts:
         source = f"the {module._get_name()} state dict"
-        plain, prefix = files.unprefixed(files.unwrap(tensors, source))
+        plain, prefix = unprefixed(unwrap(tensors, source))
         source += f" (without the prefix {prefix})" if prefix else ""
         files.fill(module, files.by_own_names(plain, module), source)
     return model.set_precision(precision)
@@ -101,7 +102,7 @@ def _quantizer_part(tokenizer: Mapping[str, Tensor] | None) -> dict[str, Tensor]
     if tokenizer is None:
         raise WeightsError("this family's codebook is needed: give the tokenizer as `quantizer`")
     state = dict[str, Tensor]()
-    for key, value in files.unwrap(tokenizer, "the tokenizer's state dict").items():
+    for key, value in unwrap(tokenizer, "the tokenizer's state dict").items():
         _, mark, name = key.rpartition("quantize.")
         if mark and name in state:
             raise WeightsError(f"{short(name)} comes twice, once as {short(key)}")

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from fastvar_lab.errors import WeightsError, short
 from fastvar_lab.files import expanded, other_kind, read_json
-from fastvar_lab.models.weights import unwrap
+from fastvar_lab.models.wrappers import unwrap
 from fastvar_lab.tensors import read_tensors
 
 ENDINGS = ("safetensors", "bin", "pth")

@@ -26,6 +26,7 @@ from fastvar_lab.models.families import Config
 from fastvar_lab.models.hub import fetch
 from fastvar_lab.models.model import Model
 from fastvar_lab.models.releases import Release
+from fastvar_lab.models.wrappers import unprefixed
 from fastvar_lab.scales import Buckets, as_sizes, whole
 
 SHIPPED = {"tiny": tiny}  # modules with `build_tiny` and `open_tiny`
@@ -216,7 +217,7 @@ def _released(
     """Open a release from the files in a folder, its text encoder from the folder `text`."""
     release, model = _followed(name, release, folder / str(release.transformer))
     for module, file in zip((model.transformer, model.tokenizer), release.files, strict=True):
-        tensors, prefix = files.unprefixed(read_released(folder / file))
+        tensors, prefix = unprefixed(read_released(folder / file))
         source = f"{folder / file}{f' (without the prefix {prefix})' if prefix else ''}"
         files.fill(module, files.by_own_names(tensors, module), source)
     model.text_encoder = _condition(name, release, text, instruction)
