@@ -1,4 +1,4 @@
-"""fastvar_lab: visual autoregressive image generators with cached token pruning, seen from inside.
+"""fastvar_lab: visual autoregressive image generation with cached token pruning (FastVAR).
 
 >>> import fastvar_lab as fv
 >>> model = fv.load("tiny")
@@ -10,13 +10,13 @@ from typing import Any
 
 import lazy_loader
 
-_listed, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+_public_name, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
 
 def __getattr__(name: str) -> Any:
     """Import a public name of `__init__.pyi`, or a registered selector, restorer or method."""
     try:
-        return _listed(name)
+        return _public_name(name)
     except AttributeError:
         if name[:1].isupper():
             from fastvar_lab.methods.registry import classes

@@ -2,6 +2,14 @@
 
 from .draws import Keyed as Keyed
 from .draws import Streamed as Streamed
+from .experiments.base import Experiment as Experiment
+from .experiments.base import Scope as Scope
+from .experiments.comparison import merge_frames as merge_frames
+from .experiments.run import compare as compare
+from .experiments.run import run as run
+from .experiments.verdicts import Answer as Answer
+from .experiments.verdicts import Claim as Claim
+from .experiments.workers import ModelSpec as ModelSpec
 from .generation import Generation as Generation
 from .generation import generate as generate
 from .generation import resume as resume
@@ -10,10 +18,12 @@ from .instruments.observe import observe_again as observe_again
 from .instruments.recorder import Recorder as Recorder
 from .instruments.stopwatch import Stopwatch as Stopwatch
 from .instruments.trace import Trace as Trace
+from .measure.quality import Metric as Metric
 from .methods.merge import Merge as Merge
 from .methods.presets import PRESETS as PRESETS
 from .methods.prune import Dense as Dense
 from .methods.prune import Prune as Prune
+from .methods.prune import PruneRunner as PruneRunner
 from .methods.restore import CachedBranch as CachedBranch
 from .methods.restore import NearestKept as NearestKept
 from .methods.restore import Zero as Zero
@@ -45,4 +55,5 @@ from .seam import Wrapper as Wrapper
 from .snapshots import Snapshot as Snapshot
 from .snapshots import resume_step as resume_step
 from .speed.flops import costs as costs
+from .store import Store as Store
 from .verification import verify as verify

@@ -1,4 +1,4 @@
-"""Holds methods to what they say: acts that fit a schedule, rows and tokens that were announced."""
+"""Checks methods against their declarations: acts, guidance rows and token counts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fastvar_lab.seam import Act, Branch, Grid, Group, Method, Rows, Runner, Sit
 
 
 def checked_acts(method: Method, grids: Sequence[Grid], depth: int) -> tuple[Act, ...]:
-    """Return a method's acts; raise ValueError for acts that no generation can follow."""
+    """Return a method's acts; raise ValueError for acts that cannot be run."""
     acts, name = tuple(method.acts(grids)), type(method).__name__
     if len(acts) != len(grids):
         raise ValueError(f"{name}.acts names {len(acts)} steps; the schedule has {len(grids)}")
@@ -38,21 +38,21 @@ def checked_acts(method: Method, grids: Sequence[Grid], depth: int) -> tuple[Act
 
 
 def forwards(grids: Sequence[Grid], acts: Sequence[Act], first: int) -> Iterator[Grid]:
-    """Walk the forwards from step `first`: single steps, and groups of joined ones."""
+    """Yield the forwards from step `first`: single steps, and groups of joined steps."""
     step = first
     while step < len(grids):
         end = step + 1
         while end < len(grids) and acts[end].joined:
             end += 1
-        # a Group stands where a Grid does
+        # a Group is passed in place of a Grid
         yield grids[step] if end == step + 1 else Group(tuple(grids[step:end]))  # type: ignore[misc]
         step = end
 
 
 class Audit(Wrapper):
-    """Compares what a runner does with what its method says; costs a few host integers a sublayer.
+    """Compares a runner's work with its method's declarations, by host integers alone.
 
-    Outermost of all wrappers. Raises ValueError with method, site, step and both numbers.
+    It is the outermost wrapper. Raises ValueError with method, site, step and both numbers.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Audit(Wrapper):
         return 0 if self.acts[grid.index].skips else self.inner.forwarded(site, grid)
 
     def decided(self, grid: Grid, canvas: Tensor) -> Rows:
-        """Ask which rows run at a step, once."""
+        """Return the rows that run at a step; raise ValueError if runner and act disagree."""
         act, rows = self.acts[grid.index], self.inner.rows(grid, canvas)
         if rows is not None and not isinstance(rows, Rows):
             raise ValueError(f"{self._at(grid)}: `rows` must return Rows or None; not {rows!r}")
@@ -90,7 +90,7 @@ class Audit(Wrapper):
         return self.inner.sublayer(site, grid, watched, x)
 
     def close(self, grid: Grid, rows: Rows, pictures: int) -> None:
-        """Compare a finished forward with what was said of it."""
+        """Compare a finished forward with its declarations; raise ValueError if they differ."""
         act = self.acts[grid.index]
         for site in self.sites:
             calls = self.received.pop(site, [])

@@ -1,4 +1,4 @@
-"""The KV cache of one generation: allocated once, appended in place. Keys and values live here."""
+"""The KV cache of one generation: allocated once, filled in place."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ALL = slice(None)
 
 
 class Owed(NamedTuple):
-    """Tokens of a layer that only `rows` have: the others were away."""
+    """A range of tokens of a layer that only `rows` have computed; the other rows lack them."""
 
     begin: int
     end: int
@@ -21,7 +21,7 @@ class Owed(NamedTuple):
 
 
 def compute_dtype(weight: Tensor) -> torch.dtype:
-    """Return the type that products with a weight come out in: autocast's where it is on."""
+    """Return the dtype of products with a weight: under autocast its dtype, else the weight's."""
     kind = weight.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
 
@@ -29,8 +29,8 @@ def compute_dtype(weight: Tensor) -> torch.dtype:
 class KVCache:
     """Keys and values per layer, (B, H, capacity, c) each; `lengths[layer]` tokens are filled.
 
-    Guidance rows may be away for a step, or in some layers alone. They keep their place: when they
-    are back, they find the keys and values of the rows that ran meanwhile, copied then.
+    Guidance rows may be absent for a step or in some layers. When they return, they get copies of
+    the keys and values that the other rows computed in the meantime.
     """
 
     def __init__(
@@ -49,9 +49,10 @@ class KVCache:
         self.owed: list[list[Owed]] = [[] for _ in capacities]
 
     def append(self, layer: int, k: Tensor, v: Tensor, rows: slice = ALL) -> tuple[Tensor, Tensor]:
-        """Add k, v (B, H, K, c) of one step, of any type; return views of all there are so far.
+        """Append k, v (B, H, K, c) of one step, of any dtype; return views of all keys and values.
 
-        `rows` are those that k and v are of: all of them, or the first or the second half.
+        `rows` are the rows of k and v: all, or the first or second half. Raises ValueError beyond
+        the capacity.
         """
         begin, end = self.lengths[layer], self.lengths[layer] + k.shape[2]
         store = self.store[layer]
@@ -71,7 +72,7 @@ class KVCache:
         return keys[:, :, :end], values[:, :, :end]
 
     def _settle(self, layer: int, rows: slice) -> None:
-        """Copy to rows that are back what was appended while they were away."""
+        """Copy keys and values to returning rows that were appended in their absence."""
         store, still = self.store[layer], list[Owed]()
         half = store.shape[1] // 2
         for owed in self.owed[layer]:
@@ -84,13 +85,13 @@ class KVCache:
         self.owed[layer] = still
 
     def on(self, rows: slice) -> RowsOfCache:
-        """Append to and read from these rows only."""
+        """Return a view of the cache for these rows."""
         return RowsOfCache(self, rows)
 
     def copy_prefix(self, other: KVCache, lengths: Sequence[int]) -> None:
         """Fill this cache with the first `lengths[layer]` tokens of another."""
-        for mine, theirs, n in zip(self.store, other.store, lengths, strict=True):
-            mine[:, :, :, :n] = theirs[:, :, :, :n]
+        for target, source, n in zip(self.store, other.store, lengths, strict=True):
+            target[:, :, :, :n] = source[:, :, :, :n]
         self.lengths = list(lengths)
         self.owed = [
             [owed for owed in layer if owed.end <= n]
@@ -99,17 +100,17 @@ class KVCache:
 
     @property
     def bytes(self) -> int:
-        """Memory that the keys and values occupy."""
+        """The memory of keys and values, in bytes."""
         return sum(s.numel() * s.element_size() for s in self.store)
 
 
 @dataclass
 class RowsOfCache:
-    """A KV cache as some guidance rows see it."""
+    """A view of a KV cache for some guidance rows."""
 
     cache: KVCache
     rows: slice
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Add k, v (B, H, K, c) of these rows; return views of all there are of them."""
+        """Append k, v (B, H, K, c) of these rows; return views of all their keys and values."""
         return self.cache.append(layer, k, v, self.rows)

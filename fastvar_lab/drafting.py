@@ -1,4 +1,4 @@
-"""CoDe as a rival: one VAR drafts the first scales, another reads them in one pass and finishes."""
+"""CoDe: a small VAR drafts the first scales, a large one reads them in one pass and refines."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ from fastvar_lab.snapshots import Start
 def prefill(
     model: Model, state: VARState, grids: Sequence[Grid], canvases: Sequence[Tensor]
 ) -> None:
-    """Fill the KV cache with drafted scales, in one pass over all their tokens."""
+    """Fill the KV cache of `state` with drafted scales, in one pass over all their tokens.
+
+    `canvases` are the latents (n, d, H, W) after each of the steps `grids`.
+    """
     inputs = [model.blank(canvases[0].shape[0], grids[-1]), *canvases[:-1]]
     x = torch.cat(
         [
@@ -29,7 +32,7 @@ def prefill(
         ],
         dim=1,
     )
-    group: Any = Group(tuple(grids))  # stands where a Grid does
+    group: Any = Group(tuple(grids))  # passed in place of a Grid
     runner = Runner()
     layers = model.transformer.layers(state, group, runner)
     runner.stack(group, Stack(layers), x)
@@ -46,29 +49,31 @@ def draft_and_refine(
 ) -> Generation:
     """Generate with CoDe: `drafter` runs the first `drafted` scale steps, `refiner` the others.
 
-    Both must be VARs over the same schedule and tokenizer. `method` acts on the refiner's steps.
-    Returns the refiner's generation; its `seconds` are those of both. Source: Chen et al., CoDe
-    (CVPR 2025), training-free mode; the refiner's first own scale is a pass of its own here.
+    `method` acts on the refiner's steps; `options` are those of `generate`. Returns the refiner's
+    generation, whose `seconds` are those of both models. Raises ValueError unless both models are
+    VARs with the same schedule and tokenizer, and for `drafted` outside 1 to steps - 1. Source:
+    Chen et al., CoDe (CVPR 2025), training-free mode; here the drafted scales are read in a pass
+    before the refiner's first step, not together with it.
     """
     if not drafter.family == refiner.family == "var":
         raise ValueError("CoDe drafts and refines with two VARs")
     codes = [cast(Tensor, model.quantizer.codebook) for model in (drafter, refiner)]
     narrow = min((code.dtype for code in codes), key=lambda dtype: dtype.itemsize)
-    alike = torch.equal(*(code.to(narrow) for code in codes))
-    if drafter.sizes != refiner.sizes or not alike:
+    same_codes = torch.equal(*(code.to(narrow) for code in codes))
+    if drafter.sizes != refiner.sizes or not same_codes:
         raise ValueError("drafter and refiner need the same schedule and tokenizer")
     steps = len(refiner.grids(options.get("sizes")))
     if not 1 <= drafted < steps:
         raise ValueError(f"of {steps} scales 1 to {steps - 1} can be drafted; not {drafted}")
-    rest = Prune({-i: 1.0 for i in range(1, steps - drafted + 1)})
-    first = generate(drafter, prompts, rest, snapshot=(), **options)
-    assert first.snapshot is not None
-    canvases = first.snapshot.canvases[:drafted]
+    skip_rest = Prune({-i: 1.0 for i in range(1, steps - drafted + 1)})
+    draft = generate(drafter, prompts, skip_rest, snapshot=(), **options)
+    assert draft.snapshot is not None
+    canvases = draft.snapshot.canvases[:drafted]
 
     def read(state: Any) -> None:
-        grids = first.request.grids
+        grids = draft.request.grids
         prefill(refiner, state, grids[:drafted], canvases)
 
-    start = Start(canvases, first.tokens[:drafted], read)
-    refined = run(refiner, first.request, method or Dense(), start)
-    return replace(refined, seconds=refined.seconds + first.seconds)
+    start = Start(canvases, draft.tokens[:drafted], read)
+    refined = run(refiner, draft.request, method or Dense(), start)
+    return replace(refined, seconds=refined.seconds + draft.seconds)

@@ -1,8 +1,8 @@
-"""Randomness as values. Keyed draws depend on picture and step alone; streamed ones on order.
+"""Random draws as values: keyed by seed and step, or streamed in the order of the released code.
 
-Keyed is the default: a method that skips a step leaves all later noise as it was, a batch draws
-what its pictures would draw alone, and every device sees the same numbers. Streamed reproduces
-the released code, one multinomial per step from one generator.
+`Keyed` is the default. A method that skips a step does not change later noise, a picture gets the
+same noise in a batch as alone, and every device gets the same numbers. `Streamed` reproduces the
+released code: one multinomial per step from one generator.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from torch import Tensor
 
 
 class Stream(Protocol):
-    """One generation's randomness: picks one of V outcomes per place."""
+    """The random draws of one generation."""
 
     def pick(self, step: int, probabilities: Tensor) -> Tensor:
-        """Draw from probabilities (n, ..., V) at a scale step: outcomes (n, ...), int64."""
+        """Draw outcomes (n, ...), int64, from probabilities (n, ..., V) at a scale step."""
         ...
 
     def exponential(self, step: int, shape: tuple[int, ...]) -> Tensor:
@@ -28,15 +28,44 @@ class Stream(Protocol):
         ...
 
     def normal(self, step: int, part: int, shape: tuple[int, ...], both: bool) -> Tensor:
-        """Draw (n, *shape) normals: the `part`-th draw of a scale step, 0 the starting noise.
+        """Draw (n, *shape) standard normals: draw number `part` of a scale step; 0 starts it.
 
-        `both`: released code draws as much again for the null rows, and drops it.
+        With `both`, a stream in released order also draws, and drops, numbers for the null rows.
         """
         ...
 
 
+class NotANumber(ValueError):
+    """What a step draws from is no number; `step` says which."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(f"step {step} draws from what is no number")
+        self.step = step
+
+
+class Numbers:
+    """Watches that what is drawn from are numbers, without waiting for a GPU in the scale loop."""
+
+    def __init__(self) -> None:
+        self.noted: list[tuple[int, Tensor]] = []
+
+    def note(self, step: int, values: Tensor) -> None:
+        """Note a step's values; on a CPU raise NotANumber at once."""
+        if values.is_meta:
+            return
+        wrong = values.sum().isnan()
+        if values.device.type == "cpu" and bool(wrong):
+            raise NotANumber(step)
+        self.noted.append((step, wrong))
+
+    def check(self) -> None:
+        """Raise NotANumber for the first step that drew from what is no number."""
+        if self.noted and bool(torch.stack([wrong for _, wrong in self.noted]).any()):
+            raise NotANumber(next(step for step, wrong in self.noted if bool(wrong)))
+
+
 class Draws(Protocol):
-    """A frozen value that says how to draw; its Stream lives for one generation."""
+    """A frozen value that starts a Stream for each generation."""
 
     def start(self, device: torch.device) -> Stream:
         """Begin a generation on a device."""
@@ -45,10 +74,11 @@ class Draws(Protocol):
 
 @dataclass(frozen=True)
 class Keyed:
-    """One float32 uniform per place, from a generator keyed by seed and step; inverse CDF.
+    """Draws keyed by seed and step; outcomes by the inverse CDF of one float32 uniform each.
 
-    The CPU draws, so that every device sees the same numbers; `on_device` draws others where they
-    are needed, which HART's millions of exponentials take less time for.
+    `seeds` has one seed per picture. Numbers are drawn on the CPU, so that every device gets the
+    same. With `on_device` they are drawn on the model's device: other numbers, but faster for
+    HART's millions of exponentials.
     """
 
     seeds: tuple[int, ...]
@@ -59,11 +89,11 @@ class Keyed:
 
 
 class _Keyed:
-    """Draws on `source`, for `device`."""
+    """Draws on the device `source` and sends the numbers to `device`."""
 
     def __init__(self, seeds: tuple[int, ...], device: torch.device, source: torch.device) -> None:
         self.seeds, self.device, self.source = seeds, device, source
-        self.pinned = _pinned(source, device)
+        self.pinned, self.numbers = _pinned(source, device), Numbers()
 
     def exponential(self, step: int, shape: tuple[int, ...]) -> Tensor:
         return self._each(f"{step}/exp", shape, Tensor.exponential_)
@@ -76,28 +106,34 @@ class _Keyed:
             raise ValueError(f"{len(probabilities)} pictures need as many seeds; not {self.seeds}")
         u = self._each(f"{step}", tuple(probabilities.shape[1:-1]), Tensor.uniform_)
         if probabilities.shape[-1] == 2:
+            self.numbers.note(step, probabilities[..., 0])
             return (u >= probabilities[..., 0]).long()
         below = probabilities.cumsum(-1)
         whole = below[..., -1]  # 1, but for rounding: an outcome of probability 0 never comes
+        self.numbers.note(step, whole)
         place = torch.minimum(u * whole, whole.nextafter(torch.zeros_like(whole)))
-        return torch.searchsorted(below, place.unsqueeze(-1), right=True).squeeze(-1)
+        outcomes = torch.searchsorted(below, place.unsqueeze(-1), right=True).squeeze(-1)
+        return outcomes.clamp_(
+            max=probabilities.shape[-1] - 1
+        )  # nan would end beyond the last outcome
 
-    def _each(self, what: str, shape: tuple[int, ...], fill: Callable[..., Tensor]) -> Tensor:
-        drawn = torch.empty(len(self.seeds), *shape, device=self.source, pin_memory=self.pinned)
+    def _each(self, key: str, shape: tuple[int, ...], fill: Callable[..., Tensor]) -> Tensor:
+        size = (len(self.seeds), *shape)
+        drawn = torch.empty(size, dtype=torch.float32, device=self.source, pin_memory=self.pinned)
         for seed, row in zip(self.seeds, drawn):
-            fill(row, generator=_generator(f"{seed}/{what}", self.source))
+            fill(row, generator=_generator(f"{seed}/{key}", self.source))
         return sent(drawn, self.device)
 
 
 def sent(drawn: Tensor, device: torch.device) -> Tensor:
-    """Send what the CPU drew to a device; a GPU's queue is not waited for."""
+    """Send drawn numbers to a device, without waiting for a GPU."""
     if _pinned(drawn.device, device):
-        drawn = drawn.pin_memory()  # which leaves what is pinned as it is
+        drawn = drawn.pin_memory()  # no copy if it is pinned already
     return drawn.to(device, non_blocking=True)
 
 
 def _pinned(source: torch.device, device: torch.device) -> bool:
-    """Tell whether what is sent must lie in pinned memory, lest the host wait for the GPU."""
+    """Return whether a copy needs pinned memory, so that the host does not wait for the GPU."""
     return source.type == "cpu" and device.type == "cuda"
 
 
@@ -109,11 +145,11 @@ def _generator(name: str, device: torch.device) -> torch.Generator:
 
 @dataclass(frozen=True)
 class Streamed:
-    """The released order: one generator on the model's device, one multinomial per step.
+    """Draws in the order of the released code: one generator, one multinomial per step.
 
-    HART's diffusion draws elsewhere, from torch's global generators: the starting noise from the
-    CPU's, the rest from the device's (on a CPU they are one), guidance rows included. Both are
-    stood in for by generators seeded with `rest`.
+    HART's diffusion uses torch's global generators in the released code: the starting noise comes
+    from the CPU's, the rest from the device's (on a CPU they are the same), for both guidance rows.
+    Here generators seeded with `rest` take their place.
     """
 
     seed: int
@@ -121,38 +157,43 @@ class Streamed:
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """The one seed, of the whole batch."""
+        """The seed of the whole batch, as a tuple."""
         return (self.seed,)
 
     def start(self, device: torch.device) -> Stream:
-        host = torch.Generator().manual_seed(self.rest)
-        here = host
+        host = torch.Generator("cpu").manual_seed(self.rest)
+        local = host
         if device.type != "cpu":
-            here = torch.Generator(device).manual_seed(self.rest)
-        return _Sequence(torch.Generator(device).manual_seed(self.seed), host, here)
+            local = torch.Generator(device).manual_seed(self.rest)
+        return _Sequence(torch.Generator(device).manual_seed(self.seed), host, local)
 
 
 class _Sequence:
-    """Draws one multinomial after another over the flattened batch."""
+    """Draws one multinomial per step over the flattened batch."""
 
     def __init__(
-        self, picks: torch.Generator, host: torch.Generator, here: torch.Generator
+        self, picks: torch.Generator, host: torch.Generator, local: torch.Generator
     ) -> None:
-        self.picks, self.host, self.here = picks, host, here
-        self.pictures = 0
+        self.picks, self.host, self.local = picks, host, local
+        self.pictures, self.numbers = 0, Numbers()
 
     def pick(self, step: int, probabilities: Tensor) -> Tensor:
         self.pictures = len(probabilities)
+        self.numbers.note(step, probabilities)
+        if probabilities.device.type != "cpu":  # where the draw would end the process
+            probabilities = probabilities.nan_to_num(1.0)
         flat = probabilities.reshape(-1, probabilities.shape[-1])
         drawn = torch.multinomial(flat, 1, replacement=True, generator=self.picks)
         return drawn.view(probabilities.shape[:-1])
 
     def exponential(self, step: int, shape: tuple[int, ...]) -> Tensor:
-        empty = torch.empty(self.pictures, *shape, device=self.picks.device)
+        size = (self.pictures, *shape)
+        empty = torch.empty(size, dtype=torch.float32, device=self.picks.device)
         return empty.exponential_(generator=self.picks)
 
     def normal(self, step: int, part: int, shape: tuple[int, ...], both: bool) -> Tensor:
-        source = self.host if part == 0 else self.here
+        source = self.host if part == 0 else self.local
         rows = self.pictures * (2 if both else 1)
-        drawn = torch.randn(rows, *shape, generator=source, device=source.device)
+        size = (rows, *shape)
+        drawn = torch.randn(size, generator=source, dtype=torch.float32, device=source.device)
         return sent(drawn[: self.pictures], self.picks.device)

@@ -1,4 +1,4 @@
-"""Errors that several rooms raise, and sentences that say what is near an unknown word."""
+"""Errors that several packages raise, and messages that suggest the nearest known name."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ def short(value: object, most: int = 60) -> str:
 
 
 class PromptError(ValueError):
-    """A prompt outside the vocabulary or the grammar; the message says what is allowed."""
+    """Raised for a prompt outside vocabulary or grammar; the message says what is allowed."""
 
 
 class WeightsError(ValueError):
-    """A weights file that is missing, truncated, foreign, or of other shapes."""
+    """Raised for a file of weights that is missing, damaged, or does not match the model."""
 
 
 def split(text: str, vocabulary: Collection[str]) -> list[str]:
@@ -53,7 +53,7 @@ def split(text: str, vocabulary: Collection[str]) -> list[str]:
     return terms
 
 
-def unknown(what: str, name: str, known: Collection[str]) -> ValueError:
-    """Say that there is no `what` of that name, and which come near, or which there are."""
-    near = difflib.get_close_matches(name, known, 3, 0.4) or sorted(known)
-    return ValueError(f"no {what} {name!r}; nearest: {', '.join(near)}")
+def unknown(kind: str, name: str, names: Collection[str]) -> ValueError:
+    """Return the error for an unknown name of a `kind`, with the nearest names or all of them."""
+    near = difflib.get_close_matches(name, names, 3, 0.4) or sorted(names)
+    return ValueError(f"no {kind} {name!r}; nearest: {', '.join(near)}")

@@ -1,4 +1,4 @@
-"""Files written whole or not at all, and the one hash of contents."""
+"""Atomic writes of files, and the hash of contents."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fastvar_lab.errors import short
 
 
 def digest(*parts: str | bytes | memoryview, length: int = 64) -> str:
-    """Hash parts, one after the other, with SHA-256: the first `length` of 64 hex digits.
+    """Hash the concatenation of parts with SHA-256; return the first `length` of 64 hex digits.
 
     >>> digest("ab", b"c", length=8) == digest("abc", length=8)
     True
@@ -25,7 +25,7 @@ def digest(*parts: str | bytes | memoryview, length: int = 64) -> str:
 
 
 def digest_of(parts: Iterable[str | bytes | memoryview], length: int = 64) -> str:
-    """Hash parts as `digest` does, one at a time: none is held longer than it takes."""
+    """Hash an iterable of parts as `digest` does, without holding them all in memory."""
     state = hashlib.sha256()
     for part in parts:
         state.update(part.encode() if isinstance(part, str) else part)
@@ -54,10 +54,10 @@ ABANDONED = 3600.0  # seconds without a write, after which a partial file's writ
 def write(path: Path, save: Callable[[Path], object]) -> None:
     """Let `save` write a temporary file of the same kind, then rename it to `path`.
 
-    What killed writers left in the same folder, untouched for an hour, is removed.
+    Removes temporary files that killed writers left in that folder, an hour after the last write.
     """
     remove_abandoned(path.parent)
-    # a name of its own: two processes or threads may write the same file
+    # unique, because two processes or threads may write the same file
     partial = path.with_name(f"{PARTIAL}{uuid4().hex}{path.suffix}")
     try:
         save(partial)
@@ -87,7 +87,10 @@ def remove_abandoned(folder: Path) -> None:
 
 
 def unused(path: Path, endings: Sequence[str]) -> Path:
-    """Return `path`, without an ending, or path-2, path-3 ... if files of that name are there."""
+    """Return `path`, or path-2, path-3, ... if a file of that name with one of the suffixes exists.
+
+    `path` has no suffix; `endings` are suffixes without the dot.
+    """
     free, turn = path, 1
     while any(free.with_name(f"{free.name}.{ending}").exists() for ending in endings):
         turn += 1
@@ -96,7 +99,7 @@ def unused(path: Path, endings: Sequence[str]) -> Path:
 
 
 def folder(path: Path) -> Path:
-    """Make a folder, or raise OSError in one sentence if it cannot be written."""
+    """Create a folder and return it; raise OSError if it cannot be created or written."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -107,13 +110,13 @@ def folder(path: Path) -> Path:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write readable JSON, as UTF-8 whatever the locale."""
+    """Write `content` as indented JSON, in UTF-8 whatever the locale."""
     text = json.dumps(content, indent=1) + "\n"
     write(path, lambda p: p.write_text(text, encoding="utf-8"))
 
 
 def read_json(text: str | bytes, kind: type = dict) -> Any:
-    """Read JSON whose outermost value is a `kind`; raise ValueError in a few words if it is not.
+    """Read JSON whose outermost value is a `kind`; raise ValueError for anything else.
 
     >>> read_json("[]")
     Traceback (most recent call last):

@@ -1,4 +1,4 @@
-"""The next-scale loop: generate under a method, and resume under another one."""
+"""The next-scale loop: generates under a method, and resumes under another one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fastvar_lab.audit import Audit, checked_acts, forwards
 from fastvar_lab.backbones.protocol import State
-from fastvar_lab.draws import Draws, Keyed
+from fastvar_lab.draws import Draws, Keyed, NotANumber, Numbers
 from fastvar_lab.models.model import Model
 from fastvar_lab.progress import Progress
 from fastvar_lab.request import Condition, Request, make_request, to_device
@@ -21,16 +21,16 @@ from fastvar_lab.seam import Block, Grid, Handles, Method, Rows, Runner, Stack
 from fastvar_lab.snapshots import Keep, Snapshot, Start, resume_step, steps_to_keep
 
 Watch = Callable[[Runner], Runner]
-"""Wraps the method's runner: a recorder, a stopwatch."""
+"""A function that wraps the method's runner, such as a recorder or a stopwatch."""
 
 
 @dataclass(repr=False)
 class Generation:
     """A finished generation. `canvas` is the final latent (n, d, H, W).
 
-    `tokens[s]` are the tokens of step s: bits (n, L, d), codebook rows (n, L) or codes (n, L, d),
-    None where it was skipped; `first_step` the first one that was run, the earlier ones coming
-    from a snapshot. `seconds` run from the prompt to the final latent.
+    `tokens[s]` are the tokens of step s: bits (n, L, d), codebook rows (n, L) or codes (n, L, d);
+    None if the step was skipped. `first_step` is the first step that was run; earlier ones come
+    from a snapshot. `seconds` is the time from the prompt to the final latent.
     """
 
     request: Request
@@ -65,24 +65,21 @@ def generate(
 ) -> Generation:
     """Generate pictures for `prompts` under `method`.
 
-    A condition that is already encoded (Text, Context, or a tensor of labels) may stand for the
-    prompts.
+    `prompts` may also be an encoded condition (Text, Context, or a tensor of labels). Picture i
+    draws its noise from `seed + i` (default 0), or from seed i of several. `draws` replaces the
+    seed by another source of noise (for parity with released code). `sizes` is the schedule of
+    token maps, by default the model's. `watch` wraps the runner, first outermost. `snapshot` keeps
+    the state that `resume` needs, with the branch outputs of the given steps (True: all unpruned
+    steps but the last; False: no snapshot). `given` are the tokens of the first steps, as in a
+    Generation: these steps run, but are not sampled. `progress` shows a progress bar.
 
-    Picture i draws its noise from `seed + i` (default 0), or from its own of several seeds.
-    `draws` says otherwise how to draw, in the seed's place (parity with released code). `sizes` is
-    the schedule of token maps, default the model's. `watch` wraps the runner, first outermost.
-    `snapshot` keeps what `resume` needs, with the branch outputs of the given steps (True: all
-    unpruned ones but the last; False: none is kept).
-    `given` are the first steps' tokens, as a Generation holds them: these steps run, but draw
-    nothing. `progress` shows a bar over the scale steps.
-
-    Raises ValueError for what does not fit the model or the schedule, and for a method whose
-    runner does something else than it says.
+    Raises ValueError for arguments that do not fit the model or the schedule, and for a method
+    whose runner contradicts its declarations.
 
     >>> import fastvar_lab as fv
     >>> model = fv.load("tiny")
-    >>> made = fv.generate(model, ["a red ring", "two stars"], fv.Prune({-1: 0.75}), seed=1)
-    >>> fv.to_uint8(model.decode(made.canvas)).shape
+    >>> run = fv.generate(model, ["a red ring", "two stars"], fv.Prune({-1: 0.75}), seed=1)
+    >>> fv.to_uint8(model.decode(run.canvas)).shape
     (2, 256, 256, 3)
     """
     if not hasattr(method, "acts") or isinstance(method, type):
@@ -103,12 +100,13 @@ def resume(
     watch: Iterable[Watch] = (),
     snapshot: bool | Sequence[int] = False,
 ) -> Generation:
-    """Finish a generation under another method: the bits that generating from scratch would give.
+    """Finish a generation under another method, with the same result as from scratch.
 
-    `base` was generated with a snapshot. Starts at the latest step before which both methods act
-    alike and whose cache step is held; `first_step` of the result says where. The snapshot is not
-    changed. Raises ValueError for a generation without one, for another model than its own or
-    other weights, or for streamed draws.
+    `base` is a generation with a snapshot, or the snapshot, which is not changed. The run starts
+    at the latest possible step: the acts of both methods must be equal before it, and the outputs
+    of the new method's cache step must be in the snapshot. `first_step` of the result is that
+    step. Raises ValueError without a snapshot, for another model or changed weights, and for
+    streamed draws.
 
     >>> import fastvar_lab as fv
     >>> model = fv.load("tiny")
@@ -140,21 +138,29 @@ def run(
     watch: Iterable[Watch] = (),
     snapshot: bool | Sequence[int] = False,
 ) -> Generation:
-    """Run the steps that `start` leaves to run, all of them by default.
+    """Run the steps after `start`, by default all of them.
 
-    What `generate`, `resume` and drafting have in common; those check what they are given.
+    `generate`, `resume` and drafting call it, and check their arguments before.
     """
     start = start or Start()
     mixed = torch.autocast(model.device.type, model.autocast, enabled=model.autocast is not None)
     with torch.no_grad(), mixed:
         live = _prepare(model, request, method, start, watch, snapshot)
-        _loop(live)
-        return _finish(live)
+        try:
+            _loop(live)
+            return _finish(live)
+        except NotANumber as error:
+            grid = request.grids[error.step]
+            raise ValueError(
+                f"{model.name} computes what is no number at step {error.step} ({grid.name}), in "
+                f"{model.precision}: try another precision or a higher temperature, or check the "
+                "weights"
+            ) from None
 
 
 @dataclass
 class _Live:
-    """One generation while it runs: what its steps share, and what they have left so far."""
+    """The state of a running generation: values that its steps share, and results so far."""
 
     model: Model
     request: Request
@@ -170,21 +176,22 @@ class _Live:
     canvases: list[Tensor] = field(default_factory=list)
     tokens: list[Tensor | None] = field(default_factory=list)
     lengths: list[tuple[int, ...]] = field(default_factory=list)
+    numbers: Numbers = field(default_factory=Numbers)
 
     def state(self, rows: Rows) -> State:
-        """Return the state of some guidance rows, or of all that there are."""
+        """Return the state of some guidance rows; without guidance, the only one."""
         rows = rows if self.guided else Rows.BOTH
         if rows not in self.states:
             self.states[rows] = self.states[Rows.BOTH].on(rows.of(len(self.request.prompts)))
         return self.states[rows]
 
     def state_of(self, x: Tensor) -> State:
-        """Return the state of the rows that hidden states have: fused ones are conditional."""
+        """Return the state of the rows of hidden states; fused streams are conditional rows."""
         alone = self.rows is Rows.BOTH and len(x) == len(self.request.prompts)
         return self.state(Rows.COND if alone else self.rows)
 
     def stack(self, grid: Grid, rows: Rows) -> Stack:
-        """Close the layers over one forward."""
+        """Return the layers bound to one forward."""
 
         def on(rows: Rows) -> Sequence[Block]:
             return self.model.transformer.layers(self.state(rows), grid, self.run)
@@ -192,7 +199,7 @@ class _Live:
         return Stack(on(rows), on)
 
     def leave(self, grid: Grid, drawn: Tensor | None, logits: Tensor | None) -> None:
-        """Let the runner look at a finished step, and note what it left."""
+        """Pass a finished step to the runner, and store its results."""
         self.run.after(grid, drawn, self.canvas, logits)
         self.tokens.append(drawn)
         if self.keep is not None:
@@ -208,7 +215,7 @@ def _prepare(
     watch: Iterable[Watch],
     snapshot: bool | Sequence[int],
 ) -> _Live:
-    """Check the method, start its runner, and compute what all scale steps share."""
+    """Check the method, start its runner, and compute the values that all scale steps share."""
     grids, n, backbone = request.grids, len(request.prompts), model.transformer
     acts = checked_acts(method, grids, model.depth)
     runner = inner = method.start(grids, model.depth, start.held)
@@ -261,10 +268,11 @@ def _prepare(
 
 
 def _loop(live: _Live) -> None:
-    """Run every step that is left: choose rows, embed, run the layers, draw, accumulate."""
+    """Run the remaining steps: choose rows, embed, run the layers, sample, accumulate."""
     model, request, run = live.model, live.request, live.run
     backbone, quantizer, n = model.transformer, model.quantizer, len(request.prompts)
     stream = request.draws.start(model.device)
+    live.numbers = getattr(stream, "numbers", live.numbers)
     for grid in forwards(request.grids, run.acts, live.start.first):
         rows = run.decided(grid, live.canvas)
         if rows is Rows.SKIP:
@@ -292,11 +300,13 @@ def _loop(live: _Live) -> None:
                 )
             places = run.places(step, drawn)
             live.canvas = quantizer.accumulate(live.canvas, drawn, step, places)
+            if drawn.is_floating_point():  # codes, which nothing was picked for
+                live.numbers.note(step.index, drawn)
             live.leave(step, drawn, logits)
 
 
 def _runnable(rows: Rows, guided: bool, grid: Grid) -> Rows:
-    """Say which rows run where there may be no guidance."""
+    """Return the rows that run, given that null rows exist only with guidance."""
     if not guided and rows is Rows.NULL:
         raise ValueError(
             f"step {grid.index} ({grid.name}) asks for the null rows alone; "
@@ -306,8 +316,9 @@ def _runnable(rows: Rows, guided: bool, grid: Grid) -> Rows:
 
 
 def _finish(live: _Live) -> Generation:
-    """Stop the clock, keep what a snapshot needs, and let the rest go."""
+    """Stop the clock, make the snapshot, and release the state."""
     seconds, model, snapshot = _now(live.model.device) - live.begin, live.model, None
+    live.numbers.check()
     if live.keep is not None:
         snapshot = Snapshot(
             model.transformer,
@@ -320,14 +331,14 @@ def _finish(live: _Live) -> Generation:
             live.states[Rows.BOTH].cache,
             {**live.start.held, **live.keep.held()},
         )
-    live.states.clear()  # runners may hold on to handles, and those to this
+    live.states.clear()  # runners may keep the handles, which refer to `live`
     return Generation(
         live.request, live.method, live.canvas, live.tokens, live.start.first, seconds, snapshot
     )
 
 
 def _now(device: torch.device) -> float:
-    """Seconds on a clock that has waited for the device."""
+    """Return the time in seconds, after waiting for the device."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()

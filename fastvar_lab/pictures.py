@@ -1,4 +1,4 @@
-"""Pictures: between tensors and arrays, and into files."""
+"""Pictures: conversion between tensors and arrays, and writing to files."""
 
 from __future__ import annotations
 
@@ -20,11 +20,15 @@ def to_tensor(pictures: Sequence[np.ndarray], device: torch.device | str = "cpu"
 
 
 def to_uint8(images: Tensor) -> np.ndarray:
-    """Turn images (n, 3, H, W) in [0, 1] into (n, H, W, 3) uint8, rounded.
+    """Convert images (n, 3, H, W) in [0, 1] to (n, H, W, 3) uint8, rounded.
+
+    Raises ValueError for values that are no numbers.
 
     >>> to_uint8(torch.full((1, 3, 2, 2), 0.5))[0, 0, 0]
     array([128, 128, 128], dtype=uint8)
     """
+    if bool(images.isnan().any()):
+        raise ValueError("the images hold values that are no numbers; there is no picture of them")
     return (images.detach().permute(0, 2, 3, 1) * 255 + 0.5).clamp(0, 255).byte().cpu().numpy()
 
 
@@ -34,7 +38,7 @@ def write_image(path: Path, image: np.ndarray) -> None:
 
 
 def file_name(prompt: str, seed: int, pruned: bool = False) -> str:
-    """Name a picture's file after its prompt, cut to what file systems take, seed and method.
+    """Return a file name from prompt (shortened for file systems), seed and method.
 
     >>> file_name("a red ring", 1, pruned=True)
     'a-red-ring-1-pruned.png'

@@ -1,4 +1,4 @@
-"""Progress: a bar over the scale steps."""
+"""Progress: a Wrapper that shows a progress bar."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fastvar_lab.seam import Grid, Rows, Runner, Wrapper
 
 
 class Progress(Wrapper):
-    """Shows a bar over the scale steps."""
+    """Shows a progress bar over the scale steps."""
 
     def __init__(self, inner: Runner, steps: int) -> None:
         super().__init__(inner)
@@ -19,7 +19,7 @@ class Progress(Wrapper):
         self.bar: Any = None
 
     def rows(self, grid: Grid, canvas: Tensor) -> Rows | None:
-        if self.bar is None:  # not before the run begins: what fails earlier leaves no bar behind
+        if self.bar is None:  # made at the first step: an error before it leaves no bar
             self.bar = tqdm(total=self.steps, desc="scale steps", leave=False)
         return self.inner.rows(grid, canvas)
 

@@ -1,6 +1,6 @@
-"""Prompt sets as values: which prompts with which seeds, and the judge of their pictures.
+"""Prompt sets as values: prompts with their seeds, and the judge that scores their pictures.
 
-A prompt set of your own is a frozen dataclass with the three members of `PromptSet`; a judge is any
+To add a prompt set, write a frozen dataclass with the three members of `PromptSet`. A judge is any
 function of an item and its picture.
 """
 
@@ -20,7 +20,7 @@ from fastvar_lab.world.tasks import TASKS, judge, questions
 
 
 class Item(NamedTuple):
-    """One prompt to generate, the seed of its noise, and the group that its score counts for."""
+    """A prompt, the seed of its noise, and the group in which its score is averaged."""
 
     prompt: str
     seed: int
@@ -28,17 +28,17 @@ class Item(NamedTuple):
 
 
 class Judge(Protocol):
-    """Scores a picture (H, W, 3) uint8 by what its item asks for; higher is better."""
+    """Scores how well a picture (H, W, 3) uint8 matches its item; higher is better."""
 
     def __call__(self, item: Item, picture: np.ndarray, /) -> float: ...
 
 
 @runtime_checkable
 class PromptSet(Protocol):
-    """What experiments ask of a prompt set: a frozen value whose `repr` reads as Python.
+    """The interface of prompt sets: a frozen value whose `repr` is valid Python.
 
-    `judge` scores its pictures, or is None. Experiments draw the default set of a model anew for
-    each question, by its field `seed` if it has one.
+    `judge` scores its pictures; None if nothing can. If the set has a field `seed`, each
+    experiment replaces it by a seed of its own (see `seeded`) in the default set of a model.
 
     >>> @dataclass(frozen=True)
     ... class Cats:
@@ -64,7 +64,7 @@ P = TypeVar("P", bound=PromptSet)
 
 
 def seeded(prompts: P, seed: int) -> P:
-    """Return a prompt set with another `seed`; one without such a field comes back as it is.
+    """Return a prompt set with another `seed`; a set without such a field is returned unchanged.
 
     >>> seeded(ClosedWorld(), 23)
     ClosedWorld(seed=23)
@@ -75,7 +75,7 @@ def seeded(prompts: P, seed: int) -> P:
 
 
 def world_judge(item: Item, picture: np.ndarray) -> float:
-    """Return 1.0 if a picture (H, W, 3) uint8 shows what its prompt says, else 0.0.
+    """Return 1.0 if a picture (H, W, 3) uint8 shows the objects of its prompt, else 0.0.
 
     Raises PromptError for a prompt outside the closed world's grammar.
     """
@@ -83,15 +83,16 @@ def world_judge(item: Item, picture: np.ndarray) -> float:
 
 
 class _Value:
-    """Writes a prompt set as the Python that makes it, defaults left out."""
+    """Gives a prompt set a `repr` that is its constructor call without default values."""
 
     def __repr__(self) -> str:
         values = [(f, getattr(self, f.name)) for f in fields(self)]  # type: ignore[arg-type]
-        written = [f"{f.name}={_written(value)}" for f, value in values if value != f.default]
-        return f"{type(self).__name__}({', '.join(written)})"
+        arguments = [f"{f.name}={_source(value)}" for f, value in values if value != f.default]
+        return f"{type(self).__name__}({', '.join(arguments)})"
 
 
-def _written(value: object) -> str:
+def _source(value: object) -> str:
+    """Write a field's value as Python: a path as a string, a function by its name."""
     if isinstance(value, Path):
         return repr(str(value))
     return str(value.__name__) if callable(value) and hasattr(value, "__name__") else repr(value)
@@ -99,9 +100,9 @@ def _written(value: object) -> str:
 
 @dataclass(frozen=True, repr=False)
 class ClosedWorld(_Value):
-    """Held-out prompts of the closed world, its tasks in turn, with their judge.
+    """Held-out prompts of the closed world, cycling through its tasks, with their judge.
 
-    Models that draw photographs are prompted with the same sentences and `judge=None`.
+    Models that generate photographs use the same prompts with `judge=None`.
 
     >>> ClosedWorld().take(8)[7]
     Item(prompt='a pink ring', seed=1313144367, group='single_object')
@@ -119,7 +120,7 @@ class ClosedWorld(_Value):
             raise ValueError(f"tasks must be some of {', '.join(TASKS)}; not {self.tasks}")
 
     def take(self, n: int) -> tuple[Item, ...]:
-        """Draw the first `n`; each task's prompts depend on the seed alone."""
+        """Draw the first `n` items; the prompts of a task depend on the seed alone."""
         _check_count(n)
         drawn = questions(n, self.seed, self.tasks)
         return tuple(Item(q.prompt.text, q.seed, q.task) for q in drawn)
@@ -127,7 +128,7 @@ class ClosedWorld(_Value):
 
 @dataclass(frozen=True, repr=False)
 class ClassNumbers(_Value):
-    """Class numbers of a class-conditional model, such as ImageNet's, drawn evenly.
+    """Class numbers of a class-conditional model, such as ImageNet's, drawn uniformly.
 
     >>> ClassNumbers(1000, seed=11).take(2)[0].group
     'class'
@@ -144,7 +145,7 @@ class ClassNumbers(_Value):
             raise ValueError(f"there must be at least 1 class to draw; not {self.classes}")
 
     def take(self, n: int) -> tuple[Item, ...]:
-        """Draw the first `n`; their noise has the seeds of `ClosedWorld`'s items."""
+        """Draw the first `n` items; their noise seeds are those of `ClosedWorld`."""
         _check_count(n)
         labels = np.random.default_rng(self.seed).integers(self.classes, size=n)
         seeds = (q.seed for q in questions(n, self.seed))
@@ -153,9 +154,9 @@ class ClassNumbers(_Value):
 
 @dataclass(frozen=True, repr=False)
 class PromptList(_Value):
-    """Prompts in order, the i-th with noise of seed + i; a single string is drawn at many seeds.
+    """A list of prompts, repeated as often as needed; item i has the noise seed `seed + i`.
 
-    After the last prompt the first one comes again, with a seed of its own.
+    A single string is a list of one prompt: every item has the same text and another seed.
 
     >>> PromptList("a cat").take(2)
     (Item(prompt='a cat', seed=0, group=''), Item(prompt='a cat', seed=1, group=''))
@@ -168,24 +169,24 @@ class PromptList(_Value):
 
     def __post_init__(self) -> None:
         _check_seed(self.seed)
-        given = (self.prompts,) if isinstance(self.prompts, str) else tuple(self.prompts)
-        object.__setattr__(self, "prompts", given)
-        if not given:
+        texts = (self.prompts,) if isinstance(self.prompts, str) else tuple(self.prompts)
+        object.__setattr__(self, "prompts", texts)
+        if not texts:
             raise ValueError("a prompt list needs at least one prompt; it is empty")
-        for prompt in given:
+        for prompt in texts:
             if not isinstance(prompt, str) or not prompt.strip():
                 raise ValueError(f"a prompt is text of at least one word; not {prompt!r}")
 
     def take(self, n: int) -> tuple[Item, ...]:
-        """Return the first `n`."""
+        """Return the first `n` items."""
         return _in_turns(self.prompts, n, self.seed)
 
 
 @dataclass(frozen=True, repr=False)
 class PromptFile(_Value):
-    """A UTF-8 text file with a prompt on each line, used like a `PromptList`; blank lines are none.
+    """A UTF-8 text file with one prompt per line, used like a `PromptList`; skips blank lines.
 
-    Raises ValueError when the file cannot be read or has no prompt.
+    Raises ValueError if the file cannot be read or has no prompt.
     """
 
     path: str | Path
@@ -198,7 +199,7 @@ class PromptFile(_Value):
         self.take(1)
 
     def take(self, n: int) -> tuple[Item, ...]:
-        """Return the first `n`, of the file as it is now."""
+        """Read the file and return the first `n` items."""
         try:
             lines = expanded(self.path).read_text(encoding="utf-8-sig").splitlines()
         except UnicodeDecodeError:
@@ -214,6 +215,7 @@ class PromptFile(_Value):
 
 
 def _in_turns(prompts: Sequence[str], n: int, seed: int) -> tuple[Item, ...]:
+    """Return `n` items that cycle through the prompts."""
     _check_count(n)
     return tuple(Item(text, seed + i) for i, text in enumerate(islice(cycle(prompts), n)))
 

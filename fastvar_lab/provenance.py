@@ -1,4 +1,4 @@
-"""Where a result is from: the generation that was asked for, the model, the machine, versions."""
+"""Provenance of results: the request, the model, the machine and the package versions."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any, Protocol
 import torch
 
 COMPUTED_WITH = ("torch", "numpy", "scikit-image")
-"""The packages that computed numbers depend on."""
+"""The packages whose versions change computed numbers."""
 
 
 class Described(Protocol):
-    """What is said of a model; a `Model` has it."""
+    """The part of a `Model` that provenance records."""
 
     name: str
 
@@ -30,7 +30,7 @@ class Described(Protocol):
 
 
 class Requested(Protocol):
-    """What is said of a generation apart from its method; a `Request` has it."""
+    """The part of a `Request` that provenance records."""
 
     @property
     def prompts(self) -> tuple[str, ...]: ...
@@ -56,11 +56,11 @@ def provenance(
     command: str = "",
     packages: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Say where a result of `model` is from, in plain JSON values.
+    """Return the provenance of a result of `model` as plain JSON values.
 
-    Model, weights, precision, device, machine and versions always; the method's repr, what was
-    requested (prompts, seeds, sampling, draws, sizes) and the command where they are given.
-    `packages` names more of which the versions matter, such as those that draw.
+    Holds model, weights, precision, device, machine and versions; if given, also the method's
+    repr, the request (prompts, seeds, sampling, draws, sizes) and the command. `packages` names
+    further packages whose versions are recorded, such as plotting libraries.
     """
     return {
         **({"command": command} if command else {}),
@@ -74,7 +74,7 @@ def provenance(
 
 
 def requested(request: Requested) -> dict[str, Any]:
-    """Say which generation was asked for, apart from model and method."""
+    """Return the request of a generation, without model and method, as plain values."""
     return {
         "prompts": request.prompts,
         "seeds": request.seeds,
@@ -85,7 +85,7 @@ def requested(request: Requested) -> dict[str, Any]:
 
 
 def environment(device: torch.device | str, packages: Sequence[str] = ()) -> dict[str, Any]:
-    """Say what a result was computed on and with: device, machine, versions."""
+    """Return the device, the machine and the package versions of a computation."""
     return {
         "device": str(device),
         **machine(device),
@@ -94,9 +94,9 @@ def environment(device: torch.device | str, packages: Sequence[str] = ()) -> dic
 
 
 def machine(device: torch.device | str = "cpu") -> dict[str, str | int]:
-    """Say what times were measured on: processor, system, threads, and the GPU of a device.
+    """Return processor, system, number of threads, and for a CUDA device its GPU.
 
-    The processor's name is read from Linux: neither `platform` nor psutil knows it there.
+    On Linux the processor's name is read from /proc/cpuinfo: `platform` and psutil do not give it.
     """
     cpu = platform.processor()
     try:
@@ -105,12 +105,12 @@ def machine(device: torch.device | str = "cpu") -> dict[str, str | int]:
     except OSError:
         pass  # not Linux
     system = f"{platform.machine()} {platform.system()}"
-    found: dict[str, str | int] = {"machine": system, "cpu": cpu}
+    facts: dict[str, str | int] = {"machine": system, "cpu": cpu}
     if torch.device(device).type == "cuda":
-        found["gpu"] = torch.cuda.get_device_name(device)
-    return {**found, "threads": torch.get_num_threads()}
+        facts["gpu"] = torch.cuda.get_device_name(device)
+    return {**facts, "threads": torch.get_num_threads()}
 
 
 def versions(*packages: str) -> dict[str, str]:
-    """Versions that numbers depend on, and those of more packages."""
+    """Return the versions of `COMPUTED_WITH` and of further packages."""
     return {name: version(name) for name in dict.fromkeys((*COMPUTED_WITH, *packages))}

@@ -1,4 +1,4 @@
-"""Requests: what is to be drawn, apart from the method."""
+"""Requests: all inputs of a generation except the method."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from fastvar_lab.scales import whole
 from fastvar_lab.seam import Grid
 
 Condition = Tensor | tuple[Tensor, ...]
-"""What a text encoder returns: labels (n,), or a named tuple of tensors, rows first."""
+"""The output of a text encoder: labels (n,), or a named tuple of tensors with n rows."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked for, apart from the method: the same request draws the same noise.
+    """The inputs of a generation except the method; equal requests draw equal noise.
 
-    `given` are tokens of the first steps, which then draw nothing.
+    `given` are the tokens of the first steps, which are then not sampled.
     """
 
     prompts: tuple[str, ...]
@@ -38,7 +38,7 @@ class Request:
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """The seeds that its draws hold; none for draws of another kind."""
+        """The seeds of its draws; empty for draws without seeds."""
         return tuple(getattr(self.draws, "seeds", ()))
 
 
@@ -52,7 +52,7 @@ def make_request(
     draws: Draws | None = None,
     given: Sequence[Tensor | None] = (),
 ) -> Request:
-    """Check what `generate` is asked for; raise ValueError for what no generation can follow."""
+    """Build a request from the arguments of `generate`; raise ValueError for invalid ones."""
     texts, condition = _prompts(model, prompts)
     if sampling is not None and not isinstance(sampling, Sampling):
         raise ValueError(f"sampling must be a Sampling, or None for the model's; not {sampling!r}")
@@ -79,12 +79,12 @@ def make_request(
 def _prompts(
     model: Model, prompts: str | int | Sequence[str | int] | Condition
 ) -> tuple[tuple[str, ...], Condition | None]:
-    """Tell prompts, which are still to be encoded, from a condition, which is named by number."""
+    """Return prompts and None, or for an encoded condition numbered names and the condition."""
     if isinstance(prompts, Tensor) or hasattr(prompts, "_fields"):
-        condition, wanted = cast(Condition, prompts), model.transformer.condition
-        if not isinstance(condition, wanted):
+        condition, expected = cast(Condition, prompts), model.transformer.condition
+        if not isinstance(condition, expected):
             raise ValueError(
-                f"{model.name} is conditioned on a {wanted.__name__} or on prompts; "
+                f"{model.name} is conditioned on a {expected.__name__} or on prompts; "
                 f"not on a {type(condition).__name__}"
             )
         first = condition if isinstance(condition, Tensor) else condition[0]
@@ -123,7 +123,7 @@ def _text(prompt: Any) -> str:
 
 
 def _seeds(seed: int | Sequence[int], n: int) -> tuple[int, ...]:
-    """Give every picture its seed: counted up from one, or its own of several."""
+    """Return a seed for every picture: consecutive numbers from one seed, or the given seeds."""
     try:
         several: tuple[Any, ...] | None = None if isinstance(seed, str) else tuple(cast(Any, seed))
     except TypeError:  # one number; a tensor or array without axes is one too
@@ -138,7 +138,7 @@ def _seeds(seed: int | Sequence[int], n: int) -> tuple[int, ...]:
 
 
 def _given(tokens: Sequence[Tensor | None], device: torch.device) -> tuple[Tensor, ...]:
-    """Bring given tokens to a device; refuse those of a skipped step."""
+    """Move given tokens to a device; raise ValueError for those of a skipped step."""
     given = list[Tensor]()
     for step, drawn in enumerate(tokens):
         if drawn is None:
@@ -150,22 +150,22 @@ def _given(tokens: Sequence[Tensor | None], device: torch.device) -> tuple[Tenso
 
 
 def _check_given(request: Request) -> None:
-    """Refuse tokens that do not fit the first steps."""
+    """Raise ValueError for given tokens that do not match the first steps."""
     if len(request.given) > len(request.grids):
         raise ValueError(
-            f"tokens of {len(request.given)} steps, of a schedule of {len(request.grids)}"
+            f"tokens of {len(request.given)} steps are given for a schedule of {len(request.grids)}"
         )
     for grid, tokens in zip(request.grids, request.given):
-        wanted = (len(request.prompts), grid.h * grid.w)
-        if tokens.shape[:2] != wanted:
+        shape = (len(request.prompts), grid.h * grid.w)
+        if tokens.shape[:2] != shape:
             raise ValueError(
-                f"the tokens given for step {grid.index} must be of shape {wanted}, bits or codes "
-                f"behind; not {tuple(tokens.shape)}"
+                f"the tokens given for step {grid.index} must have the shape {shape}, followed "
+                f"by bits or codes; not {tuple(tokens.shape)}"
             )
 
 
 def to_device(condition: Condition, device: torch.device) -> Condition:
-    """Move an encoded condition."""
+    """Move an encoded condition to a device."""
     if isinstance(condition, Tensor):
         return condition.to(device)
     return type(condition)(*(part.to(device) for part in condition))

@@ -1,4 +1,4 @@
-"""From logits to outcomes: guidance, temperature, and what is cut before drawing."""
+"""Sampling from logits: guidance, temperature, top-k and top-p."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from fastvar_lab.draws import Stream
 
 @dataclass(frozen=True)
 class Sampling:
-    """How logits become tokens: guidance scale, temperature, nucleus mass, most likely k.
+    """The sampling of tokens: guidance scale, temperature, nucleus mass `top_p`, and `top_k`.
 
-    `guidance` 1 runs no null rows for bits, 0 for a codebook. `top_p` 1 and `top_k` 0 cut
-    nothing. `smooth` draws mixtures of codebook rows instead of rows (released: `more_smooth`).
+    Null rows do not run at `guidance` 1 for bits, and at 0 for a codebook. `top_p` 1 and `top_k` 0
+    cut nothing. `smooth` draws mixtures of codebook rows (`more_smooth` in the released code).
     """
 
     guidance: float = 3.0
@@ -37,7 +37,7 @@ class Sampling:
 
 
 def guide(logits: Tensor, scale: float) -> Tensor:
-    """Classifier-free guidance: logits (2n, ...), conditional rows first -> (n, ...).
+    """Apply classifier-free guidance: logits (2n, ...), conditional rows first -> (n, ...).
 
     `scale * cond + (1 - scale) * null`, Infinity's constant form.
     """
@@ -53,11 +53,11 @@ def draw_rows(
     draws: Stream,
     codebook: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    """Draw codebook rows (n, L) from cut logits (n, L, V), and what is added for them.
+    """Draw codebook rows (n, L) from logits (n, L, V), and return them with their codes.
 
-    That is the rows again or, if `smooth`, their mixture (n, L, d): the codebook weighted by a
-    Gumbel softmax that sharpens as `ratio` goes from 0 to 1. Source: released VAR and HART code,
-    which draw the rows first and then mix the logits already cut.
+    The codes are the rows again or, if `smooth`, mixtures (n, L, d) of codebook rows, weighted by
+    a Gumbel softmax that sharpens as `ratio` goes from 0 to 1. The logits are those after top-k
+    and top-p. Source: released VAR and HART code, which also draw the rows before the mixtures.
     """
     rows = draws.pick(step, logits.softmax(-1))
     if not smooth:
@@ -71,24 +71,24 @@ def draw_rows(
 
 
 def bit_probabilities(logits: Tensor, top_p: float) -> Tensor:
-    """Softmax over (..., 2); a bit value of probability <= 1 - top_p never happens.
+    """Return the softmax over (..., 2), without bit values of probability <= 1 - top_p.
 
-    The two-outcome case of the released nucleus cut: the likelier value always stays.
+    This is the released top-p for two outcomes; the likelier value always stays.
     """
     p = logits.softmax(-1)
     if top_p == 1:
         return p
-    # of two equal halves neither is rarer, and top_p > 0 keeps both or, below 0.5, the second
+    # two equal probabilities: both stay or, for top_p below 0.5, the second alone
     rare = p.amin(-1, keepdim=True) <= 1 - top_p
     likely = torch.nn.functional.one_hot(p.flip(-1).argmax(-1), 2).flip(-1).to(p.dtype)
     return torch.where(rare, likely, p)
 
 
 def cut(logits: Tensor, top_k: int, top_p: float) -> Tensor:
-    """Forbid unlikely outcomes of logits (..., V), as released: first top-k, then top-p.
+    """Set unlikely logits (..., V) to -inf as the released code does: first top-k, then top-p.
 
-    Ties at the k-th largest survive; of the ascending cumulative probabilities those up to
-    1 - top_p are dropped, the likeliest outcome never.
+    Ties at the k-th largest logit stay. Outcomes whose ascending cumulative probability is at most
+    1 - top_p are dropped, except the likeliest.
     """
     if 0 < top_k < logits.shape[-1]:
         least = logits.topk(top_k, dim=-1, sorted=False).values.amin(-1, keepdim=True)

@@ -1,4 +1,4 @@
-"""Scale schedules as data: the token maps (h, w) a picture grows through, and their Grids."""
+"""Scale schedules as data: the sizes (h, w) of the token maps of a picture, and their Grids."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ Sizes = tuple[tuple[int, int], ...]
 
 
 def square(*sides: int) -> Sizes:
-    """Name a schedule of square maps by their sides."""
+    """Return a schedule of square maps with the given sides."""
     return tuple((s, s) for s in sides)
 
 
 TINY = square(1, 2, 4, 6, 8, 12, 16, 20, 24, 32)
 HART = square(1, 2, 3, 4, 5, 7, 9, 12, 16, 21, 27, 36, 48, 64)
 
-# Infinity's schedules by height / width; a budget in megapixels is a prefix of them
+# Infinity's schedules by height / width; a pixel budget takes their first maps
 _INFINITY = {
     1.0: "1 2 4 6 8 12 16 20 24 32 40 48 64",
     1.25: "1 2 3 5x4 10x8 15x12 20x16 25x20 30x24 35x28 45x36 55x44 70x56",
@@ -38,14 +38,15 @@ INFINITY_BUDGETS = {"0.06M": 7, "0.25M": 10, "0.60M": 12, "1M": 13}
 
 
 def infinity(aspect: float = 1.0, budget: str = "1M") -> Sizes:
-    """Return Infinity's schedule nearest to an aspect height / width, for a budget of pixels.
+    """Return Infinity's schedule with the nearest aspect (height / width), for a pixel budget.
 
-    Aspects below 1 mirror those above; released code names them int(1000 / aspect) / 1000.
+    Aspects below 1 are the transposes of those above 1; as in the released code their value is
+    int(1000 / aspect) / 1000. Raises ValueError for an unknown budget or an aspect not above 0.
     """
     if budget not in INFINITY_BUDGETS:
         raise ValueError(f"budget must be one of {', '.join(INFINITY_BUDGETS)}; not {budget!r}")
     if not 0 < aspect < float("inf"):
-        raise ValueError(f"an aspect, height over width, lies above 0; not {aspect}")
+        raise ValueError(f"an aspect, height over width, must be above 0; not {aspect}")
     mirrored = {int(1000 / a) / 1000: a for a in _INFINITY if a != 1}
     nearest = min((*_INFINITY, *mirrored), key=lambda a: abs(a - aspect))
     maps = _INFINITY[mirrored.get(nearest, nearest)].split()[: INFINITY_BUDGETS[budget]]
@@ -55,9 +56,10 @@ def infinity(aspect: float = 1.0, budget: str = "1M") -> Sizes:
 
 @dataclass(frozen=True)
 class Buckets:
-    """The schedules that a family was trained on, by aspect (height / width) and pixel budget.
+    """The trained schedules of a family, by aspect (height / width) and pixel budget.
 
-    `schedule(aspect, budget)` returns that of the nearest aspect. The largest budget comes last.
+    `schedule(aspect, budget)` returns the schedule of the nearest aspect. `budgets` are in
+    ascending order.
     """
 
     aspects: tuple[float, ...]
@@ -65,13 +67,13 @@ class Buckets:
     schedule: Callable[[float, str], Sizes]
 
     def exactly(self, aspect: float, budget: str | None = None) -> Sizes:
-        """Return the schedule of an aspect that was trained on, by default of the largest budget.
+        """Return the schedule of a trained aspect, by default for the largest budget.
 
-        Raises ValueError for another aspect, naming the nearest.
+        Raises ValueError, with the nearest aspects, for any other aspect.
         """
         if not aspect > 0:
             raise ValueError(f"an aspect must be above 0; not {aspect}")
-        near = sorted(self.aspects, key=lambda known: abs(known - aspect))
+        near = sorted(self.aspects, key=lambda trained: abs(trained - aspect))
         if abs(near[0] - aspect) > 0.002:
             raise ValueError(
                 f"the aspect must be one of {', '.join(map(str, self.aspects))}; not {aspect} "
@@ -80,7 +82,7 @@ class Buckets:
         return self.schedule(aspect, budget or self.budgets[-1])
 
     def square(self, side: int) -> Sizes | None:
-        """Return the schedule that ends at a square map of `side` tokens, if one was trained on."""
+        """Return the trained schedule that ends at a square map of `side` tokens, or None."""
         squares = (self.schedule(1.0, budget) for budget in self.budgets)
         return next((sizes for sizes in squares if sizes[-1] == (side, side)), None)
 
@@ -89,9 +91,11 @@ INFINITY_BUCKETS = Buckets(ASPECTS, tuple(INFINITY_BUDGETS), infinity)
 
 
 def infinity_at(height: int, width: int) -> Sizes:
-    """Return Infinity's schedule for a picture of height x width pixels, larger ones zero-shot.
+    """Return a schedule of Infinity for a picture of height x width pixels.
 
-    The 1M schedule nearest in aspect, stretched to end at height / 16 x width / 16 tokens.
+    It is the 1M schedule with the nearest aspect, stretched to end at height / 16 x width / 16
+    tokens; sizes beyond training are zero-shot. Raises ValueError unless both sides are multiples
+    of 16.
     """
     if height < 16 or width < 16 or height % 16 or width % 16:
         raise ValueError(f"sides must be multiples of 16 pixels; not {height}x{width}")
@@ -99,15 +103,18 @@ def infinity_at(height: int, width: int) -> Sizes:
 
 
 def grids(sizes: Sequence[tuple[int, int]], prefix: int = 0) -> tuple[Grid, ...]:
-    """Turn a schedule into steps; `prefix` text tokens ride along with the first one."""
+    """Turn a schedule into scale steps; the first one includes `prefix` text tokens.
+
+    Raises ValueError for an empty schedule, and for entries that are not maps of 1x1 or more.
+    """
     maps = enumerate(as_sizes(sizes))
     return tuple(Grid(i, h, w, prefix if i == 0 else 0) for i, (h, w) in maps)
 
 
 def as_sizes(sizes: Iterable[Iterable[int]]) -> Sizes:
-    """Bring a schedule, given as lists, an array or a tensor, to the one form it has here.
+    """Convert a schedule, given as lists, an array or a tensor, to a tuple of tuples.
 
-    Raises ValueError for what is no schedule.
+    Raises ValueError for anything that is not a schedule.
 
     >>> as_sizes([[1, 1], (2.0, 3)])
     Traceback (most recent call last):
@@ -120,11 +127,13 @@ def as_sizes(sizes: Iterable[Iterable[int]]) -> Sizes:
     if not maps:
         raise ValueError("a scale schedule needs at least one map")
     if any(len(size) != 2 for size in maps):
-        raise ValueError(f"a schedule is made of maps (height, width); not {short(sizes)}")
+        raise ValueError(f"a schedule must consist of maps (height, width); not {short(sizes)}")
     whole_maps = tuple((whole("side of a map", h), whole("side of a map", w)) for h, w in maps)
     for h, w in whole_maps:
         if h < 1 or w < 1:
-            raise ValueError(f"a token map is at least 1x1; not {h}x{w} in {short(whole_maps)}")
+            raise ValueError(
+                f"a token map must be at least 1x1; not {h}x{w} in {short(whole_maps)}"
+            )
     return whole_maps
 
 
@@ -139,24 +148,25 @@ def whole(what: str, value: Any) -> int:
 def stretch(sizes: Sequence[tuple[int, int]], h: int, w: int) -> Sizes:
     """Scale a schedule to end at an h x w map, keeping its number of steps.
 
-    Used for other aspect ratios and for zero-shot larger pictures of models that have level
-    embeddings for no more steps: the first map stays, the sides of later ones grow in proportion.
+    It serves other aspect ratios, and larger pictures of models without level embeddings for more
+    steps. The first map stays the same; the sides of later ones grow in proportion.
 
     >>> stretch(TINY, 40, 48)[-2:]
     ((30, 36), (40, 48))
     """
     last_h, last_w = sizes[-1]
     if h < 1 or w < 1:
-        raise ValueError(f"the final token map is at least 1x1; not {h}x{w}")
+        raise ValueError(f"the final token map must be at least 1x1; not {h}x{w}")
     fit = [(max(1, round(a * h / last_h)), max(1, round(b * w / last_w))) for a, b in sizes[1:-1]]
     return (sizes[0], *fit, (h, w))
 
 
 def extend(sizes: Sequence[tuple[int, int]], side: int) -> Sizes:
-    """Go on from a schedule of square maps to a larger one, by steps no wider than its last.
+    """Append larger maps to a schedule of square maps, growing at most as fast as its last step.
 
-    The maps a model was trained on stay, and with them what it settles there: where things are, and
-    how many. Every step more needs a level embedding, trained or not.
+    The trained maps stay, because they decide the layout and the number of objects. Every further
+    step needs a level embedding, trained or not. Raises ValueError for maps that are not square,
+    and for a `side` that is not larger than the last.
 
     >>> extend(TINY, 48)[-3:]
     ((32, 32), (39, 39), (48, 48))
@@ -165,15 +175,17 @@ def extend(sizes: Sequence[tuple[int, int]], side: int) -> Sizes:
     if len(sizes) < 2 or any(h != w for h, w in sizes):
         raise ValueError(f"only a schedule of square maps can be extended; not {list(sizes)}")
     if side <= last:
-        raise ValueError(f"a schedule that ends at {last} extends beyond it; not to {side}")
+        raise ValueError(
+            f"a schedule that ends at {last} can only be extended to more; not to {side}"
+        )
     growth = side / last
     steps = math.ceil(math.log(growth) / math.log(last / sizes[-2][0]))
-    more = (round(last * growth ** (i / steps)) for i in range(1, steps + 1))
-    return (*sizes, *square(*more))
+    sides = (round(last * growth ** (i / steps)) for i in range(1, steps + 1))
+    return (*sizes, *square(*sides))
 
 
 def parse_size(text: str) -> tuple[int, int]:
-    """Read a token map, `32` or `32x48` (height x width)."""
+    """Parse the size of a token map, `32` or `32x48` (height x width)."""
     parts = text.lower().split("x")
     if len(parts) not in (1, 2) or not all(p.isdigit() and 1 <= int(p) <= 512 for p in parts):
         raise ValueError(f"a size is a token map such as 32 or 32x48, sides 1 to 512; not {text!r}")

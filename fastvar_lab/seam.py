@@ -1,13 +1,13 @@
 """The seam between backbones and methods: every transformer sublayer goes through one Runner.
 
-Glossary, used everywhere: B rows (conditional first, then null), L tokens of a scale step, K kept
-tokens, C channels, H heads, n pictures. A *grid* is one scale step's token map; a *site* one
-sublayer of one layer; a *branch* what that sublayer adds to the residual stream, norm to gate; an
-*index* the positions on the step's map that a branch is asked to compute.
+Glossary: B guidance rows (conditional first, then null), L tokens of a scale step, K kept tokens,
+C channels, H heads, n pictures. A *grid* is the token map of one scale step. A *site* is one
+sublayer of one layer. A *branch* is the function that computes what the sublayer adds to the
+residual stream, from norm to gate. An *index* holds the positions that a branch computes.
 
-Dense generation, pruning, recording and timing are all Runners. Backbones know nothing of
-methods, methods nothing of backbones. A `Method` says once, in its `acts` and its runner's
-`forwarded`, what it computes; the loop refuses a runner that does otherwise (`audit.py`).
+Dense generation, pruning, recording and timing are all Runners. Backbones do not depend on methods,
+and methods do not depend on backbones. A `Method` declares what it computes in its `acts` and its
+runner's `forwarded`; the generation loop raises an error if the runner does otherwise (`audit.py`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch import Tensor
 
 
 class Grid(NamedTuple):
-    """One scale step: its place in the schedule, its map, and how many text tokens precede it."""
+    """One scale step: its index in the schedule, its map, and the number of prefix text tokens."""
 
     index: int  # type: ignore[assignment]
     h: int
@@ -31,12 +31,12 @@ class Grid(NamedTuple):
 
     @property
     def tokens(self) -> int:
-        """L: all tokens of the step, the never pruned prefix included."""
+        """L: all tokens of the step, including the prefix, which is never pruned."""
         return self.prefix + self.h * self.w
 
     @property
     def name(self) -> str:
-        """The map's size as tables and figures write it, height first.
+        """The size of the map as tables and figures show it, height first.
 
         >>> Grid(3, 28, 21).name
         '28x21'
@@ -45,15 +45,15 @@ class Grid(NamedTuple):
 
     @property
     def steps(self) -> tuple[Grid, ...]:
-        """The scale steps that are run in this forward: itself."""
+        """The scale steps of this forward: the grid itself."""
         return (self,)
 
 
 class Group(NamedTuple):
-    """Several scale steps that run in one forward, their tokens one step after the other.
+    """Several scale steps that run in one forward; their tokens are concatenated.
 
-    Stands where a `Grid` does; attention is causal from step to step. Its place is its first
-    step's.
+    It is passed in place of a `Grid`, and its index is that of its first step. Attention is causal
+    from step to step.
 
     >>> group = Group((Grid(8, 24, 24), Grid(9, 32, 32)))
     >>> group.tokens, group.name
@@ -64,22 +64,22 @@ class Group(NamedTuple):
 
     @property
     def index(self) -> int:  # type: ignore[override]
-        """Step index of the first."""
+        """The index of the first step."""
         return self.steps[0].index
 
     @property
     def prefix(self) -> int:
-        """Text tokens that precede the first."""
+        """The number of text tokens before the first step."""
         return self.steps[0].prefix
 
     @property
     def tokens(self) -> int:
-        """L: the tokens of all its steps."""
+        """L: the tokens of all steps."""
         return sum(grid.tokens for grid in self.steps)
 
     @property
     def name(self) -> str:
-        """The maps of its steps."""
+        """The sizes of the maps of all steps."""
         return "+".join(grid.name for grid in self.steps)
 
 
@@ -107,7 +107,7 @@ class Rows(Enum):
 
     @property
     def each(self) -> int:
-        """Rows that run for every picture.
+        """The number of guidance rows per picture.
 
         >>> [rows.each for rows in Rows]
         [2, 1, 1, 0]
@@ -115,19 +115,22 @@ class Rows(Enum):
         return {"both": 2, "skip": 0}.get(self.value, 1)
 
     def of(self, n: int) -> slice:
-        """Say which of the 2n rows of n pictures these are, conditional ones first."""
+        """Return the slice of these rows among 2n rows of n pictures, conditional rows first."""
         return {"both": slice(None), "null": slice(n, 2 * n)}.get(self.value, slice(0, n))
 
 
 class Act(NamedTuple):
-    """What a method does at one scale step: said once, counted from, and checked.
+    """What a method declares to do at one scale step; counts follow it, and the loop checks it.
 
-    `rows` are the guidance rows that run, None where the runner decides from the data. `key` holds
-    comparable values that tell what else is done; empty, every token is computed. Before layer
-    `fused` both streams become one: from there on, head included, the conditional rows run alone.
-    In the layers of the half-open range `alone` they run alone too, for both. A step that is
-    `joined` runs in one forward with the step before. `at_most`: the runner may compute fewer
-    tokens than its `forwarded` says, so that counts are upper bounds.
+    `rows` are the guidance rows that run; None if the runner decides from the data. `key` holds
+    comparable values that identify the rest of the step's work; if it is empty, every token is
+    computed. Before layer `fused` the two streams are merged: from there on, head included, only
+    conditional rows run. In the layers of the half-open range `alone`, conditional rows run for
+    both streams. A `joined` step runs in one forward with the step before. With `at_most` the
+    runner may compute fewer tokens than its `forwarded` says, so counts are upper bounds.
+
+    >>> [act.rows_at(layer).value for act in (Act(), Act(fused=4)) for layer in (0, 5)]
+    ['both', 'both', 'both', 'cond']
     """
 
     rows: Rows | None = Rows.BOTH
@@ -139,22 +142,22 @@ class Act(NamedTuple):
 
     @property
     def skips(self) -> bool:
-        """Tell whether nothing of the step runs."""
+        """Whether the step is skipped."""
         return self.rows is Rows.SKIP
 
     @property
     def whole(self) -> bool:
-        """Tell whether the rows that run compute every token of every layer."""
-        apart = self.fused is not None or self.alone is not None
-        return not (self.key or self.skips or apart or self.joined or self.at_most)
+        """Whether every layer computes every token, in the rows that run, as a step of its own."""
+        streams_differ = self.fused is not None or self.alone is not None
+        return not (self.key or self.skips or streams_differ or self.joined or self.at_most)
 
     @property
     def exact(self) -> bool:
-        """Tell whether it is known beforehand what is computed."""
+        """Whether the computed rows and tokens are known before the step runs."""
         return self.rows is not None and not self.at_most
 
     def rows_at(self, layer: int) -> Rows:
-        """Say which rows run in a layer, at most."""
+        """Return the rows that run in a layer; an upper bound if the act is not exact."""
         if self.alone is not None and self.alone[0] <= layer < self.alone[1]:
             return Rows.COND
         if self.fused is not None and layer >= self.fused:
@@ -163,25 +166,25 @@ class Act(NamedTuple):
 
     @property
     def rows_at_head(self) -> Rows:
-        """Say which rows the head sees, at most."""
+        """Return the rows of the head; an upper bound if the act is not exact."""
         return self.rows or Rows.BOTH if self.fused is None else Rows.COND
 
 
 DENSE = Act()
-"""Computes everything."""
+"""The act of a dense step: both rows, every token."""
 
 Branch = Callable[..., Tensor]
-"""`branch(x, index=None) -> delta`: x (B, K, C) kept tokens, index (B, K); the gated output.
+"""`branch(x, index=None) -> delta`: the gated output of kept tokens x (B, K, C), index (B, K).
 
-x may also hold K mixtures of tokens; `index` then names the positions that they stand for.
+x may also hold K mixtures of tokens; `index` then holds the positions that represent them.
 """
 
 Block = Callable[[Tensor], Tensor]
-"""One transformer layer closed over its step: (B, L, C) -> (B, L, C)."""
+"""One transformer layer, bound to its scale step: (B, L, C) -> (B, L, C)."""
 
 
 class Stack(Sequence[Block]):
-    """The layers of one scale step; `on(rows)` are the same layers for some guidance rows alone."""
+    """The layers of one scale step; `on(rows)` returns the same layers for those guidance rows."""
 
     def __init__(
         self, blocks: Sequence[Block], on: Callable[[Rows], Sequence[Block]] | None = None
@@ -199,47 +202,46 @@ class Stack(Sequence[Block]):
 
 
 class Handles(NamedTuple):
-    """What a runner may ask of the generation that it is part of."""
+    """Functions and facts of the running generation that a runner may use."""
 
     pictures: int
     guided: bool
     guide: Callable[[Grid, Tensor], Tensor]
-    """Guidance of a step on anything with both rows: (2n, ...) -> (n, ...)."""
+    """Applies the step's guidance to a tensor with both rows: (2n, ...) -> (n, ...)."""
     logits: Callable[[Tensor], Tensor]
-    """Logits of hidden states (B, L, C), of both rows or of the conditional ones."""
+    """Computes logits of hidden states (B, L, C), of both rows or of the conditional rows."""
     decode: Callable[[Tensor], Tensor]
-    """Latents (n, d, H, W) to pictures (n, 3, h, w) in [0, 1]."""
+    """Decodes latents (n, d, H, W) to pictures (n, 3, h, w) in [0, 1]."""
 
 
 class Runner:
-    """Computes everything; a method overrides what it changes. Lives for one generation."""
+    """Runs one generation densely; a method overrides the parts that it changes."""
 
     def prepare(self, handles: Handles) -> None:
-        """Take what may be asked of the generation, before its first step."""
+        """Receive the handles of the generation, before its first step."""
 
     def recall(self, grid: Grid, tokens: Tensor | None, canvas: Tensor) -> None:
-        """Take note of a step that was run before this generation went on from a snapshot."""
+        """Receive a step that a resumed generation takes from its snapshot."""
 
     def rows(self, grid: Grid, canvas: Tensor) -> Rows | None:
-        """Say, once per scale step, which rows run; None: as the method's act says.
+        """Return the rows that run at a scale step; None to follow the method's act.
 
-        `canvas` (n, d, H, W) is the latent so far.
+        It is called once per step; `canvas` (n, d, H, W) is the latent so far.
         """
         return None
 
     def forwarded(self, site: Site, grid: Grid) -> int:
-        """Tokens this sublayer will compute: known beforehand, sizes buffers and counts FLOPs.
+        """Return the number of tokens that a sublayer will compute; it sizes buffers and counts.
 
-        Where the number depends on the data it must be the most there can be, and the act says
-        `at_most`.
+        If the number depends on the data, return its maximum and set `at_most` in the act.
         """
         return grid.tokens
 
     def keep_rows(self, rows: slice) -> None:
-        """Follow the loop when other guidance rows run: slice whatever has a row dimension."""
+        """Slice all state with a row dimension, when the loop changes the guidance rows."""
 
     def stack(self, grid: Grid, blocks: Stack, x: Tensor) -> Tensor:
-        """Run all layers of one scale step; for methods that act on the whole stack at once."""
+        """Run all layers of one scale step; override it for methods on the whole stack."""
         for block in blocks:
             x = block(x)
         return x
@@ -258,9 +260,10 @@ class Runner:
         mask: Tensor | None = None,
         scale: float = 1.0,
     ) -> Tensor:
-        """Attend: q (B, H, K, c) over k, v (B, H, T, c); a `mask` (B, 1, 1, T) adds to scores.
+        """Compute attention of q (B, H, K, c) over k, v (B, H, T, c).
 
-        Over the steps of a group attention is causal from step to step.
+        `mask` (B, 1, 1, T) is added to the scores. In a group, attention is causal from step to
+        step.
         """
         if site.kind == "attn" and len(grid.steps) > 1:
             lengths = [self.forwarded(site, step) for step in grid.steps]
@@ -268,15 +271,15 @@ class Runner:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
 
     def places(self, grid: Grid, tokens: Tensor) -> Tensor | None:
-        """Choose the places (n, h * w), bool, whose codes are added to the latent; None: all."""
+        """Return the mask (n, h * w) of positions whose codes enter the latent; None for all."""
         return None
 
     def after(
         self, grid: Grid, tokens: Tensor | None, canvas: Tensor, logits: Tensor | None = None
     ) -> None:
-        """Look at a finished step: tokens (n, L, d) it drew (None if skipped), the latent after.
+        """Observe a finished step: its tokens (n, L, d), None if skipped, and the latent after it.
 
-        `logits` (n, L, ...) are those it drew from, guided; None where it drew none.
+        `logits` (n, L, ...) are the guided logits of the tokens; None if none were drawn.
         """
 
     def held(self) -> dict[tuple[int, Site], Tensor]:
@@ -295,9 +298,9 @@ def block_causal(
     scale: float,
     kernel: Kernel | None = None,
 ) -> Tensor:
-    """Attend from several steps: each sees itself, those before it, and all older keys.
+    """Compute attention of several steps: each attends to itself and to all earlier keys.
 
-    q (B, H, K, c) holds `lengths` queries of each step, k and v (B, H, T, c) end with their keys.
+    q (B, H, K, c) holds `lengths` queries of each step; k and v (B, H, T, c) end with their keys.
     """
     attend, out = kernel or _fused, list[Tensor]()
     end = k.shape[2] - sum(lengths)
@@ -312,7 +315,7 @@ def _fused(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
 
 
 class Wrapper(Runner):
-    """Forwards everything to `inner`: the base of recorders and stopwatches, which stack freely."""
+    """Forwards every call to `inner`; the base class of recorders and stopwatches, which nest."""
 
     def __init__(self, inner: Runner) -> None:
         self.inner = inner
@@ -363,7 +366,7 @@ class Wrapper(Runner):
 
 
 class Method(Protocol):
-    """A frozen value that says how to generate; its Runner lives for one generation and dies."""
+    """A frozen value that describes how to generate; it starts a new Runner for each generation."""
 
     def start(
         self,
@@ -371,13 +374,13 @@ class Method(Protocol):
         depth: int,
         held: Mapping[tuple[int, Site], Tensor] | None = None,
     ) -> Runner:
-        """Make the Runner of one generation; `held` are branch outputs that a snapshot carries."""
+        """Return the Runner of one generation; `held` are branch outputs from a snapshot."""
         ...
 
     def acts(self, grids: Sequence[Grid]) -> tuple[Act, ...]:
-        """Say what happens at each step; methods that share a prefix may share a snapshot."""
+        """Return the act of each step; methods with equal first acts may share a snapshot."""
         ...
 
     def cache_index(self, grids: Sequence[Grid]) -> int | None:
-        """Return the step whose branch outputs the method restores from, or None."""
+        """Return the step whose branch outputs the method restores from; None for none."""
         ...

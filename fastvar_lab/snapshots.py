@@ -1,4 +1,4 @@
-"""Snapshots: what a finished generation keeps so that another method can go on from its steps."""
+"""Snapshots: the state of a finished generation from which another method can resume."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ Held = Mapping[tuple[int, Site], Tensor]
 
 @dataclass
 class Start:
-    """Where a generation begins: the steps that were made before, and what they left.
+    """The state in which a generation starts: the results of the steps before it.
 
-    `canvases` and `tokens` by step, `read(state)` fills the new state's KV cache.
+    `canvases` and `tokens` are those of each earlier step; `read(state)` fills the KV cache of the
+    new state.
     """
 
     canvases: Sequence[Tensor] = ()
@@ -32,17 +33,17 @@ class Start:
 
     @property
     def first(self) -> int:
-        """The first step that is left to run."""
+        """The first step to run."""
         return len(self.canvases)
 
 
 @dataclass
 class Snapshot:
-    """A generation that can be resumed after any of its scale steps; it owns all it holds.
+    """A generation that can be resumed after any of its scale steps; it owns its tensors.
 
-    `canvases[s]` and `tokens[s]` are the latent (n, d, H, W) and tokens after step s,
-    `lengths[s]` the KV length of each layer then; `held` branch outputs by (step, site). It goes
-    on in the process that made it, with the weights it was made with: `stamp`.
+    `canvases[s]` is the latent (n, d, H, W), `tokens[s]` the tokens and `lengths[s]` the KV length
+    of each layer after step s. `held` are branch outputs by (step, site). It can be resumed only
+    in the same process and with the same weights, which `stamp` identifies.
     """
 
     model: nn.Module
@@ -56,7 +57,7 @@ class Snapshot:
     held: dict[tuple[int, Site], Tensor]
 
     def start(self, first: int) -> Start:
-        """Go on before step `first`."""
+        """Return the state before step `first`."""
         if not first:
             return Start()
         lengths = self.lengths[:first]
@@ -70,7 +71,7 @@ class Snapshot:
 
 
 class Keep(Wrapper):
-    """Keeps references to the branch outputs of some steps: nothing is computed or copied."""
+    """Keeps references to the branch outputs of some steps, without computing or copying."""
 
     def __init__(self, inner: Runner, steps: set[int]) -> None:
         super().__init__(inner)
@@ -87,7 +88,10 @@ class Keep(Wrapper):
 
 
 def steps_to_keep(wanted: bool | Sequence[int], acts: Sequence[Act]) -> set[int]:
-    """Choose the steps whose branch outputs a snapshot keeps: whole ones, but the last if True."""
+    """Return the steps whose branch outputs a snapshot keeps; True: all unpruned but the last.
+
+    Raises ValueError for steps that are pruned or skipped.
+    """
     whole = {step for step, act in enumerate(acts) if act.whole}
     if not isinstance(wanted, Iterable):
         return whole - {len(acts) - 1}
@@ -101,23 +105,23 @@ def steps_to_keep(wanted: bool | Sequence[int], acts: Sequence[Act]) -> set[int]
 
 
 def resume_step(snapshot: Snapshot, method: Method, model: Model) -> int:
-    """Tell at which scale step `resume` would start."""
+    """Return the scale step at which `resume` would start."""
     grids = snapshot.request.grids
     before, after = snapshot.method.acts(grids), method.acts(grids)
-    alike = next((i for i in range(len(grids)) if not _same(before[i], after[i])), len(grids))
+    first = next((i for i in range(len(grids)) if not _same(before[i], after[i])), len(grids))
     cache = method.cache_index(grids)
-    if cache is not None and cache < alike:
+    if cache is not None and cache < first:
         held = [site for step, site in snapshot.held if step == cache]
         if len(held) < len(model.transformer.kinds) * model.depth:
-            alike = cache
-    while alike < len(grids) and (before[alike].joined or after[alike].joined):
-        alike -= 1  # a forward of several steps is run as one
-    return alike
+            first = cache
+    while first < len(grids) and (before[first].joined or after[first].joined):
+        first -= 1  # steps of one forward run together
+    return first
 
 
-def _same(one: Act, other: Act) -> bool:
-    """Tell whether a step is done alike; no, where rules hold arrays that are not one object."""
+def _same(a: Act, b: Act) -> bool:
+    """Return whether two acts are equal; False if they hold arrays, which cannot be compared."""
     try:
-        return bool(one == other)
-    except (RuntimeError, ValueError):  # arrays, compared, have no one answer
+        return bool(a == b)
+    except (RuntimeError, ValueError):  # comparing arrays gives no single answer
         return False

@@ -1,74 +1,258 @@
-"""Cells on disk, addressed by what they are made from: that alone decides whether one is known."""
+"""Results on disk, addressed by all that decides them: pictures, values of metrics, rows of cells.
+
+A store is a folder, `MODEL/pictures/KEY.npz`, `MODEL/values/KEY.json` and `MODEL/rows/KEY.json`,
+where KEY hashes the address that the file holds.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+from zipfile import BadZipFile
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+from torch import Tensor
 
 from fastvar_lab.files import folder as writable
 from fastvar_lab.files import write
 
 Rows = list[dict[str, Any]]
+Address = Mapping[str, Any]
+KINDS = ("pictures", "values", "rows")
+DAY = 24 * 60 * 60  # seconds
+
+
+class Drawn(NamedTuple):
+    """What one generation drew: the picture (H, W, 3) uint8, and each step's tokens (L, ...).
+
+    The tokens of a skipped step are None.
+    """
+
+    picture: np.ndarray
+    tokens: list[Tensor | None]
 
 
 def default_folder() -> Path:
-    """Where cells are kept unless told otherwise: the user's cache."""
+    """Return the folder of results: one in the user's cache."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "fastvar_lab" / "cells"
+    return Path(base) / "fastvar_lab" / "store"
 
 
-def key(settings: Mapping[str, Any]) -> str:
-    """Hash settings, which must be plain JSON values, whatever their order."""
-    text = json.dumps(settings, sort_keys=True, separators=(",", ":"), allow_nan=False)
+def key(address: Address) -> str:
+    """Hash an address, which must hold plain JSON values, whatever their order."""
+    text = json.dumps(address, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 class Store:
-    """A folder of cells: read what is whole, write whole or not at all.
+    """A folder of results: read what is whole, write whole or not at all.
 
-    Two processes may write the same cell: both write the same rows, and the last rename stays.
+    Two processes may write the same file: both write the same content, and the last rename stays.
+    `experiment` says for whom something is kept; it is no part of its address.
     """
 
     def __init__(self, folder: str | Path | None = None) -> None:
         self.folder = Path(folder or default_folder()).resolve()  # workers run elsewhere
 
     def prepare(self) -> Store:
-        """Make sure that cells can be written, before hours of work; raise OSError if not."""
+        """Check that results can be written, before hours of work; raise OSError if not."""
         writable(self.folder)
         try:
             write(self.folder / "probe", lambda partial: partial.write_bytes(b"\0" * 2**20))
             (self.folder / "probe").unlink(missing_ok=True)
         except OSError as error:
-            raise OSError(f"cells cannot be kept in {self.folder}: {error.strerror}") from error
+            raise OSError(f"nothing can be kept in {self.folder}: {error.strerror}") from error
         return self
 
-    def path(self, settings: Mapping[str, Any]) -> Path:
-        """Name the file of a cell."""
-        name = key(settings)
-        return self.folder / name[:2] / f"{name}.json"
+    def path(self, address: Address, kind: str = "rows") -> Path:
+        """Return the file of an address."""
+        model = "".join(
+            c if c.isalnum() or c in "-._" else "-" for c in str(address.get("model", "any"))
+        )
+        ending = "npz" if kind == "pictures" else "json"
+        return self.folder / model / kind / f"{key(address)}.{ending}"
 
-    def get(self, settings: Mapping[str, Any]) -> Rows | None:
-        """Return a cell's rows; None if it is not there, or damaged."""
+    def get(self, address: Address) -> Rows | None:
+        """Return a cell's rows; None if they are not there, or damaged."""
+        content = self._json(address, "rows")
+        return None if content is None else content["rows"]
+
+    def put(self, address: Address, rows: Rows, experiment: str = "") -> None:
+        """Keep a cell's rows."""
+        self._write_json(address, "rows", [_plain(row) for row in rows], experiment)
+
+    def values(self, address: Address) -> dict[str, dict[str, float | None]]:
+        """Return what is known of a picture beside its reference: columns by a metric's address."""
+        content = self._json(address, "values")
+        return {} if content is None else content["values"]
+
+    def put_values(
+        self, address: Address, values: Mapping[str, Mapping[str, float]], experiment: str = ""
+    ) -> None:
+        """Keep values of more metrics, beside those that are known."""
+        known = self.values(address) | {name: _plain(row) for name, row in values.items()}
+        self._write_json(address, "values", known, experiment)
+
+    def has_picture(self, address: Address) -> bool:
+        """Tell whether a picture is there; it may turn out to be damaged when it is read."""
+        return self.path(address, "pictures").exists()
+
+    def picture(self, address: Address) -> Drawn | None:
+        """Return what a generation drew; None if it is not there, or damaged."""
+        path = self.path(address, "pictures")
         try:
-            kept = json.loads(self.path(settings).read_text())
-            rows: Rows = kept["rows"]
-            whole = kept["rows_sha256"] == key({"rows": rows}) and kept["settings"] == dict(
-                settings
-            )
+            with np.load(path) as held:  # a zip, whose checksums are compared
+                if json.loads(held["head"].tobytes())["address"] != _json_values(address):
+                    return None
+                picture = np.asarray(Image.open(io.BytesIO(held["picture"].tobytes())))
+                steps = range(int(held["steps"]))
+                tokens = [_unpacked(held, step) for step in steps]
+        except (OSError, ValueError, KeyError, TypeError, BadZipFile):
+            return None
+        return Drawn(picture, tokens)
+
+    def put_picture(self, address: Address, drawn: Drawn, experiment: str = "") -> None:
+        """Keep what a generation drew, without loss: the picture as PNG, tokens packed."""
+        head = json.dumps({"address": address, "experiment": experiment}).encode()
+        png = io.BytesIO()
+        Image.fromarray(drawn.picture).save(png, "PNG")
+        arrays = {"head": np.frombuffer(head, np.uint8), "steps": np.array(len(drawn.tokens))}
+        arrays["picture"] = np.frombuffer(png.getvalue(), np.uint8)
+        for step, tokens in enumerate(drawn.tokens):
+            arrays |= {} if tokens is None else _packed(tokens, step)
+        path = self.path(address, "pictures")
+        writable(path.parent)
+        write(path, lambda partial: np.savez_compressed(partial, **arrays))  # type: ignore[arg-type]
+
+    def sizes(self) -> pd.DataFrame:
+        """Return files and megabytes by model, experiment and kind, the largest first.
+
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     store = Store(folder)
+        ...     store.put({"model": "tiny", "cell": 1}, [{"ms": 2.0}], experiment="memory")
+        ...     store.sizes()[["model", "experiment", "kind", "files"]].values.tolist()
+        [['tiny', 'memory', 'rows', 1]]
+        """
+        by = ["model", "experiment", "kind"]
+        rows = [
+            {"model": path.parts[-3], "experiment": _experiment(path), "kind": path.parts[-2],
+             "files": 1, "megabytes": path.stat().st_size / 1e6}
+            for path in self._files()
+        ]  # fmt: skip
+        frame = pd.DataFrame(rows, columns=[*by, "files", "megabytes"])
+        sums = frame.groupby(by, as_index=False)[["files", "megabytes"]].sum()
+        return sums.sort_values("megabytes", ascending=False, ignore_index=True)
+
+    def prune(
+        self, model: str | None = None, days: float | None = None, everything: bool = False
+    ) -> int:
+        """Remove results and return their bytes: of a model, older than some days, or both.
+
+        `everything` removes all. Raises ValueError if nothing says which, or no such model is kept.
+        """
+        if model is None and days is None and not everything:
+            raise ValueError("say what to remove: a model, an age in days, or everything")
+        if days is not None and not days >= 0:
+            raise ValueError(f"an age is 0 days or more; not {days}")
+        models = sorted({path.parts[-3] for path in self._files()})
+        if model is not None and model not in models:
+            there = ", ".join(models) or "none"
+            raise ValueError(f"nothing of the model {model!r} is kept in {self.folder}: {there}")
+        freed, newest = 0, time.time() - (days or 0) * DAY
+        for path in self._files():
+            if model in (None, path.parts[-3]) and path.stat().st_mtime <= newest:
+                freed += path.stat().st_size
+                path.unlink(missing_ok=True)
+        return freed
+
+    def _files(self) -> Iterator[Path]:
+        """Walk the files of results; anything else in the folder is not touched."""
+        for kind in KINDS:
+            for path in sorted(self.folder.glob(f"*/{kind}/*")):
+                if not path.name.startswith("."):
+                    yield path
+
+    def _json(self, address: Address, kind: str) -> dict[str, Any] | None:
+        """Read a file whole, or return None."""
+        try:
+            content = json.loads(self.path(address, kind).read_text())
+            whole = content["sha256"] == key({kind: content[kind]})
+            whole &= content["address"] == _json_values(address)
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        return rows if whole else None
+        return content if whole else None
 
-    def put(self, settings: Mapping[str, Any], rows: Rows) -> None:
-        """Keep a cell's rows."""
-        rows = [
-            {k: None if v != v else v for k, v in row.items()} for row in rows
-        ]  # no nan in JSON
-        content = {"settings": dict(settings), "rows": rows, "rows_sha256": key({"rows": rows})}
-        path = self.path(settings)
+    def _write_json(self, address: Address, kind: str, content: Any, experiment: str) -> None:
+        text = json.dumps({
+            "experiment": experiment, "address": address, kind: content,
+            "sha256": key({kind: content}),
+        })  # fmt: skip
+        path = self.path(address, kind)
         writable(path.parent)
-        write(path, lambda partial: partial.write_text(json.dumps(content)))
+        write(path, lambda partial: partial.write_text(text))
+
+
+def size_table(store: Store) -> str:
+    """Format what a store holds for a terminal."""
+    sizes = store.sizes()
+    lines = [f"{store.folder}: {sizes.files.sum()} files, {sizes.megabytes.sum():.1f} MB"]
+    if len(sizes):
+        lines.append(sizes.to_string(index=False, float_format="{:.1f}".format))
+    return "\n".join(lines)
+
+
+def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Bring values to JSON's, which has no nan."""
+    plain = {k: v.item() if isinstance(v, np.generic) else v for k, v in row.items()}
+    return {k: None if v != v else v for k, v in plain.items()}
+
+
+def _json_values(address: Address) -> Any:
+    """Return an address as it is read back: tuples as lists."""
+    return json.loads(json.dumps(address))
+
+
+def _experiment(path: Path) -> str:
+    """Read for whom a file is kept; unknown of a damaged one."""
+    try:
+        if path.suffix == ".npz":
+            with np.load(path) as held:
+                return str(json.loads(held["head"].tobytes())["experiment"])
+        return str(json.loads(path.read_text())["experiment"])
+    except (OSError, ValueError, KeyError, TypeError, BadZipFile):
+        return "damaged"
+
+
+def _packed(tokens: Tensor, step: int) -> dict[str, np.ndarray]:
+    """Pack a step's tokens: bits by eight, numbers in the smallest type that holds them all."""
+    wide = torch.promote_types(tokens.dtype, torch.float32)  # NumPy has no bfloat16
+    array = (tokens.to(wide) if tokens.is_floating_point() else tokens).cpu().numpy()
+    shape = np.array(array.shape)
+    if array.dtype == bool:
+        return {f"bits_{step}": np.packbits(array), f"shape_{step}": shape}
+    types: Sequence[Any] = (np.uint8, np.int16, np.int32)
+    if array.dtype.kind == "f":
+        types = (np.int8, np.float16)
+    with np.errstate(all="ignore"):  # of values that a smaller type does not hold
+        small = next((t for t in types if (array.astype(t) == array).all()), array.dtype)
+    return {f"tokens_{step}": array.astype(small), f"type_{step}": np.array(str(array.dtype))}
+
+
+def _unpacked(held: Mapping[str, np.ndarray], step: int) -> Tensor | None:
+    if f"bits_{step}" in held:
+        shape = tuple(held[f"shape_{step}"])
+        bits = np.unpackbits(held[f"bits_{step}"], count=int(np.prod(shape)))
+        return torch.from_numpy(bits.astype(bool).reshape(shape))
+    if f"tokens_{step}" not in held:
+        return None
+    return torch.from_numpy(held[f"tokens_{step}"].astype(str(held[f"type_{step}"])))

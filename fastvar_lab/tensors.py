@@ -53,7 +53,7 @@ def write_tensors(
 def read_tensors(path: Path, at_once: int = 16) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Read the tensors and metadata of a safetensors file; check them if it has our checksum.
 
-    A file without one opens unchecked: older ones of this lab, and everybody else's. The file is
+    A file without one opens unchecked: older ones of this library, and those of others. The file is
     mapped anew for every few tensors, so that its pages can go and the tensors are held once.
 
     Raises ValueError, which says what is wrong with the file but does not name it.

@@ -1,4 +1,4 @@
-"""Pure functions on token maps (B, L, C): gather, scatter, resize, nearest kept neighbour."""
+"""Pure functions on token maps (B, L, C): gather, scatter, resize, nearest kept token."""
 
 from __future__ import annotations
 
@@ -9,44 +9,48 @@ from torch import Tensor
 
 
 def wide(x: Tensor) -> Tensor:
-    """Return x in float32 at least."""
+    """Convert x to float32, unless it is float64."""
     return x if x.dtype == torch.float64 else x.float()
 
 
 def distance_to_mean(x: Tensor) -> Tensor:
-    """Squared distance of every token of x (B, L, C) to the spatial mean: (B, L).
+    """Return the squared distance of every token of x (B, L, C) to the spatial mean: (B, L).
 
-    The score of pivotal token selection (FastVAR, Algorithm 1), in float32 at least.
+    The score of pivotal token selection (FastVAR, Algorithm 1), in float32 at least. Two tokens
+    are equally far from their mean; they get one score, where rounding would tell them apart.
     """
+    if x.shape[1] == 2:
+        gap = wide(x[:, :1]) - wide(x[:, 1:])
+        return (gap.square().sum(dim=-1) / 4).expand(-1, 2)
     precise = torch.promote_types(x.dtype, torch.float32)
     return (x - x.mean(dim=1, keepdim=True, dtype=precise)).square_().sum(dim=-1)
 
 
 def gather(x: Tensor, index: Tensor) -> Tensor:
     """Take the tokens at index (B, K) from x (B, L, C): (B, K, C)."""
-    (words,) = _words(x)
-    taken = words.gather(1, index.unsqueeze(-1).expand(-1, -1, words.shape[-1]))
-    return taken if words is x else taken.view(x.dtype)
+    (view,) = _as_16_bytes(x)
+    taken = view.gather(1, index.unsqueeze(-1).expand(-1, -1, view.shape[-1]))
+    return taken if view is x else taken.view(x.dtype)
 
 
 def scatter(base: Tensor, index: Tensor, fresh: Tensor) -> Tensor:
     """Write fresh (B, K, C) over base (B, L, C) at index (B, K), in place; return base."""
-    below, above = _words(base, fresh)
+    below, above = _as_16_bytes(base, fresh)
     below.scatter_(1, index.unsqueeze(-1).expand_as(above), above)
     return base
 
 
-def _words(*maps: Tensor) -> tuple[Tensor, ...]:
-    """View the channels of token maps as words of 16 bytes, moved whole, where all of them fit.
+def _as_16_bytes(*maps: Tensor) -> tuple[Tensor, ...]:
+    """View token maps as elements of 16 bytes, which are copied faster, if all of them allow it.
 
-    Not where gradients may be wanted: such a view has none.
+    With gradients enabled the maps are returned unchanged, because the view has no gradient.
     """
     if torch.is_grad_enabled() or len({x.dtype for x in maps}) > 1:
         return maps
     for x in maps:
         steps = (x.shape[-1], x.storage_offset(), *x.stride()[:-1])
         fits = not any(step * x.element_size() % 16 for step in steps) and x.is_contiguous()
-        if not fits or x.data_ptr() % 16 or x.device.type == "mps":  # which has no such type
+        if not fits or x.data_ptr() % 16 or x.device.type == "mps":  # mps has no complex128
             return maps
     return tuple(x.view(torch.complex128) for x in maps)
 
@@ -59,13 +63,13 @@ def resize(x: Tensor, old: tuple[int, int], new: tuple[int, int], mode: str = "a
 
 
 def nearest_kept(index: Tensor, h: int, w: int) -> Tensor:
-    """For every cell of an h x w map, which of the kept ones is nearest: (B, h * w) into K.
+    """Return the position in `index` of the kept token nearest to every cell: (B, h * w).
 
-    Euclidean distance on the map; ties go to the first in `index` (B, K).
+    Distances are Euclidean on the h x w map; ties go to the first token in `index` (B, K).
     """
     cells = torch.arange(h * w, device=index.device)
     place = torch.stack((cells // w, cells % w), dim=-1).float()  # (L, 2)
     kept = place[index]  # (B, K, 2)
-    exact = "donot_use_mm_for_euclid_dist"  # products may be rounded to few bits on a GPU
+    exact = "donot_use_mm_for_euclid_dist"  # matrix products on a GPU may round too coarsely
     far = torch.cdist(place.expand(len(index), -1, -1), kept, compute_mode=exact)
     return far.argmin(dim=-1)

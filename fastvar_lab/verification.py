@@ -1,4 +1,4 @@
-"""Verify a method: what every method promises, tried on a model, a line a promise."""
+"""Verifies a method: tests on a model what every method must fulfil, one row per promise."""
 
 from __future__ import annotations
 
@@ -23,25 +23,26 @@ from fastvar_lab.models.model import Model
 from fastvar_lab.seam import Branch, Grid, Method, Rows, Runner, Site, Wrapper
 from fastvar_lab.speed.flops import exact, step_flops
 
-NEXT_TO_NONE = 1e-9  # a ratio that takes the pruned path and prunes nothing
-CLOSE = 0.02  # share by which counted and issued products may differ: what depends on no token
+NEXT_TO_NONE = 1e-9  # a ratio that runs the pruned path but prunes no token
+CLOSE = 0.02  # relative difference allowed between counted and issued operations
 
 
 class Verdict(NamedTuple):
-    """Whether a promise holds, and what was seen; None where it does not apply."""
+    """The result of a test: whether it passed (None if it does not apply), and a note."""
 
     passed: bool | None
     note: str
 
 
 def verify(model: Model, method: Method, prompt: str | None = None, seed: int = 0) -> pd.DataFrame:
-    """Try what every method promises; return a row a promise: promise, passed, note.
+    """Test the promises of a method; return a frame with columns promise, passed, note.
 
-    Counted operations equal those issued (or bound them, of a method that decides from the data);
-    a resumed generation equals one from scratch; a batch equals its pictures alone; all tokens
-    kept equals full generation; `repr` reads back; nothing is left behind on the model. The last
-    row is the time that the method spends outside of branches. `passed` is None where a promise
-    does not apply. Takes about twelve generations; float64 tells rounding from faults.
+    Counted operations equal those issued (or bound them, if the method decides from the data). A
+    resumed generation equals one from scratch. A batch equals its pictures generated alone.
+    Keeping all tokens equals full generation. `repr` can be read back. The model is unchanged
+    afterwards. The last row is the time that the method spends outside of branches. `passed` is
+    None if a promise does not apply. It takes about twelve generations; use a float64 model to
+    distinguish rounding from faults.
 
     >>> import fastvar_lab as fv
     >>> bool(verify(fv.load("tiny"), fv.Prune({-1: 0.75})).passed.all())
@@ -68,9 +69,9 @@ def verify(model: Model, method: Method, prompt: str | None = None, seed: int = 
 
 
 class Counted(Wrapper):
-    """Counts the products that each forward issues, and, apart, those that a method adds to them.
+    """Counts the operations that each forward issues, and those of them outside of branches.
 
-    `issued` and `added` are FLOPs by forward; of a group, of all its steps together.
+    `issued` and `added` are FLOPs by forward; a group is one forward.
     """
 
     def __init__(self, inner: Runner, counter: FlopCounterMode) -> None:
@@ -110,7 +111,7 @@ class Counted(Wrapper):
 
 
 def issued(model: Model, method: Method, prompt: str, seed: int = 0) -> Counted:
-    """Count the products that a generation issues."""
+    """Count the operations that a generation issues."""
     counter, watches = FlopCounterMode(display=False), list[Counted]()
 
     def watch(run: Runner) -> Runner:
@@ -128,19 +129,19 @@ def counted(model: Model, method: Method, prompt: str, seed: int) -> Verdict:
     grids, words = model.grids(), len(prompt.split())
     guided = model.sampling.guidance != model.transformer.unguided
     costs = [sum(c.values()) for c in step_flops(model, method, grids, words, guided=guided)]
-    upper, seen = not exact(method, grids), issued(model, method, prompt, seed)
+    upper, counts = not exact(method, grids), issued(model, method, prompt, seed)
     walk = forwards(grids, method.acts(grids), 0)
-    for forward, products, added in zip(walk, seen.issued, seen.added, strict=True):
+    for forward, products, added in zip(walk, counts.issued, counts.added, strict=True):
         if forward.prefix:
-            continue  # whose text is embedded before the loop
-        said, products = sum(costs[grid.index] for grid in forward.steps), products - added
-        if products > said * (1 + CLOSE) or (not upper and products < said * (1 - CLOSE)):
+            continue  # its text is embedded before the loop
+        expected, products = sum(costs[grid.index] for grid in forward.steps), products - added
+        if products > expected * (1 + CLOSE) or (not upper and products < expected * (1 - CLOSE)):
             return Verdict(
                 False,
                 f"step {forward.index} ({forward.name}) issues {products / 1e9:.4g} GFLOP; "
-                f"{said / 1e9:.4g} are counted",
+                f"{expected / 1e9:.4g} are counted",
             )
-    total, added = sum(costs) / 1e9, sum(seen.added) / 1e9
+    total, added = sum(costs) / 1e9, sum(counts.added) / 1e9
     note = f"{'at most ' if upper else ''}{total:.4g} GFLOP for a guided picture"
     return Verdict(True, note + (f", and {added:.4g} of the method's own" if added else ""))
 
@@ -159,7 +160,7 @@ def resumed(model: Model, method: Method, prompt: str, seed: int) -> Verdict:
 
 
 def batched(model: Model, method: Method, prompt: str, seed: int) -> Verdict:
-    """Compare two pictures made at once with the same two made alone."""
+    """Compare two pictures generated in a batch with the same two generated alone."""
     gap = _batch_gap(model, method, prompt, seed)
     if gap == 0:
         return Verdict(True, "the same tokens")
@@ -171,20 +172,21 @@ def batched(model: Model, method: Method, prompt: str, seed: int) -> Verdict:
 
 
 def _batch_gap(model: Model, method: Method, prompt: str, seed: int) -> float:
-    """Share of tokens that a batch draws otherwise."""
+    """Return the share of tokens that differ between a batch and its pictures alone."""
     both = generate(model, [prompt, prompt], method, seed=(seed, seed + 1))
     alone = [generate(model, prompt, method, seed=s) for s in (seed, seed + 1)]
     unequal = total = 0
     for step, tokens in enumerate(both.tokens):
         if tokens is not None:
-            singles = torch.cat([_drawn(one, step) for one in alone])
+            singles = torch.cat([_drawn(single, step) for single in alone])
             unequal += int((tokens != singles).sum())
             total += tokens.numel()
     return unequal / total
 
 
-def _drawn(made: Generation, step: int) -> Tensor:
-    tokens = made.tokens[step]
+def _drawn(generation: Generation, step: int) -> Tensor:
+    """Return the tokens of a step that is not skipped."""
+    tokens = generation.tokens[step]
     assert tokens is not None
     return tokens
 
@@ -208,7 +210,7 @@ def all_kept(model: Model, method: Method, prompt: str, seed: int) -> Verdict:
 
 
 def reads_back(method: Method) -> Verdict:
-    """Read `repr` back as tables of experiments do, with the classes that the method is made of."""
+    """Read the method's `repr` back, with the classes of the method and of its fields."""
     parts = [method]
     if is_dataclass(method):
         parts += [getattr(method, f.name) for f in fields(method)]
@@ -230,7 +232,7 @@ def nothing_left(model: Model, method: Method, prompt: str, seed: int) -> Verdic
 
 
 def _state(model: Model) -> object:
-    """Note what a runner might leave behind on a model's modules."""
+    """Return what a runner could change on a model: weights, attributes and hooks."""
     hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")
     modules = [
         (id(module), sorted(vars(module)), [len(getattr(module, hook)) for hook in hooks])
@@ -241,7 +243,7 @@ def _state(model: Model) -> object:
 
 
 def overhead(model: Model, method: Method, prompt: str, seed: int) -> Verdict:
-    """Measure the share of a generation's time that is spent around branches."""
+    """Measure the share of a generation's time that is spent outside of branches."""
     shares = []
     for turn in range(4):
         clocks = list[Stopwatch]()
@@ -263,6 +265,6 @@ def overhead(model: Model, method: Method, prompt: str, seed: int) -> Verdict:
                 clocks[1].step_ms(),
             )
         )
-        if turn:  # the first one warms up
+        if turn:  # the first turn is warm-up
             shares.append((around - branches) / steps)
     return Verdict(True, f"{sorted(shares)[1]:.1%} of the time is spent around branches")

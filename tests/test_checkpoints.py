@@ -126,8 +126,8 @@ def states():
 )
 def test_wrappers_and_nests_come_off(wrap):
     model = fv.from_states("infinity", CONFIG, wrap(states()))
-    own = model.transformer.state_dict()
-    assert all(torch.equal(own[k], v) for k, v in states().items())
+    loaded = model.transformer.state_dict()
+    assert all(torch.equal(loaded[k], v) for k, v in states().items())
 
 
 def test_a_prefix_is_named_where_keys_still_do_not_fit():
@@ -140,7 +140,7 @@ def test_two_tensors_of_one_name_are_refused():
     state = states()
     with pytest.raises(WeightsError, match="the name pos_start"):
         fv.from_states("infinity", CONFIG, state | {"_orig_mod.pos_start": state["pos_start"]})
-    with pytest.raises(WeightsError, match="pos_start comes twice"):
+    with pytest.raises(WeightsError, match="pos_start appears twice"):
         fv.from_states("infinity", CONFIG, state | {"vae.pos_start": state["pos_start"]})
 
 
@@ -148,7 +148,7 @@ def test_two_tensors_of_one_name_are_refused():
 def test_numbers_of_another_kind_are_refused(dtype):
     state = states()
     state["head.weight"] = state["head.weight"].to(dtype)
-    with pytest.raises(WeightsError, match=r"head.weight .* of torch.*needs floating-point"):
+    with pytest.raises(WeightsError, match=r"head.weight .* dtype torch.*needs a floating-point"):
         fv.from_states("infinity", CONFIG, state)
     state["head.weight"] = states()["head.weight"].to_sparse()
     with pytest.raises(WeightsError, match=r"head.weight in .* is sparse"):
@@ -248,7 +248,7 @@ def test_an_index_that_is_none_is_refused(tmp_path, text):
 
 
 def rewritten(file, change):
-    """Change the configuration inside a file of this lab, and take its checksum away."""
+    """Change the configuration inside a file of this library, and take its checksum away."""
     with safe_open(file, framework="pt") as opened:
         config = json.loads(opened.metadata()["config"])
     change(config)

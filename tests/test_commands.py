@@ -18,10 +18,9 @@ import fastvar_lab as fv
 from fastvar_lab import cli
 from fastvar_lab.cli import cmd_demo
 from fastvar_lab.cli.main import commands, main
-from fastvar_lab.cli.options import opened
+from fastvar_lab.cli.options import spec
 from fastvar_lab.evaluators.closed_world import true_tokens
-from fastvar_lab.experiments import run
-from fastvar_lab.experiments.run import Opened
+from fastvar_lab.experiments.workers import ModelSpec
 from fastvar_lab.files import write
 from fastvar_lab.models import tiny
 from fastvar_lab.pictures import file_name
@@ -89,7 +88,7 @@ def test_commands_take_any_model(command):
     commands()[command].add_arguments(parser)
     options = ["--model", "m", "--weights", "random", "--device", "cpu", "--dtype", "bfloat16"]
     args = parser.parse_args(options)
-    assert opened(args) == Opened("m", "random", "cpu", "bfloat16")
+    assert spec(args) == ModelSpec("m", "random", "cpu", "bfloat16")
 
 
 def test_pictures_of_random_weights_mean_nothing(tmp_path, capsys):
@@ -104,11 +103,11 @@ def test_pictures_of_random_weights_mean_nothing(tmp_path, capsys):
 def test_a_model_without_a_judge_is_not_evaluated(monkeypatch, capsys):
     model = fv.load("tiny")
     model.prompts = fv.ClosedWorld(judge=None)
-    monkeypatch.setattr(run, "open_model", lambda how: model)
+    monkeypatch.setattr(ModelSpec, "open", lambda spec: model)
     assert main(["evaluate", "--n", "7"]) == 2
     error = capsys.readouterr().err
     assert error == (
-        "fastvar-lab: tiny has no judge here: only pictures of the closed world are scored\n"
+        "fastvar-lab: tiny has no judge: `evaluate` scores only pictures of the closed world\n"
     )
 
 
@@ -275,8 +274,8 @@ BAD = [
     (["generate", "x", "--model", "infinty"], "model must be one of tiny, var-d16"),
     (["generate", "x", "--model", "infinity-2b"], "needs weights: a folder with infinity_2b_reg"),
     (["generate", "x", "--model", "infinity-2b", "--aspect", "1.4"], "nearest: 1.333 and 1.5"),
-    (["generate", "1", "--model", "var-d16", "--pn", "1M"], "--pn and --aspect go with an Inf"),
-    (["generate", "a ring", "--ratios=-1:0.5", "--paper"], "give one"),
+    (["generate", "1", "--model", "var-d16", "--pn", "1M"], "--pn and --aspect are for Infinity"),
+    (["generate", "a ring", "--ratios=-1:0.5", "--paper"], "give at most one"),
     (["generate", "a ring", "--precision", "half"], "precision must be one of float32, official"),
     (["bench", "--model", "var-d16", "--depth", "2"], "only random weights can be cut"),
     (["demo", "--prompt", "a red circl"], "unknown word 'circl' in the prompt; nearest: circle"),
@@ -293,11 +292,11 @@ BAD = [
     (["figures", "--format", "gif"], "--format takes png, pdf and svg; not 'gif'"),
     (["evaluate", "--n", "1"], "--n must be at least 7"),
     (["evaluate", "--n", "7", "--size", "huge"], "not 'huge'"),
-    (["evaluate", "--n", "7", "--given", "11"], "0 to 10 can be given; not 11"),
+    (["evaluate", "--n", "7", "--given", "11"], "0 to 10 scales can be given; not 11"),
     (["bench", "--case", "99"], "no case matches '99'"),
     (["bench", "--suite", "paper", "--case", "99"], "no setting matches '99'"),
-    (["bench", "--suite", "paper", "--model", "var-d16"], "--suite names its models"),
-    (["bench", "--out", "somewhere"], "--out goes with --suite"),
+    (["bench", "--suite", "paper", "--model", "var-d16"], "--suite fixes models and weights"),
+    (["bench", "--out", "somewhere"], "--out requires --suite"),
     (["bench", "--repeats", "0"], "--repeats must be at least 1"),
     (["train", "tokenizer", "--device", "cuda", "--steps", "1"], "no CUDA GPU"),
     (["demo", "--device", "cuda"], "no CUDA GPU"),
@@ -368,15 +367,15 @@ def test_a_read_only_folder_is_refused(tmp_path, capsys):
         (["evaluate", "--ratios", ""], "cannot read ''"),
         (["generate", "a red ring", "--size", ""], "not ''"),
         (["evaluate", "--seed", "-1", "--n", "7"], "their seed 0 or more"),
-        (["evaluate", "--judge", "--size", "48"], "--judge draws nothing"),
-        (["models", "--weights", "nowhere"], "the folder nowhere is not there"),
+        (["evaluate", "--judge", "--size", "48"], "--judge scores rendered scenes and takes no"),
+        (["models", "--weights", "nowhere"], "the folder nowhere does not exist"),
         (["train", "tokenizer", "--peak", "-1"], "--peak must lie in"),
         (["train", "tokenizer", "--seed", "-1"], "--seed must lie in"),
         (
             ["generate", "a cat", "--model", "infinity-2b", "--aspect", "0"],
             "an aspect must be above 0",
         ),
-        (["generate", "a red ring", "--download"], "download is not for it"),
+        (["generate", "a red ring", "--download"], "tiny does not take the option download"),
         (["generate", "a red ring", "--weights", ""], "cannot read weights"),
     ],
 )

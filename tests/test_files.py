@@ -1,4 +1,4 @@
-"""Files of this lab: checksums, damage, read-only disks, home folders; a campaign of mutations."""
+"""Files of the library: checksums, damage, read-only disks, home folders; mutated files."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from fastvar_lab.backbones.features import StoredFeatures
 from fastvar_lab.backbones.text import RandomContext, RandomText
 from fastvar_lab.errors import WeightsError, short
 from fastvar_lab.files import ABANDONED, expanded, write, write_json
-from fastvar_lab.models import catalog, hub, releases, tiny, weights
+from fastvar_lab.models import catalog, hub, releases, states, tiny
 from fastvar_lab.models.checkpoints import read_released
 from fastvar_lab.tensors import read_tensors, write_tensors
 from fastvar_lab.training.loop import train
@@ -362,7 +362,7 @@ def test_a_damaged_checkpoint_of_training_is_named(tmp_path, content):
     path = tmp_path / "x.pt"
     path.write_bytes(content)
     options = {"steps": 1, "peak": 1e-3, "betas": (0.9, 0.99), "weight_decay": 0.0}
-    with pytest.raises(ValueError, match=r"cannot resume from .*: it is damaged or foreign"):
+    with pytest.raises(ValueError, match=r"cannot resume from .*: it is damaged or of another"):
         train(torch.nn.Linear(1, 1), lambda _: 1 / 0, checkpoint=path, resume=True, **options)
 
 
@@ -398,8 +398,8 @@ def test_mutated_files_end_in_an_error_of_one_sentence(kind, tmp_path, trace):
         read = lambda _: StoredFeatures(tmp_path).encode(["a"])  # noqa: E731
     else:
         config = {part: {"depth": 1} for part in ("transformer", "text")}
-        weights.save(path, STATE, config, torch.float32)
-        read = weights.read
+        states.save(path, STATE, config, torch.float32)
+        read = states.read
     whole = path.read_bytes()
     messages = list[str]()
     with warnings.catch_warnings():

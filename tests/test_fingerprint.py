@@ -108,7 +108,7 @@ def test_a_file_that_was_edited_since_is_not_what_runs(tmp_path, monkeypatch):
     path.write_text(RULE.format(**USUAL))
     module = importlib.import_module("edited_rules")
     path.write_text(RULE.format(**{**USUAL, "body": "SIGN * x + 1  # longer than before"}))
-    with pytest.warns(SourceWarning, match=r"source of Mine\.scores cannot be read, or is not"):
+    with pytest.warns(SourceWarning, match=r"source of Mine\.scores is missing or differs from"):
         edited = hash_of(module.Mine())
     del sys.modules["edited_rules"]
     importlib.invalidate_caches()

@@ -63,9 +63,9 @@ def test_a_generations_own_tokens_given_are_continued_as_it_was(small, method):
 
 
 def test_tokens_that_do_not_fit_are_refused(small):
-    with pytest.raises(ValueError, match=r"step 1 must be of shape \(1, 4\)"):
+    with pytest.raises(ValueError, match=r"step 1 must have the shape \(1, 4\)"):
         fv.generate(small, "a ring", given=[torch.ones(1, 1, 16) > 0] * 2, method=fv.Dense())
-    with pytest.raises(ValueError, match="of a schedule of"):
+    with pytest.raises(ValueError, match="are given for a schedule of"):
         fv.generate(small, "a ring", given=[torch.ones(1, 1, 16) > 0] * 99, method=fv.Dense())
     skipped = fv.generate(small, "a ring", fv.Prune({-2: 1.0})).tokens
     with pytest.raises(ValueError, match="step 3 of the given tokens was skipped"):

@@ -17,7 +17,7 @@ from fastvar_lab.backbones.infinity import Infinity, InfinityConfig
 from fastvar_lab.backbones.text import RandomText
 from fastvar_lab.errors import WeightsError
 from fastvar_lab.models import build, families, loading, releases
-from fastvar_lab.models.weights import looks_like
+from fastvar_lab.models.states import looks_like
 
 SMALL = AutoEncoderConfig(8, (32, 32), encoder_blocks=1, decoder_blocks=1)
 INFINITY = InfinityConfig(6, 64, 2, 64, 8, text_width=24, text_length=10, pool_heads=4)
@@ -119,7 +119,7 @@ def test_hart_opens_from_its_released_files(tmp_path, monkeypatch):
     assert model.transformer.config == HART
     same(model, source, source.condition(["a red circle"]), None)
     (tmp_path / "llm" / "config.json").write_text(json.dumps({**told, "attn_type": "gpt2"}))
-    with pytest.raises(WeightsError, match="attn_type 'gpt2'; only 'llama' is here"):
+    with pytest.raises(WeightsError, match="attn_type 'gpt2'; only 'llama' is implemented"):
         fv.load("hart-0.7b", weights=tmp_path)
 
 
@@ -127,7 +127,7 @@ def test_other_files_are_recognised(infinity):
     _, folder = infinity
     good = folder / "infinity_2b_reg.pth"
     good.rename(folder / "kept.pth")
-    with pytest.raises(WeightsError, match=r"infinity_2b_reg.pth, which is not there; it comes"):
+    with pytest.raises(WeightsError, match=r"infinity_2b_reg.pth, which does not exist; download"):
         fv.load("infinity-2b", weights=folder)
     good.write_bytes((folder / "infinity_vae_d32reg.pth").read_bytes())
     with pytest.raises(WeightsError, match=r"lacks .* more; it looks like an Infinity tokenizer"):

@@ -214,7 +214,7 @@ def test_extended_schedules_keep_the_trained_maps_and_grow_no_faster(side):
 @pytest.mark.parametrize(
     ("sizes", "side", "message"),
     [
-        (scales.square(1, 2, 4), 4, "ends at 4 extends beyond it; not to 4"),
+        (scales.square(1, 2, 4), 4, "ends at 4 can only be extended to more; not to 4"),
         (((1, 1), (2, 3)), 8, "square maps can be extended"),
         (((1, 1),), 8, "square maps can be extended"),
     ],
@@ -251,7 +251,7 @@ def test_infinitys_schedules_have_their_known_token_counts(aspect, totals):
         assert scales.infinity(1 / aspect, budget) == tuple((w, h) for h, w in sizes)
     with pytest.raises(ValueError, match="budget must be one of"):
         scales.infinity(aspect, "2M")
-    with pytest.raises(ValueError, match="lies above 0"):
+    with pytest.raises(ValueError, match="must be above 0"):
         scales.infinity(-aspect)
 
 
@@ -289,7 +289,7 @@ class Rule:
     ("rule", "message"),
     [
         (lambda x: x.sum(-1) * math.nan, "returned nan, which has no rank"),
-        (lambda x: x.sub_(1).sum(-1), "writes into the tokens it is shown"),
+        (lambda x: x.sub_(1).sum(-1), "writes into the tokens that it receives"),
         (lambda x: x.sum(-1).numpy(), "must return floats of shape .* returned ndarray"),
         (lambda x: None, "returned NoneType"),
         (lambda x: x, "returned torch.float.* of shape"),

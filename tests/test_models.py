@@ -36,7 +36,7 @@ from fastvar_lab.training.loop import train
 from fastvar_lab.training.naming import Namer, marked, shares
 from fastvar_lab.training.reading import FACTS, facts, learn_to_read
 from fastvar_lab.training.rehearsal import rehearse
-from fastvar_lab.training.start import begun
+from fastvar_lab.training.start import starting_model
 from fastvar_lab.training.transformer import GROWTH, SAMPLED, SMALL, WHOLE, bit_losses, look
 from fastvar_lab.world.grammar import COLORS, SHAPES, TEXTURES, VOCABULARY, parse
 from fastvar_lab.world.scene import Object, Scene
@@ -100,7 +100,7 @@ def test_a_foreign_file_is_refused(folder):
             r"transformer.head.weight .* \(3, 3\); this model needs \(32, 256\)",
         ),
         (lambda t: t.pop("transformer.pos_start"), "lacks transformer.pos_start"),
-        (lambda t: t.update({"extra": torch.zeros(1)}), "holds what this model has not: extra"),
+        (lambda t: t.update({"extra": torch.zeros(1)}), "has keys that this model lacks: extra"),
     ],
 )
 def test_weights_that_do_not_fit_name_the_key(folder, change, message):
@@ -384,7 +384,9 @@ def test_a_resumed_training_is_the_same_training(tmp_path):
 def test_a_configuration_of_another_version_names_what_is_foreign():
     config = tiny.tiny_config()
     config["tokenizer"]["context"] = []
-    with pytest.raises(ValueError, match="tokenizer has 'context', of another version"):
+    with pytest.raises(
+        ValueError, match="tokenizer has the unknown field 'context', perhaps of another version"
+    ):
         tiny.build_tiny(config)
 
 
@@ -394,7 +396,7 @@ def test_a_training_starts_from_weights_with_or_without_context(tmp_path):
     plain = tiny.build_tiny(config)
     tiny.save_tokenizer(plain, tmp_path)
     tiny.save_transformer(plain, tmp_path)
-    grown = begun("tokenizer", tmp_path, tmp_path)
+    grown = starting_model("tokenizer", tmp_path, tmp_path)
     image = torch.rand(1, 3, 64, 64) * 2 - 1
     with torch.no_grad():
         latents = [m.tokenizer.encoder(image) for m in (grown, plain)]
@@ -402,17 +404,17 @@ def test_a_training_starts_from_weights_with_or_without_context(tmp_path):
     assert grown.tokenizer.config.encoder_context
     assert torch.allclose(*latents, atol=1e-2)  # stored as float16
     assert torch.allclose(*pictures, atol=1e-2)
-    decoder = begun("tokenizer", tmp_path, tmp_path, decoder_only=True)
+    decoder = starting_model("tokenizer", tmp_path, tmp_path, decoder_only=True)
     assert decoder.tokenizer.config.decoder_context
     assert not decoder.tokenizer.config.encoder_context
     tiny.save_tokenizer(decoder, tmp_path / "decoder")
-    again = begun("tokenizer", tmp_path / "decoder", tmp_path, decoder_only=True)
+    again = starting_model("tokenizer", tmp_path / "decoder", tmp_path, decoder_only=True)
     assert again.tokenizer.config == decoder.tokenizer.config
-    kept = begun("transformer", tmp_path, tmp_path / "elsewhere")
+    kept = starting_model("transformer", tmp_path, tmp_path / "elsewhere")
     assert not kept.tokenizer.config.decoder_context
     weight = kept.transformer.head.weight
     assert torch.allclose(weight, plain.transformer.head.weight, atol=1e-3)
-    anew = begun("transformer", None, tmp_path)
+    anew = starting_model("transformer", None, tmp_path)
     assert not anew.tokenizer.config.decoder_context
     assert not torch.equal(anew.transformer.head.weight, weight)
 
@@ -461,7 +463,7 @@ def test_a_stopped_training_leaves_a_checkpoint_that_resumes(tmp_path):
     (tmp_path / "tokenizer.ckpt").write_bytes(b"half")
     broken = subprocess.run(again, capture_output=True, text=True, check=False)
     assert broken.returncode == 2
-    assert "damaged or foreign" in broken.stderr.splitlines()[-1]
+    assert "damaged or of another model" in broken.stderr.splitlines()[-1]
 
 
 def test_a_model_says_what_belongs_to_it():
@@ -497,7 +499,7 @@ def test_a_model_of_ones_own_has_defaults_that_make_sense(small):
     assert {item.prompt for item in bare.prompts.take(3)} == {bare.example}
     with pytest.raises(ValueError, match="mine has no official precision"):
         bare.set_precision("official")
-    with pytest.raises(ValueError, match="give a schedule of your own"):
+    with pytest.raises(ValueError, match="give a schedule, such as Prune"):
         fv.paper_preset(bare)
     method = fv.Prune({-1: 0.5})
     assert replace(bare, fast=method).preset == method

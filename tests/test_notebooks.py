@@ -123,7 +123,7 @@ def test_outputs_are_stripped_once(tmp_path, capsys):
     notebook, wrong = notebook_runner.execute(path)
     assert wrong == []
     nbformat.write(notebook, path)
-    assert "holds an output" in notebook_runner.committed(path)[0]
+    assert "holds outputs" in notebook_runner.committed(path)[0]
     assert main(["notebooks", "--strip", "--folder", str(tmp_path)]) == 0
     assert notebook_runner.committed(path) == []
     assert main(["notebooks", "--strip", "--folder", str(tmp_path)]) == 0

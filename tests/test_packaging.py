@@ -1,19 +1,30 @@
-"""environment.yml and pyproject.toml name the same packages; the README keeps its two commands."""
+"""Packages, the public face, and what README and docs promise: links, names, options, snippets."""
 
 import ast
+import importlib.util
 import re
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 
 import fastvar_lab as fv
-from fastvar_lab.experiments import figures
+from fastvar_lab.cli.main import _parser
+from fastvar_lab.experiments import base, figures
+from fastvar_lab.models import tiny
+from fastvar_lab.scales import square
 
 ROOT = Path(__file__).parent.parent
+CARD = ROOT / "fastvar_lab" / "weights" / "MODEL_CARD.md"
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+SHARED = {  # options by the section of docs/commands.md that explains them
+    "options-of-models": {"--model", "--weights", "--device", "--dtype"},
+    "options-of-results": {"--store", "--workers", "--scheduler"},
+}
 CONDA_NAMES = {"torch": "pytorch", "playwright": "playwright-python"}
 TORCHLESS = "import sys; assert not {'torch', 'pandas', 'scipy'} & set(sys.modules), 'heavy'"
 
@@ -41,14 +52,107 @@ def test_readme_has_the_two_commands_and_pictures_that_exist():
     assert readme.index(pictures[0]) < readme.index("pip install")
 
 
-def test_the_readme_code_runs(tmp_path, monkeypatch):
+def test_the_first_screen_of_the_readme_is_short():
+    screen = (ROOT / "README.md").read_text().partition("## What you can do")[0]
+    assert len(screen.splitlines()) < 60
+    for promised in ("](figures/demo.png)", "```python", "| method |", "arxiv.org", "github.com"):
+        assert promised in screen
+
+
+@pytest.mark.parametrize("page", [*PAGES, CARD], ids=lambda page: page.stem)
+def test_links_point_to_what_exists(page):
+    text = page.read_text()
+    targets = re.findall(r"\]\(([^)\s]+)\)", text)
+    local = [target for target in targets if not target.startswith("https://")]
+    for target in local:
+        path, _, section = target.partition("#")
+        there = page.parent / path if path else page
+        assert there.exists(), target
+        if section:
+            heads = re.findall(r"^#+ (.*)$", there.read_text(), flags=re.M)
+            anchors = {re.sub(r"[^\w -]", "", head).lower().replace(" ", "-") for head in heads}
+            assert section in anchors, target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_files_that_are_named_exist(page):
+    """Paths in backticks, below the repository or the package; names of our modules too."""
+    for path in re.findall(r"`([\w/]+/[\w/.]*)`", page.read_text()):
+        assert any((ROOT / base / path).exists() for base in ("", "fastvar_lab")), path
+    for module in re.findall(r"`(fastvar_lab(?:\.\w+)+)`", page.read_text()):
+        parent, _, name = module.rpartition(".")
+        found = importlib.util.find_spec(parent)
+        assert found, module
+        assert importlib.util.find_spec(module) or hasattr(importlib.import_module(parent), name)
+
+
+def script(page):
+    """Return the Python of a page: its blocks, and the code of tables of tasks, in order."""
+    block = r"^```python\n(?P<block>.*?)^```$"
+    line = r"^\|[^|\n]+\| `(?P<line>(\w+(, \w+)* = )?[\w.]+\([^`\n]*)` \|$"
+    pattern = f"{block}|{line}"
+    found = re.finditer(pattern, page.read_text(), flags=re.S | re.M)
+    return "\n".join(match["block"] or match["line"] for match in found)
+
+
+SMALL = square(1, 2, 3, 4, 5, 6, 7, 8, 12, 22)  # as many steps; 176 px is what MS-SSIM needs
+WITH_CODE = [page for page in PAGES if script(page)]
+
+
+@pytest.mark.parametrize("page", WITH_CODE, ids=lambda page: page.stem)
+def test_the_code_of_a_page_runs_in_one_session(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setitem(base.SCOPES, "quick", base.Scope("quick", prompts=1, repeats=1))
+    monkeypatch.setattr(tiny, "TINY", SMALL)
+    path = tmp_path / f"{page.stem.lower()}_page.py"
+    path.write_text(script(page))
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, path.stem, module)  # rules are addressed by their sources
+    spec.loader.exec_module(module)
+
+
+def test_the_results_of_the_readme_are_those_of_the_figure():
+    frame = pd.read_csv(ROOT / "figures" / "rivals.csv")
+    grouped = frame.groupby("method")
+    measured = pd.DataFrame(
+        {
+            "speedup": grouped.speedup.median().map("{:.2f}".format),
+            "psnr": grouped.psnr.mean().map("{:.1f}".format),
+            "ssim": grouped.ssim.mean().map("{:.3f}".format),
+            "score": grouped.right.mean().map("{:.2f}".format),
+        }
+    )
+    assert frame.picture.nunique() == 112
+    there = set(measured.itertuples(index=False, name=None))
     readme = (ROOT / "README.md").read_text()
-    blocks = re.findall(r"```python\n(.*?)```", readme, flags=re.S)
-    assert len(blocks) == 3
-    names: dict[str, object] = {}  # a reader goes on in the same session
-    for block in blocks:
-        exec(block, names)
+    rows = re.findall(r"^\| [\w]+ \| \d+ %, \d+ % \| (.*) \|$", readme, flags=re.M)
+    assert len(rows) == 9
+    for row in rows:
+        assert tuple(row.replace("- | -", "100.0 | 1.000").split(" | ")) in there, row
+
+
+def test_every_public_name_is_in_the_table_of_the_docs_and_nothing_else():
+    text = (ROOT / "docs" / "api.md").read_text()
+    names = re.findall(r"^\| `(\w+)` \| \S.*\|$", text, flags=re.M)
+    assert sorted(names) == sorted(fv.__all__)
+
+
+def test_the_docs_name_every_command_and_option_and_nothing_else():
+    text = (ROOT / "docs" / "commands.md").read_text()
+    commands = _parser()._subparsers._group_actions[0].choices
+    parts = re.split(r"^## ", text, flags=re.M)
+    sections = {part.split()[0]: part for part in parts[1:]}
+    assert set(sections) - {"Options"} == set(commands)
+    readme = (ROOT / "README.md").read_text()
+    for name, parser in commands.items():
+        assert re.search(rf"^\| `{name}[ `]", readme, flags=re.M), name
+        options = {option for action in parser._actions for option in action.option_strings}
+        named = set(re.findall(r"`(--[\w-]+)", sections[name]))
+        for group, members in SHARED.items():
+            named |= members if f"(#{group})" in sections[name] else set()
+        assert named == options - {"-h", "--help"}, name
 
 
 def test_committed_figures_are_what_their_data_draw():

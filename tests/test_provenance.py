@@ -57,5 +57,5 @@ def test_a_disturbed_timing_is_not_kept(tmp_path):
         return [{"speedup": 2.0, "disturbed": len(calls) == 1}]
 
     for count, shaken in ((1, True), (2, False), (2, False)):
-        assert suite.known(store, {"a": 1}, measure)[0]["disturbed"] is shaken
+        assert suite.stored(store, {"a": 1}, measure)[0]["disturbed"] is shaken
         assert len(calls) == count

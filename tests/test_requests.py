@@ -58,13 +58,13 @@ def test_schedules_of_models_and_evaluators_come_to_one_form():
 @pytest.mark.parametrize(
     ("sizes", "reason"),
     [
-        (3, "made of maps|at least one map"),
+        (3, "consist of maps|at least one map"),
         ([], "at least one map"),
-        ([(1, 1, 1)], "made of maps"),
+        ([(1, 1, 1)], "consist of maps"),
         (np.ones((2, 2)), "must be a whole number; not"),
         ([("1", "2")], "must be a whole number; not 1"),
         ([(1, -1)], "at least 1x1"),
-        ([1, 2], "made of maps|at least one map"),
+        ([1, 2], "consist of maps|at least one map"),
     ],
 )
 def test_what_is_no_schedule_is_refused(small, sizes, reason):

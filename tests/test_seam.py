@@ -68,8 +68,8 @@ def test_optional_packages_are_not_imported_with_the_library():
 # modules of a room, lowest first, where the order is more than a matter of taste
 INSIDE = {
     "models": (
-        *("absent", "precision", "families", "releases", "hub", "wrappers", "weights"),
-        *("checkpoints", "model", "build", "tiny", "loading", "catalog"),
+        *("absent", "precision", "families", "releases", "hub", "wrappers", "states"),
+        *("checkpoints", "stamps", "seeding", "model", "build", "tiny", "loading", "catalog"),
     ),
     "cli": ("options", "notebook_runner", "cmd_", "main"),
 }

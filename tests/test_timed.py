@@ -58,7 +58,7 @@ def test_the_interval_of_the_median_is_of_order_statistics():
     [
         ([1.0], [], "not 1 and 0"),
         ([], [], "not 0 and 0"),
-        ([1.0], [0.0], "above 0; the least is 0"),
+        ([1.0], [0.0], "above 0; the smallest is 0"),
         ([float("nan")], [1.0], "above 0"),
     ],
 )
@@ -117,7 +117,7 @@ def test_of_disturbed_attempts_the_least_spread_one_counts():
 
 
 def test_the_base_must_be_a_way():
-    with pytest.raises(ValueError, match="base 'full' must be one of the ways a"):
+    with pytest.raises(ValueError, match="base 'full' must be one of a"):
         speedups({"a": float}, repeats=1)
 
 

@@ -9,17 +9,20 @@ import pandas as pd
 import pytest
 
 import fastvar_lab as fv
-from fastvar_lab.experiments import quality
 from fastvar_lab.experiments.base import Scope
+from fastvar_lab.experiments.run import compare
+from fastvar_lab.methods.columns import family
+from fastvar_lab.prompts import ClosedWorld, PromptList
+from fastvar_lab.store import Store
 from fastvar_lab.widgets import Explorer, ParetoPicker, ScaleBrowser
 from fastvar_lab.widgets.worker import Newest
 
 
 @pytest.fixture
 def explorer(small):
-    made = Explorer(small, "a red circle", seed=3)
-    assert made.wait(60)
-    return made
+    widget = Explorer(small, "a red circle", seed=3)
+    assert widget.wait(60)
+    return widget
 
 
 def test_a_slider_changes_the_picture_and_the_numbers(explorer, small):
@@ -69,7 +72,7 @@ def test_the_schedule_runs_as_python(explorer, small, monkeypatch):
     space = {}
     exec(explorer.schedule.value, space)
     assert space["method"] == explorer.method
-    assert (fv.to_uint8(small.decode(space["made"].canvas))[0] == explorer.shown.fast).all()
+    assert (fv.to_uint8(small.decode(space["generation"].canvas))[0] == explorer.shown.fast).all()
 
 
 def test_figures_and_traces_are_saved(explorer, tmp_path):
@@ -82,7 +85,7 @@ def test_figures_and_traces_are_saved(explorer, tmp_path):
     assert {"found.pdf", "found-2.pdf"} <= {p.name for p in tmp_path.iterdir()}
     explorer.name.value = str(tmp_path / "nowhere" / "found")
     explorer.keep.click()
-    assert "nowhere is not there" in explorer.status.value
+    assert "nowhere does not exist" in explorer.status.value
     explorer.name.value = " "
     explorer.save.click()
     assert "name the file to save" in explorer.status.value
@@ -168,7 +171,7 @@ def test_a_method_sets_the_controls(explorer, small):
         explorer.apply(fv.Prune({-1: 1 / 3}))
     with pytest.raises(ValueError, match="reach beyond the 3 layers"):
         explorer.apply(fv.Prune({-1: 0.5}, layers=(1, 9)))
-    with pytest.raises(ValueError, match="whole sublayers"):
+    with pytest.raises(ValueError, match="pruning of sublayers in both rows"):
         explorer.apply(fv.Prune({-1: 0.5}, granularity="block"))
 
 
@@ -263,16 +266,15 @@ def test_scale_steps_are_browsed(small, tmp_path):
         ScaleBrowser(trace, fv.load("tiny", weights="random"))
 
 
-def test_a_point_of_the_trade_off_is_picked_and_sent(explorer, small):
-    experiment = quality.EXPERIMENTS[1]
-    assert experiment.name == "ratio_tradeoff"
-    rows = []
-    for job in experiment.jobs(small, Scope("test", 2, 1)):
-        cells = [{**cell, "repeats": 1} if "repeats" in cell else cell for cell in job]
-        for cell, found in experiment.work(small, cells[:4]):
-            plain = {k: v for k, v in cell.items() if k != "batch"}
-            rows += [{**plain, **row} for row in found]
-    picker = ParetoPicker(pd.DataFrame(rows), small, explorer, "a red circle", 3)
+def test_a_point_of_the_trade_off_is_picked_and_sent(explorer, small, tmp_path):
+    schedules = [{-1: 0.5}, {-2: 0.5, -1: 0.75}, {-1: 1.0}]
+    ways, store = [fv.Prune(ratios) for ratios in schedules], Store(tmp_path)
+    prompts = ClosedWorld().take(2)
+    small_set = PromptList([item.prompt for item in prompts], judge=ClosedWorld.judge)
+    look = Scope("test", 2, 1)
+    frame = compare(small, ways, look, prompts=small_set, store=store, progress=False)
+    frame = frame.assign(disturbed=frame.disturbed & False)  # one turn has no spread to judge
+    picker = ParetoPicker(frame, small, explorer, "a red circle", 3)
     assert picker.hand_over.disabled
     assert sum(p["front"] for p in picker.scatter.points) >= 1
     before = picker.gallery.pictures["picked"].value
@@ -285,7 +287,7 @@ def test_a_point_of_the_trade_off_is_picked_and_sent(explorer, small):
     assert explorer.wait(60)
     assert explorer.method.pairs == picker.method.pairs
     picker.value.value = "right"
-    assert picker.scatter.y_label == "task score"
+    assert picker.scatter.y_label == "score"
     with pytest.raises(ValueError, match="compares methods"):
         ParetoPicker(pd.DataFrame({"ms": [1.0]}), small)
 
@@ -310,7 +312,7 @@ def test_rules_of_ones_own_are_offered_and_exported(small):
     explorer.apply(fv.Prune({-1: 0.5}, select=Norm()))
     assert explorer.select.value == "norm"
     for other in (fv.Merge({-1: 0.5}), fv.Dense()):
-        with pytest.raises(ValueError, match="the controls stand for a Prune"):
+        with pytest.raises(ValueError, match="the controls express a Prune"):
             explorer.apply(other)
 
 
@@ -321,6 +323,7 @@ def test_points_of_ones_own_methods_are_picked(small):
             "kind": "quality",
             "method": name,
             "repr": repr(m),
+            "family": family(m),
             "picture": 0,
             "psnr": 30.0,
             "right": 1.0,

@@ -1,1 +1,1 @@
-"""Visual autoregressive generators and their tokenizers; they know nothing of pruning."""
+"""Visual autoregressive generators and their tokenizers; they do not depend on methods."""

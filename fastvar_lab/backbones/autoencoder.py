@@ -32,13 +32,13 @@ class AutoEncoderConfig:
     encoder_blocks: int = 2
     decoder_blocks: int = 3
     patch: int = 1
-    attention: bool = False  # at the coarsest level and in the middle, as in VAR's
-    encoder_context: tuple[int, ...] = ()  # widths of ever coarser maps the middle looks at (tiny)
+    attention: bool = False  # in the coarsest level and in the middle, as in VAR
+    encoder_context: tuple[int, ...] = ()  # widths of coarser maps in the middle (tiny)
     decoder_context: tuple[int, ...] = ()
 
     @property
     def stride(self) -> int:
-        """Pixels per latent cell along each side."""
+        """The number of pixels per latent cell along each side."""
         return int(self.patch * 2 ** (len(self.widths) - 1))
 
 
@@ -91,14 +91,14 @@ class AttnBlock(nn.Module):
         self.proj_out = nn.Conv2d(width, width, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        # fused kernels want a dimension of heads
+        # fused kernels need a head dimension
         qkv = rearrange(self.qkv(self.norm(x)), "b (t c) h w -> t b 1 (h w) c", t=3)
         y = F.scaled_dot_product_attention(*qkv)
         return x + self.proj_out(rearrange(y, "b 1 (h w) c -> b c h w", h=x.shape[-2]))
 
 
 class Context(nn.Module):
-    """Look at the whole from ever coarser maps, each half the last, around a skip.
+    """Add context from coarser maps, each half the size of the last, around a skip.
 
     What it adds begins at zero, so that it can be put into a trained autoencoder.
     """
@@ -154,7 +154,7 @@ def _middle(config: AutoEncoderConfig, context: tuple[int, ...]) -> nn.ModuleDic
 
 
 class Encoder(nn.Module):
-    """Image to latent."""
+    """Encodes images to latents."""
 
     def __init__(self, config: AutoEncoderConfig) -> None:
         super().__init__()
@@ -173,7 +173,7 @@ class Encoder(nn.Module):
         self.conv_out = nn.Conv2d(widths[-1], config.channels, 3, padding=1)
 
     def features(self, image: Tensor) -> Tensor:
-        """Return what the latent is a linear map of: (B, width, H / stride, W / stride)."""
+        """Return the features before the last convolution: (B, width, H / stride, W / stride)."""
         x = self.conv_in(F.pixel_unshuffle(image, self.patch))
         level: Any
         for level in self.down:
@@ -189,7 +189,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latent to image, not clamped."""
+    """Decodes latents to images, without clamping."""
 
     def __init__(self, config: AutoEncoderConfig) -> None:
         super().__init__()
@@ -220,7 +220,7 @@ class Decoder(nn.Module):
 
 
 class AutoEncoder(nn.Module):
-    """Encoder and decoder of one tokenizer; what lies between is in `quantize`."""
+    """The encoder and decoder of a tokenizer; its quantiser is in `quantize`."""
 
     def __init__(self, config: AutoEncoderConfig) -> None:
         super().__init__()
@@ -228,7 +228,7 @@ class AutoEncoder(nn.Module):
         self.encoder, self.decoder = Encoder(config), Decoder(config)
 
     def channels_last(self) -> AutoEncoder:
-        """Lay convolution weights out channels last: about a third faster on a CPU."""
+        """Store convolution weights channels last, which is about a third faster on a CPU."""
         return cast(AutoEncoder, cast(nn.Module, self).to(memory_format=torch.channels_last))  # type: ignore[call-overload]
 
     def decode(self, latent: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ INSTRUCTION_SHA256 = "424f7aa7b1119f8ed1e329140e5941dfe308183bea0af59041dad5527a
 
 
 def official_text(path: str | Path, sha256: str) -> str:
-    """Read a released text that is not ours to ship; warn if it is not the released one."""
+    """Read a released text, which is not shipped here; warn if it differs from the release."""
     text = expanded(path).read_text(encoding="utf-8")
     if hashlib.sha256(text.encode()).hexdigest() != sha256:
         stripped = text.rstrip("\n")
@@ -50,7 +50,7 @@ def _warn_cut(tokenizer: Any, prompts: Sequence[str], length: int) -> None:
 
 
 class T5Text(ConditionEncoder):
-    """Infinity's text: the last layer of a T5 encoder, one row per token, end mark included."""
+    """Infinity's text encoder: the last layer of a T5, one row per token, end mark included."""
 
     def __init__(self, folder: Path, length: int = 512) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class T5Text(ConditionEncoder):
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> Text:
-        """Encode prompts: features (n, T, D) float32 and mask (n, T), T the longest's length."""
+        """Encode prompts: features (n, T, D) float32 and mask (n, T), T the longest prompt's."""
         _warn_cut(self.tokenizer, prompts, self.length)
         tokens = self.tokenizer(
             list(prompts),
@@ -80,7 +80,7 @@ class T5Text(ConditionEncoder):
 
 
 class Qwen2Context(ConditionEncoder):
-    """HART's text: the last hidden states of a Qwen2, padded to the model's context.
+    """HART's text encoder: the last hidden states of a Qwen2, padded to the model's context.
 
     The released instruction goes before every prompt if the user names its file; without it the
     features differ from the released path, and a warning says so once.

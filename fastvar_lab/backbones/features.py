@@ -20,7 +20,7 @@ from fastvar_lab.tensors import read_tensors, write_tensors
 
 
 class StoredFeatures(ConditionEncoder):
-    """Reads features of prompts from a folder, one safetensors file each; fills it if it can.
+    """Caches features of prompts in a folder, one safetensors file each.
 
     `encoder` computes what is missing, and what another encoder had computed; without one a
     missing prompt is an error that says so. A folder that cannot be written is read all the same.
@@ -35,11 +35,11 @@ class StoredFeatures(ConditionEncoder):
         self.register_buffer("where", torch.zeros(1), persistent=False)
 
     def path(self, prompt: str) -> Path:
-        """Name the file of a prompt."""
+        """Return the file of a prompt."""
         return self.folder / f"{hashlib.sha256(prompt.encode()).hexdigest()[:24]}.safetensors"
 
     def encode(self, prompts: Sequence[str]) -> Text | Context:
-        """Read, or compute and keep, the features of prompts."""
+        """Read the features of prompts, or compute and store them."""
         kept = [self._one(prompt) for prompt in prompts]
         if len({(*k, k["features"].shape[1]) for k in kept}) > 1:
             raise ValueError(f"{self.folder} holds features of several encoders; give them apart")
@@ -49,8 +49,8 @@ class StoredFeatures(ConditionEncoder):
         ).to(device)
         if "positions" in kept[0]:
             return Context(features, torch.stack([f["positions"] for f in kept]).to(device))
-        lengths = torch.tensor([len(f["features"]) for f in kept])
-        mask = torch.arange(features.shape[1]) < lengths.unsqueeze(1)
+        lengths = torch.tensor([len(f["features"]) for f in kept], device="cpu")
+        mask = torch.arange(features.shape[1], device="cpu") < lengths.unsqueeze(1)
         return Text(features, mask.to(device))
 
     def _one(self, prompt: str) -> dict[str, Tensor]:
@@ -59,12 +59,12 @@ class StoredFeatures(ConditionEncoder):
             try:
                 kept, metadata = read_tensors(path)
                 _check(kept)
-            except ValueError as error:  # computed anew, if it can be
+            except ValueError as error:  # computed again if there is an encoder
                 if self.encoder is None:
                     raise ValueError(f"cannot read the features {path}: {error}") from None
             else:
-                mine = self.encoder is None or metadata.get("encoder") in self._names
-                if mine and metadata.get("prompt") == prompt:
+                same = self.encoder is None or metadata.get("encoder") in self._names
+                if same and metadata.get("prompt") == prompt:
                     return kept
         if self.encoder is None:
             raise ValueError(

@@ -57,7 +57,7 @@ class HARTConfig:
 
     @property
     def levels(self) -> int:
-        """Scale steps the model was trained for."""
+        """The number of scale steps of the trained schedule."""
         return len(self.sides)
 
     @property
@@ -66,7 +66,7 @@ class HARTConfig:
 
 
 class Context(NamedTuple):
-    """Encoded prompts: features (n, T, D), and where each token stands among the words (n, T)."""
+    """Encoded prompts: features (n, T, D), and the position of each token in the text (n, T)."""
 
     features: Tensor
     positions: Tensor
@@ -78,7 +78,7 @@ Table = tuple[Tensor, Tensor]
 
 @dataclass
 class HARTState:
-    """What one generation owns: text tokens, head modulation, KV cache, positions by step."""
+    """The state of one generation: text tokens, head modulation, KV cache, positions by step."""
 
     context: Tensor  # (B, T, C)
     head: tuple[Tensor, Tensor]
@@ -89,7 +89,7 @@ class HARTState:
     steps: int
 
     def on(self, rows: slice) -> HARTState:
-        """Return the same state for some guidance rows."""
+        """Return the state restricted to some guidance rows."""
         return replace(
             self,
             context=self.context[rows],
@@ -99,7 +99,7 @@ class HARTState:
         )
 
     def table(self, grid: Grid) -> Table:
-        """Positions of a forward: of its steps, one after the other."""
+        """Return the positions of a forward, concatenated over its steps."""
         tables = [self.tables[step.index] for step in grid.steps]
         if len(tables) == 1:
             return tables[0]
@@ -132,7 +132,7 @@ class HARTAttention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def bias(self) -> Tensor:
-        """Compute what all steps share: the bias of q, k, v (3C,)."""
+        """Return the bias of q, k, v (3C,), which all steps share."""
         bias = torch.cat((self.q_bias, self.zero_k_bias, self.v_bias))
         return bias.to(compute_dtype(self.q_bias))
 
@@ -147,17 +147,17 @@ class HARTAttention(nn.Module):
         cache: Append,
         run: Runner,
     ) -> Tensor:
-        """Project, turn, attend over the cache, project back: (B, K, C) -> (B, K, C)."""
+        """Project, rotate, attend over the cache, project back: (B, K, C) -> (B, K, C)."""
         qk, v = qk_and_v(x, self.qkv_proj, bias, self.heads)
         qk = turn(qk, table)
         q, k, v = (rearrange(t, "b l h c -> b h l c") for t in (*qk.chunk(2, dim=2), v))
         keys = cache.append(site.layer, k, v)
-        seen = run.attend(site, grid, q, *keys, scale=0.25 * q.shape[-1] ** -0.5)
-        return self.proj(rearrange(seen, "b h l c -> b l (h c)"))
+        attended = run.attend(site, grid, q, *keys, scale=0.25 * q.shape[-1] ** -0.5)
+        return self.proj(rearrange(attended, "b h l c -> b l (h c)"))
 
 
 class HARTBlock(nn.Module):
-    """Attention and feed-forward behind one shared norm, each one closed branch."""
+    """Attention and feed-forward with one shared norm; each is one branch."""
 
     def __init__(self, config: HARTConfig) -> None:
         super().__init__()
@@ -168,7 +168,7 @@ class HARTBlock(nn.Module):
     def forward(
         self, x: Tensor, *, layer: int, grid: Grid, state: HARTState, run: Runner
     ) -> Tensor:
-        """Offer the two branches of this layer to `run`, in order."""
+        """Pass the two branches of this layer to `run`, in order."""
         where = Site(layer, "attn")
         call = partial(self._attend, site=where, grid=grid, state=state, run=run)
         x = x + run.sublayer(where, grid, call, x)
@@ -212,7 +212,7 @@ class HART(Backbone):
     def __init__(self, config: HARTConfig) -> None:
         super().__init__()
         self.config, width = config, config.width
-        self.prefix = config.context - 1  # the last text token stands for the 1x1 map
+        self.prefix = config.context - 1  # the last text token is the token of the 1x1 map
         self.word_embed = nn.Linear(config.code, width)
         self.context_embed = nn.Linear(config.context_width, width)
         self.context_norm = RMSNorm(config.context_width, narrow=True)
@@ -238,7 +238,7 @@ class HART(Backbone):
         return Context(*(torch.cat((part, torch.zeros_like(part))) for part in context))
 
     def begin(self, context: Context, grids: Sequence[Grid], run: Runner) -> HARTState:
-        """Compute once what all scale steps share; allocate the KV cache to what `run` forwards."""
+        """Compute the values that all steps share; allocate the KV cache for `run.forwarded`."""
         config, weight = self.config, self.decoder_norm.weight
         if context.features.shape[1] != config.context:
             raise ValueError(
@@ -257,7 +257,7 @@ class HART(Backbone):
         )
 
     def _table(self, grid: Grid, places: Tensor) -> Table:
-        """Positions of a step as `turn` takes them, in the type of queries and keys."""
+        """Return the positions of a step for `turn`, in the dtype of queries and keys."""
         kind = compute_dtype(self.decoder_norm.weight)
         cos, sin = (part.to(kind) for part in self.positions(grid, places))
         first, second = sin.chunk(2, dim=-1)
@@ -284,7 +284,7 @@ class HART(Backbone):
         return angles.cos(), angles.sin()
 
     def embed(self, state: HARTState, grid: Grid, latent: Tensor) -> Tensor:
-        """Tokens (B, L, C) that enter the first layer; the text itself at the first step."""
+        """Return the tokens (B, L, C) that enter the first layer; at the first step, the text."""
         level = state.levels[grid.index]
         if grid.index == 0:
             return state.context + level
@@ -293,13 +293,13 @@ class HART(Backbone):
         return tokens.repeat(len(state.context) // len(tokens), 1, 1)
 
     def logits(self, state: HARTState, x: Tensor) -> Tensor:
-        """Logits (B, L, V) of a map's tokens, float32 at least."""
+        """Return the logits (B, L, V) of a map's tokens, in float32 or float64."""
         up, shift = state.head
         x = torch.addcmul(wide(shift), self.head_nm.ln_wo_grad(x), wide(up))
         return wide(self.head(x.to(self.decoder_norm.weight.dtype)))
 
     def guidance(self, state: HARTState, grid: Grid, sampling: Sampling) -> float:
-        """Return 1 + t, t growing with the step from none at first."""
+        """Return 1 + t, where t grows with the step from 0."""
         return 1 + sampling.guidance * _progress(grid, state.steps)
 
     def draw(
@@ -374,5 +374,5 @@ class HART(Backbone):
 
 
 def _progress(grid: Grid, steps: int) -> float:
-    """Share of the schedule done, that guidance grows with; the last step takes the one before."""
+    """Return the share of the schedule done, for guidance; the last step reuses the one before."""
     return min(grid.index, steps - 2) / (steps - 1) if steps > 1 else 0.0

@@ -63,7 +63,7 @@ class InfinityConfig:
     patch: int = 1  # a token covers patch x patch cells of the tokenizer's latent
     levels: int = 15
     pool_heads: int = 16
-    waves: int = 0  # per axis, of the learnt absolute places (tiny); released models have none
+    waves: int = 0  # waves per axis of learnt absolute positions (tiny); 0 in released models
 
     @property
     def head_dim(self) -> int:
@@ -71,20 +71,20 @@ class InfinityConfig:
 
     @property
     def token_bits(self) -> int:
-        """Bits of one token."""
+        """The number of bits of one token."""
         return self.bits * self.patch**2
 
 
 def sines(h: int, w: int, waves: int, device: torch.device) -> Tensor:
     """Sines and cosines of each cell's place as a share of the sides: (h * w, 4 * waves)."""
-    shares = ((torch.arange(n, device=device) + 0.5) / n for n in (h, w))
+    shares = ((torch.arange(n, device=device).float() + 0.5) / n for n in (h, w))
     cells = torch.stack(torch.meshgrid(*shares, indexing="ij"), dim=-1)
-    turns = cells.unsqueeze(-1) * torch.pi * torch.arange(1, waves + 1, device=device)
+    turns = cells.unsqueeze(-1) * torch.pi * torch.arange(1, waves + 1, device=device).float()
     return rearrange([turns.sin(), turns.cos()], "wave h w side f -> (h w) (side wave f)")
 
 
 class Text(NamedTuple):
-    """Encoded prompts: features (n, T, D) and which of them are words, mask (n, T) bool."""
+    """Encoded prompts: features (n, T, D), and the mask (n, T) of those that are not padding."""
 
     features: Tensor
     mask: Tensor
@@ -92,7 +92,7 @@ class Text(NamedTuple):
 
 @dataclass
 class State:
-    """What one generation owns: condition, modulation, text memory, KV cache, positions."""
+    """The state of one generation: condition, modulation, text memory, KV cache, positions."""
 
     start: Tensor  # (B, 1, C), the first token
     head: tuple[Tensor, Tensor]
@@ -104,7 +104,7 @@ class State:
     tables: dict[int, Tensor]  # rotary tables by scale step
 
     def on(self, rows: slice) -> State:
-        """Return the same state for some guidance rows."""
+        """Return the state restricted to some guidance rows."""
         return replace(
             self,
             start=self.start[rows],
@@ -116,13 +116,13 @@ class State:
         )
 
     def table(self, grid: Grid) -> Tensor:
-        """Rotary table of a forward: of its steps, one after the other."""
+        """Return the rotary table of a forward, concatenated over its steps."""
         tables = [self.tables[step.index] for step in grid.steps]
         return tables[0] if len(tables) == 1 else torch.cat(tables)
 
 
 class InfinityBlock(nn.Module):
-    """Self-attention, cross-attention, feed-forward; each one closed branch of the residual."""
+    """Self-attention, cross-attention and feed-forward; each is one branch."""
 
     def __init__(self, config: InfinityConfig) -> None:
         super().__init__()
@@ -138,7 +138,7 @@ class InfinityBlock(nn.Module):
         return Modulation.unpack(shared + self.ada_gss)
 
     def forward(self, x: Tensor, *, layer: int, grid: Grid, state: State, run: Runner) -> Tensor:
-        """Offer the three branches of this layer to `run`, in order."""
+        """Pass the three branches of this layer to `run`, in order."""
         mod, where = state.modulations[layer], Site(layer, "attn")
         call = partial(
             attention_branch,
@@ -216,7 +216,7 @@ class Infinity(Backbone):
         return cast(list[InfinityBlock], list(self.blocks))
 
     def initialize(self) -> None:
-        """Start a training from scratch: gates open, branches adding little."""
+        """Initialise weights for training: open gates, branches with small outputs."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
@@ -224,7 +224,7 @@ class Infinity(Backbone):
                     nn.init.zeros_(module.bias)
         nn.init.trunc_normal_(self.word_embed.weight, std=0.3)
         if self.config.waves:
-            nn.init.trunc_normal_(self.places.weight, std=0.05)  # as loud as the scale step
+            nn.init.trunc_normal_(self.places.weight, std=0.05)  # as large as the level embedding
         for block in self._blocks:
             nn.init.zeros_(block.ada_gss)
             block.ada_gss.data[:, :, :2] = 1.0
@@ -238,7 +238,7 @@ class Infinity(Backbone):
         return Text(torch.cat((text.features, null)), text.mask.repeat(2, 1))
 
     def _check(self, text: Text) -> None:
-        """Raise ValueError for a text that this model cannot read."""
+        """Raise ValueError for a text of the wrong width or length."""
         length, width = text.features.shape[1:]
         if width != self.config.text_width or length > self.config.text_length:
             raise ValueError(
@@ -247,13 +247,13 @@ class Infinity(Backbone):
             )
 
     def begin(self, text: Text, grids: Sequence[Grid], run: Runner) -> State:
-        """Compute once what all scale steps share; allocate the KV cache to what `run` forwards."""
+        """Compute the values that all steps share; allocate the KV cache for `run.forwarded`."""
         self._check(text)
         cache = self.new_cache(grids, len(text.mask), run)
         return self.state(text, grids, cache)
 
     def state(self, text: Text, grids: Sequence[Grid], cache: Append) -> State:
-        """Compute what does not depend on the scale step, around a cache."""
+        """Return the state around a cache, with the values that all scale steps share."""
         features = self.text_norm(text.features) * text.mask.unsqueeze(-1)
         features = features.to(self.pos_start.dtype)
         condition = self.text_proj_for_sos["ca"](features, text.mask)
@@ -275,23 +275,23 @@ class Infinity(Backbone):
 
     @property
     def rounds_text_attention(self) -> bool:
-        """Tell what `round_text_attention` was told last."""
+        """Whether text attention rounds to bfloat16; see `round_text_attention`."""
         return cast(TextPool, self.text_proj_for_sos["ca"]).rounded
 
     def round_text_attention(self, rounded: bool) -> None:
-        """Say whether text attention and pooling round to bfloat16, as released kernels do."""
+        """Set whether text attention and pooling round to bfloat16, as released kernels do."""
         cast(TextPool, self.text_proj_for_sos["ca"]).rounded = rounded
         for block in self._blocks:
             block.rounded = rounded
 
     def positions(self, grid: Grid, last: Grid) -> Tensor:
-        """Rotary table of a scale step, (h * w, head_dim / 2) complex, on the way to `last`."""
+        """Return the rotary table (h * w, head_dim / 2), complex, of a step before map `last`."""
         reference = self.config.reference or infinity(last.h / last.w)[-1]
         device = self.pos_start.device
         return rotary(grid.h, grid.w, reference, self.config.head_dim, device)
 
     def embed(self, state: State, grid: Grid, latent: Tensor) -> Tensor:
-        """Tokens (B, L, C) that enter the first layer, from the latent resized to (n, d, h, w)."""
+        """Return the tokens (B, L, C) of the first layer from the resized latent (n, d, h, w)."""
         where = self.where(grid)
         if grid.index == 0:
             return (state.start + where).expand(-1, grid.tokens, -1)
@@ -300,7 +300,7 @@ class Infinity(Backbone):
         return tokens.repeat(len(state.start) // len(tokens), 1, 1)
 
     def where(self, grid: Grid) -> Tensor:
-        """Embed the scale step, (C,), and, where learnt, the places of its tokens, (h * w, C)."""
+        """Return the level embedding (C,), plus learnt positions (h * w, C) if there are any."""
         level = self.lvl_embed.weight[grid.index]
         if grid.index == 0 or not self.config.waves:
             return level
@@ -313,7 +313,7 @@ class Infinity(Backbone):
         return self.word_embed(flat.to(self.pos_start.dtype))
 
     def logits(self, state: State, x: Tensor) -> Tensor:
-        """Logits (B, L, d, 2) of each bit being 0 or 1, float32 at least."""
+        """Return the logits (B, L, d, 2) of each bit being 0 or 1, in float32 or float64."""
         x, (up, shift) = wide(x), state.head
         with torch.autocast(x.device.type, enabled=False):
             out = self.head(modulate(x, up.to(x.dtype), shift.to(x.dtype)))
@@ -345,7 +345,7 @@ class Infinity(Backbone):
         draws: Stream,
         codebook: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        """Draw bits from the last layer's x (B, L, C); temperature comes before guidance here."""
+        """Draw bits from the last layer's x (B, L, C); temperature is applied before guidance."""
         logits = self.logits(state, x) / sampling.temperature
         if paired:
             logits = guide(logits, sampling.guidance)
@@ -359,7 +359,7 @@ class Infinity(Backbone):
         draws: Stream,
         codebook: Tensor | None = None,
     ) -> Tensor:
-        """Draw the bits (n, L, d) of a step from logits whose temperature is applied already.
+        """Draw the bits (n, L, d) of a step from logits that include the temperature.
 
         Raises ValueError for `smooth` or a `top_k` of 1, which mix or cut rows of a codebook.
         """

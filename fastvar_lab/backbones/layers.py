@@ -28,7 +28,7 @@ MAX_LOG_SCALE = math.log(100.0)
 
 
 def angular_rates(width: int, stride: int, device: torch.device | str) -> Tensor:
-    """Rates of rotary angles, 10000 ** (-i / width) for every stride-th i, rounded as released."""
+    """Return rotary frequencies 10000 ** (-i / width), every stride-th i, rounded as released."""
     return 1.0 / 10000.0 ** (torch.arange(0, width, stride, device=device).float() / width)
 
 
@@ -42,8 +42,8 @@ def rotary(
     """
     half = head_dim // 2
     inverse = angular_rates(half, 2, device)
-    y = torch.round(torch.arange(h, device=device) * (reference[0] / h))
-    x = torch.round(torch.arange(w, device=device) * (reference[1] / w))
+    y = torch.round(torch.arange(h, device=device).float() * (reference[0] / h))
+    x = torch.round(torch.arange(w, device=device).float() * (reference[1] / w))
     angles = torch.cat(
         (
             torch.outer(y, inverse).unsqueeze(1).expand(h, w, -1),
@@ -55,7 +55,7 @@ def rotary(
 
 
 def rotate_(x: Tensor, table: Tensor) -> Tensor:
-    """Turn neighbouring pairs of x (B, K, H, c) by a table (K, c / 2) or (B, K, c / 2).
+    """Rotate neighbouring pairs of x (B, K, H, c) by a table (K, c / 2) or (B, K, c / 2).
 
     In place where x is float32 already; returns float32 at least.
     """
@@ -64,12 +64,12 @@ def rotate_(x: Tensor, table: Tensor) -> Tensor:
 
 
 def rounded(x: Tensor) -> Tensor:
-    """Round to bfloat16 and come back: what passes through a kernel of that type."""
+    """Round to bfloat16 and convert back, like values in a bfloat16 kernel."""
     return x.bfloat16().to(x.dtype)
 
 
 def modulate(x: Tensor, scale_plus_one: Tensor, shift: Tensor, eps: float = 1e-6) -> Tensor:
-    """LayerNorm without weights, then adaLN: `LN(x) * (1 + scale) + shift`, (B, 1, C) each."""
+    """Apply LayerNorm without weights, then adaLN: `LN(x) * (1 + scale) + shift`."""
     return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=eps), scale_plus_one)
 
 
@@ -97,7 +97,7 @@ class Modulation(NamedTuple):
 
 
 class Projection(nn.Linear):
-    """A linear map without a bias of its own: released q, k and v biases lie apart from it."""
+    """A linear map whose bias is passed as an argument: released q, k, v biases are separate."""
 
     def __init__(self, width: int, out: int) -> None:
         super().__init__(width, out, bias=False)
@@ -108,7 +108,7 @@ class Projection(nn.Linear):
 
 
 def project(x: Tensor, linear: nn.Module, bias: Tensor) -> Tensor:
-    """Project and add a bias, through whatever stands in a `Projection`'s place.
+    """Project and add a bias, through a `Projection` or a module that replaces it.
 
     An adapter or a quantised layer need not know of the bias; hooks on any of them act.
     """
@@ -118,7 +118,7 @@ def project(x: Tensor, linear: nn.Module, bias: Tensor) -> Tensor:
 
 
 class WideLinear(nn.Linear):
-    """A linear map that computes in its input's type, whatever its weights are stored in."""
+    """A linear map that computes in the dtype of its input, not of its weights."""
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, self.weight.to(x.dtype), self.bias.to(x.dtype))
@@ -134,7 +134,7 @@ def qk_and_v(x: Tensor, linear: nn.Module, bias: Tensor, heads: int) -> tuple[Te
 
 
 def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """Turn a mask (B, T) into what attention adds to its scores, (B, 1, 1, T): 0 or -inf.
+    """Convert a mask (B, T) to a term (B, 1, 1, T) for attention scores: 0 or -inf.
 
     Rows begin at multiples of eight values, where the fused kernels want them.
     """
@@ -158,7 +158,7 @@ class SelfAttention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def constants(self) -> tuple[Tensor, Tensor]:
-        """Compute what all steps share: the bias of q, k, v (3C,), head temperatures (H, 1)."""
+        """Return the bias of q, k, v (3C,) and head temperatures (H, 1), which all steps share."""
         bias = torch.cat((self.q_bias, self.zero_k_bias, self.v_bias))
         scale = self.scale_mul_1H11.clamp(max=MAX_LOG_SCALE).exp().view(-1, 1)
         return bias.to(compute_dtype(self.q_bias)), scale
@@ -178,7 +178,7 @@ class SelfAttention(nn.Module):
         if table is not None:
             qk = rotate_(qk, table)
         q, k, v = (rearrange(t, "b l h c -> b h l c") for t in (*qk.chunk(2, dim=2), v))
-        q = q.to(v.dtype)  # keys are rounded where they are kept
+        q = q.to(v.dtype)  # keys are rounded in the cache
         return self.proj(rearrange(attend(q, k, v), "b h l c -> b l (h c)"))
 
 
@@ -209,7 +209,7 @@ class CrossAttention(nn.Module):
 
 
 class TextPool(nn.Module):
-    """Attention pooling of the text by one learned query: the condition and the first token."""
+    """Attention pooling of the text with one learned query, for condition and first token."""
 
     zero_k_bias: Tensor
 
@@ -235,7 +235,7 @@ class TextPool(nn.Module):
 
 
 class RMSNorm(nn.Module):
-    """Root-mean-square norm with a weight, computed in float32 at least, and returned in it.
+    """Root-mean-square norm with a weight, computed and returned in float32 or float64.
 
     `narrow` returns the input's type instead, the weight applied in that type (HART).
     """
@@ -246,7 +246,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = F.rms_norm(x if self.narrow else wide(x), x.shape[-1:], eps=self.eps)
-        # autocast has a GPU return float32
+        # under autocast a GPU returns float32
         return y.to(x.dtype) * self.weight.to(x.dtype) if self.narrow else y * self.weight
 
 
@@ -285,8 +285,8 @@ class StepEmbedding(nn.Module):
     def forward(self, step: Tensor) -> Tensor:
         """Embed step numbers (...), on the model's device: (..., width)."""
         half = self.sinusoid // 2
-        rate = -math.log(10000.0) / half * torch.arange(half, device=step.device)
-        angle = wide(step.unsqueeze(-1)) * rate.float().exp()
+        rate = -math.log(10000.0) / half * torch.arange(half, device=step.device).float()
+        angle = wide(step.unsqueeze(-1)) * rate.exp()
         kind = cast(nn.Linear, self.mlp[0]).weight.dtype
         return self.mlp(torch.cat((angle.cos(), angle.sin()), dim=-1).to(kind))
 
@@ -305,10 +305,10 @@ class AdaLNHeadNorm(nn.Module):
 
 
 class Append(Protocol):
-    """Takes the keys and values of a step and returns all there are: a KV cache."""
+    """A KV cache: takes the keys and values of a step and returns all so far."""
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Add k, v (B, H, K, c), rounded to one type; return views of all there are so far."""
+        """Append k, v (B, H, K, c), rounded to one dtype; return views of all keys and values."""
         ...
 
 
@@ -325,7 +325,7 @@ def attention_branch(
     run: Runner,
     table: Tensor | None = None,
 ) -> Tensor:
-    """Self-attention as a closed branch: modulated norm, attention over the cache, gate."""
+    """Return self-attention as a branch: modulated norm, attention over the cache, gate."""
     if table is not None and index is not None:
         table = table[index]
 
@@ -338,5 +338,5 @@ def attention_branch(
 def feed_forward_branch(
     x: Tensor, index: Tensor | None = None, *, ffn: FeedForward, mod: Modulation
 ) -> Tensor:
-    """Feed-forward as a closed branch: modulated norm, FFN, gate."""
+    """Return feed-forward as a branch: modulated norm, FFN, gate."""
     return ffn(modulate(x, mod.up2, mod.shift2)) * mod.gate2

@@ -1,4 +1,4 @@
-"""What the next-scale loop asks of a backbone; Infinity, VAR and HART answer to it.
+"""The interface between the next-scale loop and backbones; Infinity, VAR and HART implement it.
 
 A backbone of one's own is a `Backbone`, whose layers offer every sublayer to the runner, beside a
 `Quantizer` (`quantize.py`), an `AutoEncoder` and a `ConditionEncoder`: put together as a `Model`,
@@ -21,12 +21,12 @@ from fastvar_lab.seam import Block, Grid, Runner, Site
 
 
 class State(Protocol):
-    """What one generation owns; a backbone adds what it needs."""
+    """The state of one generation; backbones add fields."""
 
-    cache: Any  # what `Backbone.new_cache` made
+    cache: Any  # from `Backbone.new_cache`
 
     def on(self, rows: slice) -> Any:
-        """Return the same state for some guidance rows: views of whatever has them.
+        """Return the state restricted to some guidance rows, as views.
 
         The cache takes part as `cache.on(rows)`, so that both go on from the same keys.
         """
@@ -34,7 +34,7 @@ class State(Protocol):
 
 
 class Backbone(nn.Module, ABC):
-    """A next-scale transformer. `state` is whatever its `begin` returns, a `State`.
+    """A next-scale transformer. `state` is the `State` that its `begin` returns.
 
     Its `blocks` are called as `block(x, layer=, grid=, state=, run=)`, x (B, L, C), and return x
     with every sublayer added: `x + run.sublayer(Site(layer, kind), grid, branch, x)` for each of
@@ -42,28 +42,28 @@ class Backbone(nn.Module, ABC):
     Self-attention appends to the cache and goes through `run.attend`.
     """
 
-    config: Any  # has depth, width, heads, head_dim, and levels: how many steps it can tell apart
+    config: Any  # has depth, width, heads, head_dim, and levels, the number of level embeddings
     kinds: tuple[str, ...]  # of "attn", "cross", "ffn"
-    condition: type = object  # of what encoded prompts are
+    condition: type = object  # the type of encoded prompts
     unguided: float  # the guidance scale that needs no null rows
     prefix = 0  # text tokens that enter with the first scale step
     blocks: nn.ModuleList
-    head: nn.Linear  # its weight tells device and type
+    head: nn.Linear  # its weight has the device and dtype of the model
 
     @abstractmethod
     def with_null(self, condition: Any) -> Any:
-        """Append the null condition of every picture, for guidance."""
+        """Append the null condition of every picture, for guidance: (2n, ...)."""
 
     @abstractmethod
     def begin(self, condition: Any, grids: Sequence[Grid], run: Runner) -> Any:
-        """Make the state of one generation."""
+        """Return the state of one generation."""
 
     @abstractmethod
     def embed(self, state: Any, grid: Grid, latent: Tensor) -> Tensor:
-        """Tokens (B, L, C) that enter the first layer, from the latent resized to (n, d, h, w)."""
+        """Return the tokens (B, L, C) of the first layer from the resized latent (n, d, h, w)."""
 
     def new_cache(self, grids: Sequence[Grid], rows: int, run: Runner) -> KVCache:
-        """Allocate the KV cache of a generation to what `run` will forward."""
+        """Allocate the KV cache of a generation for the tokens that `run` will forward."""
         config, weight = self.config, next(self.blocks.parameters())
         capacities = [
             sum(run.forwarded(Site(layer, "attn"), grid) for grid in grids)
@@ -73,7 +73,7 @@ class Backbone(nn.Module, ABC):
         return KVCache(capacities, rows, config.heads, config.head_dim, dtype, weight.device)
 
     def layers(self, state: Any, grid: Grid, run: Runner) -> list[Block]:
-        """Close the layers over one scale step."""
+        """Return the layers bound to one scale step."""
         return [
             partial(block, layer=i, grid=grid, state=state, run=run)
             for i, block in enumerate(self.blocks)
@@ -81,7 +81,7 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def logits(self, state: Any, x: Tensor) -> Tensor:
-        """Logits of the step's tokens, float32 at least."""
+        """Return the logits of the step's tokens, in float32 or float64."""
 
     @abstractmethod
     def guidance(self, state: Any, grid: Grid, sampling: Sampling) -> float:
@@ -111,7 +111,7 @@ class Backbone(nn.Module, ABC):
         draws: Stream,
         codebook: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        """Draw the tokens of a step from what the last layer returned, x (B, L, C).
+        """Draw the tokens of a step from the output x (B, L, C) of the last layer.
 
         `paired` x holds null rows for guidance. Returns the guided logits (n, L, ...) too.
         """
@@ -122,20 +122,20 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def sublayer_flops(self, kind: str, tokens: int, keys: int) -> float:
-        """Count the products of one sublayer on one row: tokens in, keys attended to."""
+        """Count the operations of one sublayer on one row, for `tokens` and `keys`."""
 
     @abstractmethod
     def ends_flops(self, grid: Grid) -> tuple[float, float]:
-        """Count the products of a step's embedding, on one picture, and head, on one row."""
+        """Count the operations of a step's embedding, per picture, and head, per row."""
 
     @property
     def finish_flops(self) -> float:
-        """Products that a token of the last step costs after the head, on one row."""
+        """The operations per token of the last step after the head, on one row."""
         return 0.0
 
 
 class ConditionEncoder(nn.Module, ABC):
-    """Turns prompts into what a backbone is conditioned on; `example` is one that it takes."""
+    """Encodes prompts to the condition of a backbone; `example` is a valid prompt."""
 
     example = "a cat on a mat"
 

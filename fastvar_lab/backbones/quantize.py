@@ -1,4 +1,4 @@
-"""Quantisers: how the tokens of each scale add up to a latent, and what enters the next scale.
+"""Quantisers: they sum the tokens of all scales to a latent, and give the next scale's input.
 
 Infinity's is multi-scale binary spherical quantisation: bits of a scale (B, h * w, d) in raster
 order, bool; a code lies on the unit sphere, `(2 * bit - 1) / sqrt(d)`, bit 1 meaning positive
@@ -22,21 +22,21 @@ from fastvar_lab.seam import Grid
 
 
 class Quantizer(Protocol):
-    """What the next-scale loop needs to know of a tokenizer."""
+    """The interface between the next-scale loop and a tokenizer."""
 
     @property
     def channels(self) -> int:
-        """Latent channels d."""
+        """The number d of latent channels."""
         ...
 
     @property
     def patch(self) -> int:
-        """Latent cells along each side of a token."""
+        """The number of latent cells along each side of a token."""
         ...
 
     @property
     def codebook(self) -> Tensor | None:
-        """Codes (V, d) by row; None where tokens are bits."""
+        """The codes (V, d); None if tokens are bits."""
         ...
 
     def next_input(self, latent: Tensor, grid: Grid) -> Tensor:
@@ -55,7 +55,7 @@ class Quantizer(Protocol):
 
 @dataclass(frozen=True)
 class BitQuantizer:
-    """Infinity's: tokens are bits (n, L, d p^2), each of p x p cells of the latent.
+    """Infinity's quantiser: tokens are bits (n, L, d p^2), each of p x p cells of the latent.
 
     With `patch` p > 1 (the released 8B) the latent is p times as fine as the token map.
     """
@@ -79,7 +79,7 @@ class BitQuantizer:
 
 
 class VectorQuantizer(nn.Module):
-    """VAR's: tokens are rows of a codebook (n, L), smoothed after upsampling by one of K convs.
+    """VAR's quantiser: tokens are codebook rows (n, L); one of K convolutions smooths codes.
 
     phi(h) = h / 2 + conv(h) / 2, the conv being the one whose tick is nearest to the step's place
     in the schedule. `scales` is the schedule's number of steps. Released key names.
@@ -93,7 +93,7 @@ class VectorQuantizer(nn.Module):
         self.quant_resi = nn.ModuleDict({"qresi_ls": nn.ModuleList(layers)})
 
     def phi(self, step: int) -> nn.Conv2d:
-        """Pick the convolution of a step: ticks lie in the middles of K equal parts."""
+        """Return the convolution of a step, the nearest of K evenly spaced ones."""
         convs = cast(nn.ModuleList, self.quant_resi["qresi_ls"])
         place = step / max(1, self.scales - 1)
         half = 1 / (3 * len(convs))
@@ -140,7 +140,7 @@ class VectorQuantizer(nn.Module):
 
 
 class HybridQuantizer(VectorQuantizer):
-    """HART's: as VAR's, but the final map's codes, residuals included, are added as they are."""
+    """HART's quantiser: like VAR's, but codes of the final map, with residuals, stay unsmoothed."""
 
     def accumulate(
         self, latent: Tensor, tokens: Tensor, grid: Grid, places: Tensor | None = None
@@ -154,12 +154,12 @@ class HybridQuantizer(VectorQuantizer):
 
 
 def on_map(places: Tensor, grid: Grid) -> Tensor:
-    """Lay chosen places (n, h * w) out as a map (n, 1, h, w)."""
+    """Reshape a mask of positions (n, h * w) to a map (n, 1, h, w)."""
     return rearrange(places, "b (h w) -> b 1 h w", h=grid.h)
 
 
 def upsample(code: Tensor, h: int, w: int) -> Tensor:
-    """Bring a code map to the final size, bilinearly; the final size itself is returned as is."""
+    """Resize a code map to the final size, bilinearly; a map of that size is returned unchanged."""
     if code.shape[-2:] == (h, w):
         return code
     return F.interpolate(code, size=(h, w), mode="bilinear")
@@ -190,7 +190,8 @@ def encode(
         labels.append(rearrange(bit, "b d h w -> b (h w) d"))
         if noisy:
             share = flip.view(-1, 1, 1, 1) if torch.is_tensor(flip) else flip
-            draw = torch.rand(bit.shape, generator=generator).to(bit.device)
+            draw = torch.rand(bit.shape, generator=generator, dtype=torch.float32, device="cpu")
+            draw = draw.to(bit.device)
             bit = bit ^ (draw < share)
         code = (2 * bit.to(latent.dtype) - 1) / d**0.5
         so_far = so_far + upsample(code, H, W)

@@ -1,4 +1,4 @@
-"""HART's residual diffusion: what a codebook row misses of a token, drawn by a small diffusion MLP.
+"""HART's residual diffusion: a small diffusion MLP draws a token's residual to its codebook row.
 
 Source: released HART code (parameter names under `diffloss`, schedule, formulas). Noise
 prediction with a learned-range variance over a 1000-step cosine schedule, respaced to few steps.
@@ -22,13 +22,13 @@ SHRINK = 0.6  # released: the drawn residual is scaled by this
 
 
 class Respaced(NamedTuple):
-    """A diffusion schedule of a few kept steps: float64, (S,) each, noisiest last."""
+    """A diffusion schedule with fewer steps than in training: float64, (S,) each, noisiest last."""
 
-    steps: Tensor  # of the trained schedule
+    steps: Tensor  # indices in the trained schedule
     beta: Tensor
     signal: Tensor  # cumulated product of 1 - beta
     signal_before: Tensor
-    log_variance: Tensor  # of the posterior, its first entry replaced by its second
+    log_variance: Tensor  # of the posterior; the first entry equals the second
 
 
 def respace(count: int) -> Respaced:
@@ -40,7 +40,7 @@ def respace(count: int) -> Respaced:
     stride, place, kept = (TRAINED_STEPS - 1) / max(1, count - 1), 0.0, list[int]()
     for _ in range(count):
         kept.append(round(place))
-        place += stride  # summed up, as released: rounding may differ from i * stride
+        place += stride  # summed as in the released code: rounding may differ from i * stride
     trained = [
         min(1 - level((i + 1) / TRAINED_STEPS) / level(i / TRAINED_STEPS), 0.999)
         for i in range(TRAINED_STEPS)
@@ -72,7 +72,7 @@ class ResidualBlock(nn.Module):
 
 
 class FinalLayer(nn.Module):
-    """Noise and variance share per channel, from a modulated norm."""
+    """The last layer: noise and variance share per channel, after a modulated norm."""
 
     def __init__(self, width: int, channels: int) -> None:
         super().__init__()
@@ -134,7 +134,7 @@ class ResidualDiffusion(nn.Module):
             if guidance is not None and not plain:
                 cond, null = noise.chunk(2)
                 noise, share = (1 + guidance) * cond - guidance * null, share.chunk(2)[0]
-            share = (share + 1) / 2  # in the network's type up to here, as released
+            share = (share + 1) / 2  # in the network's dtype up to here, as released
             noise, rest, share = wide(noise), wide(1 - share), wide(share)
             beta, signal, before = (float(t[i]) for t in schedule[1:4])
             clean = (x * (1 / signal) ** 0.5 - noise * (1 / signal - 1) ** 0.5).clamp(-1, 1)
@@ -147,7 +147,7 @@ class ResidualDiffusion(nn.Module):
 
 
 def diffusion_flops(width: int, depth: int, code: int, condition: int, steps: int) -> float:
-    """Products of one row's token: the condition once, the network at every step."""
+    """Return the operations per token and row: the condition once, the network at every step."""
     blocks = depth * (4 + 6) * width * width
     ends = 2 * code * width + 4 * width * width + 4 * code * width
     return float(2 * condition * width + steps * (blocks + ends))

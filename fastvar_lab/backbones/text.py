@@ -15,7 +15,7 @@ from fastvar_lab.backbones.infinity import Text
 from fastvar_lab.backbones.protocol import ConditionEncoder
 from fastvar_lab.errors import PromptError, split
 
-FAST_PATH = threading.Lock()  # the switch is the whole process's
+FAST_PATH = threading.Lock()  # the switch is global to the process
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class WordEncoderConfig:
 
 
 class WordEncoder(ConditionEncoder):
-    """Words to features: embedding, learned places, a few transformer layers."""
+    """Encodes words: an embedding, learned positions and a few transformer layers."""
 
     example = "a red striped circle left of a blue square"
 
@@ -39,7 +39,7 @@ class WordEncoder(ConditionEncoder):
         self.config = config
         self.ids = {word: i for i, word in enumerate(config.vocabulary, start=1)}  # 0 pads
         self.words = nn.Embedding(len(self.ids) + 1, config.width)
-        self.places = nn.Parameter(torch.randn(config.length, config.width))  # as loud as words
+        self.places = nn.Parameter(torch.randn(config.length, config.width))  # as large as words
         self.layers = nn.ModuleList(
             nn.TransformerEncoderLayer(
                 config.width,
@@ -54,7 +54,7 @@ class WordEncoder(ConditionEncoder):
         )
 
     def tokenize(self, prompts: Sequence[str]) -> Tensor:
-        """Turn prompts into word numbers (n, T), padded with 0; T is the longest's length."""
+        """Convert prompts to word indices (n, T), padded with 0 to the longest prompt."""
         rows = [[self.ids[w] for w in split(p, self.ids)] for p in prompts]
         longest = max(map(len, rows))
         if longest > self.config.length:
@@ -62,16 +62,16 @@ class WordEncoder(ConditionEncoder):
                 f"a prompt has at most {self.config.length} words; "
                 f"{max(prompts, key=lambda p: len(p.split()))!r} has {longest}"
             )
-        return torch.tensor([row + [0] * (longest - len(row)) for row in rows])
+        return torch.tensor([row + [0] * (longest - len(row)) for row in rows], device="cpu")
 
     def forward(self, tokens: Tensor) -> Text:
-        """Encode word numbers (n, T)."""
+        """Encode word indices (n, T)."""
         padding = tokens == 0
         x = self.words(tokens) + self.places[: tokens.shape[1]]
         with FAST_PATH:
             fast = torch.backends.mha.get_fastpath_enabled()
             try:
-                # on a GPU the fast path of these layers has another GELU than the one trained with
+                # on a GPU the fast path of these layers has another GELU than in training
                 torch.backends.mha.set_fastpath_enabled(fast and x.device.type == "cpu")
                 for layer in self.layers:
                     x = layer(x, src_key_padding_mask=padding)
@@ -88,12 +88,20 @@ def random_features(prompt_words: Sequence[str], width: int) -> Tensor:
     """One random vector per word (T, width), the same for the same word."""
     keys = (zlib.crc32(word.encode()) for word in prompt_words)
     return torch.stack(
-        [torch.randn(width, generator=torch.Generator().manual_seed(key)) for key in keys]
+        [
+            torch.randn(
+                width,
+                generator=torch.Generator("cpu").manual_seed(key),
+                dtype=torch.float32,
+                device="cpu",
+            )
+            for key in keys
+        ]
     )
 
 
 class RandomText(ConditionEncoder):
-    """Stands in for a text encoder in speed work: one random feature vector per word."""
+    """Takes the place of a text encoder in speed work: one random feature vector per word."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -106,8 +114,8 @@ class RandomText(ConditionEncoder):
         if not all(rows):
             raise PromptError("a prompt has at least one word; '' was given")
         longest = max(map(len, rows))
-        mask = torch.tensor([[i < len(row) for i in range(longest)] for row in rows])
-        features = torch.zeros(len(rows), longest, self.config)
+        mask = torch.tensor([[i < len(row) for i in range(longest)] for row in rows], device="cpu")
+        features = torch.zeros(len(rows), longest, self.config, dtype=torch.float32, device="cpu")
         for i, row in enumerate(rows):
             features[i, : len(row)] = random_features(row, self.config)
         where = self.get_buffer("where")
@@ -115,7 +123,7 @@ class RandomText(ConditionEncoder):
 
 
 class RandomContext(ConditionEncoder):
-    """The same for HART: words, then padding, to the length its context has."""
+    """The random features for HART: words, then padding, to the length of its context."""
 
     def __init__(self, width: int, length: int) -> None:
         super().__init__()
@@ -127,6 +135,6 @@ class RandomContext(ConditionEncoder):
         width, length = self.config
         rows = [(p.split() + ["<pad>"] * length)[:length] for p in prompts]
         features = torch.stack([random_features(row, width) for row in rows])
-        words = torch.tensor([[w != "<pad>" for w in row] for row in rows])
+        words = torch.tensor([[w != "<pad>" for w in row] for row in rows], device="cpu")
         where = self.get_buffer("where")
         return Context(features.to(where), (words.cumsum(1) - 1).to(where.device))

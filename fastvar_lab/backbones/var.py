@@ -50,7 +50,7 @@ class VARConfig:
 
     @property
     def levels(self) -> int:
-        """Scale steps that have a level embedding."""
+        """The number of scale steps with a level embedding."""
         return len(self.sides)
 
     @property
@@ -60,7 +60,7 @@ class VARConfig:
 
 @dataclass
 class VARState:
-    """What one generation owns: first token, modulation, KV cache, positions by scale step."""
+    """The state of one generation: first token, modulation, KV cache, positions by scale step."""
 
     start: Tensor  # (B, 1, C)
     head: tuple[Tensor, Tensor]
@@ -70,7 +70,7 @@ class VARState:
     positions: dict[int, Tensor]  # (L, C)
 
     def on(self, rows: slice) -> VARState:
-        """Return the same state for some guidance rows."""
+        """Return the state restricted to some guidance rows."""
         return replace(
             self,
             start=self.start[rows],
@@ -81,7 +81,7 @@ class VARState:
 
 
 class VARBlock(nn.Module):
-    """Self-attention and feed-forward, each one closed branch of the residual."""
+    """Self-attention and feed-forward; each is one branch."""
 
     def __init__(self, config: VARConfig) -> None:
         super().__init__()
@@ -94,13 +94,13 @@ class VARBlock(nn.Module):
             self.ada_lin = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
 
     def modulation(self, condition: Tensor, shared: Tensor | None) -> Modulation:
-        """Compute this layer's adaLN from the condition (B, C), or from the shared one."""
+        """Return this layer's adaLN from the condition (B, C), or from the shared adaLN."""
         if shared is not None:
             return Modulation.unpack(shared + self.ada_gss)
         return Modulation.unpack(rearrange(self.ada_lin(condition), "b (s c) -> b 1 s c", s=6))
 
     def forward(self, x: Tensor, *, layer: int, grid: Grid, state: VARState, run: Runner) -> Tensor:
-        """Offer the two branches of this layer to `run`, in order."""
+        """Pass the two branches of this layer to `run`, in order."""
         mod, where = state.modulations[layer], Site(layer, "attn")
         call = partial(
             attention_branch,
@@ -149,7 +149,7 @@ class VAR(Backbone):
         return torch.cat((labels, torch.full_like(labels, self.config.classes)))
 
     def begin(self, labels: Tensor, grids: Sequence[Grid], run: Runner) -> VARState:
-        """Compute once what all scale steps share; allocate the KV cache to what `run` forwards."""
+        """Compute the values that all steps share; allocate the KV cache for `run.forwarded`."""
         config, labels = self.config, _whole(labels)
         if labels.device.type == "cpu" and len(
             bad := labels[(labels < 0) | (labels > config.classes)]
@@ -170,7 +170,7 @@ class VAR(Backbone):
         )
 
     def positions(self, grid: Grid) -> Tensor:
-        """Level and position embeddings of a step, (L, C); other maps than trained are resized."""
+        """Return level plus position embeddings (L, C) of a step; resized for untrained maps."""
         side = self.config.sides[grid.index]
         first = sum(s * s for s in self.config.sides[: grid.index])
         learned = self.pos_1LC[:, first : first + side * side]
@@ -179,7 +179,7 @@ class VAR(Backbone):
         return learned[0] + self.lvl_embed.weight[grid.index]
 
     def embed(self, state: VARState, grid: Grid, latent: Tensor) -> Tensor:
-        """Tokens (B, L, C) that enter the first layer, from the latent resized to (n, d, h, w)."""
+        """Return the tokens (B, L, C) of the first layer from the resized latent (n, d, h, w)."""
         where = state.positions[grid.index]
         if grid.index == 0:
             return state.start + where
@@ -188,7 +188,7 @@ class VAR(Backbone):
         return tokens.repeat(len(state.start) // len(tokens), 1, 1)
 
     def logits(self, state: VARState, x: Tensor) -> Tensor:
-        """Logits (B, L, V), float32 at least; the norm is computed in it, the product is not."""
+        """Return the logits (B, L, V), in float32 or float64 like the norm but not the product."""
         up, shift = state.head
         x = modulate(wide(x), wide(up), wide(shift))
         return wide(self.head(x.to(self.pos_start.dtype)))
@@ -202,11 +202,11 @@ class VAR(Backbone):
         return per_width * self.config.code * (grid.index > 0), per_width * self.config.vocabulary
 
     def _progress(self, grid: Grid) -> float:
-        """Share of the trained schedule done."""
+        """Return the share of the trained schedule that is done."""
         return grid.index / max(1, self.config.levels - 1)
 
     def guidance(self, state: VARState, grid: Grid, sampling: Sampling) -> float:
-        """Return 1 + t, t growing linearly with the step from none at first.
+        """Return 1 + t, where t grows linearly with the step from 0.
 
         t = guidance * step / (levels - 1), as released: a schedule shorter than the trained one
         ends below full guidance.
@@ -239,7 +239,7 @@ _WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 class LabelEncoder(ConditionEncoder):
-    """Class labels as the condition: numbers, checked."""
+    """Encodes class labels as the condition."""
 
     example = "0"
 
@@ -248,7 +248,7 @@ class LabelEncoder(ConditionEncoder):
         self.classes = self.config = classes
 
     def encode(self, prompts: Sequence[str | int]) -> Tensor:
-        """Turn labels, numbers or their digits, into a tensor (n,); ValueError for no class."""
+        """Convert labels, numbers or digits, to a tensor (n,); raise ValueError for any other."""
         labels = []
         for prompt in prompts:
             try:
@@ -259,4 +259,4 @@ class LabelEncoder(ConditionEncoder):
             if not 0 <= label < self.classes:
                 raise ValueError(f"a class lies in 0 to {self.classes - 1}; not {prompt!r}")
             labels.append(label)
-        return torch.tensor(labels)
+        return torch.tensor(labels, device="cpu")

@@ -1,4 +1,4 @@
-"""Timed generations, beside counted operations and floors."""
+"""Times generations, beside counted operations and hardware floors."""
 
 from __future__ import annotations
 
@@ -12,18 +12,20 @@ HELP = "time full and pruned generation"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
-    parser.add_argument("--repeats", type=int, default=5, help="timed runs of each, after warm-up")
-    parser.add_argument("--case", default="", help="only cases whose name contains this")
     parser.add_argument(
-        "--suite", choices=("paper",), help="the paper's sizes, random weights, beside floors"
+        "--repeats", type=int, default=5, help="timed runs of each method, after warm-up"
+    )
+    parser.add_argument("--case", default="", help="run only cases whose name contains this text")
+    parser.add_argument(
+        "--suite", choices=("paper",), help="time the paper's models and sizes with random weights"
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument(
         "--out",
         type=options.path,
-        help="folder for the suite's numbers, table and figure; goes on there",
+        help="folder for the suite's numbers, table and figure; resumes there",
     )
-    parser.add_argument("--depth", type=int, help="only so many layers of the model")
+    parser.add_argument("--depth", type=int, help="use only the first DEPTH layers of the model")
     options.add_model(parser)
 
 
@@ -32,9 +34,11 @@ def run(args: argparse.Namespace) -> None:
     if args.repeats < 1:
         raise ValueError(f"--repeats must be at least 1; not {args.repeats}")
     if args.suite and (args.model != "tiny" or args.weights not in (None, "random")):
-        raise ValueError("--suite names its models, with random weights; use --case to choose")
+        raise ValueError(
+            "--suite fixes models and weights; choose among its cases with --case, not --model"
+        )
     if args.out is not None and not args.suite:
-        raise ValueError("--out goes with --suite")
+        raise ValueError("--out requires --suite")
     import torch
 
     from fastvar_lab.models.loading import load, require

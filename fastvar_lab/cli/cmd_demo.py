@@ -1,4 +1,4 @@
-"""One prompt, in full and with FastVAR, measured side by side."""
+"""Generates one prompt in full and with FastVAR and compares the two."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from pathlib import Path
 
 from fastvar_lab.cli import options
 
-HELP = "one prompt in full and with FastVAR, measured"
+HELP = "compare full generation with FastVAR on one prompt"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
-    parser.add_argument("--prompt", help="default: the text encoder's example")
+    parser.add_argument("--prompt", help="default: the model's example prompt")
     parser.add_argument(
         "--out", type=options.path, default=Path("demo"), help="folder for the results"
     )

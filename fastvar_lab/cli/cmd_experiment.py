@@ -1,4 +1,4 @@
-"""Questions answered with measurements."""
+"""Runs experiments: each answers a question with measurements."""
 
 from __future__ import annotations
 
@@ -6,27 +6,28 @@ import argparse
 
 from fastvar_lab.cli import options
 
-HELP = "answer a question with measurements"
+HELP = "run experiments, or list them"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
-    parser.add_argument("names", nargs="*", help="which; without any, they are listed")
-    parser.add_argument("--quick", action="store_true", help="a smoke run")
-    parser.add_argument("--paper", action="store_true", help="as many prompts as claims need")
     parser.add_argument(
-        "--out", type=options.path, help="folder for each frame, its tables and figure"
+        "names", nargs="*", help="names of experiments; without any, they are listed"
     )
+    parser.add_argument("--quick", action="store_true", help="few prompts; a smoke test")
+    parser.add_argument("--paper", action="store_true", help="as many prompts as the claims need")
+    parser.add_argument("--out", type=options.path, help="folder for frames, tables and figures")
     options.add_model(parser)
+    options.add_prompts(parser)
     options.add_cells(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Run experiments, or list them."""
     if args.quick and args.paper:
-        raise ValueError("--quick and --paper say how much to run; give one")
+        raise ValueError("--quick and --paper exclude each other; give at most one")
     from fastvar_lab.experiments import run
-    from fastvar_lab.experiments.figures import draw_frame
+    from fastvar_lab.experiments.figures import draw_frame, meaningless
     from fastvar_lab.files import folder
 
     if not args.names:
@@ -39,14 +40,22 @@ def run(args: argparse.Namespace) -> None:
         run.find(name)
     if args.out is not None:
         folder(args.out)
-    model = options.opened(args)
+    spec, prompts, metrics = options.spec(args), options.prompts(args), options.metrics(args)
+    model = spec.open()
     with options.cells(args) as (store, executor):
         for name in args.names:
-            frame = run.run(name, scope, how=model, store=store, executor=executor)
-            if "repeats" not in frame or frame.repeats.isna().any():  # not of times alone
+            frame = run.run(
+                name,
+                scope,
+                model=spec,
+                prompts=prompts,
+                metrics=metrics,
+                store=store,
+                executor=executor,
+            )
+            if meaningless(model, name):
                 options.say_what_random_weights_mean(args)
             print(run.table(name, frame))
             if args.out is not None:
-                opened = run.open_model(model)
-                for path in draw_frame(opened, name, frame, args.out, scope, model):
+                for path in draw_frame(model, name, frame, args.out, scope, spec):
                     print(path)

@@ -1,4 +1,4 @@
-"""Pictures from prompts."""
+"""Generates pictures from prompts."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from fastvar_lab.cli import options
 if TYPE_CHECKING:
     from fastvar_lab.scales import Sizes
 
-HELP = "write a picture for every prompt"
-PROMPT = "for tiny as in 'two red striped stars' or 'a ring left of a blue square'; see README"
+HELP = "generate a picture for every prompt"
+PROMPT = "text, for tiny such as 'two red striped stars' or 'a ring left of a blue square'"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,16 +21,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=options.path, default=Path("."), help="folder for the pictures"
     )
-    parser.add_argument("--size", help="final token map, 32 or 32x48 (height x width)")
-    parser.add_argument("--paper", action="store_true", help="prune as the paper does this model")
-    parser.add_argument("--pn", help="pixel budget of an Infinity: 0.06M, 0.25M, 0.60M or 1M")
-    parser.add_argument("--aspect", type=float, help="height over width of an Infinity, e.g. 1.5")
+    parser.add_argument("--size", help="final token map, such as 32 or 32x48 (height x width)")
     parser.add_argument(
-        "--features", type=options.path, help="folder that keeps prompts once encoded"
+        "--paper", action="store_true", help="prune with the paper's preset for this model"
     )
-    parser.add_argument("--download", action="store_true", help="fetch weights from the hub")
-    parser.add_argument("--precision", default="float32", help="float32, or official: released")
-    parser.add_argument("--instruction", type=options.path, help="file of HART's instruction text")
+    parser.add_argument("--pn", help="pixel budget of Infinity models: 0.06M, 0.25M, 0.60M or 1M")
+    parser.add_argument(
+        "--aspect", type=float, help="height over width, for Infinity models, such as 1.5"
+    )
+    parser.add_argument(
+        "--features", type=options.path, help="folder in which encoded prompts are cached"
+    )
+    parser.add_argument(
+        "--download", action="store_true", help="download weights from the Hugging Face Hub"
+    )
+    parser.add_argument(
+        "--precision",
+        default="float32",
+        help="float32, or official: the precision of the released code",
+    )
+    parser.add_argument(
+        "--instruction", type=options.path, help="file with HART's instruction text"
+    )
     options.add_ratios(parser, "no pruning")
     options.add_model(parser)
     options.add_seed(parser)
@@ -39,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Write a picture for every prompt."""
     if args.ratios is not None and args.paper:
-        raise ValueError("--ratios and --paper both say what to prune; give one")
+        raise ValueError("--ratios and --paper exclude each other; give at most one")
     import torch
 
     from fastvar_lab.files import folder
@@ -69,16 +81,16 @@ def run(args: argparse.Namespace) -> None:
         method = paper_preset(model)
     options.say_what_random_weights_mean(args)
     folder(args.out)
-    made = generate(model, args.prompt, method, seed=args.seed, progress=True)
-    for i, image in enumerate(to_uint8(model.decode(made.canvas))):
+    generation = generate(model, args.prompt, method, seed=args.seed, progress=True)
+    for i, image in enumerate(to_uint8(model.decode(generation.canvas))):
         pruned = not isinstance(method, Dense)
-        path = args.out / file_name(args.prompt[i], made.request.seeds[i], pruned)
+        path = args.out / file_name(args.prompt[i], generation.request.seeds[i], pruned)
         write_image(path, image)
         print(path)
 
 
 def _trained_sizes(args: argparse.Namespace) -> Sizes | None:
-    """Return the trained schedule that --aspect and --pn name, or that is nearest to --size."""
+    """Return the trained schedule named by --aspect and --pn, or the one nearest to --size."""
     from fastvar_lab import scales
     from fastvar_lab.models.loading import buckets
 
@@ -86,7 +98,7 @@ def _trained_sizes(args: argparse.Namespace) -> Sizes | None:
     trained = buckets(args.model)
     if trained is None:
         if args.pn or args.aspect is not None:
-            raise ValueError(f"--pn and --aspect go with an Infinity; not with {args.model}")
+            raise ValueError(f"--pn and --aspect are for Infinity models; not for {args.model}")
         return None
     budget = args.pn or trained.budgets[-1]
     if args.aspect is not None:

@@ -1,4 +1,4 @@
-"""The list of models."""
+"""Lists the models."""
 
 from __future__ import annotations
 
@@ -7,20 +7,24 @@ import json
 
 from fastvar_lab.cli import options
 
-HELP = "list every model, its files, what it needs"
+HELP = "list the models, their files and requirements"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
-    parser.add_argument("--weights", type=options.path, help="folder to look for files in")
-    parser.add_argument("--check", action="store_true", help="read files; compare their hashes")
+    parser.add_argument(
+        "--weights", type=options.path, help="folder in which to look for weight files"
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="read the files and compare their SHA-256"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(args: argparse.Namespace) -> None:
     """List every model."""
     if args.weights is not None and not args.weights.is_dir():
-        raise ValueError(f"the folder {args.weights} is not there")
+        raise ValueError(f"the folder {args.weights} does not exist")
     from fastvar_lab.models import catalog
 
     rows = catalog.catalog(args.weights, args.check)

@@ -1,4 +1,4 @@
-"""Notebooks, run from top to bottom or stripped."""
+"""Runs the notebooks from top to bottom, or strips their outputs."""
 
 from __future__ import annotations
 
@@ -7,17 +7,21 @@ from pathlib import Path
 
 from fastvar_lab.cli import options
 
-HELP = "run the notebooks from top to bottom"
+HELP = "run the notebooks, or strip their outputs"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
-    parser.add_argument("names", nargs="*", help="which, such as 01_generate; default: all")
-    parser.add_argument("--execute", type=options.path, metavar="DIR", help="keep executed copies")
-    parser.add_argument("--html", type=options.path, metavar="DIR", help="keep them as pages")
-    parser.add_argument("--strip", action="store_true", help="take outputs out instead")
+    parser.add_argument("names", nargs="*", help="names, such as 01_generate; default: all")
     parser.add_argument(
-        "--folder", type=options.path, default=Path("notebooks"), help="where they are"
+        "--execute", type=options.path, metavar="DIR", help="folder for executed copies"
+    )
+    parser.add_argument("--html", type=options.path, metavar="DIR", help="folder for HTML pages")
+    parser.add_argument(
+        "--strip", action="store_true", help="remove outputs in place instead of running"
+    )
+    parser.add_argument(
+        "--folder", type=options.path, default=Path("notebooks"), help="folder of the notebooks"
     )
 
 
@@ -30,9 +34,9 @@ def run(args: argparse.Namespace) -> None:
         stripped = [str(path) for path in paths if notebook_runner.strip(path)]
         print("\n".join(stripped) or "nothing to strip")
         return
-    wrong = notebook_runner.run(paths, args.execute, args.html)
-    for line in wrong:
-        print(line)
-    if wrong:
-        raise ValueError(f"{len(wrong)} things are wrong in {len(paths)} notebooks, listed above")
+    problems = notebook_runner.run(paths, args.execute, args.html)
+    for problem in problems:
+        print(problem)
+    if problems:
+        raise ValueError(f"{len(problems)} problems in {len(paths)} notebooks, listed above")
     print(f"{len(paths)} notebooks ran from top to bottom")

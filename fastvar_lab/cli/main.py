@@ -21,8 +21,8 @@ PREFIX = "cmd_"
 
 
 def commands() -> dict[str, Any]:
-    """Return the module of every command by the command's name."""
-    names = (found.name for found in pkgutil.iter_modules(cli.__path__))
+    """Return a dict from the name of each command to its module."""
+    names = (module.name for module in pkgutil.iter_modules(cli.__path__))
     return {
         name.removeprefix(PREFIX): import_module(f"{cli.__name__}.{name}")
         for name in names
@@ -31,14 +31,14 @@ def commands() -> dict[str, Any]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    # argparse: ten commands of plain options need no more, and it starts in a few milliseconds
+    # argparse suffices for ten commands with plain options, and starts in a few milliseconds
     parser = argparse.ArgumentParser(
         prog="fastvar-lab",
-        description="Visual autoregressive generation with cached token pruning, seen from inside.",
+        description="Visual autoregressive image generation with cached token pruning (FastVAR).",
     )
     subcommands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, command in commands().items():
-        # abbreviations would miss what `_ratios_as_values` does to a full name
+        # `_ratios_as_values` recognises --ratios only if it is written in full
         options = subcommands.add_parser(name, help=command.HELP, allow_abbrev=False)
         command.add_arguments(options)
         options.set_defaults(run=command.run)
@@ -57,7 +57,7 @@ def _ratios_as_values(argv: Sequence[str]) -> list[str]:
 
 @contextmanager
 def _terminated_as_interrupted() -> Iterator[None]:
-    """Let SIGTERM end a command as Ctrl-C does: nothing half-written is left."""
+    """Make SIGTERM act like Ctrl-C, so that no half-written file is left."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -69,7 +69,7 @@ def _terminated_as_interrupted() -> Iterator[None]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; bad input ends with one line on stderr and status 2."""
+    """Run one command and return its exit status: 2, with one line on stderr, for bad input."""
     args = _parser().parse_args(_ratios_as_values(sys.argv[1:] if argv is None else argv))
     try:
         with _terminated_as_interrupted():

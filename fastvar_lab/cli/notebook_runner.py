@@ -1,4 +1,4 @@
-"""Run notebooks from top to bottom, strip them, and find what is wrong with them."""
+"""Runs notebooks from top to bottom, strips their outputs, and lists their problems."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ Notebook = Any
 
 
 def find(place: Path, names: Sequence[str] = ()) -> list[Path]:
-    """Return the notebooks of a folder, or those named; raise ValueError naming the nearest."""
-    there = sorted(place.glob("*.ipynb"))
-    if not there:
+    """Return the notebooks of a folder, or the named ones; raise ValueError for unknown names."""
+    paths = sorted(place.glob("*.ipynb"))
+    if not paths:
         raise ValueError(f"there are no notebooks in {place}")
-    by_name = {path.stem: path for path in there}
+    by_name = {path.stem: path for path in paths}
     for name in names:
         if name not in by_name:
             raise unknown("notebook", name, by_name)
-    return [by_name[name] for name in names] if names else there
+    return [by_name[name] for name in names] if names else paths
 
 
 def stripped(text: str) -> str:
-    """Take outputs, counts, widgets and a machine's metadata out of a notebook's text."""
+    """Remove outputs, execution counts, widgets and machine metadata from a notebook's text."""
     notebook = nbformat.reads(text, as_version=4)
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
     notebook.metadata = {"kernelspec": kernel, "language_info": {"name": "python"}}
@@ -51,7 +51,7 @@ def stripped(text: str) -> str:
 
 
 def strip(path: Path) -> bool:
-    """Strip a notebook in place; tell whether there was anything to take out."""
+    """Strip a notebook in place; return whether that changed it."""
     before = path.read_text()
     after = stripped(before)
     if after != before:
@@ -60,20 +60,20 @@ def strip(path: Path) -> bool:
 
 
 def committed(path: Path) -> list[str]:
-    """List what should not be committed: outputs, and pictures that do not exist."""
-    wrong, text = [], path.read_text()
+    """List the problems of a notebook file: outputs in it, and links to missing pictures."""
+    problems, text = [], path.read_text()
     if stripped(text) != text:
-        wrong.append(f"{path}: holds an output, or a machine's metadata; run notebooks --strip")
+        problems.append(f"{path}: holds outputs or machine metadata; run notebooks --strip")
     for i, cell in enumerate(nbformat.reads(text, as_version=4).cells):
         if cell.cell_type == "markdown":
             for link in PICTURE.findall(cell.source):
                 if not (path.parent / link).is_file():
-                    wrong.append(f"{path}: cell {i} shows {link}, which does not exist")
-    return wrong
+                    problems.append(f"{path}: cell {i} shows {link}, which does not exist")
+    return problems
 
 
 def execute(path: Path) -> tuple[Notebook, list[str]]:
-    """Run a notebook in a fresh kernel and an empty folder; return it with what went wrong."""
+    """Run a notebook in a fresh kernel and an empty folder; return it and its problems."""
     notebook = nbformat.read(path, as_version=4)
     with TemporaryDirectory() as empty:
         client = NotebookClient(
@@ -91,21 +91,21 @@ def execute(path: Path) -> tuple[Notebook, list[str]]:
             return notebook, [f"{path.name}: {error.ename}: {error.evalue}"]
         except AssertionError as error:  # nbclient ended its kernel on Ctrl-C
             raise KeyboardInterrupt from error
-        except (TimeoutError, RuntimeError) as error:  # a kernel that does not answer, or died
+        except (TimeoutError, RuntimeError) as error:  # the kernel died or does not answer
             return notebook, [f"{path.name}: {str(error).splitlines()[0]}"]
-    return notebook, [f"{path.name}: {told}" for told in complaints(notebook)]
+    return notebook, [f"{path.name}: {problem}" for problem in complaints(notebook)]
 
 
 def complaints(notebook: Notebook) -> Iterator[str]:
-    """Find warnings of ours, tracebacks of threads, and errors that a widget swallowed."""
+    """Find warnings from this package, tracebacks of threads, and errors inside widgets."""
     for i, cell in enumerate(notebook.cells):
         for output in cell.get("outputs", ()):
             text = output.get("text", "")
-            yield from (f"cell {i}: {told}" for told in OUR_WARNING.findall(text))
+            yield from (f"cell {i}: {warning}" for warning in OUR_WARNING.findall(text))
             if "Traceback (most recent call last)" in text:
                 yield f"cell {i}: {text.strip().splitlines()[-1]}"
-    kept = notebook.metadata.get("widgets", {})
-    states = kept.get("application/vnd.jupyter.widget-state+json", {}).get("state", {})
+    saved = notebook.metadata.get("widgets", {})
+    states = saved.get("application/vnd.jupyter.widget-state+json", {}).get("state", {})
     for widget in states.values():
         for output in widget["state"].get("outputs", ()):
             if output.get("output_type") == "error":
@@ -116,12 +116,15 @@ def complaints(notebook: Notebook) -> Iterator[str]:
 
 
 def to_html(notebook: Notebook, beside: Path) -> str:
-    """Turn an executed notebook into one page, pictures included; its links start `beside`."""
+    """Turn an executed notebook into one HTML page with its pictures embedded.
+
+    Links of the notebook are resolved relative to the file `beside`.
+    """
     from nbconvert import HTMLExporter
 
     notebook = deepcopy(notebook)
     for cell in notebook.cells:
-        if cell.cell_type == "markdown":  # only what lies below a page's folder is embedded
+        if cell.cell_type == "markdown":  # nbconvert embeds only files below the page's folder
             cell.source = cell.source.replace("](../", "](")
     exporter = HTMLExporter(embed_images=True)
     resources = {"metadata": {"path": str(beside.parent)}}
@@ -132,17 +135,17 @@ def to_html(notebook: Notebook, beside: Path) -> str:
 def run(
     paths: Sequence[Path], executed: Path | None = None, pages: Path | None = None
 ) -> list[str]:
-    """Run notebooks, write executed copies and pages where asked; return what went wrong."""
+    """Run notebooks and return their problems; write executed copies and HTML pages if given."""
     for place in (executed, pages):
         if place is not None:
             folder(place)
-    wrong = list[str]()
+    problems = list[str]()
     with tqdm(paths, desc="notebooks", unit="notebook") as bar:
         for path in bar:
             bar.set_postfix_str(path.stem)
-            wrong += committed(path)
-            notebook, found = execute(path)
-            wrong += found
+            problems += committed(path)
+            notebook, errors = execute(path)
+            problems += errors
             if executed is not None:
                 text = nbformat.writes(notebook)
                 write(executed / path.name, lambda partial, t=text: partial.write_text(t))  # type: ignore[misc]
@@ -152,4 +155,4 @@ def run(
                     pages / f"{path.stem}.html",
                     lambda partial, p=page: partial.write_text(p),  # type: ignore[misc]
                 )
-    return wrong
+    return problems

@@ -1,4 +1,4 @@
-"""Options that several commands share, and what they stand for."""
+"""Options that several commands share, and functions that turn them into objects."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # imported when a command runs, so that help and errors come at once
+if TYPE_CHECKING:  # imported when a command runs, to keep help and errors fast
     from concurrent.futures import Executor
 
-    from fastvar_lab.experiments.run import Opened
+    from fastvar_lab.experiments.workers import ModelSpec
     from fastvar_lab.models.model import Model
+    from fastvar_lab.prompts import PromptSet
     from fastvar_lab.scales import Sizes
     from fastvar_lab.seam import Method
     from fastvar_lab.store import Store
 
-RATIOS = "share pruned by scale: -2:0.5,-1:0.75 or 24:0.5,32:0.75"
+RATIOS = "share of tokens pruned at each scale, such as -2:0.5,-1:0.75 or 24:0.5,32:0.75"
 
 
 def path(text: str) -> Path:
@@ -35,45 +36,69 @@ def add_device(parser: argparse.ArgumentParser) -> None:
 
 def add_model(parser: argparse.ArgumentParser) -> None:
     """Add --model, --weights, --device and --dtype."""
-    parser.add_argument("--model", default="tiny", help="see the models command")
-    parser.add_argument("--weights", help="folder of weights, or random; default: shipped")
+    parser.add_argument(
+        "--model", default="tiny", help="name of a model; the models command lists them"
+    )
+    parser.add_argument("--weights", help="folder of weights, or random; default: shipped weights")
     add_device(parser)
-    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"))
+    parser.add_argument(
+        "--dtype", choices=("float32", "bfloat16", "float16"), help="precision of the weights"
+    )
 
 
 def add_seed(parser: argparse.ArgumentParser) -> None:
     """Add --seed."""
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="seed of all random draws")
 
 
 def add_ratios(parser: argparse.ArgumentParser, default: str) -> None:
-    """Add --ratios; `default` says what runs without it."""
+    """Add --ratios; `default` describes the method without it."""
     parser.add_argument("--ratios", help=f"{RATIOS}; default: {default}")
 
 
 def add_cells(parser: argparse.ArgumentParser) -> None:
     """Add --store, and --workers and --scheduler for what is missing there."""
-    parser.add_argument("--store", type=path, help="folder of known cells")
+    parser.add_argument("--store", type=path, help="folder of known results")
     parser.add_argument("--workers", type=int, default=0, help="processes beside this one")
     parser.add_argument("--scheduler", help="address of a running dask cluster")
 
 
-def opened(args: argparse.Namespace) -> Opened:
-    """Return how to open the model of --model, --weights, --device and --dtype."""
-    from fastvar_lab.experiments.run import Opened
+def add_prompts(parser: argparse.ArgumentParser) -> None:
+    """Add --prompts and --metrics."""
+    parser.add_argument("--prompts", type=path, help="text file of prompts; default: the model's")
+    parser.add_argument("--metrics", help="names of more metrics, with commas between")
 
-    return Opened(args.model, args.weights, args.device, args.dtype or "float32")
+
+def prompts(args: argparse.Namespace) -> PromptSet | None:
+    """Return the prompt set of --prompts, None without it."""
+    from fastvar_lab.prompts import PromptFile
+
+    return None if args.prompts is None else PromptFile(args.prompts)
+
+
+def metrics(args: argparse.Namespace) -> list[str] | None:
+    """Return the names of --metrics; raises ValueError for one that is not known."""
+    from fastvar_lab.measure import quality
+
+    names = args.metrics.split(",") if args.metrics else None
+    quality.chosen(names)
+    return names
+
+
+def spec(args: argparse.Namespace) -> ModelSpec:
+    """Return how to open the model of --model, --weights, --device and --dtype."""
+    from fastvar_lab.experiments.workers import ModelSpec
+
+    return ModelSpec(args.model, args.weights, args.device, args.dtype or "float32")
 
 
 def open_model(args: argparse.Namespace) -> Model:
     """Open the model of --model, --weights, --device and --dtype, once a process."""
-    from fastvar_lab.experiments import run
-
-    return run.open_model(opened(args))
+    return spec(args).open()
 
 
 def pruning(args: argparse.Namespace) -> Method | None:
-    """Return the method of --ratios, None without it; raises ValueError for unreadable ones."""
+    """Return the method of --ratios, None without it; raise ValueError for invalid ratios."""
     from fastvar_lab.methods.presets import parse_ratios
     from fastvar_lab.methods.prune import Prune
 
@@ -81,7 +106,7 @@ def pruning(args: argparse.Namespace) -> Method | None:
 
 
 def sizes_to(model: Model, size: str | None) -> Sizes | None:
-    """Return a model's schedule up to the map of --size, None without it."""
+    """Return the model's schedule up to the map `size`; None if `size` is None."""
     from fastvar_lab import scales
 
     return None if size is None else model.sizes_to(*scales.parse_size(size))
@@ -90,14 +115,14 @@ def sizes_to(model: Model, size: str | None) -> Sizes | None:
 @contextmanager
 def cells(args: argparse.Namespace) -> Iterator[tuple[Store, Executor | None]]:
     """Give the store of --store and the executor of --workers or --scheduler."""
-    from fastvar_lab.experiments import run
+    from fastvar_lab.experiments.workers import executor as workers
     from fastvar_lab.store import Store
 
-    with run.executor(args.workers, args.scheduler) as executor:
+    with workers(args.workers, args.scheduler) as executor:
         yield Store(args.store), executor
 
 
 def say_what_random_weights_mean(args: argparse.Namespace) -> None:
-    """Print one line, on stderr, if the pictures of a command mean nothing."""
+    """Print one line on stderr if the weights are random: pictures then mean nothing."""
     if args.weights == "random":
         print("fastvar-lab: random weights: pictures and scores mean nothing", file=sys.stderr)

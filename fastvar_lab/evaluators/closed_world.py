@@ -1,4 +1,4 @@
-"""Score a model on the tasks of the closed world, with confidence intervals."""
+"""Scores a model on the tasks of the closed world, with confidence intervals."""
 
 from __future__ import annotations
 
@@ -25,12 +25,13 @@ from fastvar_lab.world.render import render
 from fastvar_lab.world.scene import Scene, compose, random_prompt
 from fastvar_lab.world.tasks import SIX, Question, questions, verdict
 
-BATCH = 4
+BATCH = 4  # pictures generated at once
+_ATTRIBUTES, _KINDS = ("shape", "color", "texture"), ("rendered", "reconstructed")
 
 
 def answers(
     model: Model,
-    asked: Sequence[Question],
+    items: Sequence[Question],
     method: Method,
     sizes: Sequence[tuple[int, int]] | None = None,
     sampling: Sampling | None = None,
@@ -38,13 +39,14 @@ def answers(
 ) -> list[list[Detection]]:
     """Generate a picture for every question and detect its objects.
 
-    The first `given` scales are not drawn: their tokens are those of a picture that is right.
+    The first `given` scales are not sampled; they get the tokens of a correct picture
+    (`true_tokens`). Returns the detections of each picture, in the order of the questions.
     """
-    found = []
-    for first in tqdm(range(0, len(asked), BATCH), desc="evaluate", unit="batch"):
-        part = asked[first : first + BATCH]
+    detections = []
+    for first in tqdm(range(0, len(items), BATCH), desc="evaluate", unit="batch"):
+        part = items[first : first + BATCH]
         texts, seeds = [q.prompt.text for q in part], [q.seed for q in part]
-        made = generate(
+        generation = generate(
             model,
             texts,
             method,
@@ -53,17 +55,17 @@ def answers(
             sampling=sampling,
             given=true_tokens(model, part, sizes)[:given] if given else (),
         )
-        found += [detect(image) for image in to_uint8(model.decode(made.canvas))]
-    return found
+        detections += [detect(image) for image in to_uint8(model.decode(generation.canvas))]
+    return detections
 
 
 def true_tokens(
-    model: Model, asked: Sequence[Question], sizes: Sequence[tuple[int, int]] | None = None
+    model: Model, items: Sequence[Question], sizes: Sequence[tuple[int, int]] | None = None
 ) -> list[Tensor]:
-    """Encode a right picture for every question: tokens (n, h * w, d) of each scale."""
+    """Encode a correct picture for every question: tokens (n, h * w, d) of each scale."""
     maps = list(model.sizes if sizes is None else as_sizes(sizes))
     height, width = (model.tokenizer.config.stride * k for k in maps[-1])
-    scenes = [compose(q.prompt, q.seed, height / width) for q in asked]
+    scenes = [compose(q.prompt, q.seed, height / width) for q in items]
     image = to_tensor([render(scene, (height, width)) for scene in scenes], model.device)
     with torch.no_grad():
         latent = model.tokenizer.encoder(image.to(model.dtype)).float()
@@ -71,12 +73,12 @@ def true_tokens(
 
 
 def side(model: Model) -> int:
-    """Pixels along a picture of the model's own schedule."""
+    """Return the height in pixels of a picture of the model's schedule."""
     return model.tokenizer.config.stride * model.sizes[-1][0]
 
 
 def reconstruct(model: Model, picture: np.ndarray) -> np.ndarray:
-    """Send a picture (H, W, 3) uint8 of the model's own size through the tokenizer and back."""
+    """Encode and decode a picture (H, W, 3) uint8 of the size of the model's schedule."""
     image = to_tensor([picture], model.device)
     with torch.no_grad():
         latent = model.tokenizer.encoder(image.to(model.dtype))
@@ -85,23 +87,24 @@ def reconstruct(model: Model, picture: np.ndarray) -> np.ndarray:
 
 
 def scenes(n: int, seed: int) -> Iterator[Scene]:
-    """Draw fresh scenes of the world."""
+    """Yield `n` random scenes of the closed world."""
     rng = np.random.default_rng((seed, 7))
     for _ in tqdm(range(n), desc="scenes", unit="scene"):
         yield compose(random_prompt(rng), int(rng.integers(2**31)))
 
 
 def reconstruction_psnr(model: Model, n: int, seed: int) -> list[float]:
-    """PSNR in dB of `n` fresh pictures through the tokenizer, all scales."""
+    """Return the PSNR in dB of the tokenizer's reconstructions of `n` random scenes."""
     pictures = (render(scene, side(model)) for scene in scenes(n, seed))
     return [float(peak_signal_noise_ratio(p, reconstruct(model, p))) for p in pictures]
 
 
 def judge_accuracy(model: Model, n: int = 1000, seed: int = 0) -> dict[str, dict[str, float]]:
-    """Score the detector itself on rendered scenes and on their reconstructions.
+    """Score the detector on `n` rendered scenes and on their reconstructions by the tokenizer.
 
-    Per attribute, the share of objects read rightly; `place` within 2 % of the side, and `count`
-    the share of scenes in which as many objects were found as there are.
+    Returns, for "rendered" and "reconstructed", the share of objects whose shape, color, texture
+    and `place` (within 2 % of the side) are detected correctly, and in `count` the share of scenes
+    with the correct number of detections.
     """
     hits = {kind: dict.fromkeys((*_ATTRIBUTES, "place", "count"), 0.0) for kind in _KINDS}
     objects = 0
@@ -109,10 +112,10 @@ def judge_accuracy(model: Model, n: int = 1000, seed: int = 0) -> dict[str, dict
         objects += len(scene.objects)
         picture = render(scene, side(model))
         for kind, image in zip(_KINDS, (picture, reconstruct(model, picture)), strict=True):
-            found = detect(image)
-            hits[kind]["count"] += len(found) == len(scene.objects)
-            for item in scene.objects if found else ():
-                near = min(found, key=lambda d: np.hypot(d.x - item.x, d.y - item.y))
+            detections = detect(image)
+            hits[kind]["count"] += len(detections) == len(scene.objects)
+            for item in scene.objects if detections else ():
+                near = min(detections, key=lambda d: np.hypot(d.x - item.x, d.y - item.y))
                 hits[kind]["place"] += np.hypot(near.x - item.x, near.y - item.y) < 0.02
                 for attribute in _ATTRIBUTES:
                     hits[kind][attribute] += getattr(near, attribute) == getattr(item, attribute)
@@ -122,14 +125,11 @@ def judge_accuracy(model: Model, n: int = 1000, seed: int = 0) -> dict[str, dict
     }
 
 
-_ATTRIBUTES, _KINDS = ("shape", "color", "texture"), ("rendered", "reconstructed")
-
-
 def need_judge(model: Model) -> None:
-    """Raise ValueError for a model whose pictures the closed world's judge cannot score."""
+    """Raise ValueError if the closed world's judge cannot score the model's pictures."""
     if model.prompts.judge is not world_judge:
         raise ValueError(
-            f"{model.name} has no judge here: only pictures of the closed world are scored"
+            f"{model.name} has no judge: `evaluate` scores only pictures of the closed world"
         )
 
 
@@ -142,24 +142,26 @@ def evaluate(
     sampling: Sampling | None = None,
     given: int = 0,
 ) -> dict[str, Any]:
-    """Score `n` fresh held-out prompts: each task, `overall` of the six, texture, intervals.
+    """Score the pictures of `n` held-out prompts, with 95 % intervals.
 
-    `mismatched` judges each picture against the next prompt of its task: the judge's chance rate.
-    `given` scales have the tokens of a right picture: what is lost after them is lost by the rest.
-    Raises ValueError for a model that the judge does not suit.
+    Returns the score of every task, `overall` (the mean of the six tasks of GenEval), `texture`,
+    the tokenizer's reconstruction PSNR in dB, and `mismatched`, the score of each picture against
+    another prompt of its task: the judge's chance rate. The first `given` scales get the tokens of
+    a correct picture, to find the scale at which errors start. Raises ValueError for a model
+    without the closed world's judge, and for more given scales than there are.
     """
     need_judge(model)
-    asked = questions(n, seed)
+    items = questions(n, seed)
     maps = model.sizes if sizes is None else as_sizes(sizes)
     if not 0 <= given <= len(maps):
-        raise ValueError(f"of {len(maps)} scales 0 to {len(maps)} can be given; not {given}")
+        raise ValueError(f"0 to {len(maps)} scales can be given; not {given}")
     h, w = maps[-1]
-    found = answers(model, asked, method, sizes, sampling, given)
+    detections = answers(model, items, method, sizes, sampling, given)
     right: dict[str, list[float]] = {}
     wrong: list[float] = []
-    for i, (question, objects) in enumerate(zip(asked, found, strict=True)):
+    for i, (question, objects) in enumerate(zip(items, detections, strict=True)):
         right.setdefault(question.task, []).append(verdict(question.prompt, objects, h / w))
-        others = [q.prompt for q in asked[i + 1 :] + asked[:i] if q.task == question.task]
+        others = [q.prompt for q in items[i + 1 :] + items[:i] if q.task == question.task]
         others = [p for p in others if p.canonical != question.prompt.canonical]
         if others:
             wrong.append(verdict(others[0], objects, h / w))

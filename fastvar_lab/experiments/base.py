@@ -1,26 +1,29 @@
-"""What an experiment is: a question, its jobs, and the work that answers them."""
+"""What an experiment is: one record of a question, what is measured, its chart and its claims."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar
 
-import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
 
+from fastvar_lab.experiments.verdicts import Claim
+from fastvar_lab.methods.columns import FASTVAR, FULL, labelled
 from fastvar_lab.methods.prune import Dense
-from fastvar_lab.methods.schedule import ScaleName
 from fastvar_lab.models.model import Model, paper_preset
-from fastvar_lab.prompts import Item, seeded
+from fastvar_lab.prompts import Item, Judge, PromptSet
+from fastvar_lab.scales import Sizes
 from fastvar_lab.seam import Method
+from fastvar_lab.speed import timed
 from fastvar_lab.store import Rows
 
 BATCH = 4
-Settings = dict[str, Any]
-Work = Callable[[Model, Settings], Rows]
-Ratios = dict[ScaleName, float]
 T = TypeVar("T")
+Methods = Mapping[str, Method]
+"""Methods by their label."""
 
 
 @dataclass(frozen=True)
@@ -48,106 +51,151 @@ SCOPES = {
 
 
 @dataclass(frozen=True)
-class Experiment:
-    """One question. `jobs` says what to compute, `work` computes one job, cell by cell.
+class Cell:
+    """One setting to measure: what its rows have in common, and all that they depend on.
 
-    A job is a list of cells that share work (one dense generation, many methods); each cell is
-    plain settings, and `work(model, cells)` yields each with its rows. Cells with `repeats` are
-    timed: nothing runs beside them. `version` is part of every cell's address: raise it when the
-    numbers' meaning changes. Experiments that are `kept_as` one name share their cells, whatever
-    their `labels`, the settings that only say what a cell is called.
+    `columns` are plain values; `items` are generated together, `first` the number of their first
+    picture. A cell with `repeats` is timed: nothing runs beside it. `sizes` is its schedule if it
+    is not the model's. `label` is only printed.
     """
 
-    name: str
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    method: Method | None = None
+    label: str = ""
+    items: tuple[Item, ...] = ()
+    first: int = 0
+    judge: Judge | None = None
+    repeats: int = 0
+    sizes: Sizes | None = None
+
+    @property
+    def prompts(self) -> list[str]:
+        return [item.prompt for item in self.items]
+
+    @property
+    def seeds(self) -> list[int]:
+        return [item.seed for item in self.items]
+
+    @property
+    def words(self) -> int:
+        """Words of the prompt: what counted operations take for its tokens."""
+        return len(self.items[0].prompt.split())
+
+    def score(self, i: int, picture: Any) -> dict[str, float]:
+        """Judge picture i, (H, W, 3) uint8: the column `right`; none without a judge."""
+        return {} if self.judge is None else {"right": float(self.judge(self.items[i], picture))}
+
+
+@dataclass(frozen=True)
+class Question:
+    """What an experiment is asked of: a model, how much, its prompts, its methods by label."""
+
+    model: Model
+    scope: Scope
+    prompts: PromptSet
+    methods: Methods
+    timed: Item
+
+    def batches(self) -> list[tuple[int, tuple[Item, ...]]]:
+        """Return the prompts in batches that are generated together, with each one's first number.
+
+        >>> import fastvar_lab as fv
+        >>> from fastvar_lab.prompts import ClosedWorld
+        >>> world, model = ClosedWorld(), fv.load("tiny")
+        >>> question = Question(model, Scope("look", 6, 1), world, {}, world.take(1)[0])
+        >>> [(first, len(items)) for first, items in question.batches()]
+        [(0, 4), (4, 2)]
+        """
+        items = self.prompts.take(self.scope.prompts)
+        return [(first, items[first : first + BATCH]) for first in range(0, len(items), BATCH)]
+
+
+Work = Callable[[Model, Sequence[Cell]], Iterator[tuple[Cell, Rows]]]
+
+
+def full_and_preset(model: Model) -> Methods:
+    """Return full generation and the model's own preset; ValueError for a model without one."""
+    return {FULL: Dense(), FASTVAR: paper_preset(model)}
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One question, and all that answers it.
+
+    `methods(model)` are compared with full generation over the prompts; an experiment of another
+    shape says its `cells(question)` too, lists of those that are worked on together, and the
+    `work(model, cells)` that yields each with its rows. `chart` draws its frame, or the sums of it
+    that `points` makes where the frame is too long to keep. `metrics` are computed beside the usual
+    ones; `seed` draws the prompts of sets that have one. `speed` says that no number depends on
+    what the weights have learned. Raise `version` when the meaning of its cells' numbers changes.
+    """
+
     question: str
     source: str
-    jobs: Callable[[Model, Scope], list[list[Settings]]]
-    work: Callable[[Model, Sequence[Settings]], Iterator[tuple[Settings, Rows]]]
+    chart: Callable[[pd.DataFrame], Figure]
+    methods: Callable[[Model], Methods | Sequence[Method]] = full_and_preset
+    cells: Callable[[Question], list[list[Cell]]] | None = None
+    work: Work | None = None
+    claims: tuple[Claim, ...] = ()
+    metrics: tuple[str, ...] = ()
+    points: Callable[[pd.DataFrame], pd.DataFrame] | None = None
+    seed: int = 11
     version: int = 1
     slow: bool = False
-    kept_as: str = ""
-    labels: tuple[str, ...] = ()
+    speed: bool = False
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        if (self.cells is None) != (self.work is None):
+            raise ValueError(f"{self.question!r}: cells need a work, and a work needs cells")
+
+    def labelled(self, model: Model) -> Methods:
+        """Return its methods for a model, by label."""
+        return labelled(self.methods(model), model.grids(), model.depth)
 
 
-def each_cell(
-    name: str,
-    question: str,
-    source: str,
-    jobs: Callable[[Model, Scope], list[list[Settings]]],
-    work: Work,
-    **options: Any,
-) -> Experiment:
-    """Make an experiment whose cells are worked on one by one."""
-    return Experiment(name, question, source, jobs, partial(_each, work), **options)
+def each(work: Callable[[Model, Cell], Rows]) -> Work:
+    """Make the work of an experiment whose cells are worked on one by one."""
+    return partial(_each, work)
 
 
-def _each(work: Work, model: Model, cells: Sequence[Settings]) -> Iterator[tuple[Settings, Rows]]:
+def _each(
+    work: Callable[[Model, Cell], Rows], model: Model, cells: Sequence[Cell]
+) -> Iterator[tuple[Cell, Rows]]:
     for cell in cells:
         yield cell, work(model, cell)
 
 
-def in_turns(
-    cells: Sequence[Settings], once: Callable[[Settings], T], warm_up: bool = True
-) -> list[list[T]]:
-    """Measure cells one after the other, again and again: what slows one turn slows all in it.
-
-    Returns each cell's measurements; a first turn that warms up is left out.
-
-    >>> counted = iter(range(6))
-    >>> in_turns([{"repeats": 2}, {"repeats": 2}], lambda cell: next(counted))
-    [[2, 4], [3, 5]]
-    """
-    turns = [[once(cell) for cell in cells] for _ in range(cells[0]["repeats"] + warm_up)]
-    return [list(found) for found in zip(*turns[warm_up:], strict=True)]
-
-
-def ways(model: Model) -> dict[str, Method]:
-    """Full generation and the model's own preset."""
-    return {"full": Dense(), "fast": paper_preset(model)}
-
-
-def told(methods: Mapping[str, Method]) -> list[Settings]:
-    """Tell methods apart in cells: by what they are called, and as they are written."""
-    return [{"method": name, "repr": repr(method)} for name, method in methods.items()]
-
-
-def score(model: Model, prompt: str, picture: np.ndarray) -> float:
-    """Judge a picture by the model's judge; nan for a model without one."""
-    judge = model.prompts.judge
-    return float("nan") if judge is None else judge(Item(prompt, 0), picture)
-
-
-def draws_the_world(model: Model) -> bool:
-    """Tell whether a model's pictures can be judged."""
-    return model.prompts.judge is not None
-
-
-def labelled(ratios: Ratios) -> str:
-    """Name a schedule.
-
-    >>> labelled({-2: 0.5, -1: 1.0})
-    '-2: 50%, -1: 100%'
-    """
-    return ", ".join(f"{scale}: {ratio:.0%}" for scale, ratio in ratios.items())
-
-
-def timed_prompt(model: Model) -> str:
-    """Say what is drawn where time and memory alone are measured."""
-    return model.example
-
-
-def batches(model: Model, scope: Scope, seed: int) -> list[Settings]:
-    """Draw the model's prompt set from `seed`, in batches that are generated together."""
-    items = [
-        {"task": item.group, "prompt": item.prompt, "seed": item.seed}
-        for item in seeded(model.prompts, seed).take(scope.prompts)
-    ]
+def timed_cells(
+    question: Question, repeats: int, sizes: Sizes | None = None, **columns: Any
+) -> list[Cell]:
+    """Return a cell for each method, to be timed over the same prompt."""
     return [
-        {"first": first, "batch": items[first : first + BATCH]}
-        for first in range(0, len(items), BATCH)
+        Cell(columns, method, label, (question.timed,), repeats=repeats, sizes=sizes)
+        for label, method in question.methods.items()
     ]
 
 
-def prompts_and_seeds(batch: Sequence[Settings]) -> tuple[list[str], list[int]]:
-    """Take apart what `generate` is given."""
-    return [item["prompt"] for item in batch], [item["seed"] for item in batch]
+def in_turns(
+    cells: Sequence[Cell], once: Callable[[Cell], T], base: Cell, time: Callable[[T], float]
+) -> Iterator[tuple[Cell, timed.Pairs[T]]]:
+    """Measure cells and `base` in turns; yield each cell with its results and speedup over `base`.
+
+    `time` reads the time of what `once(cell)` returns. A cell whose turns spread too widely is
+    measured again, and marked as disturbed if that does not help.
+    """
+    ways = {str(i): partial(once, cell) for i, cell in enumerate(cells) if cell != base}
+    pairs = timed.speedups({"base": partial(once, base), **ways}, base.repeats, time, base="base")
+    for i, cell in enumerate(cells):
+        yield cell, pairs["base" if cell == base else str(i)]
+
+
+def base_of(cells: Sequence[Cell]) -> Cell:
+    """Return the cell of full generation to time some cells beside: theirs, or one like the first.
+
+    >>> base = base_of([Cell(label="mine", repeats=3)])
+    >>> base.method, base.label, base.repeats
+    (Dense(), 'full', 3)
+    """
+    full = [cell for cell in cells if cell.method == Dense()]
+    return full[0] if full else replace(cells[0], method=Dense(), label=FULL)

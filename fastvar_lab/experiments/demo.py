@@ -1,4 +1,4 @@
-"""The demo: one prompt, generated in full and with FastVAR at the same seed, measured and drawn."""
+"""The demo: generates one prompt in full and with FastVAR at the same seed, and compares them."""
 
 from __future__ import annotations
 
@@ -28,14 +28,19 @@ PROMPT = "a red striped circle left of a blue square"
 def compare(
     model: Model, prompt: str, method: Method, seed: int, repeats: int = 3
 ) -> tuple[dict[str, Any], dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Measure full against fast: the report, the two pictures, and maps of forwarded tokens."""
+    """Generate and time `prompt` in full and under `method`.
+
+    Returns the report (times in ms, counts, PSNR in dB, SSIM, provenance), the pictures "full" and
+    "fast", (H, W, 3) uint8, and for each pruned step a map (h, w) of the share of layers that
+    forwarded each token. Raises ValueError for a method that does not fit the model.
+    """
     dense = Dense()
     grids = model.grids()
-    method.start(grids, model.depth)  # refuse what does not fit before anything runs
-    ways = {name: partial(timed, model, prompt, way, seed=seed)
-            for name, way in (("full", dense), ("fast", method))}  # fmt: skip
-    timing = speedups(ways, repeats, lambda run: run.ms, progress="generate")["fast"]
-    full, fast = timing.middle  # whose steps add up to the speedup that is stated
+    method.start(grids, model.depth)  # raises before anything is generated
+    runs = {name: partial(timed, model, prompt, m, seed=seed)
+            for name, m in (("full", dense), ("fast", method))}  # fmt: skip
+    timing = speedups(runs, repeats, lambda run: run.ms, progress="generate")["fast"]
+    full, fast = timing.middle  # the turn of the median ratio: its step times match the speedup
     _, trace = observe(model, prompt, method, seed=seed)
     pictures = {
         name: to_uint8(model.decode(run.generation.canvas))[0]
@@ -85,12 +90,12 @@ def draw(
 
 
 def _note(report: dict[str, Any]) -> str:
-    """Say that the timing was disturbed, where it was."""
+    """Return a note if the timing was disturbed, else an empty string."""
     return f", {DISTURBED}" if report.get("disturbed") else ""
 
 
 def _gap(report: dict[str, Any]) -> str:
-    """Say how far the two pictures are from each other."""
+    """Write the distance between the two pictures: PSNR and SSIM, or "identical"."""
     if report["psnr"] == MOST_PSNR:
         return "identical"
     return f"PSNR {report['psnr']:.1f} dB, SSIM {report['ssim']:.3f}"

@@ -1,4 +1,4 @@
-"""One prompt under one method after another: only what changed is computed again."""
+"""Compares methods on one prompt, one after another; unchanged steps are not computed again."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from fastvar_lab.speed import flops
 
 
 class Stopped(Exception):
-    """Raised inside a generation that nobody waits for any more."""
+    """Raised inside a generation whose result is no longer needed."""
 
 
 class Stoppable(Wrapper):
-    """Tells which scale step begins; ends the generation before one when it is told to."""
+    """Calls `begins(step)` before each scale step; raises Stopped there if `stopped()` is true."""
 
     def __init__(
         self, inner: Runner, stopped: Callable[[], bool], begins: Callable[[int], None]
@@ -42,11 +42,12 @@ class Stoppable(Wrapper):
 
 @dataclass(frozen=True)
 class Comparison:
-    """A prompt in full and under a method, at the same seed.
+    """A full and a pruned generation of one prompt, at the same seed.
 
-    `prompt`, `seed` and `method` are what was asked for. Pictures (H, W, 3) uint8.
-    `agreement[s]` is the share of equal bits, or codebook rows, at step s (nan where it was
-    skipped), `first_step` the first step that had to be run.
+    `full` and `fast` are the pictures, (H, W, 3) uint8; `trace` records the pruned generation.
+    `gflop_full[s]` and `gflop_fast[s]` are counted operations of step s in GFLOP. `agreement[s]`
+    is the share of equal bits, or codebook rows, at step s, nan if the step was skipped. `psnr`
+    in dB and `ssim` compare `fast` with `full`. `first_step` is the first step that was computed.
     """
 
     prompt: str
@@ -69,13 +70,13 @@ class Comparison:
 
 
 class Exploration:
-    """Keeps the last generations of one model, to go on from whichever is nearest."""
+    """Keeps the last generations of one model, and resumes from the one that shares most steps."""
 
     def __init__(self, model: Model) -> None:
         self.model = model
-        self.asked: tuple[str, int] | None = None
+        self.request: tuple[str, int] | None = None  # prompt and seed of `full`
         self.full: tuple[Generation, Trace] | None = None
-        self.picture = np.empty(0)  # the full one
+        self.picture = np.empty(0)  # decoded from `full`
         self.last: tuple[Generation, Trace] | None = None
 
     def compare(
@@ -86,62 +87,65 @@ class Exploration:
         stopped: Callable[[], bool] = lambda: False,
         begins: Callable[[int], None] = lambda step: None,
     ) -> Comparison:
-        """Generate in full, if prompt or seed are new, and under `method`; compare.
+        """Generate under `method`, and in full if prompt or seed are new; compare the two.
 
-        `begins` is told every scale step before it runs. Raises Stopped as soon as `stopped` says
-        so; what was finished before is kept.
+        `begins(step)` is called before every scale step. Raises Stopped before the first step at
+        which `stopped()` is true; generations finished by then are kept.
         """
 
         def watch(run: Runner) -> Runner:
             return Stoppable(run, stopped, begins)
 
-        if self.asked != (prompt, seed) or not self._still_holds():
+        if self.request != (prompt, seed) or not self._up_to_date():
             full = observe(self.model, prompt, Dense(), seed=seed, snapshot=True, watch=[watch])
             picture = to_uint8(self.model.decode(full[0].canvas))[0]
-            self.asked, self.full, self.last, self.picture = (prompt, seed), full, None, picture
+            self.request, self.full, self.last = (prompt, seed), full, None
+            self.picture = picture
         base = self._nearest(method)
-        made, trace = observe_again(self.model, *base, method, snapshot=True, watch=[watch])
-        self.last = (made, trace)
-        return self._compared(made, trace)
+        fast, trace = observe_again(self.model, *base, method, snapshot=True, watch=[watch])
+        self.last = (fast, trace)
+        return self._comparison(fast, trace)
 
-    def _still_holds(self) -> bool:
-        """Tell whether the full generation is there, and of the weights that the model has now."""
+    def _up_to_date(self) -> bool:
+        """Return whether there is a full generation with the weights that the model has now."""
         snapshot = self.full[0].snapshot if self.full else None
         return snapshot is not None and snapshot.stamp == self.model.drawing
 
     def _nearest(self, method: Method) -> tuple[Generation, Trace]:
+        """Return the generation from which `method` resumes at the latest step."""
         assert self.full is not None
-        found, best = self.full, -1
+        nearest, latest = self.full, -1
         for pair in (self.full, self.last):
             if pair is not None and pair[0].snapshot is not None:
                 step = resume_step(pair[0].snapshot, method, self.model)
-                if step > best:
-                    found, best = pair, step
-        return found
+                if step > latest:
+                    nearest, latest = pair, step
+        return nearest
 
-    def _compared(self, made: Generation, trace: Trace) -> Comparison:
+    def _comparison(self, fast: Generation, trace: Trace) -> Comparison:
         assert self.full is not None
-        assert self.asked is not None
-        whole, _ = self.full
-        pictures = [self.picture, to_uint8(self.model.decode(made.canvas))[0]]
-        grids, words = whole.request.grids, len(self.asked[0].split())
+        assert self.request is not None
+        full, _ = self.full
+        prompt, seed = self.request
+        pictures = [self.picture, to_uint8(self.model.decode(fast.canvas))[0]]
+        grids, words = full.request.grids, len(prompt.split())
         costs = [
             [sum(c.values()) / 1e9 for c in flops.step_flops(self.model, m, grids, words=words)]
-            for m in (whole.method, made.method)
+            for m in (full.method, fast.method)
         ]
         return Comparison(
-            prompt=self.asked[0],
-            seed=self.asked[1],
-            method=made.method,
+            prompt=prompt,
+            seed=seed,
+            method=fast.method,
             full=pictures[0],
             fast=pictures[1],
             trace=trace,
             gflop_full=costs[0],
             gflop_fast=costs[1],
             agreement=[
-                token_agreement(a, b) for a, b in zip(whole.tokens, made.tokens, strict=True)
+                token_agreement(a, b) for a, b in zip(full.tokens, fast.tokens, strict=True)
             ],
             psnr=psnr(pictures[1], pictures[0]),
             ssim=ssim(pictures[1], pictures[0]),
-            first_step=made.first_step,
+            first_step=fast.first_step,
         )

@@ -7,14 +7,11 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,85 +19,21 @@ from matplotlib.figure import Figure
 from skimage.io import imread
 
 from fastvar_lab.errors import unknown
-from fastvar_lab.experiments import demo, run
+from fastvar_lab.experiments import output, run
+from fastvar_lab.experiments.base import Experiment, Scope
+from fastvar_lab.experiments.galleries import GALLERIES, make
+from fastvar_lab.experiments.output import DRAWN_WITH, Report
+from fastvar_lab.experiments.workers import ModelSpec
 from fastvar_lab.files import folder, write, write_json
-from fastvar_lab.generation import generate, resume
-from fastvar_lab.instruments.observe import observe
-from fastvar_lab.measure.spectra import images
-from fastvar_lab.methods.presets import PRESETS
-from fastvar_lab.methods.prune import Dense
+from fastvar_lab.measure import quality
 from fastvar_lab.models.model import Model
-from fastvar_lab.pictures import to_uint8
-from fastvar_lab.plotting import panels
-from fastvar_lab.plotting.charts import CHARTS, POINTS
 from fastvar_lab.plotting.style import write_figure
-from fastvar_lab.plotting.tables import latex, markdown, tabulate
-from fastvar_lab.provenance import machine
+from fastvar_lab.prompts import PromptSet
 from fastvar_lab.store import Store
-from fastvar_lab.world.tasks import TASKS, questions
 
-STEPS_PROMPTS = (demo.PROMPT, "three yellow stars")
-DRAWN_WITH = ("matplotlib", "numpy", "pillow")  # same versions, same bytes
 TOLERANCE = 1.0  # mean absolute difference of pixel values under other versions, of 255
-
-Report = dict[str, Any]
-Arrays = dict[str, np.ndarray]
-
-
-@dataclass(frozen=True)
-class Pictures:
-    """A figure of pictures: `make` generates report and arrays, `draw` needs nothing else."""
-
-    make: Callable[[Model, int], tuple[Report, Arrays]]
-    draw: Callable[[Report, Arrays], Figure]
-
-
-def _steps(model: Model, seed: int) -> tuple[Report, Arrays]:
-    """Decode after every scale step of unpruned generations (paper, Fig. A.2)."""
-    arrays = {}
-    for prompt in STEPS_PROMPTS:
-        _, trace = observe(model, prompt, Dense(), seed=seed)
-        arrays[prompt] = (images(trace, model.decode)[:, 0] * 255).round().astype(np.uint8)
-    return {"scales": [g.name for g in model.grids()]}, arrays
-
-
-def _draw_steps(report: Report, arrays: Arrays) -> Figure:
-    rows = {prompt: list(pictures / 255) for prompt, pictures in arrays.items()}
-    return panels.steps(rows, report["scales"])
-
-
-def _demo(model: Model, seed: int) -> tuple[Report, Arrays]:
-    """Compare full and FastVAR generation of the demo's prompt."""
-    report, pictures, shares = demo.compare(model, demo.PROMPT, PRESETS["tiny"], seed)
-    return report, {**pictures, **shares}
-
-
-def _draw_demo(report: Report, arrays: Arrays) -> Figure:
-    shares = {k: v for k, v in arrays.items() if k not in ("full", "fast")}
-    return demo.draw(report, {k: arrays[k] for k in ("full", "fast")}, shares)
-
-
-def _side_by_side(model: Model, seed: int) -> tuple[Report, Arrays]:
-    """Generate prompts of every task in full and with FastVAR (paper, Figs A.3 and A.4)."""
-    prompts = [q.prompt.text for q in questions(len(TASKS), seed=5)]
-    full = generate(model, prompts, Dense(), seed=seed, snapshot=True)
-    fast = resume(model, full, PRESETS["tiny"])
-    pairs = zip(*(to_uint8(model.decode(made.canvas)) for made in (full, fast)), strict=True)
-    arrays = {prompt: np.stack(pair) for prompt, pair in zip(prompts, pairs, strict=True)}
-    return {"method": repr(PRESETS["tiny"])}, arrays
-
-
-def _draw_side_by_side(report: Report, arrays: Arrays) -> Figure:
-    return panels.pairs({prompt: (full, fast) for prompt, (full, fast) in arrays.items()})
-
-
-PICTURES = {
-    "demo": Pictures(_demo, _draw_demo),
-    "intermediate_outputs": Pictures(_steps, _draw_steps),
-    "side_by_side": Pictures(_side_by_side, _draw_side_by_side),
-}
-CHARTED = {f"{n}_scores" if n in PICTURES else n: n for n in CHARTS}  # figure to experiment
-NAMES = (*PICTURES, *CHARTED)
+CHARTED = {f"{n}_scores" if n in GALLERIES else n: n for n in run.REGISTRY}  # to experiments
+NAMES = (*GALLERIES, *CHARTED)
 
 
 def chosen(names: Sequence[str], everything: bool = False) -> list[str]:
@@ -108,109 +41,135 @@ def chosen(names: Sequence[str], everything: bool = False) -> list[str]:
     for name in names:
         if name not in NAMES:
             raise unknown("figure", name, NAMES)
-    return list(NAMES) if everything else list(names) or list(PICTURES)
+    return list(NAMES) if everything else list(names) or list(GALLERIES)
 
 
 def draw(
     model: Model,
-    names: Sequence[str],
+    names: Sequence[str | Experiment],
     out: Path,
     seed: int = 0,
     *,
-    scope: str = "paper",
-    how: run.Opened | None = None,
+    scope: str | Scope = "paper",
+    spec: ModelSpec | None = None,
+    prompts: PromptSet | None = None,
+    metrics: quality.Chosen | None = None,
     store: Store | None = None,
     executor: Executor | None = None,
     endings: Sequence[str] = ("png", "pdf"),
+    note: Callable[[str], object] = print,
 ) -> Iterator[Path]:
-    """Draw figures into `out` with their data, yielding each file when it is there."""
+    """Draw figures of any model into `out`, complete for a paper, yielding each file.
+
+    `names` are figures that ship here, or experiments of your own. Each leaves its data, tables,
+    caption and provenance beside it. What the model cannot answer is left out, and `note` is told
+    why in one sentence, unless it is the only figure: then ValueError. `spec` says how the model
+    was opened, which an executor needs. All else as in `run.run`.
+    """
     folder(out)
     for name in names:
-        report: Report = {"figure": name}
-        if name in PICTURES:
-            made, arrays = PICTURES[name].make(model, seed)
-            data = out / f"{name}.npz"
-            _disown_data(out / name)
-            write(data, lambda partial, a=arrays: np.savez_compressed(partial, **a))  # type: ignore[misc]
-            report |= {"seed": seed, **made}
-            figure = PICTURES[name].draw(report, arrays)
-        else:
-            asked = CHARTED[name]
-            frame = run.run(asked, scope, how=how, store=store, executor=executor)
-            kept = POINTS[asked](frame) if asked in POINTS else frame
-            data, figure = write_frame(out / name, asked, frame, kept)
-            report |= measured(scope, frame, len(kept))
-        told = f" --seed {seed}" if name in PICTURES else " --quick" if scope == "quick" else ""
-        report |= provenance(model, f"figures {name}{told}", how)
-        yield data
-        yield from _write(out / name, report, figure, endings)
+        label = name if isinstance(name, str) else name.name
+        try:
+            reason = meaningless(model, name)
+            if reason:
+                raise ValueError(reason)
+            if isinstance(name, str) and name in GALLERIES:
+                report = _gallery(name, model, prompts, seed, out)
+            else:
+                frame = run.run(
+                    CHARTED[name] if isinstance(name, str) else name,
+                    scope,
+                    model=spec if executor is not None else model,
+                    prompts=prompts,
+                    metrics=metrics,
+                    store=store,
+                    executor=executor,
+                )
+                report = _frame(name, frame, out, scope)
+        except ValueError as error:
+            if len(names) == 1:
+                raise
+            note(f"{label} is left out: {error}")
+            continue
+        option = f" --seed {seed}" if name in GALLERIES else ""
+        option += " --quick" if report.get("scope") == "quick" else ""
+        report |= output.provenance(model, f"figures {label}{_of(model)}{option}", spec)
+        yield from _finish(out / label, name, report, redraw(name, out, report), endings)
+
+
+def _gallery(name: str, model: Model, prompts: PromptSet | None, seed: int, out: Path) -> Report:
+    """Generate and write what a gallery shows."""
+    report, arrays = make(name, model, prompts, seed)
+    output.disown_data(out / name)
+    write(out / f"{name}.npz", lambda partial: np.savez_compressed(partial, **arrays))  # type: ignore[arg-type]
+    return {"figure": name, "seed": seed, **report}
+
+
+def _frame(name: str | Experiment, frame: pd.DataFrame, out: Path, scope: str | Scope) -> Report:
+    """Write an experiment's frame, or its sums where it is too long to keep."""
+    record = _record(name)
+    label = name if isinstance(name, str) else name.name
+    kept = record.points(frame) if record.points else frame
+    output.write_frame(out / label, frame, kept)
+    scope = scope if isinstance(scope, str) else scope.name
+    return {"figure": label, **output.measured(scope, frame, len(kept))}
 
 
 def draw_frame(
-    model: Model, name: str, frame: pd.DataFrame, out: Path, scope: str, how: run.Opened
+    model: Model,
+    experiment: str | Experiment,
+    frame: pd.DataFrame,
+    out: Path,
+    scope: str,
+    spec: ModelSpec | None = None,
 ) -> Iterator[Path]:
     """Leave all of an experiment's frame in `out`, its tables and figure, and where it is from."""
-    data, figure = write_frame(out / name, name, frame, frame)
-    told = f" --{scope}" if scope != "default" else ""
-    command = f"experiment {name} --model {model.name}{told}"
-    report = {**measured(scope, frame, len(frame)), **provenance(model, command, how)}
-    yield data
-    yield from _write(out / name, report, figure, ("png", "pdf"))
+    folder(out)
+    record = _record(experiment)
+    written = output.write_frame(out / record.name, frame, frame)
+    option = f" --{scope}" if scope != "default" else ""
+    command = f"experiment {record.name} --model {model.name}{option}"
+    report = {
+        **output.measured(scope, frame, len(frame)),
+        **output.provenance(model, command, spec),
+    }
+    figure = record.chart(written)
+    yield from _finish(out / record.name, record, report, figure, ("png", "pdf"))
 
 
-def write_frame(
-    path: Path, experiment: str, frame: pd.DataFrame, kept: pd.DataFrame
-) -> tuple[Path, Figure]:
-    """Write a frame's tables and the rows that are `kept`; return their file and its chart."""
-    data = Path(f"{path}.csv")
-    _disown_data(path)
-    write(data, lambda partial: kept.to_csv(partial, index=False))
-    write_tables(path, frame)
-    return data, CHARTS[experiment](pd.read_csv(data))
+def meaningless(model: Model, name: str | Experiment) -> str:
+    """Say in one sentence why an answer would mean nothing for a model; empty if it means much."""
+    pictures = isinstance(name, str) and name in GALLERIES
+    if (not pictures and _record(name).speed) or "weights='random'" not in model.source:
+        return ""
+    return f"{model.name} has random weights: only its speed means something, not its pictures"
 
 
-def _disown_data(path: Path) -> None:
-    """Take away what says where the old data are from: it would be wrong of new ones."""
-    Path(f"{path}.json").unlink(missing_ok=True)
+def _of(model: Model) -> str:
+    return "" if model.name == ModelSpec().name else f" --model {model.name}"
 
 
-def _write(path: Path, report: Report, figure: Figure, endings: Sequence[str]) -> Iterator[Path]:
-    """Write where a figure is from, then the figure."""
+def _record(name: str | Experiment) -> Experiment:
+    """Return the experiment that a figure shows."""
+    if isinstance(name, Experiment):
+        return name
+    return run.find(CHARTED.get(name, name))
+
+
+def _finish(
+    path: Path, name: str | Experiment, report: Report, figure: Figure, endings: Sequence[str]
+) -> Iterator[Path]:
+    """Write caption and provenance, then the figure."""
+    gallery = isinstance(name, str) and name in GALLERIES
+    report["caption"] = (
+        GALLERIES[str(name)].caption if gallery else output.caption(_record(name), report)
+    )
+    yield Path(f"{path}.npz" if gallery else f"{path}.csv")
+    output.write_caption(path, report)
     write_json(Path(f"{path}.json"), report)
     for ending in endings:
         write_figure(f"{path}.{ending}", figure)
         yield Path(f"{path}.{ending}")
-
-
-def write_tables(path: str | Path, frame: pd.DataFrame) -> None:
-    """Write what a frame says as Markdown and LaTeX (booktabs), `path` without its ending."""
-    table = tabulate(frame)
-    for ending, text in ((".md", markdown(table)), (".tex", latex(table))):
-        write(Path(f"{path}{ending}"), lambda partial, t=text: partial.write_text(t))  # type: ignore[misc]
-
-
-def measured(scope: str, frame: pd.DataFrame, rows: int) -> Report:
-    """Say how much an experiment measured."""
-    pictures = {"n": int(frame.picture.nunique())} if "picture" in frame else {}
-    return {"scope": scope, "rows": rows, **pictures}
-
-
-def provenance(model: Model, command: str, how: run.Opened | None = None) -> Report:
-    """Say where results are from: command, with how the model was opened, weights, machine."""
-    asked, usual = how or run.Opened(), run.Opened()
-    options = [
-        f" --{name} {shlex.quote(str(getattr(asked, name)))}"
-        for name in ("weights", "device", "dtype")
-        if getattr(asked, name) != getattr(usual, name)
-    ]
-    return {
-        "command": f"python -m fastvar_lab {command}{''.join(options)}",
-        "model": model.name,
-        "weights": model.fingerprint,
-        "device": str(model.device),
-        **machine(model.device),
-        "versions": {p: version(p) for p in ("torch", "fastvar-lab", "seaborn", *DRAWN_WITH)},
-    }
 
 
 def again(out: Path, names: Sequence[str], endings: Sequence[str]) -> Iterator[Path]:
@@ -218,11 +177,11 @@ def again(out: Path, names: Sequence[str], endings: Sequence[str]) -> Iterator[P
     for name in names or _there(out):
         if name not in _there(out):
             raise ValueError(f"{out / name}.json is not there: nothing says what {name} shows")
-        if name in CHARTED and CHARTED[name] not in POINTS:
-            write_tables(out / name, pd.read_csv(out / f"{name}.csv"))
+        if name in CHARTED and not _record(name).points:
+            output.write_tables(out / name, pd.read_csv(out / f"{name}.csv"))
         report = _report(out / f"{name}.json")
         report["versions"] |= {p: version(p) for p in DRAWN_WITH}
-        yield from _write(out / name, report, redraw(name, out), endings)
+        yield from _finish(out / name, name, report, redraw(name, out), endings)
 
 
 def _there(out: Path) -> list[str]:
@@ -244,13 +203,14 @@ def _report(path: Path) -> Report:
     return report
 
 
-def redraw(name: str, out: Path) -> Figure:
-    """Draw a committed figure again from its committed data."""
-    report = _report(out / f"{name}.json")
-    if name in PICTURES:
-        with np.load(out / f"{name}.npz") as kept:
-            return PICTURES[name].draw(report, dict(kept))
-    return CHARTS[CHARTED[name]](pd.read_csv(out / f"{name}.csv"))
+def redraw(name: str | Experiment, out: Path, report: Report | None = None) -> Figure:
+    """Draw a figure from its data in a folder."""
+    if isinstance(name, str) and name in GALLERIES:
+        with np.load(out / f"{name}.npz") as held:
+            report = _report(out / f"{name}.json") if report is None else report
+            return GALLERIES[name].draw(report, dict(held))
+    label = name if isinstance(name, str) else name.name
+    return _record(name).chart(pd.read_csv(out / f"{label}.csv"))
 
 
 def check(out: Path, names: Sequence[str] = ()) -> list[str]:
@@ -264,13 +224,13 @@ def check(out: Path, names: Sequence[str] = ()) -> list[str]:
             wrong.append(f"{name}: {out / name}.json is not there")
             continue
         try:
-            told = _report(out / f"{name}.json")["versions"]
+            drawn_with = _report(out / f"{name}.json")["versions"]
         except ValueError as error:
             wrong.append(str(error))
             continue
-        other = [
-            f"{p} {version(p)} instead of {told[p]}" for p in DRAWN_WITH if version(p) != told[p]
-        ]
+        here = {p: version(p) for p in DRAWN_WITH}
+        other = [f"{p} {here[p]} instead of {drawn_with[p]}" for p in here
+                 if here[p] != drawn_with[p]]  # fmt: skip
         with TemporaryDirectory() as scratch:
             figure = redraw(name, out)
             for ending in ("png", "pdf"):

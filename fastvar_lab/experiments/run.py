@@ -1,45 +1,37 @@
-"""Run experiments: known cells are read, missing ones computed, here or elsewhere.
-
-`run` answers the questions that ship here, `compare` sets methods of one's own beside others.
-"""
+"""Run experiments: known results are read, missing ones computed, here or elsewhere."""
 
 from __future__ import annotations
 
-import os
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import (
-    CancelledError,
-    Executor,
-    Future,
-    ProcessPoolExecutor,
-    as_completed,
-)
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from functools import lru_cache, partial
-from multiprocessing import get_context, parent_process
-from typing import Any
+from collections.abc import Sequence
+from concurrent.futures import Executor
 
 import pandas as pd
-import torch
 from tqdm.auto import tqdm
 
 from fastvar_lab.errors import unknown
-from fastvar_lab.experiments import costs, quality, steps
-from fastvar_lab.experiments.base import SCOPES, Experiment, Scope, Settings
-from fastvar_lab.files import expanded
-from fastvar_lab.models.loading import load
+from fastvar_lab.experiments.base import (
+    SCOPES,
+    Experiment,
+    Methods,
+    Question,
+    Scope,
+)
+from fastvar_lab.experiments.comparison import comparison, halves_and_wholes, with_full
+from fastvar_lab.experiments.jobs import CellJob, Disturbed, Job
+from fastvar_lab.experiments.questions import shipped
+from fastvar_lab.experiments.workers import ModelSpec, expectation, submit
+from fastvar_lab.measure import quality
+from fastvar_lab.methods.columns import labelled
 from fastvar_lab.models.model import Model
+from fastvar_lab.plotting import charts
 from fastvar_lab.plotting.tables import tabulate
-from fastvar_lab.provenance import machine, versions
+from fastvar_lab.prompts import Item, PromptSet, seeded
+from fastvar_lab.provenance import machine
 from fastvar_lab.seam import Method
-from fastvar_lab.speed.flops import named
 from fastvar_lab.store import Store
 
-EVERY = (*costs.EXPERIMENTS, *steps.EXPERIMENTS, *quality.EXPERIMENTS)
-OPENING = threading.Lock()  # a worker with several threads opens a model once
-REGISTRY: dict[str, Experiment] = {experiment.name: experiment for experiment in EVERY}
+REGISTRY: dict[str, Experiment] = shipped()
+"""Every experiment that ships here, by name."""
 
 
 def find(name: str) -> Experiment:
@@ -49,127 +41,80 @@ def find(name: str) -> Experiment:
     return REGISTRY[name]
 
 
-@dataclass(frozen=True)
-class Opened:
-    """How a model is opened, as plain values that travel to a worker.
-
-    >>> frame = run("memory", "quick", how=Opened("tiny", device="cpu"), progress=False)
-    >>> int(frame.side.max())
-    64
-    """
-
-    name: str = "tiny"
-    weights: str | None = None
-    device: str = "cpu"
-    dtype: str = "float32"
-    fingerprint: str = ""
-
-
-@lru_cache(maxsize=2)
-def _open(name: str, weights: str | None, device: str, dtype: str) -> Model:
-    return load(name, weights, device, getattr(torch, dtype))
-
-
-def open_model(how: Opened) -> Model:
-    """Open a model once per process; raise ValueError if its weights are not those expected."""
-    with OPENING:
-        model = _open(how.name, how.weights, how.device, how.dtype)
-    if how.fingerprint and model.fingerprint != how.fingerprint:
-        raise ValueError(
-            f"this worker's {how.name} has the weights {model.fingerprint}; "
-            f"the run was begun with {how.fingerprint}"
-        )
-    return model
-
-
-def address(experiment: Experiment, model: Model, cell: Mapping[str, Any]) -> Settings:
-    """Everything that a cell's numbers depend on; those of timed ones on the machine, too."""
-    timed = {"on": {**machine(model.device), **versions()}} if "repeats" in cell else {}
-    return {
-        **timed,
-        "experiment": experiment.kept_as or experiment.name,
-        "version": experiment.version,
-        "model": model.name,
-        "weights": model.fingerprint,
-        "device": str(model.device),
-        "precision": model.precision,
-        "sampling": repr(model.sampling),
-        "sizes": [list(size) for size in model.sizes],
-        "cell": {k: v for k, v in cell.items() if k not in experiment.labels},
-    }
-
-
-def compute(name: str, how: Opened, cells: Sequence[Settings], folder: str, told: str) -> int:
-    """Run one job where this process is, and keep every cell as it comes; return how many.
-
-    `told` is the version of torch that the run was begun with; another one is refused.
-    """
-    here = versions()["torch"]
-    if here != told:
-        raise ValueError(f"this worker has torch {here}; the run was begun with {told}")
-    return _work(find(name), open_model(how), cells, Store(folder))
-
-
-def _work(experiment: Experiment, model: Model, cells: Sequence[Settings], store: Store) -> int:
-    done = 0
-    for cell, rows in experiment.work(model, cells):
-        store.put(address(experiment, model, cell), rows)
-        done += 1
-    return done
-
-
 def run(
-    name: str,
+    experiment: str | Experiment,
     scope: str | Scope = "default",
     *,
-    how: Opened | Model | None = None,
+    model: Model | ModelSpec | None = None,
+    methods: Methods | Sequence[Method] | None = None,
+    prompts: PromptSet | None = None,
+    metrics: quality.Chosen | None = None,
     store: Store | None = None,
     executor: Executor | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Run an experiment that ships here; return its tidy frame, one row per measurement.
+    """Run an experiment, by name or a record of your own; return its tidy frame.
 
-    `scope` says how much: "quick", "default", "paper", or a `Scope` of one's own. `how` says which
-    model: how to open it, default the embedded one, or one that is open, without an executor.
+    `scope` says how much: "quick", "default", "paper", or a `Scope` of your own. `model` is an open
+    one, or says how to open it, which an executor needs; default is the embedded model. `methods`
+    and `prompts` stand for the experiment's and the model's own; `metrics` are computed beside the
+    usual ones: names, or functions of your own by name.
 
-    Known cells are read; missing ones are computed here, or through any
+    Known results are read; missing ones are computed here, or through any
     `concurrent.futures.Executor`, and kept one by one, so that a stopped run goes on where it was.
-    Cells that are timed are computed here, alone, when all others are there.
+    A new metric draws no picture again. Timed results are measured here, alone, when all others
+    are there.
 
     >>> frame = run("latency_by_scale", "quick", progress=False)
     >>> sorted(frame.method.unique())
-    ['fast', 'full']
+    ['FastVAR', 'full']
     """
-    experiment, how = find(name), how or Opened()
-    if isinstance(how, Model):
-        if executor is not None:
-            raise ValueError("a model that is open does not travel to workers; say how to open it")
-        return _measured(experiment, how, scope, store, progress)
-    model = open_model(how)
-    how = replace(how, fingerprint=model.fingerprint)
-    if how.weights not in (None, "random"):  # workers run elsewhere
-        how = replace(how, weights=str(expanded(how.weights).resolve()))
-    elsewhere = None if executor is None else partial(_through, executor, name, how)
-    return _measured(experiment, model, scope, store, progress, elsewhere)
+    record = find(experiment) if isinstance(experiment, str) else experiment
+    scope = _scope(scope)
+    spec = model.resolved() if isinstance(model, ModelSpec) else None
+    spec = ModelSpec() if model is None else spec
+    opened = spec.open() if spec is not None else model
+    assert isinstance(opened, Model)
+    if executor is not None and spec is None:
+        raise ValueError(
+            f"a model that is open does not travel to workers; say how to open {opened.name}: "
+            "ModelSpec(name, weights)"
+        )
+    if prompts is None:
+        timed = Item(opened.example, 0)
+        prompts = seeded(opened.prompts, record.seed)
+    else:
+        timed = prompts.take(1)[0]
+    own = record.labelled(opened) if methods is None else labelled(
+        methods, opened.grids(), opened.depth
+    )  # fmt: skip
+    own = own if methods is None else with_full(own, opened)
+    question = Question(opened, scope, prompts, own, timed)
+    store = (store or Store()).prepare()
+    frame = _measured(record, question, metrics, store, progress, executor, spec)
+    front = {"model": opened.name, "weights": opened.fingerprint}
+    if "prompt" in frame:
+        front["prompts"] = prompts.name
+    return frame.assign(**front)[[*front, *frame.columns]]
 
 
 def compare(
-    model: Model,
-    methods: Mapping[str, Method],
+    model: Model | ModelSpec,
+    methods: Methods | Sequence[Method],
     scope: str | Scope = "default",
     *,
-    seed: int = 11,
+    prompts: PromptSet | None = None,
+    metrics: quality.Chosen | None = None,
     store: Store | None = None,
+    executor: Executor | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
     """Compare methods, your own too, with full generation as the experiments here do.
 
-    `methods` are values by their label; those of experiments are at hand, such as
-    `quality.rivals_methods(model)`. Held-out prompts and their noise are drawn from `seed`, the
-    same for all. The frame has a row a picture and method (`kind` "quality": psnr, ssim, right, ...
-    to the full picture) and a row a method (`kind` "time"), and is what `charts.methods`,
-    `charts.tradeoff`, `charts.rivals` and `tables.tabulate` take. What is measured is kept like
-    an experiment's cells; a rule whose code has changed is measured anew.
+    `methods` are values by their label, or without: then labels say what sets them apart. The frame
+    has a row a picture and method (`kind` "quality": the metrics) and a row a method (`kind`
+    "time"), each with the columns of its method, and is what `charts.methods`, `charts.tradeoff`,
+    `charts.rivals` and `tables.tabulate` take. All else as in `run`.
 
     >>> import fastvar_lab as fv
     >>> ways = {"PTS": fv.Prune({-1: 0.75}), "random": fv.Prune({-1: 0.75}, select=fv.Random())}
@@ -177,119 +122,97 @@ def compare(
     >>> sorted(frame.method.unique())
     ['PTS', 'full', 'random']
     """
-    named(methods)
-    asked = quality.comparison("compare", "", "", lambda _: methods, seed=seed)
-    return _measured(asked, model, scope, store, progress)
+    record = Experiment("", "", charts.methods, name="compare")
+    return run(
+        record,
+        scope,
+        model=model,
+        methods=methods,
+        prompts=prompts,
+        metrics=metrics,
+        store=store,
+        executor=executor,
+        progress=progress,
+    )
+
+
+def jobs_of(
+    record: Experiment, question: Question, metrics: quality.Chosen | None = None
+) -> list[Job]:
+    """Return the jobs of an experiment: its cells, or pictures and times of its methods."""
+    if record.cells is not None:
+        assert record.work is not None
+        name = record.name
+        if not name:
+            raise ValueError("name the experiment: its cells are kept under its name")
+        return [
+            CellJob(name, record.version, record.work, tuple(cells), name)
+            for cells in record.cells(question)
+        ]
+    own = with_full(question.methods, question.model)
+    if record.slow and question.scope.name == "quick":
+        own = halves_and_wholes(own)
+    chosen = quality.chosen([*record.metrics, *quality.as_metrics(metrics or ())])
+    judge = question.prompts.judge
+    chosen = chosen if judge is None else (quality.score(judge), *chosen)
+    question = Question(question.model, question.scope, question.prompts, own, question.timed)
+    return comparison(question, chosen, record.name)
 
 
 def _measured(
-    experiment: Experiment,
-    model: Model,
-    scope: str | Scope,
-    store: Store | None,
+    record: Experiment,
+    question: Question,
+    metrics: quality.Chosen | None,
+    store: Store,
     progress: bool,
-    elsewhere: Callable[[Sequence[Sequence[Settings]], str, Any], None] | None = None,
+    executor: Executor | None,
+    spec: ModelSpec | None,
 ) -> pd.DataFrame:
-    """Read what is known, compute what is missing, and join it; timed cells here, when alone."""
-    if isinstance(scope, str):
-        if scope not in SCOPES:
-            raise ValueError(f"scope must be one of {', '.join(SCOPES)}; not {scope!r}")
-        scope = SCOPES[scope]
-    store = (store or Store()).prepare()
-    jobs = experiment.jobs(model, scope)
-    wanted = [cell for job in jobs for cell in job]
-    missing = [
-        [cell for cell in job if store.get(address(experiment, model, cell)) is None]
-        for job in jobs
-    ]
-    missing = [job for job in missing if job]
-    total = len(wanted)
+    """Read what is known, compute what is missing, and join it; timed jobs here, when alone."""
+    model = question.model
+    jobs = jobs_of(record, question, metrics)
+    missing = [part for job in jobs if (part := job.missing(model, store)) is not None]
+    total, disturbed = sum(map(len, jobs)), Disturbed()
     bar = tqdm(
         total=total,
         initial=total - sum(map(len, missing)),
-        desc=experiment.name,
-        unit="cell",
+        desc=record.name,
+        unit="result",
         disable=not progress or not missing,
     )
     with bar:
         here = missing
-        if elsewhere is not None:
-            here = [job for job in missing if _timed(job)]
-            elsewhere([job for job in missing if not _timed(job)], str(store.folder), bar)
+        if executor is not None and spec is not None:
+            here = [job for job in missing if job.timed]
+            given = [job for job in missing if not job.timed]
+            submit(executor, given, spec, str(store.folder), expectation(model), bar.update)
         for job in here:
-            bar.update(_work(experiment, model, job, store))
+            disturbed |= job.compute(model, store)
+            bar.update(len(job))
     frames = []
-    for cell in wanted:
-        rows = store.get(address(experiment, model, cell))
-        if rows is None:
-            raise RuntimeError(
-                f"{experiment.name}: a cell vanished from {store.folder}; run it again"
-            )
-        frames.append(pd.DataFrame([{**_plain(cell), **row} for row in rows]))
+    for job in jobs:
+        place = {"machine": _machine(model)} if job.timed else {}
+        for rows in job.rows(model, store, disturbed):
+            if rows is None:
+                raise RuntimeError(
+                    f"{record.name}: a result vanished from {store.folder}; run it again"
+                )
+            frames.append(pd.DataFrame([{**place, **row} for row in rows]))
     return pd.concat(frames, ignore_index=True)
 
 
-def _timed(job: Sequence[Settings]) -> bool:
-    """Tell whether a job's cells are timed, so that nothing may run beside them."""
-    return "repeats" in job[0]
+def _machine(model: Model) -> str:
+    """Write what times were measured on, as a column."""
+    facts = machine(model.device)
+    return str(facts.get("gpu") or f"{facts['cpu']}, {facts['threads']} threads")
 
 
-def _through(
-    executor: Executor,
-    name: str,
-    how: Opened,
-    jobs: Sequence[Sequence[Settings]],
-    folder: str,
-    bar: Any,
-) -> None:
-    told = versions()["torch"]
-    futures = list[Future[int]]()
-    try:
-        for job in jobs:
-            futures.append(executor.submit(compute, name, how, job, folder, told))
-        for future in as_completed(futures):
-            bar.update(future.result())
-    except CancelledError as error:
-        raise RuntimeError(
-            f"{name}: the cluster dropped its jobs; finished cells are kept, run it again"
-        ) from error
-    finally:
-        for future in futures:
-            future.cancel()
-
-
-@contextmanager
-def executor(workers: int = 0, scheduler: str | None = None) -> Iterator[Executor | None]:
-    """Give an executor: none, processes on this machine, or those of a running dask cluster."""
-    if workers < 0:
-        raise ValueError(f"--workers must be 0 or more; not {workers}")
-    if scheduler is not None:
-        try:
-            from distributed import Client
-        except ImportError as error:
-            raise ValueError("a dask cluster needs: pip install -e '.[cluster]'") from error
-        with Client(scheduler) as client:
-            yield client.get_executor()
-    elif workers:
-        threads = max(1, torch.get_num_threads() // workers)
-        context = get_context("spawn")
-        with ProcessPoolExecutor(workers, context, _set_up, (threads,)) as pool:
-            yield pool
-    else:
-        yield None
-
-
-def _set_up(threads: int) -> None:
-    """Set a worker process up: its threads, and that it ends when the one that asks is killed."""
-    torch.set_num_threads(threads)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
+def _scope(scope: str | Scope) -> Scope:
+    if isinstance(scope, Scope):
+        return scope
+    if scope not in SCOPES:
+        raise ValueError(f"scope must be one of {', '.join(SCOPES)}; not {scope!r}")
+    return SCOPES[scope]
 
 
 def table(name: str, frame: pd.DataFrame) -> str:
@@ -298,11 +221,6 @@ def table(name: str, frame: pd.DataFrame) -> str:
     lines = [f"{name}: {known.question} ({known.source})" if known else name]
     lines.append(tabulate(frame).to_string(index=False))
     if "picture" in frame:
-        told = ", 95 % intervals" if "kind" in frame else ", means"
-        lines.append(f"n = {frame.picture.nunique()} pictures{told}")
+        kind = "95 % intervals" if "kind" in frame else "means"
+        lines.append(f"n = {frame.picture.nunique()} pictures, {kind}")
     return "\n".join(lines)
-
-
-def _plain(cell: Settings) -> Settings:
-    """Keep the settings that fit a column; a batch of prompts belongs to the rows."""
-    return {k: v for k, v in cell.items() if not isinstance(v, list | dict)}

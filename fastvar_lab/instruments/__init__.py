@@ -1,1 +1,1 @@
-"""Instruments: Wrappers that watch a generation, and what they record."""
+"""Instruments: Wrappers that observe a generation, and the records they fill."""

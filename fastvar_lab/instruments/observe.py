@@ -1,4 +1,4 @@
-"""Generate and watch: a generation with its Trace, times inside, provenance on it."""
+"""Generates and records: returns a generation and its Trace, with step times and provenance."""
 
 from __future__ import annotations
 
@@ -30,24 +30,24 @@ def observe(
     watch: Iterable[Watch] = (),
     **options: Any,
 ) -> tuple[Generation, Trace]:
-    """Generate as `generate` does, and record. `features`, `outputs`, `attention` name sites.
+    """Generate as `generate` does, and record a Trace.
 
-    Raises ValueError for sites that the model does not have; attention is that of "attn".
-
-    `score` is the selector whose scores are recorded, by default pivotal token selection's,
-    whatever the method selects by. `watch` wraps the runner outside of the recorder.
-
-    Step times include the recording itself; sublayer times only that of attention.
+    `features`, `outputs` and `attention` name the sites at which sublayer inputs, sublayer outputs
+    and attention shares are recorded ("attn" sites alone for attention). `score` is the selector
+    whose scores are recorded, by default that of pivotal token selection, independent of the
+    method's own. `watch` wraps the runner outside of the recorder; `options` are those of
+    `generate`. Step times include the recording; sublayer times include only that of attention.
+    Raises ValueError for sites that the model does not have.
 
     >>> import fastvar_lab as fv
-    >>> made, trace = fv.observe(fv.load("tiny"), "a red ring", fv.PRESETS["tiny"], seed=1)
+    >>> generation, trace = fv.observe(fv.load("tiny"), "a red ring", fv.PRESETS["tiny"], seed=1)
     >>> trace.kept[9, fv.Site(0, "attn")].sum(dim=1)  # of 1,024, for both guidance rows
     tensor([256, 256])
     """
     trace, watches = Trace(model.grids(options.get("sizes"))), list[Stopwatch]()
     rule = score or FarFromMean()
-    wanted = _wanted(model, features, outputs, attention)
-    watchers = [*watch, *_watchers(trace, watches, rule, wanted)]
+    sites = _sites(model, features, outputs, attention)
+    watchers = [*watch, *_watchers(trace, watches, rule, sites)]
     generation = generate(model, prompts, method, watch=watchers, **options)
     return generation, _finish(model, generation, trace, watches[0], rule)
 
@@ -65,9 +65,9 @@ def observe_again(
     snapshot: bool | Sequence[int] = False,
     watch: Iterable[Watch] = (),
 ) -> tuple[Generation, Trace]:
-    """Resume `before` under another method and record; earlier steps come from its `trace`.
+    """Resume `before` under another method and record; earlier steps are copied from `trace`.
 
-    Raises ValueError if those are of another generation, or were recorded with another `score`.
+    Raises ValueError if `trace` is of another generation, or was recorded with another `score`.
 
     >>> import fastvar_lab as fv
     >>> model = fv.load("tiny")
@@ -88,34 +88,36 @@ def observe_again(
                 f"the trace is of another generation: its {name} {recorded!r}, "
                 f"where {value!r} is resumed"
             )
-    wanted = _wanted(model, features, outputs, attention)
-    watchers = [*watch, *_watchers(later, watches, rule, wanted)]
+    sites = _sites(model, features, outputs, attention)
+    watchers = [*watch, *_watchers(later, watches, rule, sites)]
     generation = resume(model, before, method, watch=watchers, snapshot=snapshot)
     _finish(model, generation, later, watches[0], rule)
     return generation, trace.before(generation.first_step).followed_by(later)
 
 
-def _wanted(model: Model, *named: Collection[Site]) -> dict[str, Collection[Site]]:
-    """Name what sites are wanted for; raise ValueError for one that the model does not have."""
-    wanted = dict[str, Collection[Site]]()
-    for what, sites in zip(("features", "outputs", "attention"), named, strict=True):
-        wanted[what] = (sites,) if isinstance(sites, Site) else tuple(sites)
-        kinds = ("attn",) if what == "attention" else model.transformer.kinds
-        there = {Site(layer, kind) for layer in range(model.depth) for kind in kinds}
-        for site in wanted[what]:
-            if site not in there:
+def _sites(model: Model, *named: Collection[Site]) -> dict[str, Collection[Site]]:
+    """Return the sites of each record; raise ValueError for one that the model does not have."""
+    recorded = dict[str, Collection[Site]]()
+    for record, sites in zip(("features", "outputs", "attention"), named, strict=True):
+        recorded[record] = (sites,) if isinstance(sites, Site) else tuple(sites)
+        kinds = ("attn",) if record == "attention" else model.transformer.kinds
+        allowed = {Site(layer, kind) for layer in range(model.depth) for kind in kinds}
+        for site in recorded[record]:
+            if site not in allowed:
                 raise ValueError(
-                    f"{what} takes sites, Site(layer, kind), of layers 0 to {model.depth - 1} and "
-                    f"kinds {', '.join(kinds)}; not {site!r}"
+                    f"{record} takes sites, Site(layer, kind), of layers 0 to {model.depth - 1} "
+                    f"and kinds {', '.join(kinds)}; not {site!r}"
                 )
-    return wanted
+    return recorded
 
 
 def _watchers(
-    trace: Trace, watches: list[Stopwatch], rule: Selector, wanted: dict[str, Collection[Site]]
+    trace: Trace, watches: list[Stopwatch], rule: Selector, sites: dict[str, Collection[Site]]
 ) -> list[Watch]:
+    """Return what wraps the runner: a Recorder into `trace`, and a Stopwatch into `watches`."""
+
     def recorder(run: Runner) -> Runner:
-        return Recorder(run, trace, score=partial(select.score, rule), **wanted)
+        return Recorder(run, trace, score=partial(select.score, rule), **sites)
 
     def stopwatch(run: Runner) -> Runner:
         watches.append(Stopwatch(run, sublayers=True))
@@ -127,6 +129,7 @@ def _watchers(
 def _finish(
     model: Model, generation: Generation, trace: Trace, watch: Stopwatch, rule: Selector
 ) -> Trace:
+    """Add times and provenance to a trace."""
     trace.step_ms, trace.sublayer_ms = watch.step_ms(), watch.sublayer_ms()
     trace.provenance = {
         **provenance(model, generation.method, generation.request),
@@ -137,10 +140,10 @@ def _finish(
 
 
 def _on_disk(value: Any) -> str:
-    """Write a part of a provenance as files hold it: a tuple comes back from there as a list."""
+    """Write a provenance value as JSON, to compare it with one read from a file (tuples, lists)."""
     return json.dumps(value, default=str)
 
 
 def _identity(model: Model, generation: Generation) -> dict[str, Any]:
-    """Say which generation it is, apart from its method."""
+    """Return what identifies a generation, apart from its method."""
     return {"model": model.name, "weights": model.fingerprint, **requested(generation.request)}

@@ -1,4 +1,4 @@
-"""Stopwatch: a Wrapper that measures scale steps, and sublayers by kind on request."""
+"""Stopwatch: a Wrapper that times scale steps and, on request, sublayers by kind."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fastvar_lab.seam import Branch, Grid, Rows, Runner, Site, Wrapper
 
 
 def mark(device: torch.device) -> Any:
-    """Note the time: now, or on a GPU when its queue gets here, which nothing waits for."""
+    """Record a point in time: now on a CPU, an event in the queue of a GPU (without waiting)."""
     if device.type != "cuda":
         return time.perf_counter()
     event = torch.cuda.Event(enable_timing=True)
@@ -22,7 +22,7 @@ def mark(device: torch.device) -> Any:
 
 
 def ms_between(begin: Any, end: Any) -> float:
-    """Milliseconds between two marks; waits for the GPU to have passed the second."""
+    """Return the milliseconds between two marks; waits until a GPU has passed the second."""
     if isinstance(begin, float):
         return (end - begin) * 1e3
     end.synchronize()
@@ -30,10 +30,10 @@ def ms_between(begin: Any, end: Any) -> float:
 
 
 class Stopwatch(Wrapper):
-    """Times every step from its beginning to its latent; with `sublayers`, each kind within it.
+    """Times every step from its start to its latent, and with `sublayers` the sublayers by kind.
 
-    Nothing waits for a GPU until the times are asked for. `host_ms` is the time it took to issue
-    a step.
+    A GPU is not synchronised before `step_ms` or `sublayer_ms` is called. `host_ms` are the
+    milliseconds in which the host issued each step.
     """
 
     def __init__(self, inner: Runner, sublayers: bool = False) -> None:
@@ -65,26 +65,26 @@ class Stopwatch(Wrapper):
         self.inner.after(grid, tokens, canvas, logits)
         self.steps[grid.index] = (self.begin, mark(self.device))
         self.host_ms[grid.index] = (time.perf_counter() - self.issued) * 1e3
-        # of steps that run in one forward, the first takes all its time
+        # if several steps run in one forward, the first is assigned all of its time
         self.begin, self.issued = self.steps[grid.index][1], time.perf_counter()
 
     def step_ms(self) -> dict[int, float]:
-        """Milliseconds of each step that ran."""
+        """Return the milliseconds of each step that ran."""
         return {step: ms_between(*pair) for step, pair in self.steps.items()}
 
     def sublayer_ms(self) -> dict[tuple[int, str], float]:
-        """Milliseconds of each kind of sublayer, summed over the layers of a step."""
+        """Return milliseconds by step and kind of sublayer, summed over the layers."""
         return {key: sum(ms_between(*p) for p in pairs) for key, pairs in self.parts.items()}
 
 
 class BranchWatch(Stopwatch):
-    """Times what sublayers compute, without what a method does around them."""
+    """Times the branches alone, without the selection and restoration of a method around them."""
 
     def sublayer(self, site: Site, grid: Grid, branch: Branch, x: Tensor) -> Tensor:
-        def clocked(*args: Any, **kwargs: Any) -> Tensor:
+        def timed(*args: Any, **kwargs: Any) -> Tensor:
             begin = mark(self.device)
             delta = branch(*args, **kwargs)
             self.parts[grid.index, site.kind].append((begin, mark(self.device)))
             return delta
 
-        return self.inner.sublayer(site, grid, clocked, x)
+        return self.inner.sublayer(site, grid, timed, x)

@@ -1,4 +1,4 @@
-"""Trace: what was seen while generating, by scale step and site, with where it came from."""
+"""Trace: the record of one generation by scale step and site, with its provenance."""
 
 from __future__ import annotations
 
@@ -22,19 +22,20 @@ Key = tuple[int, Site]
 
 @dataclass(repr=False)
 class Trace:
-    """One generation's record. n pictures, B rows (conditional first), steps s of `grids`.
+    """The record of one generation: n pictures, B rows (conditional first), steps s of `grids`.
 
-    tokens[s]        what was drawn: bits (n, L, d) bool, codebook rows (n, L) or codes (n, L, d),
-                     None where the step was skipped
+    tokens[s]        drawn tokens: bits (n, L, d) bool, codebook rows (n, L) or codes (n, L, d);
+                     None if the step was skipped
     canvases[s]      (n, d, H, W) latent after the step
-    scores[s, site]  (B, L) float, squared distance to the spatial mean at the sublayer's input,
-                     or what another selector says of it: `provenance["scores"]`
+    scores[s, site]  (B, L) float, scores of the sublayer's input by the selector
+                     `provenance["scores"]`, by default the squared distance to the spatial mean
     kept[s, site]    (B, L) bool, the tokens that went through the sublayer
-    features, outputs[s, site]   (B, L, C) sublayer inputs and outputs, where asked for
-    attention[s, site]           (B, H, K, S) share of attention each kept query spends on each
-                                 scale step it can see, where asked for; `seen[s, site]` names
-                                 those steps
+    features, outputs[s, site]   (B, L, C) sublayer inputs and outputs, at the requested sites
+    attention[s, site]           (B, H, K, S) share of the attention of each kept query on each
+                                 scale step that it attends to, at the requested sites;
+                                 `seen[s, site]` are the indices of those steps
     step_ms[s], sublayer_ms[s, kind]  wall times in milliseconds, if a Stopwatch ran inside
+    derived          cache of values computed from the trace; not saved
     """
 
     grids: tuple[Grid, ...] = ()
@@ -52,25 +53,27 @@ class Trace:
     derived: dict[Any, Any] = field(default_factory=dict)
 
     def __repr__(self) -> str:
-        held = [name for name in (*_BY_STEP, *_BY_SITE) if getattr(self, name)]
-        of = self.provenance.get("prompts", ())
-        return f"<Trace of {list(of)}, {len(self.grids)} scale steps: {', '.join(held)}>"
+        filled = [name for name in (*_BY_STEP, *_BY_SITE) if getattr(self, name)]
+        prompts = list(self.provenance.get("prompts", ()))
+        return f"<Trace of {prompts}, {len(self.grids)} scale steps: {', '.join(filled)}>"
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "derived": {}}  # whose keys hold what decoded it
+        return {**vars(self), "derived": {}}  # its keys hold decoders
 
     def size(self, step: int) -> str:
-        """Name a step by its map, as 32x32."""
+        """Return the name of a step: the size of its map, such as 32x32."""
         return self.grids[step].name
 
     def save(self, path: str | Path) -> None:
-        """Write everything but what is derived to one safetensors file with a checksum, whole."""
+        """Write all but `derived` and a checksum to one safetensors file; atomic."""
         tensors, plain = dict[str, Tensor](), dict[str, Any]()
         for name in (*_BY_STEP, *_BY_SITE):
             for key, value in getattr(self, name).items():
-                label = f"{name}/{_written(key)}"
+                label = f"{name}/{_key_text(key)}"
                 if isinstance(value, Tensor):
-                    tensors[label] = value.detach().cpu().contiguous().clone()  # some share memory
+                    tensors[label] = (
+                        value.detach().cpu().contiguous().clone()
+                    )  # safetensors refuses shared memory
                 else:
                     plain[label] = value
         metadata = {
@@ -83,10 +86,9 @@ class Trace:
 
     @classmethod
     def load(cls, path: str | Path) -> Trace:
-        """Read a trace; raise ValueError for a file that is damaged or no trace.
+        """Read a trace; raise ValueError if the file is damaged or not a trace.
 
-        Its checksum is checked, at about 1 GB/s. Traces of before there was one still open,
-        unchecked.
+        Its checksum is verified, at about 1 GB/s; older traces have none and are read unchecked.
         """
         path = expanded(path)
         try:
@@ -109,7 +111,7 @@ class Trace:
     def _take(self, label: str, value: Any) -> None:
         """Add one record of a file; raise ValueError if it is none, or not of these scale steps."""
         name, _, text = label.partition("/")
-        key = _read(name, text)
+        key = _parse_key(name, text)
         step = key[0] if isinstance(key, tuple) else key
         if not 0 <= step < len(self.grids):
             raise ValueError(f"{short(label)} is of none of its {len(self.grids)} scale steps")
@@ -127,7 +129,7 @@ class Trace:
         getattr(self, name)[key] = value
 
     def before(self, step: int) -> Trace:
-        """Copy what was recorded before a step: where the record of a resumed run starts."""
+        """Return a copy with the records of the steps before `step` alone."""
         early: dict[str, Any] = {"grids": self.grids, "provenance": dict(self.provenance)}
         for name in _BY_STEP:
             early[name] = {k: v for k, v in getattr(self, name).items() if k < step}
@@ -136,20 +138,21 @@ class Trace:
         return Trace(**early)
 
     def followed_by(self, later: Trace) -> Trace:
-        """Join the record of the steps that a resumed run ran again, and its provenance."""
+        """Return this trace with the steps and the provenance of `later`, the trace of a resume."""
         joined: dict[str, Any] = {"grids": later.grids, "provenance": later.provenance}
         for name in (*_BY_STEP, *_BY_SITE):
             joined[name] = {**getattr(self, name), **getattr(later, name)}
         return Trace(**joined)
 
     def kept_share(self, step: int, kind: str, row: int = 0) -> Tensor:
-        """Share of layers that forwarded each token of a step, as a map (h, w), for one row.
+        """Return the share of layers that forwarded each token of a step, (h, w), for one row.
 
-        A skipped step forwards nothing; ValueError where nothing was recorded.
+        `step` may be negative, counted from the end; the share is 0 at a skipped step. Raises
+        ValueError if the step has no record.
         """
-        grid = self.grids[step]  # -1 is the last
+        grid = self.grids[step]
         if grid.index in self.tokens and self.tokens[grid.index] is None:
-            return torch.zeros(grid.h, grid.w)
+            return torch.zeros(grid.h, grid.w, dtype=torch.float32, device="cpu")
         recorded = self.kept.items()
         masks = [m[row] for (s, site), m in recorded if s == grid.index and site.kind == kind]
         if not masks:
@@ -157,7 +160,7 @@ class Trace:
         return torch.stack(masks).float().mean(0)[grid.prefix :].view(grid.h, grid.w)
 
 
-def _written(key: Any) -> str:
+def _key_text(key: Any) -> str:
     """Write a key as text: a step, a step and a site, or a step and a kind."""
     if isinstance(key, tuple):
         step, where = key
@@ -167,10 +170,10 @@ def _written(key: Any) -> str:
     return str(key)
 
 
-def _read(name: str, text: str) -> Any:
-    """Read the key of a record back; raise ValueError for what `_written` never wrote."""
-    wanted = _KEYS.get(name)
-    match = wanted.fullmatch(text) if wanted else None
+def _parse_key(name: str, text: str) -> Any:
+    """Read a key written by `_key_text`; raise ValueError for any other text."""
+    pattern = _KEYS.get(name)
+    match = pattern.fullmatch(text) if pattern else None
     if match is None:
         raise ValueError(f"a trace has no {short(f'{name}/{text}')}")
     step, layer, kind = int(match["step"]), *(match.groupdict().get(k) for k in ("layer", "kind"))
@@ -180,7 +183,7 @@ def _read(name: str, text: str) -> Any:
 
 
 def _grids(metadata: Mapping[str, str]) -> tuple[Grid, ...]:
-    """Read the scale steps; raise ValueError for what are none."""
+    """Read the scale steps; raise ValueError for anything else."""
     grids = list[Grid]()
     for step, numbers in enumerate(read_json(metadata.get("grids", ""), list)):
         whole = isinstance(numbers, list) and all(type(n) is int for n in numbers)

@@ -1,4 +1,4 @@
-"""Unfused attention: plain products, the whole matrix held, as fused kernels avoid."""
+"""Unfused attention: materialises the whole attention matrix, which fused kernels avoid."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from fastvar_lab.tokens import wide
 
 
 class Unfused(Wrapper):
-    """Attends in plain products; `largest` is the size in bytes of the largest matrix."""
+    """Computes attention by matrix products; `largest` is the largest matrix in bytes."""
 
     def __init__(self, inner: Runner) -> None:
         super().__init__(inner)

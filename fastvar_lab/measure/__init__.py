@@ -1,1 +1,1 @@
-"""Instruments: functions from a Trace to arrays."""
+"""Measurements: functions from traces and pictures to arrays and frames."""

@@ -1,4 +1,4 @@
-"""Scores and kept tokens: which were chosen, and how far choices agree."""
+"""Scores and kept tokens of a trace, and how far masks of kept tokens agree."""
 
 from __future__ import annotations
 
@@ -18,43 +18,43 @@ from fastvar_lab.tokens import wide
 
 
 def as_map(trace: Trace, step: int, values: Tensor) -> Tensor:
-    """Lay values of a step's tokens (B, L) out as maps (B, h, w), text tokens left out."""
+    """Reshape values of a step's tokens (B, L) to maps (B, h, w), without prefix tokens."""
     grid = trace.grids[step]
     return rearrange(values[:, grid.prefix :], "b (h w) -> b h w", h=grid.h)
 
 
 def score_map(trace: Trace, step: int, site: Site, row: int = 0) -> np.ndarray:
-    """Scores of one sublayer's tokens as a map (h, w), recorded at dense steps too.
+    """Return the scores of one sublayer's tokens as a map (h, w); dense steps have scores too.
 
-    Squared distance to the spatial mean (paper, Algorithm 1), in squared feature units, unless
-    another selector's were recorded.
+    Scores are squared distances to the spatial mean (paper, Algorithm 1), in squared feature
+    units, unless the trace was recorded with another selector.
 
     >>> import fastvar_lab as fv
     >>> _, trace = fv.observe(fv.load("tiny"), "a red ring", fv.PRESETS["tiny"], seed=1)
     >>> score_map(trace, 9, fv.Site(0, "attn")).shape
     (32, 32)
 
-    A step may be named from the end, -1; ValueError where nothing was recorded.
+    `step` may be negative, counted from the end. Raises ValueError if the site has no record.
     """
     return as_map(trace, step, _recorded(trace.scores, trace.grids[step], site))[row].cpu().numpy()
 
 
-def _recorded(kept: Mapping[tuple[int, Site], Tensor], grid: Grid, site: Site) -> Tensor:
-    """Look up what was recorded at one site; raise ValueError with what was."""
-    if (grid.index, site) in kept:
-        return kept[grid.index, site]
-    sites = sorted({s for step, s in kept if step == grid.index})
-    there = (
+def _recorded(record: Mapping[tuple[int, Site], Tensor], grid: Grid, site: Site) -> Tensor:
+    """Look up the record of a site at a step; raise ValueError that names the recorded sites."""
+    if (grid.index, site) in record:
+        return record[grid.index, site]
+    sites = sorted({s for step, s in record if step == grid.index})
+    extent = (
         f"recorded there are {sites[0]} to {sites[-1]}" if sites else "nothing is recorded there"
     )
-    raise ValueError(f"no {site} at step {grid.index} ({grid.name}); {there}")
+    raise ValueError(f"no {site} at step {grid.index} ({grid.name}); {extent}")
 
 
 def kept_map(trace: Trace, step: int, site: Site, row: int = 0) -> np.ndarray:
-    """Tell which tokens of a step one sublayer forwarded, as a map (h, w), bool.
+    """Return the mask of the tokens of a step that one sublayer forwarded: (h, w), bool.
 
-    A skipped step forwards nothing. A step may be named from the end, -1; ValueError where nothing
-    was recorded.
+    It is False everywhere at a skipped step. `step` may be negative, counted from the end. Raises
+    ValueError if the site has no record.
 
     >>> import fastvar_lab as fv
     >>> _, trace = fv.observe(fv.load("tiny"), "a red ring", fv.PRESETS["tiny"], seed=1)
@@ -68,10 +68,10 @@ def kept_map(trace: Trace, step: int, site: Site, row: int = 0) -> np.ndarray:
 
 
 def scores(trace: Trace) -> pd.DataFrame:
-    """Summary of the scores: how uneven they are decides how much pruning can choose.
+    """Summarise the scores of each sublayer; the more uneven they are, the clearer the selection.
 
-    Columns: step, size, layer, kind, row, mean, std, gini (0 all equal, to 1; nan where scores are
-    negative), and kept, the share forwarded.
+    Columns: step, size, layer, kind, row, mean, std, gini (0 if all scores are equal, at most 1;
+    nan if some are negative), and kept, the share of tokens forwarded.
 
     >>> import fastvar_lab as fv
     >>> _, trace = fv.observe(fv.load("tiny"), "a red ring", fv.PRESETS["tiny"], seed=1)
@@ -79,8 +79,8 @@ def scores(trace: Trace) -> pd.DataFrame:
     0.5
     """
     rows = []
-    for (step, site), found in trace.scores.items():
-        maps = as_map(trace, step, wide(found)).flatten(1)
+    for (step, site), values in trace.scores.items():
+        maps = as_map(trace, step, wide(values)).flatten(1)
         kept = as_map(trace, step, trace.kept[step, site]).flatten(1)
         n = maps.shape[1]
         ranked = maps.sort(dim=1).values
@@ -105,13 +105,13 @@ def scores(trace: Trace) -> pd.DataFrame:
 
 
 def overlap(first: Tensor, second: Tensor) -> float:
-    """Intersection over union of two masks of one shape; 1 if both are empty."""
+    """Return the intersection over union of two masks of one shape; 1 if both are empty."""
     union = (first | second).sum()
     return float((first & second).sum() / union) if union else 1.0
 
 
 def chance(first: float, second: float) -> float:
-    """Overlap to expect of two random masks that keep these shares of the tokens.
+    """Return the expected overlap of two random masks that keep these shares of the tokens.
 
     >>> round(chance(0.5, 0.25), 3)
     0.2
@@ -121,12 +121,13 @@ def chance(first: float, second: float) -> float:
 
 
 def agreement(trace: Trace, between: str, kind: str = "attn") -> pd.DataFrame:
-    """Overlap of kept masks between "layers" of a step, "rows" (guidance), or "steps".
+    """Compare kept masks between "layers" of a step, guidance "rows", or "steps".
 
     Columns: step, size, layer, other (the layer, row or step compared with), overlap in [0, 1],
-    chance. Steps are compared at the smaller map, where a token counts as kept if most of its
-    cells are. Only pruned sublayers are compared; rows are the conditional half of the
-    batch and the null half.
+    chance (the overlap of random masks). Masks of two steps are compared on the smaller map, where
+    a token counts as kept if at least half of its cells are. Only pruned sublayers are compared.
+    "rows" compares the conditional half of the batch with the null half. Raises ValueError for
+    another `between`.
 
     >>> import fastvar_lab as fv
     >>> _, trace = fv.observe(fv.load("tiny"), "a red ring", fv.PRESETS["tiny"], seed=1)

@@ -1,66 +1,134 @@
-"""How close two pictures, or two generations, are: several numbers, each from a kept library."""
+"""Metrics: numbers of a picture beside its reference, each a function in one registry.
+
+A metric is a function of `picture` and `reference`, (H, W, 3) uint8, that returns a number, or
+several by name. It may also take, by these names, `item` (its prompt, seed and group), `tokens` and
+`reference_tokens` (of both generations, by scale step, such as "32x32"; None where a step was
+skipped). To ship one, add it to `METRICS`; your own is any such function.
+"""
 
 from __future__ import annotations
 
-import numpy as np
-import torch
-from einops import rearrange
-from skimage.metrics import peak_signal_noise_ratio, structural_similarity
-from torch import Tensor
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from fastvar_lab.measure.spectra import radial_spectrum
+import numpy as np
+
+from fastvar_lab.errors import unknown
+
+if TYPE_CHECKING:  # figures and tables need no torch
+    from torch import Tensor
 
 MOST_PSNR = 100.0  # dB, stands for equal pictures, so that means stay finite
+OFFERED = ("item", "tokens", "reference_tokens")
+Tokens = Mapping[str, "Tensor | None"]
 
 
-def psnr(image: np.ndarray, reference: np.ndarray) -> float:
-    """PSNR in dB of two uint8 pictures, at most 100, which stands for equal ones."""
-    if np.array_equal(image, reference):
-        return MOST_PSNR
-    return min(MOST_PSNR, float(peak_signal_noise_ratio(reference, image)))
+@dataclass(frozen=True)
+class Metric:
+    """A metric under its name: how a table shows it, and the function that computes it.
 
+    `larger` says whether a larger value is better (None: neither), `hits` that values are 0 or 1.
+    `version` is part of the address of its values: raise it when they change. A function of your
+    own is addressed by its code. A metric that is not `usual` is computed only where it is named.
 
-def ssim(image: np.ndarray, reference: np.ndarray) -> float:
-    """Structural similarity of two uint8 pictures (H, W, 3); 1 if they are equal."""
-    return float(structural_similarity(reference, image, channel_axis=-1))
-
-
-def to_reference(image: np.ndarray, reference: np.ndarray) -> dict[str, float]:
-    """Compare a picture (H, W, 3) uint8 with its reference.
-
-    psnr in dB (100 for equal pictures), ssim and ms_ssim (1 is equal), vif (visual information
-    fidelity; 1 is equal, more is sharper), spectrum_error (mean absolute gap of log10 amplitudes).
-    scikit-image and torchmetrics; multi-scale SSIM needs pictures of more than 160 px and is nan
-    below.
-
-    >>> picture = np.random.default_rng(0).integers(0, 256, (176, 176, 3)).astype(np.uint8)
-    >>> to_reference(picture, picture)["psnr"]
-    100.0
+    >>> Metric("red", "red", lambda picture, reference: float(picture[..., 0].mean())).digits
+    3
     """
-    from torchmetrics.functional.image import (
-        multiscale_structural_similarity_index_measure,
-        visual_information_fidelity,
-    )
 
-    if image.shape != reference.shape:
-        raise ValueError(f"pictures of {image.shape} and {reference.shape} cannot be compared")
-    made, wanted = (
-        rearrange(torch.from_numpy(x.astype(np.float32)), "h w c -> 1 c h w")
-        for x in (image, reference)
-    )
-    large = min(image.shape[:2]) > 160
-    spectra = [radial_spectrum(x / 255)[1] for x in (image, reference)]
-    return {
-        "psnr": psnr(image, reference),
-        "ssim": ssim(image, reference),
-        "ms_ssim": float(
-            multiscale_structural_similarity_index_measure(made, wanted, data_range=255.0)
-        )
-        if large
-        else float("nan"),
-        "vif": float(visual_information_fidelity(made, wanted)),  # its noise is set for 0 to 255
-        "spectrum_error": float(np.abs(spectra[0] - spectra[1]).mean()),
-    }
+    name: str
+    title: str
+    function: Callable[..., float | Mapping[str, float]]
+    digits: int = 3
+    larger: bool | None = True
+    hits: bool = False
+    version: int = 1
+    usual: bool = True
+
+    @property
+    def address(self) -> str:
+        """What its values depend on beside the pictures."""
+        from fastvar_lab.methods.fingerprint import code_of
+
+        rule = getattr(self.function, "judge", self.function)
+        module = rule.__module__  # of a callable value, that of its class
+        if module.partition(".")[0] == "fastvar_lab":
+            return f"{self.name}/{self.version}"
+        return f"{self.name}/{self.version}/{code_of(rule)}"
+
+    @property
+    def wants(self) -> set[str]:
+        """What it takes beside the two pictures."""
+        return set(OFFERED) & set(inspect.signature(self.function).parameters)
+
+    def columns(
+        self, picture: np.ndarray, reference: np.ndarray, **offered: Any
+    ) -> dict[str, float]:
+        """Compute the columns of one picture: `name`, or `name_key` for each of several values.
+
+        Raises ValueError for a function that returns anything but numbers.
+        """
+        wanted = {name: offered[name] for name in self.wants}
+        value = self.function(picture, reference, **wanted)
+        values = value if isinstance(value, Mapping) else {"": value}
+        try:
+            return {f"{self.name}_{k}" if k else self.name: float(v) for k, v in values.items()}
+        except (TypeError, ValueError):
+            raise ValueError(
+                f"the metric {self.name} must return a number or numbers by name; "
+                f"it returned {value!r}"
+            ) from None
+
+
+def psnr(picture: np.ndarray, reference: np.ndarray) -> float:
+    """PSNR in dB of two uint8 pictures, at most 100, which stands for equal ones."""
+    from skimage.metrics import peak_signal_noise_ratio
+
+    if np.array_equal(picture, reference):
+        return MOST_PSNR
+    return min(MOST_PSNR, float(peak_signal_noise_ratio(reference, picture)))
+
+
+def ssim(picture: np.ndarray, reference: np.ndarray) -> float:
+    """Structural similarity of two uint8 pictures (H, W, 3); 1 if they are equal."""
+    from skimage.metrics import structural_similarity
+
+    return float(structural_similarity(reference, picture, channel_axis=-1))
+
+
+def ms_ssim(picture: np.ndarray, reference: np.ndarray) -> float:
+    """Multi-scale structural similarity, by torchmetrics; nan for pictures of at most 160 px."""
+    from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
+
+    if min(picture.shape[:2]) <= 160:
+        return float("nan")
+    one, other = _as_tensors(picture, reference)
+    return float(multiscale_structural_similarity_index_measure(one, other, data_range=255.0))
+
+
+def vif(picture: np.ndarray, reference: np.ndarray) -> float:
+    """Visual information fidelity, by torchmetrics: 1 is equal, more is sharper."""
+    from torchmetrics.functional.image import visual_information_fidelity
+
+    one, other = _as_tensors(picture, reference)
+    return float(visual_information_fidelity(one, other))  # its noise is set for 0 to 255
+
+
+def spectrum_error(picture: np.ndarray, reference: np.ndarray) -> float:
+    """Mean absolute gap of the radial spectra, in log10 of their amplitudes."""
+    from fastvar_lab.measure.spectra import radial_spectrum
+
+    one, other = (radial_spectrum(x / 255)[1] for x in (picture, reference))
+    return float(np.abs(one - other).mean())
+
+
+def agreement(
+    picture: np.ndarray, reference: np.ndarray, tokens: Tokens, reference_tokens: Tokens
+) -> dict[str, float]:
+    """Share of equal tokens at every scale step that neither generation skipped."""
+    shares = {size: token_agreement(tokens[size], reference_tokens[size]) for size in tokens}
+    return {size: share for size, share in shares.items() if share == share}
 
 
 def token_agreement(first: Tensor | None, second: Tensor | None) -> float:
@@ -68,3 +136,92 @@ def token_agreement(first: Tensor | None, second: Tensor | None) -> float:
     if first is None or second is None or first.is_floating_point():
         return float("nan")
     return float((first == second).float().mean())
+
+
+METRICS: dict[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        Metric("psnr", "PSNR (dB)", psnr, digits=1),
+        Metric("ssim", "SSIM", ssim),
+        Metric("ms_ssim", "MS-SSIM", ms_ssim),
+        Metric("vif", "VIF", vif, larger=None),
+        Metric("spectrum_error", "spectrum error", spectrum_error, larger=False),
+        Metric("agree", "equal tokens", agreement),
+    )
+}
+"""Every metric that ships here, by name."""
+
+SCORE = "right"
+"""The name of the metric that is the judge of a prompt set."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The judge of a prompt set as the function of a metric: it needs no reference."""
+
+    judge: Callable[[Any, np.ndarray], float]
+
+    def __call__(self, picture: np.ndarray, reference: np.ndarray, item: Any) -> float:
+        return float(self.judge(item, picture))
+
+
+def score(judge: Callable[[Any, np.ndarray], float]) -> Metric:
+    """Return the judge of a prompt set, a function of an item and a picture, as a metric."""
+    return Metric(SCORE, "score", Judged(judge), digits=2, hits=True)
+
+
+Chosen = Iterable[str | Metric] | Mapping[str, Callable[..., Any]]
+
+
+def chosen(metrics: Chosen | None = None) -> tuple[Metric, ...]:
+    """Return the usual metrics, and those that are asked for beside them.
+
+    `metrics` are names of `METRICS`, metrics, or functions of your own by name. Raises ValueError
+    for a name that is not known, or stands for two metrics.
+
+    >>> [metric.name for metric in chosen({"mine": lambda picture, reference: 0.0})][-2:]
+    ['agree', 'mine']
+    """
+    found = {name: metric for name, metric in METRICS.items() if metric.usual}
+    for metric in as_metrics(metrics or ()):
+        if metric.name == SCORE or found.get(metric.name, metric) != metric:
+            raise ValueError(f"there is a metric {metric.name!r} already; name yours otherwise")
+        found[metric.name] = metric
+    return tuple(found.values())
+
+
+def as_metrics(metrics: Chosen) -> list[Metric]:
+    """Return metrics for their names, or for functions of your own by name.
+
+    Raises ValueError for a name that is not known.
+    """
+    if isinstance(metrics, Mapping):
+        items = metrics.items()
+        return [f if isinstance(f, Metric) else Metric(name, name, f) for name, f in items]
+    for name in metrics:
+        if isinstance(name, str) and name not in METRICS:
+            raise unknown("metric", name, METRICS)
+    return [METRICS[metric] if isinstance(metric, str) else metric for metric in metrics]
+
+
+def to_reference(picture: np.ndarray, reference: np.ndarray) -> dict[str, float]:
+    """Compare a picture (H, W, 3) uint8 with its reference: every usual metric of two pictures.
+
+    Raises ValueError for pictures of different shapes.
+
+    >>> picture = np.random.default_rng(0).integers(0, 256, (176, 176, 3)).astype(np.uint8)
+    >>> to_reference(picture, picture)["psnr"]
+    100.0
+    """
+    if picture.shape != reference.shape:
+        raise ValueError(f"pictures of {picture.shape} and {reference.shape} cannot be compared")
+    paired = [metric for metric in chosen() if not metric.wants]
+    return {k: v for metric in paired for k, v in metric.columns(picture, reference).items()}
+
+
+def _as_tensors(*pictures: np.ndarray) -> list[Tensor]:
+    """Turn pictures (H, W, 3) into tensors (1, 3, H, W) in 0 to 255."""
+    import torch
+
+    arrays = (picture.astype(np.float32).transpose(2, 0, 1)[None] for picture in pictures)
+    return [torch.from_numpy(array) for array in arrays]

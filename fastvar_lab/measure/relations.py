@@ -1,4 +1,4 @@
-"""How scale steps relate: where attention goes, whose outputs are alike, when tokens settle."""
+"""Relations between scale steps: attention, similarity of outputs, and convergence."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from fastvar_lab.tokens import resize, wide
 
 
 def cross_scale_attention(trace: Trace) -> pd.DataFrame:
-    """Share of attention that a step's tokens spend on each step they can see.
+    """Return the share of attention that a step's tokens spend on each step they attend to.
 
     Columns: step, size, layer, head, source, source_size, share, chance (the source's share of all
-    keys). Means over pictures, guidance rows and queries; shares of a head sum to 1. Needs sites
-    recorded with `attention=`. Paper, Fig. 3c.
+    keys). Shares are means over pictures, guidance rows and queries, and sum to 1 for each head.
+    Needs sites recorded with `attention=`. Source: paper, Fig. 3c.
     """
     rows = []
-    for (step, site), spent in trace.attention.items():
-        seen = trace.seen[step, site]
-        lengths = [_kept_tokens(trace, s, site) for s in seen]
-        for head, shares in enumerate(wide(spent).mean(dim=(0, 2)).tolist()):
-            for source, share, length in zip(seen, shares, lengths, strict=True):
+    for (step, site), attention in trace.attention.items():
+        sources = trace.seen[step, site]
+        lengths = [_kept_tokens(trace, s, site) for s in sources]
+        for head, shares in enumerate(wide(attention).mean(dim=(0, 2)).tolist()):
+            for source, share, length in zip(sources, shares, lengths, strict=True):
                 rows.append(
                     {
                         "step": step,
@@ -47,11 +47,12 @@ def _kept_tokens(trace: Trace, step: int, site: Site) -> int:
 
 
 def branch_similarity(trace: Trace, mode: str = "area") -> pd.DataFrame:
-    """Likeness of a step's sublayer output and the upsampled output of each earlier step.
+    """Compare each sublayer output with the upsampled outputs of the earlier steps.
 
     Columns: step, size, layer, kind, source, source_size, cosine (mean over tokens and rows) and
-    error (relative squared error of restoring from there). Needs sites recorded with `outputs=`.
-    Why the last unpruned step is the best cache: paper, section 3.3 and Table A.4.
+    error (relative squared error of the upsampled output). `mode` is the interpolation. Needs
+    sites recorded with `outputs=`. The paper uses this to choose the last unpruned step as the
+    cache (section 3.3 and Table A.4).
 
     >>> import fastvar_lab as fv
     >>> site = fv.Site(4, "attn")
@@ -67,7 +68,7 @@ def branch_similarity(trace: Trace, mode: str = "area") -> pd.DataFrame:
                 continue
             now, then = trace.grids[step], trace.grids[source]
             target = wide(out[:, now.prefix :])
-            early = wide(early[: len(out), then.prefix :])  # null rows may have been dropped since
+            early = wide(early[: len(out), then.prefix :])  # later steps may have no null rows
             guess = resize(early, (then.h, then.w), (now.h, now.w), mode)
             gap = (guess - target).square().sum() / target.square().sum().clamp(min=1e-12)
             rows.append(
@@ -86,10 +87,10 @@ def branch_similarity(trace: Trace, mode: str = "area") -> pd.DataFrame:
 
 
 def convergence(trace: Trace, decode: Decode, tolerance: float = 2 / 255) -> pd.DataFrame:
-    """Share of places that from this step on stay within `tolerance` of the final picture.
+    """Return the share of cells that stay within `tolerance` of the final picture from a step on.
 
-    A place is a token of the final map; its distance the mean absolute difference of its pixels,
-    in intensities of [0, 1]. Columns: step, size, picture, settled (share of places).
+    A cell is the area of one token of the final map. Its distance is the mean absolute difference
+    of its pixels, intensities in [0, 1]. Columns: step, size, picture, settled (share of cells).
 
     >>> import fastvar_lab as fv
     >>> model = fv.load("tiny")

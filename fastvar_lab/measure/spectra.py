@@ -1,7 +1,7 @@
-"""What a picture looks like, what each scale step added, and their spectra.
+"""Decoded pictures after each scale step, their differences, and spectra.
 
-Shapes: steps S, pictures n, pixels (H, W), latents (n, d, h, w). Everything derived from a trace
-is kept in `trace.derived`, so that it is computed once.
+Shapes: steps S, pictures n, pixels (H, W), latents (n, d, h, w). Pictures and spectra of a trace
+are cached in `trace.derived`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 
 def once(trace: Trace, key: Any, compute: Callable[[], T]) -> T:
-    """Compute what is derived from a trace, or return it if that was done before."""
+    """Return the value cached in `trace.derived` under `key`; compute it if it is not there."""
     if key not in trace.derived:
         trace.derived[key] = compute()
     return trace.derived[key]
@@ -34,7 +34,7 @@ def once(trace: Trace, key: Any, compute: Callable[[], T]) -> T:
 def images(trace: Trace, decode: Decode) -> np.ndarray:
     """Decode the latent after every recorded step: (S, n, H, W, 3) in [0, 1].
 
-    Paper, Figs 3a and A.2.
+    Source: paper, Figs 3a and A.2.
 
     >>> import fastvar_lab as fv
     >>> model = fv.load("tiny")
@@ -51,9 +51,9 @@ def images(trace: Trace, decode: Decode) -> np.ndarray:
 
 
 def added(trace: Trace, decode: Decode) -> np.ndarray:
-    """Return what each step added to the picture: (S, n, H, W, 3), the first one whole.
+    """Return the change of the picture in each step: (S, n, H, W, 3), from black at the first.
 
-    A skipped step adds nothing. Paper, Fig. 3a, as differences.
+    A skipped step changes nothing. Source: paper, Fig. 3a, here as differences.
 
     >>> import fastvar_lab as fv
     >>> model = fv.load("tiny")
@@ -66,7 +66,7 @@ def added(trace: Trace, decode: Decode) -> np.ndarray:
 
 
 def energy(trace: Trace, decode: Decode) -> pd.DataFrame:
-    """Energy that each step added: mean square of the picture's and of the latent's change.
+    """Return the energy added by each step: the mean square change of picture and latent.
 
     Columns: step, size, picture, domain ("image" in squared intensity, "latent" in squared latent
     units), energy.
@@ -81,12 +81,12 @@ def energy(trace: Trace, decode: Decode) -> pd.DataFrame:
     rows = []
     steps = sorted(trace.canvases)
     change = (added(trace, decode) ** 2).mean(axis=(2, 3, 4))
-    before = None
+    previous = None
     for i, step in enumerate(steps):
         canvas = wide(trace.canvases[step])
-        moved = canvas if before is None else canvas - before
-        latent = moved.square().mean(dim=(1, 2, 3)).tolist()
-        before = canvas
+        gap = canvas if previous is None else canvas - previous
+        latent = gap.square().mean(dim=(1, 2, 3)).tolist()
+        previous = canvas
         for picture, (a, b) in enumerate(zip(change[i], latent, strict=True)):
             common = {"step": step, "size": trace.size(step), "picture": picture}
             rows.append({**common, "domain": "image", "energy": float(a)})
@@ -95,11 +95,11 @@ def energy(trace: Trace, decode: Decode) -> pd.DataFrame:
 
 
 def radial_spectrum(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean log amplitude by spatial frequency of an image (H, W) or (H, W, channels).
+    """Return the mean log amplitude by spatial frequency of an image (H, W) or (H, W, channels).
 
-    Returns frequencies in (0, 0.5] cycles per cell, and log10 amplitudes, averaged over rings
-    one frequency step wide and over channels; nan for a single cell, which has no frequency.
-    Paper, Fig. 3b, takes one diagonal instead.
+    Returns frequencies in (0, 0.5] cycles per cell, and log10 amplitudes averaged over channels
+    and over rings that are one frequency step wide; nan for an image of a single cell. Differs
+    from the paper (Fig. 3b), which uses one diagonal instead of rings.
     """
     planes = image[..., None] if image.ndim == 2 else image
     height, width = planes.shape[:2]
@@ -114,7 +114,7 @@ def radial_spectrum(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def spectra(trace: Trace, decode: Decode) -> tuple[np.ndarray, np.ndarray]:
-    """Radial spectrum of the decoded image after every step: frequencies, (S, n, bins)."""
+    """Return the radial spectra of the decoded pictures: frequencies (bins), (S, n, bins)."""
 
     def compute() -> tuple[np.ndarray, np.ndarray]:
         pairs = [[radial_spectrum(image) for image in step] for step in images(trace, decode)]
@@ -124,11 +124,11 @@ def spectra(trace: Trace, decode: Decode) -> tuple[np.ndarray, np.ndarray]:
 
 
 def spectrum_frame(trace: Trace, decode: Decode, site: Site | None = None) -> pd.DataFrame:
-    """Spectra of image, latent and (for a recorded site) token features, after every step.
+    """Return the spectra of picture, latent and (at a recorded `site`) features of every step.
 
     Columns: step, size, picture, domain ("image", "latent", "features"), frequency in cycles per
-    cell of that domain, log10_amplitude, and difference to the last step's where the maps have
-    one size. Paper, Fig. 3b.
+    cell of that domain, log10_amplitude, and to_last, the difference to the last step's amplitude
+    (nan for features, whose maps differ in size). Source: paper, Fig. 3b.
     """
     rows = list[pd.DataFrame]()
 

@@ -1,4 +1,4 @@
-"""Speedups: the median ratio of paired times, with its spread and whether it can be trusted."""
+"""Speedups: the median ratio of paired times, its spread, and whether timing was disturbed."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ import pandas as pd
 from scipy.stats import quantile_test
 
 WIDEST = 0.15
-"""The relative spread, (q3 - q1) / median, of a disturbed measurement's ratios: above this."""
+"""A measurement whose relative spread, (q3 - q1) / median, exceeds this counts as disturbed."""
 
 DISTURBED = "timing disturbed"
 
 
 @dataclass(frozen=True)
 class Speedup:
-    """How many times as fast: the median of `n` ratios full / fast, one of each turn.
+    """A speedup: the median of `n` ratios full / fast, one ratio per turn.
 
-    `q1` and `q3` are the quartiles of the ratios (linear), what a figure draws as their spread.
-    `low` and `high` are the 95 % interval of the median by order statistics. Fewer than six turns
-    allow none: then they are the least and the greatest ratio. `disturbed` says that the spread
-    was too wide for the median to be used; one turn has none that could tell.
+    `q1` and `q3` are the quartiles of the ratios (linear interpolation); figures draw them as the
+    spread. `low` and `high` are the 95 % interval of the median by order statistics; fewer than six
+    turns allow no such interval, and they are the smallest and largest ratio. `disturbed` means
+    that the spread is too wide for the median to be used; it is never set for a single turn.
     """
 
     median: float
@@ -36,23 +36,23 @@ class Speedup:
 
     @classmethod
     def of(cls, full: Sequence[float], fast: Sequence[float], widest: float = WIDEST) -> Speedup:
-        """Estimate from the times of the same turns, in any unit.
+        """Estimate the speedup from paired times, in any unit; entry i of both is turn i.
 
-        Raises ValueError for sequences of different lengths, none at all, or times not above 0.
+        Raises ValueError for empty sequences, different lengths, and times not above 0.
 
         >>> print(Speedup.of([2.0, 2.2, 2.1], [1.0, 1.0, 1.0]))
         2.10 [2.05 to 2.15]
         """
         if len(full) != len(fast) or not len(full):
             raise ValueError(
-                f"a speedup needs paired times, one of each a turn; not {len(full)} and {len(fast)}"
+                f"a speedup needs as many full as fast times; not {len(full)} and {len(fast)}"
             )
         times = np.array([full, fast], dtype=float)
         if not (times > 0).all():
-            raise ValueError(f"times must be above 0; the least is {times.min()}")
+            raise ValueError(f"times must be above 0; the smallest is {times.min()}")
         ratios = times[0] / times[1]
         q1, median, q3 = (float(q) for q in np.quantile(ratios, (0.25, 0.5, 0.75)))
-        # nan where the turns are too few
+        # nan if there are too few turns
         interval = quantile_test(ratios, q=median, p=0.5).confidence_interval(0.95)
         low, high = float(interval.low), float(interval.high)
         if np.isnan([low, high]).any():
@@ -61,11 +61,11 @@ class Speedup:
 
     @property
     def spread(self) -> float:
-        """The relative spread of the ratios: what alone decides whether they are disturbed."""
+        """The relative spread of the ratios; it alone decides whether timing was disturbed."""
         return (self.q3 - self.q1) / self.median
 
     def columns(self) -> dict[str, Any]:
-        """Return the columns of a row: speedup, its quartiles, its interval, turns, disturbed."""
+        """Return the columns of a frame: speedup, quartiles, interval, turns, disturbed."""
         return {
             "speedup": self.median,
             "speedup_q1": self.q1,
@@ -82,18 +82,20 @@ class Speedup:
 
 
 def disturbed(rows: Iterable[Mapping[str, Any]]) -> bool:
-    """Tell whether any of the rows is of a disturbed timing, so that they must not be kept.
+    """Return whether any row has a disturbed timing; such rows must not be stored.
 
     >>> disturbed([{"method": "a", "disturbed": False}, {"method": "b", "disturbed": True}])
     True
     """
-    return any(row.get("disturbed") in (True,) for row in rows)  # None or nan: not a timing
+    return any(
+        row.get("disturbed") in (True,) for row in rows
+    )  # None or nan in rows without a timing
 
 
 def undisturbed(frame: pd.DataFrame) -> pd.DataFrame:
-    """Drop the rows of disturbed timings: for fronts, recommendations and claims.
+    """Drop the rows of disturbed timings, which fronts, recommendations and claims must not use.
 
-    Rows that hold no timing stay, and so does a frame without the column.
+    Rows without a timing are kept; a frame without the column `disturbed` is returned unchanged.
 
     >>> frame = pd.DataFrame({"method": ["a", "b", "c"], "disturbed": [False, True, None]})
     >>> undisturbed(frame).method.to_list()

@@ -1,10 +1,10 @@
-"""Means with 95 % intervals, paired with the unpruned picture of the same seed.
+"""Means with 95 % intervals, and paired differences between methods on the same pictures.
 
-Of hits, which are 0 or 1, they are score intervals: a bootstrap of hits that are all alike has no
-width. Of everything else they are bootstraps. Values that are nan are left out.
+Intervals of hits (0 or 1) are score intervals, because a bootstrap of identical hits has no width.
+All other intervals are bootstraps. Values that are nan are left out.
 
-Bootstraps and the score interval of one share are scipy's. Those of a mean of shares and of a
-difference of paired shares are formulas that it does not have, and stand here with their sources.
+Bootstraps and the score interval of one share come from scipy. It has no interval of a mean of
+shares or of a difference of paired shares; those are implemented here, with their sources.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-DRAWS = 2000
+DRAWS = 2000  # bootstrap resamples
 HITS = ("right",)  # columns of frames that hold hits
 
 Values: TypeAlias = Sequence[float] | np.ndarray | pd.Series
@@ -25,13 +25,13 @@ UNKNOWN = (float("nan"), float("nan"))
 
 
 def bootstrap(values: Values) -> Interval:
-    """95 % bootstrap interval of the mean, by percentiles; of one value, that value alone."""
-    data = _known(values)
+    """Return the 95 % percentile bootstrap interval of the mean; of one value, that value twice."""
+    data = _valid(values)
     return _bootstrap([data], np.mean, vectorized=True) if len(data) else UNKNOWN
 
 
 def bootstrap_of(statistic: Callable[..., float], samples: Sequence[Values]) -> Interval:
-    """95 % bootstrap interval of a statistic of medians, one of each independent sample.
+    """Return the 95 % bootstrap interval of a statistic of the medians of independent samples.
 
     >>> bootstrap_of(lambda a, b: a / b, [[2.0, 2.0], [1.0, 1.0]])
     (2.0, 2.0)
@@ -46,9 +46,9 @@ def bootstrap_of(statistic: Callable[..., float], samples: Sequence[Values]) -> 
 def _bootstrap(
     samples: Sequence[np.ndarray], statistic: Callable[..., Any], vectorized: bool = False
 ) -> Interval:
-    # scipy wants two values of each sample: one is drawn as often as one likes
+    # scipy needs at least two values per sample; repeating a single value changes no resample
     pairs = [np.repeat(sample, 2) if len(sample) == 1 else sample for sample in samples]
-    found = stats.bootstrap(
+    interval = stats.bootstrap(
         pairs,
         statistic,
         n_resamples=DRAWS,
@@ -56,17 +56,17 @@ def _bootstrap(
         method="percentile",
         rng=np.random.default_rng(0),
     ).confidence_interval
-    return float(found.low), float(found.high)
+    return float(interval.low), float(interval.high)
 
 
 def wilson(hits: Values) -> Interval:
-    """95 % score interval of the share of hits.
+    """Return the 95 % Wilson score interval of the share of hits.
 
     >>> low, high = wilson([1.0] * 24)
     >>> round(low, 3), high
     (0.862, 1.0)
     """
-    data = _known(hits)
+    data = _valid(hits)
     if not len(data):
         return UNKNOWN
     share = stats.binomtest(int(data.sum()), len(data)).proportion_ci(method="wilson")
@@ -74,18 +74,18 @@ def wilson(hits: Values) -> Interval:
 
 
 def wilson_of_means(groups: Sequence[Values]) -> Interval:
-    """95 % interval of the mean over groups of their shares of hits, each weighed alike.
+    """Return the 95 % interval of the unweighted mean of several groups' shares of hits.
 
-    Source: Zou and Donner, Statistics in Medicine 2008 (MOVER), from each group's score interval.
+    Source: Zou and Donner, Statistics in Medicine 2008 (MOVER), applied to Wilson intervals.
     """
-    means = np.array([_known(group).mean() for group in groups])
+    means = np.array([_valid(group).mean() for group in groups])
     low, high = np.array([wilson(group) for group in groups]).T
     down, up = (float(np.linalg.norm(reach)) / len(groups) for reach in (means - low, high - means))
     return float(means.mean()) - down, float(means.mean()) + up
 
 
 def wilson_of_gap(first: Values, second: Values) -> Interval:
-    """95 % score interval of the difference of two shares of hits, on the same pictures.
+    """Return the 95 % score interval of the difference of two shares of hits, same pictures.
 
     Source: Newcombe, Statistics in Medicine 1998, paired proportions, method 10.
 
@@ -97,26 +97,27 @@ def wilson_of_gap(first: Values, second: Values) -> Interval:
     pairs = pairs[:, ~np.isnan(pairs).any(axis=0)]
     if not pairs.size:
         return UNKNOWN
-    (one, other), (low, high) = pairs.mean(axis=1), np.array([wilson(hits) for hits in pairs]).T
-    both, n = float(pairs.prod(axis=0).mean() - one * other), pairs.shape[1]
-    both = max(0.0, both - 0.5 / n) if both > 0 else both  # the correction for continuity
-    spread = float(np.sqrt(one * (1 - one) * other * (1 - other)))
-    alike = both / spread if spread else 0.0
+    (p1, p2), (low, high) = pairs.mean(axis=1), np.array([wilson(hits) for hits in pairs]).T
+    both, n = float(pairs.prod(axis=0).mean() - p1 * p2), pairs.shape[1]
+    both = max(0.0, both - 0.5 / n) if both > 0 else both  # continuity correction
+    spread = float(np.sqrt(p1 * (1 - p1) * p2 * (1 - p2)))
+    correlation = both / spread if spread else 0.0
 
     def reach(a: float, b: float) -> float:
-        return float(np.sqrt(max(0.0, a * a - 2 * alike * a * b + b * b)))
+        return float(np.sqrt(max(0.0, a * a - 2 * correlation * a * b + b * b)))
 
-    gap = float(one - other)
-    return gap - reach(one - low[0], high[1] - other), gap + reach(high[0] - one, other - low[1])
+    gap = float(p1 - p2)
+    return gap - reach(p1 - low[0], high[1] - p2), gap + reach(high[0] - p1, p2 - low[1])
 
 
-def _known(values: Values) -> np.ndarray:
+def _valid(values: Values) -> np.ndarray:
+    """Return the values that are not nan, as floats."""
     data = np.asarray(values, dtype=float)
     return data[~np.isnan(data)]
 
 
 def summary(frame: pd.DataFrame, by: Sequence[str], value: str) -> pd.DataFrame:
-    """Mean, interval (low, high) and n of a column for every group."""
+    """Return the mean, its 95 % interval (low, high) and n of the column `value` for each group."""
     rows = []
     for names, group in frame.groupby(list(by), sort=False, dropna=False):
         low, high = (wilson if value in HITS else bootstrap)(group[value])
@@ -133,9 +134,12 @@ def summary(frame: pd.DataFrame, by: Sequence[str], value: str) -> pd.DataFrame:
 
 
 def paired(frame: pd.DataFrame, first: str, second: str, value: str) -> dict[str, float]:
-    """Mean difference of a value between two methods on the same pictures, with its interval."""
-    wide = frame.pivot_table(index="picture", columns="method", values=value)
-    one, other = wide[first], wide[second]
-    low, high = wilson_of_gap(one, other) if value in HITS else bootstrap(one - other)
-    gap = (one - other).dropna()
+    """Return the mean difference (first - second) of a value on the same pictures.
+
+    Keys: difference, low and high (95 % interval), n (number of pictures).
+    """
+    table = frame.pivot_table(index="picture", columns="method", values=value)
+    a, b = table[first], table[second]
+    low, high = wilson_of_gap(a, b) if value in HITS else bootstrap(a - b)
+    gap = (a - b).dropna()
     return {"difference": float(gap.mean()), "low": low, "high": high, "n": len(gap)}

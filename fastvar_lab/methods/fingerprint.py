@@ -1,8 +1,8 @@
 """Hashes the code and values of user-defined methods, which `repr` does not show.
 
-Code is hashed as its syntax tree, so that comments, layout and docstrings do not matter, nor the
-version of Python. Where no source belongs to running code (it was typed into a plain interpreter,
-or its file has changed since), its bytecode is hashed with the version of Python, and said so.
+Code is hashed as its syntax tree, so comments, layout, docstrings and the version of Python do not
+change the hash. Code without source (typed into a plain interpreter, or from a file that has
+changed since) is hashed as bytecode with the version of Python, and a SourceWarning is issued.
 """
 
 from __future__ import annotations
@@ -29,29 +29,30 @@ from fastvar_lab.seam import Method, Runner
 WRITTEN = (
     *("__init__", "__repr__", "__eq__", "__hash__", "__setattr__", "__delattr__"),
     *("__lt__", "__le__", "__gt__", "__ge__", "__replace__"),
-)  # by `dataclass`
+)  # methods that `dataclass` writes
 
 _HIDDEN = (
     *("__module__", "__doc__", "__dict__", "__weakref__", "__firstlineno__"),
     *("__static_attributes__", "__annotations__", "__annotate__", "__annotate_func__"),
     *("__annotations_cache__", "__dataclass_fields__", "__dataclass_params__"),
     *("__getstate__", "__setstate__"),
-)  # in a class: what computes nothing, or differs between versions of Python
+)  # class attributes without effect on results, or different between versions of Python
 
 _SHIPPED = ("fastvar_lab", "builtins", "typing")
 _LIBRARIES = tuple(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))
 
 
 class SourceWarning(RuntimeWarning):
-    """Code whose source cannot be read is hashed as bytecode, which holds for one Python alone."""
+    """Issued for code without source: its hash is valid for one version of Python alone."""
 
 
 def user_code_hash(method: Method, runner: Runner) -> str:
     """Hash the user-defined classes of a method, and the values that they hold: 16 hex digits.
 
-    `runner` is one that it starts. Empty where all classes ship here. Functions and values that
-    the code names or closes over count too, as they are now; what lies in installed libraries
-    does not, but for weights. Warns with SourceWarning of code that has no source.
+    `runner` is a runner started by the method. The hash is empty if all classes are the library's.
+    It covers the current functions and values that the code names or closes over, but not the code
+    of installed libraries; modules and models count by their weights. Issues a SourceWarning for
+    code without source.
     """
     rules = [rule for rule in (method, *_rules(method)) if _root(type(rule)) not in _SHIPPED]
     kinds = [type(rule) for rule in rules]
@@ -63,13 +64,24 @@ def user_code_hash(method: Method, runner: Runner) -> str:
 
 
 def code_of(function: Callable[..., Any]) -> str:
-    """Hash a function or callable value, and the values and functions that its code names."""
+    """Hash a function or callable, with the values and functions that its code names."""
     owner = function if hasattr(function, "__module__") else type(function)
     return digest(repr(_Canonical({_root(owner)} - {*_SHIPPED})(function)), length=16)
 
 
+def user_classes_hash(values: Iterable[object]) -> str:
+    """Hash the user-defined classes among those of some values: 16 hex digits, or nothing.
+
+    Two modules of one class and other weights are alike here; weights are hashed elsewhere.
+    """
+    canonical = _Canonical(set())
+    kinds = {type(value) for value in values}
+    codes = sorted(str(canonical(kind)) for kind in kinds if canonical._is_own(kind))
+    return digest(repr(codes), length=16) if codes else ""
+
+
 def _rules(value: object) -> Iterator[object]:
-    """Find the rules that a method is made of."""
+    """Yield the selectors and restorers inside a method, and those inside them."""
     for part in _held(value).values():
         if hasattr(part, "scores") or hasattr(part, "restore"):
             yield part
@@ -77,7 +89,7 @@ def _rules(value: object) -> Iterator[object]:
 
 
 def _held(value: Any) -> dict[str, Any]:
-    """Return what an object holds, in its `__dict__` or slots, but for what it computed once."""
+    """Return the attributes of an object, in `__dict__` or slots, without cached properties."""
     kinds = type(value).__mro__
     slots = [s for kind in kinds for s in _listed(vars(kind).get("__slots__", ()))]
     found = {name: getattr(value, name) for name in slots if hasattr(value, name)}
@@ -95,17 +107,17 @@ def _listed(names: str | Iterable[str]) -> list[str]:
 
 
 def _root(value: Any) -> str:
-    """Name the package that a class or function is defined in."""
+    """Return the top-level package in which a class or function is defined."""
     return (value.__module__ or "").partition(".")[0]
 
 
 class _Canonical:
-    """Brings values into a form whose repr is the same in every process."""
+    """Converts values to a form whose repr is the same in every process."""
 
     def __init__(self, roots: set[str]) -> None:
         self.roots = roots
-        self.open = set[int]()  # what is being looked at, and holds itself
-        self.known: dict[int, str] = {}  # classes and functions
+        self.open = set[int]()  # ids of the values being converted, to stop at cycles
+        self.known: dict[int, str] = {}  # id of a class or function -> its hash
 
     def __call__(self, value: Any) -> Any:
         if id(value) in self.open:
@@ -124,7 +136,7 @@ class _Canonical:
             return [self(type(value)), self(_held(value)), self(inside)]
         if isinstance(value, list | tuple):
             return [type(value).__name__, *map(self, value)]
-        if isinstance(value, set | frozenset):  # which has no order
+        if isinstance(value, set | frozenset):  # unordered
             return ["set", *sorted(repr(self(item)) for item in sorted(value, key=_name))]
         if isinstance(value, Mapping):
             return ["map", *((self(k), self(value[k])) for k in sorted(value, key=_name))]
@@ -149,19 +161,19 @@ class _Canonical:
             return self._once(value, self._class)
         if callable(value) and isinstance(unwrap(value), FunctionType):
             return self._once(unwrap(value), self._function)
-        if hasattr(value, "fingerprint"):  # a model's, which stands for its weights
+        if hasattr(value, "fingerprint"):  # a model counts by its weights
             return value.fingerprint
         if isinstance(value, torch.nn.Module):
             return [type(value).__qualname__, self(dict(value.state_dict()))]
         written = repr(value)
         return type(value).__qualname__ if " at 0x" in written else written
 
-    def _once(self, value: Any, look: Callable[[Any], Any]) -> str:
-        """Hash what `look` finds in a class or function; of a library's, return its name."""
+    def _once(self, value: Any, parts_of: Callable[[Any], Any]) -> str:
+        """Hash the parts of a class or function; return the name of one from a library."""
         if not self._is_own(value):
             return value.__qualname__
         if id(value) not in self.known:
-            parts = [value.__qualname__, self(look(value))]
+            parts = [value.__qualname__, self(parts_of(value))]
             self.known[id(value)] = digest(repr(parts), length=16)
         return self.known[id(value)]
 
@@ -175,9 +187,9 @@ class _Canonical:
         return [*kind.__bases__, parts, fields]
 
     def _bytecode(self, code: CodeType) -> list[Any]:
-        """Describe code without a source, for this version of Python."""
+        """Describe code without source by its bytecode and the version of Python."""
         warnings.warn(
-            f"the source of {code.co_qualname} cannot be read, or is not what runs: its bytecode "
+            f"the source of {code.co_qualname} is missing or differs from what runs: its bytecode "
             "is hashed, so that results are cached for this version of Python alone",
             SourceWarning,
             stacklevel=2,
@@ -190,13 +202,13 @@ class _Canonical:
         named = {name: around[name] for name in _named(code) if name in around}
         for name, module in named.items():
             if isinstance(module, ModuleType) and self._is_own_package(module.__name__):
-                inside = vars(module)  # of a module of one's own, what the code may mean
+                inside = vars(module)  # of a user's module, the attributes that the code may use
                 named[name] = {n: inside[n] for n in _attributes(code) if n in inside}
         closed = [_content(cell) for cell in function.__closure__ or ()]
         return [code, function.__defaults__, function.__kwdefaults__, closed, named]
 
     def _is_own(self, value: Any) -> bool:
-        """Tell whether a class or function is the user's: of their package, or in no library."""
+        """Return whether a class or function is user-defined: in a user's package or no library."""
         return self._is_own_package(value.__module__ or "")
 
     def _is_own_package(self, module: str) -> bool:
@@ -212,7 +224,7 @@ def _fields(kind: type) -> tuple[dataclasses.Field[Any], ...]:
 
 
 def _generated(kind: type, part: Any) -> bool:
-    """Tell whether `dataclass` wrote a method: its fields say what it does."""
+    """Return whether `dataclass` wrote a method, so that the fields describe it."""
     code = getattr(unwrap(part), "__code__", None) if callable(part) else None
     written = code is not None and code.co_filename == "<string>" and code.co_name in WRITTEN
     return written and dataclasses.is_dataclass(kind)
@@ -225,17 +237,17 @@ def _name(value: Any) -> str:
 def _content(cell: Any) -> Any:
     try:
         return cell.cell_contents
-    except ValueError:  # nothing was put there yet
+    except ValueError:  # an empty cell
         return None
 
 
 def _named(code: CodeType) -> set[str]:
-    """Name the globals that code asks for."""
+    """Return the names of the globals that code reads."""
     steps = dis.get_instructions(code)
     found = {step.argval for step in steps if step.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
     return found.union(*map(_named, inner(code)))
 
 
 def _attributes(code: CodeType) -> set[str]:
-    """Name all that code asks for by name, of whatever it may be."""
+    """Return all names in code: globals and attributes."""
     return set(code.co_names).union(*map(_attributes, inner(code)))

@@ -1,10 +1,10 @@
-"""Merge: token merging (ToMe) as a rival on the same seam: similar tokens share one computation."""
+"""Merge: token merging (ToMe), in which similar tokens share one computation."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -21,18 +21,20 @@ from fastvar_lab.tokens import gather, scatter, wide
 class Merge(Scheduled):
     """Merge the most similar tokens before each sublayer and copy its output back to all of them.
 
-    Bipartite soft matching: one token of every `stride` x `stride` cell is a destination, each
-    other token is matched to the destination of highest cosine similarity, and the share `ratio`
-    of all tokens with the best matches is averaged into theirs. A merged token stands at its
-    destination's position. `ratios`, `layers` and `sublayers` as in `Prune`; 1 skips the step.
+    It uses bipartite soft matching: one token of every `stride` x `stride` cell is a destination,
+    and each other token is matched to the destination of highest cosine similarity. The share
+    `ratio` of all tokens, those with the best matches, is averaged into their destinations and
+    takes their positions. `ratios`, `layers` and `sublayers` are as in `Prune`; a ratio of 1 skips
+    the step.
 
     Source: Bolya et al., Token Merging (ICLR 2023) and for Stable Diffusion (2023). Departures:
-    destinations are the cells' first tokens instead of random ones; residual inputs are averaged,
-    before the norm; a ratio beyond what the stride allows is an error, not a silent cap. On a GPU
-    averages are summed up in no fixed order: the same request may round otherwise. Counted
-    operations leave the matching out, as they leave out every method's choice of tokens.
+    destinations are the first tokens of the cells instead of random ones; residual inputs are
+    averaged, before the norm; a ratio beyond the limit of the stride is an error, not a silent cap.
+    On a GPU the order of sums in averages varies, and so may rounding. Counted operations leave
+    out the matching, like the selection of tokens in every method.
     """
 
+    family: ClassVar[str] = "ToMe"
     ratios: Mapping[ScaleName, float] | tuple[tuple[ScaleName, float], ...]
     stride: int = 2
     layers: tuple[int, int] | None = None
@@ -71,29 +73,29 @@ class Merge(Scheduled):
         depth: int,
         held: Mapping[tuple[int, Site], Tensor] | None = None,
     ) -> Runner:
-        self.acts(grids)  # refuses what the stride does not allow
+        self.acts(grids)  # raises for ratios that the stride does not allow
         return MergeRunner(self, grids, depth)
 
 
 def cells(grid: Grid, stride: int) -> int:
-    """Count the stride x stride cells of a map, those cut off at its far sides included."""
+    """Return the number of stride x stride cells of a map, incomplete ones included."""
     return -(-grid.h // stride) * -(-grid.w // stride)
 
 
 def sources_and_destinations(
     grid: Grid, stride: int, device: torch.device | str = "cpu"
 ) -> tuple[Tensor, Tensor]:
-    """Positions (S,) of the tokens that may merge, and (D,) of the first one of every cell."""
+    """Return positions (S,) of tokens that may merge, and (D,) of the first token of each cell."""
     token = torch.arange(grid.h * grid.w, device=device)
     first = (token // grid.w % stride == 0) & (token % grid.w % stride == 0)
-    order = first.long().argsort(stable=True)  # where `nonzero` would make the host wait
+    order = first.long().argsort(stable=True)  # `nonzero` would make the host wait for a GPU
     return order[: -cells(grid, stride)], order[-cells(grid, stride) :]
 
 
 class Matching(NamedTuple):
-    """Who merges into whom: positions (B, .) of kept tokens, of merged ones, and their targets.
+    """A matching: positions (B, .) of kept and of merged tokens, and the targets of the latter.
 
-    `target` points into `kept`.
+    `target` holds indices into `kept`.
     """
 
     kept: Tensor
@@ -102,12 +104,12 @@ class Matching(NamedTuple):
 
 
 def match(x: Tensor, sources: Tensor, into: Tensor, k: int) -> Matching:
-    """Choose which `sources` among the tokens x (B, L, C) merge with some `into`, so k remain."""
+    """Match `sources` to `into`, positions among tokens x (B, L, C), so that k tokens remain."""
     unit = F.normalize(wide(x), dim=-1).to(x.dtype)
     likeness, target = (unit[:, sources] @ unit[:, into].transpose(1, 2)).max(dim=-1)
     order = likeness.argsort(dim=-1, descending=True)
-    gone = x.shape[1] - k
-    merged, alone = order[:, :gone], order[:, gone:]
+    count = x.shape[1] - k
+    merged, alone = order[:, :count], order[:, count:]
     stay = torch.cat((sources[alone], into.expand(len(x), -1)), dim=1)
     return Matching(stay, sources[merged], target.gather(1, merged) + alone.shape[1])
 
@@ -118,7 +120,9 @@ class MergeRunner(ScheduledRunner):
     def __init__(self, method: Merge, grids: Sequence[Grid], depth: int) -> None:
         super().__init__(method, grids, depth)
         self.stride = method.stride
-        self.parts: tuple[int, tuple[Tensor, Tensor]] | None = None  # of one step
+        self.parts: tuple[int, tuple[Tensor, Tensor]] | None = (
+            None  # sources and destinations of the last step
+        )
 
     def sublayer(self, site: Site, grid: Grid, branch: Branch, x: Tensor) -> Tensor:
         ratio = self.ratio(site, grid)

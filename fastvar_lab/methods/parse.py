@@ -1,4 +1,4 @@
-"""Methods as text: `repr` writes one, `read_method` reads it back, without evaluating anything."""
+"""Methods as text: `read_method` reads the `repr` of a method, without evaluating code."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from fastvar_lab.seam import Method
 
 
 def read_method(text: str, classes: Sequence[type] = ()) -> Method:
-    """Read what a method's `repr` wrote, as tables of experiments hold it.
+    """Read a method from its `repr`, as in the frames of experiments.
 
     >>> read_method("Prune({-1: 0.75}, select=HighPass())").select
     HighPass()
 
-    Raises ValueError for anything but calls of known methods, selectors and restorers with plain
-    values. `classes` are known besides.
+    `classes` adds user-defined classes to those of the library. Raises ValueError for anything but
+    calls of known methods, selectors and restorers with plain values.
     """
     try:
         known = {**shipped(), **{kind.__name__: kind for kind in classes}}
@@ -25,7 +25,7 @@ def read_method(text: str, classes: Sequence[type] = ()) -> Method:
     except (SyntaxError, TypeError) as error:
         raise ValueError(f"cannot read a method from {text!r}: {error}") from error
     if not hasattr(value, "acts"):
-        raise ValueError(f"{text!r} is no method; a method is one such as Prune({{-1: 0.5}})")
+        raise ValueError(f"{text!r} is not a method; a method is a call such as Prune({{-1: 0.5}})")
     return value
 
 
@@ -33,7 +33,7 @@ def _value(node: ast.expr, text: str, known: Mapping[str, Any]) -> Any:
     if isinstance(node, ast.Call):
         name = ast.unparse(node.func).removeprefix("fv.")
         if name not in known:
-            raise ValueError(f"{name} in {text!r} is not known; known are {', '.join(known)}")
+            raise ValueError(f"{name} in {text!r} is unknown; known are {', '.join(known)}")
         values = [_value(a, text, known) for a in node.args]
         named = {str(k.arg): _value(k.value, text, known) for k in node.keywords}
         return known[name](*values, **named)
@@ -42,4 +42,4 @@ def _value(node: ast.expr, text: str, known: Mapping[str, Any]) -> Any:
     try:
         return ast.literal_eval(node)
     except ValueError:
-        raise ValueError(f"{ast.unparse(node)} in {text!r} is no plain value") from None
+        raise ValueError(f"{ast.unparse(node)} in {text!r} is not a plain value") from None

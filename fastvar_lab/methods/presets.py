@@ -9,15 +9,15 @@ from fastvar_lab.methods.schedule import ScaleName
 
 PRESETS = {
     # the paper on Infinity, N = 4 {40, 50, 100, 100 %}, at the released layers 3 to 27 of 32;
-    # smaller budgets end earlier: see `infinity`
+    # smaller pixel budgets have fewer steps, see `infinity_preset`
     "infinity": Prune({-4: 0.4, -3: 0.5, -2: 1.0, -1: 1.0}, layers=(3, 28)),
-    # the same shares in all layers, for models of another depth
+    # the same ratios in all layers, for models of another depth
     "infinity-all-layers": Prune({-4: 0.4, -3: 0.5, -2: 1.0, -1: 1.0}),
     # the paper on HART, N = 2 {50, 75 %}, all layers, restored from 36x36; and its extreme
     "hart": Prune({-2: 0.5, -1: 0.75}),
     "hart-extreme": Prune({-2: 0.5, -1: 1.0}),
-    # the supplement's Table A.1 on ImageNet at 256 px names no ratios: these are ours, of the
-    # largest map alone, so that counted operations give about the printed runtimes (1.09, 1.16)
+    # the supplement's Table A.1 on ImageNet at 256 px gives no ratios; these, on the largest map
+    # alone, are chosen so that counted operations match the printed speedups (1.09, 1.16)
     "var-d24": Prune({-1: 0.25}),
     "var-d30": Prune({-1: 0.4}),
     # the embedded model's default: pruned tokens only, no step skipped
@@ -29,11 +29,12 @@ _INFINITY = {9: 0.4, 10: 0.5, 11: 1.0, 12: 1.0}  # by step of the 1M schedule, a
 
 
 def infinity_preset(steps: int = 13, depth: int = 32) -> Prune:
-    """FastVAR on an Infinity whose schedule has `steps` of the 1M schedule's 13 and `depth` layers.
+    """Return FastVAR for an Infinity with `steps` scale steps and `depth` layers.
 
-    Smaller budgets end earlier: 12 steps skip the last one alone, 10 steps (0.25M) prune it by
-    40 %, 7 (0.06M) prune nothing. Layers 3 to 27 of any depth, as released. Raises ValueError
-    for more steps than the 1M schedule has.
+    Ratios belong to steps of the 1M schedule, of which smaller pixel budgets run the first: 12
+    steps skip the last one, 10 steps (0.25M) prune it by 40 %, 7 steps (0.06M) prune nothing.
+    Layers 3 to 27 are pruned at any depth, as in the released code. Raises ValueError for more
+    steps than 13.
     """
     if not 1 <= steps <= 13:
         raise ValueError(f"Infinity's schedules have 1 to 13 steps; not {steps}")
@@ -44,7 +45,7 @@ def infinity_preset(steps: int = 13, depth: int = 32) -> Prune:
 
 
 def parse_ratios(text: str) -> dict[ScaleName, float]:
-    """Read `-2:0.5,-1:0.75`, `24:0.5,32:0.75` or `28x21:0.4`; raise ValueError on anything else."""
+    """Parse `-2:0.5,-1:0.75`, `24:0.5,32:0.75` or `28x21:0.4`; raise ValueError for other text."""
     ratios: dict[ScaleName, float] = {}
     for part in text.split(","):
         match = re.fullmatch(r"\s*(-?\d+)(?:x(\d+))?\s*:\s*([^\s:]+)\s*", part)

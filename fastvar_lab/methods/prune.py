@@ -1,4 +1,4 @@
-"""Prune: cached token pruning as one frozen value, FastVAR being one point of it."""
+"""Prune: cached token pruning as a frozen value; FastVAR is its default."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ GRANULARITIES = ("sublayer", "block", "step")
 @method
 @dataclass(frozen=True)
 class Dense:
-    """Compute everything: plain generation.
+    """Computes every token of every step: plain generation.
 
     >>> from fastvar_lab.scales import TINY, grids
     >>> [act.whole for act in Dense().acts(grids(TINY))].count(True)
@@ -54,16 +54,17 @@ class Dense:
 class Prune(Scheduled):
     """Forward only some tokens through each sublayer of some scale steps; restore the rest.
 
-    `ratios` maps scale names to the share of tokens pruned; 1 skips the step: no forward, draw,
-    code or KV. `cache_step` names the step restored from (default: the last one before the first
-    pruned one that is neither pruned nor skipped). `layers` is a half-open range, default all.
-    `granularity` says how often tokens are chosen anew. `null_until` names the last step that
-    runs the null rows; later ones run the conditional rows alone, without guidance. Kept tokens
-    go in score order, as in the released code, or in `raster` order.
+    `ratios` maps scale names to the share of tokens pruned; 1 skips the step, which then has no
+    forward, no tokens and no keys or values. `cache_step` names the step restored from (default:
+    the last step before the first pruned one that is neither pruned nor skipped). `layers` is a
+    half-open range, default all. `granularity` is how often tokens are selected: per "sublayer",
+    per "block" (layer) or per "step". `null_until` names the last step that runs the null rows;
+    later ones run the conditional rows alone, without guidance. Kept tokens are in score order, as
+    in the released code, or in `raster` order.
 
     Source: FastVAR, section 3.2 and Algorithm 1; the cache holds gated branch outputs, as the
-    released code does. Raises ValueError for what no schedule allows here, and for what the
-    schedule at hand does not allow in `start` and `acts`.
+    released code does. Raises ValueError for invalid fields; `start` and `acts` raise it for a
+    schedule that the fields do not fit.
 
     >>> from fastvar_lab.scales import TINY, grids
     >>> method = Prune({-2: 0.5, 32: 1.0})
@@ -99,7 +100,7 @@ class Prune(Scheduled):
             raise ValueError(f"granularity must be one of {allowed}; not {self.granularity!r}")
 
     def cache_index(self, grids: Sequence[Grid]) -> int | None:
-        """Find the step whose branch outputs are restored from; None if nothing needs them."""
+        """Return the step whose branch outputs are restored from; None if none is needed."""
         ratios = self.by_step(grids)
         named = None if self.cache_step is None else find(self.cache_step, grids)
         if not self.restore.needs_cache or all(r == 1 for r in ratios.values()):
@@ -146,7 +147,7 @@ class Prune(Scheduled):
 
 
 class PruneRunner(ScheduledRunner):
-    """One generation under `Prune`: owns the branch outputs of the cache step."""
+    """Runs one generation under `Prune`; holds the branch outputs of the cache step."""
 
     def __init__(
         self,
@@ -163,7 +164,7 @@ class PruneRunner(ScheduledRunner):
         self.index: tuple[object, Tensor] | None = None
 
     def keep_rows(self, rows: slice) -> None:
-        self.live = rows  # what is held stays whole: a snapshot may go back before the drop
+        self.live = rows  # the cache keeps all rows: a snapshot may resume before they are dropped
 
     def sublayer(self, site: Site, grid: Grid, branch: Branch, x: Tensor) -> Tensor:
         if self.ratio(site, grid) == 0:
@@ -175,9 +176,9 @@ class PruneRunner(ScheduledRunner):
         cached = None
         if self.cache_grid is not None:
             output = self.cache[site]
-            if len(output) > len(x):  # from before guidance rows were dropped
+            if len(output) > len(x):  # cached before guidance rows were dropped
                 output = output[self.live]
-            elif len(output) < len(x):  # from while they were away: they take those that ran
+            elif len(output) < len(x):  # cached while rows were absent: they use the rows that ran
                 output = output.repeat(2, 1, 1)
             whole = output[:, self.cache_grid.prefix :]
             cached = Cached(whole, self.cache_grid.h, self.cache_grid.w)
@@ -187,12 +188,14 @@ class PruneRunner(ScheduledRunner):
         return out
 
     def choose(self, site: Site, grid: Grid, x: Tensor) -> Tensor:
-        """Select the tokens to forward, (B, K); chosen anew as often as the granularity says."""
+        """Return the tokens to forward, (B, K); the granularity decides how often they change."""
         scope = {"sublayer": site, "block": site.layer, "step": None}[self.method.granularity]
         now = (grid.index, scope, kept(grid.tokens, self.ratio(site, grid)))
         if self.index is None or self.index[0] != now:
             scores = score(self.method.select, x, grid, site)
-            if scores.device.type == "cpu" and scores.isnan().any():  # a GPU is not waited for
+            if (
+                scores.device.type == "cpu" and scores.isnan().any()
+            ):  # not on a GPU, where it would wait
                 raise ValueError(f"{self.method.select!r}.scores returned nan, which has no rank")
             self.index = (now, top(scores, now[2], self.method.raster))
         return self.index[1]

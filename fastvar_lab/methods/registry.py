@@ -1,7 +1,7 @@
-"""What ships: methods, selectors and restorers, found by the names that they are given here.
+"""The registry of the library's methods, selectors and restorers, by name.
 
-A class that is marked is read back from text, offered in widgets, compared in experiments and
-found on the public face; nothing else has to be edited.
+A registered class can be read from text, is offered in widgets, compared in experiments, and
+exported by the package `fastvar_lab`; registering it is the only edit.
 """
 
 from __future__ import annotations
@@ -18,25 +18,27 @@ Class = TypeVar("Class", bound=type)
 
 
 def method(kind: Class) -> Class:
-    """Mark a method that ships."""
+    """Register a method of the library (a class decorator)."""
     _CLASSES[kind.__name__] = kind
     return kind
 
 
 def selector(label: str, **settings: Any) -> Callable[[Class], Class]:
-    """Mark a selector that ships, under a label; with settings, a variant of it."""
+    """Register a selector of the library under a label; `settings` register a variant of it."""
     return _under(_SELECTORS, label, settings)
 
 
 def restorer(label: str, **settings: Any) -> Callable[[Class], Class]:
-    """Mark a restorer that ships, under a label; with settings, a variant of it."""
+    """Register a restorer of the library under a label; `settings` register a variant of it."""
     return _under(_RESTORERS, label, settings)
 
 
 def _under(table: dict[str, Any], label: str, settings: dict[str, Any]) -> Callable[[Class], Class]:
     def mark(kind: Class) -> Class:
         if label in table:
-            raise ValueError(f"{label!r} names {table[label]!r} already; call {kind.__name__} else")
+            raise ValueError(
+                f"{label!r} is the label of {table[label]!r}; give {kind.__name__} another"
+            )
         _CLASSES[kind.__name__] = kind
         table[label] = kind(**settings)
         return kind
@@ -45,7 +47,7 @@ def _under(table: dict[str, Any], label: str, settings: dict[str, Any]) -> Calla
 
 
 def classes() -> dict[str, type]:
-    """Return every class that ships, by its name; all of `methods/` is looked through."""
+    """Return every registered class by its name, after importing all modules of `methods`."""
     package = import_module(__package__)
     for module in pkgutil.iter_modules(package.__path__):
         import_module(f"{__package__}.{module.name}")
@@ -53,7 +55,7 @@ def classes() -> dict[str, type]:
 
 
 def selectors() -> dict[str, Any]:
-    """Return every selector that ships, by the name it has in tables and widgets.
+    """Return every selector of the library, by its label in tables and widgets.
 
     >>> selectors()["random"]
     Random(seed=0)
@@ -63,7 +65,7 @@ def selectors() -> dict[str, Any]:
 
 
 def restorers() -> dict[str, Any]:
-    """Return every restorer that ships, by the name it has in tables and widgets.
+    """Return every restorer of the library, by its label in tables and widgets.
 
     >>> restorers()["zero"]
     Zero()

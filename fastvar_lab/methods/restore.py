@@ -1,4 +1,4 @@
-"""Restorers: fill a pruned sublayer's output back up to every token of the step.
+"""Restorers: extend the output of a pruned sublayer to all tokens of the step.
 
 A restorer is a frozen value. `restore(fresh, index, grid, cached)` takes the branch output of the
 kept tokens (B, K, C), their positions (B, K), and, if `needs_cache`, the same sublayer's output
@@ -26,7 +26,7 @@ class Cached(NamedTuple):
 
 
 class Restorer(Protocol):
-    """Fills pruned places."""
+    """Fills in the outputs of pruned tokens."""
 
     needs_cache: ClassVar[bool]
 
@@ -39,9 +39,10 @@ class Restorer(Protocol):
 @restorer("cached branch (CTR)")
 @dataclass(frozen=True)
 class CachedBranch:
-    """Cached token restoration: the cache-step output, resized, under the fresh tokens.
+    """Cached token restoration (CTR): pruned tokens take the resized output of the cache step.
 
-    FastVAR, Algorithm 1; the released code resizes by "area". "bilinear" and "nearest" also work.
+    Source: FastVAR, Algorithm 1; the released code resizes with `mode` "area". "bilinear" and
+    "nearest" are alternatives.
 
     >>> CachedBranch("bilinear")
     CachedBranch(mode='bilinear')
@@ -63,7 +64,7 @@ class CachedBranch:
 @restorer("zero")
 @dataclass(frozen=True)
 class Zero:
-    """Pruned tokens add nothing: they keep their residual stream.
+    """Pruned tokens get an output of 0, so their residual stream does not change.
 
     >>> import torch
     >>> fresh, index = torch.ones(1, 1, 2), torch.tensor([[3]])
@@ -81,7 +82,7 @@ class Zero:
 @restorer("nearest kept")
 @dataclass(frozen=True)
 class NearestKept:
-    """Pruned tokens take the output of the nearest kept one of the same step (as in StepVAR).
+    """Pruned tokens take the output of the nearest kept token of the same step (as in StepVAR).
 
     >>> import torch
     >>> fresh, index = torch.ones(1, 1, 2), torch.tensor([[3]])

@@ -1,4 +1,4 @@
-"""Which scale steps, layers and sublayers a method acts on, and how strongly: shared by methods."""
+"""Schedules: the scale steps, layers and sublayers that a method prunes, with their ratios."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ ScaleName = int | tuple[int, int]
 
 
 def find(name: ScaleName, grids: Sequence[Grid]) -> int:
-    """Resolve a scale name to a step of this schedule; raise ValueError with what there is."""
+    """Resolve a scale name to a step of a schedule; raise ValueError, with its maps, if unknown."""
     if isinstance(name, int) and -len(grids) <= name < 0:
         return len(grids) + name
     size = (name, name) if isinstance(name, int) else tuple(name)
     for grid in grids:
         if (grid.h, grid.w) == size:
             return grid.index
-    there = ", ".join(str(g.h) if g.h == g.w else g.name for g in grids)
+    maps = ", ".join(str(g.h) if g.h == g.w else g.name for g in grids)
     raise ValueError(
-        f"no scale {name!r} in this schedule; it has the maps {there} (or -{len(grids)} to -1)"
+        f"no scale {name!r} in this schedule; it has the maps {maps} (or -{len(grids)} to -1)"
     )
 
 
 def scale_name(name: Any) -> ScaleName:
-    """Bring a scale name to plain integers; raise ValueError for what names no scale."""
+    """Convert a scale name to plain integers; raise ValueError if it is not one."""
     try:
         if isinstance(name, tuple | list):
             h, w = name
@@ -41,7 +41,7 @@ def scale_name(name: Any) -> ScaleName:
 
 
 def kept(tokens: int, ratio: float) -> int:
-    """How many of `tokens` survive when the share `ratio` is pruned: L - int(L * ratio).
+    """Return how many of `tokens` are kept when the share `ratio` is pruned: L - int(L * ratio).
 
     Raises ValueError for a ratio outside [0, 1].
     """
@@ -51,9 +51,9 @@ def kept(tokens: int, ratio: float) -> int:
 
 
 class Scheduled:
-    """What methods that name ratios by scale have in common; a base of frozen dataclasses.
+    """The base class of methods with ratios by scale; subclasses are frozen dataclasses.
 
-    A subclass's further fields count as part of what it does at every step that has a ratio.
+    All further fields of a subclass become part of its acts at steps with a ratio.
     """
 
     ratios: Mapping[ScaleName, float] | tuple[tuple[ScaleName, float], ...]
@@ -61,7 +61,7 @@ class Scheduled:
     sublayers: tuple[str, ...]
 
     def _settle(self) -> None:
-        """Bring the fields to hashable form; raise ValueError for what no schedule allows."""
+        """Convert the fields to hashable form; raise ValueError for invalid values."""
         pairs = self.ratios.items() if isinstance(self.ratios, Mapping) else self.ratios
         settled = sorted(((scale_name(n), _share(n, r)) for n, r in pairs), key=_place)
         object.__setattr__(self, "ratios", tuple(settled))
@@ -74,11 +74,11 @@ class Scheduled:
 
     @property
     def pairs(self) -> tuple[tuple[ScaleName, float], ...]:
-        """The ratios as they are kept: pairs of scale name and share pruned."""
+        """The ratios as pairs of scale name and share pruned."""
         return cast(tuple[tuple[ScaleName, float], ...], self.ratios)
 
     def by_step(self, grids: Sequence[Grid]) -> dict[int, float]:
-        """Ratios above 0 by step index; a schedule is resolved once."""
+        """Return the ratios above 0 by step index; the last schedule's result is cached."""
         steps = tuple(grids)
         known: tuple[tuple[Grid, ...], dict[int, float]] | None = self.__dict__.get("_resolved")
         if known is None or known[0] != steps:
@@ -100,7 +100,7 @@ class Scheduled:
         return {step: ratio for step, ratio in ratios.items() if ratio > 0}
 
     def key(self, *apart: str) -> tuple[Any, ...]:
-        """Tell what it does to any step with a ratio: its type, all fields but those `apart`."""
+        """Return values that identify the work at a step: type and all fields not in `apart`."""
         values = vars(self)
         return (
             type(self),
@@ -108,14 +108,14 @@ class Scheduled:
         )
 
     def depth_checked(self, depth: int) -> range:
-        """Return the layers acted on; raise ValueError if the model is not that deep."""
+        """Return the pruned layers; raise ValueError if the model has fewer layers."""
         if self.layers is not None and self.layers[1] > depth:
             raise ValueError(f"layers {self.layers} reach beyond the {depth} layers of this model")
         return range(*(self.layers or (0, depth)))
 
 
 def _share(name: Any, ratio: Any) -> float:
-    """Bring a ratio to a plain float in [0, 1], or raise ValueError."""
+    """Convert a ratio to a float in [0, 1], or raise ValueError."""
     try:
         share = float("nan") if isinstance(ratio, str) else float(ratio)
     except (TypeError, ValueError):
@@ -126,7 +126,7 @@ def _share(name: Any, ratio: Any) -> float:
 
 
 def _ends(layers: Any) -> tuple[int, int]:
-    """Bring a range of layers to its first and its end, or raise ValueError."""
+    """Convert a range of layers to (first, end), or raise ValueError."""
     try:
         if isinstance(layers, range) and layers.step == 1:
             layers = (layers.start, layers.stop)
@@ -139,14 +139,14 @@ def _ends(layers: Any) -> tuple[int, int]:
 
 
 def _place(pair: tuple[ScaleName, float]) -> tuple[int, ...]:
-    """Order schedules: from the end first, then by size, whatever order they were written in."""
+    """Return a sort key of pairs, so that equal schedules have equal order."""
     return (pair[0],) if isinstance(pair[0], int) else tuple(pair[0])
 
 
 class ScheduledRunner(Runner):
-    """One generation under a scheduled method: which steps and sublayers it changes.
+    """The base class of runners of scheduled methods.
 
-    A rule that spreads ratios over layers or sublayers overrides `ratio` alone.
+    To vary ratios over layers or sublayers, override `ratio` alone.
     """
 
     def __init__(self, method: Scheduled, grids: Sequence[Grid], depth: int) -> None:
@@ -154,11 +154,11 @@ class ScheduledRunner(Runner):
         self.sublayers = method.sublayers
 
     def prunes(self, site: Site) -> bool:
-        """Tell whether this sublayer is changed at the steps that have a ratio."""
+        """Return whether a sublayer is pruned at steps with a ratio."""
         return site.layer in self.layers and site.kind in self.sublayers
 
     def ratio(self, site: Site, grid: Grid) -> float:
-        """Say which share of this sublayer's tokens is pruned at a step; 0 computes all of them."""
+        """Return the share of a sublayer's tokens that is pruned at a step."""
         return self.ratios.get(grid.index, 0.0) if self.prunes(site) else 0.0
 
     def forwarded(self, site: Site, grid: Grid) -> int:

@@ -1,7 +1,7 @@
-"""Selectors: score the tokens of a step; the highest-scoring ones are forwarded.
+"""Selectors: score the tokens of a step; tokens with the highest scores are forwarded.
 
 A selector is a frozen value whose `scores(x, grid, site)` maps x (B, L, C) to (B, L). Scores are
-per row: conditional and null rows choose their own tokens, as in the released FastVAR code.
+per row: tokens of conditional and null rows are selected separately, as in the released code.
 """
 
 from __future__ import annotations
@@ -22,39 +22,41 @@ from fastvar_lab.tokens import distance_to_mean, wide
 
 
 class Selector(Protocol):
-    """Scores tokens; higher is kept."""
+    """Scores tokens; those with the highest scores are kept."""
 
     def scores(self, x: Tensor, grid: Grid, site: Site) -> Tensor:
-        """Score x (B, L, C): (B, L), float32 at least."""
+        """Return scores (B, L) of tokens x (B, L, C), in float32 or float64."""
         ...
 
 
 def score(rule: Selector, x: Tensor, grid: Grid, site: Site) -> Tensor:
-    """Ask a selector for its scores (B, L) of x (B, L, C), and hold it to what it promises.
+    """Return a selector's scores (B, L) of x (B, L, C), checked.
 
-    Raises ValueError for another shape, for anything but floats, and for a rule that writes into x.
+    Raises ValueError for another shape, for a dtype that is not floating, and for a selector that
+    writes into x.
     """
     before = None if x.is_inference() else x._version
     scores = rule.scores(x, grid, site)
     check(f"{rule!r}.scores", scores, tuple(x.shape[:2]))
     if before is not None and x._version != before:
-        raise ValueError(f"{rule!r}.scores writes into the tokens it is shown; work on a copy")
+        raise ValueError(f"{rule!r}.scores writes into the tokens that it receives; work on a copy")
     return scores
 
 
-def check(what: str, out: object, shape: tuple[int, ...]) -> None:
-    """Raise ValueError unless a rule returned floats of a shape."""
+def check(name: str, out: object, shape: tuple[int, ...]) -> None:
+    """Raise ValueError unless the function `name` returned a floating tensor of the shape."""
     got = type(out).__name__
     if isinstance(out, Tensor):
         if tuple(out.shape) == shape and out.is_floating_point():
             return
         got = f"{out.dtype} of shape {tuple(out.shape)}"
-    raise ValueError(f"{what} must return floats of shape {shape}; returned {got}")
+    raise ValueError(f"{name} must return floats of shape {shape}; returned {got}")
 
 
 def top(scores: Tensor, k: int, raster: bool = False) -> Tensor:
     """Return the k best tokens of each row, (B, k): best first, or in raster order."""
-    index = scores.topk(k, dim=1, sorted=not raster).indices
+    # stable, where `topk` is not: equal scores go by place, whatever the batch and the device
+    index = scores.argsort(dim=1, descending=True, stable=True)[:, :k]
     return index.sort(dim=1).values if raster else index
 
 
@@ -75,7 +77,7 @@ class FarFromMean:
 @selector("near mean")
 @dataclass(frozen=True)
 class NearMean:
-    """The opposite of pivotal token selection: the lowest scores first.
+    """The opposite of pivotal token selection: tokens nearest to the spatial mean.
 
     >>> x = torch.tensor([[[0.0], [0.0], [0.0], [8.0]]])  # (B, L, C)
     >>> NearMean().scores(x, Grid(0, 2, 2), Site(0, "attn"))
@@ -97,6 +99,8 @@ class HighPass:
     """
 
     def scores(self, x: Tensor, grid: Grid, site: Site) -> Tensor:
+        if grid.h * grid.w == 2:
+            return F.pad(distance_to_mean(x[:, grid.prefix :]), (grid.prefix, 0))
         image = rearrange(wide(x[:, grid.prefix :]), "b (h w) c -> b c h w", h=grid.h)
         local = F.avg_pool2d(image, 3, stride=1, padding=1, count_include_pad=False)
         energy = rearrange((image - local).square().sum(dim=1), "b h w -> b (h w)")
@@ -106,11 +110,11 @@ class HighPass:
 @selector("random")
 @dataclass(frozen=True)
 class Random:
-    """Uniformly random tokens, the same for a seed, step and sublayer; rows draw alike.
+    """Uniformly random tokens, fixed by seed, step and sublayer, and equal in all rows.
 
-    >>> one, other = (Random(1).scores(torch.zeros(1, 4, 1), Grid(0, 2, 2), Site(layer, "attn"))
+    >>> first, second = (Random(1).scores(torch.zeros(1, 4, 1), Grid(0, 2, 2), Site(layer, "attn"))
     ...               for layer in (0, 1))
-    >>> bool((one == other).any())
+    >>> bool((first == second).any())
     False
     """
 
@@ -118,15 +122,15 @@ class Random:
 
     def scores(self, x: Tensor, grid: Grid, site: Site) -> Tensor:
         key = zlib.crc32(f"{self.seed}/{grid.index}/{site.layer}/{site.kind}".encode())
-        host = torch.Generator().manual_seed(key)
-        drawn = torch.rand(x.shape[1], generator=host, device="cpu")
+        host = torch.Generator("cpu").manual_seed(key)
+        drawn = torch.rand(x.shape[1], generator=host, dtype=torch.float32, device="cpu")
         return sent(drawn, x.device).expand(x.shape[0], -1)
 
 
 @selector("uniform grid")
 @dataclass(frozen=True)
 class UniformGrid:
-    """Evenly spread tokens, on a lattice of which any number covers the map.
+    """Evenly spread tokens, on a lattice whose first k points cover the map for any k.
 
     >>> UniformGrid().scores(torch.zeros(1, 4, 1), Grid(0, 2, 2), Site(0, "attn")).argmax()
     tensor(0)
@@ -136,5 +140,5 @@ class UniformGrid:
         cells = torch.arange(x.shape[1], device=x.device)
         # plastic-number lattice (Roberts' R2): low discrepancy in two dimensions
         a, b = 0.7548776662466927, 0.5698402909980532
-        rank = (cells // grid.w * a + cells % grid.w * b) % 1.0
-        return -rank.float().expand(x.shape[0], -1)
+        rank = ((cells // grid.w).float() * a + (cells % grid.w).float() * b) % 1.0
+        return -rank.expand(x.shape[0], -1)

@@ -1,4 +1,4 @@
-"""The syntax of running code, from its source: the same for other comments, layout and Pythons."""
+"""The syntax tree of running code, independent of comments, layout and version of Python."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import Any
 
 
 def syntax(code: CodeType) -> Any:
-    """Describe the syntax of code; None without a source, or where that is not what runs."""
+    """Describe the syntax of code; None without source, or if the source is not what runs."""
     try:
         lines, _ = findsource(code)
         tree, compiled = _parsed("".join(lines))
     except (OSError, TypeError, IndexError, SyntaxError, ValueError):
         return None
-    if code not in compiled:  # the file was changed since, or rewritten on import
+    if code not in compiled:  # the file has changed since, or was rewritten on import
         return None
-    # several lambdas in one line cannot be told apart: all of them count
+    # several lambdas in one line cannot be distinguished, so all of them count
     return [
         _dump(node)
         for node in ast.walk(tree)
@@ -31,17 +31,17 @@ def syntax(code: CodeType) -> Any:
 
 @lru_cache(maxsize=16)
 def _parsed(text: str) -> tuple[ast.Module, frozenset[CodeType]]:
-    """Parse a file's text; return its tree, and all code that it compiles to here."""
+    """Parse a file's text; return its tree and all code objects that it compiles to."""
     found = [compile(text, "", "exec", dont_inherit=True)]
-    for code in found:  # which grows
+    for code in found:  # the list grows
         found += inner(code)
     return ast.parse(text), frozenset(found)
 
 
 def _dump(node: Any) -> Any:
-    """Write a syntax tree without places, docstrings, and fields that are empty.
+    """Convert a syntax tree to lists, without positions, docstrings and empty fields.
 
-    Unlike `ast.dump`, whose empty fields differ between versions of Python.
+    `ast.dump` does not serve, because its empty fields differ between versions of Python.
     """
     if isinstance(node, list):
         return [_dump(part) for part in node]
@@ -55,5 +55,5 @@ def _dump(node: Any) -> Any:
 
 
 def inner(code: CodeType) -> list[CodeType]:
-    """Return the code of what is defined inside."""
+    """Return the code objects of functions and classes defined inside `code`."""
     return [value for value in code.co_consts if isinstance(value, CodeType)]

@@ -1,4 +1,4 @@
-"""Build a model from its configuration: random weights, or state dicts in memory."""
+"""Builds a model from a configuration, with random weights or state dicts in memory."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fastvar_lab.backbones.autoencoder import AutoEncoderConfig
 from fastvar_lab.errors import WeightsError, short
-from fastvar_lab.models import weights as files
+from fastvar_lab.models import states
 from fastvar_lab.models.absent import NoAutoEncoder, NoText
 from fastvar_lab.models.families import FAMILIES, Config, family_of
 from fastvar_lab.models.model import Model
@@ -30,8 +30,8 @@ def build(
 ) -> Model:
     """Build a VAR, Infinity or HART from its configuration, with random weights.
 
-    Text features are random too, one per word; a VAR's prompts are class numbers. The defaults are
-    those of the family's releases.
+    Text features are random too, one vector per word; the prompts of a VAR are class numbers.
+    `tokenizer`, `sizes` and `sampling` default to those of the family's releases.
     """
     family = family_of(config)
     transformer, vision, quantizer = family.modules(config, tokenizer)
@@ -62,27 +62,29 @@ def from_states(
 ) -> Model:
     """Build a model from a configuration and state dicts in memory, under the released key names.
 
-    `family` is "var", "infinity" or "hart", `config` its configuration's fields (VARConfig,
-    InfinityConfig, HARTConfig). `quantizer` holds at least the tokenizer's `quantize.` part (VAR
-    and HART; bits need none). Both may be wrapped or nested as trainers do it, with `module.`,
-    `_orig_mod.`, `state_dict` or `model_ema` around them. The result has no autoencoder and no text
-    encoder: `generate` takes labels or encoded prompts and returns the latent. `precision` as in
-    `load`. The model shares the tensors' memory: copy those that are still being trained.
+    `family` is "var", "infinity" or "hart"; `config` are the fields of its configuration
+    (VARConfig, InfinityConfig, HARTConfig). `quantizer` holds at least the tokenizer's `quantize.`
+    keys (VAR and HART; Infinity needs none). Both state dicts may be wrapped or nested by trainers:
+    `module.`, `_orig_mod.`, `state_dict` and `model_ema` are removed. The model has no autoencoder
+    and no text encoder: `generate` takes labels or encoded prompts and returns the latent.
+    `precision` as in `load`. The model shares the tensors' memory, so copy tensors that are still
+    being trained. Raises ValueError for an unknown family or field, WeightsError for keys that do
+    not match.
     """
     if family not in FAMILIES:
         raise ValueError(f"family must be one of {', '.join(FAMILIES)}; not {family!r}")
-    kind = FAMILIES[family].config
-    known = {f.name for f in fields(kind)}
+    config_class = FAMILIES[family].config
+    names = {f.name for f in fields(config_class)}
     for key in config:
-        if key not in known:
-            raise ValueError(f"{family} has no setting {key!r}; it has {', '.join(sorted(known))}")
+        if key not in names:
+            raise ValueError(f"{family} has no setting {key!r}; it has {', '.join(sorted(names))}")
     settings = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
     channels = int(config.get("code", config.get("bits", 32)))
     with torch.device("meta"):
         model = build(
-            kind(**settings),
+            config_class(**settings),
             name=family,
-            tokenizer=AutoEncoderConfig(channels, (32,), 1, 1),  # replaced below
+            tokenizer=AutoEncoderConfig(channels, (32,), 1, 1),  # replaced by NoAutoEncoder
             sizes=sizes,
         )
     model.tokenizer, model.text_encoder = NoAutoEncoder(), NoText(family)
@@ -93,7 +95,7 @@ def from_states(
         source = f"the {module._get_name()} state dict"
         plain, prefix = unprefixed(unwrap(tensors, source))
         source += f" (without the prefix {prefix})" if prefix else ""
-        files.fill(module, files.by_own_names(plain, module), source)
+        states.fill(module, states.by_own_names(plain, module), source)
     return model.set_precision(precision)
 
 
@@ -105,7 +107,7 @@ def _quantizer_part(tokenizer: Mapping[str, Tensor] | None) -> dict[str, Tensor]
     for key, value in unwrap(tokenizer, "the tokenizer's state dict").items():
         _, mark, name = key.rpartition("quantize.")
         if mark and name in state:
-            raise WeightsError(f"{short(name)} comes twice, once as {short(key)}")
+            raise WeightsError(f"{short(name)} appears twice, once as {short(key)}")
         if mark:
             state[name] = value
     return state

@@ -1,4 +1,4 @@
-"""What can be opened: every configuration, its size, its files, and the memory it takes."""
+"""The catalog of models: configuration, size, files and memory of each."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ PIXELS = (256, 512, 1024)
 
 
 def catalog(weights: str | Path | None = None, check: bool = False) -> list[dict[str, Any]]:
-    """Describe every model: parameters, files, whether they are here, memory in GB by picture size.
+    """Describe every model: parameters, files, and memory in GB by picture size.
 
-    Files are looked for in `weights` and in the hub's cache. Memory is that of one guided picture
-    in bfloat16: the transformer's weights and its full KV cache.
+    `here` is true if its files are in the folder `weights` or in the hub's cache. Memory is that
+    of one guided picture in bfloat16: the transformer's weights and its full KV cache.
 
     `hash` says of files that are here whether their SHA-256 is published ("known" or "unknown").
     With `check` they are read, at 0.5 to 2 GB/s, and it is "equal" or "differs" where it is known;
@@ -89,7 +89,7 @@ def _count(module: torch.nn.Module) -> int:
 
 
 def memory(model: Model, pixels: int, method: Any = None) -> int:
-    """Bytes of weights and KV cache in bfloat16, for one guided picture of pixels x pixels."""
+    """Return the bytes of weights and KV cache in bfloat16, for one guided square picture."""
     grids = model.grids(model.sizes_of(pixels))
     run = (method or Dense()).start(grids, model.depth)
     config = model.transformer.config
@@ -110,14 +110,14 @@ def table(rows: list[dict[str, Any]]) -> str:
     ]
     for row in rows:
         gb = " ".join(f"{row['memory_gb'][str(p)]:5.1f} GB" for p in PIXELS)
-        where = ", ".join(row["files"]) or "none released: weights='random'"
-        from_ = f" from {row['repo']}" if row["repo"] else ""
+        files = ", ".join(row["files"]) or "none released: weights='random'"
+        origin = f" from {row['repo']}" if row["repo"] else ""
         text = f"; text: {row['text']}" if row["text"] and row["files"] else ""
         lines.append(
             f"{row['name']:<17} {row['parameters'] / 1e6:7.1f}M "
             f"{row['tokenizer_parameters'] / 1e6:8.1f}M  {gb}  "
             f"{'yes' if row['here'] else 'no':<4}  {row['hash'] or '-':<7}  "
-            f"{where}{from_}{text}"
+            f"{files}{origin}{text}"
         )
     lines.append(
         "hash: SHA-256 of the files here against the published one; 'known' is not read yet, see "

@@ -1,4 +1,4 @@
-"""Checkpoints that others wrote: files, shards and training dumps, opened without running code.
+"""Checkpoints written by others: files, shards and training dumps, read without running code.
 
 Nothing in such a file is trusted: its kind is told by its content, its sizes are bounded by its
 length, its shards lie in its folder. What is wrong ends in one `WeightsError`.
@@ -29,12 +29,13 @@ _SHARD = re.compile(r"(.*?)[-_](\d+)-of-(\d+)\.\w+")
 def read_released(path: str | Path) -> dict[str, Tensor]:
     """Read a released checkpoint, a file or a folder of shards, without running code from it.
 
-    Takes safetensors, or pickles opened with `weights_only=True`; a pickle that needs more is
-    refused, naming what it asks for. Training dumps are unwrapped. The checksums that torch's own
-    files carry are checked (CRC-32, at about 2 GB/s).
+    Reads safetensors, and pickles with `weights_only=True`; a pickle that needs more is refused.
+    State dicts inside training dumps are unwrapped. The checksums in torch's files are verified
+    (CRC-32, at about 2 GB/s).
 
     A folder holds `ema_model.bin`, or an index with its shards (that of safetensors goes first), or
-    all shards `NAME-00001-of-0000N`, or one file. Raises WeightsError for anything else.
+    all shards `NAME-00001-of-0000N`, or one file. Raises WeightsError for files that are
+    missing, damaged or would run code.
     """
     path = expanded(path)
     if not path.exists():
@@ -112,7 +113,7 @@ def _indexed(folder: Path, indices: list[Path]) -> tuple[list[Path], Mapping[str
     names = sorted(set(placed.values()))
     for name in names:
         if not _is_file(folder / name):
-            raise WeightsError(f"{index} names the shard {short(name)}, which is not there")
+            raise WeightsError(f"{index} names the shard {short(name)}, which does not exist")
     ending = Path(names[0]).suffix
     extra = [p.name for p in sorted(folder.glob(f"*{ending}"))
              if _SHARD.fullmatch(p.name) and p.name not in names]  # fmt: skip
@@ -146,17 +147,17 @@ def _open(path: Path) -> Any:
             f"cannot read weights {path}: {error.strerror or short(error)}"
         ) from None
     except UnpicklingError as error:
-        asked = re.search(r"GLOBAL ([\w.]+)", str(error))
-        if asked is None:
+        needed = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if needed is None:
             raise WeightsError(f"cannot read weights {path}: it is damaged, or no file of torch") \
                 from None  # fmt: skip
         raise WeightsError(
-            f"{path} would run code when opened, so it is not: it asks for {short(asked[1])}, "
+            f"{path} would run code when opened, so it is refused: it asks for {short(needed[1])}, "
             "which no weights need"
         ) from None
     except Exception as error:  # a damaged pickle raises whatever its bytes happen to ask for
-        own = type(error) is ValueError
-        reason = short(error, 160) if own else f"it is damaged ({short(error, 100)})"
+        known = type(error) is ValueError
+        reason = short(error, 160) if known else f"it is damaged ({short(error, 100)})"
         raise WeightsError(f"cannot read weights {path}: {reason}") from None
 
 

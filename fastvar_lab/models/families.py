@@ -1,4 +1,4 @@
-"""The released families as data: what all models of a kind have in common, one record each."""
+"""The released families as data: one record of what the models of a family have in common."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ VAR_TOKENIZER = AutoEncoderConfig(32, (160, 160, 320, 320, 640), attention=True)
 
 @dataclass(frozen=True)
 class Family:
-    """A kind of released model: how its parts are built from a `config`, and its defaults.
+    """A family of released models: functions that build its parts from a `config`, and defaults.
 
     `modules` builds the transformer, the autoencoder (of a `tokenizer`, default the family's) and
     the quantizer; `condition` builds the stand-in for the text encoder. `text_length` says how
@@ -80,7 +80,7 @@ def _hart(config: HARTConfig, tokenizer: AutoEncoderConfig | None) -> Modules:
 
 
 _HART_NEEDS = {"attn_type": "llama", "mlp_type": "llama", "disable_aln": True, "shared_aln": False}
-_HART_NAMES = {  # in the release's config.json, and here
+_HART_NAMES = {  # key of the release's config.json -> field of HARTConfig
     "embed_dim": "width",
     "num_heads": "heads",
     "context_token": "context",
@@ -91,9 +91,10 @@ _HART_NAMES = {  # in the release's config.json, and here
 
 
 def hart_config(config: HARTConfig, folder: Path) -> HARTConfig:
-    """Take over the settings in a release's `config.json` that `HARTConfig` has a field for.
+    """Update a configuration with the settings in a release's `config.json`.
 
-    Raises WeightsError for a layout that this class does not compute.
+    Settings without a field in `HARTConfig` are ignored. Raises WeightsError for an architecture
+    that `HART` does not implement.
     """
     path = folder / "config.json"
     if not path.exists():
@@ -101,17 +102,17 @@ def hart_config(config: HARTConfig, folder: Path) -> HARTConfig:
     content: dict[str, Any] = json.loads(path.read_text())
     for key, value in _HART_NEEDS.items():
         if content.get(key, value) != value:
-            raise WeightsError(f"{path} asks for {key} {content[key]!r}; only {value!r} is here")
+            raise WeightsError(f"{path} has {key} {content[key]!r}; only {value!r} is implemented")
     settings = {_HART_NAMES.get(key, key): value for key, value in content.items()}
     sides = content.get("patch_nums", config.sides)
-    listed = sides.replace("-", "_").split("_") if isinstance(sides, str) else sides
-    settings["sides"] = tuple(map(int, listed))
-    known = {f.name for f in fields(HARTConfig)} - {"hidden", "early"}
-    return replace(config, **{k: v for k, v in settings.items() if k in known and v is not None})
+    numbers = sides.replace("-", "_").split("_") if isinstance(sides, str) else sides
+    settings["sides"] = tuple(map(int, numbers))
+    names = {f.name for f in fields(HARTConfig)} - {"hidden", "early"}
+    return replace(config, **{k: v for k, v in settings.items() if k in names and v is not None})
 
 
 def _english(config: Config) -> PromptSet:
-    """Plain English sentences; the judge of the closed world does not know photographs."""
+    """Return the prompts of the closed world without its judge, which cannot score photographs."""
     return ClosedWorld(judge=None)
 
 
@@ -162,5 +163,5 @@ FAMILIES = {
 
 
 def family_of(config: Config) -> Family:
-    """Return the family that a configuration belongs to."""
+    """Return the family of a configuration."""
     return next(family for family in FAMILIES.values() if family.config is type(config))

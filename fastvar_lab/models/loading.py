@@ -1,10 +1,8 @@
-"""Open a model by name: find its files, or fetch them, and fill it without a second copy."""
+"""Opens a model by name: finds or downloads its files and fills the model without a copy."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from inspect import signature
 from pathlib import Path
@@ -17,8 +15,7 @@ from fastvar_lab.backbones.features import StoredFeatures
 from fastvar_lab.backbones.protocol import ConditionEncoder
 from fastvar_lab.errors import WeightsError, short
 from fastvar_lab.files import expanded
-from fastvar_lab.models import releases, tiny
-from fastvar_lab.models import weights as files
+from fastvar_lab.models import releases, states, tiny
 from fastvar_lab.models.absent import NoText
 from fastvar_lab.models.build import build
 from fastvar_lab.models.checkpoints import read_released
@@ -26,12 +23,12 @@ from fastvar_lab.models.families import Config
 from fastvar_lab.models.hub import fetch
 from fastvar_lab.models.model import Model
 from fastvar_lab.models.releases import Release
+from fastvar_lab.models.seeding import seeded
 from fastvar_lab.models.wrappers import unprefixed
 from fastvar_lab.scales import Buckets, as_sizes, whole
 
-SHIPPED = {"tiny": tiny}  # modules with `build_tiny` and `open_tiny`
+SHIPPED = {"tiny": tiny}  # name -> module with `build_tiny` and `open_tiny`
 NAMES = (*SHIPPED, *releases.NAMES)
-DRAWING = threading.Lock()  # random weights are drawn from the whole process's generator
 
 
 def load(
@@ -52,16 +49,16 @@ def load(
     """Open a model: "tiny", "var-d16" to "var-d36", "infinity-2b" and its kin, "hart-0.7b".
 
     `weights` is a folder with the released files (default for tiny: those in the package), or
-    "random" for seeded random weights, which serve speed work and tests and nothing else.
-    `download` fetches what is missing through huggingface_hub. The text encoder is read from the
-    same folder when it is there; without it, `generate` takes encoded prompts. `precision` is
-    "float32", everything in `dtype`, or "official", see `Model.set_precision`. `reference`
-    replaces Infinity's rotary grid, `sizes` the schedule; `depth` cuts random weights to so many
-    layers. `features` is a folder that keeps prompts
-    once encoded; `instruction` the file of HART's instruction text, which is not shipped.
+    "random" for random weights drawn from `seed`, which are good for speed and tests alone.
+    `download` fetches missing files through huggingface_hub. The text encoder is read from the
+    same folder; if it is not there, `generate` needs encoded prompts. `precision` is "float32"
+    (everything in `dtype`) or "official", see `Model.set_precision`. `reference` replaces
+    Infinity's rotary grid, `sizes` the schedule. `depth` keeps only the first layers, for random
+    weights. `features` is a folder in which encoded prompts are cached. `instruction` is the file
+    with HART's instruction text, which is not shipped.
 
-    Raises ValueError for an unknown name, WeightsError for files that do not fit, RuntimeError
-    for CUDA or memory that is not there.
+    Raises ValueError for an unknown name or option, WeightsError for files that are missing or do
+    not match, and RuntimeError without enough memory or without the CUDA device.
 
     >>> load("tiny").sizes[-1]
     (32, 32)
@@ -70,7 +67,7 @@ def load(
     """
     seed = whole("seed", 0 if seed is None else seed)
     depth = None if depth is None else whole("depth", depth)
-    sizes = None if sizes is None else as_sizes(sizes)  # refused before anything is read
+    sizes = None if sizes is None else as_sizes(sizes)  # raises before any file is read
     reference = None if reference is None else as_sizes([reference])[0]
     options = {
         "weights": None if weights is None else str(weights),
@@ -85,21 +82,21 @@ def load(
         "features": None if features is None else str(features),
         "instruction": None if instruction is None else str(instruction),
     }
-    _known(name)
+    _check_name(name)
     if not isinstance(dtype, torch.dtype):
-        raise ValueError(f"dtype must be a type of torch such as torch.bfloat16; not {dtype!r}")
+        raise ValueError(f"dtype must be a torch.dtype such as torch.bfloat16; not {dtype!r}")
     require(device)
     if name in SHIPPED:
         model = _shipped(name, options)
     elif weights == "random":
         if download or instruction is not None:
-            raise ValueError("random weights read no files: download and instruction are not here")
-        release = _cut(name, _referenced(name, releases.release(name), options), depth)
+            raise ValueError("random weights read no files; omit download and instruction")
+        release = _first_layers(name, _with_reference(name, releases.release(name), options), depth)
         _need_memory(name, release.config, device, torch.float32)  # drawn so, then cast
-        with _random(seed, device), torch.device(device):
+        with seeded(seed), torch.device(device):
             model = skeleton(name, release)
     else:
-        release = _referenced(name, releases.release(name), options)
+        release = _with_reference(name, releases.release(name), options)
         if depth is not None:
             raise ValueError("only random weights can be cut to fewer layers")
         _need_memory(name, release.config, device, dtype)
@@ -114,16 +111,16 @@ def load(
 
 
 def buckets(name: str) -> Buckets | None:
-    """Return the schedules by aspect and budget of a model, if its family has several.
+    """Return the trained schedules of a model by aspect and pixel budget; None if it has one alone.
 
     Raises ValueError for an unknown name.
     """
-    _known(name)
+    _check_name(name)
     return None if name in SHIPPED else releases.release(name).family.buckets
 
 
 def skeleton(name: str, release: Release | None = None) -> Model:
-    """Build a model by name with random weights, or a changed release of it."""
+    """Build a model by name with random weights; `release` replaces the released configuration."""
     if name in SHIPPED:
         return SHIPPED[name].build_tiny()
     release = release or releases.release(name)
@@ -131,39 +128,33 @@ def skeleton(name: str, release: Release | None = None) -> Model:
     return build(release.config, name=name, sizes=sizes, sampling=sampling)
 
 
-def _known(name: str) -> None:
+def _check_name(name: str) -> None:
+    """Raise ValueError for an unknown name."""
     if name not in NAMES:
         raise ValueError(f"model must be one of {', '.join(NAMES)}; not {name!r}")
 
 
 def _source(name: str, options: Mapping[str, Any]) -> str:
-    """Write the call of `load` that opens this model, defaults left out."""
+    """Write the call of `load` that opens this model, without default values."""
     defaults = {k: p.default for k, p in signature(load).parameters.items()}
-    given = [repr(name), *(f"{k}={v!r}" for k, v in options.items() if v != defaults[k])]
-    return f"fv.load({', '.join(given)})"
-
-
-@contextmanager
-def _random(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
-    """Draw weights from a seed; the process's generators are as before afterwards."""
-    cuda = [torch.device(device)] if torch.device(device).type == "cuda" else []
-    with DRAWING, torch.random.fork_rng(devices=cuda):
-        torch.manual_seed(seed)
-        yield
+    arguments = [repr(name), *(f"{k}={v!r}" for k, v in options.items() if v != defaults[k])]
+    return f"fv.load({', '.join(arguments)})"
 
 
 def _shipped(name: str, options: Mapping[str, Any]) -> Model:
+    """Open a model whose weights are in the package; raise ValueError for unsupported options."""
     for option in ("depth", "reference", "instruction", "download"):
         if options[option] not in (None, False):
-            raise ValueError(f"the embedded model is opened as it is: {option} is not for it")
+            raise ValueError(f"the model {name} does not take the option {option}")
     if options["weights"] == "random":
-        with _random(options["seed"]):
+        with seeded(options["seed"]):
             return skeleton(name)
-    return SHIPPED[name].open_tiny(options["weights"])
+    with seeded(0):  # what is built is filled from files, and must not draw from the process
+        return SHIPPED[name].open_tiny(options["weights"])
 
 
-def _referenced(name: str, release: Release, options: Mapping[str, Any]) -> Release:
-    """Check the settings that one family alone has, and change the configuration by them."""
+def _with_reference(name: str, release: Release, options: Mapping[str, Any]) -> Release:
+    """Check the options that belong to one family, and apply `reference` to the configuration."""
     owners = {"instruction": "an instruction text belongs to HART",
               "reference": "a rotary reference grid belongs to Infinity"}  # fmt: skip
     for option, sentence in owners.items():
@@ -175,8 +166,8 @@ def _referenced(name: str, release: Release, options: Mapping[str, Any]) -> Rele
     return replace(release, config=replace(config, reference=options["reference"]))
 
 
-def _cut(name: str, release: Release, depth: int | None) -> Release:
-    """Cut a release to its first layers."""
+def _first_layers(name: str, release: Release, depth: int | None) -> Release:
+    """Keep the first `depth` layers of a release; all of them if it is None."""
     if depth is None:
         return release
     if not 1 <= depth <= release.config.depth:
@@ -187,7 +178,10 @@ def _cut(name: str, release: Release, depth: int | None) -> Release:
 def _folder(
     name: str, release: Release, weights: str | Path | None, download: bool
 ) -> tuple[Path, Path | None]:
-    """Find or fetch the folder of a release's files, all of them there, and its text encoder's."""
+    """Find or download the folders of a release and of its text encoder, None if that is absent.
+
+    Raises WeightsError if a file of the release is missing.
+    """
     if not release.files:
         raise ValueError(f'no weights of {name} were released; it opens with weights="random"')
     if weights is None and not download:
@@ -205,8 +199,8 @@ def _folder(
     for file in release.files:
         if not (folder / file).exists():
             raise WeightsError(
-                f"{name} looks for {folder / file}, which is not there; "
-                f"it comes from https://huggingface.co/{release.repo}"
+                f"{name} needs {folder / file}, which does not exist; "
+                f"download it from https://huggingface.co/{release.repo}"
             )
     return folder, text
 
@@ -219,7 +213,7 @@ def _released(
     for module, file in zip((model.transformer, model.tokenizer), release.files, strict=True):
         tensors, prefix = unprefixed(read_released(folder / file))
         source = f"{folder / file}{f' (without the prefix {prefix})' if prefix else ''}"
-        files.fill(module, files.by_own_names(tensors, module), source)
+        states.fill(module, states.by_own_names(tensors, module), source)
     model.text_encoder = _condition(name, release, text, instruction)
     return model
 
@@ -251,7 +245,7 @@ def _followed(name: str, release: Release, file: Path) -> tuple[Release, Model]:
 def _condition(
     name: str, release: Release, place: Path | None, instruction: str | Path | None
 ) -> ConditionEncoder:
-    """Open the text encoder that lies in the folder `place`, if it does."""
+    """Open the text encoder in the folder `place`, or return a `NoText` if there is none."""
     if release.text is None or release.family.text_length is None:
         return release.family.condition(release.config)
     if place is None or not place.exists():
@@ -275,7 +269,7 @@ def parameters(config: Config) -> int:
 
 
 def _need_memory(name: str, config: Config, device: torch.device | str, dtype: torch.dtype) -> None:
-    """Raise OutOfMemoryError if the weights alone exceed the memory that is free."""
+    """Raise OutOfMemoryError if the weights exceed the free memory."""
     place, needed = torch.device(device), parameters(config) * dtype.itemsize
     cuda = place.type == "cuda"
     free = torch.cuda.mem_get_info(place)[0] if cuda else psutil.virtual_memory().available
@@ -287,6 +281,6 @@ def _need_memory(name: str, config: Config, device: torch.device | str, dtype: t
 
 
 def require(device: torch.device | str) -> None:
-    """Raise RuntimeError if a CUDA device is asked for that is not there."""
+    """Raise RuntimeError for a CUDA device on a machine without one."""
     if torch.device(device).type == "cuda" and not torch.cuda.is_available():
-        raise RuntimeError(f"device {device} was asked for, but no CUDA GPU is available here")
+        raise RuntimeError(f"device {device} needs a GPU, but no CUDA GPU is available here")

@@ -9,42 +9,45 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from fastvar_lab import scales
 from fastvar_lab.backbones.autoencoder import AutoEncoder
 from fastvar_lab.backbones.protocol import Backbone, ConditionEncoder
 from fastvar_lab.backbones.quantize import Quantizer
-from fastvar_lab.models import weights as files
+from fastvar_lab.files import digest
+from fastvar_lab.methods.fingerprint import code_of, user_classes_hash
+from fastvar_lab.models import stamps, states
 from fastvar_lab.models.absent import NoAutoEncoder
 from fastvar_lab.models.precision import PRECISIONS, Official
 from fastvar_lab.prompts import PromptList, PromptSet
 from fastvar_lab.sampling import Sampling
 from fastvar_lab.scales import Buckets, Sizes, as_sizes, extend, stretch
-from fastvar_lab.scales import grids as number
 from fastvar_lab.seam import Grid, Method
 from fastvar_lab.tokens import wide
 
-Preset = Method | Callable[[int, int], Method]  # of scale steps and layers
+Preset = Method | Callable[[int, int], Method]  # a function of the numbers of steps and layers
 
 
 @dataclass(repr=False)
 class Model:
-    """A backbone with its tokenizer and text encoder, and all that the lab asks of a model.
+    """A backbone with its tokenizer and text encoder, and the facts that belong to the model.
 
-    A model of your own gives what it has; the defaults suit any backbone:
+    A user-defined model sets the fields that apply to it; the defaults suit any backbone:
 
-    - `family` names its kind (default: `name`).
-    - `fast` is its acceleration preset, or a function of scale steps and layers that returns it;
-      read it as `preset`. Without one, commands and experiments ask for a schedule.
-    - `prompts` is the prompt set of experiments, with its judge or None (default: the text
-      encoder's example at many seeds). `grammar` raises ValueError for a prompt outside a closed
-      language.
-    - `official` says how precisions are mixed in its released scripts, if there are any.
-    - `buckets` are the schedules by aspect and pixel budget that it was trained on, if several;
-      `extends` says that larger squares append scales, see `sizes_to`.
-    - `timed` are the schedules and labelled methods of the bench command (default: its own
+    - `sizes` is the schedule of token maps, `sampling` the default sampling.
+    - `family` names its architecture (default: `name`).
+    - `fast` is its acceleration preset, or a function of the numbers of scale steps and layers
+      that returns it; it is read through `preset`. Without one, commands and experiments need a
+      schedule from the user.
+    - `prompts` is the prompt set of experiments (default: the text encoder's example at many
+      seeds). `grammar(prompt)` raises ValueError for a prompt outside a closed language.
+    - `official` describes the mixed precision of its released scripts, if there are any.
+    - `buckets` are its trained schedules by aspect and pixel budget, if there are several.
+      `extends` means that larger squares append scales, see `sizes_to`.
+    - `timed` are the schedules and labelled methods of the bench command (default: the model's
       schedule under its preset).
 
-    `autocast` is the type that the official precision computes in, `source` the Python that opened
-    the model, with the schedule `opened`, if `load` did.
+    `autocast` is the type of the official precision. If `load` opened the model, `source` is that
+    call as Python and `opened` the schedule at that time.
     """
 
     name: str
@@ -94,14 +97,14 @@ class Model:
 
     def grids(self, sizes: Sequence[tuple[int, int]] | None = None) -> tuple[Grid, ...]:
         """Turn a schedule of token maps, default the model's own, into its scale steps."""
-        return number(self.sizes if sizes is None else sizes, self.transformer.prefix)
+        return scales.grids(self.sizes if sizes is None else sizes, self.transformer.prefix)
 
     def sizes_to(self, h: int, w: int) -> Sizes:
-        """Return this model's schedule up to an h x w map, zero-shot where that is larger.
+        """Return a schedule that ends at an h x w map; larger than in training it is zero-shot.
 
-        The embedded model goes on from its own to a larger square: stretched, the maps on which it
-        settles what lies where would be larger than in training, and objects multiply. Raises
-        ValueError where that takes more steps than it has level embeddings.
+        If the model `extends`, larger squares append scales to its schedule, because stretching
+        the early scales duplicates objects. Raises ValueError if that takes more steps than the
+        model has level embeddings.
         """
         if not (self.extends and h == w > self.sizes[-1][0]):
             return stretch(self.sizes, h, w)
@@ -114,18 +117,18 @@ class Model:
         return sizes
 
     def sizes_of(self, pixels: int) -> Sizes:
-        """Return the schedule of a square picture of `pixels` a side; trained ones go first."""
+        """Return the schedule of a square picture of `pixels` a side, if possible a trained one."""
         side = pixels // (self.tokenizer.config.stride * self.quantizer.patch)
         trained = self.buckets.square(side) if self.buckets else None
         return trained or self.sizes_to(side, side)
 
     @property
     def preset(self) -> Method | None:
-        """The paper's method for this model and its schedule, or None."""
+        """The paper's method for this model and its schedule; None if there is none."""
         return self.preset_of(self.sizes)
 
     def preset_of(self, sizes: Sizes) -> Method | None:
-        """Return the paper's method for this model under a schedule, or None."""
+        """Return the paper's method for this model under a schedule; None if there is none."""
         return self.fast(len(sizes), self.depth) if callable(self.fast) else self.fast
 
     def check(self, prompt: str) -> None:
@@ -135,7 +138,7 @@ class Model:
 
     @property
     def example(self) -> str:
-        """A prompt that the text encoder takes."""
+        """A prompt that the text encoder accepts."""
         return self.text_encoder.example
 
     @property
@@ -143,43 +146,53 @@ class Model:
         return self.transformer.config.depth
 
     def stamp(self, *parts: nn.Module) -> object:
-        """Give what changes when the weights of parts, default all, do, or how they compute.
+        """Give what changes when parts, default all, compute something else.
 
-        That is where they lie, and how often they were written; writing through `.data` is not
-        noticed.
+        That is their weights, by checksum, their hooks, and the types they compute in. See
+        `stamps.checksums` for what it costs.
         """
-        chosen = parts or self.parts
-        tensors = (t for part in chosen for t in (*part.parameters(), *part.buffers()))
-        now = tuple(
-            (t.data_ptr(), 0 if t.is_inference() else t._version, t.dtype, t.device)
-            for t in tensors
-        )
-        return (self.precision, *map(id, chosen), now)
+        chosen = parts or tuple(self.parts)
+        hooks = {name: [*each] for name, each in stamps.hooks(chosen).items()}
+        identity = (*map(id, chosen), hooks)
+        return (self.precision, str(self.device), identity, stamps.checksums(chosen))
 
     @property
     def drawing(self) -> object:
-        """The stamp of what a resumed generation computes with."""
+        """The stamp of the parts that generate: transformer and quantizer, without the decoder."""
         quantizer = [self.quantizer] if isinstance(self.quantizer, nn.Module) else []
         return self.stamp(self.transformer, *quantizer)
 
     @property
     def fingerprint(self) -> str:
-        """Hash of all weights, for provenance; computed anew when they have changed."""
-        if self._hashed is None or self._hashed[0] != self.stamp():
+        """Hash of all weights, and of what else decides what they compute, for provenance.
+
+        That is the code of hooks and of user-defined modules. Computed anew when the stamp has
+        changed.
+        """
+        stamp = self.stamp()
+        if self._hashed is None or self._hashed[0] != stamp:
             config = {part._get_name(): repr(getattr(part, "config", "")) for part in self.parts}
-            self._hashed = self.stamp(), files.fingerprint(config, *self.parts)
+            weights = states.fingerprint(config, *self.parts)
+            hooks = {
+                name: [*map(code_of, each.values())]
+                for name, each in stamps.hooks(self.parts).items()
+            }
+            code = user_classes_hash(m for part in self.parts for m in part.modules())
+            if hooks or code:
+                weights = digest(repr((weights, hooks, code)), length=16)
+            self._hashed = stamp, weights
         return self._hashed[1]
 
     @torch.no_grad()
     def condition(self, prompts: Sequence[str]) -> Any:
-        """Encode prompts, or class labels, to what the transformer is conditioned on."""
+        """Encode prompts, or class labels, to the condition of the transformer."""
         return self.text_encoder.encode(prompts)
 
     def blank(self, n: int, last: Grid) -> Tensor:
-        """Make the latent before the first step: zeros (n, d, H, W) of the final map."""
+        """Return the latent before the first step: zeros (n, d, H, W) of the size of map `last`."""
         dtype = wide(self.transformer.head.weight).dtype
         if self.autocast is not None and self.official is not None and self.official.latent:
-            dtype = self.autocast  # released: HART adds up its latent in float16
+            dtype = self.autocast  # as in the released code: HART sums its latent in float16
         p = self.quantizer.patch
         shape = (n, self.quantizer.channels, p * last.h, p * last.w)
         return torch.zeros(shape, dtype=dtype, device=self.device)
@@ -187,24 +200,31 @@ class Model:
     @torch.no_grad()
     def decode(self, canvas: Tensor) -> Tensor:
         """Decode latents (n, d, H, W) to pictures (n, 3, h, w) in [0, 1]."""
-        return self.tokenizer.decode(canvas)
+        with torch.autocast(canvas.device.type, enabled=False):
+            pictures = self.tokenizer.decode(canvas)
+        if not pictures.is_meta and bool(pictures.isnan().any()):
+            raise ValueError(
+                f"{self.name}'s decoder returns values that are no numbers, in {self.precision}; "
+                "check its weights and the latent, or decode in float32"
+            )
+        return pictures
 
     def freeze(self) -> Model:
-        """Set all parts to inference.
+        """Set all parts to inference, without gradients.
 
-        Autocast keeps the casts of a generation only for weights that could have gradients.
+        Under autocast the weights keep `requires_grad`: autocast caches casts only of such weights.
         """
         for part in self.parts:
             part.eval().requires_grad_(self.autocast is not None)
         return self
 
     def set_precision(self, precision: str, dtype: torch.dtype = torch.float32) -> Model:
-        """Compute in `dtype` throughout, or in the mixture of the released code.
+        """Compute in `dtype` throughout ("float32"), or as the released code does ("official").
 
-        "official": Infinity's text attention rounds to bfloat16; with dtype bfloat16 (Infinity) or
-        float16 (VAR, HART) the model also runs under autocast as its scripts do, Infinity's
-        layers stored in bfloat16 and all else in float32. "float32" is `dtype` alone. Raises
-        ValueError for an official precision of a model without one.
+        Under "official", Infinity's text attention rounds to bfloat16. With dtype bfloat16
+        (Infinity) or float16 (VAR, HART) the model also runs under autocast, with weights in
+        float32 except Infinity's layers, which are stored in bfloat16. Raises ValueError for an
+        unknown precision, and for "official" if the model has none.
         """
         if precision not in PRECISIONS:
             raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}; not {precision!r}")
@@ -224,24 +244,26 @@ class Model:
 
     @property
     def precisions(self) -> tuple[str, ...]:
-        """Names that `set_precision` takes here."""
+        """The names of precisions that `set_precision` accepts for this model."""
         return PRECISIONS if self.official else PRECISIONS[:1]
 
     @property
     def precision(self) -> str:
-        """Name the types that the model computes in, for provenance."""
+        """The types that the model computes in, as text for provenance."""
         named = [str(self.dtype).removeprefix("torch.")]
         if self.autocast is not None:
             named.append(f"autocast {str(self.autocast).removeprefix('torch.')}")
         if self.official and self.official.rounds_text and self.transformer.rounds_text_attention:
             named.append("text attention rounded")
+        if torch.get_float32_matmul_precision() != "highest":  # the process's own setting
+            named.append(f"products in {torch.get_float32_matmul_precision()} precision")
         return ", ".join(named)
 
     def lay_out(self) -> Model:
-        """Lay weights out, on a CPU, so that small steps' products run up to twice as fast.
+        """Transpose the layout of weights on a CPU, for up to twice as fast small products.
 
         State dicts then hold copies of these weights in the usual layout, which files of tensors
-        need: write to weights through `load_state_dict` or through the parameters themselves.
+        need; to change weights, use `load_state_dict` or the parameters themselves.
         """
         for module in self.transformer.modules():
             if isinstance(module, nn.Linear) and module.weight.device.type == "cpu":
@@ -253,10 +275,10 @@ class Model:
         return self
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Model:
-        """Move all parts; `dtype` too if given."""
+        """Move all parts to a device and, if given, to a dtype."""
         for part in self.parts:
             part.to(device=device, dtype=dtype)
-        if self.device.type != "cpu":  # where products want another layout than `lay_out` makes
+        if self.device.type != "cpu":  # a GPU needs contiguous weights, unlike `lay_out`
             for module in self.transformer.modules():
                 if isinstance(module, nn.Linear):
                     module.weight.data = module.weight.data.contiguous()
@@ -278,7 +300,7 @@ def _usual_layout(module: nn.Module, state: dict[str, Any], prefix: str, _: obje
 
 
 def paper_preset(model: Model, sizes: Sizes | None = None) -> Method:
-    """Return the paper's preset for a model, under its own schedule or another.
+    """Return the paper's preset for a model, under its schedule or `sizes`.
 
     Raises ValueError for a model without one.
 
@@ -289,7 +311,7 @@ def paper_preset(model: Model, sizes: Sizes | None = None) -> Method:
     preset = model.preset_of(model.sizes if sizes is None else sizes)
     if preset is None:
         raise ValueError(
-            f"there is no preset for the model {model.name!r}; give a schedule of your own, "
+            f"there is no preset for the model {model.name!r}; give a schedule, "
             "such as Prune({-2: 0.5, -1: 0.75})"
         )
     return preset

@@ -1,4 +1,4 @@
-"""The types a model can be set to compute in."""
+"""The precisions that a model can be set to."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ PRECISIONS = ("float32", "official")
 
 @dataclass(frozen=True)
 class Official:
-    """How a family's released scripts mix precisions, beside running under autocast.
+    """The mixed precision of a family's released scripts, beside autocast itself.
 
-    `stores_blocks`: the layers are stored in the type of autocast. `rounds_text`: text attention
-    rounds to bfloat16, through the transformer's `round_text_attention`. `latent`: the latent is
-    added up in the type of autocast.
+    `stores_blocks`: layers are stored in the autocast type. `rounds_text`: text attention rounds
+    to bfloat16, set through the transformer's `round_text_attention`. `latent`: the latent is
+    summed in the autocast type.
     """
 
     stores_blocks: bool = False

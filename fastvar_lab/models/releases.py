@@ -1,4 +1,4 @@
-"""Released models as data: configuration, schedule, and the files they come in."""
+"""Released models as data: configuration, schedule and files."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from fastvar_lab.scales import Sizes, infinity
 
 @dataclass(frozen=True)
 class TextRelease:
-    """A text encoder: its family in transformers, its hub repository, the width it gives."""
+    """A text encoder: its kind ("t5" or "qwen2") and its hub repository."""
 
     kind: str
     repo: str
 
     @property
     def folder(self) -> str:
-        """Folder, under a model's own, that it is looked for in."""
+        """The folder of the text encoder, inside the folder of the model's weights."""
         return self.repo.split("/")[-1]
 
 
@@ -31,9 +31,8 @@ class TextRelease:
 class Release:
     """One released model.
 
-    `transformer` and `tokenizer_file` are paths in the hub's `repo`, and in the folder of weights
-    that a user names; None where nothing was released. `sizes` and `sampling` are the family's
-    where they are None.
+    `transformer` and `tokenizer_file` are paths in the hub's `repo` and in a local folder of
+    weights; None if nothing was released. `sizes` and `sampling` default to those of the family.
     """
 
     family: Family
@@ -47,7 +46,7 @@ class Release:
 
     @property
     def files(self) -> tuple[str, ...]:
-        """The model's own files or folders; empty where none were released."""
+        """The files or folders of the model, without its text encoder; empty if unreleased."""
         return tuple(f for f in (self.transformer, self.tokenizer_file) if f)
 
 
@@ -88,7 +87,7 @@ INFINITY = {
 
 _2B, _8B = Sampling(guidance=4.0, temperature=0.5), Sampling(guidance=3.0, temperature=1.0)
 _PATCHED = "infinity_vae_d56_f8_14_patchify.pth"
-_INFINITY_FILES = {  # transformer, tokenizer, pixel budget, sampling; the rest: never released
+_INFINITY_FILES = {  # transformer, tokenizer, pixel budget, sampling; others were not released
     "infinity-125m": ("infinity_125M_256x256.pth", "infinity_vae_d16.pth", "0.06M", _2B),
     "infinity-2b": ("infinity_2b_reg.pth", "infinity_vae_d32reg.pth", "1M", _2B),
     "infinity-8b": ("infinity_8b_weights", _PATCHED, "1M", _8B),
@@ -140,5 +139,5 @@ NAMES = tuple(_RELEASED)
 
 
 def release(name: str) -> Release:
-    """Look a released model up by name."""
+    """Return a released model by name."""
     return _RELEASED[name]()

@@ -1,4 +1,4 @@
-"""The embedded model: its configuration, how it is built, and its files."""
+"""The embedded model `tiny`: its configuration, and functions that build, open and save it."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from fastvar_lab.backbones.autoencoder import AutoEncoder, AutoEncoderConfig
 from fastvar_lab.backbones.infinity import Infinity, InfinityConfig
 from fastvar_lab.backbones.quantize import BitQuantizer
 from fastvar_lab.backbones.text import WordEncoder, WordEncoderConfig
-from fastvar_lab.errors import short
+from fastvar_lab.errors import WeightsError, short
 from fastvar_lab.files import digest_of_file, expanded, read_json
 from fastvar_lab.methods.presets import PRESETS
 from fastvar_lab.methods.prune import Prune
-from fastvar_lab.models import weights as files
+from fastvar_lab.models import states
 from fastvar_lab.models.families import FAMILIES
 from fastvar_lab.models.model import Model
 from fastvar_lab.prompts import ClosedWorld
@@ -34,7 +34,7 @@ TOKENIZER_FILE, TRANSFORMER_FILE = "tiny_tokenizer.safetensors", "tiny_transform
 
 
 def tiny_config() -> dict[str, Any]:
-    """Return the embedded model's sizes; about 140 GFLOP for one guided 256 px picture."""
+    """Return the embedded model's configuration: about 140 GFLOP per guided 256 px picture."""
     text = WordEncoderConfig(VOCABULARY, width=256, depth=2, heads=4, length=24)
     transformer = InfinityConfig(
         depth=8,
@@ -58,16 +58,16 @@ def tiny_config() -> dict[str, Any]:
 def build_tiny(config: dict[str, Any] | None = None, name: str = "tiny") -> Model:
     """Build the embedded model, or a variant of it from a configuration, with random weights.
 
-    Raises WeightsError for a configuration that names what no model here has.
+    Raises WeightsError for a configuration with unknown fields.
     """
     default = tiny_config()
     config = config or default
 
-    def frozen(part: str) -> dict[str, Any]:  # JSON knows no tuples
+    def frozen(part: str) -> dict[str, Any]:  # JSON has no tuples
         for key in config[part].keys() - default[part].keys():
-            raise files.WeightsError(
-                f"the configuration of the weights' {part} has {short(repr(key))}, of another "
-                f"version; known are {', '.join(default[part])}"
+            raise WeightsError(
+                f"the configuration of the {part} has the unknown field {short(repr(key))}, "
+                f"perhaps of another version; known fields are {', '.join(default[part])}"
             )
         return {k: tuple(v) if isinstance(v, list) else v for k, v in config[part].items()}
 
@@ -95,7 +95,7 @@ def build_tiny(config: dict[str, Any] | None = None, name: str = "tiny") -> Mode
 
 
 def open_tiny(folder: str | Path | None = None) -> Model:
-    """Open the embedded model from a folder of weights, default those of the package.
+    """Open the embedded model from a folder of weights, by default those of the package.
 
     The files' checksums are checked, and those of the package's files against `HASHES`. The model
     is built without memory first, so that a configuration cannot ask for more than its tensors
@@ -103,21 +103,21 @@ def open_tiny(folder: str | Path | None = None) -> Model:
     """
     place = expanded(WEIGHTS if folder is None else folder)
     check_hashes(place)
-    parts, config = files.read(place / TRANSFORMER_FILE)
-    vision, vision_config = files.read(place / TOKENIZER_FILE)
+    parts, config = states.read(place / TRANSFORMER_FILE)
+    vision, vision_config = states.read(place / TOKENIZER_FILE)
     config = {**config, **vision_config}
     try:
         _check_config(config, {**parts, **vision})
         with torch.device("meta"):
             model = build_tiny(config)
-    except files.WeightsError:
+    except WeightsError:
         raise
     except Exception as error:  # sizes that contradict each other fail in many ways
-        raise files.WeightsError(
+        raise WeightsError(
             f"{place} holds another model's configuration: {short(error, 100)}"
         ) from None
-    files.fill(language(model), parts, place / TRANSFORMER_FILE)
-    files.fill(model.tokenizer, vision, place / TOKENIZER_FILE)
+    states.fill(language(model), parts, place / TRANSFORMER_FILE)
+    states.fill(model.tokenizer, vision, place / TOKENIZER_FILE)
     return model.to("cpu", torch.float32)
 
 
@@ -135,7 +135,7 @@ def check_hashes(place: Path) -> None:
                 raise ValueError("its SHA-256 differs, so it is damaged or another version")
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise files.WeightsError(
+        raise WeightsError(
             f"cannot read weights {place / name}: {reason} ({place / HASHES})"
         ) from None
 
@@ -153,8 +153,8 @@ def _check_config(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> N
             listed = isinstance(default, list | tuple)
             kinds = (list | tuple) if listed else type(default)
             entries = list(value) if isinstance(value, list | tuple) else [value]
-            words = key == "vocabulary"
-            kind = str if words else type(default) if not listed else int
+            vocabulary = key == "vocabulary"
+            kind = str if vocabulary else type(default) if not listed else int
             if not isinstance(value, kinds) or any(type(entry) is not kind for entry in entries):
                 raise ValueError(
                     f"{part} has {key} {short(value)}, where {short(default)} is usual"
@@ -162,7 +162,7 @@ def _check_config(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> N
             if key == "reference" and len(entries) != 2:
                 raise ValueError(f"the rotary grid has {len(entries)} sides; not 2")
             count = len(tensors)
-            if len(entries) > (most if words else count):
+            if len(entries) > (most if vocabulary else count):
                 raise ValueError(f"{part} has {len(entries)} values of {key}, more than tensors")
             for entry in entries:
                 bound = count if key in COUNTS else most
@@ -173,14 +173,14 @@ def _check_config(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> N
 
 
 def language(model: Model) -> nn.ModuleDict:
-    """Join transformer and text encoder, which are trained and stored together."""
+    """Return transformer and text encoder as one module: they are trained and stored together."""
     return nn.ModuleDict({"transformer": model.transformer, "text": model.text_encoder})
 
 
 def save_tokenizer(model: Model, folder: Path) -> None:
     """Write the tokenizer with its configuration."""
     config = {"tokenizer": asdict(model.tokenizer.config)}
-    files.save(folder / TOKENIZER_FILE, model.tokenizer.state_dict(), config, torch.float16)
+    states.save(folder / TOKENIZER_FILE, model.tokenizer.state_dict(), config, torch.float16)
 
 
 def save_transformer(model: Model, folder: Path) -> None:
@@ -190,4 +190,4 @@ def save_transformer(model: Model, folder: Path) -> None:
         "text": asdict(cast(WordEncoder, model.text_encoder).config),
     }
     state = language(model).state_dict()
-    files.save(folder / TRANSFORMER_FILE, state, config, torch.float16)
+    states.save(folder / TRANSFORMER_FILE, state, config, torch.float16)

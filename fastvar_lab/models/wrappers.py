@@ -30,12 +30,12 @@ def unwrap(state: Any, source: object) -> dict[str, Tensor]:
             break
         state = state[nest]
     if not isinstance(state, Mapping) or not state:
-        raise WeightsError(f"{source} holds no state dict that this lab knows")
+        raise WeightsError(f"{source} holds no state dict in a known layout")
     tensors = {key: value for key, value in state.items() if key != "n_averaged"}
     for key, value in tensors.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
             raise WeightsError(
-                f"{source} holds no state dict that this lab knows: "
+                f"{source} holds no state dict in a known layout: "
                 f"{short(key)} is a {type(value).__name__}"
             )
         check_plain(key, value, source)

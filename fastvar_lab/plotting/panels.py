@@ -1,4 +1,4 @@
-"""Figures from arrays: no torch, no generation, one function a figure."""
+"""Figures of pictures and maps: each function draws one figure from arrays, without torch."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def picture(axes: Axes, image: np.ndarray, title: str = "") -> None:
 
 
 def kept_overlay(image: np.ndarray, share: np.ndarray) -> np.ndarray:
-    """Show which tokens were forwarded: those of no layer go dark, those of all stay as they are.
+    """Darken a picture where tokens were pruned; tokens that every layer forwarded stay bright.
 
-    `image` (H, W, 3) in [0, 1], `share` (h, w) of layers that forwarded a token.
+    `image` (H, W, 3) in [0, 1]; `share` (h, w) is the share of layers that forwarded a token.
 
     >>> kept_overlay(np.ones((2, 2, 3)), np.array([[1, 0]]))[0, :, 0].tolist()
     [1.0, 0.15]
@@ -37,7 +37,7 @@ def kept_overlay(image: np.ndarray, share: np.ndarray) -> np.ndarray:
 
 
 def heat(values: np.ndarray, low: float | None = None, high: float | None = None) -> np.ndarray:
-    """Color a map (h, w) from dark to bright: (h, w, 3) in [0, 1]; its own range by default."""
+    """Color a map (h, w) from dark to bright: (h, w, 3) in [0, 1]; by default over its range."""
     norm = mpl.colors.Normalize(low, high)
     return mpl.colormaps["viridis"](norm(values))[..., :3]
 
@@ -56,7 +56,7 @@ class Difference(NamedTuple):
 
     @property
     def title(self) -> str:
-        """What it is called: the gain is always stated.
+        """The title of the picture, with its gain.
 
         >>> difference(np.full((1, 1, 3), 0.1)).title
         'difference x 10'
@@ -70,17 +70,18 @@ GAINS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 def difference(image: np.ndarray, reference: np.ndarray | None = None) -> Difference:
     """Show a signed difference as brightness around mid-grey: 0.5 + gain (image - reference) / 2.
 
-    Both (H, W, 3), uint8 or floats in [0, 1]; without a reference `image` is the difference. The
-    gain is the largest of `GAINS` that clips at most one value in a thousand, 1 for equal pictures.
+    Both are (H, W, 3), uint8 or floats in [0, 1]; without a reference `image` is the difference.
+    The gain is the largest of `GAINS` that clips at most one value in a thousand; 1 for equal
+    pictures.
 
     >>> picture, gain = difference(np.array([[[0.0, 0.1, -0.1]]]))
     >>> picture[0, 0].round(2).tolist(), gain
     ([0.5, 1.0, 0.0], 10)
     """
     gap = _floats(image) if reference is None else _floats(image) - _floats(reference)
-    most = float(np.quantile(np.abs(gap), 0.999))
-    fitting = [gain for gain in GAINS if gain * most <= 1 + 1e-9]
-    gain = max(fitting, default=1) if most > 0 else 1
+    extent = float(np.quantile(np.abs(gap), 0.999))
+    fitting = [gain for gain in GAINS if gain * extent <= 1 + 1e-9]
+    gain = max(fitting, default=1) if extent > 0 else 1
     return Difference(np.clip(0.5 + gain * gap / 2, 0, 1), gain)
 
 
@@ -89,7 +90,7 @@ def _floats(image: np.ndarray) -> np.ndarray:
 
 
 def gallery(images: Mapping[str, np.ndarray], columns: int = 4, width: float = WIDTH) -> Figure:
-    """Show titled pictures or maps in rows.
+    """Draw titled pictures or maps in rows.
 
     Pictures (H, W, 3) are uint8 or floats in [0, 1], maps (h, w) are colored.
 
@@ -134,9 +135,11 @@ def comparison(
     note: str,
     unit: str = "ms",
 ) -> Figure:
-    """Full and fast generation side by side, their difference, the kept tokens, cost per scale.
+    """Draw full and fast generation, their difference, kept tokens, and the cost per scale.
 
-    Images (H, W, 3) in [0, 1]; `shares` maps a label to a (h, w) map of forwarded tokens.
+    Pictures are (H, W, 3) in [0, 1]. `shares` maps a label to a map (h, w) of the share of layers
+    that forwarded each token. `cost_full` and `cost_fast` are in `unit`, one value per scale;
+    `note` is the title of their legend.
     """
     with style():
         columns = 3 + len(shares)
@@ -168,7 +171,7 @@ def comparison(
 
 
 def steps(rows: Mapping[str, Sequence[np.ndarray]], scales: Sequence[str]) -> Figure:
-    """Show the decoded image after every scale step, one row per prompt (paper, Fig. A.2).
+    """Draw the decoded picture after every scale step, one row per prompt (paper, Fig. A.2).
 
     >>> pictures = np.random.default_rng(0).random((2, 8, 8, 3))
     >>> [axes.get_title() for axes in steps({"a red ring": pictures}, ["1x1", "2x2"]).axes]
@@ -198,7 +201,7 @@ def steps(rows: Mapping[str, Sequence[np.ndarray]], scales: Sequence[str]) -> Fi
 
 
 def pairs(images: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
-    """Show pairs of pictures, full above FastVAR, each under its prompt (paper, Figs A.3, A.4)."""
+    """Draw pairs of pictures, full above FastVAR, titled by prompt (paper, Figs A.3, A.4)."""
     with style():
         columns = len(images)
         cell = WIDTH / columns

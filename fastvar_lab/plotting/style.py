@@ -1,4 +1,4 @@
-"""How figures and widgets look, and how figures are written: the same bytes each time."""
+"""The style of figures and widgets, and the writing of figures with reproducible bytes."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from matplotlib import figure
 from fastvar_lab.files import expanded, write
 
 PALETTE = tuple(sns.color_palette("colorblind"))
-"""The colors of everything that is told apart: RGB in [0, 1]."""
+"""The colors of categories, RGB in [0, 1]: colorblind-safe, in the order of use."""
 
 FULL, FAST = PALETTE[0], PALETTE[3]
-"""The pair of colors of full and pruned generation."""
+"""The colors of full and of pruned generation."""
 
 OTHER = "0.6"
-"""The grey of what is not the point, such as methods behind a front."""
+"""The grey of secondary data, such as methods behind a Pareto front."""
 
 ALERT = "#d9534f"
 """The color of an error in a widget."""
@@ -44,56 +44,56 @@ LOOKS = {
     "ToMe": Look(PALETTE[2], "D"),
     "CoDe": Look(PALETTE[4], "v"),
 }
-"""How the families that ship here look, in every figure and widget."""
+"""The looks of the library's method families, in every figure and widget."""
 
 
 def looks(families: Iterable[str]) -> dict[str, Look]:
-    """Give each family its look: its own in `LOOKS`, or one that is left, in the order given.
+    """Return the look of each family: that in `LOOKS`, or an unused one in the order given.
 
-    Colors repeat when there are more families than colors, with other markers.
+    If there are more families than colors, colors repeat with other markers.
 
-    >>> found = looks(["mine", "FastVAR", "mine"])
-    >>> found["FastVAR"] == LOOKS["FastVAR"], found["mine"].color in (FULL, FAST)
+    >>> by_family = looks(["mine", "FastVAR", "mine"])
+    >>> by_family["FastVAR"] == LOOKS["FastVAR"], by_family["mine"].color in (FULL, FAST)
     (True, False)
     """
-    named = list(dict.fromkeys(families))
-    taken = {LOOKS[name].color for name in named if name in LOOKS} | {FULL, FAST}
-    left = [color for color in PALETTE if color not in taken]
+    names = list(dict.fromkeys(families))
+    used = {LOOKS[name].color for name in names if name in LOOKS} | {FULL, FAST}
+    free = [color for color in PALETTE if color not in used]
     others = (
-        Look(left[i % len(left)], MARKERS[(i + i // len(left)) % len(MARKERS)])
-        for i in range(len(named))
+        Look(free[i % len(free)], MARKERS[(i + i // len(free)) % len(MARKERS)])
+        for i in range(len(names))
     )
-    return {name: LOOKS[name] if name in LOOKS else next(others) for name in named}
+    return {name: LOOKS[name] if name in LOOKS else next(others) for name in names}
 
 
 _SAVING: dict[Any, Any] = {
     "pdf.fonttype": 42,  # TrueType, which journals ask for; Type 3 is matplotlib's default
     "ps.fonttype": 42,
     "svg.hashsalt": "fastvar_lab",
-}  # read when a figure is saved, whatever style it was drawn in
+}  # settings that matplotlib reads when it saves a figure
 
 
 class Figure(figure.Figure):
-    """A figure that shows itself at the end of a notebook cell, without pyplot."""
+    """A matplotlib figure that displays in notebooks without pyplot."""
 
     def _repr_png_(self) -> bytes:
         return self.png()
 
     def png(self, dpi: int = 150) -> bytes:
-        """Draw as PNG."""
+        """Render as PNG."""
         buffer = io.BytesIO()
         self.savefig(buffer, format="png", dpi=dpi)
         return buffer.getvalue()
 
     def savefig(self, *args: Any, **kwargs: Any) -> None:
-        """Save as matplotlib does, with TrueType fonts in PDFs."""
+        """Save like matplotlib, with TrueType fonts in PDFs."""
         with mpl.rc_context(_SAVING):
             super().savefig(*args, **kwargs)
 
 
 @contextmanager
 def style() -> Iterator[None]:
-    """Paper style for what is drawn inside; nothing outside is changed."""
+    """Draw in paper style inside the context; the global style stays unchanged."""
     small: dict[Any, Any] = {
         "font.size": 8,
         "axes.titlesize": 8,
@@ -109,10 +109,10 @@ def style() -> Iterator[None]:
         yield
 
 
-def write_figure(path: str | Path, drawn: figure.Figure, dpi: int = 200) -> None:
-    """Write a figure by its ending (png, pdf, svg) without dates or versions inside."""
+def write_figure(path: str | Path, drawing: figure.Figure, dpi: int = 200) -> None:
+    """Write a figure as png, pdf or svg, by the suffix of `path`, without dates or versions."""
     path = expanded(path)
     drop = {".png": ["Software"], ".pdf": ["CreationDate", "Creator", "Producer"], ".svg": ["Date"]}
     metadata = dict.fromkeys(drop.get(path.suffix, []))
-    with mpl.rc_context(_SAVING):  # `drawn` may be matplotlib's own
-        write(path, lambda p: drawn.savefig(p, dpi=dpi, metadata=metadata))
+    with mpl.rc_context(_SAVING):  # `drawing` may be a plain matplotlib figure
+        write(path, lambda p: drawing.savefig(p, dpi=dpi, metadata=metadata))

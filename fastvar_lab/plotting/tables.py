@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import pandas as pd
 
+from fastvar_lab.measure.quality import METRICS, SCORE
+from fastvar_lab.measure.speedup import DISTURBED
 from fastvar_lab.measure.statistics import summary
 
-QUALITIES = {
-    "right": ("score", 2),
-    "psnr": ("PSNR (dB)", 1),
-    "ssim": ("SSIM", 3),
-    "ms_ssim": ("MS-SSIM", 3),
-    "vif": ("VIF", 3),
-    "spectrum_error": ("spectrum error", 3),
-}
+PLACE = ("model", "machine")  # columns that say of what and where, shown if there are several
 SETTINGS = ("method", "kernel", "what", "domain", "side", "size", "source_size", "kind")
 MEASURED = (
     "ms",
@@ -30,38 +25,80 @@ MEASURED = (
     "to_last",
     "psnr",
 )
+KEPT = "kept_"  # columns of the tokens kept at each scale step
+DESCRIBED = (  # columns of comparisons that hold no metric
+    *("kind", "model", "weights", "prompts", "machine", "method", "repr", "family", "selector"),
+    *("restorer", "granularity", "cache_step", "layers", "sublayers", "picture", "prompt"),
+    *("seed", "group", "ms", "speedup", "turns", "disturbed"),
+)
+PREFIXES = (KEPT, "rows_", "agree_", "speedup_")
 
 
 def tabulate(frame: pd.DataFrame) -> pd.DataFrame:
     """Summarise a frame: per method means with 95 % intervals and measured speedups.
 
-    Speedups are medians of turns, the least and greatest in square brackets.
-    Frames of experiments that compare no methods give the means of what was measured by setting.
+    Speedups are medians of turns, their interval in square brackets. A merged frame has a line for
+    each model and machine. Frames of experiments that compare no methods give the means of what
+    was measured by setting.
 
-    >>> made = {"kind": "quality", "method": "full", "right": 1.0}
-    >>> time = {"kind": "time", "method": "full", "speedup": 1.0, "speedup_flop_bound": 1.0}
+    >>> full = {"method": "full", "family": "full"}
+    >>> made = {"kind": "quality", "right": 1.0, **full}
+    >>> time = {"kind": "time", "speedup": 1.0, "speedup_flop_bound": 1.0, **full}
     >>> tabulate(pd.DataFrame([{**made, "picture": i} for i in (0, 1)] + [time])).T[0].to_list()
     ['full', '1.00 (0.34 to 1.00)', '1.00', '1.00', '2']
     """
     if "kind" not in frame or not (frame.kind == "quality").any():
-        by = [c for c in SETTINGS if c in frame and frame[c].notna().any()]
-        numbers = [c for c in MEASURED if c in frame]
+        several = [c for c in PLACE if c in frame and frame[c].nunique() > 1]
+        by = [*several, *(c for c in SETTINGS if c in frame and frame[c].notna().any())]
+        numbers = [c for c in MEASURED if c in frame and frame[c].notna().any()]
         kinds = {c: "median" if c == "ms" else "mean" for c in numbers}
         means = frame.groupby(by, sort=False, dropna=False).agg(kinds)
         return means.map(_digits).reset_index().fillna("")
-    made, times = compared(frame)
-    out = pd.DataFrame({"method": made.method.unique()})
-    for column, (title, digits) in QUALITIES.items():
-        if column in made and made[column].notna().any():
-            rows = summary(made, ["method"], column)
-            out[title] = [
-                f"{r['mean']:.{digits}f} ({r.low:.{digits}f} to {r.high:.{digits}f})"
-                for _, r in rows.iterrows()
-            ]
+    parts = [_compared_table(part, place) for place, part in _places(frame)]
+    return pd.concat(parts, ignore_index=True).fillna("")
+
+
+def _compared_table(frame: pd.DataFrame, place: dict[str, str]) -> pd.DataFrame:
+    """Summarise the comparison on one machine of one model."""
+    pictures, times = compared(frame)
+    out = pd.DataFrame({"method": pictures.method.unique()})
+    for column, (title, digits) in metric_columns(pictures).items():
+        rows = summary(pictures, ["method"], column)
+        out[title] = [
+            f"{r['mean']:.{digits}f} ({r.low:.{digits}f} to {r.high:.{digits}f})" if r.n else ""
+            for _, r in rows.iterrows()
+        ]
     out["speedup"] = [_speedup(times.loc[m]) for m in out.method]
     out["FLOP bound"] = [f"{times.speedup_flop_bound[m]:.2f}" for m in out.method]
-    out["n"] = [str((made.method == m).sum()) for m in out.method]
+    out["n"] = [str((pictures.method == m).sum()) for m in out.method]
+    for column, value in reversed(place.items()):
+        out.insert(0, column, value)
     return out
+
+
+def _places(frame: pd.DataFrame) -> list[tuple[dict[str, str], pd.DataFrame]]:
+    """Split a comparison by model and machine; a machine's times go with its model's pictures."""
+    several = [c for c in PLACE if c in frame and frame[c].nunique() > 1]
+    if not several:
+        return [({}, frame)]
+    times = frame[frame.kind == "time"]
+    found = []
+    for _, row in times[several].drop_duplicates().iterrows():
+        place = {column: str(row[column]) for column in several}
+        same = pd.Series(True, index=frame.index)
+        for column, value in place.items():
+            same &= (frame[column] == value) | (frame[column].isna() & (frame.kind == "quality"))
+        found.append((place, frame[same]))
+    return found
+
+
+def metric_columns(pictures: pd.DataFrame) -> dict[str, tuple[str, int]]:
+    """Return the columns of metrics with title and digits: shipped ones first, then your own."""
+    titles = {SCORE: ("score", 2)} | {m.name: (m.title, m.digits) for m in METRICS.values()}
+    for column in pictures.select_dtypes("number"):
+        known = column in DESCRIBED or column.startswith(PREFIXES) or column in titles
+        titles |= {} if known else {column: (column, 3)}
+    return {c: t for c, t in titles.items() if c in pictures and pictures[c].notna().any()}
 
 
 def compared(frame: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -69,33 +106,67 @@ def compared(frame: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
 
     Raises ValueError for a frame of anything else, and for one in which a method stands twice.
     """
-    lacking = {"kind", "method"} - set(frame.columns)
+    lacking = {"kind", "method", "family"} - set(frame.columns)
     if lacking or not {"quality", "time"} <= set(frame.kind):
         raise ValueError(
             "the frame must come from `compare` or an experiment that compares methods, with its "
             "rows of both kinds, quality and time"
         )
-    made, times = frame[frame.kind == "quality"], frame[frame.kind == "time"].set_index("method")
+    for column in PLACE:
+        names = list(frame[column].dropna().unique()) if column in frame else []
+        if len(names) > 1:
+            one = f"frame.{column} == {names[0]!r}"
+            one = one if column == "model" else f"frame.{column}.isna() | ({one})"
+            raise ValueError(
+                f"the frame holds the {column}s {' and '.join(names)}; draw one: frame[{one}]"
+            )
+    pictures = frame[frame.kind == "quality"]
+    times = frame[frame.kind == "time"].set_index("method")
     twice = [
-        *made.method[made.duplicated(["method", "picture"])],
+        *pictures.method[pictures.duplicated(["method", "picture"])],
         *times.index[times.index.duplicated()],
     ]
     if twice:
         raise ValueError(
-            f"{twice[0]!r} stands twice in the frame; frames cannot be joined: `compare` the "
-            "methods of both in one call, which measures nothing anew"
+            f"{twice[0]!r} stands twice in the frame; join frames by `merge`, or `compare` the "
+            "methods of both in one call, which measures nothing again"
         )
-    untimed = sorted({"full", *made.method} - set(times.index))
-    if untimed or "full" not in set(made.method):
+    untimed = sorted({"full", *pictures.method} - set(times.index))
+    if untimed or "full" not in set(pictures.method):
         raise ValueError(f"the frame lacks rows of {', '.join(untimed) or 'full'}")
-    return made, times
+    return pictures, times
+
+
+def pruned_shares(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the share of tokens pruned by method and scale: one row a method, one column a scale.
+
+    >>> rows = [{"method": "full", "family": "full", "kept_2x2": 4},
+    ...         {"method": "mine", "family": "FastVAR", "kept_2x2": 1}]
+    >>> pruned_shares(pd.DataFrame(rows)).loc["mine"].to_dict()
+    {'2x2': 0.75}
+    """
+    columns = {f"{KEPT}{scale}": scale for scale in scales(frame)}
+    kept = frame.drop_duplicates("method").set_index("method")[[*columns]].astype(float)
+    shares = 1 - kept / kept.loc[frame.method[frame.family == "full"].iloc[0]]
+    return shares.rename(columns=columns)
+
+
+def scales(frame: pd.DataFrame) -> list[str]:
+    """Name the scale steps that a frame has columns of, in order.
+
+    >>> scales(pd.DataFrame({"kept_1x1": [1], "kept_2x2": [4]}))
+    ['1x1', '2x2']
+    """
+    columns = [c for c in frame if str(c).startswith(KEPT) and frame[c].notna().any()]
+    return [str(c).removeprefix(KEPT) for c in columns]
 
 
 def _speedup(row: pd.Series) -> str:
-    """Write a median speedup, and the least and greatest of its turns where they are known."""
-    if "speedup_min" not in row:
-        return f"{row.speedup:.2f}"
-    return f"{row.speedup:.2f} [{row.speedup_min:.2f} to {row.speedup_max:.2f}]"
+    """Write a median speedup, and its interval where it is known."""
+    disturbed = f", {DISTURBED}" if row.get("disturbed") is True else ""
+    if "speedup_low" not in row or pd.isna(row.speedup_low):
+        return f"{row.speedup:.2f}{disturbed}"
+    return f"{row.speedup:.2f} [{row.speedup_low:.2f} to {row.speedup_high:.2f}]{disturbed}"
 
 
 def _digits(mean: float) -> str:
@@ -107,15 +178,13 @@ def markdown(table: pd.DataFrame) -> str:
     """Write a table as Markdown.
 
     >>> print(markdown(pd.DataFrame({"method": ["full"], "ms": [1.5]})))
-    | method | ms |
-    |---|---|
-    | full | 1.5 |
+    | method   | ms   |
+    |:---------|:-----|
+    | full     | 1.5  |
     <BLANKLINE>
     """
-    rows = [list(table.columns), ["---"] * len(table.columns), *table.astype(str).values.tolist()]
-    lines = ["| " + " | ".join(str(v).replace("|", r"\|") for v in row) + " |" for row in rows]
-    lines[1] = lines[1].replace(" ", "")
-    return "\n".join(lines) + "\n"
+    text = table.astype(str).replace(r"\|", r"\\|", regex=True)
+    return str(text.to_markdown(index=False, disable_numparse=True)) + "\n"
 
 
 def latex(table: pd.DataFrame) -> str:

@@ -1,4 +1,4 @@
-"""Speed, as a command: medians in one process, each beside its counted operations and floor."""
+"""The bench command: median times beside counted operations and hardware floors."""
 
 from __future__ import annotations
 
@@ -28,17 +28,16 @@ FULL = "full"
 
 
 def schedules(model: Model) -> list[tuple[Sizes, dict[str, Method]]]:
-    """Return the schedules that are timed, each with its methods by name: `Model.timed`.
+    """Return the schedules to time, each with its methods by name: `Model.timed`.
 
-    A model without any runs its own schedule under the paper's preset, and, where that skips
-    steps, under its pruned steps alone.
+    If that is empty, the model's schedule is timed under the methods of `released`.
     """
-    timed = [(sizes, dict(methods)) for sizes, methods in model.timed]
-    return timed or [(model.sizes, released(model, model.sizes))]
+    pairs = [(sizes, dict(methods)) for sizes, methods in model.timed]
+    return pairs or [(model.sizes, released(model, model.sizes))]
 
 
 def released(model: Model, sizes: Sizes) -> dict[str, Method]:
-    """Name a model's methods: the paper's preset, and its pruned steps where it skips any."""
+    """Return a model's preset by name; if it skips steps, also a variant that skips none."""
     preset = paper_preset(model, sizes)
     name = f"{model.name} {model.grids(sizes)[-1].name}"
     methods = {f"{name} paper preset": preset}
@@ -50,21 +49,22 @@ def released(model: Model, sizes: Sizes) -> dict[str, Method]:
 
 @dataclass(frozen=True)
 class Rates:
-    """What a device does at best, measured here: products per second, bytes read per second."""
+    """Peak rates of a device, measured here: operations and bytes read per second."""
 
     flop: float
     byte: float
 
     def floor_ms(self, flop: Sequence[float], read: Sequence[float]) -> list[float]:
-        """Milliseconds below which no step can get: its products, or its bytes."""
+        """Return each step's lower bound in ms, from its operations `flop` and bytes `read`."""
         return [1e3 * max(f / self.flop, b / self.byte) for f, b in zip(flop, read, strict=True)]
 
 
 def rates(device: torch.device | str, dtype: torch.dtype) -> Rates:
-    """Measure a large product and a large sum."""
+    """Measure the peak rates of a device with a large matrix product and a large sum."""
     device = torch.device(device)
     side, cells = (8192, 2**30) if device.type == "cuda" else (2048, 2**26)
-    a = torch.randn(side, side, dtype=dtype, device=device)
+    dice = torch.Generator(device).manual_seed(0)
+    a = torch.randn(side, side, generator=dice, dtype=dtype, device=device)
     b = torch.ones(cells, dtype=dtype, device=device)
     ms = short_ms({"product": lambda: a @ a, "read": lambda: b.sum()}, device, repeats=10)
     product, read = (statistics.median(ms[name]) for name in ("product", "read"))
@@ -72,12 +72,15 @@ def rates(device: torch.device | str, dtype: torch.dtype) -> Rates:
 
 
 def prompt(model: Model) -> str:
-    """Return what is drawn: a sentence, or a class for a VAR."""
+    """Return the prompt that is timed: the model's example."""
     return model.example
 
 
 def bench(model: Model, repeats: int = 5, only: str = "") -> dict[str, Any]:
-    """Measure the cases whose name contains `only`, one sublayer's parts, recording, resuming."""
+    """Time the cases whose name contains `only`, and one sublayer, recording and resuming.
+
+    Raises ValueError if no case matches.
+    """
     chosen = [
         (sizes, {name: method for name, method in methods.items() if only in name})
         for sizes, methods in schedules(model)
@@ -108,30 +111,29 @@ def cases(
     pictures: int = 1,
     best: Rates | None = None,
 ) -> list[dict[str, Any]]:
-    """Time full and pruned generations in turns, first scale step to final latent.
+    """Time full and pruned generations in turns, from the first scale step to the final latent.
 
-    `pictures` are made at once. With `best` rates, every time stands beside its floor. Host times
-    are what it took to issue a step. A step that asks a GPU for much fills its queue, and the host
-    waits: the cost of issuing one is what the small steps show, where a GPU that takes as long
-    waited for the host.
+    `pictures` is the batch size. With peak rates `best`, every time has a floor beside it. Host
+    times are those in which the host issues a step. At large steps they include waiting for a full
+    GPU queue; only at small steps do they show the cost of issuing.
     """
-    ways: dict[str, Method] = {FULL: Dense(), **methods}
+    timed_methods: dict[str, Method] = {FULL: Dense(), **methods}
     grids, words = model.grids(sizes), len(prompt(model).split())
     draws = Keyed(tuple(range(pictures)), on_device=True)
     texts = [prompt(model)] * pictures
     once = partial(timed, model, texts, sizes=sizes, draws=draws)
     measured = speedups(
-        {name: partial(once, method=method) for name, method in ways.items()},
+        {name: partial(once, method=method) for name, method in timed_methods.items()},
         repeats,
         lambda run: run.ms,
         base=FULL,
         progress=f"bench {grids[-1].name}",
     )
     flop, floor = dict[str, float](), dict[str, list[float]]()
-    for name, way in ways.items():
-        steps = [sum(c.values()) for c in flops.step_flops(model, way, grids, words, pictures)]
+    for name, method in timed_methods.items():
+        steps = [sum(c.values()) for c in flops.step_flops(model, method, grids, words, pictures)]
         flop[name] = sum(steps)
-        read = flops.step_bytes(model, way, grids, words, pictures)
+        read = flops.step_bytes(model, method, grids, words, pictures)
         floor[name] = best.floor_ms(steps, read) if best else []
     rows = []
     for name, method in methods.items():
@@ -165,41 +167,41 @@ def cases(
 
 
 def _record_overhead(model: Model, repeats: int) -> dict[str, Any]:
-    """Fraction of a full generation's time that recording scores, masks and latents adds."""
+    """Measure the time that recording adds, as a fraction of a full generation."""
     draws = Keyed((0,), on_device=True)
 
     def seconds(recorders: Callable[[], list[Watch]]) -> float:
         watch = recorders()
         return generate(model, prompt(model), Dense(), draws=draws, watch=watch).seconds
 
-    ways = {
+    runs = {
         "recorded": partial(seconds, lambda: [partial(Recorder, trace=Trace())]),
         "plain": partial(seconds, list),
     }
-    added = speedups(ways, repeats, base="recorded")["plain"].speedup
+    added = speedups(runs, repeats, base="recorded")["plain"].speedup
     return {"record_overhead": added.median - 1, "record_disturbed": added.disturbed}
 
 
 def _resume_ratio(model: Model, repeats: int) -> dict[str, Any]:
-    """Time of a resumed generation over one from scratch, the last scale's ratio changed."""
+    """Measure the time of resuming at the last scale over that of generating from scratch."""
     draws = Keyed((0,), on_device=True)
     base = generate(model, prompt(model), Dense(), draws=draws, snapshot=True)
     method: Method = Prune({-1: 0.75})
-    ways = {
+    runs = {
         "resumed": lambda: resume(model, base, method).seconds,
         "scratch": lambda: generate(model, prompt(model), method, draws=draws).seconds,
     }
-    share = speedups(ways, repeats, base="resumed")["scratch"].speedup
+    share = speedups(runs, repeats, base="resumed")["scratch"].speedup
     return {"resume_ratio": share.median, "resume_disturbed": share.disturbed}
 
 
 def table(result: dict[str, Any]) -> str:
     """Format the result for a terminal."""
-    small = (result["pts_ms"] + result["ctr_ms"]) / result["attention_ms_full"]
+    overhead = (result["pts_ms"] + result["ctr_ms"]) / result["attention_ms_full"]
     lines = [
         case_table(result["cases"]),
         f"one sublayer at the last step: PTS {result['pts_ms']:.3f} ms, CTR {result['ctr_ms']:.3f} "
-        f"ms, together {small:.1%} of attention's {result['attention_ms_full']:.2f} ms; "
+        f"ms, together {overhead:.1%} of attention's {result['attention_ms_full']:.2f} ms; "
         f"FFN {result['ffn_ms_full']:.2f} ms",
         f"recording adds {result['record_overhead']:.1%}{_note(result['record_disturbed'])}; "
         f"resuming the last scale takes {result['resume_ratio']:.1%} of a generation from scratch"
@@ -212,25 +214,25 @@ def _note(disturbed: bool) -> str:
     return f" ({DISTURBED})" if disturbed else ""
 
 
-def case_table(found: Sequence[dict[str, Any]]) -> str:
-    """Format timed cases: share is the speedup over its bound, floor what no run can go below."""
-    wide = max(20, *(len(case["name"]) for case in found))
+def case_table(timed_cases: Sequence[dict[str, Any]]) -> str:
+    """Format timed cases; "share" is speedup over bound, "floor" the lower bound in ms."""
+    width = max(20, *(len(case["name"]) for case in timed_cases))
     titles = ("full ms", "fast ms", "speedup", "bound", "share", "floor ms, full and fast")
-    known = 6 if found[0]["step_floor_ms_full"] else 5
-    widths = (9, 9, 8, 6, 6, 25)[:known]
+    columns = 6 if timed_cases[0]["step_floor_ms_full"] else 5
+    widths = (9, 9, 8, 6, 6, 25)[:columns]
     heads = (f"{title:>{n}}" for title, n in zip(titles, widths))
-    lines = [" ".join((f"{'case':<{wide}}", *heads))]
-    for case in found:
+    lines = [" ".join((f"{'case':<{width}}", *heads))]
+    for case in timed_cases:
         share = case["speedup"] / case["speedup_flop_bound"]
-        floors = [sum(case[f"step_floor_ms_{way}"]) for way in ("full", "fast")]
+        floors = [sum(case[f"step_floor_ms_{side}"]) for side in ("full", "fast")]
         floor = f" {floors[0]:15.1f} {floors[1]:9.1f}" if any(floors) else ""
-        memory = [case[f"memory_{way}"] / 1e9 for way in ("full", "fast")]
+        memory = [case[f"memory_{side}"] / 1e9 for side in ("full", "fast")]
         peak = f"  {memory[0]:.1f} and {memory[1]:.1f} GB at most" if any(memory) else ""
         skipped = f"  skips {', '.join(case['skipped'])}" if case["skipped"] else ""
-        many = f"  {case['pictures']} pictures" if case["pictures"] > 1 else ""
+        batch = f"  {case['pictures']} pictures" if case["pictures"] > 1 else ""
         lines.append(
-            f"{case['name']:<{wide}} {case['ms_full']:9.1f} {case['ms_fast']:9.1f} "
+            f"{case['name']:<{width}} {case['ms_full']:9.1f} {case['ms_fast']:9.1f} "
             f"{case['speedup']:8.2f} {case['speedup_flop_bound']:6.2f} {share:6.2f}"
-            f"{floor}{many}{peak}{skipped}{_note(case['disturbed'])}"
+            f"{floor}{batch}{peak}{skipped}{_note(case['disturbed'])}"
         )
     return "\n".join(lines)

@@ -1,9 +1,10 @@
-"""Counted operations and bytes of a generation: every product issued, two per multiply-add.
+"""Counts the operations and bytes of a generation; a multiply-add counts as two operations.
 
-Counts follow what a method says, which the loop holds it to: rows in its acts, tokens in its
-runner's `forwarded`, each layer's own KV length. Of a method that decides from the data they are
-upper bounds (`exact`). Text encoder, text memory and decoder are not in it, nor what a method
-spends on choosing tokens: next to nothing for scores, the products of all pairs for `Merge`.
+Counts follow the declarations of a method, which the generation loop enforces: guidance rows in its
+acts, tokens in its runner's `forwarded`, and the KV length of each layer. For a method that
+decides from the data they are upper bounds (see `exact`). Not counted: text encoder, projection of
+the text to keys and values, decoder, and the method's selection of tokens, which is negligible for
+scores and takes the products of all pairs for `Merge`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from fastvar_lab.seam import Grid, Method, Rows, Site
 
 
 class Call(NamedTuple):
-    """One sublayer at one step: its guidance rows for a picture, tokens, and keys attended to."""
+    """One sublayer call at one step: guidance rows per picture, tokens, and keys attended to."""
 
     site: Site
     rows: int
@@ -28,7 +29,7 @@ class Call(NamedTuple):
 
 
 class Step(NamedTuple):
-    """What one scale step computes: rows that its head sees for a picture, and its sublayers."""
+    """The work of one scale step: guidance rows per picture at the head, and the sublayer calls."""
 
     grid: Grid
     rows: int
@@ -38,13 +39,13 @@ class Step(NamedTuple):
 def steps(
     model: Model, method: Method, grids: Sequence[Grid], words: int, guided: bool = True
 ) -> Iterator[Step]:
-    """Walk what a method computes; `words` counts the prompt's tokens."""
-    runner, seen = audited(model, method, grids), [0] * model.depth
+    """Yield the work of each step under a method; `words` is the number of prompt tokens."""
+    runner, cached = audited(model, method, grids), [0] * model.depth
     for grid, act in zip(grids, runner.acts, strict=True):
         calls = []
         for layer in range(model.depth):
-            seen[layer] += runner.forwarded(Site(layer, "attn"), grid)
-            keys = {"attn": seen[layer], "cross": words, "ffn": 0}
+            cached[layer] += runner.forwarded(Site(layer, "attn"), grid)
+            keys = {"attn": cached[layer], "cross": words, "ffn": 0}
             live = _live(act.rows_at(layer), guided)
             for kind in model.transformer.kinds:
                 site = Site(layer, kind)
@@ -53,19 +54,19 @@ def steps(
 
 
 def audited(model: Model, method: Method, grids: Sequence[Grid]) -> Audit:
-    """Start a method's runner to be asked what it will compute."""
+    """Start a method's runner, wrapped so that its declared counts can be read and checked."""
     acts = checked_acts(method, grids, model.depth)
     runner = method.start(grids, model.depth)
     return Audit(runner, method, acts, model.transformer.kinds, model.depth)
 
 
 def _live(rows: Rows, guided: bool) -> int:
-    """Count the rows that run for a picture."""
+    """Return the number of guidance rows per picture."""
     return rows.each if guided else min(rows.each, 1)
 
 
 def exact(method: Method, grids: Sequence[Grid]) -> bool:
-    """Tell whether counts of a method are exact: not, where it decides from the data."""
+    """Return whether a method's counts are exact; False if it decides from the data."""
     return all(act.exact for act in method.acts(grids))
 
 
@@ -77,10 +78,10 @@ def step_flops(
     pictures: int = 1,
     guided: bool = True,
 ) -> list[dict[str, float]]:
-    """FLOPs of each scale step by kind of sublayer, and of its ends (embedding and head).
+    """Return the FLOPs of each scale step, by kind of sublayer and for its ends.
 
-    `words` counts the prompt's tokens. The embedding runs once per picture, all else once per
-    guidance row.
+    "ends" are embedding and head. `words` is the number of prompt tokens. The embedding runs once
+    per picture, everything else once per guidance row.
     """
     backbone, out = model.transformer, []
     for grid, rows, calls in steps(model, method, grids, words, guided):
@@ -104,9 +105,9 @@ def step_bytes(
     pictures: int = 1,
     guided: bool = True,
 ) -> list[float]:
-    """Count the bytes that each scale step cannot but read: weights once, keys and values.
+    """Return a lower bound of the bytes read in each scale step: weights once, keys and values.
 
-    Activations, which a fused kernel need not send to memory, are left out: this is a floor.
+    Activations are left out, because a fused kernel need not write them to memory.
     """
     backbone, out = model.transformer, []
     size = backbone.head.weight.element_size()
@@ -124,25 +125,27 @@ def step_bytes(
 
 
 def sublayer_bytes(model: Model, kind: str, live: int, keys: int) -> float:
-    """Count the bytes that one sublayer cannot but read for `live` rows: weights, keys, values."""
+    """Return a lower bound of the bytes read by one sublayer for `live` rows."""
     backbone = model.transformer
     read = backbone.sublayer_flops(kind, 1, 0) / 2 + live * 2 * keys * backbone.config.width
     return read * backbone.head.weight.element_size()
 
 
 def named(methods: object) -> None:
-    """Raise ValueError unless methods come by their labels."""
+    """Raise ValueError unless `methods` maps labels to methods."""
     if not isinstance(methods, Mapping):
-        raise ValueError(f"methods are given by label, {{'mine': method}}; not as {methods!r}")
+        raise ValueError(
+            f"methods must be a mapping by label, such as {{'mine': method}}; not {methods!r}"
+        )
 
 
 def total(costs: Sequence[dict[str, float]]) -> float:
-    """Sum of all steps and kinds."""
+    """Sum FLOPs over all steps and kinds."""
     return sum(sum(cost.values()) for cost in costs)
 
 
 def forwarded(model: Model, method: Method, grids: Sequence[Grid]) -> list[float]:
-    """Tokens of each step that go through a sublayer, the mean over all sublayers."""
+    """Return the number of tokens forwarded in each step, averaged over all sublayers."""
     runner = audited(model, method, grids)
     sites = [Site(i, kind) for i in range(model.depth) for kind in model.transformer.kinds]
     return [sum(runner.forwarded(s, g) for s in sites) / len(sites) for g in grids]
@@ -153,10 +156,10 @@ def costs(
     methods: Mapping[str, Method],
     sizes: Sequence[tuple[int, int]] | None = None,
 ) -> pd.DataFrame:
-    """Count what methods cost at every scale step, one row a step and method.
+    """Count the cost of methods at every scale step: one row per step and method.
 
-    Columns: method, step, size, rows (guidance rows that run), tokens (forwarded by a sublayer,
-    the mean over all), gflop of one guided picture, exact (False where they are upper bounds).
+    Columns: method, step, size, rows (guidance rows that run), tokens (forwarded, averaged over
+    sublayers), gflop (of one guided picture), exact (False if the counts are upper bounds).
 
     >>> import fastvar_lab as fv
     >>> frame = costs(fv.load("tiny"), {"full": fv.Dense(), "fast": fv.Prune({-1: 0.75})})

@@ -1,4 +1,4 @@
-"""What one sublayer call costs, and what selecting and restoring its tokens adds."""
+"""Times one sublayer call, and the selection and restoration of its tokens."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from fastvar_lab.tokens import gather
 
 
 class _Inputs(Wrapper):
-    """Keeps what the middle layer's attention is offered, and its output at the step before."""
+    """Keeps the input `x` and the output `delta` of one layer's attention at every step."""
 
     def __init__(self, inner: Runner, layer: int) -> None:
         super().__init__(inner)
@@ -39,26 +39,27 @@ class _Inputs(Wrapper):
 
 
 PRUNED = Prune({-2: 0.5, -1: 0.75})
-"""Under which sublayers are timed: at the last step three quarters are pruned, restored from the
-step before the last two."""
+"""The method under which sublayers are timed: at the last step three quarters of the tokens are
+pruned and restored from the last unpruned step, the third from the end."""
 
 
 def sublayer_ms(model: Model, prompt: str, repeats: int) -> dict[str, float]:
-    """Medians of `sublayer_times`, by the same names."""
+    """Return the medians of `sublayer_times` under the same names."""
     times = sublayer_times(model, prompt, repeats)
     return {name: statistics.median(ms) for name, ms in times.items()}
 
 
 def sublayer_times(model: Model, prompt: str, repeats: int) -> dict[str, list[float]]:
-    """Time selection, restoration, and sublayers at the last step: milliseconds of each call.
+    """Time selection, restoration and sublayers at the last step; lists of ms, one per call.
 
-    Attention and feed-forward in full and under `PRUNED`, norm to gate (paper, supplement).
+    Attention and feed-forward are timed from norm to gate, in full and under `PRUNED` (paper,
+    supplement).
     """
     return {**pruning_times(model, prompt), **branch_times(model, prompt, repeats)}
 
 
 def branch_times(model: Model, prompt: str, repeats: int) -> dict[str, list[float]]:
-    """Time the branches of the last step, full and pruned: milliseconds of one layer's call."""
+    """Time the branches of the last step, full and pruned: milliseconds per layer."""
 
     def once(method: Method) -> dict[tuple[int, str], float]:
         clocks: list[BranchWatch] = []
@@ -70,18 +71,18 @@ def branch_times(model: Model, prompt: str, repeats: int) -> dict[str, list[floa
         generate(model, prompt, method, watch=[clock])
         return clocks[0].sublayer_ms()
 
-    ways: dict[str, Method] = {"full": Dense(), "pruned": PRUNED}
+    methods: dict[str, Method] = {"full": Dense(), "pruned": PRUNED}
     last = len(model.grids()) - 1
-    runs = turns({way: partial(once, method) for way, method in ways.items()}, repeats)
+    runs = turns({name: partial(once, m) for name, m in methods.items()}, repeats)
     return {
-        f"{name}_ms_{way}": [ms[last, kind] / model.depth for ms in runs[way]]
-        for way in ways
-        for kind, name in (("attn", "attention"), ("ffn", "ffn"))
+        f"{sublayer}_ms_{name}": [ms[last, kind] / model.depth for ms in runs[name]]
+        for name in methods
+        for kind, sublayer in (("attn", "attention"), ("ffn", "ffn"))
     }
 
 
 def pruning_times(model: Model, prompt: str) -> dict[str, list[float]]:
-    """Time selection (PTS) and restoration (CTR) alone, on what the middle layer is offered."""
+    """Time selection (PTS) and restoration (CTR) alone, on the tokens of the middle layer."""
     grids, inputs = model.grids(), list[_Inputs]()
 
     def watch(run: Runner) -> Runner:
@@ -89,16 +90,16 @@ def pruning_times(model: Model, prompt: str) -> dict[str, list[float]]:
         return inputs[0]
 
     generate(model, prompt, Dense(), watch=[watch])
-    (seen,), last = inputs, grids[-1]
+    (recorded,), last = inputs, grids[-1]
     before = grids[cast(int, PRUNED.cache_index(grids))]
-    x = seen.x[last.index]
+    x = recorded.x[last.index]
     k = kept(last.tokens, PRUNED.by_step(grids)[last.index])
-    index = top(PRUNED.select.scores(x, last, seen.site), k)
-    fresh = gather(seen.delta[last.index], index)
-    held = Cached(seen.delta[before.index], before.h, before.w)
+    index = top(PRUNED.select.scores(x, last, recorded.site), k)
+    fresh = gather(recorded.delta[last.index], index)
+    held = Cached(recorded.delta[before.index], before.h, before.w)
 
     def select() -> Tensor:
-        return gather(x, top(PRUNED.select.scores(x, last, seen.site), k))
+        return gather(x, top(PRUNED.select.scores(x, last, recorded.site), k))
 
     restore = partial(PRUNED.restore.restore, fresh, index, last, held)
     with torch.no_grad():
@@ -108,9 +109,9 @@ def pruning_times(model: Model, prompt: str) -> dict[str, list[float]]:
 def short_ms(
     works: Mapping[str, Callable[[], Tensor]], device: torch.device, repeats: int = 45
 ) -> dict[str, list[float]]:
-    """Milliseconds of short pieces of work, in turns.
+    """Time short functions in turns; return the milliseconds per call in each turn.
 
-    On a GPU of twenty in a row, lest the first one's way there be what is measured.
+    On a GPU a turn is 20 calls in a row, so that launch latency does not dominate.
     """
     row = 20 if device.type == "cuda" else 1
 

@@ -1,4 +1,4 @@
-"""Speed at the paper's sizes: released configurations with random weights, times beside floors."""
+"""The paper suite: times released configurations with random weights, beside hardware floors."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ from fastvar_lab.speed.bench import Rates, case_table, cases, prompt, rates, rel
 from fastvar_lab.speed.sublayers import PRUNED, sublayer_ms
 from fastvar_lab.store import Rows, Store
 
-SIDES = (512, 768, 1536, 2048)  # pixels, of the growth of cost; 1024 is among the aspects
+SIDES = (512, 768, 1536, 2048)  # pixels a side, to fit growth; 1024 is in the group "aspects"
 BATCHES = (2, 4, 8)
 TIMED = (
     *("seam", "tokens", "cache", "draws", "sampling", "scales", "generation"),
     *("backbones", "methods", "models", "instruments", "speed"),
-)  # modules and rooms that what is timed runs through
+)  # modules and rooms whose code a timing depends on
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One model at one size; `sizes` None is the model's own schedule."""
+    """One model at one size and batch size; without `sizes`, at the model's schedule."""
 
     group: str
     model: str
@@ -50,19 +50,19 @@ class Setting:
 
     @property
     def name(self) -> str:
-        """What `only` is looked for in: group, model and last map."""
+        """The name that `--case` is matched with: group, model, last map and batch size."""
         last = "x".join(map(str, self.sizes[-1])) if self.sizes else ""
         return " ".join(filter(None, (self.group, self.model, last, f"batch {self.pictures}")))
 
 
 def settings() -> list[Setting]:
-    """Everything that the suite times, one model after the other."""
-    two = "infinity-2b"
+    """Return all settings of the suite, grouped by model."""
+    infinity_2b = "infinity-2b"
     return [
-        *(Setting("aspects", two, infinity(aspect)) for aspect in (1.0, 1.5, 0.5)),
-        *(Setting("batches", two, infinity(), n) for n in BATCHES),
-        *(Setting("growth", two, infinity_at(side, side)) for side in SIDES),
-        Setting("memory", two, infinity_at(960, 1920)),
+        *(Setting("aspects", infinity_2b, infinity(aspect)) for aspect in (1.0, 1.5, 0.5)),
+        *(Setting("batches", infinity_2b, infinity(), n) for n in BATCHES),
+        *(Setting("growth", infinity_2b, infinity_at(side, side)) for side in SIDES),
+        Setting("memory", infinity_2b, infinity_at(960, 1920)),
         Setting("sizes", "infinity-8b"),
         *(Setting("aspects", "infinity-8b", infinity(aspect)) for aspect in (1.5, 0.5)),
         Setting("sizes", "hart-0.7b"),
@@ -72,16 +72,16 @@ def settings() -> list[Setting]:
 
 
 def chosen(only: str) -> list[Setting]:
-    """Pick the settings whose name contains `only`; raise ValueError if there is none."""
-    found = [s for s in settings() if only in s.name]
-    if not found:
+    """Return the settings whose name contains `only`; raise ValueError if there is none."""
+    matches = [s for s in settings() if only in s.name]
+    if not matches:
         names = ", ".join(s.name for s in settings())
         raise ValueError(f"no setting matches {only!r}; there are {names}")
-    return found
+    return matches
 
 
-def known(store: Store | None, settings: dict[str, Any], measure: Callable[[], Rows]) -> Rows:
-    """Return what the store knows of settings, or measure; a disturbed timing is not kept."""
+def stored(store: Store | None, settings: dict[str, Any], measure: Callable[[], Rows]) -> Rows:
+    """Return the stored rows of `settings`, or measure and store them unless disturbed."""
     rows = store.get(settings) if store else None
     if rows is None:
         rows = measure()
@@ -101,10 +101,11 @@ def run(
 ) -> dict[str, Any]:
     """Time the settings whose name contains `only`, in full and under the paper's presets.
 
-    `depth` cuts every model to so many layers: for a look at the command, not at the paper. Into
-    the folder `out` every measurement is written as it is made, and read from there again.
+    `depth` cuts every model to its first layers, for a quick trial of the command. Each measurement
+    is stored in the folder `out` at once, and read from there in a later run. Raises ValueError if
+    no setting matches, or none fits in memory.
     """
-    wanted = chosen(only)
+    matches = chosen(only)
     conditions = {
         "repeats": repeats,
         "depth": depth,
@@ -113,17 +114,17 @@ def run(
         "code": _code(),
     }
     store = None if out is None else Store(out / "cells").prepare()
-    measured = _measure(wanted, partial(OnDemand, device=device, dtype=dtype, depth=depth),
+    measured = _measure(matches, partial(OnDemand, device=device, dtype=dtype, depth=depth),
                         conditions, store)  # fmt: skip
     if not measured["cases"]:
-        where = conditions.get("gpu", device)
-        raise ValueError(f"nothing that matches {only!r} fits the memory of {where}")
-    words = ["python -m fastvar_lab bench --suite paper --device", device, "--repeats", repeats]
-    words += ["--dtype", conditions["dtype"], *(["--depth", depth] if depth else [])]
-    words += ["--case", shlex.quote(only)] if only else []
+        place = conditions.get("gpu", device)
+        raise ValueError(f"no setting that matches {only!r} fits in the memory of {place}")
+    command = ["python -m fastvar_lab bench --suite paper --device", device, "--repeats", repeats]
+    command += ["--dtype", conditions["dtype"], *(["--depth", depth] if depth else [])]
+    command += ["--case", shlex.quote(only)] if only else []
     return {
         "suite": "paper",
-        "command": " ".join(map(str, words)),
+        "command": " ".join(map(str, command)),
         "date": datetime.date.today().isoformat(),
         **measured,
         "growth": growth(measured["cases"]),
@@ -132,30 +133,32 @@ def run(
 
 
 def _measure(
-    wanted: Sequence[Setting],
+    matches: Sequence[Setting],
     model_of: Callable[[str], OnDemand],
     conditions: dict[str, Any],
     store: Store | None,
 ) -> dict[str, Any]:
-    """Measure the device's rates, then each model's settings and sublayers, as far as they fit.
+    """Measure the device's rates, then each model's settings and sublayers.
 
-    What the store knows under the same `conditions` is read from there.
+    Measurements stored under the same `conditions` are read; those that exceed memory are left out.
     """
     repeats = conditions["repeats"]
-    some = model_of("")
-    get = partial(known, store)
-    (rated,) = get({"rates": True, **conditions}, lambda: [asdict(rates(some.device, some.dtype))])
+    unnamed = model_of("")  # for its device and dtype
+    get = partial(stored, store)
+    (peak,) = get(
+        {"rates": True, **conditions}, lambda: [asdict(rates(unnamed.device, unnamed.dtype))]
+    )
     torch.cuda.empty_cache()  # does nothing without a GPU
-    best = Rates(**rated)
-    found, sublayers = list[dict[str, Any]](), dict[str, dict[str, float]]()
-    for name, group in groupby(wanted, key=lambda s: s.model):
+    best = Rates(**peak)
+    timed, sublayers = list[dict[str, Any]](), dict[str, dict[str, float]]()
+    for name, group in groupby(matches, key=lambda s: s.model):
         model = model_of(name)
         common = {"model": name, **conditions}
         for setting in group:
             measure = partial(_cases, model, setting, repeats, best)
             cell = partial(get, {"setting": setting.name, **common}, measure)
             for case in _if_it_fits(setting.name, cell):
-                found.append({"group": setting.group, "model": name, **case})
+                timed.append({"group": setting.group, "model": name, **case})
         cell = partial(
             get, {"sublayers": True, **common}, partial(_sublayers, model, repeats, best)
         )
@@ -163,12 +166,12 @@ def _measure(
             sublayers[name] = row
         model.model = None  # before the next one is built
         torch.cuda.empty_cache()
-    return {"cases": found, "sublayers": sublayers, "rates": rated}
+    return {"cases": timed, "sublayers": sublayers, "rates": peak}
 
 
 @dataclass
 class OnDemand:
-    """A model that is built when it is first asked for: not at all if all is known."""
+    """A model that is built at the first `get`, so not at all if all measurements are stored."""
 
     name: str
     device: str
@@ -177,24 +180,24 @@ class OnDemand:
     model: Model | None = None
 
     def get(self) -> Model:
-        """Return the model."""
+        """Return the model; build it at the first call."""
         if self.model is None:
             self.model = load(self.name, "random", self.device, self.dtype, depth=self.depth)
         return self.model
 
 
-def _if_it_fits(what: str, measure: Callable[[], Rows]) -> Rows:
-    """Measure; where memory does not suffice say so, and return nothing."""
+def _if_it_fits(name: str, measure: Callable[[], Rows]) -> Rows:
+    """Measure; if memory does not suffice, print a line and return no rows."""
     try:
         return measure()
     except RuntimeError as error:
-        # the libraries below have words of their own for it
-        words = ("ALLOC_FAILED", "CUDA error: out of memory")
-        if not (isinstance(error, torch.OutOfMemoryError) or any(w in str(error) for w in words)):
+        # cuBLAS and the CUDA driver report it as a plain RuntimeError
+        signs = ("ALLOC_FAILED", "CUDA error: out of memory")
+        if not (isinstance(error, torch.OutOfMemoryError) or any(s in str(error) for s in signs)):
             raise
-        told = str(error).splitlines()[0]
-    torch.cuda.empty_cache()  # not above, where the error still holds what did not fit
-    tqdm.write(f"{what} is left out: {told}")
+        reason = str(error).splitlines()[0]
+    torch.cuda.empty_cache()  # after the block: the error keeps the tensors alive inside it
+    tqdm.write(f"{name} is left out: {reason}")
     return []
 
 
@@ -202,7 +205,10 @@ def _cases(opened: OnDemand, setting: Setting, repeats: int, best: Rates) -> Row
     model = opened.get()
     sizes = setting.sizes or model.sizes
     methods = released(model, sizes)
-    if setting.group not in ("aspects", "sizes"):  # pruned steps alone take nearly a full run
+    if setting.group not in (
+        "aspects",
+        "sizes",
+    ):  # the variant without skipping takes nearly a full run
         methods = {name: m for name, m in methods.items() if name.endswith("paper preset")}
     return cases(model, sizes, methods, repeats, setting.pictures, best)
 
@@ -213,46 +219,46 @@ def _sublayers(opened: OnDemand, repeats: int, best: Rates) -> Rows:
 
 
 def floors(model: Model, best: Rates) -> dict[str, float]:
-    """Milliseconds below which no sublayer call of `sublayer_ms` can get, by the same names.
+    """Return lower bounds in ms of the times of `sublayer_ms`, such as "attention_floor_ms_full".
 
-    Selection reads all tokens and writes the kept ones; restoration reads the fresh ones and the
-    cached map and writes all.
+    Selection reads all tokens and writes the kept ones. Restoration reads the computed tokens and
+    the cached map, and writes all tokens.
     """
-    grids, backbone, found = model.grids(), model.transformer, dict[str, float]()
+    grids, backbone, bounds = model.grids(), model.transformer, dict[str, float]()
     words = len(prompt(model).split())
-    ways: dict[str, Method] = {"full": Dense(), "pruned": PRUNED}
-    for way, method in ways.items():
+    methods: dict[str, Method] = {"full": Dense(), "pruned": PRUNED}
+    for label, method in methods.items():
         *_, last = flops.steps(model, method, grids, words)
         for kind, name in (("attn", "attention"), ("ffn", "ffn")):
             _, live, few, keys = next(call for call in last.calls if call.site.kind == kind)
             products = live * backbone.sublayer_flops(kind, few, keys)
             read = flops.sublayer_bytes(model, kind, live, keys)
-            (found[f"{name}_floor_ms_{way}"],) = best.floor_ms([products], [read])
-    # the last way is the pruned one
+            (bounds[f"{name}_floor_ms_{label}"],) = best.floor_ms([products], [read])
+    # `live` and `few` are those of the pruned method, which comes last
     every, before = grids[-1].tokens, grids[cast(int, PRUNED.cache_index(grids))].tokens
     token = live * backbone.config.width * backbone.head.weight.element_size()
-    found["pts_floor_ms"], found["ctr_floor_ms"] = best.floor_ms(
+    bounds["pts_floor_ms"], bounds["ctr_floor_ms"] = best.floor_ms(
         [0, 0], [token * (every + few), token * (few + before + every)]
     )
-    return found
+    return bounds
 
 
-def growth(found: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """Fit the exponents of time over tokens of the last map, full and under the paper's preset."""
-    rows = grown(found)
+def growth(timed: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Fit exponents of time over tokens of the last map, "full" and "fast" (paper preset)."""
+    rows = grown(timed)
     if len(rows) < 2:
         return {}
     tokens = [c["tokens"] for c in rows]
     return {
-        way: charts.exponent(tokens, [c[f"ms_{way}"] for c in rows]) for way in ("full", "fast")
+        side: charts.exponent(tokens, [c[f"ms_{side}"] for c in rows]) for side in ("full", "fast")
     }
 
 
-def grown(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Pick the square pictures of the model that is measured at several sizes, with `tokens`."""
-    growing = {c["model"] for c in found if c["group"] == "growth"}
+def grown(timed: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the square cases of the models timed at several sizes, with a column `tokens`."""
+    growing = {c["model"] for c in timed if c["group"] == "growth"}
     rows = list[dict[str, Any]]()
-    for case in found:
+    for case in timed:
         h, w = parse_size(case["scales"][-1])
         square = h == w and case["model"] in growing and case["group"] in ("growth", "aspects")
         if square and case["name"].endswith("paper preset"):
@@ -261,13 +267,13 @@ def grown(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _code() -> str:
-    """Hash the sources that what is timed runs through."""
-    here = Path(__file__).parent.parent
+    """Hash the source files that a timing depends on."""
+    root = Path(__file__).parent.parent
     sources = [
         path
         for name in TIMED
         for path in (
-            (here / name).glob("*.py") if (here / name).is_dir() else [here / f"{name}.py"]
+            (root / name).glob("*.py") if (root / name).is_dir() else [root / f"{name}.py"]
         )
     ]
     return digest(*(path.read_bytes() for path in sorted(sources)), length=16)
@@ -295,8 +301,8 @@ def table(result: dict[str, Any]) -> str:
             f"{name.upper()} {ms[f'{name}_ms']:.3f} ({ms[f'{name}_floor_ms']:.3f})"
             for name in ("pts", "ctr")
         ]
-        small = (ms["pts_ms"] + ms["ctr_ms"]) / ms["attention_ms_full"]
-        lines.append(f"{model}: {', '.join(calls)}; the last two {small:.1%} of full attention")
+        overhead = (ms["pts_ms"] + ms["ctr_ms"]) / ms["attention_ms_full"]
+        lines.append(f"{model}: {', '.join(calls)}; the last two {overhead:.1%} of full attention")
     if result["growth"]:
         lines += [
             "",
@@ -310,6 +316,6 @@ def write(result: dict[str, Any], out: Path) -> None:
     """Write the result into a folder: numbers, table and figure."""
     write_json(out / "speed.json", result)
     files.write(out / "speed.txt", lambda p: p.write_text(table(result) + "\n"))
-    drawn = charts.suite(pd.DataFrame(result["cases"]), pd.DataFrame(grown(result["cases"])))
+    figure = charts.suite(pd.DataFrame(result["cases"]), pd.DataFrame(grown(result["cases"])))
     for ending in ("png", "pdf"):
-        write_figure(out / f"speed.{ending}", drawn)
+        write_figure(out / f"speed.{ending}", figure)

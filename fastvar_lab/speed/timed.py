@@ -1,4 +1,4 @@
-"""Timings: one loop of warm-up and turns, speedups measured in it, generations under a clock."""
+"""Timings: the loop of warm-up and turns, speedups measured in it, and timed generations."""
 
 from __future__ import annotations
 
@@ -19,22 +19,23 @@ from fastvar_lab.seam import Method
 T = TypeVar("T")
 
 NUMBER: Any = float
-"""Reads the time of a result that is one."""
+"""Reads the time of a result that is itself a number."""
 
 ATTEMPTS = 3
-"""How often a disturbed timing is measured in all."""
+"""How often a disturbed timing is measured, the first time included."""
 
 
 def turns(
-    ways: Mapping[str, Callable[[], T]],
+    functions: Mapping[str, Callable[[], T]],
     repeats: int,
     warm_up: int = 1,
     progress: str | None = None,
 ) -> dict[str, list[T]]:
-    """Call every way once a turn, one after the other: what slows one turn slows all in it.
+    """Call each function once per turn, so that a slow turn slows all of them.
 
-    Returns what each way returned in each of `repeats` turns; that of `warm_up` turns before them
-    is dropped. `progress` is the title of a bar. Raises ValueError for less than one turn.
+    Returns the results of each function in `repeats` turns, by its name; results of the `warm_up`
+    turns before them are dropped. `progress` is the title of a progress bar. Raises ValueError for
+    less than one turn.
 
     >>> count = iter(range(6))
     >>> turns({"full": lambda: next(count), "fast": lambda: next(count)}, repeats=2)
@@ -42,12 +43,12 @@ def turns(
     """
     if repeats < 1:
         raise ValueError(f"a timing needs at least one turn; not {repeats}")
-    results: dict[str, list[T]] = {name: [] for name in ways}
-    total = (repeats + warm_up) * len(ways)
+    results: dict[str, list[T]] = {name: [] for name in functions}
+    total = (repeats + warm_up) * len(functions)
     with tqdm(total=total, desc=progress, unit="run", disable=progress is None) as bar:
         for turn in range(repeats + warm_up):
-            for name, way in ways.items():
-                result = way()
+            for name, function in functions.items():
+                result = function()
                 if turn >= warm_up:
                     results[name].append(result)
                 bar.update()
@@ -56,7 +57,10 @@ def turns(
 
 @dataclass(frozen=True)
 class Pairs(Generic[T]):
-    """What full and fast returned in the same turns, and the speedup estimated from them."""
+    """Results of full and fast in the same turns, and the speedup estimated from them.
+
+    `ratios[i]` is the ratio of their times in turn i.
+    """
 
     full: list[T]
     fast: list[T]
@@ -65,26 +69,27 @@ class Pairs(Generic[T]):
 
     @property
     def middle(self) -> tuple[T, T]:
-        """The turn whose ratio is the median, of an even number the nearest: full and fast.
+        """Full and fast of the turn whose ratio is nearest to the median.
 
-        What is shown of it, such as the time of every step, adds up to the speedup.
+        Their step times add up to totals whose ratio is the speedup (nearly so for an even number
+        of turns).
         """
-        away = [abs(ratio - self.speedup.median) for ratio in self.ratios]
-        turn = away.index(min(away))
+        gaps = [abs(ratio - self.speedup.median) for ratio in self.ratios]
+        turn = gaps.index(min(gaps))
         return self.full[turn], self.fast[turn]
 
 
 def paired(
     full: list[T], fast: list[T], time: Callable[[T], float] = NUMBER, widest: float = WIDEST
 ) -> Pairs[T]:
-    """Estimate the speedup of what was measured in the same turns; `time` reads a result's time."""
+    """Estimate the speedup from results of the same turns; `time` reads the time of a result."""
     times = [time(result) for result in full], [time(result) for result in fast]
     ratios = tuple(a / b for a, b in zip(*times, strict=True))
     return Pairs(full, fast, Speedup.of(*times, widest), ratios)
 
 
 def speedups(
-    ways: Mapping[str, Callable[[], T]],
+    functions: Mapping[str, Callable[[], T]],
     repeats: int,
     time: Callable[[T], float] = NUMBER,
     *,
@@ -94,41 +99,44 @@ def speedups(
     widest: float = WIDEST,
     progress: str | None = None,
 ) -> dict[str, Pairs[T]]:
-    """Measure how many times as fast as `base` each way is, all in the same turns.
+    """Measure the speedup of each function over the function `base`, all in the same turns.
 
-    `time` reads the time of what a way returns, in any unit. A way whose ratios spread by more
-    than `widest` is measured again, with `base` alone beside the other such ways, up to `attempts`
-    times in all; its least spread attempt counts, marked as disturbed if even that one is too
-    wide. The spread alone decides this, never the speedup. Raises ValueError if `base` is none of
-    the ways.
+    `time` reads the time of a function's result, in any unit. If the ratios of a function spread
+    by more than `widest`, it is measured again together with `base`, up to `attempts` times in
+    all. The attempt with the smallest spread counts; it is marked as disturbed if its spread is
+    still too wide. The spread alone decides this, never the speedup. Raises ValueError if `base`
+    is not in `functions`.
 
     >>> clock = iter([9.0, 9.0, 4.0, 2.0, 4.2, 2.0, 4.1, 2.0])  # the first two warm up
     >>> pairs = speedups({"full": lambda: next(clock), "fast": lambda: next(clock)}, repeats=3)
     >>> print(pairs["fast"].speedup)
     2.05 [2.02 to 2.08]
     """
-    if base not in ways:
-        raise ValueError(f"the base {base!r} must be one of the ways {', '.join(ways)}")
+    if base not in functions:
+        raise ValueError(f"the base {base!r} must be one of {', '.join(functions)}")
     best: dict[str, Pairs[T]] = {}
-    wanted = list(ways)
+    pending = list(functions)
     for attempt in range(attempts):
         again = f"{progress}, again" if progress and attempt else progress
-        results = turns({n: ways[n] for n in ways if n in (base, *wanted)}, repeats, warm_up, again)
-        for name in wanted:
+        results = turns(
+            {n: functions[n] for n in functions if n in (base, *pending)}, repeats, warm_up, again
+        )
+        for name in pending:
             pairs = paired(results[base], results[name], time, widest)
             if name not in best or pairs.speedup.spread < best[name].speedup.spread:
                 best[name] = pairs
-        wanted = [name for name in wanted if best[name].speedup.disturbed]
-        if not wanted:
+        pending = [name for name in pending if best[name].speedup.disturbed]
+        if not pending:
             break
     return best
 
 
 @dataclass
 class Timed:
-    """A generation, the milliseconds that each of its scale steps took and took to issue.
+    """A timed generation.
 
-    `peak_bytes` is the most memory that a GPU held; 0 elsewhere.
+    `step_ms` are the milliseconds of each scale step, `host_ms` those in which the host issued it.
+    `peak_bytes` is the peak GPU memory; 0 on a CPU.
     """
 
     generation: Generation
@@ -143,7 +151,7 @@ class Timed:
 
 
 def timed(model: Model, prompt: str | list[str], method: Method, **options: Any) -> Timed:
-    """Generate once under a stopwatch; `options` are those of `generate`."""
+    """Generate once and time every step; `options` are those of `generate`."""
     watches: list[Stopwatch] = []
 
     def watch(run: Any) -> Stopwatch:
@@ -160,13 +168,13 @@ def timed(model: Model, prompt: str | list[str], method: Method, **options: Any)
     return Timed(generation, [ms[step] for step in steps], [host[step] for step in steps], peak)
 
 
-def medians(runs: Sequence[Timed], what: str = "step_ms") -> list[float]:
-    """Median milliseconds of each scale step."""
+def medians(runs: Sequence[Timed], times: str = "step_ms") -> list[float]:
+    """Return the median over runs of each scale step's `times`: "step_ms" or "host_ms"."""
     return [
-        statistics.median(times) for times in zip(*(getattr(r, what) for r in runs), strict=True)
+        statistics.median(step) for step in zip(*(getattr(r, times) for r in runs), strict=True)
     ]
 
 
 def total_ms(runs: Sequence[Timed]) -> float:
-    """Median milliseconds from the first scale step to the final latent."""
+    """Return the median milliseconds from the first scale step to the final latent."""
     return statistics.median(run.ms for run in runs)

@@ -1,7 +1,7 @@
-"""Where a training step looks: which tokens of each map are trained, and how much they count.
+"""Selects the tokens of each map that a training step uses, and their weights.
 
-Most of a picture is background, whose fine grain nobody can predict; what a prompt decides lies
-in and around the objects. Training knows where they are, so it looks there more often.
+Most of a picture is background, whose grain cannot be predicted. The content of a prompt is in and
+around the objects, whose positions are known in training, so tokens there are used more often.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from torch import Tensor
 from fastvar_lab.world.grammar import COLORS, SHAPES, TEXTURES
 from fastvar_lab.world.scene import REACH, Scene
 
-BACKGROUND = 0.2  # what a token of background counts beside one of an object
-LOOKS = (1 + len(SHAPES), 1 + len(COLORS), 1 + len(TEXTURES))  # answers to what lies in a cell
-ELSEWHERE = 0.02  # chance of a cell of background to be a window's place, beside one of an object
-DOTTED = 2.0  # what a dotted cell of an object counts on top of the 1 of any
-SCATTERED = 0.25  # share of steps whose tokens are scattered, as pruning leaves them
-JITTER = 0.06  # how far from its object a window lies, standard deviation, share of the side
+BACKGROUND = 0.2  # weight of a background token relative to an object token
+LOOKS = (1 + len(SHAPES), 1 + len(COLORS), 1 + len(TEXTURES))  # classes of a cell; 0: background
+ELSEWHERE = 0.02  # chance of a background cell as a window centre, relative to an object cell
+DOTTED = 2.0  # extra chance of a dotted object cell, added to the 1 of any object cell
+SCATTERED = 0.25  # share of steps with scattered tokens, like the kept tokens of pruning
+JITTER = 0.06  # standard deviation of a window's offset from its cell, as a share of the side
 
 
 def object_map(scene: Scene, h: int, w: int) -> Tensor:
-    """Tell the cells (h, w) within reach of an object, bool."""
+    """Return the mask (h, w), bool, of the cells within reach of an object."""
     short = min(h, w)
     y = (torch.arange(h) + 0.5).unsqueeze(1)
     x = torch.arange(w) + 0.5
@@ -35,7 +35,7 @@ def object_map(scene: Scene, h: int, w: int) -> Tensor:
 
 
 def look_maps(scene: Scene, h: int, w: int) -> Tensor:
-    """Name what lies in each cell: shape, color and texture (3, h, w), 0 where nothing does."""
+    """Return shape, color and texture of each cell as class indices (3, h, w); 0 is background."""
     short = min(h, w)
     y = (torch.arange(h) + 0.5).unsqueeze(1)
     x = torch.arange(w) + 0.5
@@ -48,7 +48,7 @@ def look_maps(scene: Scene, h: int, w: int) -> Tensor:
 
 
 def token_weights(objects: Tensor, sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
-    """Weigh the tokens of every map, (B, h * w), mean 1, by the share of object in their cell.
+    """Return token weights (B, h * w), mean 1, of every map, by the share of object in each cell.
 
     `objects` are object maps (B, H, W), bool.
     """
@@ -59,9 +59,9 @@ def token_weights(objects: Tensor, sizes: Sequence[tuple[int, int]]) -> list[Ten
 
 
 def window(h: int, w: int, most: int, centers: Tensor) -> Tensor:
-    """Choose one window of about `most` tokens per picture: raster positions (B, K).
+    """Return raster positions (B, K) of a window of about `most` tokens in each picture.
 
-    It lies around `centers` (B, 2), y and x as shares of the sides, or as near as the map allows.
+    `centers` (B, 2) are y and x as shares of the sides; windows are shifted to fit into the map.
     """
     a, b = min(h, round((most * h / w) ** 0.5)), min(w, round((most * w / h) ** 0.5))
     room = torch.tensor([h - a, w - b])
@@ -72,9 +72,10 @@ def window(h: int, w: int, most: int, centers: Tensor) -> Tensor:
 
 
 def centers(objects: Tensor, looks: Tensor, draw: torch.Generator) -> Tensor:
-    """Draw a place per picture (B, 2), y and x in [0, 1], mostly in an object of `objects`.
+    """Draw a window centre per picture: (B, 2), y and x as shares of the sides.
 
-    Dots are the hardest to keep apart, so where `looks` (B, 3, H, W) says dotted it counts more.
+    Most lie in an object of `objects` (B, H, W). Dotted cells of `looks` (B, 3, H, W) are drawn
+    more often, because dots are the hardest texture.
     """
     b, h, w = objects.shape
     chances = ELSEWHERE + objects.flatten(1).float()
@@ -91,11 +92,11 @@ def sampled_positions(
     around: Tensor,
     draw: torch.Generator,
 ) -> list[Tensor | None]:
-    """Choose which tokens of each map are trained: None for all, else raster positions (B, K).
+    """Return the trained tokens of each map: None for all, else raster positions (B, K).
 
-    Larger maps than `most` tokens are sampled, either by a window around the place `around`
-    (B, 2) of each picture at every scale, which keeps neighbourhoods dense, or scattered by
-    `weights`, which is what pruning leaves in the KV cache.
+    Maps of more than `most` tokens are sampled. Either every scale has a window around `around`
+    (B, 2), which keeps neighbourhoods dense, or tokens are drawn by `weights`, which resembles the
+    KV cache after pruning.
     """
     scattered = bool(torch.rand((), generator=draw) < SCATTERED)
     positions: list[Tensor | None] = []

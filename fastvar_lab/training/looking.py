@@ -1,8 +1,7 @@
-"""Teach the tokenizer's encoder to see: at each cell, what object lies there.
+"""Pretrains the tokenizer's encoder to classify the object in each cell.
 
-A probe is a linear map of features or latents that names shape, color and texture. Reconstruction
-alone never asks what an outline belongs to, and beside it the question is learnt slowly: alone, in
-some minutes.
+A probe is a linear map from features or latents to shape, color and texture. Reconstruction does
+not train this; together with reconstruction it is learnt slowly, alone within minutes.
 """
 
 from __future__ import annotations
@@ -23,19 +22,19 @@ from fastvar_lab.world.render import render
 from fastvar_lab.world.scene import compose, random_prompt
 
 CROP, SIDE = 128, 256
-ASIDE = 32  # most pixels that the middle of a crop lies beside its object's
+ASIDE = 32  # largest offset in pixels between the centres of a crop and its object
 NAMES = ("shape", "color", "texture")
 
 
 class Views(NamedTuple):
-    """Pictures (s, s, 3), uint8, and what lies in each cell of their latents (B, 3, h, w)."""
+    """Pictures (s, s, 3), uint8, and look maps (B, 3, h, w) of their latents; see `look_maps`."""
 
     pictures: list[np.ndarray]
     looks: Tensor
 
 
 def views(step: int, seed: int, count: int, crop: int | None, stride: int) -> Views:
-    """Draw what one step sees; `crop` cuts two windows near objects from each picture."""
+    """Draw the batch of one step; with `crop`, two windows of that side near objects per scene."""
     rng = np.random.default_rng((seed, step))
     pictures, looks = list[np.ndarray](), list[Tensor]()
     side, times = (SIDE, 1) if crop is None else (crop, 2)
@@ -55,27 +54,27 @@ def views(step: int, seed: int, count: int, crop: int | None, stride: int) -> Vi
 
 
 def probe(width: int) -> nn.Conv2d:
-    """Make a linear map from `width` channels to the odds of every look."""
+    """Return a linear map from `width` channels to the logits of shape, color and texture."""
     return nn.Conv2d(width, sum(LOOKS), 1)
 
 
 def probe_loss(odds: Tensor, looks: Tensor) -> Tensor:
-    """Cross-entropy of shape, color and texture in every cell; half of it is that of objects."""
+    """Return the cross-entropy of shape, color and texture; objects count as much as background."""
     read = odds.split(LOOKS, dim=1)
     each = torch.stack(
         [F.cross_entropy(o, x, reduction="none") for o, x in zip(read, looks.unbind(1))]
     ).sum(0)
-    something = looks[:, 0] > 0
-    weight = something / something.sum().clamp(min=1) + ~something / (~something).sum()
+    inside = looks[:, 0] > 0
+    weight = inside / inside.sum().clamp(min=1) + ~inside / (~inside).sum()
     return (each * weight / 2).sum()
 
 
 def share_right(odds: Tensor, looks: Tensor) -> dict[str, float]:
-    """Tell the share of object cells whose shape, color and texture are named rightly."""
-    something = looks[:, 0] > 0
+    """Return the share of object cells whose shape, color and texture are classified correctly."""
+    inside = looks[:, 0] > 0
     read = odds.split(LOOKS, dim=1)
     return {
-        name: float((o.argmax(1) == x)[something].float().mean())
+        name: float((o.argmax(1) == x)[inside].float().mean())
         for name, o, x in zip(NAMES, read, looks.unbind(1), strict=True)
     }
 
@@ -83,9 +82,10 @@ def share_right(odds: Tensor, looks: Tensor) -> dict[str, float]:
 def learn_to_look(
     tokenizer: AutoEncoder, *, steps: int, seed: int = 0, batch: int = 16, peak: float = 1e-3
 ) -> dict[str, float]:
-    """Train the encoder in place until a linear map of its features names what it sees.
+    """Train the encoder in place, with a linear probe on its features.
 
-    Crops and whole pictures take turns. Returns the share right, by look, of the last whole ones.
+    Steps alternate between crops and whole pictures. Returns the accuracy of shape, color and
+    texture on the last whole pictures.
     """
     encoder = tokenizer.encoder
     device = encoder.conv_out.weight.device

@@ -1,4 +1,4 @@
-"""One training loop for every model here: seeded by step, checkpointed, resumable after a kill."""
+"""The training loop: seeded by step, with checkpoints, resumable after it was killed."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from tqdm import tqdm
 
 from fastvar_lab.files import write
 
-SAVE_EVERY = 120.0  # seconds; what a kill can lose
+SAVE_EVERY = 120.0  # seconds between checkpoints
 
 
 def learning_rate(step: int, steps: int, warmup: int, peak: float) -> float:
-    """Linear warm-up to `peak`, then a linear descent to 2 % of it."""
+    """Return the learning rate: linear warm-up to `peak`, then linear decay to 2 % of it."""
     if step < warmup:
         return peak * (step + 1) / warmup
     return peak * max(0.02, 1 - (step - warmup) / max(1, steps - warmup))
@@ -40,8 +40,9 @@ def train(
 ) -> float:
     """Run `steps` optimiser steps of `loss(step)`; return the seconds spent, resumed ones included.
 
-    The loss must depend on nothing but the weights and the step, so that a resumed run sees the
-    same data. The checkpoint is replaced as a whole every two minutes and on Ctrl-C or SIGTERM.
+    The loss must depend on the weights and the step alone, so that a resumed run sees the same
+    data. The checkpoint is replaced atomically every two minutes and on Ctrl-C or SIGTERM. Raises
+    ValueError for a damaged checkpoint, and for a loss that is not finite.
     """
     decay = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
     plain = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
@@ -56,7 +57,7 @@ def train(
             first, spent = state["step"], state["seconds"]
         except Exception as error:  # a damaged pickle raises whatever its bytes happen to ask for
             raise ValueError(
-                f"cannot resume from {checkpoint}: it is damaged or foreign"
+                f"cannot resume from {checkpoint}: it is damaged or of another model"
             ) from error
 
     def save(step: int) -> None:
@@ -67,9 +68,9 @@ def train(
     stopped = list[int]()
 
     def stop(number: int, _: object) -> None:
-        stopped.append(number)  # heeded between two steps, so that no half step is saved
+        stopped.append(number)  # handled between two steps, so that no half step is saved
 
-    # signals can be caught in the main thread only
+    # Python handles signals in the main thread alone
     main = threading.current_thread() is threading.main_thread()
     signals = (signal.SIGTERM, signal.SIGINT) if main else ()
     previous = dict[int, Any]()
@@ -92,7 +93,7 @@ def train(
             done = step + 1
             if step % log_every == 0:
                 bar.write(f"{step} " + " ".join(f"{k} {v:.4f}" for k, v in logs.items()))
-            leaving = bool(stopped)  # asked once: what comes later is heeded a step later
+            leaving = bool(stopped)  # read once: a later signal is handled after the next step
             if leaving or done == steps or time.monotonic() - saved > SAVE_EVERY:
                 save(done)
                 saved = time.monotonic()

@@ -1,7 +1,7 @@
-"""Teach the text encoder its language: at each noun, what the noun is like and where it will lie.
+"""Pretrains the text encoder: at each noun it predicts the noun's attributes and place.
 
-Pictures alone bind adjectives to nouns, and nouns to places, slowly. So the encoder reads before it
-sees any picture, and goes on reading while it is trained with them.
+Training on pictures alone binds adjectives to nouns, and nouns to places, slowly. So the text
+encoder is pretrained on these predictions, which also remain an auxiliary loss later.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ from fastvar_lab.world.scene import MAX_OBJECTS, caption, random_prompt
 NOUNS = {*SHAPES, *PLURALS.values()}
 FACTS: dict[
     str, tuple[str | int | None, ...]
-] = {  # what is asked about each group of a prompt, and the answers there are
+] = {  # the facts predicted for each group of a prompt, and their possible values
     "shape": SHAPES,
     "color": (None, *COLORS),
     "texture": (None, *TEXTURES),
     "count": tuple(range(1, MAX_OBJECTS + 1)),
     "place": (None, *RELATIONS),
-    "before": tuple(range(MAX_OBJECTS)),  # objects named earlier: they are composed in that order
-    "total": tuple(range(1, MAX_OBJECTS + 1)),  # objects in the picture
+    "before": tuple(range(MAX_OBJECTS)),  # number of objects named earlier
+    "total": tuple(range(1, MAX_OBJECTS + 1)),  # number of objects in the picture
 }
 SIZES = [len(answers) for answers in FACTS.values()]
 
 
 def facts(prompts: Sequence[Prompt]) -> tuple[Tensor, Tensor]:
-    """Return where the nouns stand, (N, 2) prompt and word, and their facts (N, 7) as numbers."""
+    """Return the nouns' indices (N, 2), prompt and word, and the class indices (N, 7) of facts."""
     mirrored = {**MIRROR, **{v: k for k, v in MIRROR.items()}}
     places, answers = list[tuple[int, int]](), list[list[int]]()
     for row, prompt in enumerate(prompts):
@@ -55,23 +55,23 @@ def facts(prompts: Sequence[Prompt]) -> tuple[Tensor, Tensor]:
             place = seen_from[number] if prompt.relation else None
             values = (group.shape, group.color, group.texture, group.count, place, before, total)
             answers.append(
-                [known.index(x) for x, known in zip(values, FACTS.values(), strict=True)]
+                [allowed.index(x) for x, allowed in zip(values, FACTS.values(), strict=True)]
             )
             before += group.count
     return torch.tensor(places), torch.tensor(answers)
 
 
 class Reader(nn.Module):
-    """A linear map from a noun's features to what is said of it."""
+    """A linear map from a noun's features to its facts."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.head = nn.Linear(width, sum(SIZES))
 
     def forward(self, features: Tensor, prompts: Sequence[Prompt]) -> tuple[Tensor, Tensor]:
-        """Return the loss of reading, summed over facts, and which facts are right (N, 7), bool.
+        """Return the cross-entropy, summed over facts, and the mask (N, 7) of correct facts.
 
-        `features` (B, T, D) are the text encoder's for `prompts`.
+        `features` (B, T, D) are the text encoder's output for `prompts`.
         """
         nouns, answers = (x.to(features.device) for x in facts(prompts))
         at = features[nouns[:, 0], nouns[:, 1]].float()
@@ -84,9 +84,9 @@ class Reader(nn.Module):
 def learn_to_read(
     encoder: WordEncoder, *, steps: int, seed: int = 0, batch: int = 128, peak: float = 1e-3
 ) -> dict[str, float]:
-    """Train in place until a linear map of a noun's features tells what is said of it.
+    """Train the text encoder in place, with a linear map from nouns to their facts.
 
-    Returns the share right, by fact, of the last batch, none of whose prompts was seen before.
+    Returns the accuracy of each fact on the last batch, before the step on it.
     """
     rng, device = np.random.default_rng((seed, 3)), encoder.places.device
     reader = Reader(encoder.config.width).to(device)

@@ -1,7 +1,7 @@
-"""Show the decoder what a transformer makes of a picture, so that it learns to forgive it.
+"""Generates training examples for the decoder, so that it tolerates wrong tokens.
 
-A decoder that has seen true tokens alone trusts every one of them. Here the first scales are true,
-the transformer draws the others, and the picture to be decoded is the true one.
+A decoder trained on ground-truth tokens alone amplifies errors of the transformer. Here the first
+scales are ground truth, the transformer draws the others, and the target is the true picture.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from fastvar_lab.training.looking import SIDE
 from fastvar_lab.world.render import render
 from fastvar_lab.world.scene import caption, compose, random_prompt
 
-GIVEN = (3, 4, 5)  # how many scales may be true
+GIVEN = (3, 4, 5)  # possible numbers of ground-truth scales
 BATCH = 8
 
 
 class Rehearsal(NamedTuple):
-    """Latents (N, d, h, w) as a transformer ends them, and the true pictures (N, 3, H, W)."""
+    """Latents (N, d, h, w) completed by a transformer, and the true pictures (N, 3, H, W)."""
 
     latents: Tensor
     images: Tensor
@@ -36,7 +36,7 @@ class Rehearsal(NamedTuple):
 
 @torch.no_grad()
 def rehearse(model: Model, count: int, seed: int = 0) -> Rehearsal:
-    """Let the model finish `count` pictures of which it is given the first scales."""
+    """Let the model complete `count` pictures from their first scales."""
     rng = np.random.default_rng((seed, 5))
     latents, images = list[Tensor](), list[Tensor]()
     for first in tqdm(range(0, count, BATCH), desc="rehearse", unit="batch"):

@@ -1,4 +1,4 @@
-"""Start a training: anew, from saved weights or from those in the package."""
+"""Starts a training, from random weights or from saved ones."""
 
 from __future__ import annotations
 
@@ -10,15 +10,14 @@ import torch
 from fastvar_lab.backbones.infinity import Infinity
 from fastvar_lab.backbones.text import WordEncoder
 from fastvar_lab.files import folder
-from fastvar_lab.models import tiny
-from fastvar_lab.models import weights as files
+from fastvar_lab.models import states, tiny
 from fastvar_lab.models.loading import load, require
 from fastvar_lab.models.model import Model
-from fastvar_lab.training.rehearsal import rehearse as rehearsed
+from fastvar_lab.training import rehearsal as rehearsals
 from fastvar_lab.training.tokenizer import train_tokenizer
 from fastvar_lab.training.transformer import CHUNK, train_transformer
 
-CONTEXT = (128, 160)  # widths of the coarser maps that a newly trained tokenizer looks at
+CONTEXT = (128, 160)  # widths of the coarser maps in a new tokenizer's context layers
 LIMITS = {
     "steps": (1, 10**7),
     "batch": (1, CHUNK),
@@ -47,14 +46,15 @@ def train(
     looking: int | None = None,
     rehearse: int | None = None,
 ) -> float:
-    """Train "tokenizer" or "transformer" into `out`; return the seconds that it took.
+    """Train the `part` "tokenizer" or "transformer"; return the seconds spent.
 
-    A checkpoint lies in `out` while it runs, weights when it is done. None stands for the default
-    of the part, and of its start: new, or from the weights in the folder `start`.
+    Writes a checkpoint to `out` while it runs, and the weights at the end. Without `start`, a
+    folder of weights, training starts from random weights. Options that are None take a default
+    that depends on the part and the start.
     """
     require(device)
     torch.manual_seed(seed)
-    model = begun(part, start, out, decoder_only)
+    model = starting_model(part, start, out, decoder_only)
     folder(out)
     options: dict[str, Any] = {"batch": batch, "peak": peak}
     options = {name: value for name, value in options.items() if value is not None}
@@ -62,7 +62,7 @@ def train(
     if part == "tokenizer":
         rehearsal = None
         if rehearse:
-            rehearsal = rehearsed(load(weights=start, device=device), rehearse, seed)
+            rehearsal = rehearsals.rehearse(load(weights=start, device=device), rehearse, seed)
         seconds = train_tokenizer(
             model.tokenizer,
             list(model.sizes),
@@ -86,36 +86,36 @@ def train(
             **options,
         )
         tiny.save_transformer(model, out)
-    tiny.save_tokenizer(model, out)  # a transformer and its tokenizer belong together
+    tiny.save_tokenizer(model, out)  # also beside a transformer, which is useless without it
     return seconds
 
 
-def begun(part: str, start: Path | None, out: Path, decoder_only: bool = False) -> Model:
-    """Build what is trained: anew, or from the weights in `start`.
+def starting_model(part: str, start: Path | None, out: Path, decoder_only: bool = False) -> Model:
+    """Build the model that is trained, with random weights or those in `start`.
 
-    A transformer is trained on the tokenizer in `out`, `start` or the package, whichever is there
-    first. What is trained of a tokenizer that starts from one without context layers gets new ones,
-    which begin as nothing.
+    A transformer uses the tokenizer in `out`, in `start` or in the package, in this order. If the
+    tokenizer in `start` has no context layers, the trained parts get new ones, whose output is 0
+    at first.
     """
     config = tiny.tiny_config()
     if part == "transformer":
         places = [place for place in (out, start, tiny.WEIGHTS) if place is not None]
         file = next(f for p in places if (f := p / tiny.TOKENIZER_FILE).exists())
-        tensors, settings = files.read(file)
+        tensors, settings = states.read(file)
         model = tiny.build_tiny({**config, **settings})
-        files.fill(model.tokenizer, tensors, file)
+        states.fill(model.tokenizer, tensors, file)
         if start is not None:
             file = start / tiny.TRANSFORMER_FILE
-            files.fill(tiny.language(model), files.read(file)[0], file)
+            states.fill(tiny.language(model), states.read(file)[0], file)
         return model
     config["tokenizer"] |= {"encoder_context": CONTEXT, "decoder_context": CONTEXT}
     if start is None:
         return tiny.build_tiny(config)
     file = start / tiny.TOKENIZER_FILE
-    tensors, _ = files.read(file)
+    tensors, _ = states.read(file)
     if decoder_only and not any(key.startswith("encoder.mid.context.") for key in tensors):
         config["tokenizer"]["encoder_context"] = ()
     model = tiny.build_tiny(config)
-    own = model.tokenizer.state_dict()
-    files.fill(model.tokenizer, {k: x for k, x in own.items() if ".context." in k} | tensors, file)
+    context = {k: x for k, x in model.tokenizer.state_dict().items() if ".context." in k}
+    states.fill(model.tokenizer, context | tensors, file)
     return model

@@ -1,4 +1,4 @@
-"""Teacher forcing: the logits of every scale in one pass, attention block-causal."""
+"""Teacher forcing: the logits of all scales in one pass, with block-causal attention."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from fastvar_lab.seam import Branch, Grid, Runner, Site, Stack, block_causal
 
 
 class Training(Runner):
-    """Runner and cache of a training pass: nothing is kept, all keys are there at once.
+    """The runner and KV cache of a training pass; all keys are in the pass, so it stores none.
 
-    `middle` are the tokens (B, L, C) that enter `layer`.
+    `lengths` are the tokens of each scale. `middle` becomes the input (B, L, C) of layer `layer`.
     """
 
     def __init__(self, lengths: Sequence[int], layer: int) -> None:
@@ -48,7 +48,7 @@ class Training(Runner):
 
 
 def products(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None = None) -> Tensor:
-    """Attend in plain products: on a CPU, with gradients, two to four times as fast."""
+    """Compute attention by matrix products; with gradients on a CPU 2 to 4 times as fast."""
     scores = (q * scale if scale != 1 else q) @ k.transpose(-1, -2)
     if mask is not None:
         scores = scores + mask
@@ -63,10 +63,11 @@ def teacher_forced(
     positions: Sequence[Tensor | None],
     layer: int = 0,
 ) -> tuple[Tensor, Tensor]:
-    """Compute the logits of all scales at once, (B, sum of lengths, d, 2), and what enters `layer`.
+    """Compute the logits of all scales, (B, L, d, 2), and the input of layer `layer`, (B, L, C).
 
-    `inputs` are the resized latents (B, K, d) that enter scales 1, 2, ...; `positions` the
-    raster positions (B, K) trained at each scale, None for all. Attention is block-causal.
+    L is the sum of the trained tokens of all scales. `inputs` are the resized latents (B, K, d)
+    of scales 1, 2, ...; `positions` are the raster positions (B, K) trained at each scale, None
+    for all. Attention is block-causal.
     """
     grids = [Grid(i, h, w) for i, (h, w) in enumerate(sizes)]
     cache = Training([1, *(x.shape[1] for x in inputs)], layer)

@@ -1,11 +1,11 @@
-"""Train the embedded tokenizer on pictures drawn on the fly: crops first, then whole pictures.
+"""Trains the embedded tokenizer on rendered pictures: crops first, then whole pictures.
 
-Left to itself a multi-scale tokenizer writes colors into its small maps and outlines into its large
-ones, and a transformer must then keep many independent bits of many large steps in agreement to
-draw one star. Three things, in training alone, bring what a prompt decides into the small maps:
-a linear probe reads shape, color and texture off them, which makes a class of object a pattern of
-bits; half of the pictures are decoded from their first maps; and what is decoded must look
-alike to the encoder that learnt to tell objects apart, which a blurred star does not.
+A multi-scale tokenizer trained on reconstruction alone stores colors in its small maps and outlines
+in its large ones. To draw a star, a transformer must then get many independent bits of large maps
+right. Three parts of the training move the content of a prompt into the small maps: linear probes
+predict shape, color and texture from them; half of the pictures are decoded from their first maps
+alone; and a perceptual loss compares features of the pretrained encoder, which differ between a
+star and a blurred star.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from fastvar_lab.training.looking import CROP, learn_to_look, probe, probe_loss,
 from fastvar_lab.training.loop import train
 from fastvar_lab.training.rehearsal import Rehearsal
 
-WHOLE = 0.5  # from this share of the steps on, whole 256 px pictures instead of 128 px crops
-FLIP = 0.2  # most bits flipped in one picture, so that the decoder forgives a wrong one
-EARLY = (4, 5, 6, 7)  # indices of the scales that may be the last ones decoded
-PROBED = (2, 3, 4, 5)  # indices of the scales after which a probe reads what lies where
-PROBE = 0.02  # what the probes' loss counts beside the reconstruction's
-LIKENESS = 0.3  # what the features count by which the encoder, as it began, tells objects apart
+WHOLE = 0.5  # share of the steps after which 256 px pictures replace 128 px crops
+FLIP = 0.2  # largest share of bits flipped in a picture, so that the decoder tolerates errors
+EARLY = (4, 5, 6, 7)  # indices of the last scale of pictures that are decoded early
+PROBED = (2, 3, 4, 5)  # indices of the scales whose states the probes read
+PROBE = 0.02  # weight of the probe loss relative to the reconstruction loss
+LIKENESS = 0.3  # weight of the perceptual loss, on features of the encoder before this training
 
 
-def reconstruction_loss(image: Tensor, wanted: Tensor) -> Tensor:
-    """L1, squared error, and half the L1 of neighbour differences, which keeps edges sharp."""
-    error = image - wanted
+def reconstruction_loss(image: Tensor, target: Tensor) -> Tensor:
+    """Return L1 plus squared error plus half the L1 of image gradients, which keeps edges sharp."""
+    error = image - target
     across, down = error.diff(dim=-1).abs().mean(), error.diff(dim=-2).abs().mean()
     return error.abs().mean() + error.square().mean() + 0.5 * (across + down)
 
@@ -55,20 +55,20 @@ def train_tokenizer(
 ) -> float:
     """Train in place; return the seconds spent. `sizes` is the schedule of a whole picture.
 
-    `decoder_only` leaves the encoder, and with it the meaning of all bits, as it is.
-    `looking` steps teach the encoder to see first, without a decoder. Of a `rehearsal` the decoder
-    sees as many pictures as true ones.
+    `decoder_only` freezes the encoder, and so the meaning of all bits. `looking` is the number of
+    steps that pretrain the encoder, without a decoder. With a `rehearsal`, half of the pictures
+    that the decoder is trained on come from it.
     """
     half = [(max(1, h // 2), max(1, w // 2)) for h, w in sizes]
     config = tokenizer.config
-    widths = [config.widths[-1]] + [config.channels] * len(PROBED)  # the features' own, the maps'
+    widths = [config.widths[-1]] + [config.channels] * len(PROBED)  # features, then maps
     probes = nn.ModuleList(probe(width) for width in widths)
 
     def loss(step: int) -> tuple[Tensor, dict[str, float]]:
         whole = step >= WHOLE * steps or rehearsal is not None
         count = max(2, batch // 4) if whole else batch
-        seen = views(step, seed, count, None if whole else CROP, tokenizer.config.stride)
-        image, looks = to_tensor(seen.pictures, device), seen.looks.to(device)
+        batch_views = views(step, seed, count, None if whole else CROP, tokenizer.config.stride)
+        image, looks = to_tensor(batch_views.pictures, device), batch_views.looks.to(device)
         draw = torch.Generator().manual_seed(seed * 1_000_003 + step)
         with torch.autocast(device, torch.bfloat16):
             features = tokenizer.encoder.features(image)
@@ -87,8 +87,8 @@ def train_tokenizer(
         with torch.autocast(device, torch.bfloat16):
             decoded = tokenizer.decoder(shown).float()
             with torch.no_grad():
-                wanted = eye.features(image)
-            likeness = (eye.features(decoded) - wanted).abs().float().mean()
+                target = reference.features(image)
+            likeness = (reference.features(decoded) - target).abs().float().mean()
         fit = reconstruction_loss(decoded, image) + LIKENESS * likeness
         logs = {"fit": float(fit.detach()), "likeness": float(likeness.detach())}
         with torch.no_grad():
@@ -109,11 +109,11 @@ def train_tokenizer(
     tokenizer.to(device).channels_last().train().requires_grad_(True)
     if looking and not (resume and checkpoint.exists()):
         learn_to_look(tokenizer, steps=looking, seed=seed)
-    eye = copy.deepcopy(tokenizer.encoder).requires_grad_(False)
+    reference = copy.deepcopy(tokenizer.encoder).requires_grad_(False)
     tokenizer.encoder.requires_grad_(not decoder_only)
     probes.to(device).requires_grad_(not decoder_only)
     return train(
-        nn.ModuleDict({"tokenizer": tokenizer, "probes": probes, "eye": eye}),
+        nn.ModuleDict({"tokenizer": tokenizer, "probes": probes, "eye": reference}),
         loss,
         steps=steps,
         peak=peak,

@@ -1,4 +1,4 @@
-"""Train the embedded transformer: small scales first, then sampled large ones, then all of it."""
+"""Trains the embedded transformer: small scales, then samples of large ones, then all tokens."""
 
 from __future__ import annotations
 
@@ -35,25 +35,25 @@ from fastvar_lab.world.grammar import Prompt
 from fastvar_lab.world.render import render
 from fastvar_lab.world.scene import caption, compose, random_prompt
 
-CHUNK, REUSE = 1536, 8  # pictures drawn at once, and how often each is used
-FLIP = 0.2  # bitwise self-correction: most bits flipped in one picture
-NOISE = 0.25  # what a bit counts whose residual is 0, beside one of mean size
-SURE = 2.0  # codes; residuals count no more beyond, whose signs are easily told
-NULL = 0.1  # share of pictures trained without their text
-READING = 0.01  # what the loss of reading counts beside that of the bits
-NAMING = 0.05  # what the loss of naming what lies where counts
-NAMED = 5 / 8  # how far up the layers it is asked
+CHUNK, REUSE = 1536, 8  # pictures rendered at once, and how often each is used
+FLIP = 0.2  # bitwise self-correction: largest share of bits flipped in a picture
+NOISE = 0.25  # weight of a bit with residual 0, relative to one of mean size
+SURE = 2.0  # in code units; larger residuals get no larger weight
+NULL = 0.1  # share of pictures trained with the null prompt
+READING = 0.01  # weight of the reading loss relative to the bit loss
+NAMING = 0.05  # weight of the naming loss relative to the bit loss
+NAMED = 5 / 8  # depth of the layer whose tokens the naming loss reads, as a share
 
 
 class Look(NamedTuple):
-    """Maps of up to `largest` tokens are shown, of each at most `sampled` tokens trained."""
+    """A training step on maps of up to `largest` tokens, with at most `sampled` tokens of each."""
 
     largest: int
     sampled: int
 
 
 class Phase(NamedTuple):
-    """From share `begin` of the growth on, every step takes one of `looks` by its share."""
+    """A phase from share `begin` of the growth on: each step draws one of `looks` by its share."""
 
     begin: float
     looks: tuple[tuple[float, Look], ...]
@@ -62,8 +62,8 @@ class Phase(NamedTuple):
 SMALL, MIDDLE = Look(8 * 8, 8 * 8), Look(12 * 12, 12 * 12)
 SAMPLED, WIDE, WHOLE = Look(32 * 32, 8 * 8), Look(32 * 32, 12 * 12), Look(32 * 32, 32 * 32)
 
-# Where things are is settled at small maps, and a step there costs a fifth of one with sampled
-# large maps: many steps go there. Outlines are settled up to 16x16, textures later.
+# Small maps decide the layout, and a step there costs a fifth of one with sampled large maps, so
+# many steps train them. Maps up to 16x16 decide outlines, later ones textures.
 GROWTH = (
     Phase(0.0, ((1.0, SMALL),)),
     Phase(0.1, ((0.5, SMALL), (0.25, MIDDLE), (0.25, SAMPLED))),
@@ -74,16 +74,16 @@ GROWTH = (
 
 
 def look(progress: float, draw: torch.Generator) -> Look:
-    """Choose what a step shows, from how far the growth is and a draw."""
+    """Draw the maps of a training step; `progress` is the share of the growth done."""
     looks = [phase.looks for phase in GROWTH if progress >= phase.begin][-1]
     shares = torch.tensor([share for share, _ in looks])
     return looks[int(torch.multinomial(shares, 1, generator=draw))][1]
 
 
 class Examples(NamedTuple):
-    """What one step sees: latents (B, d, H, W), captions, and what lies where.
+    """The batch of one step: latents (B, d, H, W), captions, object maps and look maps.
 
-    Object maps (B, H, W) are bool, look maps (B, 3, H, W) numbers; see `focus`.
+    `objects` (B, H, W) is bool, `looks` (B, 3, H, W) are class indices; see `focus`.
     """
 
     latents: Tensor
@@ -136,7 +136,7 @@ class Pictures:
 
 
 def scale_weights(sizes: Sequence[tuple[int, int]], power: float = 0.35) -> list[float]:
-    """Weight scales by tokens ** power, so that layout, few tokens, does not drown in texture."""
+    """Weight scales by tokens ** power, so that small scales, which decide the layout, count."""
     raw = [(h * w) ** power for h, w in sizes]
     return [r / sum(raw) for r in raw]
 
@@ -150,13 +150,11 @@ def bit_losses(
     weights: Sequence[Tensor],
     draw: torch.Generator,
 ) -> tuple[list[Tensor], Tensor]:
-    """Cross-entropy per bit of every scale, with self-correction on flipped histories.
+    """Return the cross-entropy per bit of every scale, and tokens (B, L, C) of a middle layer.
 
-    Beside it, the tokens (B, L, C) of a middle layer, `NAMED`.
-
-    `positions` (B, K) are the tokens trained (None: all), `weights` (B, h * w) what each counts. A
-    bit counts by the size of the residual whose sign it is: that of a small one is noise, that of
-    a very large one no news.
+    Inputs are built from codes with flipped bits (self-correction). `positions` (B, K) are the
+    trained tokens of each scale, None for all; `weights` (B, h * w) weight the tokens. A bit is
+    weighted by the size of its residual, up to `SURE`: the sign of a small residual is noise.
     """
     device = latent.device
     with torch.no_grad():
@@ -211,10 +209,10 @@ def train_transformer(
     grown: float = 0.0,
     reading: int = 0,
 ) -> float:
-    """Train both in place, the tokenizer frozen; return the seconds spent.
+    """Train transformer and text encoder in place, with a frozen tokenizer; return the seconds.
 
     `grown` skips that share of the growth in scales: 0 from scratch, more for trained weights.
-    `reading` steps teach the text encoder its language first, without pictures.
+    `reading` is the number of steps that pretrain the text encoder, without pictures.
     """
     if reading and not (resume and checkpoint.exists()):
         learn_to_read(text_encoder.to(device).train(), steps=reading, seed=seed)

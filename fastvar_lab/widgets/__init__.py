@@ -1,4 +1,4 @@
-"""Widgets around the library's results, for anyone's notebook: ipywidgets, and no arithmetic."""
+"""ipywidgets for notebooks: they show results of the library and compute nothing themselves."""
 
 from fastvar_lab.widgets.explorer import Explorer
 from fastvar_lab.widgets.pareto_picker import ParetoPicker

@@ -1,4 +1,4 @@
-"""What ipywidgets cannot do: copy text to the clipboard, and pick a point of a scatter plot."""
+"""Widgets with JavaScript of their own: a copy button and a scatter plot with pickable points."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class CopyButton(anywidget.AnyWidget):
 class Scatter(anywidget.AnyWidget):
     """A scatter plot whose points can be picked by mouse or keyboard.
 
-    `points` are dicts of x, y, name and front (whether on the Pareto front, which a line joins);
-    `picked` is the index of one, -1 at first.
+    `points` are dicts with the keys x, y, name and front (whether the point lies on the Pareto
+    front, which is drawn as a line). `picked` is the index of the picked point, -1 for none.
     """
 
     _esm = HERE / "scatter.js"

@@ -1,19 +1,20 @@
-"""What the widgets are made of: labelled controls, pictures swapped in place, messages."""
+"""Parts that the widgets share: labelled controls, picture galleries, messages, background work."""
 
 from __future__ import annotations
 
 import html
 import io
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
 import ipywidgets as widgets
 import numpy as np
+from matplotlib.colors import to_hex
 from PIL import Image
 
 from fastvar_lab.experiments.explore import Stopped
-from fastvar_lab.plotting.style import ALERT
+from fastvar_lab.plotting.style import ALERT, FAST, FULL
 from fastvar_lab.widgets.worker import Newest
 
 Work = Callable[[Callable[[], bool]], Callable[[], None]]
@@ -35,6 +36,22 @@ def control(kind: Any, description: str, **options: Any) -> Any:
     """Make a control with its label, as wide as its column."""
     layout = options.pop("layout", None) or widgets.Layout(width="auto")
     return kind(description=description, style=LABEL, layout=layout, **options)
+
+
+def cost_table(scales: Sequence[str], full: Sequence[float], fast: Sequence[float]) -> str:
+    """Write the cost of each scale, in GFLOP, as an HTML table of bars, readable in any theme."""
+    longest = max(full)
+    rows = []
+    for scale, *costs in zip(scales, full, fast, strict=True):
+        bars = "".join(
+            f'<div style="width:{100 * cost / longest:.1f}%;height:5px;background:{color}"></div>'
+            for cost, color in zip(costs, (to_hex(FULL), to_hex(FAST)), strict=True)
+        )
+        rows.append(
+            f'<tr><td style="padding-right:6px">{scale}</td><td style="width:60%">{bars}</td>'
+            f'<td style="white-space:nowrap">{costs[1]:.1f} of {costs[0]:.1f} GFLOP</td></tr>'
+        )
+    return f'<table style="width:100%;font-size:11px;line-height:15px">{"".join(rows)}</table>'
 
 
 class Gallery(widgets.HBox):
@@ -65,13 +82,13 @@ class Gallery(widgets.HBox):
         super().__init__(shown, layout=widgets.Layout(flex_flow="row wrap"))
 
     def put(self, title: str, image: np.ndarray, note: str = "") -> None:
-        """Show another picture (H, W, 3) under a title, with a note such as its range."""
+        """Replace the picture (H, W, 3) of a title; `note` is shown beside it, such as a range."""
         self.pictures[title].value = png(image)
         self.labels[title].value = f"{title}, {note}" if note else title
 
 
 class Status(widgets.HTML):
-    """One line about what goes on; errors are marked as alerts."""
+    """One line of status; errors are marked as alerts."""
 
     def say(self, text: str) -> None:
         """Show a message."""
@@ -79,17 +96,18 @@ class Status(widgets.HTML):
 
     def fail(self, error: Exception) -> None:
         """Show an error: a sentence, never a traceback."""
-        known = isinstance(error, ValueError | OSError | RuntimeError)
-        text = str(error) if known else f"{type(error).__name__}: {error}"
+        expected = isinstance(error, ValueError | OSError | RuntimeError)
+        text = str(error) if expected else f"{type(error).__name__}: {error}"
         self.value = f'<span style="color:{ALERT}" role="alert">{html.escape(text)}</span>'
 
 
 class Live(widgets.VBox):
-    """A widget whose pictures are made by a worker: the newest request wins, errors are shown.
+    """A widget that computes in a background thread: the newest request wins, errors are shown.
 
-    `run_stop` stops what runs, or runs it again. `work(stopped)` computes in the background and
-    returns what puts its result on the page; that is done if nothing newer was asked, and nothing
-    newer is asked while it is done. It raises Stopped when nobody waits for it any more.
+    `run_stop` stops the running request, or runs it again. `work(stopped)` computes in the
+    background and returns a function that shows the result. That function is called only if no
+    newer request has come, and no request starts while it runs. `work` raises Stopped when
+    `stopped()` is true.
     """
 
     def __init__(self) -> None:
@@ -99,16 +117,16 @@ class Live(widgets.VBox):
         super().__init__()
 
     def update(self) -> None:
-        """Ask for what the controls stand for; returns at once."""
+        """Request the result for the current controls; returns at once."""
         raise NotImplementedError
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait for what was asked for; tell whether it came in time."""
+        """Wait for the pending request; return whether it ended within `timeout` seconds."""
         return self.worker.wait(timeout)
 
     def ask(self, work: Work) -> None:
-        """Let the worker do `work` instead of what it was asked before."""
-        self.worker.cancel()  # what ends now must not say "Run"
+        """Run `work` in the worker thread, in place of any earlier request."""
+        self.worker.cancel()  # else a request that ends now would reset the button to "Run"
         self.status.say("generating")
         self.run_stop.description = "Stop"
 
@@ -117,7 +135,7 @@ class Live(widgets.VBox):
                 show = work(stopped)
             except Stopped:
                 return
-            except Exception as error:  # a thread's traceback would go nowhere
+            except Exception as error:  # a thread's traceback would be lost
                 show = partial(self.status.fail, error)
             with self.worker.lock:
                 if stopped():
@@ -131,12 +149,12 @@ class Live(widgets.VBox):
         self.worker.ask(done)
 
     def drop(self) -> None:
-        """Drop what runs or waits."""
+        """Cancel the running and the pending request."""
         self.worker.cancel()
         self.run_stop.description = "Run"
 
     def guarded(self, act: Callable[[], None]) -> None:
-        """Act on a control; an error shows in the widget and ends what runs."""
+        """Call `act`; show an error in the widget and cancel what runs."""
         try:
             act()
         except Exception as error:  # a callback's traceback would go to a log

@@ -1,4 +1,4 @@
-"""ParetoPicker: a trade-off whose points can be picked, looked at, and sent to an Explorer."""
+"""ParetoPicker: a trade-off plot whose points are generated and sent to an Explorer."""
 
 from __future__ import annotations
 
@@ -12,30 +12,31 @@ from fastvar_lab.methods.parse import read_method
 from fastvar_lab.methods.prune import Prune
 from fastvar_lab.models.model import Model
 from fastvar_lab.plotting.charts import front, tradeoff_points
-from fastvar_lab.plotting.tables import compared
+from fastvar_lab.plotting.tables import compared, metric_columns
 from fastvar_lab.seam import Method
 from fastvar_lab.widgets.explorer import Explorer
 from fastvar_lab.widgets.page import Scatter
 from fastvar_lab.widgets.panel import Gallery, Live, control
 
-VALUES = {"PSNR to full (dB)": "psnr", "SSIM to full": "ssim", "task score": "right"}
+FIRST = "psnr"  # the quality that is shown first
 
 
 class ParetoPicker(Live):
-    """Quality against measured speedup of an experiment's frame, the Pareto front joined.
+    """Plots quality against measured speedup of a frame, with the Pareto front as a line.
 
     Picking a point generates its picture beside the full one; a button sends its schedule to
     `explorer`. `frame` comes from `compare` or an experiment that compares methods, such as
-    `ratio_tradeoff`; `methods` are those of its labels that hold rules of your own, which cannot
-    be read back from what the frame says of them.
+    `ratio_tradeoff`; every metric in it can be shown. Methods whose timing was disturbed are left
+    out. `methods` are those of its labels that hold rules of your own, which cannot be read back
+    from its column `repr`.
 
     >>> import fastvar_lab as fv
     >>> from fastvar_lab.experiments.run import run
     >>> frame = run("ratio_tradeoff", "quick", progress=False)
     >>> picker = ParetoPicker(frame, fv.load("tiny"))
     >>> picker.scatter.picked = 0
-    >>> repr(picker.method) == frame.set_index("method").repr[picker.point.label].iloc[0]
-    True
+    >>> picker.method.pairs
+    ((-1, 0.5),)
     """
 
     def __init__(
@@ -49,14 +50,17 @@ class ParetoPicker(Live):
         methods: Mapping[str, Method] | None = None,
     ) -> None:
         super().__init__()
-        compared(frame)
+        pictures, _ = compared(frame)
         self.frame, self.explorer, self.lab = frame, explorer, Exploration(model)
-        self.asked = (model.example if prompt is None else prompt, seed)
-        self.written = dict(zip(frame.method, frame.repr, strict=True))
+        self.prompt, self.seed = (model.example if prompt is None else prompt), seed
+        self.reprs = dict(zip(frame.method, frame.repr, strict=True))
         self.methods = dict(methods or {})
-        self.value = control(widgets.Dropdown, "quality", options=VALUES)
+        titles = {title: column for column, (title, _) in metric_columns(pictures).items()}
+        self.value = control(widgets.Dropdown, "quality", options=titles)
+        if FIRST in titles.values():
+            self.value.value = FIRST
         self.scatter = Scatter(x_label="measured speedup")
-        names = [m for m in frame.method.unique() if m != "full"]
+        names = list(tradeoff_points(frame, self.value.value).method)
         points = [("none picked", -1), *((name, i) for i, name in enumerate(names))]
         self.point = control(widgets.Dropdown, "point", options=points)
         self.hand_over = widgets.Button(description="Send to the Explorer", disabled=True)
@@ -75,14 +79,14 @@ class ParetoPicker(Live):
 
     @property
     def method(self) -> Method | None:
-        """The method that is picked."""
+        """The method of the picked point; None if no point is picked."""
         if self.scatter.picked < 0:
             return None
         name = self.scatter.points[self.scatter.picked]["name"]
-        return self.methods[name] if name in self.methods else read_method(self.written[name])
+        return self.methods[name] if name in self.methods else read_method(self.reprs[name])
 
     def update(self) -> None:
-        """Ask for the picture of the point that is picked."""
+        """Request the picture of the picked point; returns at once."""
         self.drop()
         self.hand_over.disabled = True
         self.hand_over.description = "Send to the Explorer"
@@ -94,18 +98,19 @@ class ParetoPicker(Live):
         name = self.point.label
 
         def work(stopped: Callable[[], bool]) -> Callable[[], None]:
-            found = self.lab.compare(*self.asked, method, stopped)
+            comparison = self.lab.compare(self.prompt, self.seed, method, stopped)
 
             def show() -> None:
-                self.gallery.put("full", found.full)
-                self.gallery.put("picked", found.fast, name)
-                self.status.say(f"PSNR {found.psnr:.1f} dB, SSIM {found.ssim:.3f}")
+                self.gallery.put("full", comparison.full)
+                self.gallery.put("picked", comparison.fast, name)
+                self.status.say(f"PSNR {comparison.psnr:.1f} dB, SSIM {comparison.ssim:.3f}")
 
             return show
 
         self.ask(work)
 
     def _draw(self) -> None:
+        """Plot the points of the chosen quality measure."""
         points = tradeoff_points(self.frame, self.value.value)
         best = set(front(points, "speedup", "mean").method)
         self.scatter.y_label = self.value.label
@@ -115,6 +120,7 @@ class ParetoPicker(Live):
         ]
 
     def _hand_over(self) -> None:
+        """Set the Explorer's controls to the picked method."""
         method = self.method
         if self.explorer is not None and isinstance(method, Prune):
             self.explorer.apply(method)

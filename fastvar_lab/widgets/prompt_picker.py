@@ -1,4 +1,4 @@
-"""Pickers for the closed vocabulary: one or two groups of objects, and how they lie."""
+"""Pickers for the closed vocabulary: one or two groups of objects and their relation."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ COUNTS = {"one": 1, "two": 2, "three": 3, "four": 4}
 
 
 def picker(name: str, options: Any, changed: Callable[[], None]) -> Any:
-    """Make a narrow dropdown."""
-    found = widgets.Dropdown(
+    """Make a narrow dropdown that calls `changed` when its value changes."""
+    dropdown = widgets.Dropdown(
         description=name,
         options=options,
         style={"description_width": "initial"},
         layout=widgets.Layout(width="auto"),
     )
-    found.observe(lambda _: changed(), "value")
-    return found
+    dropdown.observe(lambda _: changed(), "value")
+    return dropdown
 
 
 class GroupPicker(widgets.HBox):
-    """Count, color, texture and shape of one group."""
+    """Picks count, color, texture and shape of one group."""
 
     def __init__(self, changed: Callable[[], None]) -> None:
         self.count = picker("count", list(COUNTS.items()), changed)
@@ -38,7 +38,7 @@ class GroupPicker(widgets.HBox):
 
     @property
     def group(self) -> Group:
-        """What is picked."""
+        """The picked group."""
         looks = (None if v == ANY else v for v in (self.color.value, self.texture.value))
         return Group(self.count.value, self.shape.value, *looks)
 
@@ -49,10 +49,10 @@ class GroupPicker(widgets.HBox):
 
 
 class PromptPicker(widgets.HBox):
-    """Puts a prompt together, and follows what is typed into `text`, a text control.
+    """Composes a prompt in the text control `text`, and follows prompts typed there.
 
-    `guarded` calls what it is given, and shows the PromptError of a prompt that the grammar
-    refuses.
+    `guarded(act)` calls `act` and shows its errors: the grammar raises PromptError for some
+    combinations.
     """
 
     def __init__(self, text: Any, guarded: Callable[[Callable[[], None]], None]) -> None:
@@ -71,13 +71,14 @@ class PromptPicker(widgets.HBox):
 
     @property
     def prompt(self) -> Prompt:
-        """The prompt that is picked; it may be one that the grammar refuses."""
+        """The picked prompt; the grammar may refuse it."""
         if self.joint.value == NOTHING:
             return Prompt((self.first.group,))
         relation = self.joint.value if self.joint.value in RELATIONS else None
         return Prompt((self.first.group, self.second.group), relation)
 
     def _picked(self) -> None:
+        """Write the picked prompt into the text control."""
         if self.following:
             return
         self.second.layout.display = "none" if self.joint.value == NOTHING else ""
@@ -88,7 +89,7 @@ class PromptPicker(widgets.HBox):
         try:
             prompt = parse(self.text.value)
         except PromptError:
-            return  # whoever generates from the text says what is wrong
+            return  # the generation from this text shows the error
         self.following = True
         try:
             if len(prompt.groups) <= 2:

@@ -1,4 +1,4 @@
-"""ScaleBrowser: one generation, scale step by scale step."""
+"""ScaleBrowser: shows one generation scale step by scale step."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ SO_FAR, ADDED, SCORES, KEPT = "picture so far", "added by this step", "scores", 
 
 
 class ScaleBrowser(widgets.VBox):
-    """A slider through the scale steps of a trace.
+    """Shows the scale steps of a trace, with a slider through them.
 
-    Shows the picture so far, what the step added (around grey), its spectrum beside the final one,
-    and scores and kept tokens of a sublayer. `model` decodes; by default it is opened by the
-    name that the trace holds, and must have the weights that the trace was made with.
+    Each step shows the picture so far, the difference that the step added (around grey), its
+    spectrum beside the final one, and the scores and kept tokens of a sublayer. `model` decodes
+    the canvases; by default it is opened by the name in the trace. Raises ValueError if its weights
+    are not those that the trace was made with.
 
     >>> import fastvar_lab as fv
     >>> model = fv.load("tiny")
@@ -36,7 +37,7 @@ class ScaleBrowser(widgets.VBox):
     """
 
     def __init__(self, trace: Trace, model: Model | None = None) -> None:
-        self.trace, self.model = trace, _maker(trace, model)
+        self.trace, self.model = trace, _model_of(trace, model)
         steps = [(trace.size(step), step) for step in sorted(trace.canvases)]
         sites = {site for _, site in trace.scores}
         last = max(site.layer for site in sites)
@@ -61,13 +62,14 @@ class ScaleBrowser(widgets.VBox):
         self.update()
 
     def update(self) -> None:
-        """Show the step that the slider is at."""
+        """Show the step of the slider."""
         try:
             self._show(self.step.value, self.picture.value)
         except Exception as error:  # a callback's traceback would go to a log
             self.status.fail(error)
 
     def _show(self, step: int, row: int) -> None:
+        """Show step `step` of the picture with index `row`."""
         trace, decode = self.trace, self.model.decode
         place = sorted(trace.canvases).index(step)
         so_far = images(trace, decode)[place, row]
@@ -96,14 +98,14 @@ class ScaleBrowser(widgets.VBox):
         )
 
 
-def _maker(trace: Trace, model: Model | None) -> Model:
-    """Return the model that made a trace; raise ValueError for another one."""
-    name, wanted = trace.provenance.get("model"), trace.provenance.get("weights")
+def _model_of(trace: Trace, model: Model | None) -> Model:
+    """Return the model that made a trace; raise ValueError if `model` has other weights."""
+    name, fingerprint = trace.provenance.get("model"), trace.provenance.get("weights")
     if model is None:
         model = load(str(name))
-    if wanted is not None and model.fingerprint != wanted:
+    if fingerprint is not None and model.fingerprint != fingerprint:
         raise ValueError(
-            f"the trace was made with the weights {wanted} of {name}; "
-            f"the {model.name} at hand has {model.fingerprint}"
+            f"the trace was made with the weights {fingerprint} of {name}; "
+            f"the given {model.name} has the weights {model.fingerprint}"
         )
     return model

@@ -1,4 +1,4 @@
-"""A background worker that serves the newest request and drops the others."""
+"""A background worker that runs the newest request and drops the others."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ EVERY: WeakSet[Newest] = WeakSet()
 
 @atexit.register
 def end() -> None:
-    """Let nothing compute any more while the interpreter goes."""
+    """Stop every worker before the interpreter exits."""
     workers = list(EVERY)
     for worker in workers:
         worker.cancel()
@@ -22,9 +22,9 @@ def end() -> None:
 
 
 class Newest:
-    """Runs `work(stopped)` for the newest of the requests, after a short pause without another.
+    """Runs `work(stopped)` of the newest request, once `pause` seconds pass without another.
 
-    `stopped` tells the running work that a newer request, or `cancel`, has come.
+    `stopped()` returns true once a newer request or `cancel` has come.
     """
 
     def __init__(self, pause: float = 0.15) -> None:
@@ -37,7 +37,7 @@ class Newest:
         EVERY.add(self)
 
     def ask(self, work: Callable[[Callable[[], bool]], None]) -> None:
-        """Replace whatever was asked before."""
+        """Request `work`, in place of any earlier request."""
         with self.lock:
             self.number += 1
             self.pending, self.busy = work, True
@@ -47,14 +47,14 @@ class Newest:
             self.lock.notify_all()
 
     def cancel(self) -> None:
-        """Stop what runs, and forget what waits."""
+        """Stop the running request and drop the pending one."""
         with self.lock:
             self.number += 1
             self.pending = None
             self.lock.notify_all()
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until nothing runs or waits; tell whether that was so in time."""
+        """Wait until no request runs or is pending; return whether `timeout` sufficed."""
         with self.lock:
             return self.lock.wait_for(lambda: not self.busy, timeout)
 
@@ -63,12 +63,12 @@ class Newest:
             with self.lock:
                 number = self.number
                 while self.lock.wait_for(lambda n=number: self.number != n, self.pause):  # type: ignore[misc]
-                    number = self.number  # asked again within the pause
+                    number = self.number  # another request came within the pause
                 work, self.pending = self.pending, None
                 if work is None:
                     self.busy = False
                     self.thread = None
                     self.lock.notify_all()
                     return
-            with suppress(BaseException):  # work says itself what went wrong; the next is served
+            with suppress(BaseException):  # work shows its own errors; the thread goes on
                 work(lambda n=number: self.number != n)  # type: ignore[misc]

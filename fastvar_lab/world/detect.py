@@ -1,8 +1,8 @@
-"""The judge: a picture to the objects in it, by colour segmentation and matched shapes.
+"""The detector: finds the objects of a picture by color segmentation and template matching.
 
-No learned parts. Objects are saturated and the background grey, so a threshold on chroma
-separates them; each region's shape is the rotated template that overlaps it best, its color the
-nearest hue, its texture read from how the tone varies inside.
+It has no learned parts. Objects are saturated and the background is grey, so a threshold on chroma
+separates them. The shape of a region is the rotated template with the largest overlap, its color
+the nearest hue, and its texture the pattern that matches the tone inside best.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from fastvar_lab.world.render import (
     tone,
 )
 
-CHROMA = 0.13  # least max - min over channels, after a light blur
-SMALLEST = 0.004  # least area of an object over the picture's
-TEMPLATE, SPAN = 48, 2.4  # templates are compared at this size, over this many sqrt(area)
-SAMPLES, SHIFTS = 500, 7  # pixels and phases at which a texture is compared
+CHROMA = 0.13  # threshold on max - min over channels, after a light blur
+SMALLEST = 0.004  # smallest area of an object, in squared short sides
+TEMPLATE, SPAN = 48, 2.4  # size of templates in pixels, and their span in sqrt(area)
+SAMPLES, SHIFTS = 500, 7  # number of pixels and of phases at which textures are compared
 ANGLES = tuple(range(-24, 25, 6))
 
 
 @dataclass(frozen=True)
 class Detection:
-    """One object found: looks, centre (fractions of width and height) and area share."""
+    """A detected object: its looks, centre (shares of width and height) and share of the area."""
 
     shape: str
     color: str
@@ -45,7 +45,7 @@ class Detection:
 
 
 def detect(image: np.ndarray) -> list[Detection]:
-    """Find the objects of a picture (H, W, 3), uint8 or float in [0, 1], largest first."""
+    """Detect the objects of a picture (H, W, 3), uint8 or float in [0, 1]; largest first."""
     picture = image.astype(np.float32) / (255 if image.dtype == np.uint8 else 1)
     height, width, _ = picture.shape
     side = min(height, width)
@@ -74,14 +74,15 @@ def detect(image: np.ndarray) -> list[Detection]:
 
 
 def _sharpen(mask: np.ndarray, patch: np.ndarray, background: np.ndarray) -> np.ndarray:
-    """Cut a region at half its own distance from the background: where a blurred edge was."""
-    away = np.linalg.norm(patch - background, axis=-1)
-    inside = ndimage.binary_opening(mask & (away > 0.5 * np.median(away[mask])))
+    """Threshold a region at half its contrast to the background, the middle of blurred edges."""
+    contrast = np.linalg.norm(patch - background, axis=-1)
+    inside = ndimage.binary_opening(mask & (contrast > 0.5 * np.median(contrast[mask])))
     return inside if inside.sum() > 0.5 * mask.sum() else mask
 
 
 @lru_cache
 def _templates() -> tuple[list[str], np.ndarray]:
+    """Return the shape names and masks (N, TEMPLATE, TEMPLATE) of all rotated templates."""
     names, masks = [], []
     y, x = np.mgrid[-1.6:1.6:160j, -1.6:1.6:160j]
     for shape in SHAPES:
@@ -93,7 +94,7 @@ def _templates() -> tuple[list[str], np.ndarray]:
 
 
 def _normal(mask: np.ndarray) -> np.ndarray:
-    """Bring a mask to a common area around its centroid, (TEMPLATE, TEMPLATE) in [0, 1]."""
+    """Scale and centre a mask to a common area: (TEMPLATE, TEMPLATE) in [0, 1]."""
     centre, side = np.argwhere(mask).mean(axis=0), np.sqrt(mask.sum())
     steps = (np.arange(TEMPLATE) + 0.5) / TEMPLATE * SPAN - SPAN / 2
     rows, columns = np.meshgrid(centre[0] + steps * side, centre[1] + steps * side, indexing="ij")
@@ -101,7 +102,7 @@ def _normal(mask: np.ndarray) -> np.ndarray:
 
 
 def _shape(mask: np.ndarray) -> str:
-    """Name the template that overlaps a region best (min over max), over all rotations."""
+    """Return the shape whose template has the largest overlap with a region."""
     names, masks = _templates()
     normal = _normal(mask)
     overlap = np.minimum(masks, normal).sum((1, 2)) / np.maximum(masks, normal).sum((1, 2))
@@ -109,21 +110,21 @@ def _shape(mask: np.ndarray) -> str:
 
 
 def _color(pixels: np.ndarray) -> str:
-    """Name the hue that the chroma-weighted pixels have on average."""
+    """Return the color whose hue is nearest to the mean of the most saturated pixels."""
     chroma = pixels.max(1) - pixels.min(1)
     strong = pixels[chroma >= np.quantile(chroma, 0.5)].astype(np.float64)
     mean = strong.mean(0)
     hue = colorsys.rgb_to_hsv(*mean)[0]
 
-    def away(name: str) -> float:
-        apart = abs(colorsys.rgb_to_hsv(*COLORS[name])[0] - hue)
-        return min(apart, 1 - apart)
+    def hue_distance(name: str) -> float:
+        gap = abs(colorsys.rgb_to_hsv(*COLORS[name])[0] - hue)
+        return min(gap, 1 - gap)
 
-    return min(COLORS, key=away)
+    return min(COLORS, key=hue_distance)
 
 
 def _texture(patch: np.ndarray, mask: np.ndarray, side: int) -> str:
-    """Compare the tone inside with each texture, over rotations and shifts; solid if it is flat."""
+    """Return the texture with the best correlation over rotations and shifts; solid if flat."""
     core = ndimage.binary_erosion(np.pad(mask, 1), iterations=max(1, round(side / 128)))[1:-1, 1:-1]
     if core.sum() < 0.2 * mask.sum():
         core = mask

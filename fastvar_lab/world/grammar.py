@@ -1,4 +1,4 @@
-"""The prompt grammar: plain English over a closed vocabulary, parsed to values and back.
+"""The prompt grammar: English over a closed vocabulary, parsed to values and written back.
 
 prompt    = group ("and" group)* | one relation one
 group     = count adjective* shape           count: a, an, one, two, three, four
@@ -42,7 +42,7 @@ VOCABULARY = (
 
 @dataclass(frozen=True)
 class Group:
-    """`count` objects that look alike; None leaves color or texture open."""
+    """`count` objects of one look; a color or texture of None is unspecified."""
 
     count: int
     shape: str
@@ -51,16 +51,16 @@ class Group:
 
     @property
     def text(self) -> str:
-        words = [w for w in (self.color, self.texture) if w]
-        words.append(self.shape if self.count == 1 else PLURALS[self.shape])
+        phrase = [w for w in (self.color, self.texture) if w]
+        phrase.append(self.shape if self.count == 1 else PLURALS[self.shape])
         if self.count == 1:
-            return ("an " if words[0][0] in "aeiou" else "a ") + " ".join(words)
-        return " ".join([("two", "three", "four")[self.count - 2], *words])
+            return ("an " if phrase[0][0] in "aeiou" else "a ") + " ".join(phrase)
+        return " ".join([("two", "three", "four")[self.count - 2], *phrase])
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """What a picture should show: groups, and for two single objects how they lie."""
+    """The content of a picture: groups of objects, and for two single objects their relation."""
 
     groups: tuple[Group, ...]
     relation: str | None = None
@@ -72,7 +72,7 @@ class Prompt:
 
     @property
     def canonical(self) -> str:
-        """One spelling for all prompts that mean the same: relations mirrored, groups sorted."""
+        """The same text for all prompts of one meaning: relations mirrored, groups sorted."""
         if self.relation in MIRROR:
             return replace(self, groups=self.groups[::-1], relation=MIRROR[self.relation]).canonical
         if self.relation:
@@ -81,7 +81,7 @@ class Prompt:
 
     @property
     def held_out(self) -> bool:
-        """Tell whether this prompt is in the tenth that no model is trained on."""
+        """Whether this prompt is in the tenth of prompts that is excluded from training."""
         return hashlib.sha256(self.canonical.encode()).digest()[0] % 10 == 0
 
 

@@ -1,4 +1,4 @@
-"""The renderer: a scene to an RGB picture at any size, antialiased, the same for its seeds."""
+"""The renderer: draws a scene as an antialiased RGB picture of any size, deterministically."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import numpy as np
 from fastvar_lab.world.grammar import COLORS
 from fastvar_lab.world.scene import Object, Scene
 
-SHADE = 0.42  # a texture's second tone over its color
+SHADE = 0.42  # brightness of a texture's second tone relative to its color
 STRIPE_PERIOD = 0.075
 DOT_PERIOD, DOT_RADIUS = 0.1, 0.032
 CHECKER_CELL = 0.052
@@ -38,7 +38,7 @@ def grain(height: int, width: int, seed: int) -> np.ndarray:
 
 
 def distance(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Signed distance to a shape of size 1 at (u, v); negative inside, exact near its edges."""
+    """Return the signed distance to a shape of size 1, negative inside and exact at its edges."""
     if shape == "circle":
         return np.hypot(u, v) - 0.95
     if shape == "ring":
@@ -51,7 +51,7 @@ def distance(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
     if shape == "cross":
         across, along = np.minimum(np.abs(u), np.abs(v)), np.maximum(np.abs(u), np.abs(v))
         return np.maximum(across - 0.33, along - 1.03)
-    if shape == "star":  # five points: fold to half a point, then one straight edge
+    if shape == "star":  # fold all points to half a point, which has one straight edge
         sector = np.pi / 5
         angle = np.abs((np.arctan2(u, -v) + sector) % (2 * sector) - sector)
         radius = np.hypot(u, v)
@@ -64,7 +64,7 @@ def distance(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
 
 
 def tone(texture: str, u: np.ndarray, v: np.ndarray, pixel: float) -> np.ndarray:
-    """Share of the darker shade at (u, v), in fractions of the side; edges one `pixel` soft."""
+    """Return the share of the dark tone at (u, v), in units of the side; edges are `pixel` wide."""
     if texture == "striped":
         phase = np.abs((v / STRIPE_PERIOD + 0.25) % 1.0 - 0.5) - 0.25
         depth = phase * STRIPE_PERIOD
@@ -82,6 +82,7 @@ def tone(texture: str, u: np.ndarray, v: np.ndarray, pixel: float) -> np.ndarray
 
 
 def _paint(image: np.ndarray, item: Object, side: int) -> None:
+    """Draw an object into `image` (H, W, 3) in place."""
     height, width, _ = image.shape
     cx, cy, radius = item.x * width, item.y * height, item.size * side
     reach = 1.3 * radius + 2

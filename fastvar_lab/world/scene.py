@@ -1,9 +1,9 @@
-"""Scenes: what is in a picture of the world, as values, and how to compose one from a prompt.
+"""Scenes: the objects of a picture as values, and their composition from a prompt.
 
-Objects are composed as one reads, left to right and top to bottom in the order they are named in,
-unless a relation says otherwise; the exact places are drawn.
+Objects are placed in the order of the prompt, left to right and top to bottom, unless a relation
+says otherwise; exact positions are random.
 
-Lengths are fractions of the picture's short side, places of its width and height (y down).
+Lengths are shares of the picture's short side, positions shares of its width and height (y down).
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from fastvar_lab.world.grammar import (
 
 MAX_OBJECTS = 4
 MAX_ANGLE = 20.0  # degrees
-GAP = 0.035  # clear background between two objects
+GAP = 0.035  # smallest distance between two objects
 REACH = 1.2  # an object's circumscribed radius over its size
 SIZES = {1: (0.14, 0.30), 2: (0.115, 0.235), 3: (0.11, 0.22), 4: (0.10, 0.20)}
-ANCHORS = {  # about where objects lie, in the order they are named in
+ANCHORS = {  # mean positions of objects, in the order of the prompt
     1: ((0.5, 0.5),),
     2: ((0.27, 0.5), (0.73, 0.5)),
     3: ((0.27, 0.28), (0.73, 0.28), (0.5, 0.73)),
     4: ((0.27, 0.27), (0.73, 0.27), (0.27, 0.73), (0.73, 0.73)),
 }
-WANDER = 0.08  # how far from there they are drawn, along each axis, evenly
-RELATION_MARGIN = 0.1  # least offset of two centres that counts as left of, above, ...
+WANDER = 0.08  # largest offset from the anchor along each axis, drawn uniformly
+RELATION_MARGIN = 0.1  # smallest offset of two centres that counts as left of, above, ...
 
 
 @dataclass(frozen=True)
 class Object:
-    """One textured shape: place `x`, `y` of its centre, `size` its radius, `angle` in degrees."""
+    """A textured shape with centre `x`, `y`, radius `size` and rotation `angle` in degrees."""
 
     shape: str
     color: str
@@ -52,7 +52,11 @@ class Object:
 
 @dataclass(frozen=True)
 class Scene:
-    """Objects on a grey background: its `level` in [0, 1], a linear gradient, and a noise seed."""
+    """Objects on a grey background.
+
+    The background has brightness `level` in [0, 1], a gradient of `slope` per short side along
+    `direction` (radians), and noise from `noise_seed`.
+    """
 
     objects: tuple[Object, ...]
     level: float = 0.58
@@ -68,7 +72,7 @@ def offset(first: tuple[float, float], second: tuple[float, float], aspect: floa
 
 
 def holds(relation: str, first: tuple, second: tuple, aspect: float = 1.0) -> bool:
-    """Tell whether `first` is left of / right of / above / below `second`, by their centres."""
+    """Return whether the centre `first` is left of / right of / above / below `second`."""
     dx, dy = offset(first, second, aspect)
     return bool(
         {"left of": dx, "right of": -dx, "above": dy, "below": -dy}[relation] >= RELATION_MARGIN
@@ -76,7 +80,10 @@ def holds(relation: str, first: tuple, second: tuple, aspect: float = 1.0) -> bo
 
 
 def compose(prompt: Prompt, seed: int, aspect: float = 1.0) -> Scene:
-    """Place the objects that `prompt` names; whatever it leaves open is drawn from `seed`."""
+    """Place the objects of a prompt; unspecified looks and positions are drawn from `seed`.
+
+    Raises ValueError if the objects find no room at this `aspect` (height / width).
+    """
     rng = np.random.default_rng(seed)
     looks = []
     for group in prompt.groups:
@@ -97,7 +104,7 @@ def compose(prompt: Prompt, seed: int, aspect: float = 1.0) -> Scene:
 
 
 def random_prompt(rng: np.random.Generator) -> Prompt:
-    """Draw a prompt of the kinds the tasks ask about, and mixtures of them, all looks named."""
+    """Draw a training prompt: the kinds of the tasks and mixtures, with all looks specified."""
 
     def group(count: int = 1, shape: str | None = None) -> Group:
         color, texture = str(rng.choice(list(COLORS))), str(rng.choice(TEXTURES))
@@ -117,7 +124,7 @@ def random_prompt(rng: np.random.Generator) -> Prompt:
 
 
 def caption(prompt: Prompt, rng: np.random.Generator) -> Prompt:
-    """Describe a fully named prompt as people do: leave colors and textures out now and then."""
+    """Leave out some colors and textures of a prompt at random; the result is never held out."""
     while True:
         described = replace(
             prompt,
@@ -135,7 +142,7 @@ def caption(prompt: Prompt, rng: np.random.Generator) -> Prompt:
 
 
 def _anchors(count: int, relation: str | None) -> np.ndarray:
-    """Return about where each object lies, (count, 2); relations turn the pair that they relate."""
+    """Return the mean position of each object, (count, 2), according to the relation."""
     anchors = np.array(ANCHORS[count])
     if relation in ("above", "below"):
         anchors = anchors[:, ::-1]
@@ -145,12 +152,12 @@ def _anchors(count: int, relation: str | None) -> np.ndarray:
 def _places(
     rng: np.random.Generator, count: int, aspect: float, relation: str | None
 ) -> list[tuple[float, float, float]]:
-    """Draw `count` places (x, y, size) with a clear gap between each two and to the border."""
+    """Draw `count` positions and sizes (x, y, size) without overlap, inside the picture."""
     sides = np.array([1.0, aspect] if aspect >= 1 else [1.0 / aspect, 1.0])
     anchors = _anchors(count, relation) * sides
     low, high = SIZES[count]
     for attempt in range(10_000):
-        shrink = max(0.0, 1.0 - attempt / 200)  # crowded draws settle for smaller objects
+        shrink = max(0.0, 1.0 - attempt / 200)  # objects shrink with the number of attempts
         sizes = low * (1 + (high / low - 1) * shrink) ** rng.random(count)
         margin = REACH * sizes[:, None]
         least = np.maximum(anchors - WANDER, margin)

@@ -1,7 +1,7 @@
-"""GenEval's six tasks in this world, and a seventh for texture: prompts to ask, and the verdict.
+"""The six tasks of GenEval in the closed world, and a seventh for texture, with their verdict.
 
-As in GenEval, a picture is right when everything its prompt says is there; other objects are
-tolerated, except in counting, where the number must be exact. Prompts are held-out ones only.
+As in GenEval, a picture is correct if it shows everything that its prompt names. Other objects are
+tolerated, except in counting, where the number must be exact. All prompts are held out.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ TASKS = (*SIX, "texture")
 
 
 class Question(NamedTuple):
-    """One prompt of a task, and the seed to generate with."""
+    """A prompt of a task, and the seed to generate its picture with."""
 
     task: str
     prompt: Prompt
@@ -31,18 +31,18 @@ class Question(NamedTuple):
 def draw_prompt(task: str, rng: np.random.Generator) -> Prompt:
     """Draw a held-out prompt of a task."""
     while True:
-        prompt = _any_prompt(task, rng)
+        prompt = _task_prompt(task, rng)
         if prompt.held_out:
             return prompt
 
 
 def questions(n: int, seed: int, tasks: Sequence[str] = TASKS) -> list[Question]:
-    """Draw `n` questions, the tasks taking turns; task i's prompts depend on seed and i alone.
+    """Draw `n` questions that cycle through the tasks; a task's prompts depend on the seed alone.
 
-    Raises ValueError for less than one, and for a negative seed.
+    Raises ValueError for fewer than one, and for a negative seed.
     """
     if n < 1 or seed < 0:
-        raise ValueError(f"questions are 1 or more, their seed 0 or more; not {n} of seed {seed}")
+        raise ValueError(f"questions must be 1 or more, their seed 0 or more; not {n} and {seed}")
     streams = {task: np.random.default_rng((seed, TASKS.index(task))) for task in tasks}
     return [
         Question(task, draw_prompt(task, streams[task]), int(streams[task].integers(2**31)))
@@ -51,12 +51,12 @@ def questions(n: int, seed: int, tasks: Sequence[str] = TASKS) -> list[Question]
 
 
 def verdict(prompt: Prompt, detections: Sequence[Detection], aspect: float = 1.0) -> bool:
-    """Tell whether the objects found show what the prompt says; `aspect` is height / width."""
+    """Return whether the detections match the prompt; `aspect` is height / width."""
     if len(prompt.groups) == 1 and prompt.groups[0].count > 1:
         return sum(_fits(d, prompt.groups[0]) for d in detections) == prompt.groups[0].count
-    wanted = [g for g in prompt.groups for _ in range(g.count)]
-    for chosen in permutations(detections, len(wanted)):
-        if not all(map(_fits, chosen, wanted)):
+    groups = [g for g in prompt.groups for _ in range(g.count)]  # one entry per object
+    for chosen in permutations(detections, len(groups)):
+        if not all(map(_fits, chosen, groups)):
             continue
         if prompt.relation is None:
             return True
@@ -67,7 +67,7 @@ def verdict(prompt: Prompt, detections: Sequence[Detection], aspect: float = 1.0
 
 
 def judge(prompt: Prompt, image: np.ndarray) -> bool:
-    """Detect the objects of a picture (H, W, 3) and give the verdict."""
+    """Detect the objects of a picture (H, W, 3) and return whether they match the prompt."""
     return verdict(prompt, detect(image), image.shape[0] / image.shape[1])
 
 
@@ -79,7 +79,9 @@ def _fits(detection: Detection, group: Group) -> bool:
     )
 
 
-def _any_prompt(task: str, rng: np.random.Generator) -> Prompt:
+def _task_prompt(task: str, rng: np.random.Generator) -> Prompt:
+    """Draw a prompt of a task, held out or not."""
+
     def group(count: int = 1, color: float = 0.5, texture: bool = False) -> Group:
         return Group(
             count,

@@ -204,7 +204,8 @@ speeds, psnr = [1.4, 1.7, 1.9], [40.0, 35.0, 36.0]
 methods = {{"full": fv.Dense(), **{{str(r): fv.Prune(r) for r in ratios}}}}
 rows = []
 for (label, method), s, p in zip(methods.items(), [1.0, *speeds], [float("inf"), *psnr]):
-    plain = {{"method": label, "repr": repr(method), "task": "colors"}}
+    plain = {{"method": label, "repr": repr(method), "group": "colors",
+             "family": "full" if label == "full" else "FastVAR"}}
     for i in range(4):
         rows.append({{**plain, "kind": "quality", "picture": i, "psnr": p + i / 9, "ssim": 0.9,
                      "right": 1.0}})

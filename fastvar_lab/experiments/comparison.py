@@ -1,0 +1,128 @@
+"""Methods beside full generation: pictures and their metrics, measured speedups, merged frames."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Sequence
+
+import pandas as pd
+
+from fastvar_lab.experiments.base import (
+    Cell,
+    Methods,
+    Question,
+    base_of,
+    in_turns,
+    timed_cells,
+)
+from fastvar_lab.experiments.jobs import CellJob, Job, PictureJob, method_address
+from fastvar_lab.generation import Generation, generate
+from fastvar_lab.measure.quality import Metric
+from fastvar_lab.methods.columns import FULL
+from fastvar_lab.methods.prune import Dense, Prune
+from fastvar_lab.models.model import Model
+from fastvar_lab.seam import Method
+from fastvar_lab.speed import flops
+from fastvar_lab.store import Rows
+
+TIMED_TOGETHER = 6  # methods: what slows the machine for seconds hits them alike; little is lost
+
+
+def with_full(methods: Methods, model: Model) -> dict[str, Method]:
+    """Put full generation first; raise ValueError for a method that does not fit the model."""
+    both = {FULL: Dense(), **methods}
+    if both[FULL] != Dense():
+        raise ValueError(f"{FULL!r} names generation without pruning; call {both[FULL]!r} else")
+    for label, method in both.items():
+        try:
+            method_address(method, model)
+        except ValueError as error:
+            raise ValueError(f"{label}: {error}") from error
+    return both
+
+
+def halves_and_wholes(methods: Methods) -> dict[str, Method]:
+    """Keep the methods whose ratios are halves and wholes: a quick look at a slow experiment."""
+    return {
+        label: method
+        for label, method in methods.items()
+        if not isinstance(method, Prune) or {ratio for _, ratio in method.pairs} <= {0.5, 1.0}
+    }
+
+
+def comparison(question: Question, metrics: tuple[Metric, ...], experiment: str) -> list[Job]:
+    """Return the jobs that compare methods: one a batch of prompts, then some that time a few."""
+    drawn = [
+        PictureJob(question.methods, items, first, metrics, experiment)
+        for first, items in question.batches()
+    ]
+    cells = timed_cells(question, question.scope.repeats, kind="time")
+    groups = [cells[i : i + TIMED_TOGETHER] for i in range(0, len(cells), TIMED_TOGETHER)]
+    return [*drawn, *(CellJob("time", 1, times, tuple(group), experiment) for group in groups)]
+
+
+def times(model: Model, cells: Sequence[Cell]) -> Iterator[tuple[Cell, Rows]]:
+    """Time methods in turns with full generation: speedups, and their bounds by operations."""
+
+    def once(cell: Cell) -> Generation:
+        assert cell.method is not None
+        return generate(model, cell.prompts, cell.method, seed=0)
+
+    def cost(method: Method | None) -> float:
+        assert method is not None
+        steps = flops.step_flops(model, method, model.grids(), words=cells[0].words)
+        return flops.total(steps)
+
+    full = cost(Dense())
+    for cell, pairs in in_turns(cells, once, base_of(cells), lambda made: made.seconds):
+        row = {
+            "ms": statistics.median(made.seconds for made in pairs.fast) * 1e3,
+            **pairs.speedup.columns(),
+            "speedup_flop_bound": full / cost(cell.method),
+        }
+        yield cell, [row]
+
+
+def merge_frames(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Join frames of one experiment, measured on several machines or models, into one.
+
+    Rows that several frames share stand once. Raises ValueError, in one sentence, for frames that
+    hold other columns, other prompts, or other numbers for the same thing.
+
+    >>> rows = {"kind": "quality", "model": ["a"], "method": "full", "picture": 0, "prompt": "x"}
+    >>> one = pd.DataFrame({**rows, "weights": "12", "psnr": 100.0})
+    >>> len(merge_frames([one, one, one.assign(model="b")]))
+    2
+    """
+    if not frames:
+        raise ValueError("there is no frame to merge")
+    for frame in frames:
+        if "model" not in frame:
+            raise ValueError("a frame without the column model does not say what it measures")
+    shapes = [("kind" in f and set(f.kind.dropna()), "what" in f, "step" in f) for f in frames]
+    if any(shape != shapes[0] for shape in shapes):
+        raise ValueError("the frames are of different experiments; merge those of one")
+    joined = pd.concat(frames, ignore_index=True)
+    weights = joined.groupby("model").weights.unique()
+    for model, found in weights.items():
+        if len(found) > 1:
+            raise ValueError(
+                f"{model} has the weights {' and '.join(found)} in these frames; "
+                "name the models differently"
+            )
+    prompts = [
+        tuple(f.drop_duplicates("picture").sort_values("picture").prompt)
+        for _, f in joined.dropna(subset=["prompt"]).groupby("model")
+    ] if {"picture", "prompt"} <= set(joined) else []  # fmt: skip
+    if len(set(prompts)) > 1:
+        raise ValueError("the models drew different prompts; give all of them the same `prompts`")
+    joined = joined.drop_duplicates(ignore_index=True)
+    keys = [k for k in ("kind", "model", "machine", "method", "picture") if k in joined]
+    if "picture" in keys and "kind" in keys:
+        twice = joined[joined.duplicated(keys, keep=False)]
+        if len(twice):
+            row = twice.iloc[0]
+            raise ValueError(
+                f"{row.method!r} of {row.model} has two values of one measurement in these frames"
+            )
+    return joined

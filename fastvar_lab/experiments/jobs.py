@@ -1,0 +1,292 @@
+"""Jobs: the parts of an experiment, as values that travel to workers and know what is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Protocol
+
+from fastvar_lab.draws import Keyed
+from fastvar_lab.experiments.base import Cell, Methods, Work
+from fastvar_lab.generation import Generation, generate, resume
+from fastvar_lab.measure.quality import Metric
+from fastvar_lab.measure.speedup import disturbed
+from fastvar_lab.methods.columns import KEPT, ROWS, describe, written
+from fastvar_lab.methods.fingerprint import code_of, user_code_hash
+from fastvar_lab.methods.prune import Dense
+from fastvar_lab.models.model import Model
+from fastvar_lab.pictures import to_uint8
+from fastvar_lab.prompts import Item
+from fastvar_lab.provenance import machine, versions
+from fastvar_lab.scales import Sizes
+from fastvar_lab.seam import Method
+from fastvar_lab.store import Drawn, Rows, Store, key
+
+DRAWING = 1  # raise it when the engine draws other bits from the same request
+Disturbed = dict[str, Rows]
+"""Rows that are not kept, by the key of their address: their timing was disturbed."""
+
+
+class Job(Protocol):
+    """A part of an experiment that one worker computes, result by result."""
+
+    @property
+    def timed(self) -> bool:
+        """Tell whether nothing may run beside it."""
+        ...
+
+    def __len__(self) -> int:
+        """Count its results, for a progress bar."""
+        ...
+
+    def missing(self, model: Model, store: Store) -> Job | None:
+        """Return what of it the store does not hold; None if it holds all."""
+        ...
+
+    def compute(self, model: Model, store: Store) -> Disturbed:
+        """Compute all of it and keep it, result by result; return what may not be kept."""
+        ...
+
+    def rows(self, model: Model, store: Store, disturbed: Disturbed) -> Iterator[Rows | None]:
+        """Read each result's rows; None for one that is not there."""
+        ...
+
+
+def context(model: Model) -> dict[str, Any]:
+    """Return what of a model its results depend on: the first part of every address."""
+    return {
+        "model": model.name,
+        "weights": model.fingerprint,
+        "device": str(model.device),
+        "precision": model.precision,
+        "sampling": repr(model.sampling),
+        "sizes": [list(size) for size in model.sizes],
+    }
+
+
+def method_address(method: Method, model: Model) -> dict[str, str]:
+    """Return what sets a method apart from all others: as written, and the code of your rules.
+
+    Raises ValueError for one that nothing sets apart, or that does not fit the model.
+    """
+    if " at 0x" in repr(method):
+        raise ValueError(f"{method!r} names no value; make it a frozen dataclass")
+    grids = model.grids()
+    method.acts(grids)
+    code = user_code_hash(method, method.start(grids, model.depth))
+    return {"method": repr(method), **({"code": code} if code else {})}
+
+
+def method_columns(
+    label: str, method: Method, model: Model, sizes: Sizes | None = None
+) -> dict[str, Any]:
+    """Return the columns of a method in a frame; under `sizes` without those of the scale steps.
+
+    Schedules of many sizes have too many different steps for columns of each.
+    """
+    columns = describe(method, model.grids(sizes), model.depth)
+    if sizes is not None:
+        columns = {k: v for k, v in columns.items() if not k.startswith((KEPT, ROWS))}
+    return {"method": label, "repr": written(method), **columns}
+
+
+@dataclass(frozen=True)
+class CellJob:
+    """Cells of an experiment that are worked on together, one after the other."""
+
+    kept_as: str  # the name under which cells are kept: experiments may share them
+    version: int
+    work: Work
+    cells: tuple[Cell, ...]
+    experiment: str = ""
+
+    @property
+    def timed(self) -> bool:
+        return bool(self.cells[0].repeats)
+
+    def __len__(self) -> int:
+        return len(self.cells)
+
+    def address(self, cell: Cell, model: Model) -> dict[str, Any]:
+        """Everything that a cell's numbers depend on; of timed ones the machine, too."""
+        timing = {"on": {**machine(model.device), **versions()}} if cell.repeats else {}
+        method = {} if cell.method is None else method_address(cell.method, model)
+        judge = {} if cell.judge is None else {"judge": _rule(cell.judge)}
+        return {
+            **context(model),
+            **timing,
+            **method,
+            **judge,
+            "experiment": self.kept_as,
+            "work": _rule(self.work.args[0] if isinstance(self.work, partial) else self.work),
+            "version": self.version,
+            "columns": dict(cell.columns),
+            "items": [list(item) for item in cell.items],
+            "first": cell.first,
+            "repeats": cell.repeats,
+            "schedule": None if cell.sizes is None else [list(size) for size in cell.sizes],
+        }
+
+    def missing(self, model: Model, store: Store) -> CellJob | None:
+        cells = tuple(c for c in self.cells if store.get(self.address(c, model)) is None)
+        return replace(self, cells=cells) if cells else None
+
+    def compute(self, model: Model, store: Store) -> Disturbed:
+        loose: Disturbed = {}
+        for cell, rows in self.work(model, self.cells):
+            address = self.address(cell, model)
+            if disturbed(rows):
+                loose[key(address)] = rows
+            else:
+                store.put(address, rows, self.experiment)
+        return loose
+
+    def rows(self, model: Model, store: Store, disturbed: Disturbed) -> Iterator[Rows | None]:
+        for cell in self.cells:
+            address = self.address(cell, model)
+            rows = disturbed.get(key(address)) or store.get(address)
+            method = cell.method and method_columns(cell.label, cell.method, model, cell.sizes)
+            columns = {**cell.columns, **(method or {})}
+            yield None if rows is None else [{**columns, **row} for row in rows]
+
+
+@dataclass(frozen=True)
+class PictureJob:
+    """Pictures of some prompts under some methods, and metrics beside the full ones."""
+
+    methods: Methods
+    items: tuple[Item, ...]
+    first: int
+    metrics: tuple[Metric, ...]
+    experiment: str = ""
+
+    @property
+    def timed(self) -> bool:
+        return False
+
+    def __len__(self) -> int:
+        return len(self.methods)
+
+    def missing(self, model: Model, store: Store) -> PictureJob | None:
+        at = Addresses(model)
+        lacking = {
+            label: method
+            for label, method in self.methods.items()
+            if any(self._unknown(at, method, item, store) for item in self.items)
+        }
+        return replace(self, methods=lacking) if lacking else None
+
+    def _unknown(self, at: Addresses, method: Method, item: Item, store: Store) -> list[Metric]:
+        known = store.values(at.values(method, item))
+        return [metric for metric in self.metrics if metric.address not in known]
+
+    def compute(self, model: Model, store: Store) -> Disturbed:
+        """Draw what is not there, each prompt in full and under each method from one snapshot."""
+        at, full = Addresses(model), _Once(model, self.items)
+        references = self._pictures(Dense(), at, store, full)
+        for method in self.methods.values():
+            pictures = references
+            if method != Dense():
+                pictures = self._pictures(method, at, store, full)
+            for item, *pair in zip(self.items, pictures, references, strict=True):
+                unknown = self._unknown(at, method, item, store)
+                values = {
+                    metric.address: _columns(metric, model, item, *pair) for metric in unknown
+                }
+                if values:
+                    store.put_values(at.values(method, item), values, self.experiment)
+        return {}
+
+    def _pictures(self, method: Method, at: Addresses, store: Store, full: _Once) -> list[Drawn]:
+        """Read the pictures of all items under a method; draw and keep those that are not there."""
+        held = [store.picture(at.picture(method, item)) for item in self.items]
+        if all(drawn is not None for drawn in held):
+            return [drawn for drawn in held if drawn is not None]
+        made = full() if method == Dense() else resume(full.model, full(), method)
+        pictures = _drawn(full.model, made)
+        for item, old, new in zip(self.items, held, pictures, strict=True):
+            if old is None:
+                store.put_picture(at.picture(method, item), new, self.experiment)
+        return [old or new for old, new in zip(held, pictures, strict=True)]
+
+    def rows(self, model: Model, store: Store, disturbed: Disturbed) -> Iterator[Rows | None]:
+        at = Addresses(model)
+        for label, method in self.methods.items():
+            columns, rows = method_columns(label, method, model), list[dict[str, Any]]()
+            for i, item in enumerate(self.items):
+                known = store.values(at.values(method, item))
+                if any(metric.address not in known for metric in self.metrics):
+                    yield None
+                    break
+                values = {k: v for m in self.metrics for k, v in known[m.address].items()}
+                picture = {"picture": self.first + i, **item._asdict()}
+                rows.append({"kind": "quality", **columns, **picture, **values})
+            else:
+                yield rows
+
+
+class _Once:
+    """Generates a batch in full when it is first asked to, with a snapshot."""
+
+    def __init__(self, model: Model, items: tuple[Item, ...]) -> None:
+        self.model, self.items = model, items
+        self.generation: Generation | None = None
+
+    def __call__(self) -> Generation:
+        if self.generation is None:
+            prompts, seeds = [i.prompt for i in self.items], [i.seed for i in self.items]
+            self.generation = generate(self.model, prompts, Dense(), seed=seeds, snapshot=True)
+        return self.generation
+
+
+class Addresses:
+    """Makes the addresses of one model's pictures, each part of them once."""
+
+    def __init__(self, model: Model) -> None:
+        self.model, self.context = model, context(model)
+        self.methods: dict[int, tuple[Method, Mapping[str, str]]] = {}
+
+    def picture(self, method: Method, item: Item) -> dict[str, Any]:
+        """Everything that a picture depends on."""
+        if id(method) not in self.methods:  # two of one `repr` may differ in their code
+            self.methods[id(method)] = method, method_address(method, self.model)
+        return {
+            **self.context,
+            **self.methods[id(method)][1],
+            "prompt": item.prompt,
+            "seed": item.seed,
+            "draws": repr(Keyed((item.seed,))),
+            "drawing": DRAWING,
+        }
+
+    def values(self, method: Method, item: Item) -> dict[str, Any]:
+        """Everything that the values of a picture beside its full one depend on."""
+        pair = {"picture": self.picture(method, item), "reference": self.picture(Dense(), item)}
+        keys = {name: key(address) for name, address in pair.items()}
+        return {"model": self.model.name, **keys, "group": item.group}
+
+
+def _drawn(model: Model, made: Generation) -> list[Drawn]:
+    """Take a generation apart, picture by picture."""
+    pictures = to_uint8(model.decode(made.canvas))
+    return [
+        Drawn(picture, [None if t is None else t[i].cpu() for t in made.tokens])
+        for i, picture in enumerate(pictures)
+    ]
+
+
+def _columns(
+    metric: Metric, model: Model, item: Item, drawn: Drawn, reference: Drawn
+) -> dict[str, float]:
+    """Compute one metric of one picture beside its full one."""
+    names = [grid.name for grid in model.grids()]
+    tokens, others = (dict(zip(names, d.tokens, strict=True)) for d in (drawn, reference))
+    pair = drawn.picture, reference.picture
+    return metric.columns(*pair, item=item, tokens=tokens, reference_tokens=others)
+
+
+def _rule(function: Any) -> str:
+    """Write what sets a function apart: its name if it ships here, else its code, too."""
+    name = f"{function.__module__}.{getattr(function, '__qualname__', type(function).__qualname__)}"
+    return name if name.partition(".")[0] == "fastvar_lab" else f"{name}/{code_of(function)}"

@@ -1,0 +1,103 @@
+"""What an experiment leaves in a folder: data, tables, caption, and where they are from."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from fastvar_lab.experiments.base import Experiment
+from fastvar_lab.experiments.workers import ModelSpec
+from fastvar_lab.files import write
+from fastvar_lab.models.model import Model
+from fastvar_lab.plotting.tables import latex, markdown, tabulate
+from fastvar_lab.provenance import provenance as where_from
+
+DRAWN_WITH = ("matplotlib", "numpy", "pillow")  # same versions, same bytes
+DIGITS = 6  # of every number in a table of data
+
+Report = dict[str, Any]
+
+
+def write_frame(path: Path, frame: pd.DataFrame, kept: pd.DataFrame) -> pd.DataFrame:
+    """Write the rows that are `kept` as csv, and the tables of all; return the rows as written."""
+    data = Path(f"{path}.csv")
+    disown_data(path)
+    write(data, lambda partial: rounded(kept).to_csv(partial, index=False))
+    written = pd.read_csv(data)
+    write_tables(path, written if kept is frame else frame)
+    return written
+
+
+def rounded(frame: pd.DataFrame) -> pd.DataFrame:
+    """Round numbers to six digits, write whole ones whole, and drop columns that hold nothing.
+
+    >>> frame = pd.DataFrame({"seed": [758651974.0, None], "ms": [1377.5614510013, 0.00012345678]})
+    >>> print(rounded(frame.assign(none=None)).to_csv(index=False))
+    seed,ms
+    758651974,1377.56
+    ,0.000123457
+    <BLANKLINE>
+    """
+    out = frame.dropna(axis=1, how="all")
+    for column in out.select_dtypes("float"):
+        values = out[column]
+        if (values.dropna() % 1 == 0).all() and values.abs().max() < 2**53:
+            out = out.assign(**{column: values.astype("Int64")})
+        else:
+            short = [float(f"{value:.{DIGITS}g}") for value in values]
+            out = out.assign(**{column: short})
+    return out
+
+
+def write_tables(path: str | Path, frame: pd.DataFrame) -> None:
+    """Write what a frame says as Markdown and LaTeX (booktabs), `path` without its ending."""
+    table = tabulate(frame)
+    for ending, text in ((".md", markdown(table)), (".tex", latex(table))):
+        _write_text(Path(f"{path}{ending}"), text)
+
+
+def write_caption(path: str | Path, report: Report) -> None:
+    """Write the caption of a figure as text, `path` without its ending."""
+    _write_text(Path(f"{path}.txt"), report["caption"] + "\n")
+
+
+def _write_text(path: Path, text: str) -> None:
+    write(path, lambda partial: partial.write_text(text))
+
+
+def disown_data(path: Path) -> None:
+    """Take away what says where the old data are from: it would be wrong of new ones."""
+    Path(f"{path}.json").unlink(missing_ok=True)
+
+
+def caption(experiment: Experiment, report: Report) -> str:
+    """Write the caption of an experiment's figure: question, source, what was measured on what."""
+    place = report.get("gpu") or f"{report['cpu']}, {report['threads']} threads"
+    parts = [
+        experiment.question,
+        f"After {experiment.source}." if experiment.source else "",
+        f"{report['n']} pictures a method, 95 % intervals." if "n" in report else "",
+        f"Model {report['model']}, weights {report['weights']}; {place}.",
+    ]
+    return " ".join(part for part in parts if part)
+
+
+def measured(scope: str, frame: pd.DataFrame, rows: int) -> Report:
+    """Return how much an experiment measured."""
+    pictures = {"n": int(frame.picture.nunique())} if "picture" in frame else {}
+    return {"scope": scope, "rows": rows, **pictures}
+
+
+def provenance(model: Model, command: str, spec: ModelSpec | None = None) -> Report:
+    """Return where results are from: command, with how the model was opened, weights, machine."""
+    spec, usual = spec or ModelSpec(), ModelSpec()
+    options = [
+        f" --{name} {shlex.quote(str(getattr(spec, name)))}"
+        for name in ("weights", "device", "dtype")
+        if getattr(spec, name) != getattr(usual, name)
+    ]
+    command = f"python -m fastvar_lab {command}{''.join(options)}"
+    return where_from(model, command=command, packages=("seaborn", *DRAWN_WITH))

@@ -1,0 +1,100 @@
+"""Pruning under fused and unfused attention."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import pandas as pd
+import torch
+
+from fastvar_lab.experiments.base import Cell, Experiment, Question, in_turns, timed_cells
+from fastvar_lab.experiments.verdicts import Answer, Claim, above, label, mean
+from fastvar_lab.generation import generate
+from fastvar_lab.instruments.unfused import Unfused
+from fastvar_lab.methods.columns import FULL
+from fastvar_lab.methods.prune import Dense
+from fastvar_lab.models.model import Model
+from fastvar_lab.plotting import charts
+from fastvar_lab.seam import Runner
+from fastvar_lab.store import Rows
+
+
+class Cost(NamedTuple):
+    """Seconds of a generation, and the bytes of its largest attention matrix or its peak."""
+
+    seconds: float
+    size: int
+
+
+def cells(question: Question) -> list[list[Cell]]:
+    """Return a timed cell for each kernel and method."""
+    repeats = 3 * question.scope.repeats
+    by_kernel = [timed_cells(question, repeats, kernel=k) for k in ("unfused", "fused")]
+    return [[cell for cells in by_kernel for cell in cells]]
+
+
+def kernels(model: Model, cells: Sequence[Cell]) -> Iterator[tuple[Cell, Rows]]:
+    """Time and memory under fused and unfused attention, turn by turn (paper, Table 5)."""
+    cuda = model.device.type == "cuda"
+
+    def once(cell: Cell) -> Cost:
+        seen = list[Unfused]()
+
+        def watch(run: Runner) -> Runner:
+            seen.append(Unfused(run))
+            return seen[0]
+
+        if cuda:
+            torch.cuda.reset_peak_memory_stats(model.device)
+        watchers = [watch] if cell.columns["kernel"] == "unfused" else []
+        assert cell.method is not None
+        made = generate(model, cell.prompts, cell.method, watch=watchers)
+        if cuda:
+            return Cost(made.seconds, torch.cuda.max_memory_allocated(model.device))
+        return Cost(made.seconds, seen[0].largest if seen else 0)
+
+    first = cells[0]
+    base = Cell({"kernel": "unfused"}, Dense(), FULL, first.items, repeats=first.repeats)
+    for cell, pairs in in_turns(cells, once, base, lambda cost: cost.seconds):
+        yield (
+            cell,
+            [
+                {"turn": turn, "ms": cost.seconds * 1e3, "bytes": cost.size,
+                 "disturbed": pairs.speedup.disturbed}
+                for turn, cost in enumerate(pairs.fast)
+            ],
+        )  # fmt: skip
+
+
+def combines_with_fused_attention(frame: pd.DataFrame) -> Answer:
+    """Speedup of fusing and pruning over that of the better one alone, turn by turn."""
+    full = label(frame[frame.family == "full"], "that prunes nothing")
+    fast = label(frame[frame.family != "full"], "that prunes")
+    ms = frame.pivot_table(index="turn", columns=["kernel", "method"], values="ms")
+    speedup = (1 / ms).mul(ms["unfused", full], axis=0)
+    names = {"fused": ("fused", full), "pruned": ("unfused", fast), "both": ("fused", fast)}
+    means = {name: float(speedup[cell].mean()) for name, cell in names.items()}
+    better = max(("fused", "pruned"), key=lambda name: means[name])
+    gap = (speedup[names["both"]] - speedup[names[better]]).to_numpy()
+    each = ", ".join(f"{name} {times:.2f}x" for name, times in means.items())
+    answer = above(mean(gap), "x", f"both over {better} alone")
+    return Answer(f"{each}; {answer.text}", answer.verdict)
+
+
+EXPERIMENT = Experiment(
+    question="Does pruning combine with fused attention?",
+    source="Table 5",
+    cells=cells,
+    work=kernels,
+    chart=charts.kernels,
+    claims=(
+        Claim(
+            "Pruning combines with fused attention",
+            "pruned 2.1x with slow attention, 2.7x with both (Table 5)",
+            combines_with_fused_attention,
+        ),
+    ),
+    version=4,
+    speed=True,
+)

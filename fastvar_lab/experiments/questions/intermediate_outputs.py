@@ -1,0 +1,63 @@
+"""The picture after every scale step."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fastvar_lab.experiments.base import Cell, Experiment, Question, each
+from fastvar_lab.instruments.observe import observe
+from fastvar_lab.measure.quality import psnr
+from fastvar_lab.measure.spectra import images
+from fastvar_lab.methods.prune import Dense
+from fastvar_lab.models.model import Model
+from fastvar_lab.plotting import charts
+from fastvar_lab.seam import Method
+from fastvar_lab.store import Rows
+
+
+def cells(question: Question) -> list[list[Cell]]:
+    """Return a cell for each batch of prompts and method."""
+    return [
+        [
+            Cell({"first": first}, method, label, items, first, question.prompts.judge)
+            for label, method in question.methods.items()
+        ]
+        for first, items in question.batches()
+    ]
+
+
+def outputs(model: Model, cell: Cell) -> Rows:
+    """Whether the picture is right after every step, and how far from the full final one."""
+    assert cell.method is not None
+    shown = _pictures(model, cell, cell.method)
+    full = shown[-1] if cell.method == Dense() else _pictures(model, cell, Dense())[-1]
+    sizes = [grid.name for grid in model.grids()]
+    return [
+        {
+            "step": step,
+            "size": sizes[step],
+            "picture": cell.first + i,
+            "group": item.group,
+            "psnr": psnr(pictures[i], full[i]),
+            **cell.score(i, pictures[i]),
+        }
+        for step, pictures in enumerate(shown)
+        for i, item in enumerate(cell.items)
+    ]
+
+
+def _pictures(model: Model, cell: Cell, method: Method) -> np.ndarray:
+    """Decode after every step: (steps, n, H, W, 3) uint8."""
+    _, trace = observe(model, cell.prompts, method, seed=cell.seeds)
+    return (images(trace, model.decode) * 255).round().astype(np.uint8)
+
+
+EXPERIMENT = Experiment(
+    question="After which step is the picture there, and right?",
+    source="supplement, Fig. A.2",
+    cells=cells,
+    work=each(outputs),
+    chart=charts.outputs,
+    seed=23,
+    version=3,
+)

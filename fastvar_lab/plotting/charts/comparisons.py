@@ -1,0 +1,219 @@
+"""Charts of frames that compare methods: quality, speed, and the one against the other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+
+from fastvar_lab.measure.speedup import undisturbed
+from fastvar_lab.measure.statistics import summary
+from fastvar_lab.plotting.charts.axes import COLUMN, bars, panels, places, wrapped
+from fastvar_lab.plotting.style import FAST, OTHER, PALETTE, WIDTH, Figure, looks, style
+from fastvar_lab.plotting.tables import compared, pruned_shares
+
+VALUES = {"psnr": "PSNR to full (dB)", "right": "task score"}
+
+
+def methods(frame: pd.DataFrame) -> Figure:
+    """Compare methods: PSNR to the full picture, task score, measured speedup; 95 % intervals.
+
+    The score is left out where the prompts have no judge.
+
+    >>> from fastvar_lab.experiments.run import run
+    >>> methods(run("caching_step", "quick", progress=False)).axes[0].get_xlabel()
+    'PSNR to the full picture (dB)'
+    """
+    pictures, times = compared(frame)
+    pruned = pictures[pictures.family != "full"]
+    order = list(pruned.method.unique())
+    with style():
+        judged = "right" in measured(frame)
+        lines = max(label.count("\n") + 1 for label in wrapped(order))
+        height = (0.06 + 0.1 * lines) * len(order) + 1.0
+        fig, (left, *middle, right) = panels(WIDTH, height, 2 + judged)
+        bars(left, summary(pruned, ["method"], "psnr"), "low", "high")
+        left.set_xlabel("PSNR to the full picture (dB)")
+        for axes in middle:
+            score = summary(pictures, ["family", "method"], "right")
+            full = score[score.family == "full"].iloc[0]
+            axes.axvspan(full.low, full.high, color="0.92", lw=0)
+            axes.axvline(full["mean"], color="0.6", lw=0.8)
+            bars(axes, score[score.family != "full"], "low", "high")
+            axes.set_xlabel(f"task score (grey: full), n = {int(full.n)}")
+            axes.set_yticks(axes.get_yticks(), [])
+        _speedups(right, times.loc[order])
+    return fig
+
+
+def measured(frame: pd.DataFrame) -> dict[str, str]:
+    """Return the qualities among `VALUES` that a frame holds, with what an axis says of them."""
+    return {k: text for k, text in VALUES.items() if k in frame and frame[k].notna().any()}
+
+
+def sensitivity(frame: pd.DataFrame) -> Figure:
+    """PSNR against the share pruned, one line a scale, and the time each saves.
+
+    >>> from fastvar_lab.experiments.run import run
+    >>> sensitivity(run("scale_sensitivity", "quick", progress=False)).axes[0].get_ylabel()
+    'PSNR to full (dB), n = 2'
+    """
+    pictures, times = compared(frame)
+    shares = pruned_shares(frame)
+    alone = shares[(shares > 0).sum(axis=1) == 1]  # methods that prune one scale
+    rows = summary(pictures[pictures.method.isin(alone.index)], ["method"], "psnr")
+    rows["scale"] = [alone.loc[method].idxmax() for method in rows.method]
+    rows["share"] = [100 * alone.loc[method].max() for method in rows.method]
+    clear = undisturbed(times).speedup.reindex(rows.method)
+    rows["saved"] = 100 * (1 - 1 / clear.to_numpy())
+    with style():
+        fig, (left, right) = panels(WIDTH, 2.3, 2)
+        lines = rows.groupby("scale", sort=False)
+        for color, (scale, part) in zip(sns.color_palette("viridis", len(lines)), lines):
+            look = {"ms": 3, "lw": 1, "color": color, "label": scale}
+            left.plot(part.share, part["mean"], "o-", **look)
+            left.fill_between(part.share, part.low, part.high, color=color, alpha=0.15, lw=0)
+            right.plot(part.saved, part["mean"], "o-", **look)
+        psnr = f"PSNR to full (dB), n = {pictures.picture.nunique()}"
+        left.set(xlabel="share of one scale's tokens pruned (%)", ylabel=psnr)
+        left.set_xticks(sorted(rows.share.round().unique()))
+        right.set(xlabel="time saved (%)")
+        right.legend(
+            frameon=False, title="scale pruned", loc="center left", bbox_to_anchor=(1, 0.5)
+        )
+        for axes in (left, right):
+            axes.grid(lw=0.4, color="0.9")
+            sns.despine(ax=axes)
+    return fig
+
+
+def front(points: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
+    """Keep the points that no other beats in both columns, by rising x."""
+    ranked = points.sort_values([x, y], ascending=[False, False])
+    best = ranked[y].cummax()
+    return ranked[(ranked[y] >= best) & ~ranked[y].duplicated()].sort_values(x)
+
+
+def tradeoff_points(frame: pd.DataFrame, value: str = "psnr") -> pd.DataFrame:
+    """One row a method: mean, low and high of a quality, speedup with its interval, its bound.
+
+    Methods whose timing was disturbed are left out.
+
+    >>> from fastvar_lab.experiments.run import run
+    >>> points = tradeoff_points(run("ratio_tradeoff", "quick", progress=False))
+    >>> list(points.columns[:5])
+    ['family', 'method', 'mean', 'low', 'high']
+    """
+    pictures, times = compared(frame)
+    pruned = pictures[pictures.family != "full"]
+    rows = summary(pruned, ["family", "method"], value).set_index("method")
+    speed = ["speedup", "speedup_low", "speedup_high", "speedup_flop_bound"]
+    clear = undisturbed(times).reindex(columns=speed)
+    points = rows.join(clear, how="inner").reset_index()
+    return points[["family", *points.columns.drop("family")]]
+
+
+def _ranges(axes: Axes, points: pd.DataFrame, line: str, **options: Any) -> None:
+    """Draw qualities over speedups, with the 95 % intervals of both."""
+    upright = np.abs([points["mean"] - points.low, points.high - points["mean"]])
+    across = np.abs([points.speedup - points.speedup_low, points.speedup_high - points.speedup])
+    axes.errorbar(
+        points.speedup,
+        points["mean"],
+        xerr=across,
+        yerr=upright,
+        fmt=line,
+        elinewidth=0.5,
+        **options,
+    )
+
+
+def tradeoff(frame: pd.DataFrame) -> Figure:
+    """Quality against measured speedup, with the Pareto front.
+
+    >>> from fastvar_lab.experiments.run import run
+    >>> tradeoff(run("ratio_tradeoff", "quick", progress=False)).axes[0].get_ylabel()
+    'PSNR to full (dB)'
+    """
+    with style():
+        fig, row, values = _qualities(frame, 2.6)
+        for axes, value in zip(row, values):
+            points = tradeoff_points(frame, value)
+            _ranges(axes, points, "o", ms=2.5, color=OTHER)
+            best = front(points, "speedup", "mean")
+            axes.plot(best.speedup, best["mean"], "o-", ms=3.5, lw=1, color=FAST,
+                      label="Pareto front")  # fmt: skip
+        row[0].legend(frameon=False)
+    return fig
+
+
+def rivals(frame: pd.DataFrame) -> Figure:
+    """Quality against measured speedup, one line a family of methods: compare at equal time.
+
+    >>> from fastvar_lab.experiments.run import run
+    >>> rivals(run("rivals", "quick", progress=False)).axes[0].get_xlabel()
+    'measured speedup'
+    """
+    styles = looks(frame.family)
+    with style():
+        fig, row, values = _qualities(frame, 2.4)
+        for axes, value in zip(row, values):
+            families = tradeoff_points(frame, value).groupby("family", sort=False)
+            for name, part in families:
+                color, marker = styles[name]
+                options = {"color": color, "label": name, "ms": 3, "lw": 1}
+                _ranges(axes, part.sort_values("speedup"), f"{marker}-", **options)
+        row[0].legend(frameon=False)
+    return fig
+
+
+def _qualities(frame: pd.DataFrame, height: float) -> tuple[Figure, list[Axes], list[str]]:
+    """Make a panel over the measured speedup for each quality that a frame holds."""
+    titles = measured(frame)
+    fig, row = panels(WIDTH if len(titles) > 1 else COLUMN, height, len(titles))
+    for axes, (value, title) in zip(row, titles.items(), strict=True):
+        n = f", n = {frame.picture.nunique()}" if value == "right" else ""
+        axes.set(xlabel="measured speedup", ylabel=f"{title}{n}")
+        axes.grid(lw=0.4, color="0.9")
+        sns.despine(ax=axes)
+    return fig, row, list(titles)
+
+
+def speedups(frame: pd.DataFrame) -> Figure:
+    """Measured speedups beside what counted operations allow.
+
+    >>> rows = [{"method": "CoDe", "speedup": 1.2, "speedup_flop_bound": 1.4}]
+    >>> speedups(pd.DataFrame(rows)).axes[0].get_xlabel()
+    'speedup'
+    """
+    with style():
+        fig, (axes,) = panels(COLUMN, 0.2 * len(frame) + 0.9)
+        _speedups(axes, frame.set_index("method"))
+        axes.set_yticks(axes.get_yticks(), frame.method)
+    return fig
+
+
+def _speedups(axes: Axes, times: pd.DataFrame) -> None:
+    """Draw measured speedups as bars, with their interval if known, their bounds as ticks.
+
+    Disturbed ones are pale.
+    """
+    rows = places(axes, len(times))
+    spread = None
+    if "speedup_low" in times:
+        spread = np.abs(
+            [times.speedup - times.speedup_low, times.speedup_high - times.speedup]
+        ).astype(float)
+    pale = times["disturbed"].eq(True) if "disturbed" in times else [False] * len(times)
+    colors = [(*PALETTE[0], 0.3 if p else 1.0) for p in pale]
+    axes.barh(rows, times.speedup, 0.6, xerr=spread, error_kw={"lw": 0.8, "ecolor": "0.3"},
+              color=colors, label="measured")  # fmt: skip
+    axes.plot(times.speedup_flop_bound, rows, "|", ms=8, color="k", label="FLOP bound")
+    axes.set_yticks(rows, [])
+    axes.set_xlabel("speedup")
+    axes.axvline(1, color="0.6", lw=0.8)
+    axes.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
+    sns.despine(ax=axes)

@@ -1,0 +1,221 @@
+"""Charts of what generation costs: time by step, module and size, operations, memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+
+from fastvar_lab.measure.statistics import summary
+from fastvar_lab.plotting.charts.axes import (
+    COLUMN,
+    bars,
+    by_method,
+    medians,
+    method_looks,
+    panels,
+)
+from fastvar_lab.plotting.style import FAST, FULL, PALETTE, WIDTH, Figure, style
+
+NAMES = {"full": "full", "fast": "FastVAR"}  # of the columns of a suite
+
+
+def latency(frame: pd.DataFrame) -> Figure:
+    """Milliseconds of every scale step, full and pruned.
+
+    >>> from fastvar_lab.experiments.run import run
+    >>> latency(run("latency_by_scale", "quick", progress=False)).axes[0].get_ylabel()
+    'time (ms)'
+    """
+    with style():
+        fig, (axes,) = panels()
+        medians(axes, frame, x="size", y="ms")
+        axes.set(xlabel="token map of the scale step", ylabel="time (ms)")
+        axes.tick_params(axis="x", rotation=45)
+    return fig
+
+
+def modules(frame: pd.DataFrame) -> Figure:
+    """Milliseconds of one layer's sublayers at the last three steps (paper, Fig. A.1).
+
+    >>> from fastvar_lab.experiments.run import run
+    >>> modules(run("module_profile", "quick", progress=False)).axes[0].get_ylabel()
+    'time of one layer (ms)'
+    """
+    last = sorted(frame.step.unique())[-3:]
+    with style():
+        fig, (axes,) = panels()
+        part = frame[frame.step.isin(last)]
+        part = part.assign(what=part["kind"] + ", " + part["size"])
+        medians(axes, part, x="what", y="ms")
+        axes.set(xlabel="", ylabel="time of one layer (ms)")
+        axes.tick_params(axis="x", rotation=60)
+    return fig
+
+
+def exponent(tokens: Sequence[float], ms: Sequence[float]) -> float:
+    """Slope of log time over log tokens, fitted over all sizes.
+
+    >>> round(exponent([1, 2, 4], [1, 4, 16]), 3)
+    2.0
+    """
+    return float(np.polyfit(np.log(tokens), np.log(ms), 1)[0])
+
+
+def exponents(timed: pd.DataFrame) -> tuple[float, float]:
+    """Return the exponent over all sizes of one method, and between its two largest."""
+    ms = timed.groupby("tokens").ms.median()
+    return exponent(ms.index, ms), exponent(ms.index[-2:], ms.tail(2))
+
+
+def scaling(frame: pd.DataFrame) -> Figure:
+    """Time against tokens of the final map, with fitted exponents; scores of larger pictures."""
+    rows, scored = (frame[frame.what == what] for what in ("time", "zero-shot"))
+    looks = method_looks(rows)
+    with style():
+        fig, (axes, *scores) = panels(*((WIDTH, 2.2, 2) if len(scored) else ()))
+        for method, part in rows.groupby("method", sort=False):
+            color, marker = looks[method]
+            label = "{}, exponent {:.2f}, at the end {:.2f}".format(method, *exponents(part))
+            axes.loglog(
+                part.groupby("tokens").ms.median(),
+                f"{marker}-",
+                ms=3,
+                lw=1,
+                color=color,
+                label=label,
+            )
+        axes.set(xlabel="tokens of the final map", ylabel="time (ms)")
+        axes.grid(lw=0.4, color="0.9")
+        axes.legend(frameon=False)
+        sns.despine(ax=axes)
+        for right in scores:
+            known = summary(scored, ["side"], "right")
+            known["method"] = [f"{s}x{s}" for s in known.side]
+            bars(right, known, "low", "high")
+            right.set(xlabel=f"task score, n = {scored.picture.nunique()}", ylabel="final map")
+            right.set_xlim(0, 1.02)  # a whole dot at 1
+    return fig
+
+
+def kernels(frame: pd.DataFrame) -> Figure:
+    """Time under unfused and fused attention, full and pruned (paper, Table 5).
+
+    >>> from fastvar_lab.experiments.run import run
+    >>> kernels(run("attention_kernels", "quick", progress=False)).axes[0].get_ylabel()
+    'attention'
+    """
+    with style():
+        fig, (axes,) = panels(COLUMN, 1.8)
+        medians(axes, frame, x="ms", y="kernel")
+        axes.set(xlabel="time (ms)", ylabel="attention")
+    return fig
+
+
+def memory(frame: pd.DataFrame) -> Figure:
+    """Megabytes of KV cache and restore cache by final map.
+
+    >>> from fastvar_lab.experiments.run import run
+    >>> memory(run("memory", "quick", progress=False)).axes[0].get_ylabel()
+    'caches (MB)'
+    """
+    with style():
+        fig, (axes,) = panels(COLUMN, 2.5)
+        sides, methods = sorted(frame.side.unique()), frame.groupby("method", sort=False)
+        width, looks = 0.8 / len(methods), method_looks(frame)
+        for i, (method, part) in enumerate(methods):
+            place = np.arange(len(sides)) + (i - (len(methods) - 1) / 2) * width
+            kv, held = part.kv_measured / 1e6, part.held_measured / 1e6
+            axes.bar(place, kv, width * 0.95, color=looks[method].color, label=method)
+            axes.bar(place, held, width * 0.95, bottom=kv, color=looks[method].color, alpha=0.4)
+        axes.bar(0, 0, color="0.3", alpha=0.4, label="held to restore from")
+        axes.set_xticks(np.arange(len(sides)), [f"{s}x{s}" for s in sides])
+        axes.set(xlabel="final token map", ylabel="caches (MB)")
+        axes.legend(frameon=False)
+        sns.despine(ax=axes)
+    return fig
+
+
+def costs(frame: pd.DataFrame) -> Figure:
+    """Draw what `flops.costs` counted: operations of every scale step, one bar a method.
+
+    >>> import fastvar_lab as fv
+    >>> methods = {"full": fv.Dense(), "FastVAR": fv.Prune({-1: 0.75})}
+    >>> frame = fv.costs(fv.load("tiny"), methods)
+    >>> costs(frame).axes[0].get_ylabel()
+    'GFLOP'
+    """
+    with style():
+        fig, (axes,) = panels(WIDTH, 1.9)
+        sums = frame.groupby("method", sort=False).gflop.sum()
+        labels = {name: f"{name}, {gflop:.0f} GFLOP" for name, gflop in sums.items()}
+        named = frame.assign(method=frame.method.map(labels), family=frame.method)
+        by_method(axes, named, x="size", y="gflop")
+        axes.set(xlabel="token map of the scale step", ylabel="GFLOP")
+    return fig
+
+
+def overhead(frame: pd.DataFrame) -> Figure:
+    """Milliseconds of one call: attention, feed-forward, selection, restoration.
+
+    >>> from fastvar_lab.experiments.run import run
+    >>> overhead(run("sublayer_overhead", "quick", progress=False)).axes[0].get_xlabel()
+    'time of one call at the last step (ms)'
+    """
+    with style():
+        fig, (axes,) = panels(COLUMN, 1.6)
+        names = {"attention": "attention", "ffn": "feed-forward", "pts": "PTS", "ctr": "CTR"}
+        part = frame.groupby("kind").ms.median()
+        bars = axes.barh(
+            [names[k] for k in names][::-1], [part[k] for k in names][::-1], color=PALETTE[0]
+        )
+        axes.bar_label(bars, fmt="%.2f", padding=2, fontsize=6)
+        axes.set(xlabel="time of one call at the last step (ms)")
+        sns.despine(ax=axes)
+    return fig
+
+
+def suite(cases: pd.DataFrame, growing: pd.DataFrame) -> Figure:
+    """Draw the paper's suite: speedups beside bounds, one generation by scale, growth with size.
+
+    `growing` are the cases of one model at several sizes, by `tokens` of the last map; fewer than
+    two are not drawn.
+    """
+    alone = cases[cases.pictures == 1]
+    rows = alone[alone.group != "growth"] if (alone.group != "growth").any() else alone
+    with style():
+        columns = 2 + (len(growing) > 1)
+        fig, (left, middle, *right) = panels(WIDTH, max(2.4, 0.2 * len(rows) + 1.2), columns)
+        places = np.arange(len(rows))[::-1]
+        left.barh(places, rows.speedup, color=PALETTE[0])
+        left.plot(rows.speedup_flop_bound, places, "k|", ms=7, label="bound by operations")
+        left.set_yticks(places, [_wrapped(name) for name in rows.name], fontsize=6)
+        left.set(xlabel="speedup over the full run", ylim=(-0.7, len(rows) + 0.6))
+        left.legend(frameon=False, loc="upper right")
+        shown = rows.iloc[0]
+        for color, way in zip((FULL, FAST), ("full", "fast")):
+            ms, floor = shown[f"step_ms_{way}"], shown[f"step_floor_ms_{way}"]
+            ran = [t if scale not in shown.skipped or way == "full" else np.nan
+                   for t, scale in zip(ms, shown.scales)]  # fmt: skip
+            middle.semilogy(ran, "o-", ms=3, lw=1, color=color, label=NAMES[way])
+            middle.semilogy([f or np.nan for f in floor], ":", lw=1, color=color)
+        middle.set_xticks(range(len(shown.scales)), shown.scales, rotation=60, fontsize=6)
+        middle.set(ylabel="time (ms), dotted: floor", title=shown["name"])
+        middle.legend(frameon=False)
+        for axes in right:
+            for color, way in zip((FULL, FAST), ("full", "fast")):
+                ms = growing[f"ms_{way}"]
+                label = f"{NAMES[way]}, exponent {exponent(growing.tokens, ms):.2f}"
+                axes.loglog(growing.tokens, ms, "o-", ms=3, lw=1, color=color, label=label)
+            axes.set(xlabel="tokens of the final map", ylabel="time (ms)")
+            axes.legend(frameon=False)
+        for axes in (left, middle, *right):
+            sns.despine(ax=axes)
+    return fig
+
+
+def _wrapped(name: str) -> str:
+    model, size, *rest = name.split(" ")
+    return f"{model} {size}" + (f"\n{' '.join(rest)}" if rest else "")
