@@ -6,6 +6,32 @@ import difflib
 from collections.abc import Collection
 
 
+def short(value: object, most: int = 60) -> str:
+    r"""Write a name or value on one line of at most `most` characters, its middle left out.
+
+    Messages show what a file holds through this: a tensor's name may be a page long.
+
+    >>> short("a" * 100, most=12)
+    'aaaaa...aaaa'
+    >>> short("two\nlines")
+    'two\\nlines'
+    """
+    if isinstance(value, BaseException):  # its first line: the rest of libraries' is advice
+        value = (str(value).splitlines() or [""])[0] or type(value).__name__
+    if isinstance(value, str):
+        text = value if len(value) <= 4 * most else f"{value[: 2 * most]}{value[-2 * most :]}"
+    else:
+        try:
+            text = repr(value)
+        except (RecursionError, ValueError):  # nested too deeply, a number of too many digits
+            text = f"<{type(value).__name__}>"
+    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    if len(text) <= most:
+        return text
+    head = (most - 2) // 2
+    return f"{text[:head]}...{text[len(text) - (most - 3 - head) :]}"
+
+
 class PromptError(ValueError):
     """Raised for a prompt outside vocabulary or grammar; the message says what is allowed."""
 

@@ -5,10 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
+
+from fastvar_lab.errors import short
 
 
 def digest(*parts: str | bytes | memoryview, length: int = 64) -> str:
@@ -28,15 +32,58 @@ def digest_of(parts: Iterable[str | bytes | memoryview], length: int = 64) -> st
     return state.hexdigest()[:length]
 
 
+def digest_of_file(path: Path) -> str:
+    """Hash a file with SHA-256, a megabyte at a time."""
+    with path.open("rb") as file:
+        return digest_of(iter(lambda: file.read(2**20), b""))
+
+
+def expanded(path: str | Path) -> Path:
+    """Return a path that a user gave, with a leading `~` or `~name` replaced by the home folder.
+
+    >>> expanded("~/weights") == Path.home() / "weights"
+    True
+    """
+    return Path(os.path.expanduser(path))
+
+
+PARTIAL = ".partial-"
+ABANDONED = 3600.0  # seconds without a write, after which a partial file's writer was killed
+
+
 def write(path: Path, save: Callable[[Path], object]) -> None:
-    """Let `save` write a temporary file of the same kind, then rename it to `path`."""
+    """Let `save` write a temporary file of the same kind, then rename it to `path`.
+
+    Removes temporary files that killed writers left in that folder, an hour after the last write.
+    """
+    remove_abandoned(path.parent)
     # unique, because two processes or threads may write the same file
-    partial = path.with_name(f".partial-{uuid4().hex}{path.suffix}")
+    partial = path.with_name(f"{PARTIAL}{uuid4().hex}{path.suffix}")
     try:
         save(partial)
         os.replace(partial, path)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error  # not of `partial`
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink()
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Remove temporary files of `write` that nobody has written to for an hour, if one may.
+
+    By age alone: a process of another machine or container, on a shared disk, looks dead from here.
+    """
+    try:
+        for entry in os.scandir(folder):
+            if entry.name.startswith(PARTIAL):
+                with suppress(OSError):  # gone, or another user's
+                    if time.time() - entry.stat().st_mtime > ABANDONED:
+                        os.unlink(entry.path)
+    except OSError:
+        pass  # no folder yet, or one that cannot be listed: writing says so
 
 
 def unused(path: Path, endings: Sequence[str]) -> Path:
@@ -63,5 +110,51 @@ def folder(path: Path) -> Path:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write `content` as indented JSON."""
-    write(path, lambda p: p.write_text(json.dumps(content, indent=1) + "\n"))
+    """Write `content` as indented JSON, in UTF-8 whatever the locale."""
+    text = json.dumps(content, indent=1) + "\n"
+    write(path, lambda p: p.write_text(text, encoding="utf-8"))
+
+
+def read_json(text: str | bytes, kind: type = dict) -> Any:
+    """Read JSON whose outermost value is a `kind`; raise ValueError for anything else.
+
+    >>> read_json("[]")
+    Traceback (most recent call last):
+    ValueError: it must hold a dict; not a list
+    """
+    try:
+        content = json.loads(text)
+    except RecursionError:
+        raise ValueError("its JSON is nested too deeply") from None
+    except ValueError as error:  # UnicodeDecodeError is one
+        raise ValueError(f"it is not JSON ({short(error)})") from None
+    if not isinstance(content, kind):
+        raise ValueError(f"it must hold a {kind.__name__}; not a {type(content).__name__}")
+    return content
+
+
+_PAGES = (b"<!doctype", b"<html", b"<?xml", b"<head", b"<script")
+
+
+def other_kind(path: Path) -> str | None:
+    """Say what a file is that was named as tensors, if it is something else; None if it may be.
+
+    Recognised are folders, empty files, Git LFS pointers, web pages and other text.
+    """
+    if path.is_dir():
+        return "a folder"
+    with path.open("rb") as file:
+        start = file.read(512)
+    if not start:
+        return "an empty file"
+    if start.startswith(b"version https://git-lfs"):
+        return "a Git LFS pointer, not what it points to; run `git lfs pull`"
+    if start.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith(_PAGES):
+        return "a web page, not the file that it offers; download it again"
+    try:
+        text = start.decode()
+    except UnicodeDecodeError as error:
+        if error.start < 508:  # else a letter is cut in two
+            return None
+        text = start[: error.start].decode()
+    return "a text file" if all(c.isprintable() or c.isspace() for c in text) else None

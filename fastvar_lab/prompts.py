@@ -14,6 +14,7 @@ from typing import ClassVar, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
+from fastvar_lab.files import expanded
 from fastvar_lab.world.grammar import parse
 from fastvar_lab.world.tasks import TASKS, judge, questions
 
@@ -200,7 +201,7 @@ class PromptFile(_Value):
     def take(self, n: int) -> tuple[Item, ...]:
         """Read the file and return the first `n` items."""
         try:
-            lines = Path(self.path).read_text(encoding="utf-8-sig").splitlines()
+            lines = expanded(self.path).read_text(encoding="utf-8-sig").splitlines()
         except UnicodeDecodeError:
             raise ValueError(f"the prompt file {self.path} is not UTF-8 text") from None
         except OSError as error:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
+from numbers import Integral
 from operator import index
 from typing import Any, cast
 
@@ -11,8 +12,10 @@ import torch
 from torch import Tensor
 
 from fastvar_lab.draws import Draws, Keyed
+from fastvar_lab.errors import short
 from fastvar_lab.models.model import Model
 from fastvar_lab.sampling import Sampling
+from fastvar_lab.scales import whole
 from fastvar_lab.seam import Grid
 
 Condition = Tensor | tuple[Tensor, ...]
@@ -41,7 +44,7 @@ class Request:
 
 def make_request(
     model: Model,
-    prompts: str | Sequence[str] | Condition,
+    prompts: str | int | Sequence[str | int] | Condition,
     *,
     seed: int | Sequence[int] | None = None,
     sizes: Sequence[tuple[int, int]] | None = None,
@@ -51,12 +54,14 @@ def make_request(
 ) -> Request:
     """Build a request from the arguments of `generate`; raise ValueError for invalid ones."""
     texts, condition = _prompts(model, prompts)
+    if sampling is not None and not isinstance(sampling, Sampling):
+        raise ValueError(f"sampling must be a Sampling, or None for the model's; not {sampling!r}")
     if draws is not None and seed is not None:
         raise ValueError(f"seed {seed!r} and draws {draws!r} both choose the noise; give one")
     request = Request(
         texts,
         model.grids(sizes),
-        sampling or model.sampling,
+        model.sampling if sampling is None else sampling,
         draws or Keyed(_seeds(0 if seed is None else seed, len(texts))),
         condition,
         _given(given, model.device),
@@ -72,7 +77,7 @@ def make_request(
 
 
 def _prompts(
-    model: Model, prompts: str | Sequence[str] | Condition
+    model: Model, prompts: str | int | Sequence[str | int] | Condition
 ) -> tuple[tuple[str, ...], Condition | None]:
     """Return prompts and None, or for an encoded condition numbered names and the condition."""
     if isinstance(prompts, Tensor) or hasattr(prompts, "_fields"):
@@ -83,23 +88,50 @@ def _prompts(
                 f"not on a {type(condition).__name__}"
             )
         first = condition if isinstance(condition, Tensor) else condition[0]
+        if first.ndim == 0:
+            raise ValueError(f"a condition has a row for every picture; not {short(condition)}")
         texts, encoded = tuple(f"condition {i}" for i in range(len(first))), condition
     else:
-        lines = cast(str | Sequence[str], prompts)
-        texts, encoded = (lines,) if isinstance(lines, str) else tuple(lines), None
+        texts, encoded = tuple(map(_text, _listed(prompts))), None
     if not texts:
         raise ValueError("there is no prompt to generate from")
     return texts, encoded
 
 
+def _listed(prompts: Any) -> Sequence[Any]:
+    """Bring one prompt, or several in any collection, to a sequence; a number is a class label."""
+    if isinstance(prompts, str | Integral) or getattr(prompts, "ndim", None) == 0:
+        return (prompts,)
+    try:
+        if isinstance(prompts, bytes | Set | Mapping):  # which have another order, or none
+            raise TypeError
+        return tuple(prompts)
+    except TypeError:
+        raise ValueError(f"prompts are text or class labels; not {short(prompts)}") from None
+
+
+def _text(prompt: Any) -> str:
+    """Bring a prompt to text; class labels too, which come as numbers of any library."""
+    if isinstance(prompt, str):
+        return str(prompt)  # numpy's strings are others
+    try:
+        if isinstance(prompt, bool):
+            raise TypeError
+        return str(index(prompt))
+    except TypeError:
+        raise ValueError(f"a prompt is text, or a class label; not {short(prompt)}") from None
+
+
 def _seeds(seed: int | Sequence[int], n: int) -> tuple[int, ...]:
     """Return a seed for every picture: consecutive numbers from one seed, or the given seeds."""
     try:
-        first = index(cast(Any, seed))
-    except TypeError:
-        seeds = tuple(index(s) for s in cast(Sequence[int], seed))
-    else:
-        seeds = tuple(first + i for i in range(n))
+        several: tuple[Any, ...] | None = None if isinstance(seed, str) else tuple(cast(Any, seed))
+    except TypeError:  # one number; a tensor or array without axes is one too
+        several = None
+    if several is None:
+        first = whole("seed", seed)
+        return tuple(first + i for i in range(n))
+    seeds = tuple(whole("seed", s) for s in several)
     if len(seeds) != n:
         raise ValueError(f"{n} prompts need as many seeds; not {len(seeds)}")
     return seeds

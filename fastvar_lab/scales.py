@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from operator import index
+from typing import Any
 
+from fastvar_lab.errors import short
 from fastvar_lab.seam import Grid
 
 Sizes = tuple[tuple[int, int], ...]
@@ -104,14 +107,42 @@ def grids(sizes: Sequence[tuple[int, int]], prefix: int = 0) -> tuple[Grid, ...]
 
     Raises ValueError for an empty schedule, and for entries that are not maps of 1x1 or more.
     """
-    if not len(sizes):
+    maps = enumerate(as_sizes(sizes))
+    return tuple(Grid(i, h, w, prefix if i == 0 else 0) for i, (h, w) in maps)
+
+
+def as_sizes(sizes: Iterable[Iterable[int]]) -> Sizes:
+    """Convert a schedule, given as lists, an array or a tensor, to a tuple of tuples.
+
+    Raises ValueError for anything that is not a schedule.
+
+    >>> as_sizes([[1, 1], (2.0, 3)])
+    Traceback (most recent call last):
+    ValueError: the side of a map must be a whole number; not 2.0
+    """
+    try:
+        maps = [tuple(size) for size in sizes]
+    except TypeError:
+        maps = [()]
+    if not maps:
         raise ValueError("a scale schedule needs at least one map")
-    if any(not hasattr(size, "__len__") or len(size) != 2 for size in sizes):
-        raise ValueError(f"a schedule must consist of maps (height, width); not {list(sizes)}")
-    for h, w in sizes:
+    if any(len(size) != 2 for size in maps):
+        raise ValueError(f"a schedule must consist of maps (height, width); not {short(sizes)}")
+    whole_maps = tuple((whole("side of a map", h), whole("side of a map", w)) for h, w in maps)
+    for h, w in whole_maps:
         if h < 1 or w < 1:
-            raise ValueError(f"a token map must be at least 1x1; not {h}x{w} in {list(sizes)}")
-    return tuple(Grid(i, h, w, prefix if i == 0 else 0) for i, (h, w) in enumerate(sizes))
+            raise ValueError(
+                f"a token map must be at least 1x1; not {h}x{w} in {short(whole_maps)}"
+            )
+    return whole_maps
+
+
+def whole(what: str, value: Any) -> int:
+    """Return a whole number, of Python, numpy or torch, as an int; raise ValueError for others."""
+    try:
+        return index(value)
+    except TypeError:
+        raise ValueError(f"the {what} must be a whole number; not {short(value)}") from None
 
 
 def stretch(sizes: Sequence[tuple[int, int]], h: int, w: int) -> Sizes:

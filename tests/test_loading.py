@@ -17,7 +17,7 @@ from fastvar_lab.backbones.infinity import Infinity, InfinityConfig
 from fastvar_lab.backbones.text import RandomText
 from fastvar_lab.errors import WeightsError
 from fastvar_lab.models import build, families, loading, releases
-from fastvar_lab.models.checkpoints import looks_like
+from fastvar_lab.models.states import looks_like
 
 SMALL = AutoEncoderConfig(8, (32, 32), encoder_blocks=1, decoder_blocks=1)
 INFINITY = InfinityConfig(6, 64, 2, 64, 8, text_width=24, text_length=10, pool_heads=4)
@@ -164,13 +164,44 @@ def test_downloads_go_through_the_hub(infinity, monkeypatch, tmp_path):
         return str(folder if allow_patterns else tmp_path / "nothing")
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
-    monkeypatch.setattr(loading, "_condition", lambda *a: source.text_encoder)
-    for _ in "ab":  # the second one finds a link to nowhere
-        fv.load("infinity-2b", download=True)
+    places = []
+
+    def condition(name, release, place, instruction):
+        places.append(place)
+        return source.text_encoder
+
+    monkeypatch.setattr(loading, "_condition", condition)
+    before = sorted(folder.rglob("*"))
+    fv.load("infinity-2b", download=True)
     assert asked[0][0] == "FoundationVision/Infinity"
     assert asked[0][1][:1] == ["infinity_2b_reg.pth"]
     assert asked[1:3] == [("google/flan-t5-xl", True), ("google/flan-t5-xl", False)]
-    assert (folder / "flan-t5-xl").is_symlink()
+    assert places == [tmp_path / "nothing"]
+    assert sorted(folder.rglob("*")) == before  # the hub's cache is the hub's
+
+
+def test_an_error_of_the_hub_is_one_sentence(monkeypatch, infinity):
+    def fails(*_, **__):
+        raise RuntimeError("502 Bad Gateway\nTry again with advice\nof many lines")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fails)
+    with pytest.raises(OSError, match=r"^cannot fetch FoundationVision/Infinity: 502 Bad Gateway$"):
+        fv.load("infinity-2b", download=True)
+
+
+def test_what_would_be_ignored_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="and download both say what to open; give one"):
+        fv.load("infinity-2b", weights=tmp_path, download=True)
+    with pytest.raises(ValueError, match="random weights read no files"):
+        fv.load("hart-0.7b", weights="random", instruction=tmp_path / "text", depth=1)
+
+
+def test_a_damaged_text_encoder_is_named(infinity):
+    _, folder = infinity
+    (folder / "flan-t5-xl").mkdir()
+    (folder / "flan-t5-xl" / "config.json").write_text("{")
+    with pytest.raises(WeightsError, match=r"cannot open the text encoder in .*flan-t5-xl"):
+        fv.load("infinity-2b", weights=folder)
 
 
 def test_what_does_not_fit_in_memory_is_refused(monkeypatch):

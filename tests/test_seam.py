@@ -11,7 +11,7 @@ ROOT = Path(fastvar_lab.__file__).parent
 
 # rooms, lowest first: each imports those before it alone
 ROOMS = (
-    *("files", "errors", "provenance", "pictures"),
+    *("errors", "files", "tensors", "provenance", "pictures"),
     *("seam", "tokens", "cache", "scales", "draws", "sampling", "progress"),
     *("world", "prompts", "audit", "backbones", "methods", "models", "request", "snapshots"),
     *("generation", "instruments", "drafting"),
@@ -68,8 +68,8 @@ def test_optional_packages_are_not_imported_with_the_library():
 # modules of a room, lowest first, where the order is more than a matter of taste
 INSIDE = {
     "models": (
-        *("absent", "precision", "families", "releases", "hub", "checkpoints", "stamps", "seeding"),
-        *("model", "build", "tiny", "loading", "catalog"),
+        *("absent", "precision", "families", "releases", "hub", "wrappers", "states"),
+        *("checkpoints", "stamps", "seeding", "model", "build", "tiny", "loading", "catalog"),
     ),
     "cli": ("options", "notebook_runner", "cmd_", "main"),
 }

@@ -17,13 +17,14 @@ from torch import Tensor
 from fastvar_lab.backbones.hart import Context
 from fastvar_lab.backbones.infinity import Text
 from fastvar_lab.backbones.protocol import ConditionEncoder
+from fastvar_lab.files import expanded
 
 INSTRUCTION_SHA256 = "424f7aa7b1119f8ed1e329140e5941dfe308183bea0af59041dad5527a9b8f20"
 
 
 def official_text(path: str | Path, sha256: str) -> str:
     """Read a released text, which is not shipped here; warn if it differs from the release."""
-    text = Path(path).read_text(encoding="utf-8")
+    text = expanded(path).read_text(encoding="utf-8")
     if hashlib.sha256(text.encode()).hexdigest() != sha256:
         stripped = text.rstrip("\n")
         if hashlib.sha256(stripped.encode()).hexdigest() == sha256:

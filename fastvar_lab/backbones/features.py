@@ -3,32 +3,34 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from fastvar_lab.backbones.hart import Context
 from fastvar_lab.backbones.infinity import Text
 from fastvar_lab.backbones.protocol import ConditionEncoder
+from fastvar_lab.errors import short
+from fastvar_lab.files import expanded
 from fastvar_lab.files import folder as writable
-from fastvar_lab.files import write
+from fastvar_lab.tensors import read_tensors, write_tensors
 
 
 class StoredFeatures(ConditionEncoder):
     """Caches features of prompts in a folder, one safetensors file each.
 
     `encoder` computes what is missing, and what another encoder had computed; without one a
-    missing prompt is an error that says so.
+    missing prompt is an error that says so. A folder that cannot be written is read all the same.
+    Files carry a checksum; older ones, without it, still open.
     Text (features, mask) and Context (features, positions) are told apart by what a file holds.
     """
 
     def __init__(self, folder: str | Path, encoder: ConditionEncoder | None = None) -> None:
         super().__init__()
-        self.folder, self.encoder = Path(folder), encoder
+        self.folder, self.encoder = expanded(folder), encoder
         self.config = None if encoder is None else getattr(encoder, "config", None)
         self.register_buffer("where", torch.zeros(1), persistent=False)
 
@@ -39,6 +41,8 @@ class StoredFeatures(ConditionEncoder):
     def encode(self, prompts: Sequence[str]) -> Text | Context:
         """Read the features of prompts, or compute and store them."""
         kept = [self._one(prompt) for prompt in prompts]
+        if len({(*k, k["features"].shape[1]) for k in kept}) > 1:
+            raise ValueError(f"{self.folder} holds features of several encoders; give them apart")
         device = self.get_buffer("where").device
         features = torch.nn.utils.rnn.pad_sequence(
             [f["features"] for f in kept], batch_first=True
@@ -50,23 +54,50 @@ class StoredFeatures(ConditionEncoder):
         return Text(features, mask.to(device))
 
     def _one(self, prompt: str) -> dict[str, Tensor]:
-        path, metadata = self.path(prompt), {"prompt": prompt, "encoder": repr(self.config)}
+        path = self.path(prompt)
         if path.exists():
-            expected = metadata if self.encoder is not None else {"prompt": prompt}
             try:
-                with safe_open(path, framework="pt") as file:
-                    if expected.items() <= (file.metadata() or {}).items():
-                        return {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
-            except SafetensorError:
-                pass  # damaged: computed again
+                kept, metadata = read_tensors(path)
+                _check(kept)
+            except ValueError as error:  # computed again if there is an encoder
+                if self.encoder is None:
+                    raise ValueError(f"cannot read the features {path}: {error}") from None
+            else:
+                same = self.encoder is None or metadata.get("encoder") in self._names
+                if same and metadata.get("prompt") == prompt:
+                    return kept
         if self.encoder is None:
-            raise ValueError(f"{self.folder} has no features of {prompt!r}, and no encoder is here")
+            raise ValueError(
+                f"{self.folder} has no features of {short(repr(prompt))}, and no encoder is here"
+            )
         encoded = self.encoder.encode([prompt])
         if isinstance(encoded, Context):
             kept = {"features": encoded.features[0], "positions": encoded.positions[0]}
         else:
             kept = {"features": encoded.features[0][encoded.mask[0]]}
         kept = {k: v.detach().cpu().contiguous() for k, v in kept.items()}
-        writable(self.folder)
-        write(path, lambda partial: save_file(kept, partial, metadata=metadata))
+        try:
+            writable(self.folder)
+            write_tensors(path, kept, {"prompt": prompt, "encoder": self._names[0]})
+        except OSError as error:  # what was computed is used all the same
+            warnings.warn(f"features are not kept: {short(error, 200)}", stacklevel=2)
         return kept
+
+    @property
+    def _names(self) -> tuple[str, str]:
+        """What files call the encoder: its class and configuration, or as before that alone."""
+        config = repr(self.config)
+        return f"{type(self.encoder).__name__} {config}", config
+
+
+def _check(kept: Mapping[str, Tensor]) -> None:
+    """Raise ValueError for tensors that are not the features of one prompt."""
+    features, positions = kept.get("features"), kept.get("positions")
+    if features is None or len(kept) != 1 + (positions is not None):
+        raise ValueError(f"it holds {', '.join(map(short, list(kept)[:3])) or 'nothing'}")
+    if features.ndim != 2 or features.numel() == 0 or not features.is_floating_point():
+        raise ValueError(f"its features have shape {short(tuple(features.shape))}")
+    if positions is None:
+        return
+    if positions.shape != features.shape[:1] or positions.dtype not in (torch.int64, torch.int32):
+        raise ValueError(f"its positions have shape {short(tuple(positions.shape))}")

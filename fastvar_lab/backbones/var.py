@@ -145,11 +145,12 @@ class VAR(Backbone):
 
     def with_null(self, labels: Tensor) -> Tensor:
         """Append the null class for guidance: (2n,)."""
+        labels = _whole(labels)
         return torch.cat((labels, torch.full_like(labels, self.config.classes)))
 
     def begin(self, labels: Tensor, grids: Sequence[Grid], run: Runner) -> VARState:
         """Compute the values that all steps share; allocate the KV cache for `run.forwarded`."""
-        config = self.config
+        config, labels = self.config, _whole(labels)
         if labels.device.type == "cpu" and len(
             bad := labels[(labels < 0) | (labels > config.classes)]
         ):
@@ -226,6 +227,17 @@ class VAR(Backbone):
         return draw_rows(logits, grid.index, progress, sampling.smooth, draws, codebook)[1]
 
 
+def _whole(labels: Tensor) -> Tensor:
+    """Bring labels (n,) to int64: narrow integers cannot hold the null class."""
+    if labels.ndim != 1 or labels.dtype not in _WHOLE:
+        shape, dtype = tuple(labels.shape), labels.dtype
+        raise ValueError(f"labels are whole numbers of shape (n,); not {dtype} of shape {shape}")
+    return labels.long()
+
+
+_WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+
+
 class LabelEncoder(ConditionEncoder):
     """Encodes class labels as the condition."""
 
@@ -235,12 +247,13 @@ class LabelEncoder(ConditionEncoder):
         super().__init__()
         self.classes = self.config = classes
 
-    def encode(self, prompts: Sequence[str]) -> Tensor:
-        """Convert labels to a tensor (n,); raise ValueError for a label outside the classes."""
+    def encode(self, prompts: Sequence[str | int]) -> Tensor:
+        """Convert labels, numbers or digits, to a tensor (n,); raise ValueError for any other."""
         labels = []
         for prompt in prompts:
             try:
                 label = int(prompt) if isinstance(prompt, str) else index(prompt)
+                label = -1 if isinstance(prompt, bool) else label
             except (TypeError, ValueError):
                 label = -1
             if not 0 <= label < self.classes:

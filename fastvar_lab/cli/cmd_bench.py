@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 
 from fastvar_lab.cli import options
 
@@ -22,7 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument(
-        "--out", type=Path, help="folder for the suite's numbers, table and figure; resumes there"
+        "--out",
+        type=options.path,
+        help="folder for the suite's numbers, table and figure; resumes there",
     )
     parser.add_argument("--depth", type=int, help="use only the first DEPTH layers of the model")
     options.add_model(parser)

@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--quick", action="store_true", help="few prompts; a smoke test, not for publication"
     )
     parser.add_argument(
-        "--out", type=Path, default=Path("figures"), help="folder to write claims.md to"
+        "--out", type=options.path, default=Path("figures"), help="folder to write claims.md to"
     )
     options.add_model(parser)
     options.add_prompts(parser)

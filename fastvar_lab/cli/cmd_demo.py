@@ -13,7 +13,9 @@ HELP = "compare full generation with FastVAR on one prompt"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
     parser.add_argument("--prompt", help="default: the model's example prompt")
-    parser.add_argument("--out", type=Path, default=Path("demo"), help="folder for the results")
+    parser.add_argument(
+        "--out", type=options.path, default=Path("demo"), help="folder for the results"
+    )
     options.add_ratios(parser, "the model's preset")
     options.add_model(parser)
     options.add_seed(parser)

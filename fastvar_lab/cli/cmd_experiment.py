@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from fastvar_lab.cli import options
 
@@ -17,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--quick", action="store_true", help="few prompts; a smoke test")
     parser.add_argument("--paper", action="store_true", help="as many prompts as the claims need")
-    parser.add_argument("--out", type=Path, help="folder for frames, tables and figures")
+    parser.add_argument("--out", type=options.path, help="folder for frames, tables and figures")
     options.add_model(parser)
     options.add_prompts(parser)
     options.add_cells(parser)

@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--out",
-        type=Path,
+        type=options.path,
         default=Path("figures"),
         help="folder to write to; figures there are overwritten",
     )

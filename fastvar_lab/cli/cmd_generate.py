@@ -18,7 +18,9 @@ PROMPT = "text, for tiny such as 'two red striped stars' or 'a ring left of a bl
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
     parser.add_argument("prompt", nargs="+", help=PROMPT)
-    parser.add_argument("--out", type=Path, default=Path("."), help="folder for the pictures")
+    parser.add_argument(
+        "--out", type=options.path, default=Path("."), help="folder for the pictures"
+    )
     parser.add_argument("--size", help="final token map, such as 32 or 32x48 (height x width)")
     parser.add_argument(
         "--paper", action="store_true", help="prune with the paper's preset for this model"
@@ -27,7 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--aspect", type=float, help="height over width, for Infinity models, such as 1.5"
     )
-    parser.add_argument("--features", type=Path, help="folder in which encoded prompts are cached")
+    parser.add_argument(
+        "--features", type=options.path, help="folder in which encoded prompts are cached"
+    )
     parser.add_argument(
         "--download", action="store_true", help="download weights from the Hugging Face Hub"
     )
@@ -36,7 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="float32",
         help="float32, or official: the precision of the released code",
     )
-    parser.add_argument("--instruction", type=Path, help="file with HART's instruction text")
+    parser.add_argument(
+        "--instruction", type=options.path, help="file with HART's instruction text"
+    )
     options.add_ratios(parser, "no pruning")
     options.add_model(parser)
     options.add_seed(parser)

@@ -5,19 +5,23 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from fastvar_lab.cli import options
+
 HELP = "run the notebooks, or strip their outputs"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
     parser.add_argument("names", nargs="*", help="names, such as 01_generate; default: all")
-    parser.add_argument("--execute", type=Path, metavar="DIR", help="folder for executed copies")
-    parser.add_argument("--html", type=Path, metavar="DIR", help="folder for HTML pages")
+    parser.add_argument(
+        "--execute", type=options.path, metavar="DIR", help="folder for executed copies"
+    )
+    parser.add_argument("--html", type=options.path, metavar="DIR", help="folder for HTML pages")
     parser.add_argument(
         "--strip", action="store_true", help="remove outputs in place instead of running"
     )
     parser.add_argument(
-        "--folder", type=Path, default=Path("notebooks"), help="folder of the notebooks"
+        "--folder", type=options.path, default=Path("notebooks"), help="folder of the notebooks"
     )
 
 

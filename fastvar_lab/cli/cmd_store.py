@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
+
+from fastvar_lab.cli import options
 
 HELP = "show what is kept on disk, or remove it"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments to its parser."""
-    parser.add_argument("--store", type=Path, help="folder of results; default: the user's cache")
+    parser.add_argument(
+        "--store", type=options.path, help="folder of results; default: the user's cache"
+    )
     parser.add_argument("--prune", action="store_true", help="remove results: say which below")
     parser.add_argument("--model", help="with --prune: those of this model")
     parser.add_argument("--days", type=float, help="with --prune: those older than so many days")

@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
     parser.add_argument("part", choices=("tokenizer", "transformer"), help="part to train")
     parser.add_argument(
-        "--out", type=Path, default=Path("runs"), help="folder for checkpoints and weights"
+        "--out", type=options.path, default=Path("runs"), help="folder for checkpoints and weights"
     )
     parser.add_argument("--steps", type=int, help="number of optimiser steps")
     parser.add_argument("--batch", type=int, help="pictures per step")
@@ -22,7 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resume", action="store_true", help="continue from the checkpoint in --out"
     )
-    parser.add_argument("--from", dest="start", type=Path, help="folder of weights to start from")
+    parser.add_argument(
+        "--from", dest="start", type=options.path, help="folder of weights to start from"
+    )
     parser.add_argument(
         "--grown",
         type=float,

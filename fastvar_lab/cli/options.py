@@ -22,6 +22,13 @@ if TYPE_CHECKING:  # imported when a command runs, to keep help and errors fast
 RATIOS = "share of tokens pruned at each scale, such as -2:0.5,-1:0.75 or 24:0.5,32:0.75"
 
 
+def path(text: str) -> Path:
+    """Read a path of the command line; a leading `~` is the home folder, in `--out=~/x` too."""
+    from fastvar_lab.files import expanded
+
+    return expanded(text)
+
+
 def add_device(parser: argparse.ArgumentParser) -> None:
     """Add --device."""
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
@@ -51,14 +58,14 @@ def add_ratios(parser: argparse.ArgumentParser, default: str) -> None:
 
 def add_cells(parser: argparse.ArgumentParser) -> None:
     """Add --store, and --workers and --scheduler for what is missing there."""
-    parser.add_argument("--store", type=Path, help="folder of known results")
+    parser.add_argument("--store", type=path, help="folder of known results")
     parser.add_argument("--workers", type=int, default=0, help="processes beside this one")
     parser.add_argument("--scheduler", help="address of a running dask cluster")
 
 
 def add_prompts(parser: argparse.ArgumentParser) -> None:
     """Add --prompts and --metrics."""
-    parser.add_argument("--prompts", type=Path, help="text file of prompts; default: the model's")
+    parser.add_argument("--prompts", type=path, help="text file of prompts; default: the model's")
     parser.add_argument("--metrics", help="names of more metrics, with commas between")
 
 

@@ -18,6 +18,7 @@ from fastvar_lab.models.model import Model
 from fastvar_lab.pictures import to_tensor, to_uint8
 from fastvar_lab.prompts import world_judge
 from fastvar_lab.sampling import Sampling
+from fastvar_lab.scales import as_sizes
 from fastvar_lab.seam import Method
 from fastvar_lab.world.detect import Detection, detect
 from fastvar_lab.world.render import render
@@ -62,7 +63,7 @@ def true_tokens(
     model: Model, items: Sequence[Question], sizes: Sequence[tuple[int, int]] | None = None
 ) -> list[Tensor]:
     """Encode a correct picture for every question: tokens (n, h * w, d) of each scale."""
-    maps = list(sizes or model.sizes)
+    maps = list(model.sizes if sizes is None else as_sizes(sizes))
     height, width = (model.tokenizer.config.stride * k for k in maps[-1])
     scenes = [compose(q.prompt, q.seed, height / width) for q in items]
     image = to_tensor([render(scene, (height, width)) for scene in scenes], model.device)
@@ -151,7 +152,7 @@ def evaluate(
     """
     need_judge(model)
     items = questions(n, seed)
-    maps = sizes or model.sizes
+    maps = model.sizes if sizes is None else as_sizes(sizes)
     if not 0 <= given <= len(maps):
         raise ValueError(f"0 to {len(maps)} scales can be given; not {given}")
     h, w = maps[-1]

@@ -11,12 +11,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from multiprocessing import get_context, parent_process
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from fastvar_lab.experiments.jobs import Job, context
+from fastvar_lab.files import expanded
 from fastvar_lab.models.loading import load
 from fastvar_lab.models.model import Model
 from fastvar_lab.provenance import versions
@@ -47,7 +47,7 @@ class ModelSpec:
         """Return the same with a whole path: workers run elsewhere."""
         if self.weights in (None, "random"):
             return self
-        return replace(self, weights=str(Path(str(self.weights)).resolve()))
+        return replace(self, weights=str(expanded(str(self.weights)).resolve()))
 
 
 @lru_cache(maxsize=2)

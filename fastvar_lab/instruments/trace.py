@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from fastvar_lab.files import write
+from fastvar_lab.errors import short
+from fastvar_lab.files import expanded, read_json
 from fastvar_lab.seam import Grid, Site
+from fastvar_lab.tensors import read_tensors, write_tensors
 
 Key = tuple[int, Site]
 
@@ -63,7 +65,7 @@ class Trace:
         return self.grids[step].name
 
     def save(self, path: str | Path) -> None:
-        """Write all but `derived` to one safetensors file; a failed write leaves no file."""
+        """Write all but `derived` and a checksum to one safetensors file; atomic."""
         tensors, plain = dict[str, Tensor](), dict[str, Any]()
         for name in (*_BY_STEP, *_BY_SITE):
             for key, value in getattr(self, name).items():
@@ -80,28 +82,51 @@ class Trace:
             "provenance": json.dumps(self.provenance, default=str),
             "plain": json.dumps(plain),
         }
-        try:
-            write(Path(path), lambda partial: save_file(tensors, partial, metadata=metadata))
-        except SafetensorError as error:
-            raise OSError(f"cannot write the trace {path}: {error}") from error
+        write_tensors(expanded(path), tensors, metadata)
 
     @classmethod
     def load(cls, path: str | Path) -> Trace:
-        """Read a trace; raise ValueError if the file is truncated or not a trace."""
+        """Read a trace; raise ValueError if the file is damaged or not a trace.
+
+        Its checksum is verified, at about 1 GB/s; older traces have none and are read unchecked.
+        """
+        path = expanded(path)
         try:
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        except (OSError, SafetensorError) as error:
-            raise ValueError(f"cannot read the trace {path}: {error}") from error
+            tensors, metadata = read_tensors(path)
+        except ValueError as error:
+            raise ValueError(f"cannot read the trace {path}: {error}") from None
         if metadata.get("trace") != "1":
             raise ValueError(f"{path} is a safetensors file, but not a trace")
-        grids = tuple(Grid(*g) for g in json.loads(metadata["grids"]))
-        trace = cls(grids, json.loads(metadata["provenance"]))
-        for label, value in {**json.loads(metadata["plain"]), **tensors}.items():
-            name, key = label.split("/", 1)
-            getattr(trace, name)[_parse_key(key)] = tuple(value) if name == "seen" else value
+        try:
+            trace = cls(_grids(metadata), read_json(metadata.get("provenance", "")))
+            plain = read_json(metadata.get("plain", ""))
+            if plain.keys() & tensors.keys():
+                raise ValueError("it holds the same record twice")
+            for label, value in {**plain, **tensors}.items():
+                trace._take(label, value)
+        except ValueError as error:
+            raise ValueError(f"cannot read the trace {path}: {short(error, 200)}") from None
         return trace
+
+    def _take(self, label: str, value: Any) -> None:
+        """Add one record of a file; raise ValueError if it is none, or not of these scale steps."""
+        name, _, text = label.partition("/")
+        key = _parse_key(name, text)
+        step = key[0] if isinstance(key, tuple) else key
+        if not 0 <= step < len(self.grids):
+            raise ValueError(f"{short(label)} is of none of its {len(self.grids)} scale steps")
+        if name == "seen" and isinstance(value, list):
+            steps = [s for s in value if type(s) is int and 0 <= s < len(self.grids)]
+            value, fits = tuple(value), len(steps) == len(value)
+        elif name in ("step_ms", "sublayer_ms"):
+            fits = type(value) in (int, float)
+        elif isinstance(value, Tensor):
+            fits = _fits(name, value, self.grids[step])
+        else:
+            fits = name == "tokens" and value is None
+        if not fits:
+            raise ValueError(f"{short(label)} is {short(value, 30)}, which no trace holds there")
+        getattr(self, name)[key] = value
 
     def before(self, step: int) -> Trace:
         """Return a copy with the records of the steps before `step` alone."""
@@ -145,13 +170,58 @@ def _key_text(key: Any) -> str:
     return str(key)
 
 
-def _parse_key(text: str) -> Any:
-    """Read a key written by `_key_text`."""
-    step, *where = text.split("/")
-    if len(where) == 2:
-        return int(step), Site(int(where[0]), where[1])
-    return (int(step), where[0]) if where else int(step)
+def _parse_key(name: str, text: str) -> Any:
+    """Read a key written by `_key_text`; raise ValueError for any other text."""
+    pattern = _KEYS.get(name)
+    match = pattern.fullmatch(text) if pattern else None
+    if match is None:
+        raise ValueError(f"a trace has no {short(f'{name}/{text}')}")
+    step, layer, kind = int(match["step"]), *(match.groupdict().get(k) for k in ("layer", "kind"))
+    if layer is not None:
+        return step, Site(int(layer), str(kind))
+    return step if kind is None else (step, kind)
 
 
+def _grids(metadata: Mapping[str, str]) -> tuple[Grid, ...]:
+    """Read the scale steps; raise ValueError for anything else."""
+    grids = list[Grid]()
+    for step, numbers in enumerate(read_json(metadata.get("grids", ""), list)):
+        whole = isinstance(numbers, list) and all(type(n) is int for n in numbers)
+        if not whole or len(numbers) != 4:
+            raise ValueError(f"scale step {step} is {short(numbers)}; not [index, h, w, prefix]")
+        grid = Grid(*numbers)
+        small = 1 <= grid.h <= LARGEST and 1 <= grid.w <= LARGEST and 0 <= grid.prefix <= LARGEST
+        if grid.index != step or not small:
+            raise ValueError(f"scale step {step} is {short(numbers)}, which no schedule has")
+        grids.append(grid)
+    return tuple(grids)
+
+
+def _fits(name: str, value: Tensor, grid: Grid) -> bool:
+    """Tell whether a tensor has the axes of a record, and as many tokens as its step."""
+    axes, boolean = _SHAPES.get(name, ((), False))
+    if value.ndim not in axes or (boolean and value.dtype != torch.bool):
+        return False
+    if name == "tokens":
+        return value.shape[1] == grid.h * grid.w
+    return name in ("canvases", "attention") or value.shape[1] == grid.tokens
+
+
+LARGEST = 4096  # tokens along a side of a map: a picture of 65,536 pixels
 _BY_STEP = ("tokens", "canvases", "step_ms")
 _BY_SITE = ("scores", "kept", "features", "outputs", "attention", "seen", "sublayer_ms")
+_STEP = r"(?P<step>\d{1,6})"
+_KEYS = {
+    **{name: re.compile(_STEP) for name in _BY_STEP},
+    **{name: re.compile(_STEP + r"/(?P<layer>\d{1,6})/(?P<kind>\w{1,20})") for name in _BY_SITE},
+    "sublayer_ms": re.compile(_STEP + r"/(?P<kind>\w{1,20})"),
+}
+_SHAPES = {  # numbers of axes, and whether it is boolean; see `Trace`
+    "tokens": ((2, 3), False),
+    "canvases": ((4,), False),
+    "scores": ((2,), False),
+    "kept": ((2,), True),
+    "features": ((3,), False),
+    "outputs": ((3,), False),
+    "attention": ((4,), False),
+}

@@ -10,12 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from fastvar_lab.backbones.autoencoder import AutoEncoderConfig
-from fastvar_lab.models import checkpoints
+from fastvar_lab.errors import WeightsError, short
+from fastvar_lab.models import states
 from fastvar_lab.models.absent import NoAutoEncoder, NoText
 from fastvar_lab.models.families import FAMILIES, Config, family_of
 from fastvar_lab.models.model import Model
+from fastvar_lab.models.wrappers import unprefixed, unwrap
 from fastvar_lab.sampling import Sampling
-from fastvar_lab.scales import Sizes
+from fastvar_lab.scales import as_sizes
 
 
 def build(
@@ -23,7 +25,7 @@ def build(
     *,
     name: str = "custom",
     tokenizer: AutoEncoderConfig | None = None,
-    sizes: Sizes | None = None,
+    sizes: Sequence[Sequence[int]] | None = None,
     sampling: Sampling | None = None,
 ) -> Model:
     """Build a VAR, Infinity or HART from its configuration, with random weights.
@@ -39,7 +41,7 @@ def build(
         tokenizer=vision,
         quantizer=quantizer,
         text_encoder=family.condition(config),
-        sizes=sizes or family.sizes(config),
+        sizes=family.sizes(config) if sizes is None else as_sizes(sizes),
         sampling=sampling or family.sampling,
         family=family.name,
         fast=family.preset,
@@ -55,17 +57,19 @@ def from_states(
     transformer: Mapping[str, Tensor],
     quantizer: Mapping[str, Tensor] | None = None,
     *,
-    sizes: Sequence[tuple[int, int]] | None = None,
+    sizes: Sequence[Sequence[int]] | None = None,
     precision: str = "float32",
 ) -> Model:
     """Build a model from a configuration and state dicts in memory, under the released key names.
 
     `family` is "var", "infinity" or "hart"; `config` are the fields of its configuration
     (VARConfig, InfinityConfig, HARTConfig). `quantizer` holds at least the tokenizer's `quantize.`
-    keys (VAR and HART; Infinity needs none). The model has no autoencoder and no text encoder:
-    `generate` takes labels or encoded prompts and returns the latent. `precision` as in `load`.
-    The model shares the tensors' memory, so copy tensors that are still being trained. Raises
-    ValueError for an unknown family or field, WeightsError for keys that do not match.
+    keys (VAR and HART; Infinity needs none). Both state dicts may be wrapped or nested by trainers:
+    `module.`, `_orig_mod.`, `state_dict` and `model_ema` are removed. The model has no autoencoder
+    and no text encoder: `generate` takes labels or encoded prompts and returns the latent.
+    `precision` as in `load`. The model shares the tensors' memory, so copy tensors that are still
+    being trained. Raises ValueError for an unknown family or field, WeightsError for keys that do
+    not match.
     """
     if family not in FAMILIES:
         raise ValueError(f"family must be one of {', '.join(FAMILIES)}; not {family!r}")
@@ -81,15 +85,29 @@ def from_states(
             config_class(**settings),
             name=family,
             tokenizer=AutoEncoderConfig(channels, (32,), 1, 1),  # replaced by NoAutoEncoder
-            sizes=tuple((h, w) for h, w in sizes) if sizes else None,
+            sizes=sizes,
         )
     model.tokenizer, model.text_encoder = NoAutoEncoder(), NoText(family)
     parts: list[tuple[nn.Module, Mapping[str, Tensor]]] = [(model.transformer, transformer)]
     if isinstance(model.quantizer, nn.Module):
-        state = {k.split("quantize.")[-1]: v for k, v in (quantizer or {}).items()
-                 if "quantize." in k}  # fmt: skip
-        parts.append((model.quantizer, state))
+        parts.append((model.quantizer, _quantizer_part(quantizer)))
     for module, tensors in parts:
-        renamed = checkpoints.by_own_names(tensors, module)
-        checkpoints.fill(module, renamed, f"the {module._get_name()} state dict")
+        source = f"the {module._get_name()} state dict"
+        plain, prefix = unprefixed(unwrap(tensors, source))
+        source += f" (without the prefix {prefix})" if prefix else ""
+        states.fill(module, states.by_own_names(plain, module), source)
     return model.set_precision(precision)
+
+
+def _quantizer_part(tokenizer: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
+    """Take the tensors below `quantize.` out of a tokenizer's state dict."""
+    if tokenizer is None:
+        raise WeightsError("this family's codebook is needed: give the tokenizer as `quantizer`")
+    state = dict[str, Tensor]()
+    for key, value in unwrap(tokenizer, "the tokenizer's state dict").items():
+        _, mark, name = key.rpartition("quantize.")
+        if mark and name in state:
+            raise WeightsError(f"{short(name)} appears twice, once as {short(key)}")
+        if mark:
+            state[name] = value
+    return state

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from inspect import signature
 from pathlib import Path
@@ -13,16 +13,19 @@ import torch
 
 from fastvar_lab.backbones.features import StoredFeatures
 from fastvar_lab.backbones.protocol import ConditionEncoder
-from fastvar_lab.errors import WeightsError
-from fastvar_lab.models import checkpoints, releases, tiny
+from fastvar_lab.errors import WeightsError, short
+from fastvar_lab.files import expanded
+from fastvar_lab.models import releases, states, tiny
 from fastvar_lab.models.absent import NoText
 from fastvar_lab.models.build import build
+from fastvar_lab.models.checkpoints import read_released
 from fastvar_lab.models.families import Config
 from fastvar_lab.models.hub import fetch
 from fastvar_lab.models.model import Model
 from fastvar_lab.models.releases import Release
 from fastvar_lab.models.seeding import seeded
-from fastvar_lab.scales import Buckets, Sizes, grids
+from fastvar_lab.models.wrappers import unprefixed
+from fastvar_lab.scales import Buckets, as_sizes, whole
 
 SHIPPED = {"tiny": tiny}  # name -> module with `build_tiny` and `open_tiny`
 NAMES = (*SHIPPED, *releases.NAMES)
@@ -33,12 +36,12 @@ def load(
     weights: str | Path | None = None,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
-    seed: int = 0,
+    seed: int | None = 0,
     *,
     download: bool = False,
     precision: str = "float32",
     reference: tuple[int, int] | None = None,
-    sizes: Sizes | None = None,
+    sizes: Sequence[Sequence[int]] | None = None,
     depth: int | None = None,
     features: str | Path | None = None,
     instruction: str | Path | None = None,
@@ -62,9 +65,13 @@ def load(
     >>> load("var-d16", weights="random", depth=2).name
     'var-d16'
     """
+    seed = whole("seed", 0 if seed is None else seed)
+    depth = None if depth is None else whole("depth", depth)
+    sizes = None if sizes is None else as_sizes(sizes)  # raises before any file is read
+    reference = None if reference is None else as_sizes([reference])[0]
     options = {
         "weights": None if weights is None else str(weights),
-        "device": str(device),
+        "device": str(torch.device(device)),
         "dtype": dtype,
         "seed": seed,
         "download": download,
@@ -79,11 +86,11 @@ def load(
     if not isinstance(dtype, torch.dtype):
         raise ValueError(f"dtype must be a torch.dtype such as torch.bfloat16; not {dtype!r}")
     require(device)
-    if sizes is not None:
-        grids(sizes)  # raises before any file is read
     if name in SHIPPED:
         model = _shipped(name, options)
     elif weights == "random":
+        if download or instruction is not None:
+            raise ValueError("random weights read no files; omit download and instruction")
         release = _first_layers(name, _with_reference(name, releases.release(name), options), depth)
         _need_memory(name, release.config, device, torch.float32)  # drawn so, then cast
         with seeded(seed), torch.device(device):
@@ -93,8 +100,8 @@ def load(
         if depth is not None:
             raise ValueError("only random weights can be cut to fewer layers")
         _need_memory(name, release.config, device, dtype)
-        folder = _folder(name, release, weights, download)
-        model = _released(name, release, folder, instruction)
+        folder, text = _folder(name, release, weights, download)
+        model = _released(name, release, folder, text, instruction)
     if features is not None:
         encoder = None if isinstance(model.text_encoder, NoText) else model.text_encoder
         model.text_encoder = StoredFeatures(features, encoder)
@@ -168,8 +175,13 @@ def _first_layers(name: str, release: Release, depth: int | None) -> Release:
     return replace(release, config=replace(release.config, depth=depth))
 
 
-def _folder(name: str, release: Release, weights: str | Path | None, download: bool) -> Path:
-    """Find or download the folder of a release; raise WeightsError if a file is missing."""
+def _folder(
+    name: str, release: Release, weights: str | Path | None, download: bool
+) -> tuple[Path, Path | None]:
+    """Find or download the folders of a release and of its text encoder, None if that is absent.
+
+    Raises WeightsError if a file of the release is missing.
+    """
     if not release.files:
         raise ValueError(f'no weights of {name} were released; it opens with weights="random"')
     if weights is None and not download:
@@ -177,43 +189,77 @@ def _folder(name: str, release: Release, weights: str | Path | None, download: b
             f"{name} needs weights: a folder with {' and '.join(release.files)} from "
             f"https://huggingface.co/{release.repo}, or download=True"
         )
-    folder = fetch(release) if download else Path(str(weights))
+    if download and weights is not None:
+        raise ValueError(f"weights={str(weights)!r} and download both say what to open; give one")
+    if download:
+        folder, text = fetch(release)
+    else:
+        folder = expanded(str(weights))
+        text = None if release.text is None else folder / release.text.folder
     for file in release.files:
         if not (folder / file).exists():
             raise WeightsError(
                 f"{name} needs {folder / file}, which does not exist; "
                 f"download it from https://huggingface.co/{release.repo}"
             )
-    return folder
+    return folder, text
 
 
-def _released(name: str, release: Release, folder: Path, instruction: str | Path | None) -> Model:
-    """Open a release from the files in a folder."""
-    config = release.family.follow(release.config, folder / str(release.transformer))
-    release = replace(release, config=config)
-    with torch.device("meta"):
-        model = skeleton(name, release)
+def _released(
+    name: str, release: Release, folder: Path, text: Path | None, instruction: str | Path | None
+) -> Model:
+    """Open a release from the files in a folder, its text encoder from the folder `text`."""
+    release, model = _followed(name, release, folder / str(release.transformer))
     for module, file in zip((model.transformer, model.tokenizer), release.files, strict=True):
-        tensors = checkpoints.by_own_names(checkpoints.read_released(folder / file), module)
-        checkpoints.fill(module, tensors, folder / file)
-    model.text_encoder = _condition(name, release, folder, instruction)
+        tensors, prefix = unprefixed(read_released(folder / file))
+        source = f"{folder / file}{f' (without the prefix {prefix})' if prefix else ''}"
+        states.fill(module, states.by_own_names(tensors, module), source)
+    model.text_encoder = _condition(name, release, text, instruction)
     return model
 
 
+def _followed(name: str, release: Release, file: Path) -> tuple[Release, Model]:
+    """Bring a release in line with the configuration beside its weights, and build it so.
+
+    On the meta device, and no deeper or wider than the weights are long. Raises WeightsError for a
+    configuration that no model has.
+    """
+    try:
+        config: Any = release.family.follow(release.config, file)
+        if config != release.config:
+            length = sum(part.stat().st_size for part in file.rglob("*") if part.is_file())
+            if not 0 < config.depth * config.width**2 <= length:  # no layer has fewer weights
+                raise ValueError(
+                    f"{config.depth} layers of width {config.width} do not lie in {length} bytes"
+                )
+        with torch.device("meta"):
+            return replace(release, config=config), skeleton(name, replace(release, config=config))
+    except WeightsError:
+        raise
+    except Exception as error:  # values of any type, sizes that contradict each other
+        raise WeightsError(
+            f"the configuration in {file} is none of a {name}: {short(error, 100)}"
+        ) from None
+
+
 def _condition(
-    name: str, release: Release, folder: Path, instruction: str | Path | None
+    name: str, release: Release, place: Path | None, instruction: str | Path | None
 ) -> ConditionEncoder:
-    """Open the text encoder in the folder of weights, or return a `NoText` in its place."""
+    """Open the text encoder in the folder `place`, or return a `NoText` if there is none."""
     if release.text is None or release.family.text_length is None:
         return release.family.condition(release.config)
-    place = folder / release.text.folder
-    if not place.exists():
+    if place is None or not place.exists():
         return NoText(name, f"{release.text.repo} in {place}")
     from fastvar_lab.backbones.encoders import open_encoder
 
     length = release.family.text_length(release.config)
-    path = None if instruction is None else Path(instruction)
-    return open_encoder(release.text.kind, place, length, path)
+    path = None if instruction is None else expanded(instruction)
+    try:
+        return open_encoder(release.text.kind, place, length, path)
+    except (OSError, UnicodeError, RuntimeError, TypeError, KeyError, AttributeError) as error:
+        raise WeightsError(
+            f"cannot open the text encoder in {place}: {short(error, 160)}"
+        ) from error
 
 
 def parameters(config: Config) -> int:

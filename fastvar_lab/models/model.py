@@ -15,12 +15,12 @@ from fastvar_lab.backbones.protocol import Backbone, ConditionEncoder
 from fastvar_lab.backbones.quantize import Quantizer
 from fastvar_lab.files import digest
 from fastvar_lab.methods.fingerprint import code_of, user_classes_hash
-from fastvar_lab.models import checkpoints, stamps
+from fastvar_lab.models import stamps, states
 from fastvar_lab.models.absent import NoAutoEncoder
 from fastvar_lab.models.precision import PRECISIONS, Official
 from fastvar_lab.prompts import PromptList, PromptSet
 from fastvar_lab.sampling import Sampling
-from fastvar_lab.scales import Buckets, Sizes, extend, stretch
+from fastvar_lab.scales import Buckets, Sizes, as_sizes, extend, stretch
 from fastvar_lab.seam import Grid, Method
 from fastvar_lab.tokens import wide
 
@@ -73,6 +73,7 @@ class Model:
     def __post_init__(self) -> None:
         self.family = self.family or self.name
         self.prompts = self.prompts or PromptList(self.text_encoder.example)
+        self.sizes = as_sizes(self.sizes)
 
     def __repr__(self) -> str:
         sides = ", ".join(grid.name for grid in self.grids())
@@ -171,7 +172,7 @@ class Model:
         stamp = self.stamp()
         if self._hashed is None or self._hashed[0] != stamp:
             config = {part._get_name(): repr(getattr(part, "config", "")) for part in self.parts}
-            weights = checkpoints.fingerprint(config, *self.parts)
+            weights = states.fingerprint(config, *self.parts)
             hooks = {
                 name: [*map(code_of, each.values())]
                 for name, each in stamps.hooks(self.parts).items()
@@ -259,11 +260,18 @@ class Model:
         return ", ".join(named)
 
     def lay_out(self) -> Model:
-        """Transpose the layout of weights on a CPU, for up to twice as fast small products."""
+        """Transpose the layout of weights on a CPU, for up to twice as fast small products.
+
+        State dicts then hold copies of these weights in the usual layout, which files of tensors
+        need; to change weights, use `load_state_dict` or the parameters themselves.
+        """
         for module in self.transformer.modules():
             if isinstance(module, nn.Linear) and module.weight.device.type == "cpu":
                 module.weight.data = module.weight.data.t().contiguous().t()
         self.tokenizer.channels_last()
+        for part in (self.transformer, self.tokenizer):
+            for module in part.modules():
+                _contiguous_in_state_dicts(module)
         return self
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Model:
@@ -275,6 +283,20 @@ class Model:
                 if isinstance(module, nn.Linear):
                     module.weight.data = module.weight.data.contiguous()
         return self
+
+
+def _contiguous_in_state_dicts(module: nn.Module) -> None:
+    """Have a module with weights in another layout write them to state dicts in the usual one."""
+    laid_out = not all(w.is_contiguous() for w in module.parameters(recurse=False))
+    if laid_out and _usual_layout not in module._state_dict_hooks.values():
+        module.register_state_dict_post_hook(_usual_layout)
+
+
+def _usual_layout(module: nn.Module, state: dict[str, Any], prefix: str, _: object) -> None:
+    for name, parameter in module.named_parameters(recurse=False):
+        held = state.get(prefix + name)
+        if held is not None and held is not parameter:  # else the parameter was asked for
+            state[prefix + name] = held.contiguous()
 
 
 def paper_preset(model: Model, sizes: Sizes | None = None) -> Method:

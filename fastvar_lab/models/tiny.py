@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fastvar_lab.backbones.autoencoder import AutoEncoder, AutoEncoderConfig
 from fastvar_lab.backbones.infinity import Infinity, InfinityConfig
 from fastvar_lab.backbones.quantize import BitQuantizer
 from fastvar_lab.backbones.text import WordEncoder, WordEncoderConfig
-from fastvar_lab.errors import WeightsError
+from fastvar_lab.errors import WeightsError, short
+from fastvar_lab.files import digest_of_file, expanded, read_json
 from fastvar_lab.methods.presets import PRESETS
 from fastvar_lab.methods.prune import Prune
-from fastvar_lab.models import checkpoints
+from fastvar_lab.models import states
 from fastvar_lab.models.families import FAMILIES
 from fastvar_lab.models.model import Model
 from fastvar_lab.prompts import ClosedWorld
@@ -26,6 +28,8 @@ from fastvar_lab.world.grammar import VOCABULARY, parse
 
 WEIGHTS = Path(__file__).parent.parent / "weights"
 PAPER = PRESETS["infinity-all-layers"]
+HASHES = "sha256.json"  # beside the package's weights: file name to SHA-256
+COUNTS = ("depth", "encoder_blocks", "decoder_blocks", "levels")
 TOKENIZER_FILE, TRANSFORMER_FILE = "tiny_tokenizer.safetensors", "tiny_transformer.safetensors"
 
 
@@ -62,8 +66,8 @@ def build_tiny(config: dict[str, Any] | None = None, name: str = "tiny") -> Mode
     def frozen(part: str) -> dict[str, Any]:  # JSON has no tuples
         for key in config[part].keys() - default[part].keys():
             raise WeightsError(
-                f"the configuration of the {part} has the unknown field {key!r}, perhaps of "
-                f"another version; known fields are {', '.join(default[part])}"
+                f"the configuration of the {part} has the unknown field {short(repr(key))}, "
+                f"perhaps of another version; known fields are {', '.join(default[part])}"
             )
         return {k: tuple(v) if isinstance(v, list) else v for k, v in config[part].items()}
 
@@ -93,18 +97,79 @@ def build_tiny(config: dict[str, Any] | None = None, name: str = "tiny") -> Mode
 def open_tiny(folder: str | Path | None = None) -> Model:
     """Open the embedded model from a folder of weights, by default those of the package.
 
-    Raises WeightsError for files that are missing, damaged or of another model.
+    The files' checksums are checked, and those of the package's files against `HASHES`. The model
+    is built without memory first, so that a configuration cannot ask for more than its tensors
+    fill. Raises WeightsError for files that are missing, damaged or another model's.
     """
-    place = Path(WEIGHTS if folder is None else folder)
-    parts, config = checkpoints.read(place / TRANSFORMER_FILE)
-    vision, vision_config = checkpoints.read(place / TOKENIZER_FILE)
+    place = expanded(WEIGHTS if folder is None else folder)
+    check_hashes(place)
+    parts, config = states.read(place / TRANSFORMER_FILE)
+    vision, vision_config = states.read(place / TOKENIZER_FILE)
+    config = {**config, **vision_config}
     try:
-        model = build_tiny({**config, **vision_config})
-    except (KeyError, TypeError) as error:
-        raise WeightsError(f"{place} holds another model's configuration: {error}") from None
-    checkpoints.fill(language(model), parts, place / TRANSFORMER_FILE)
-    checkpoints.fill(model.tokenizer, vision, place / TOKENIZER_FILE)
-    return model
+        _check_config(config, {**parts, **vision})
+        with torch.device("meta"):
+            model = build_tiny(config)
+    except WeightsError:
+        raise
+    except Exception as error:  # sizes that contradict each other fail in many ways
+        raise WeightsError(
+            f"{place} holds another model's configuration: {short(error, 100)}"
+        ) from None
+    states.fill(language(model), parts, place / TRANSFORMER_FILE)
+    states.fill(model.tokenizer, vision, place / TOKENIZER_FILE)
+    return model.to("cpu", torch.float32)
+
+
+def check_hashes(place: Path) -> None:
+    """Compare weights with the SHA-256 that a file beside them names, if there is one.
+
+    Raises WeightsError for a file that differs. Takes about 50 ms for the package's 31 MB.
+    """
+    if not (place / HASHES).exists():
+        return
+    try:
+        hashes = read_json((place / HASHES).read_bytes())
+        for name in (TRANSFORMER_FILE, TOKENIZER_FILE):
+            if hashes.get(name) != digest_of_file(place / name):
+                raise ValueError("its SHA-256 differs, so it is damaged or another version")
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise WeightsError(
+            f"cannot read weights {place / name}: {reason} ({place / HASHES})"
+        ) from None
+
+
+def _check_config(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Refuse values of other types than a configuration has, and sizes beyond the tensors'.
+
+    Depths and lists of sizes are at most as many as there are tensors, other sizes at most as large
+    as their numbers.
+    """
+    most = sum(tensor.numel() for tensor in tensors.values())
+    for part, settings in tiny_config().items():
+        for key, default in settings.items():
+            value = config[part].get(key, default)
+            listed = isinstance(default, list | tuple)
+            kinds = (list | tuple) if listed else type(default)
+            entries = list(value) if isinstance(value, list | tuple) else [value]
+            vocabulary = key == "vocabulary"
+            kind = str if vocabulary else type(default) if not listed else int
+            if not isinstance(value, kinds) or any(type(entry) is not kind for entry in entries):
+                raise ValueError(
+                    f"{part} has {key} {short(value)}, where {short(default)} is usual"
+                )
+            if key == "reference" and len(entries) != 2:
+                raise ValueError(f"the rotary grid has {len(entries)} sides; not 2")
+            count = len(tensors)
+            if len(entries) > (most if vocabulary else count):
+                raise ValueError(f"{part} has {len(entries)} values of {key}, more than tensors")
+            for entry in entries:
+                bound = count if key in COUNTS else most
+                if type(entry) is int and not (0 if key in COUNTS else 1) <= entry <= bound:
+                    raise ValueError(
+                        f"{part} has {key} {short(entry)}, beyond what its {count} tensors hold"
+                    )
 
 
 def language(model: Model) -> nn.ModuleDict:
@@ -115,7 +180,7 @@ def language(model: Model) -> nn.ModuleDict:
 def save_tokenizer(model: Model, folder: Path) -> None:
     """Write the tokenizer with its configuration."""
     config = {"tokenizer": asdict(model.tokenizer.config)}
-    checkpoints.save(folder / TOKENIZER_FILE, model.tokenizer.state_dict(), config, torch.float16)
+    states.save(folder / TOKENIZER_FILE, model.tokenizer.state_dict(), config, torch.float16)
 
 
 def save_transformer(model: Model, folder: Path) -> None:
@@ -125,4 +190,4 @@ def save_transformer(model: Model, folder: Path) -> None:
         "text": asdict(cast(WordEncoder, model.text_encoder).config),
     }
     state = language(model).state_dict()
-    checkpoints.save(folder / TRANSFORMER_FILE, state, config, torch.float16)
+    states.save(folder / TRANSFORMER_FILE, state, config, torch.float16)

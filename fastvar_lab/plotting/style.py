@@ -12,7 +12,7 @@ import matplotlib as mpl
 import seaborn as sns
 from matplotlib import figure
 
-from fastvar_lab.files import write
+from fastvar_lab.files import expanded, write
 
 PALETTE = tuple(sns.color_palette("colorblind"))
 """The colors of categories, RGB in [0, 1]: colorblind-safe, in the order of use."""
@@ -111,7 +111,7 @@ def style() -> Iterator[None]:
 
 def write_figure(path: str | Path, drawing: figure.Figure, dpi: int = 200) -> None:
     """Write a figure as png, pdf or svg, by the suffix of `path`, without dates or versions."""
-    path = Path(path)
+    path = expanded(path)
     drop = {".png": ["Software"], ".pdf": ["CreationDate", "Creator", "Producer"], ".svg": ["Date"]}
     metadata = dict.fromkeys(drop.get(path.suffix, []))
     with mpl.rc_context(_SAVING):  # `drawing` may be a plain matplotlib figure

@@ -10,7 +10,7 @@ import torch
 from fastvar_lab.backbones.infinity import Infinity
 from fastvar_lab.backbones.text import WordEncoder
 from fastvar_lab.files import folder
-from fastvar_lab.models import checkpoints, tiny
+from fastvar_lab.models import states, tiny
 from fastvar_lab.models.loading import load, require
 from fastvar_lab.models.model import Model
 from fastvar_lab.training import rehearsal as rehearsals
@@ -101,21 +101,21 @@ def starting_model(part: str, start: Path | None, out: Path, decoder_only: bool 
     if part == "transformer":
         places = [place for place in (out, start, tiny.WEIGHTS) if place is not None]
         file = next(f for p in places if (f := p / tiny.TOKENIZER_FILE).exists())
-        tensors, settings = checkpoints.read(file)
+        tensors, settings = states.read(file)
         model = tiny.build_tiny({**config, **settings})
-        checkpoints.fill(model.tokenizer, tensors, file)
+        states.fill(model.tokenizer, tensors, file)
         if start is not None:
             file = start / tiny.TRANSFORMER_FILE
-            checkpoints.fill(tiny.language(model), checkpoints.read(file)[0], file)
+            states.fill(tiny.language(model), states.read(file)[0], file)
         return model
     config["tokenizer"] |= {"encoder_context": CONTEXT, "decoder_context": CONTEXT}
     if start is None:
         return tiny.build_tiny(config)
     file = start / tiny.TOKENIZER_FILE
-    tensors, _ = checkpoints.read(file)
+    tensors, _ = states.read(file)
     if decoder_only and not any(key.startswith("encoder.mid.context.") for key in tensors):
         config["tokenizer"]["encoder_context"] = ()
     model = tiny.build_tiny(config)
     context = {k: x for k, x in model.tokenizer.state_dict().items() if ".context." in k}
-    checkpoints.fill(model.tokenizer, context | tensors, file)
+    states.fill(model.tokenizer, context | tensors, file)
     return model

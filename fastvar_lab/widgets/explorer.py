@@ -10,7 +10,7 @@ from typing import Any
 import ipywidgets as widgets
 
 from fastvar_lab.experiments.explore import Comparison, Exploration
-from fastvar_lab.files import unused
+from fastvar_lab.files import expanded, unused
 from fastvar_lab.measure.masks import kept_map
 from fastvar_lab.methods import registry
 from fastvar_lab.methods.prune import Prune
@@ -314,7 +314,7 @@ class Explorer(Live):
         """Return a path, without its suffix, at which no file is overwritten."""
         if not self.name.value.strip() or self.name.value.endswith("/"):
             raise ValueError("name the file to save, without its suffix")
-        path = Path(self.name.value).absolute()
+        path = expanded(self.name.value).absolute()
         if not path.parent.is_dir():
             raise ValueError(f"the folder {path.parent} does not exist")
         return unused(path, endings)

@@ -1,0 +1,143 @@
+"""What `generate` and `load` take in several forms, and what they make of them."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import fastvar_lab as fv
+from fastvar_lab.backbones.infinity import InfinityConfig
+from fastvar_lab.backbones.var import LabelEncoder
+from fastvar_lab.evaluators.closed_world import evaluate
+from fastvar_lab.models.build import build
+from fastvar_lab.models.loading import load
+from fastvar_lab.provenance import requested
+from fastvar_lab.scales import as_sizes, grids
+from tests.families import small_model
+
+SIZES = ((1, 1), (2, 2))
+
+
+@pytest.fixture(scope="module")
+def var():
+    return small_model("var")
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        [[1, 1], [2, 2]],
+        np.array(SIZES),
+        np.array(SIZES, dtype=np.uint8),
+        torch.tensor(SIZES),
+        [np.array([1, 1]), torch.tensor([2, 2])],
+    ],
+)
+def test_schedules_come_to_one_form(small, tmp_path, sizes):
+    made, trace = fv.observe(small, "a red circle", fv.Prune({-1: 0.5}), sizes=sizes)
+    assert made.request.grids == grids(SIZES)
+    assert all(type(n) is int for grid in made.request.grids for n in grid)
+    trace.save(tmp_path / "trace.safetensors")
+    assert fv.Trace.load(tmp_path / "trace.safetensors").grids == made.request.grids
+    json.dumps(requested(made.request))
+
+
+def test_schedules_of_models_and_evaluators_come_to_one_form():
+    config = InfinityConfig(**{"depth": 1, "width": 64, "heads": 2, "ffn": 64, "bits": 4,
+                               "text_width": 32, "text_length": 8, "pool_heads": 4})  # fmt: skip
+    assert build(config, sizes=np.array(SIZES)).sizes == SIZES
+    state = build(config).transformer.state_dict()
+    assert fv.from_states("infinity", vars(config), state, sizes=np.array(SIZES)).sizes == SIZES
+    model = load("tiny")
+    short = model.sizes[:3]
+    plain, array = (evaluate(model, fv.Dense(), 7, sizes=s) for s in (short, np.array(short)))
+    assert plain["tasks"] == array["tasks"]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "reason"),
+    [
+        (3, "consist of maps|at least one map"),
+        ([], "at least one map"),
+        ([(1, 1, 1)], "consist of maps"),
+        (np.ones((2, 2)), "must be a whole number; not"),
+        ([("1", "2")], "must be a whole number; not 1"),
+        ([(1, -1)], "at least 1x1"),
+        ([1, 2], "consist of maps|at least one map"),
+    ],
+)
+def test_what_is_no_schedule_is_refused(small, sizes, reason):
+    for call in (
+        lambda: fv.generate(small, "a red circle", fv.Dense(), sizes=sizes),
+        lambda: load("tiny", sizes=sizes),
+        lambda: as_sizes(sizes),
+    ):
+        with pytest.raises(ValueError, match=reason):
+            call()
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        3,
+        "3",
+        np.int64(3),
+        np.array(3),
+        [3],
+        np.array([3]),
+        torch.tensor([3]),
+        ("3",),
+        torch.tensor([3], dtype=torch.uint8),
+    ],
+)
+def test_labels_come_to_one_form(var, labels):
+    made = fv.generate(var, labels, fv.Dense(), sizes=SIZES)
+    wanted = fv.generate(var, "3", fv.Dense(), sizes=SIZES)
+    assert torch.equal(made.canvas, wanted.canvas)
+    assert all(type(prompt) is str for prompt in made.request.prompts)
+
+
+@pytest.mark.parametrize(
+    "prompts", [None, True, 3.5, [None], [3.0], object(), b"3", {"3"}, {"3": 1}, torch.tensor(3.0)]
+)
+def test_what_is_no_prompt_is_refused(var, prompts):
+    with pytest.raises(ValueError, match=r"prompt|condition"):
+        fv.generate(var, prompts, fv.Dense(), sizes=SIZES)
+
+
+def test_labels_given_as_a_tensor_are_whole_numbers(var):
+    for labels in (torch.tensor([3.0]), torch.tensor([[3]]), torch.tensor([True])):
+        with pytest.raises(ValueError, match="labels are whole numbers"):
+            fv.generate(var, labels, fv.Dense(), sizes=SIZES)
+    with pytest.raises(ValueError, match="a class lies in 0 to 9; not True"):
+        LabelEncoder(10).encode([True])
+
+
+@pytest.mark.parametrize("seed", [None, 0, np.int32(0), torch.tensor(0), [0], np.array([0])])
+def test_seeds_come_to_one_form(var, seed):
+    request = fv.generate(var, 3, fv.Dense(), sizes=SIZES, seed=seed).request
+    assert request.seeds == (0,)
+    assert all(type(s) is int for s in request.seeds)
+
+
+@pytest.mark.parametrize("seed", [7.0, "7", [7.0], object(), torch.tensor(7.0)])
+def test_what_is_no_seed_is_refused(var, seed):
+    with pytest.raises(ValueError, match="seed must be a whole number"):
+        fv.generate(var, 3, fv.Dense(), sizes=SIZES, seed=seed)
+    with pytest.raises(ValueError, match="seed must be a whole number"):
+        load("tiny", weights="random", seed=seed)
+
+
+@pytest.mark.parametrize("sampling", [{}, {"guidance": 3.0}, 3.0, "greedy"])
+def test_what_is_no_sampling_is_refused(var, sampling):
+    with pytest.raises(ValueError, match="sampling must be a Sampling"):
+        fv.generate(var, 3, fv.Dense(), sizes=SIZES, sampling=sampling)
+
+
+def test_a_model_says_how_it_was_opened_in_plain_python():
+    model = load("tiny", weights="random", seed=None, sizes=np.array(SIZES))
+    assert model.sizes == SIZES
+    assert model.source == "fv.load('tiny', weights='random', sizes=((1, 1), (2, 2)))"
+    model = load("infinity-125m", weights="random", depth=np.int64(1), reference=[8, 8])
+    assert "reference=(8, 8), depth=1)" in model.source
