@@ -64,4 +64,4 @@ def folder(path: Path) -> Path:
 
 def write_json(path: Path, content: Any) -> None:
     """Write `content` as indented JSON."""
-    write(path, lambda p: p.write_text(json.dumps(content, indent=1) + "\n"))
+    write(path, lambda p: p.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8"))

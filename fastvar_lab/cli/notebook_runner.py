@@ -52,16 +52,16 @@ def stripped(text: str) -> str:
 
 def strip(path: Path) -> bool:
     """Strip a notebook in place; return whether that changed it."""
-    before = path.read_text()
+    before = path.read_text(encoding="utf-8")
     after = stripped(before)
     if after != before:
-        write(path, lambda partial: partial.write_text(after))
+        _write_text(path, after)
     return after != before
 
 
 def committed(path: Path) -> list[str]:
     """List the problems of a notebook file: outputs in it, and links to missing pictures."""
-    problems, text = [], path.read_text()
+    problems, text = [], path.read_text(encoding="utf-8")
     if stripped(text) != text:
         problems.append(f"{path}: holds outputs or machine metadata; run notebooks --strip")
     for i, cell in enumerate(nbformat.reads(text, as_version=4).cells):
@@ -147,12 +147,12 @@ def run(
             notebook, errors = execute(path)
             problems += errors
             if executed is not None:
-                text = nbformat.writes(notebook)
-                write(executed / path.name, lambda partial, t=text: partial.write_text(t))  # type: ignore[misc]
+                _write_text(executed / path.name, nbformat.writes(notebook))
             if pages is not None:
                 page = to_html(notebook, path.resolve().parent)
-                write(
-                    pages / f"{path.stem}.html",
-                    lambda partial, p=page: partial.write_text(p),  # type: ignore[misc]
-                )
+                _write_text(pages / f"{path.stem}.html", page)
     return problems
+
+
+def _write_text(path: Path, text: str) -> None:
+    write(path, lambda partial: partial.write_text(text, encoding="utf-8"))

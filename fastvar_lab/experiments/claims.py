@@ -110,4 +110,4 @@ def where(model: Model, scope: str) -> str:
 
 def save(path: Path, text: str) -> None:
     """Write the claims."""
-    write(path, lambda partial: partial.write_text(text))
+    write(path, lambda partial: partial.write_text(text, encoding="utf-8"))

@@ -75,7 +75,7 @@ def _parts(folder: Path) -> list[Path]:
     if preferred.exists():
         return [preferred]
     for index in sorted(folder.glob("*.index.json")):
-        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
         missing = [name for name in names if not (folder / name).exists()]
         if missing:
             raise WeightsError(f"{index} names the shard {missing[0]}, which does not exist")
