@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Sequence
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+
+from fastvar_lab.files import digest_of
 
 COMPUTED_WITH = ("torch", "numpy", "scikit-image")
 """The packages whose versions change computed numbers."""
@@ -100,7 +103,7 @@ def machine(device: torch.device | str = "cpu") -> dict[str, str | int]:
     """
     cpu = platform.processor()
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
         cpu = next((x.split(":", 1)[1].strip() for x in lines if x.startswith("model name")), cpu)
     except OSError:
         pass  # not Linux
@@ -114,3 +117,12 @@ def machine(device: torch.device | str = "cpu") -> dict[str, str | int]:
 def versions(*packages: str) -> dict[str, str]:
     """Return the versions of `COMPUTED_WITH` and of further packages."""
     return {name: version(name) for name in dict.fromkeys((*COMPUTED_WITH, *packages))}
+
+
+@cache
+def source_hash() -> str:
+    """Hash the source files of this package: an editable install changes without its version."""
+    root = Path(__file__).parent
+    names = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.py"))
+    parts = (part for name in names for part in (name, (root / name).read_bytes()))
+    return digest_of(parts, length=16)
