@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 from collections.abc import Sequence
 from functools import cache
@@ -11,7 +12,7 @@ from typing import Any, Protocol
 
 import torch
 
-from fastvar_lab.files import digest_of
+from fastvar_lab.files import digest, digest_of
 
 COMPUTED_WITH = ("torch", "numpy", "scikit-image")
 """The packages whose versions change computed numbers."""
@@ -85,6 +86,20 @@ def requested(request: Requested) -> dict[str, Any]:
         "draws": repr(request.draws),
         "sizes": [(grid.h, grid.w) for grid in request.grids],
     }
+
+
+def picture_key(model: Described, method: object, request: Requested, i: int) -> str:
+    """Hash all that picture `i` of a request depends on; the same in batches of any size."""
+    decides = {
+        **requested(request),
+        "prompts": request.prompts[i],
+        "seeds": request.seeds[i],
+        "draws": type(request.draws).__name__,
+        "model": [model.name, model.fingerprint, model.precision, str(model.device)],
+        "method": repr(method),
+        "versions": versions("fastvar-lab"),
+    }
+    return digest(json.dumps(decides), length=8)
 
 
 def environment(device: torch.device | str, packages: Sequence[str] = ()) -> dict[str, Any]:

@@ -318,10 +318,10 @@ def test_a_worker_with_other_weights_or_versions_is_refused(tmp_path):
                "code of fastvar-lab")  # fmt: skip
     for name in checked:
         other = {**expected, name: "1234"}
-        with pytest.raises(ValueError, match=f"this worker has the {name} .*begun with 1234"):
+        with pytest.raises(ValueError, match=rf"this worker has the {name} .*begun with 1234"):
             workers.compute(job, ModelSpec(), str(tmp_path), other)
-    with pytest.raises(ValueError, match="the torch .*begun with unknown"):
-        older = {name: value for name, value in expected.items() if name != "torch"}
+    older = {name: value for name, value in expected.items() if name != "torch"}
+    with pytest.raises(ValueError, match=r"the torch .*begun with unknown"):
         workers.compute(job, ModelSpec(), str(tmp_path), older)
 
 

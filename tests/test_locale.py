@@ -48,13 +48,13 @@ def lab(*arguments):
 
 
 def test_notebooks_are_stripped_and_executed_in_an_ascii_locale(tmp_path):
-    cells = [nbformat.v4.new_markdown_cell("# 24, β → γ"), nbformat.v4.new_code_cell("print('β')")]
+    cells = [nbformat.v4.new_markdown_cell("# 24 → β"), nbformat.v4.new_code_cell("print('β')")]
     nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "greek.ipynb")
     place = ["notebooks", "--folder", str(tmp_path)]
     for options in (["--strip"], ["--execute", str(tmp_path), "--html", str(tmp_path)]):
         done = lab(*place, *options)
         assert done.returncode == 0, done.stderr
-    assert "24, β → γ" in (tmp_path / "greek.html").read_text(encoding="utf-8")
+    assert "24 → β" in (tmp_path / "greek.html").read_text(encoding="utf-8")
 
 
 def test_what_a_terminal_cannot_show_is_escaped(tmp_path):

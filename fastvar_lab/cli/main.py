@@ -18,6 +18,7 @@ from importlib import import_module
 from typing import Any
 
 from fastvar_lab import cli
+from fastvar_lab.cli import options
 
 PREFIX = "cmd_"
 PIPE = 13  # the number of SIGPIPE, which not every system has
@@ -42,9 +43,9 @@ def _parser() -> argparse.ArgumentParser:
     subcommands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, command in commands().items():
         # `_ratios_as_values` recognises --ratios only if it is written in full
-        options = subcommands.add_parser(name, help=command.HELP, allow_abbrev=False)
-        command.add_arguments(options)
-        options.set_defaults(run=command.run)
+        subcommand = subcommands.add_parser(name, help=command.HELP, allow_abbrev=False)
+        command.add_arguments(subcommand)
+        subcommand.set_defaults(run=command.run)
     return parser
 
 
@@ -90,8 +91,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: Sequence[str] | None) -> int:
-    args = _parser().parse_args(_ratios_as_values(sys.argv[1:] if argv is None else argv))
+    arguments = _ratios_as_values(sys.argv[1:] if argv is None else argv)
+    args = _parser().parse_args(arguments)
     try:
+        options.check(args, arguments)
         with _terminated_as_interrupted():
             args.run(args)
             sys.stdout.flush()  # a full disk shows here

@@ -155,8 +155,17 @@ def jobs_of(
     chosen = quality.chosen([*record.metrics, *quality.as_metrics(metrics or ())])
     judge = question.prompts.judge
     chosen = chosen if judge is None else (quality.score(judge), *chosen)
+    _check_sides(chosen, question.model)
     question = Question(question.model, question.scope, question.prompts, own, question.timed)
     return comparison(question, chosen, record.name)
+
+
+def _check_sides(metrics: Sequence[quality.Metric], model: Model) -> None:
+    """Raise ValueError before anything is drawn if pictures will be too small for a metric."""
+    stride = getattr(getattr(model.tokenizer, "config", None), "stride", None)
+    if stride is not None:  # else only the decoder knows the size
+        last, side = model.grids()[-1], model.quantizer.patch * stride
+        quality.check_sides(metrics, last.h * side, last.w * side)
 
 
 def _measured(
