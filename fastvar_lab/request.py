@@ -87,6 +87,8 @@ def _prompts(
     else:
         lines = cast(str | Sequence[str], prompts)
         texts, encoded = (lines,) if isinstance(lines, str) else tuple(lines), None
+        for text in texts:
+            model.check(text)
     if not texts:
         raise ValueError("there is no prompt to generate from")
     return texts, encoded

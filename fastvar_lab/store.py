@@ -1,8 +1,8 @@
 """Results on disk, addressed by all that decides them: pictures, values of metrics, rows of cells.
 
 A store is a folder, `MODEL/pictures/KEY.npz`, `MODEL/values/KEY.json` and `MODEL/rows/KEY.json`,
-where KEY hashes the address that the file holds. The files are standard JSON, which has no nan and
-no infinities: `{"$float": "nan"}` stands for nan.
+where KEY hashes the address that the file holds. The files are standard JSON, in which
+`{"$float": "nan"}` stands for nan.
 """
 
 from __future__ import annotations

@@ -85,6 +85,8 @@ def run(
         prompts = seeded(opened.prompts, record.seed)
     else:
         timed = prompts.take(1)[0]
+        for item in prompts.take(scope.prompts):
+            opened.check(item.prompt)
     own = record.labelled(opened) if methods is None else labelled(
         methods, opened.grids(), opened.depth
     )  # fmt: skip
