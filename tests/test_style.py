@@ -26,6 +26,7 @@ from fastvar_lab.plotting.style import (
     looks,
     write_figure,
 )
+from fastvar_lab.plotting.tables import latex, markdown
 from fastvar_lab.widgets.page import Scatter
 
 ROOT = Path(fastvar_lab.__file__).parent
@@ -85,6 +86,21 @@ def test_text_of_users_is_drawn_as_it_is_written(drawn, text, tmp_path):
         assert shown
         powers = [t for t in shown if r"\mathdefault" in t.get_text()]
         assert not [t for t in shown if t.get_parse_math() and t not in powers]
+
+
+def test_text_of_users_in_tables_is_text():
+    table = pd.DataFrame({"_a_ $b$": ["[mine] *x* `y` <b> a|b", "two\nlines", r"\frac ~_z_"]})
+    lines = markdown(table).splitlines()
+    assert len(lines) == 5
+    assert r"\_a\_ \$b\$" in lines[0]
+    assert r"[mine] \*x\* \`y\` \<b> a\|b" in lines[2]
+    assert "two lines" in lines[3]
+    assert r"\\frac \~\_z\_" in lines[4]
+    assert "[a](b.png)" in markdown(pd.DataFrame({"from": ["[a](b.png)"]}), markup=("from",))
+    rows = latex(table).splitlines()
+    assert r"{[}mine] *x*" in "".join(rows)
+    assert any("two lines" in row for row in rows)
+    assert r"\textbackslash " in rows[6]
 
 
 def test_powers_of_ten_stay_mathematics():
