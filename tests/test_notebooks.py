@@ -2,6 +2,7 @@
 
 import ast
 import doctest
+import html
 import importlib
 import inspect
 import os
@@ -120,6 +121,47 @@ def test_what_goes_wrong_in_a_notebook_is_found(tmp_path, capsys):
     assert notebook_runner.execute(tmp_path / "raises.ipynb")[1] == [
         "raises.ipynb: ValueError: plain"
     ]
+
+
+def test_a_page_is_whole_without_scripts_and_other_hosts(tmp_path):
+    place = tmp_path / "notebooks"
+    (tmp_path / "figures").mkdir()
+    place.mkdir()
+    shutil.copy(ROOT / "figures" / "memory.png", tmp_path / "figures")
+    page_of = (
+        "import numpy as np\nfrom fastvar_lab.plotting.panels import gallery\n"
+        "gallery({'noise': np.eye(8)})",
+        "import ipywidgets as w, numpy as np\nfrom fastvar_lab.widgets.panel import Gallery\n"
+        "shown = Gallery(['scores'])\nshown.put('scores', np.eye(8)[..., None].repeat(3, -1))\n"
+        "w.VBox([shown, w.FloatSlider(0.5, description='pruned'), w.HTML('<b>2.5</b> times')])",
+    )
+    shutil.copytree(tmp_path / "figures", place / "figures")  # as in copies
+    text = (
+        "# What is kept\n\n![caches by size](../figures/memory.png)"
+        "\n\n![caches](figures/memory.png)"
+    )
+    write(place / "one.ipynb", *page_of, markdown=[text])
+    write(place / "two.ipynb", "1 / 0", markdown=["# Not run"])
+    pages = tmp_path / "pages"
+    assert main(["notebooks", "one", "--folder", str(place), "--html", str(pages)]) == 0
+    assert [path.name for path in pages.iterdir()] == ["one.html"]
+    page = (pages / "one.html").read_text(encoding="utf-8")
+    assert "<title>What is kept</title>" in page
+    assert "<script" not in page
+    assert not re.findall(r'(?:src|href)="(?:https?:)?//', page)
+    assert "url(http" not in page
+    images = re.findall(r"<img[^>]*>", page)
+    assert len(images) == 4
+    assert all('src="data:image/png;base64,iVBOR' in image for image in images)
+    alts = [re.search(r'alt="([^"]*)"', image)[1] for image in images]
+    assert [html.unescape(alt) for alt in alts] == [
+        "caches by size",
+        "caches",
+        "Output of gallery({'noise': np.eye(8)})",
+        "scores",
+    ]
+    assert "pruned: 0.5" in page
+    assert "<b>2.5</b> times" in page
 
 
 def test_outputs_are_stripped_once(tmp_path, capsys):

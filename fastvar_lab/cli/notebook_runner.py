@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from copy import deepcopy
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -14,6 +13,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from tqdm.auto import tqdm
 
+from fastvar_lab.cli.notebook_pages import to_html
 from fastvar_lab.errors import unknown
 from fastvar_lab.files import folder, write
 
@@ -115,23 +115,6 @@ def complaints(notebook: Notebook) -> Iterator[str]:
             yield "a widget shows the error " + re.sub("<[^>]*>", "", value)
 
 
-def to_html(notebook: Notebook, beside: Path) -> str:
-    """Turn an executed notebook into one HTML page with its pictures embedded.
-
-    Links of the notebook are resolved relative to the file `beside`.
-    """
-    from nbconvert import HTMLExporter
-
-    notebook = deepcopy(notebook)
-    for cell in notebook.cells:
-        if cell.cell_type == "markdown":  # nbconvert embeds only files below the page's folder
-            cell.source = cell.source.replace("](../", "](")
-    exporter = HTMLExporter(embed_images=True)
-    resources = {"metadata": {"path": str(beside.parent)}}
-    page: str = exporter.from_notebook_node(notebook, resources)[0]
-    return page
-
-
 def run(
     paths: Sequence[Path], executed: Path | None = None, pages: Path | None = None
 ) -> list[str]:
@@ -149,7 +132,7 @@ def run(
             if executed is not None:
                 _write_text(executed / path.name, nbformat.writes(notebook))
             if pages is not None:
-                page = to_html(notebook, path.resolve().parent)
+                page = to_html(notebook, path.resolve())
                 _write_text(pages / f"{path.stem}.html", page)
     return problems
 
