@@ -62,8 +62,9 @@ def _make_still(output: Any, source: str, states: Mapping[str, Any]) -> None:
     if VIEW in data:
         output.data = {"text/html": still(data[VIEW]["model_id"], states)}
     elif "image/png" in data:
-        lines = source.strip().splitlines() or ["this cell"]
-        output.data = {"text/html": _image(data["image/png"], f"Output of {lines[-1].strip()}")}
+        statements = [line for line in source.splitlines() if line[:1].isidentifier()]
+        last = statements[-1] if statements else "this cell"
+        output.data = {"text/html": _image(data["image/png"], f"Output of {last}")}
 
 
 def still(name: str, states: Mapping[str, Any], label: str = "") -> str:
