@@ -41,8 +41,14 @@ class WeightsError(ValueError):
 
 
 def split(text: str, vocabulary: Collection[str]) -> list[str]:
-    """Split a prompt into lower-case words; raise PromptError with the nearest known words."""
-    terms = text.lower().replace(",", " ").split()
+    """Split a prompt into lower-case words; raise PromptError with the nearest known words.
+
+    A full stop at the end is no part of the last word.
+
+    >>> split("A Red Ring.", {"a", "red", "ring"})
+    ['a', 'red', 'ring']
+    """
+    terms = text.lower().replace(",", " ").rstrip(". \n\t").split()
     if not terms:
         raise PromptError("the prompt is empty; try 'a red striped circle'")
     for word in terms:

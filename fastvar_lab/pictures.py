@@ -37,12 +37,15 @@ def write_image(path: Path, image: np.ndarray) -> None:
     write(path, lambda p: imsave(p, image, check_contrast=False))
 
 
-def file_name(prompt: str, seed: int, pruned: bool = False) -> str:
-    """Return a file name from prompt (shortened for file systems), seed and method.
+def file_name(prompt: str, seed: int, size: str, key: str, pruned: bool = False) -> str:
+    """Return the file name of a picture: other contents have other names.
 
-    >>> file_name("a red ring", 1, pruned=True)
-    'a-red-ring-1-pruned.png'
+    Prompt (shortened for file systems), seed, last map and method are for people; `key` hashes
+    all that the content depends on.
+
+    >>> file_name("a red ring", 1, "32x32", "5d1c9a02", pruned=True)
+    'a-red-ring-1-32x32-pruned-5d1c9a02.png'
     """
     slug = "-".join("".join(c if c.isalnum() else " " for c in prompt).split())
     cut = slug.encode()[:100].decode(errors="ignore")
-    return f"{cut}-{seed}{'-pruned' if pruned else ''}.png"
+    return f"{cut}-{seed}-{size}{'-pruned' if pruned else ''}-{key}.png"

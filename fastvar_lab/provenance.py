@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import platform
 from collections.abc import Sequence
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+
+from fastvar_lab.files import digest, digest_of
 
 COMPUTED_WITH = ("torch", "numpy", "scikit-image")
 """The packages whose versions change computed numbers."""
@@ -84,6 +88,20 @@ def requested(request: Requested) -> dict[str, Any]:
     }
 
 
+def picture_key(model: Described, method: object, request: Requested, i: int) -> str:
+    """Hash all that picture `i` of a request depends on; the same in batches of any size."""
+    decides = {
+        **requested(request),
+        "prompts": request.prompts[i],
+        "seeds": request.seeds[i],
+        "draws": type(request.draws).__name__,
+        "model": [model.name, model.fingerprint, model.precision, str(model.device)],
+        "method": repr(method),
+        "versions": versions("fastvar-lab"),
+    }
+    return digest(json.dumps(decides), length=8)
+
+
 def environment(device: torch.device | str, packages: Sequence[str] = ()) -> dict[str, Any]:
     """Return the device, the machine and the package versions of a computation."""
     return {
@@ -100,7 +118,7 @@ def machine(device: torch.device | str = "cpu") -> dict[str, str | int]:
     """
     cpu = platform.processor()
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
         cpu = next((x.split(":", 1)[1].strip() for x in lines if x.startswith("model name")), cpu)
     except OSError:
         pass  # not Linux
@@ -114,3 +132,12 @@ def machine(device: torch.device | str = "cpu") -> dict[str, str | int]:
 def versions(*packages: str) -> dict[str, str]:
     """Return the versions of `COMPUTED_WITH` and of further packages."""
     return {name: version(name) for name in dict.fromkeys((*COMPUTED_WITH, *packages))}
+
+
+@cache
+def source_hash() -> str:
+    """Hash the source files of this package: an editable install changes without its version."""
+    root = Path(__file__).parent
+    names = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.py"))
+    parts = (part for name in names for part in (name, (root / name).read_bytes()))
+    return digest_of(parts, length=16)

@@ -93,6 +93,8 @@ def _prompts(
         texts, encoded = tuple(f"condition {i}" for i in range(len(first))), condition
     else:
         texts, encoded = tuple(map(_text, _listed(prompts))), None
+        for text in texts:
+            model.check(text)
     if not texts:
         raise ValueError("there is no prompt to generate from")
     return texts, encoded

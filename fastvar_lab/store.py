@@ -1,7 +1,8 @@
 """Results on disk, addressed by all that decides them: pictures, values of metrics, rows of cells.
 
 A store is a folder, `MODEL/pictures/KEY.npz`, `MODEL/values/KEY.json` and `MODEL/rows/KEY.json`,
-where KEY hashes the address that the file holds.
+where KEY hashes the address that the file holds. The files are standard JSON, in which
+`{"$float": "nan"}` stands for nan.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -49,7 +51,7 @@ def default_folder() -> Path:
 
 def key(address: Address) -> str:
     """Hash an address, which must hold plain JSON values, whatever their order."""
-    text = json.dumps(address, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    text = json.dumps(_json_values(address), sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -64,8 +66,12 @@ class Store:
         self.folder = Path(folder or default_folder()).resolve()  # workers run elsewhere
 
     def prepare(self) -> Store:
-        """Check that results can be written, before hours of work; raise OSError if not."""
+        """Check that results can be written, before hours of work; raise OSError if not.
+
+        Removes what killed writes left more than a day ago.
+        """
         writable(self.folder)
+        _remove_partials(self.folder)
         try:
             write(self.folder / "probe", lambda partial: partial.write_bytes(b"\0" * 2**20))
             (self.folder / "probe").unlink(missing_ok=True)
@@ -84,7 +90,7 @@ class Store:
     def get(self, address: Address) -> Rows | None:
         """Return a cell's rows; None if they are not there, or damaged."""
         content = self._json(address, "rows")
-        return None if content is None else content["rows"]
+        return None if content is None else [_floats(row) for row in content["rows"]]
 
     def put(self, address: Address, rows: Rows, experiment: str = "") -> None:
         """Keep a cell's rows."""
@@ -93,14 +99,16 @@ class Store:
     def values(self, address: Address) -> dict[str, dict[str, float | None]]:
         """Return what is known of a picture beside its reference: columns by a metric's address."""
         content = self._json(address, "values")
-        return {} if content is None else content["values"]
+        held = {} if content is None else content["values"]
+        return {name: _floats(row) for name, row in held.items()}
 
     def put_values(
         self, address: Address, values: Mapping[str, Mapping[str, float]], experiment: str = ""
     ) -> None:
         """Keep values of more metrics, beside those that are known."""
-        known = self.values(address) | {name: _plain(row) for name, row in values.items()}
-        self._write_json(address, "values", known, experiment)
+        known = {**self.values(address), **values}
+        plain = {name: _plain(row) for name, row in known.items()}
+        self._write_json(address, "values", plain, experiment)
 
     def has_picture(self, address: Address) -> bool:
         """Tell whether a picture is there; it may turn out to be damaged when it is read."""
@@ -122,7 +130,7 @@ class Store:
 
     def put_picture(self, address: Address, drawn: Drawn, experiment: str = "") -> None:
         """Keep what a generation drew, without loss: the picture as PNG, tokens packed."""
-        head = json.dumps({"address": address, "experiment": experiment}).encode()
+        head = json.dumps({"address": _json_values(address), "experiment": experiment}).encode()
         png = io.BytesIO()
         Image.fromarray(drawn.picture).save(png, "PNG")
         arrays = {"head": np.frombuffer(head, np.uint8), "steps": np.array(len(drawn.tokens))}
@@ -185,7 +193,7 @@ class Store:
     def _json(self, address: Address, kind: str) -> dict[str, Any] | None:
         """Read a file whole, or return None."""
         try:
-            content = json.loads(self.path(address, kind).read_text())
+            content = json.loads(self.path(address, kind).read_text(encoding="utf-8"))
             whole = content["sha256"] == key({kind: content[kind]})
             whole &= content["address"] == _json_values(address)
         except (OSError, ValueError, KeyError, TypeError):
@@ -194,12 +202,12 @@ class Store:
 
     def _write_json(self, address: Address, kind: str, content: Any, experiment: str) -> None:
         text = json.dumps({
-            "experiment": experiment, "address": address, kind: content,
+            "experiment": experiment, "address": _json_values(address), kind: content,
             "sha256": key({kind: content}),
         })  # fmt: skip
         path = self.path(address, kind)
         writable(path.parent)
-        write(path, lambda partial: partial.write_text(text))
+        write(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
 def size_table(store: Store) -> str:
@@ -211,15 +219,50 @@ def size_table(store: Store) -> str:
     return "\n".join(lines)
 
 
+FLOAT = "$float"  # the key that marks a float without a literal in JSON
+
+
 def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Bring values to JSON's, which has no nan."""
-    plain = {k: v.item() if isinstance(v, np.generic) else v for k, v in row.items()}
-    return {k: None if v != v else v for k, v in plain.items()}
+    """Bring the values of a row to JSON's."""
+    return {name: _plain_value(value) for name, value in row.items()}
+
+
+def _plain_value(value: Any) -> Any:
+    """Write NumPy's numbers as Python's, and nan and infinities as `{"$float": "nan"}`."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return {FLOAT: str(value)}
+    if isinstance(value, Mapping):
+        return _plain(value)
+    return [_plain_value(v) for v in value] if isinstance(value, list | tuple) else value
+
+
+def _floats(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Read a row back as it was before `_plain`; tuples are lists then."""
+    return {name: _value(value) for name, value in row.items()}
+
+
+def _value(value: Any) -> Any:
+    if isinstance(value, dict):
+        return float(value[FLOAT]) if value.keys() == {FLOAT} else _floats(value)
+    return [_value(v) for v in value] if isinstance(value, list) else value
 
 
 def _json_values(address: Address) -> Any:
-    """Return an address as it is read back: tuples as lists."""
-    return json.loads(json.dumps(address))
+    """Return an address as it is read back: tuples as lists, numbers as keys as text."""
+    return json.loads(json.dumps(_plain(address)))
+
+
+def _remove_partials(folder: Path) -> None:
+    """Remove the temporary files of writes that were killed more than a day ago."""
+    for pattern in (".partial-*", "*/*/.partial-*"):
+        for path in folder.glob(pattern):
+            try:
+                if path.stat().st_mtime < time.time() - DAY:
+                    path.unlink()
+            except OSError:
+                pass  # another process removed it, or owns it
 
 
 def _experiment(path: Path) -> str:
@@ -228,7 +271,7 @@ def _experiment(path: Path) -> str:
         if path.suffix == ".npz":
             with np.load(path) as held:
                 return str(json.loads(held["head"].tobytes())["experiment"])
-        return str(json.loads(path.read_text())["experiment"])
+        return str(json.loads(path.read_text(encoding="utf-8"))["experiment"])
     except (OSError, ValueError, KeyError, TypeError, BadZipFile):
         return "damaged"
 

@@ -60,7 +60,7 @@ SETTINGS = {"experiment": "x", "cell": {"a": 1, "b": [1, 2]}}
 def test_a_cell_is_read_back_and_a_damaged_one_is_not(tmp_path):
     store = Store(tmp_path).prepare()
     assert store.get(SETTINGS) is None
-    store.put(SETTINGS, [{"value": 0.1, "none": float("nan")}])
+    store.put(SETTINGS, [{"value": 0.1, "none": None}])
     assert store.get(SETTINGS) == [{"value": 0.1, "none": None}]
     assert key({"a": 1, "b": 2}) == key({"b": 2, "a": 1})
     path = store.path(SETTINGS)
@@ -82,6 +82,56 @@ def _write_many(folder):
         found = store.get({"n": i % 10})
         assert found is not None
         assert len(found) == 50
+
+
+def test_floats_that_json_lacks_are_read_back_as_they_were(tmp_path):
+    store = Store(tmp_path).prepare()
+    row = {
+        "nan": np.nan,
+        "inf": np.inf,
+        "low": np.float32(-np.inf),
+        "none": None,
+        "all": (1, np.nan),
+    }
+    store.put(SETTINGS, [row])
+    (back,) = store.get(SETTINGS)
+    assert np.isnan(back["nan"])
+    assert (back["inf"], back["low"], back["none"]) == (np.inf, -np.inf, None)
+    assert np.isnan(back["all"][1])
+    store.put_values(SETTINGS, {"psnr": {"psnr": np.inf}})
+    store.put_values(SETTINGS, {"mine": {"mine": np.nan}})
+    assert store.values(SETTINGS)["psnr"] == {"psnr": np.inf}
+    assert np.isnan(store.values(SETTINGS)["mine"]["mine"])
+    for path in tmp_path.rglob("*.json"):  # standard JSON
+        json.loads(path.read_text(), parse_constant=pytest.fail)
+
+
+@pytest.mark.parametrize(
+    "cell", [{"a": (1, (2, 3))}, {"a": np.int64(3)}, {2: "b", 10: "a"}, {"a": np.nan}]
+)
+def test_settings_of_any_plain_values_are_found_again(cell, tmp_path):
+    store, settings = Store(tmp_path).prepare(), {"experiment": "x", "cell": cell}
+    store.put(settings, [{"value": 1, "cell": cell}])
+    assert store.get(settings)[0]["value"] == 1
+    drawn = Drawn(np.zeros((2, 2, 3), np.uint8), [None])
+    store.put_picture(settings, drawn)
+    assert store.picture(settings).tokens == [None]
+
+
+def test_what_killed_writes_left_is_removed_after_a_day(tmp_path):
+    store = Store(tmp_path).prepare()
+    store.put(SETTINGS, [{"value": 1}])
+    folder = store.path(SETTINGS).parent
+    old, new, other = folder / ".partial-1.json", folder / ".partial-2.json", folder / ".mine"
+    for path in (old, new, other):
+        path.touch()
+    for path in (old, other):
+        os.utime(path, (0, 0))
+    store.prepare()
+    assert not old.exists()
+    assert new.exists()
+    assert other.exists()
+    assert store.get(SETTINGS) == [{"value": 1}]
 
 
 def test_two_processes_do_not_corrupt_a_store(tmp_path):
@@ -264,10 +314,15 @@ def test_what_drafting_saves_is_counted(monkeypatch):
 def test_a_worker_with_other_weights_or_versions_is_refused(tmp_path):
     job = CellJob("x", 1, base.each(lambda model, cell: []), (base.Cell(),))
     expected = workers.expectation(ModelSpec().open())
-    for name in ("torch", "weights", "sizes"):
+    checked = ("torch", "weights", "sizes", "fastvar-lab", "scikit-image", "numpy", "a package",
+               "code of fastvar-lab")  # fmt: skip
+    for name in checked:
         other = {**expected, name: "1234"}
-        with pytest.raises(ValueError, match=f"this worker has the {name} .*begun with 1234"):
+        with pytest.raises(ValueError, match=rf"this worker has the {name} .*begun with 1234"):
             workers.compute(job, ModelSpec(), str(tmp_path), other)
+    older = {name: value for name, value in expected.items() if name != "torch"}
+    with pytest.raises(ValueError, match=r"the torch .*begun with unknown"):
+        workers.compute(job, ModelSpec(), str(tmp_path), older)
 
 
 def test_a_folder_that_cannot_be_written_fails_at_once(tmp_path):

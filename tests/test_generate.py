@@ -16,12 +16,16 @@ from fastvar_lab import scales
 from fastvar_lab.backbones.infinity import Text
 from fastvar_lab.backbones.text import RandomText
 from fastvar_lab.draws import Keyed, Streamed
+from fastvar_lab.errors import PromptError
+from fastvar_lab.experiments import run
 from fastvar_lab.models.releases import VAR
 from fastvar_lab.seam import KINDS, Runner, Site, Wrapper
 from tests.conftest import SIZES
 
 CPU = torch.device("cpu")
 
+OUTSIDE = ["circle of of left star", "a red red circle", "four circles and three stars",
+           "a ring left of a star above a cross"]  # fmt: skip
 PROMPTS = ["a red circle", "three blue squares", "a cyan star left of a dotted pink ring"]
 METHODS = [
     fv.Dense(),
@@ -567,3 +571,20 @@ def test_a_model_may_be_opened_in_inference_mode():
         made = fv.generate(model, "a red ring", fv.Prune({-1: 0.5}), snapshot=True)
     assert made.snapshot is not None
     assert model.fingerprint == fv.load("tiny").fingerprint
+
+
+@pytest.mark.parametrize("prompt", OUTSIDE)
+def test_a_prompt_outside_the_grammar_is_refused_wherever_it_enters(prompt, small):
+    with pytest.raises(PromptError):
+        fv.generate(small, ["a red ring", prompt], fv.Dense())
+    with pytest.raises(PromptError):
+        fv.observe(small, prompt, fv.Dense())
+    with pytest.raises(PromptError):
+        run.run("memory", "quick", model=small, prompts=fv.PromptList(prompt))
+
+
+def test_a_sentence_draws_what_its_words_draw(small):
+    plain, sentence = (
+        fv.generate(small, prompt, fv.Dense()).canvas for prompt in ("a red ring", "A Red Ring.")
+    )
+    assert torch.equal(plain, sentence)

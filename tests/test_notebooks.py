@@ -2,9 +2,14 @@
 
 import ast
 import doctest
+import html
 import importlib
 import inspect
+import os
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import nbformat
@@ -118,6 +123,47 @@ def test_what_goes_wrong_in_a_notebook_is_found(tmp_path, capsys):
     ]
 
 
+def test_a_page_is_whole_without_scripts_and_other_hosts(tmp_path):
+    place = tmp_path / "notebooks"
+    (tmp_path / "figures").mkdir()
+    place.mkdir()
+    shutil.copy(ROOT / "figures" / "memory.png", tmp_path / "figures")
+    page_of = (
+        "import numpy as np\nfrom fastvar_lab.plotting.panels import gallery\n"
+        "gallery({'noise': np.eye(8)})",
+        "import ipywidgets as w, numpy as np\nfrom fastvar_lab.widgets.panel import Gallery\n"
+        "shown = Gallery(['scores'])\nshown.put('scores', np.eye(8)[..., None].repeat(3, -1))\n"
+        "w.VBox([shown, w.FloatSlider(0.5, description='pruned'), w.HTML('<b>2.5</b> times')])",
+    )
+    shutil.copytree(tmp_path / "figures", place / "figures")  # as in copies
+    text = (
+        "# What is kept\n\n![caches by size](../figures/memory.png)"
+        "\n\n![caches](figures/memory.png)"
+    )
+    write(place / "one.ipynb", *page_of, markdown=[text])
+    write(place / "two.ipynb", "1 / 0", markdown=["# Not run"])
+    pages = tmp_path / "pages"
+    assert main(["notebooks", "one", "--folder", str(place), "--html", str(pages)]) == 0
+    assert [path.name for path in pages.iterdir()] == ["one.html"]
+    page = (pages / "one.html").read_text(encoding="utf-8")
+    assert "<title>What is kept</title>" in page
+    assert "<script" not in page
+    assert not re.findall(r'(?:src|href)="(?:https?:)?//', page)
+    assert "url(http" not in page
+    images = re.findall(r"<img[^>]*>", page)
+    assert len(images) == 4
+    assert all('src="data:image/png;base64,iVBOR' in image for image in images)
+    alts = [re.search(r'alt="([^"]*)"', image)[1] for image in images]
+    assert [html.unescape(alt) for alt in alts] == [
+        "caches by size",
+        "caches",
+        "Output of gallery({'noise': np.eye(8)})",
+        "scores",
+    ]
+    assert "pruned: 0.5" in page
+    assert "<b>2.5</b> times" in page
+
+
 def test_outputs_are_stripped_once(tmp_path, capsys):
     path = write(tmp_path / "full.ipynb", "1 + 1")
     notebook, wrong = notebook_runner.execute(path)
@@ -128,6 +174,52 @@ def test_outputs_are_stripped_once(tmp_path, capsys):
     assert notebook_runner.committed(path) == []
     assert main(["notebooks", "--strip", "--folder", str(tmp_path)]) == 0
     assert "nothing to strip" in capsys.readouterr().out
+
+
+def test_notebooks_are_copied_with_their_pictures_and_overwrite_nothing(tmp_path, capsys):
+    place = tmp_path / "mine"
+    assert main(["notebooks", "--copy", str(place)]) == 0
+    copies = notebook_runner.find(place)
+    assert [path.name for path in copies] == [path.name for path in ALL]
+    assert [problem for path in copies for problem in notebook_runner.committed(path)] == []
+    before = {path: path.read_bytes() for path in place.rglob("*") if path.is_file()}
+    copies[0].unlink()
+    assert main(["notebooks", "--copy", str(place)]) == 2
+    assert "exists; copy to another folder" in capsys.readouterr().err
+    assert not copies[0].exists()
+    assert all(path.read_bytes() == before[path] for path in before if path != copies[0])
+    assert main(["notebooks", "01_generat", "--copy", str(tmp_path / "none")]) == 2
+    assert "nearest: 01_generate" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
+    assert main(["notebooks", "01_generate", "--copy", str(tmp_path / "one")]) == 0
+    assert [path.stem for path in notebook_runner.find(tmp_path / "one")] == ["01_generate"]
+
+
+def test_a_wheel_brings_the_notebooks(tmp_path):
+    pytest.importorskip("setuptools", "77")
+    source, target = tmp_path / "source", tmp_path / "installed"
+    for name in ("fastvar_lab", "notebooks"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for path in (
+        "pyproject.toml",
+        "README.md",
+        "LICENSE",
+        *(p.relative_to(ROOT) for p in (ROOT / "figures").glob("*.png")),
+    ):
+        (source / path).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / path, source / path)
+    build = "import sys; from setuptools.build_meta import build_wheel; build_wheel(sys.argv[1])"
+    subprocess.run([sys.executable, "-c", build, str(tmp_path)], cwd=source, check=True,
+                   capture_output=True)  # fmt: skip
+    (wheel,) = tmp_path.glob("*.whl")
+    install = ["pip", "install", "--no-deps", "--no-index", "-q", "--target", target, wheel]
+    subprocess.run([sys.executable, "-m", *install], check=True)
+    env = {**os.environ, "PYTHONPATH": str(target)}
+    command = [sys.executable, "-m", "fastvar_lab", "notebooks", "--copy", tmp_path / "mine"]
+    subprocess.run(command, cwd=tmp_path, env=env, check=True, capture_output=True)
+    copies = notebook_runner.find(tmp_path / "mine")
+    assert [path.name for path in copies] == [path.name for path in ALL]
+    assert [problem for path in copies for problem in notebook_runner.committed(path)] == []
 
 
 def test_an_unknown_notebook_names_the_nearest(tmp_path, capsys):

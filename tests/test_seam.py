@@ -71,7 +71,7 @@ INSIDE = {
         *("absent", "precision", "families", "releases", "hub", "wrappers", "states"),
         *("checkpoints", "stamps", "seeding", "model", "build", "tiny", "loading", "catalog"),
     ),
-    "cli": ("options", "notebook_runner", "cmd_", "main"),
+    "cli": ("options", "notebook_copies", "notebook_pages", "notebook_runner", "cmd_", "main"),
 }
 
 

@@ -7,12 +7,15 @@ import sys
 from pathlib import Path
 
 import matplotlib.figure
+import matplotlib.text
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.colors import to_hex
 
 import fastvar_lab
 from fastvar_lab.plotting import panels
+from fastvar_lab.plotting.charts import comparisons, steps, times
 from fastvar_lab.plotting.style import (
     FAST,
     FULL,
@@ -23,6 +26,7 @@ from fastvar_lab.plotting.style import (
     looks,
     write_figure,
 )
+from fastvar_lab.plotting.tables import latex, markdown
 from fastvar_lab.widgets.page import Scatter
 
 ROOT = Path(fastvar_lab.__file__).parent
@@ -38,6 +42,75 @@ def test_fonts_in_pdfs_are_truetype(kind, tmp_path):
         data = path.read_bytes()
         assert b"/Type3" not in data
         assert b"/FontFile2" in data
+
+
+DOLLARS = ["$$", r"$\frac{1}$", "a $5 bill and a $10 bill", r"50 % \$ & #1 _{x}^2 ~"]
+
+
+def pictured(text):
+    """Draw a text with every function for pictures, wherever it takes one."""
+    image = np.zeros((8, 8, 3))
+    maps = {text: image[..., 0]}
+    yield panels.gallery({text: image})
+    yield panels.spectra(np.arange(3), {text: np.arange(3)})
+    yield panels.comparison(image, image, maps, [text, "2"], [1, 2], [1, 1], text, text, text)
+    yield panels.steps({text: [image, image]}, [text, "2x2"])
+    yield panels.pairs({text: (image, image)})
+
+
+def charted(text):
+    """Draw a text with charts, as the label of a method."""
+    rows = [
+        {"kind": kind, "method": method, "family": method, "size": size, "ms": 2.0, "what": "time",
+         "tokens": tokens, "side": tokens, "kernel": text, "step": tokens, "gflop": 1.0,
+         "kv_measured": 1e6, "held_measured": 1e6, "picture": 0, "psnr": 20.0, "ssim": 0.5,
+         "speedup": 1.5, "speedup_low": 1.0, "speedup_high": 2.0, "speedup_flop_bound": 2.0,
+         "right": 1.0}
+        for method in ("full", text)
+        for size, tokens in (("1x1", 1), (text, 4))
+        for kind in ("quality", "time")
+    ]  # fmt: skip
+    frame = pd.DataFrame(rows)
+    for chart in (times.latency, times.modules, times.scaling, times.kernels, times.memory,
+                  times.costs, steps.outputs):  # fmt: skip
+        yield chart(frame[frame.kind == "time"])
+    yield comparisons.methods(frame[frame["size"] == "1x1"])
+
+
+@pytest.mark.parametrize("text", DOLLARS)
+@pytest.mark.parametrize("drawn", [pictured, charted])
+def test_text_of_users_is_drawn_as_it_is_written(drawn, text, tmp_path):
+    for figure in drawn(text):
+        write_figure(tmp_path / "x.svg", figure)
+        shown = [t for t in figure.findobj(matplotlib.text.Text) if "$" in t.get_text()]
+        assert shown
+        powers = [t for t in shown if r"\mathdefault" in t.get_text()]
+        assert not [t for t in shown if t.get_parse_math() and t not in powers]
+
+
+def test_text_of_users_in_tables_is_text():
+    table = pd.DataFrame({"_a_ $b$": ["[mine] *x* `y` <b> a|b", "two\nlines", r"\frac ~_z_"]})
+    lines = markdown(table).splitlines()
+    assert len(lines) == 5
+    assert r"\_a\_ \$b\$" in lines[0]
+    assert r"[mine] \*x\* \`y\` \<b> a\|b" in lines[2]
+    assert "two lines" in lines[3]
+    assert r"\\frac \~\_z\_" in lines[4]
+    assert "[a](b.png)" in markdown(pd.DataFrame({"from": ["[a](b.png)"]}), markup=("from",))
+    rows = latex(table).splitlines()
+    assert r"{[}mine] *x*" in "".join(rows)
+    assert any("two lines" in row for row in rows)
+    assert r"\textbackslash " in rows[6]
+
+
+def test_powers_of_ten_stay_mathematics():
+    rows = [{"method": "full", "family": "full", "what": "time", "ms": 10.0**k, "tokens": 10**k}
+            for k in range(4)]  # fmt: skip
+    figure = times.scaling(pd.DataFrame(rows))
+    figure.png(50)
+    labels = figure.axes[0].get_xticklabels()
+    assert labels
+    assert all(label.get_parse_math() for label in labels)
 
 
 DRAW = """

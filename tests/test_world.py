@@ -52,6 +52,7 @@ def test_canonical_form_is_one_for_all_spellings(first, second):
 def test_adjectives_go_in_any_order():
     assert parse("a striped red circle") == parse("a red striped circle")
     assert parse("An  orange RING, and two stars").text == "an orange ring and two stars"
+    assert parse("A Red Circle.\n") == parse("a red circle")
 
 
 @pytest.mark.parametrize(
@@ -68,6 +69,12 @@ def test_adjectives_go_in_any_order():
         ("four circles and a ring", "at most 4 objects; .* names 5"),
         ("a ring and a star left of a cross", "joins exactly two objects"),
         ("a ring left of", "at the end"),
+        ("circle of of left star", "expected one of a, an"),
+        ("a red red circle", "at most one color"),
+        ("four circles and three stars", "at most 4 objects; .* names 7"),
+        ("a ring left of a star above a cross", "joins exactly two objects"),
+        ("A RING AND A STAR ABOVE A CROSS", "joins exactly two objects"),
+        (".", "empty"),
     ],
 )
 def test_prompts_outside_the_grammar_get_one_clear_line(text, message):

@@ -28,10 +28,10 @@ def run(args: argparse.Namespace) -> None:
     from fastvar_lab.experiments import claims
     from fastvar_lab.files import folder
 
-    folder(args.out)
     spec, scope = options.spec(args), "quick" if args.quick else "paper"
     model, prompts = spec.open(), options.prompts(args)
     with options.cells(args) as (store, executor):
+        folder(args.out)
         frames = claims.measure(
             model, scope, spec=spec, prompts=prompts, store=store, executor=executor
         )

@@ -38,11 +38,11 @@ def run(args: argparse.Namespace) -> None:
     scope = "quick" if args.quick else "paper" if args.paper else "default"
     for name in args.names:
         run.find(name)
-    if args.out is not None:
-        folder(args.out)
     spec, prompts, metrics = options.spec(args), options.prompts(args), options.metrics(args)
     model = spec.open()
     with options.cells(args) as (store, executor):
+        if args.out is not None:
+            folder(args.out)
         for name in args.names:
             frame = run.run(
                 name,

@@ -54,12 +54,14 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError("--ratios and --paper exclude each other; give at most one")
     import torch
 
+    from fastvar_lab.audit import checked_acts
     from fastvar_lab.files import folder
     from fastvar_lab.generation import generate
     from fastvar_lab.methods.prune import Dense
     from fastvar_lab.models.loading import load
     from fastvar_lab.models.model import paper_preset
     from fastvar_lab.pictures import file_name, to_uint8, write_image
+    from fastvar_lab.provenance import picture_key
 
     method = options.pruning(args) or Dense()
     model = load(
@@ -80,11 +82,15 @@ def run(args: argparse.Namespace) -> None:
     if args.paper:
         method = paper_preset(model)
     options.say_what_random_weights_mean(args)
+    method.start(model.grids(), model.depth)
+    checked_acts(method, model.grids(), model.depth)
     folder(args.out)
     generation = generate(model, args.prompt, method, seed=args.seed, progress=True)
+    request, pruned = generation.request, not isinstance(method, Dense)
     for i, image in enumerate(to_uint8(model.decode(generation.canvas))):
-        pruned = not isinstance(method, Dense)
-        path = args.out / file_name(args.prompt[i], generation.request.seeds[i], pruned)
+        key = picture_key(model, method, request, i)
+        name = file_name(args.prompt[i], request.seeds[i], request.grids[-1].name, key, pruned)
+        path = args.out / name
         write_image(path, image)
         print(path)
 

@@ -1,4 +1,4 @@
-"""Runs the notebooks from top to bottom, or strips their outputs."""
+"""Runs the notebooks from top to bottom, strips their outputs, or copies them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fastvar_lab.cli import options
 
-HELP = "run the notebooks, or strip their outputs"
+HELP = "run the notebooks, strip their outputs, or copy them"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,12 +21,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--strip", action="store_true", help="remove outputs in place instead of running"
     )
     parser.add_argument(
+        "--copy",
+        type=options.path,
+        metavar="DIR",
+        help="copy those of this package to a folder instead",
+    )
+    parser.add_argument(
         "--folder", type=options.path, default=Path("notebooks"), help="folder of the notebooks"
     )
 
 
 def run(args: argparse.Namespace) -> None:
-    """Run the notebooks, or strip them."""
+    """Run the notebooks, strip them, or copy them."""
+    if args.copy is not None:
+        if args.strip or args.execute or args.html:
+            raise ValueError("--copy runs nothing and takes no --strip, --execute or --html")
+        from fastvar_lab.cli import notebook_copies
+
+        for path in notebook_copies.copy(args.copy, args.names):
+            print(path)
+        return
     from fastvar_lab.cli import notebook_runner
 
     paths = notebook_runner.find(args.folder, args.names)

@@ -6,6 +6,8 @@ A command is a file `cmd_NAME.py` here, with `HELP`, `add_arguments(parser)` and
 from __future__ import annotations
 
 import argparse
+import io
+import os
 import pkgutil
 import signal
 import sys
@@ -16,8 +18,10 @@ from importlib import import_module
 from typing import Any
 
 from fastvar_lab import cli
+from fastvar_lab.cli import options
 
 PREFIX = "cmd_"
+PIPE = 13  # the number of SIGPIPE, which not every system has
 
 
 def commands() -> dict[str, Any]:
@@ -39,9 +43,9 @@ def _parser() -> argparse.ArgumentParser:
     subcommands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, command in commands().items():
         # `_ratios_as_values` recognises --ratios only if it is written in full
-        options = subcommands.add_parser(name, help=command.HELP, allow_abbrev=False)
-        command.add_arguments(options)
-        options.set_defaults(run=command.run)
+        subcommand = subcommands.add_parser(name, help=command.HELP, allow_abbrev=False)
+        command.add_arguments(subcommand)
+        subcommand.set_defaults(run=command.run)
     return parser
 
 
@@ -69,11 +73,33 @@ def _terminated_as_interrupted() -> Iterator[None]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit status: 2, with one line on stderr, for bad input."""
-    args = _parser().parse_args(_ratios_as_values(sys.argv[1:] if argv is None else argv))
+    """Run one command and return its exit status.
+
+    That is 2, with one line on stderr, for bad input; 130 after Ctrl-C; and 141, silently, if
+    nobody reads the output any more, as of programs that SIGPIPE ends.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):  # what a terminal cannot show is no error
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
+        try:
+            return _run(argv)
+        finally:
+            sys.stdout.flush()  # of --help, too: at exit it would be too late to catch
+    except BrokenPipeError:
+        _discard_output()
+        return 128 + PIPE
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    arguments = _ratios_as_values(sys.argv[1:] if argv is None else argv)
+    args = _parser().parse_args(arguments)
+    try:
+        options.check(args, arguments)
         with _terminated_as_interrupted():
             args.run(args)
+            sys.stdout.flush()  # a full disk shows here
+    except BrokenPipeError:
+        raise
     except (ValueError, OSError, RuntimeError) as error:
         message = str(error) or type(error).__name__
         print(f"fastvar-lab: {message.splitlines()[0]}", file=sys.stderr)
@@ -82,3 +108,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("fastvar-lab: interrupted", file=sys.stderr)
         return 130
     return 0
+
+
+def _discard_output() -> None:
+    """Send what is left to write nowhere, so that Python's exit does not fail on it."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from copy import deepcopy
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -14,6 +13,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from tqdm.auto import tqdm
 
+from fastvar_lab.cli.notebook_pages import to_html
 from fastvar_lab.errors import unknown
 from fastvar_lab.files import folder, write
 
@@ -52,16 +52,16 @@ def stripped(text: str) -> str:
 
 def strip(path: Path) -> bool:
     """Strip a notebook in place; return whether that changed it."""
-    before = path.read_text()
+    before = path.read_text(encoding="utf-8")
     after = stripped(before)
     if after != before:
-        write(path, lambda partial: partial.write_text(after))
+        _write_text(path, after)
     return after != before
 
 
 def committed(path: Path) -> list[str]:
     """List the problems of a notebook file: outputs in it, and links to missing pictures."""
-    problems, text = [], path.read_text()
+    problems, text = [], path.read_text(encoding="utf-8")
     if stripped(text) != text:
         problems.append(f"{path}: holds outputs or machine metadata; run notebooks --strip")
     for i, cell in enumerate(nbformat.reads(text, as_version=4).cells):
@@ -115,23 +115,6 @@ def complaints(notebook: Notebook) -> Iterator[str]:
             yield "a widget shows the error " + re.sub("<[^>]*>", "", value)
 
 
-def to_html(notebook: Notebook, beside: Path) -> str:
-    """Turn an executed notebook into one HTML page with its pictures embedded.
-
-    Links of the notebook are resolved relative to the file `beside`.
-    """
-    from nbconvert import HTMLExporter
-
-    notebook = deepcopy(notebook)
-    for cell in notebook.cells:
-        if cell.cell_type == "markdown":  # nbconvert embeds only files below the page's folder
-            cell.source = cell.source.replace("](../", "](")
-    exporter = HTMLExporter(embed_images=True)
-    resources = {"metadata": {"path": str(beside.parent)}}
-    page: str = exporter.from_notebook_node(notebook, resources)[0]
-    return page
-
-
 def run(
     paths: Sequence[Path], executed: Path | None = None, pages: Path | None = None
 ) -> list[str]:
@@ -147,12 +130,12 @@ def run(
             notebook, errors = execute(path)
             problems += errors
             if executed is not None:
-                text = nbformat.writes(notebook)
-                write(executed / path.name, lambda partial, t=text: partial.write_text(t))  # type: ignore[misc]
+                _write_text(executed / path.name, nbformat.writes(notebook))
             if pages is not None:
-                page = to_html(notebook, path.resolve().parent)
-                write(
-                    pages / f"{path.stem}.html",
-                    lambda partial, p=page: partial.write_text(p),  # type: ignore[misc]
-                )
+                page = to_html(notebook, path.resolve())
+                _write_text(pages / f"{path.stem}.html", page)
     return problems
+
+
+def _write_text(path: Path, text: str) -> None:
+    write(path, lambda partial: partial.write_text(text, encoding="utf-8"))

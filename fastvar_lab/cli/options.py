@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +20,13 @@ if TYPE_CHECKING:  # imported when a command runs, to keep help and errors fast
     from fastvar_lab.store import Store
 
 RATIOS = "share of tokens pruned at each scale, such as -2:0.5,-1:0.75 or 24:0.5,32:0.75"
+
+FOLDERS = {
+    **dict.fromkeys(("out", "execute", "html", "copy"), "output"),
+    "store": "store",
+    "features": "features",
+}
+"""Options that name a folder to write to, and what messages call it."""
 
 
 def path(text: str) -> Path:
@@ -67,6 +74,23 @@ def add_prompts(parser: argparse.ArgumentParser) -> None:
     """Add --prompts and --metrics."""
     parser.add_argument("--prompts", type=path, help="text file of prompts; default: the model's")
     parser.add_argument("--metrics", help="names of more metrics, with commas between")
+
+
+def check(args: argparse.Namespace, argv: Sequence[str]) -> None:
+    """Raise ValueError for options that can be refused before a command does anything."""
+    for argument in argv:
+        option, _, value = argument.partition("=")
+        if option.startswith("--") and value == "--":  # argparse would read an empty list
+            raise ValueError(f"{option} takes a value; not '--'")
+    if getattr(args, "workers", 0) < 0:
+        raise ValueError(f"--workers must be 0 or more; not {args.workers}")
+    for name, label in FOLDERS.items():
+        path = getattr(args, name, None)
+        if path is not None:
+            nearest = next(p for p in (path, *path.absolute().parents) if p.exists())
+            if not nearest.is_dir():
+                reason = f"{nearest} is not a folder"
+                raise ValueError(f"cannot make the {label} folder {path}: {reason}")
 
 
 def prompts(args: argparse.Namespace) -> PromptSet | None:
@@ -119,7 +143,7 @@ def cells(args: argparse.Namespace) -> Iterator[tuple[Store, Executor | None]]:
     from fastvar_lab.store import Store
 
     with workers(args.workers, args.scheduler) as executor:
-        yield Store(args.store), executor
+        yield Store(args.store).prepare(), executor
 
 
 def say_what_random_weights_mean(args: argparse.Namespace) -> None:

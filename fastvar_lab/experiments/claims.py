@@ -97,7 +97,11 @@ def table(frames: Mapping[str, pd.DataFrame], where: str) -> str:
             })  # fmt: skip
     columns = ["claim", "the paper", "here", "verdict", "from"]
     lines = ["# The paper's claims, checked", "", f"{where} {INTERVALS}", ""]
-    return "\n".join(lines) + "\n" + markdown(pd.DataFrame(rows, columns=columns))
+    return (
+        "\n".join(lines)
+        + "\n"
+        + markdown(pd.DataFrame(rows, columns=columns), markup=("verdict", "from"))
+    )
 
 
 def where(model: Model, scope: str) -> str:
@@ -110,4 +114,4 @@ def where(model: Model, scope: str) -> str:
 
 def save(path: Path, text: str) -> None:
     """Write the claims."""
-    write(path, lambda partial: partial.write_text(text))
+    write(path, lambda partial: partial.write_text(text, encoding="utf-8"))

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from fastvar_lab.audit import checked_acts
 from fastvar_lab.files import folder, write_json
 from fastvar_lab.instruments.observe import observe
 from fastvar_lab.measure.quality import MOST_PSNR, psnr, ssim
@@ -121,6 +122,8 @@ def table(report: dict[str, Any]) -> str:
 
 def demo(model: Model, prompt: str, method: Method, seed: int, out: Path) -> dict[str, Any]:
     """Run the demo and write full.png, fast.png, compare.png and demo.json into `out`."""
+    method.start(model.grids(), model.depth)
+    checked_acts(method, model.grids(), model.depth)
     folder(out)
     report, pictures, shares = compare(model, prompt, method, seed)
     for name, image in pictures.items():

@@ -195,7 +195,7 @@ def _there(out: Path) -> list[str]:
 def _report(path: Path) -> Report:
     """Read where a figure is from; raise ValueError if it does not say so."""
     try:
-        report = json.loads(path.read_text())
+        report = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is no JSON: {error}") from error
     if not isinstance(report, dict) or not {*DRAWN_WITH} <= {*report.get("versions", ())}:

@@ -65,7 +65,7 @@ def write_caption(path: str | Path, report: Report) -> None:
 
 
 def _write_text(path: Path, text: str) -> None:
-    write(path, lambda partial: partial.write_text(text))
+    write(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
 def disown_data(path: Path) -> None:

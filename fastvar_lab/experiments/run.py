@@ -85,6 +85,8 @@ def run(
         prompts = seeded(opened.prompts, record.seed)
     else:
         timed = prompts.take(1)[0]
+        for item in prompts.take(scope.prompts):
+            opened.check(item.prompt)
     own = record.labelled(opened) if methods is None else labelled(
         methods, opened.grids(), opened.depth
     )  # fmt: skip
@@ -155,8 +157,17 @@ def jobs_of(
     chosen = quality.chosen([*record.metrics, *quality.as_metrics(metrics or ())])
     judge = question.prompts.judge
     chosen = chosen if judge is None else (quality.score(judge), *chosen)
+    _check_sides(chosen, question.model)
     question = Question(question.model, question.scope, question.prompts, own, question.timed)
     return comparison(question, chosen, record.name)
+
+
+def _check_sides(metrics: Sequence[quality.Metric], model: Model) -> None:
+    """Raise ValueError before anything is drawn if pictures will be too small for a metric."""
+    stride = getattr(getattr(model.tokenizer, "config", None), "stride", None)
+    if stride is not None:  # else only the decoder knows the size
+        last, side = model.grids()[-1], model.quantizer.patch * stride
+        quality.check_sides(metrics, last.h * side, last.w * side)
 
 
 def _measured(

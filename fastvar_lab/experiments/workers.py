@@ -19,7 +19,7 @@ from fastvar_lab.experiments.jobs import Job, context
 from fastvar_lab.files import expanded
 from fastvar_lab.models.loading import load
 from fastvar_lab.models.model import Model
-from fastvar_lab.provenance import versions
+from fastvar_lab.provenance import source_hash, versions
 from fastvar_lab.store import Store
 
 OPENING = threading.Lock()  # a worker with several threads opens a model once
@@ -56,21 +56,22 @@ def _open(spec: ModelSpec) -> Model:
 
 
 def expectation(model: Model) -> dict[str, Any]:
-    """Return what a worker's model and versions must be, so that its results are the same."""
-    return {**context(model), "torch": versions()["torch"]}
+    """Return what a worker's model, versions and code must be, so that its results are the same."""
+    return {**context(model), **versions("fastvar-lab"), "code of fastvar-lab": source_hash()}
 
 
 def compute(job: Job, spec: ModelSpec, folder: str, expected: Mapping[str, Any]) -> int:
     """Run one job where this process is, and keep every result as it comes; return how many.
 
-    Raises ValueError where the model or torch is another one than `expected`.
+    Raises ValueError where the model, a package or this one's code is another than `expected`.
     """
     model = spec.open()
-    for name, here in expectation(model).items():
-        if here != expected[name]:
+    here = expectation(model)
+    for name in (*here, *(expected.keys() - here.keys())):
+        if name not in here or name not in expected or here[name] != expected[name]:
             raise ValueError(
-                f"this worker has the {name} {here} of {spec.name}; the run was begun with "
-                f"{expected[name]}"
+                f"this worker has the {name} {here.get(name, 'unknown')} for {spec.name}; the run "
+                f"was begun with {expected.get(name, 'unknown')}"
             )
     job.compute(model, Store(folder))
     return len(job)

@@ -32,6 +32,7 @@ class Metric:
     `larger` says whether a larger value is better (None: neither), `hits` that values are 0 or 1.
     `version` is part of the address of its values: raise it when they change. A function of your
     own is addressed by its code. A metric that is not `usual` is computed only where it is named.
+    Pictures with a side below `smallest` pixels are refused before any is drawn.
 
     >>> Metric("red", "red", lambda picture, reference: float(picture[..., 0].mean())).digits
     3
@@ -45,6 +46,7 @@ class Metric:
     hits: bool = False
     version: int = 1
     usual: bool = True
+    smallest: int = 1
 
     @property
     def address(self) -> str:
@@ -142,9 +144,9 @@ METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
         Metric("psnr", "PSNR (dB)", psnr, digits=1),
-        Metric("ssim", "SSIM", ssim),
+        Metric("ssim", "SSIM", ssim, smallest=7),
         Metric("ms_ssim", "MS-SSIM", ms_ssim),
-        Metric("vif", "VIF", vif, larger=None),
+        Metric("vif", "VIF", vif, larger=None, smallest=41),
         Metric("spectrum_error", "spectrum error", spectrum_error, larger=False),
         Metric("agree", "equal tokens", agreement),
     )
@@ -202,6 +204,21 @@ def as_metrics(metrics: Chosen) -> list[Metric]:
         if isinstance(name, str) and name not in METRICS:
             raise unknown("metric", name, METRICS)
     return [METRICS[metric] if isinstance(metric, str) else metric for metric in metrics]
+
+
+def check_sides(metrics: Iterable[Metric], height: int, width: int) -> None:
+    """Raise ValueError if pictures of `height` x `width` pixels are too small for a metric.
+
+    >>> check_sides(chosen(), 32, 48)
+    Traceback (most recent call last):
+    ValueError: pictures of 32x48 px are too small for the metric vif, which needs 41 px a side
+    """
+    for metric in metrics:
+        if min(height, width) < metric.smallest:
+            raise ValueError(
+                f"pictures of {height}x{width} px are too small for the metric {metric.name}, "
+                f"which needs {metric.smallest} px a side"
+            )
 
 
 def to_reference(picture: np.ndarray, reference: np.ndarray) -> dict[str, float]:

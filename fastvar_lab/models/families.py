@@ -99,7 +99,7 @@ def hart_config(config: HARTConfig, folder: Path) -> HARTConfig:
     path = folder / "config.json"
     if not path.exists():
         return config
-    content: dict[str, Any] = json.loads(path.read_text())
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     for key, value in _HART_NEEDS.items():
         if content.get(key, value) != value:
             raise WeightsError(f"{path} has {key} {content[key]!r}; only {value!r} is implemented")

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import matplotlib as mpl
 import seaborn as sns
 from matplotlib import figure
+from matplotlib.ticker import LogFormatter
 
 from fastvar_lab.files import expanded, write
 
@@ -74,7 +75,11 @@ _SAVING: dict[Any, Any] = {
 
 
 class Figure(figure.Figure):
-    """A matplotlib figure that displays in notebooks without pyplot."""
+    """A matplotlib figure that displays in notebooks without pyplot.
+
+    Its text is shown as it is written: dollar signs of a prompt are no mathematics. A label of
+    yours that is mathematics says so: `axes.set_title("$x^2$").set_parse_math(True)`.
+    """
 
     def _repr_png_(self) -> bytes:
         return self.png()
@@ -84,6 +89,16 @@ class Figure(figure.Figure):
         buffer = io.BytesIO()
         self.savefig(buffer, format="png", dpi=dpi)
         return buffer.getvalue()
+
+    def draw(self, renderer: Any) -> None:
+        """Draw like matplotlib, with tick labels as they are written."""
+        for axes in self.axes:
+            for axis in (axes.xaxis, axes.yaxis):
+                # matplotlib writes powers of ten as mathematics, and makes ticks when it draws
+                powers = isinstance(axis.get_major_formatter(), LogFormatter)
+                for label in axis.get_ticklabels():
+                    label.set_parse_math(powers)
+        super().draw(renderer)
 
     def savefig(self, *args: Any, **kwargs: Any) -> None:
         """Save like matplotlib, with TrueType fonts in PDFs."""
@@ -100,6 +115,8 @@ def style() -> Iterator[None]:
         "axes.labelsize": 8,
         "legend.fontsize": 7,
         "legend.title_fontsize": 7,
+        "text.parse_math": False,
+        "text.usetex": False,
     }
     with (
         sns.axes_style("ticks"),

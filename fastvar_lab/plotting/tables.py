@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Collection
+
 import pandas as pd
 
 from fastvar_lab.measure.quality import METRICS, SCORE
@@ -174,21 +177,42 @@ def _digits(mean: float) -> str:
     return "" if mean != mean else f"{mean:.0f}" if abs(mean) >= 1000 else f"{mean:.4g}"
 
 
-def markdown(table: pd.DataFrame) -> str:
-    """Write a table as Markdown.
+MARKUP = re.compile(r"[\\`*<|$~]|\](?=\()|(?<!\w)_|_(?!\w)")
+"""What Markdown would read as more than text."""
 
-    >>> print(markdown(pd.DataFrame({"method": ["full"], "ms": [1.5]})))
-    | method   | ms   |
-    |:---------|:-----|
-    | full     | 1.5  |
+
+def markdown(table: pd.DataFrame, markup: Collection[str] = ()) -> str:
+    r"""Write a table as Markdown; text is escaped, except in the columns that hold `markup`.
+
+    >>> print(markdown(pd.DataFrame({"method": ["full", "a|b *c*"], "ms": [1.5, 2]})))
+    | method     | ms   |
+    |:-----------|:-----|
+    | full       | 1.5  |
+    | a\|b \*c\* | 2.0  |
     <BLANKLINE>
     """
-    text = table.astype(str).replace(r"\|", r"\\|", regex=True)
+    text = table.astype(str)
+    for column in text:
+        escaped = MARKUP if column not in markup else re.compile(r"\|")
+        text[column] = [one_line(escaped.sub(r"\\\g<0>", cell)) for cell in text[column]]
+    text.columns = [one_line(MARKUP.sub(r"\\\g<0>", str(name))) for name in text]
     return str(text.to_markdown(index=False, disable_numparse=True)) + "\n"
 
 
 def latex(table: pd.DataFrame) -> str:
-    """Write a table as LaTeX with booktabs' rules, its special characters escaped."""
+    r"""Write a table as LaTeX with booktabs' rules, its special characters escaped.
+
+    >>> "{[}mine], 50 \\% \\$" in latex(pd.DataFrame({"method": ["[mine], 50 % $"]}))
+    True
+    """
     columns = "l" + "r" * (len(table.columns) - 1)
+    table = table.map(lambda cell: one_line(cell) if isinstance(cell, str) else cell)
     style = table.style.format(escape="latex").format_index(escape="latex", axis=1)
-    return str(style.hide(axis="index").to_latex(hrules=True, column_format=columns))
+    text = str(style.hide(axis="index").to_latex(hrules=True, column_format=columns))
+    # after a rule or the end of a row, LaTeX takes a bracket or a star for an option
+    return re.sub(r"^(\s*)([\[*])", r"\1{\2}", text, flags=re.M)
+
+
+def one_line(text: str) -> str:
+    """Join the lines of a cell."""
+    return " ".join(text.split("\n"))

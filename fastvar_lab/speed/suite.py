@@ -315,7 +315,7 @@ def table(result: dict[str, Any]) -> str:
 def write(result: dict[str, Any], out: Path) -> None:
     """Write the result into a folder: numbers, table and figure."""
     write_json(out / "speed.json", result)
-    files.write(out / "speed.txt", lambda p: p.write_text(table(result) + "\n"))
+    files.write(out / "speed.txt", lambda p: p.write_text(table(result) + "\n", encoding="utf-8"))
     figure = charts.suite(pd.DataFrame(result["cases"]), pd.DataFrame(grown(result["cases"])))
     for ending in ("png", "pdf"):
         write_figure(out / f"speed.{ending}", figure)

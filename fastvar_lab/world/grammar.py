@@ -109,7 +109,7 @@ def _relation(rest: list[str], text: str, groups_before: int) -> str:
         if rest[: len(parts)] == parts and groups_before == 1:
             del rest[: len(parts)]
             return relation
-    relates = [r for r in RELATIONS if f" {r} " in text]
+    relates = [r for r in RELATIONS if f" {r} " in text.lower()]
     if relates:
         raise PromptError(f"{relates[0]!r} joins exactly two objects; not {text!r}")
     allowed = "'and'" if groups_before > 1 else "'and', " + ", ".join(map(repr, RELATIONS))
