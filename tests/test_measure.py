@@ -8,9 +8,9 @@ import torch
 from skimage.filters import gaussian
 
 import fastvar_lab as fv
-from fastvar_lab.measure import masks, relations, spectra
+from fastvar_lab.measure import masks, relations, scale_steps
 from fastvar_lab.measure.quality import to_reference, token_agreement
-from fastvar_lab.measure.spectra import images, radial_spectrum
+from fastvar_lab.measure.scale_steps import images, radial_spectrum
 from fastvar_lab.models import tiny
 from fastvar_lab.scales import grids, square
 from fastvar_lab.tokens import resize
@@ -46,7 +46,7 @@ def test_derived_arrays_are_computed_once():
         calls.append(len(latent))
         return latent
 
-    f, amplitudes = spectra.spectra(trace, decode)
+    f, amplitudes = scale_steps.spectra(trace, decode)
     assert amplitudes.shape == (2, 2, len(f))
     assert images(trace, decode).shape == (2, 2, 4, 4, 3)
     assert calls == [2, 2]
@@ -77,9 +77,9 @@ def seen(small):
 
 
 def test_what_steps_added_sums_to_the_picture(seen, small):
-    changes, pictures = spectra.added(seen, small.decode), images(seen, small.decode)
+    changes, pictures = scale_steps.added(seen, small.decode), images(seen, small.decode)
     assert np.allclose(changes.sum(axis=0), pictures[-1], atol=1e-6)
-    frame = spectra.energy(seen, small.decode)
+    frame = scale_steps.energy(seen, small.decode)
     row = frame.query("step == 2 and picture == 1 and domain == 'latent'")
     moved = seen.canvases[2][1] - seen.canvases[1][1]
     assert row.energy.item() == pytest.approx(float(moved.square().mean()))
@@ -98,7 +98,7 @@ def test_parseval_energy_of_all_frequencies_is_that_of_the_plane():
 
 
 def test_spectra_by_domain_and_their_gap_to_the_last_step(seen, small):
-    frame = spectra.spectrum_frame(seen, small.decode, SITES[0])
+    frame = scale_steps.spectrum_frame(seen, small.decode, SITES[0])
     assert set(frame.domain) == {"image", "latent", "features"}
     last = frame.query("step == 4 and domain != 'features'")
     assert (last.to_last == 0).all()

@@ -14,7 +14,7 @@ ROOMS = (
     *("errors", "files", "tensors", "provenance", "pictures"),
     *("seam", "tokens", "cache", "scales", "draws", "sampling", "progress"),
     *("world", "prompts", "audit", "backbones", "methods", "models", "request", "snapshots"),
-    *("generation", "instruments", "drafting"),
+    *("generation", "instruments", "draft_and_refine"),
     *(
         "measure",
         "store",

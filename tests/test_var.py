@@ -11,7 +11,7 @@ import fastvar_lab as fv
 from fastvar_lab.backbones.autoencoder import AutoEncoderConfig, VQTokenizer
 from fastvar_lab.backbones.quantize import VectorQuantizer
 from fastvar_lab.backbones.var import VAR, VARConfig
-from fastvar_lab.drafting import draft_and_refine
+from fastvar_lab.draft_and_refine import draft_and_refine
 from fastvar_lab.errors import WeightsError
 from fastvar_lab.models import build, families, releases
 from fastvar_lab.models.checkpoints import read_released

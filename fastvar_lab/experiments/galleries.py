@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from fastvar_lab.experiments import demo
 from fastvar_lab.generation import generate, resume
 from fastvar_lab.instruments.observe import observe
-from fastvar_lab.measure.spectra import images
+from fastvar_lab.measure.scale_steps import images
 from fastvar_lab.methods.prune import Dense
 from fastvar_lab.models.model import Model, paper_preset
 from fastvar_lab.pictures import to_uint8

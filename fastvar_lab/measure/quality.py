@@ -119,7 +119,7 @@ def vif(picture: np.ndarray, reference: np.ndarray) -> float:
 
 def spectrum_error(picture: np.ndarray, reference: np.ndarray) -> float:
     """Mean absolute gap of the radial spectra, in log10 of their amplitudes."""
-    from fastvar_lab.measure.spectra import radial_spectrum
+    from fastvar_lab.measure.scale_steps import radial_spectrum
 
     one, other = (radial_spectrum(x / 255)[1] for x in (picture, reference))
     return float(np.abs(one - other).mean())

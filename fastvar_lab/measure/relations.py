@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from fastvar_lab.instruments.trace import Trace
-from fastvar_lab.measure.spectra import Decode, images
+from fastvar_lab.measure.scale_steps import Decode, images
 from fastvar_lab.seam import Site
 from fastvar_lab.tokens import resize, wide
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from fastvar_lab.instruments.trace import Trace
 from fastvar_lab.measure.masks import kept_map, score_map
-from fastvar_lab.measure.spectra import added, images, spectra
+from fastvar_lab.measure.scale_steps import added, images, spectra
 from fastvar_lab.methods.select import FarFromMean
 from fastvar_lab.models.loading import load
 from fastvar_lab.models.model import Model

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from fastvar_lab.drafting import draft_and_refine
+from fastvar_lab.draft_and_refine import draft_and_refine
 from fastvar_lab.experiments.base import Cell, Experiment, Question, in_turns
 from fastvar_lab.generation import generate
 from fastvar_lab.methods.prune import Dense

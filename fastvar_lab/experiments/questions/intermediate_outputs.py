@@ -7,7 +7,7 @@ import numpy as np
 from fastvar_lab.experiments.base import Cell, Experiment, Question, each
 from fastvar_lab.instruments.observe import observe
 from fastvar_lab.measure.quality import psnr
-from fastvar_lab.measure.spectra import images
+from fastvar_lab.measure.scale_steps import images
 from fastvar_lab.methods.prune import Dense
 from fastvar_lab.models.model import Model
 from fastvar_lab.plotting import charts
