@@ -56,6 +56,7 @@ def family(method: Method) -> str:
 
     That is its class, or what the class attribute `family` says.
 
+    >>> from fastvar_lab.methods.merge import Merge
     >>> family(Prune({-1: 0.5})), family(Prune({-1: 1.0})), family(Merge({-1: 0.5}))
     ('FastVAR', 'skipping', 'ToMe')
     >>> family(Prune({-1: 0.5}, select=selectors()["random"]))
@@ -103,6 +104,7 @@ def labels(methods: Sequence[Method], grids: Sequence[Grid], depth: int) -> list
     Unpruned generation is "full". Raises ValueError for methods that are equal.
 
     >>> from fastvar_lab.scales import TINY, grids
+    >>> from fastvar_lab.methods.merge import Merge
     >>> labels([Dense(), Prune({-1: 0.75}), Merge({-1: 0.5})], grids(TINY), depth=8)
     ['full', 'FastVAR 32x32: 75 %', 'ToMe 32x32: 50 %']
     >>> labels([Prune({-1: 0.75}, cache_step=20), Prune({-1: 0.75})], grids(TINY), depth=8)
