@@ -14,7 +14,7 @@ import fastvar_lab
 SOURCES = sorted(Path(fastvar_lab.__file__).parent.rglob("*.py"))
 TEXT = {"read_text", "write_text"}
 STREAMS = {"open", "fdopen", "NamedTemporaryFile", "TextIOWrapper"}
-OTHERS = {"Image", "os", "spec"}  # whose `open` reads no text
+OTHERS = {"Image", "archive", "os", "spec"}  # whose `open` reads no text
 ASCII = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 
 

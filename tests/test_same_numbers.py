@@ -180,6 +180,12 @@ def _in_numpy(model):
     return lambda: weight.__setitem__((0, 0), weight[0, 0] - 1)
 
 
+def _halved(model):
+    weight = model.transformer.head.weight.data
+    weight.mul_(0.5)  # changes exponents alone
+    return lambda: weight.mul_(2)
+
+
 def _rows_swapped(model):
     weight = model.transformer.head.weight.data
     order = [1, 0, *range(2, len(weight))]
@@ -187,7 +193,7 @@ def _rows_swapped(model):
     return lambda: weight.copy_(weight[order].clone())
 
 
-@pytest.mark.parametrize("change", [_through_data, _by_hook, _in_numpy, _rows_swapped])
+@pytest.mark.parametrize("change", [_through_data, _by_hook, _in_numpy, _halved, _rows_swapped])
 def test_a_model_that_computes_something_else_is_another_model(model, change):
     made = fv.generate(model, prompt(model), fv.Dense(), seed=1, snapshot=True)
     before = model.fingerprint

@@ -19,6 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=options.path, help="folder for frames, tables and figures")
     options.add_model(parser)
     options.add_prompts(parser)
+    options.add_metrics(parser)
     options.add_cells(parser)
 
 

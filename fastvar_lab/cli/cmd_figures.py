@@ -43,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_model(parser)
     options.add_seed(parser)
     options.add_prompts(parser)
+    options.add_metrics(parser)
     options.add_cells(parser)
 
 

@@ -71,8 +71,12 @@ def add_cells(parser: argparse.ArgumentParser) -> None:
 
 
 def add_prompts(parser: argparse.ArgumentParser) -> None:
-    """Add --prompts and --metrics."""
+    """Add --prompts."""
     parser.add_argument("--prompts", type=path, help="text file of prompts; default: the model's")
+
+
+def add_metrics(parser: argparse.ArgumentParser) -> None:
+    """Add --metrics."""
     parser.add_argument("--metrics", help="names of more metrics, with commas between")
 
 

@@ -85,7 +85,9 @@ def published_sha256(path: Path) -> str | None:
     for folder in path.parents[:2]:
         place = folder / ".cache" / "huggingface" / "download" / path.relative_to(folder)
         try:
-            lines = place.with_name(f"{place.name}.metadata").read_text("utf-8").splitlines()
+            lines = (
+                place.with_name(f"{place.name}.metadata").read_text(encoding="utf-8").splitlines()
+            )
         except (OSError, ValueError):
             continue
         if len(lines) > 1 and _SHA256.fullmatch(lines[1]):

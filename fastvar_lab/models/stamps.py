@@ -50,9 +50,10 @@ def _sum(octets: Tensor) -> Tensor:
     words = octets[:whole].view(torch.int64)
     rows = words.numel() // COLUMNS
     columns = words[: rows * COLUMNS].view(rows, COLUMNS).sum(0)
-    rest = torch.cat((words[rows * COLUMNS :], octets[whole:].to(torch.int64)))
-    places = torch.arange(1, COLUMNS + 1 + len(rest), device=octets.device) * 2 + 1
-    return (torch.cat((columns, rest)) * places).sum()
+    parts = torch.cat((columns, words[rows * COLUMNS :], octets[whole:].to(torch.int64)))
+    mixed = parts ^ (parts >> 31)  # otherwise a change of high bits alone may cancel out
+    places = torch.arange(1, len(parts) + 1, device=octets.device) * 2 + 1
+    return (mixed * places).sum()
 
 
 def hooks(parts: Iterable[nn.Module]) -> dict[str, dict[int, Any]]:
