@@ -23,7 +23,7 @@ CARD = ROOT / "fastvar_lab" / "weights" / "MODEL_CARD.md"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 SHARED = {  # options by the section of docs/commands.md that explains them
     "options-of-models": {"--model", "--weights", "--device", "--dtype"},
-    "options-of-results": {"--store", "--workers", "--scheduler"},
+    "options-of-results": {"--store", "--workers", "--scheduler", "--prompts"},
 }
 CONDA_NAMES = {"torch": "pytorch", "playwright": "playwright-python"}
 TORCHLESS = "import sys; assert not {'torch', 'pandas', 'scipy'} & set(sys.modules), 'heavy'"
