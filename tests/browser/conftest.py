@@ -101,17 +101,15 @@ def served(folder, *command, theme="Light"):
     assert not (faults := tracebacks(text)), faults
 
 
-OURS = ("fastvar_lab", "ipywidgets", "anywidget", "ipykernel_", "<ipython-input")
-
-
 def tracebacks(log):
-    """Return the tracebacks of a log that run through code of ours, or of a cell.
+    """Return the tracebacks of a log, but for two that a loaded machine makes Jupyter write.
 
-    On a loaded machine Jupyter's own server raises now and then, when a page asks for a kernel that
-    it has replaced meanwhile.
+    Its server raises when a page asks for a kernel that it has replaced meanwhile, and the kernel
+    that it replaces is interrupted while it starts.
     """
-    parts = log.split("Traceback (most recent call last)")[1:]
-    return [part for part in parts if any(name in part.split("\n[")[0] for name in OURS)]
+    parts = [part.split("\n[")[0] for part in log.split("Traceback (most recent call last)")[1:]]
+    replaced = ("has no attribute 'kernel_ws_protocol'", "KeyboardInterrupt")
+    return [part for part in parts if not part.rstrip().endswith(replaced)]
 
 
 JUPYTER = ("--no-browser", "--allow-root", "--ServerApp.port={port}",

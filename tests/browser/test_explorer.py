@@ -61,14 +61,13 @@ def changed(page, name, before):
     )
 
 
-def test_tracebacks_of_ours_are_found():
+def test_tracebacks_but_for_a_replaced_kernel_are_found():
     head = "Traceback (most recent call last):\n"
-    server = (
-        head + '  File "site-packages/tornado/web.py", line 1\nAttributeError: no kernel\n[I x]\n'
-    )
-    ours = head + '  File "fastvar_lab/widgets/panel.py", line 3\nValueError: no\n[I y]\n'
-    assert not tracebacks(server + "[I fastvar_lab is fine]\n")
-    assert len(tracebacks(server + ours)) == 1
+    replaced = head + "  File x\nAttributeError: 'NoneType' object has no attribute "
+    replaced += "'kernel_ws_protocol'\n[E x] {\n" + head + "  File y\nKeyboardInterrupt\n[I z]\n"
+    other = head + '  File "tornado/web.py", line 1\nValueError: no\n[I y]\n'
+    assert not tracebacks(replaced)
+    assert len(tracebacks(replaced + other)) == 1
 
 
 def test_an_explorer_in_jupyterlab(page, lab, tmp_path):
