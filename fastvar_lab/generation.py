@@ -224,7 +224,7 @@ def _prepare(
         runner = keep = Keep(runner, steps_to_keep(snapshot, acts))
     for wrap in reversed(list(watch)):
         runner = wrap(runner)
-    audit = Audit(runner, method, acts, backbone.kinds, model.depth)
+    audit = Audit(runner, method, acts, grids, backbone.kinds, model.depth)
 
     begin = _now(model.device)
     condition = request.condition

@@ -10,12 +10,12 @@ from typing import Any, NamedTuple, cast
 import pandas as pd
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from fastvar_lab.audit import forwards
 from fastvar_lab.generation import Generation, generate, resume
 from fastvar_lab.instruments.stopwatch import BranchWatch, Stopwatch
-from fastvar_lab.instruments.unfused import Unfused
 from fastvar_lab.methods.parse import read_method
 from fastvar_lab.methods.prune import Dense
 from fastvar_lab.methods.schedule import Scheduled
@@ -48,7 +48,7 @@ def verify(model: Model, method: Method, prompt: str | None = None, seed: int = 
     >>> bool(verify(fv.load("tiny"), fv.Prune({-1: 0.75})).passed.all())
     True
     """
-    text = model.text_encoder.example if prompt is None else prompt
+    text = model.example if prompt is None else prompt
     checks: dict[str, Callable[[], Verdict]] = {
         "counted equals issued": partial(counted, model, method, text, seed),
         "resumed equals scratch": partial(resumed, model, method, text, seed),
@@ -118,9 +118,9 @@ def issued(model: Model, method: Method, prompt: str, seed: int = 0) -> Counted:
         watches.append(Counted(run, counter))
         return watches[0]
 
-    with counter:
+    with counter, sdpa_kernel(SDPBackend.MATH):  # products, which the counter sees on any device
         plain = replace(model.sampling, smooth=False)  # mixtures of codes are not counted
-        generate(model, prompt, method, seed=seed, sampling=plain, watch=[Unfused, watch])
+        generate(model, prompt, method, seed=seed, sampling=plain, watch=[watch])
     return watches[0]
 
 
