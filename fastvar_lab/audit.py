@@ -23,6 +23,12 @@ from fastvar_lab.seam import (
 )
 
 
+def check_value(method: object) -> None:
+    """Raise ValueError for what is no method, or the class of one."""
+    if isinstance(method, type) or not hasattr(method, "acts"):
+        raise ValueError(f"a method is a value such as Dense(); not {method!r}")
+
+
 def checked_acts(method: Method, grids: Sequence[Grid], depth: int) -> tuple[Act, ...]:
     """Return a method's acts; raise ValueError for acts that cannot be run."""
     acts, name = tuple(method.acts(grids)), type(method).__name__

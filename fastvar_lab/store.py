@@ -7,7 +7,6 @@ where KEY hashes the address that the file holds. The files are standard JSON, i
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import math
@@ -24,8 +23,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from fastvar_lab.files import digest, write
 from fastvar_lab.files import folder as writable
-from fastvar_lab.files import write
 
 Rows = list[dict[str, Any]]
 Address = Mapping[str, Any]
@@ -52,7 +51,7 @@ def default_folder() -> Path:
 def key(address: Address) -> str:
     """Hash an address, which must hold plain JSON values, whatever their order."""
     text = json.dumps(_json_values(address), sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return digest(text)
 
 
 class Store:
