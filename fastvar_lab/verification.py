@@ -10,8 +10,6 @@ from typing import Any, NamedTuple, cast
 import pandas as pd
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from fastvar_lab.audit import forwards
 from fastvar_lab.generation import generate, resume
@@ -20,9 +18,10 @@ from fastvar_lab.methods.parse import read_method
 from fastvar_lab.methods.prune import Dense
 from fastvar_lab.methods.schedule import Scheduled
 from fastvar_lab.models.model import Model
-from fastvar_lab.seam import Branch, Grid, Method, Rows, Runner, Site, Wrapper
+from fastvar_lab.seam import Grid, Method, Runner, Wrapper
 from fastvar_lab.snapshots import resume_step
 from fastvar_lab.speed.flops import exact, step_flops
+from fastvar_lab.speed.issued import issued
 
 NEXT_TO_NONE = 1e-9  # a ratio that runs the pruned path but prunes no token
 CLOSE = 0.02  # relative difference allowed between counted and issued operations
@@ -70,62 +69,6 @@ def verify(model: Model, method: Method, prompt: str | None = None, seed: int = 
             verdict = Verdict(False, str(error))
         rows.append({"promise": promise, "passed": verdict.passed, "note": verdict.note})
     return pd.DataFrame(rows)
-
-
-class Counted(Wrapper):
-    """Counts the operations that each forward issues, and those of them outside of branches.
-
-    `issued` and `added` are FLOPs by forward; a group is one forward.
-    """
-
-    def __init__(self, inner: Runner, counter: FlopCounterMode) -> None:
-        super().__init__(inner)
-        self.counter, self.begin, self.inside = counter, 0.0, 0.0
-        self.issued, self.added = list[float](), list[float]()
-
-    def _now(self) -> float:
-        counts = self.counter.get_flop_counts().get("Global", {})
-        # convolutions belong to the tokenizer
-        return float(sum(n for op, n in counts.items() if "convolution" not in str(op)))
-
-    def rows(self, grid: Grid, canvas: Tensor) -> Rows | None:
-        self.begin = self._now()
-        self.issued.append(0.0)
-        self.added.append(0.0)
-        return self.inner.rows(grid, canvas)
-
-    def sublayer(self, site: Site, grid: Grid, branch: Branch, x: Tensor) -> Tensor:
-        def counted(x: Tensor, index: Tensor | None = None) -> Tensor:
-            before = self._now()
-            delta = branch(x, index)
-            self.inside += self._now() - before
-            return delta
-
-        before, self.inside = self._now(), 0.0
-        delta = self.inner.sublayer(site, grid, counted, x)
-        self.added[-1] += self._now() - before - self.inside
-        return delta
-
-    def after(
-        self, grid: Grid, tokens: Tensor | None, canvas: Tensor, logits: Tensor | None = None
-    ) -> None:
-        self.inner.after(grid, tokens, canvas, logits)
-        self.issued[-1] += self._now() - self.begin
-        self.begin = self._now()
-
-
-def issued(model: Model, method: Method, prompt: str, seed: int = 0) -> Counted:
-    """Count the operations that a generation issues."""
-    counter, watches = FlopCounterMode(display=False), list[Counted]()
-
-    def watch(run: Runner) -> Runner:
-        watches.append(Counted(run, counter))
-        return watches[0]
-
-    with counter, sdpa_kernel(SDPBackend.MATH):  # products, which the counter sees on any device
-        plain = replace(model.sampling, smooth=False)  # mixtures of codes are not counted
-        generate(model, prompt, method, seed=seed, sampling=plain, watch=[watch])
-    return watches[0]
 
 
 def counted(model: Model, method: Method, prompt: str, seed: int) -> Verdict:
