@@ -105,8 +105,8 @@ class Store:
     ) -> None:
         """Keep values of more metrics, beside those that are known."""
         known = {**self.values(address), **values}
-        plain = {name: plain(row) for name, row in known.items()}
-        self._write_json(address, "values", plain, experiment)
+        rows = {name: plain(row) for name, row in known.items()}
+        self._write_json(address, "values", rows, experiment)
 
     def has_picture(self, address: Address) -> bool:
         """Tell whether a picture is there; it may turn out to be damaged when it is read."""
