@@ -15,17 +15,18 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
-import torch
 from PIL import Image
-from torch import Tensor
 
+from fastvar_lab.files import expanded, read_json, write
 from fastvar_lab.files import folder as writable
-from fastvar_lab.files import write
+
+if TYPE_CHECKING:  # imported where tokens are read or written, to list a store without torch
+    from torch import Tensor
 
 Rows = list[dict[str, Any]]
 Address = Mapping[str, Any]
@@ -63,7 +64,7 @@ class Store:
     """
 
     def __init__(self, folder: str | Path | None = None) -> None:
-        self.folder = Path(folder or default_folder()).resolve()  # workers run elsewhere
+        self.folder = expanded(folder or default_folder()).resolve()  # workers run elsewhere
 
     def prepare(self) -> Store:
         """Check that results can be written, before hours of work; raise OSError if not.
@@ -119,7 +120,7 @@ class Store:
         path = self.path(address, "pictures")
         try:
             with np.load(path) as held:  # a zip, whose checksums are compared
-                if json.loads(held["head"].tobytes())["address"] != _json_values(address):
+                if read_json(held["head"].tobytes())["address"] != _json_values(address):
                     return None
                 picture = np.asarray(Image.open(io.BytesIO(held["picture"].tobytes())))
                 steps = range(int(held["steps"]))
@@ -193,7 +194,7 @@ class Store:
     def _json(self, address: Address, kind: str) -> dict[str, Any] | None:
         """Read a file whole, or return None."""
         try:
-            content = json.loads(self.path(address, kind).read_text(encoding="utf-8"))
+            content = read_json(self.path(address, kind).read_bytes())
             whole = content["sha256"] == key({kind: content[kind]})
             whole &= content["address"] == _json_values(address)
         except (OSError, ValueError, KeyError, TypeError):
@@ -270,14 +271,16 @@ def _experiment(path: Path) -> str:
     try:
         if path.suffix == ".npz":
             with np.load(path) as held:
-                return str(json.loads(held["head"].tobytes())["experiment"])
-        return str(json.loads(path.read_text(encoding="utf-8"))["experiment"])
+                return str(read_json(held["head"].tobytes())["experiment"])
+        return str(read_json(path.read_bytes())["experiment"])
     except (OSError, ValueError, KeyError, TypeError, BadZipFile):
         return "damaged"
 
 
 def _packed(tokens: Tensor, step: int) -> dict[str, np.ndarray]:
     """Pack a step's tokens: bits by eight, numbers in the smallest type that holds them all."""
+    import torch
+
     wide = torch.promote_types(tokens.dtype, torch.float32)  # NumPy has no bfloat16
     array = (tokens.to(wide) if tokens.is_floating_point() else tokens).cpu().numpy()
     shape = np.array(array.shape)
@@ -292,6 +295,8 @@ def _packed(tokens: Tensor, step: int) -> dict[str, np.ndarray]:
 
 
 def _unpacked(held: Mapping[str, np.ndarray], step: int) -> Tensor | None:
+    import torch
+
     if f"bits_{step}" in held:
         shape = tuple(held[f"shape_{step}"])
         bits = np.unpackbits(held[f"bits_{step}"], count=int(np.prod(shape)))
