@@ -1,12 +1,16 @@
-"""Stamps: what changes when a model computes something else, cheap enough to ask every time."""
+"""What changes when modules compute something else: cheap stamps, and the hash that they guard."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from fastvar_lab.files import digest
+from fastvar_lab.methods.fingerprint import code_of, user_classes_hash
+from fastvar_lab.models import states
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 SMALL = 2**18  # bytes, below which tensors are summed up together
@@ -68,3 +72,35 @@ def hooks(parts: Iterable[nn.Module]) -> dict[str, dict[int, Any]]:
         for table in HOOKS
         if getattr(module, table)
     }
+
+
+def stamp(parts: Sequence[nn.Module]) -> object:
+    """Give what changes when modules compute something else.
+
+    That is their weights, by checksum, their configurations and their hooks.
+    """
+    configs = [repr(getattr(part, "config", "")) for part in parts]
+    tables = {name: [*each] for name, each in hooks(parts).items()}
+    return (*map(id, parts), *configs, tables, checksums(parts))
+
+
+class Identity:
+    """Hashes what modules compute with, anew when their stamp has changed."""
+
+    def __init__(self) -> None:
+        self._last: tuple[object, str] | None = None
+
+    def of(self, parts: Sequence[nn.Module]) -> str:
+        """Return 16 hex digits for weights, configurations, and code of hooks and user classes."""
+        now = stamp(parts)
+        if self._last is None or self._last[0] != now:
+            self._last = now, _hash(parts)
+        return self._last[1]
+
+
+def _hash(parts: Sequence[nn.Module]) -> str:
+    config = {part._get_name(): repr(getattr(part, "config", "")) for part in parts}
+    weights = states.fingerprint(config, *parts)
+    codes = {name: [*map(code_of, each.values())] for name, each in hooks(parts).items()}
+    classes = user_classes_hash(m for part in parts for m in part.modules())
+    return digest(repr((weights, codes, classes)), length=16) if codes or classes else weights
