@@ -11,6 +11,7 @@ import matplotlib.text
 import numpy as np
 import pandas as pd
 import pytest
+from ipywidgets import HTML, HTMLMath, Label
 from matplotlib.colors import to_hex
 
 import fastvar_lab
@@ -28,6 +29,7 @@ from fastvar_lab.plotting.style import (
 )
 from fastvar_lab.plotting.tables import latex, markdown
 from fastvar_lab.widgets.page import Scatter
+from fastvar_lab.widgets.panel import Gallery
 
 ROOT = Path(fastvar_lab.__file__).parent
 
@@ -86,6 +88,29 @@ def test_text_of_users_is_drawn_as_it_is_written(drawn, text, tmp_path):
         assert shown
         powers = [t for t in shown if r"\mathdefault" in t.get_text()]
         assert not [t for t in shown if t.get_parse_math() and t not in powers]
+
+
+def test_labels_of_users_that_begin_with_an_underscore_are_in_the_legends():
+    figures = [panels.spectra(np.arange(3), {"_mine": np.arange(3)}), *charted("_mine")]
+    frame = pd.DataFrame([
+        {"kind": kind, "method": name, "family": name, "picture": 0, "psnr": 20.0,
+         "speedup": 1.5, "speedup_low": 1.0, "speedup_high": 2.0, "speedup_flop_bound": 2.0}
+        for name in ("full", "_mine") for kind in ("quality", "time")])  # fmt: skip
+    figures.append(comparisons.rivals(frame))
+    legends = [axes.get_legend() for figure in figures for axes in figure.axes]
+    texts = [" ".join(t.get_text() for t in legend.get_texts()) for legend in legends if legend]
+    assert len(texts) == 10
+    shown = [text for text in texts if "_mine" in text]
+    assert len(shown) == 9, texts  # of `methods`, the legend names measures
+
+
+def test_notes_beside_pictures_in_widgets_are_no_mathematics():
+    gallery = Gallery(["picked"])
+    gallery.put("picked", np.zeros((4, 4, 3)), "a $5 <b> and a $10 bill")
+    label = gallery.labels["picked"]
+    assert isinstance(label, HTML)  # which typesets nothing, unlike Label and HTMLMath
+    assert not isinstance(label, HTMLMath | Label)
+    assert label.value == "picked, a $5 &lt;b&gt; and a $10 bill"
 
 
 def test_text_of_users_in_tables_is_text():

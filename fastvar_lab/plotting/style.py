@@ -67,6 +67,15 @@ def looks(families: Iterable[str]) -> dict[str, Look]:
     return {name: LOOKS[name] if name in LOOKS else next(others) for name in names}
 
 
+def legend_label(text: object) -> str:
+    """Write a label so that legends show it: matplotlib leaves out those that begin with `_`.
+
+    >>> legend_label("_mine"), legend_label("full")
+    (' _mine', 'full')
+    """
+    return f" {text}" if str(text).startswith("_") else str(text)
+
+
 _SAVING: dict[Any, Any] = {
     "pdf.fonttype": 42,  # TrueType, which journals ask for; Type 3 is matplotlib's default
     "ps.fonttype": 42,
