@@ -9,6 +9,7 @@ import time
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -17,10 +18,13 @@ import fastvar_lab as fv
 from fastvar_lab.backbones.infinity import Text
 from fastvar_lab.backbones.text import RandomContext, RandomText
 from fastvar_lab.errors import WeightsError, short
+from fastvar_lab.experiments import claims
 from fastvar_lab.files import ABANDONED, expanded, write, write_json
 from fastvar_lab.models import catalog, hub, releases, states, tiny
 from fastvar_lab.models.checkpoints import read_released
 from fastvar_lab.models.features import StoredFeatures
+from fastvar_lab.pictures import write_image
+from fastvar_lab.store import Store
 from fastvar_lab.tensors import read_tensors, write_tensors
 from fastvar_lab.training.loop import train
 from tests.damage import LONGEST, PLACED, STATE, flipped, index, mutations, shards
@@ -358,6 +362,10 @@ def test_a_leading_tilde_is_the_home_folder(tmp_path, monkeypatch, trace, folder
     assert list((tmp_path / "features").iterdir())
     torch.save(STATE, tmp_path / "x.pth")
     assert read_released("~/x.pth").keys() == STATE.keys()
+    assert Store("~/cells").folder == tmp_path / "cells"
+    write_image("~/x.png", np.zeros((8, 8, 3), np.uint8))
+    claims.save("~/claims.md", "")
+    assert {"x.png", "claims.md"} <= {path.name for path in tmp_path.iterdir()}
     (tmp_path / "prompts.txt").write_text("a red circle")
     assert fv.PromptFile("~/prompts.txt").take(1)[0].prompt == "a red circle"
     done = subprocess.run(

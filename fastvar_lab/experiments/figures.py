@@ -17,6 +17,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from skimage.io import imread
 
+from fastvar_lab.errors import short
 from fastvar_lab.experiments import listing, output, run
 from fastvar_lab.experiments.base import Experiment, Scope
 from fastvar_lab.experiments.galleries import GALLERIES, make
@@ -168,11 +169,11 @@ def again(out: str | Path, names: Sequence[str], endings: Sequence[str]) -> Iter
     for name in names or _there(out):
         if name not in _there(out):
             raise ValueError(f"{out / name}.json is not there: nothing says what {name} shows")
+        report, figure = _report(out / f"{name}.json"), _from_data(name, out)
         if name in CHARTED and not _record(name).points:
             output.write_tables(out / name, pd.read_csv(out / f"{name}.csv"))
-        report = _report(out / f"{name}.json")
         report["versions"] |= {p: version(p) for p in DRAWN_WITH}
-        yield from _finish(out / name, name, report, redraw(name, out), endings)
+        yield from _finish(out / name, name, report, figure, endings)
 
 
 def _there(out: Path) -> list[str]:
@@ -206,6 +207,17 @@ def redraw(name: str | Experiment, out: str | Path, report: Report | None = None
     return _record(name).chart(pd.read_csv(out / f"{label}.csv"))
 
 
+def _from_data(name: str, out: Path) -> Figure:
+    """Draw a figure from the data in a folder; raise ValueError for data that are damaged."""
+    try:
+        return redraw(name, out)
+    except OSError:
+        raise
+    except Exception as error:  # NumPy, pandas and charts raise many kinds over damaged files
+        reason = f"{type(error).__name__}: {short(error, 100)}"
+        raise ValueError(f"cannot draw {name} from its data in {out}: {reason}") from None
+
+
 def check(out: str | Path, names: Sequence[str] = ()) -> list[str]:
     """Redraw every figure of a folder from its data; return a line for each that differs.
 
@@ -218,14 +230,14 @@ def check(out: str | Path, names: Sequence[str] = ()) -> list[str]:
             continue
         try:
             drawn_with = _report(out / f"{name}.json")["versions"]
-        except ValueError as error:
+            figure = _from_data(name, out)
+        except (OSError, ValueError) as error:
             wrong.append(str(error))
             continue
         here = {p: version(p) for p in DRAWN_WITH}
         other = [f"{p} {here[p]} instead of {drawn_with[p]}" for p in here
                  if here[p] != drawn_with[p]]  # fmt: skip
         with TemporaryDirectory() as scratch:
-            figure = redraw(name, out)
             for ending in ("png", "pdf"):
                 kept, again = out / f"{name}.{ending}", Path(scratch) / f"{name}.{ending}"
                 if not kept.exists():
