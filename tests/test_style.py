@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from itertools import islice
 from pathlib import Path
 
 import matplotlib.figure
@@ -44,6 +45,34 @@ def test_fonts_in_pdfs_are_truetype(kind, tmp_path):
         data = path.read_bytes()
         assert b"/Type3" not in data
         assert b"/FontFile2" in data
+
+
+USERS = {
+    "axes.facecolor": "blue", "axes.formatter.use_mathtext": True, "axes.grid": True,
+    "axes.titlepad": 30, "axes.titleweight": "bold", "axes.xmargin": 1.0,
+    "font.family": "monospace",
+    "figure.titleweight": "bold", "figure.autolayout": True, "image.aspect": "auto",
+    "image.cmap": "jet", "image.origin": "lower", "lines.antialiased": False, "lines.linewidth": 9,
+    "pdf.compression": 0, "savefig.bbox": "tight", "savefig.dpi": 50, "savefig.facecolor": "red",
+    "savefig.transparent": True, "svg.fonttype": "none", "text.antialiased": False,
+}  # fmt: skip
+
+
+def test_a_figure_is_the_same_under_any_settings_of_the_user(tmp_path, monkeypatch):
+    def drawn():
+        files = [tmp_path / f"x.{ending}" for ending in ("png", "pdf", "svg")]
+        for figure in (*islice(pictured("a"), 1, 3), *islice(charted("a"), 2)):
+            for path in files:
+                write_figure(path, figure)
+            yield [path.read_bytes() for path in files]
+            yield figure.png(50)
+
+    plain = [*drawn()]
+    for name, value in USERS.items():
+        monkeypatch.setitem(matplotlib.rcParams, name, value)
+    settings = dict(matplotlib.rcParams)
+    assert [*drawn()] == plain
+    assert dict(matplotlib.rcParams) == settings
 
 
 DOLLARS = ["$$", r"$\frac{1}$", "a $5 bill and a $10 bill", r"50 % \$ & #1 _{x}^2 ~"]
