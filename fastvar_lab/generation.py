@@ -84,6 +84,8 @@ def generate(
     """
     if not hasattr(method, "acts") or isinstance(method, type):
         raise ValueError(f"a method is a value such as Dense(); not {method!r}")
+    if not isinstance(watch, Iterable) or not all(map(callable, watch := [*watch])):
+        raise ValueError(f"watch is a list of functions that wrap a runner; not {watch!r}")
     request = make_request(
         model, prompts, seed=seed, sizes=sizes, sampling=sampling, draws=draws, given=given
     )

@@ -106,12 +106,14 @@ def test_floats_that_json_lacks_are_read_back_as_they_were(tmp_path):
         "low": np.float32(-np.inf),
         "none": None,
         "all": (1, np.nan),
+        "array": np.array([1.5, np.inf]),
     }
     store.put(SETTINGS, [row])
     (back,) = store.get(SETTINGS)
     assert np.isnan(back["nan"])
     assert (back["inf"], back["low"], back["none"]) == (np.inf, -np.inf, None)
     assert np.isnan(back["all"][1])
+    assert back["array"] == [1.5, np.inf]
     store.put_values(SETTINGS, {"psnr": {"psnr": np.inf}})
     store.put_values(SETTINGS, {"mine": {"mine": np.nan}})
     assert store.values(SETTINGS)["psnr"] == {"psnr": np.inf}
