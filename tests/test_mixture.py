@@ -2,14 +2,18 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 import fastvar_lab as fv
+from fastvar_lab import scales
 from fastvar_lab.backbones.hart import HART, Context, HARTConfig
 from fastvar_lab.backbones.infinity import Infinity, InfinityConfig, Text
-from fastvar_lab.backbones.quantize import HybridQuantizer, VectorQuantizer
+from fastvar_lab.backbones.quantize import BitQuantizer, HybridQuantizer, VectorQuantizer
 from fastvar_lab.backbones.var import VAR, VARConfig
+from fastvar_lab.methods.presets import infinity_preset
 from fastvar_lab.scales import infinity as schedule
 from fastvar_lab.scales import square
+from fastvar_lab.seam import Grid
 from tests import mixture
 from tests.test_parity import lively
 
@@ -107,3 +111,57 @@ def test_hart_up_to_its_last_step(low, sides):
     model = fv.from_states("hart", config, state, book)
     sampling = fv.Sampling(guidance=4.5, top_p=1.0)
     compared(model, low, context, *wanted, sampling=sampling)
+
+
+@pytest.mark.parametrize("bits", [14, 16, 32, 64])
+@pytest.mark.parametrize("patch", [1, 2])
+def test_codes_are_normalised_twice(bits, patch):
+    quantizer = BitQuantizer(bits, patch)
+    tokens = torch.rand(2, 12, bits * patch**2) < 0.5
+    grid = Grid(0, 3, 4)
+    latent = quantizer.accumulate(torch.zeros(2, bits, 3 * patch, 4 * patch), tokens, grid)
+    signs = torch.where(latent > 0, 1.0, -1.0)
+    assert torch.equal(latent, F.normalize(signs * bits**-0.5, dim=1))
+    if bits in (14, 32):  # where the first normalisation leaves a rounding
+        assert not torch.equal(latent, signs / bits**0.5)
+
+
+def test_streamed_exponentials_have_the_type_of_the_model():
+    def drawn(draws, dtype):
+        stream = draws.start(torch.device("cpu"))
+        stream.pick(0, torch.full((1, 3, 2), 0.5, dtype=dtype))
+        return stream.exponential(0, (50,), dtype)
+
+    narrow, wide = (drawn(fv.Streamed(1), kind) for kind in (torch.float32, torch.float64))
+    assert (narrow.dtype, wide.dtype) == (torch.float32, torch.float64)
+    assert not torch.equal(wide, wide.float().double())
+    keyed = [drawn(fv.Keyed((1,)), kind) for kind in (torch.float32, torch.float64)]
+    assert torch.equal(keyed[0].double(), keyed[1])
+
+
+def test_float64_states_stay_as_they_are():
+    config = {"depth": 2, "width": 64, "heads": 2, "sides": (1, 2), "classes": 10,
+              "vocabulary": 40, "code": 8}  # fmt: skip
+    state = {k: v.double() / 3 for k, v in lively(VAR(VARConfig(**config))).items()}
+    book = {f"quantize.{k}": v for k, v in lively(VectorQuantizer(40, 8, 2), 1).items()}
+    model = fv.from_states("var", config, state.copy(), book, dtype=torch.float64)
+    for name, value in model.transformer.state_dict().items():
+        assert torch.equal(value, state[name])
+    assert model.dtype == torch.float64
+    assert fv.from_states("var", config, state.copy(), book).dtype == torch.float32
+    model.set_precision("official", torch.float64)
+    assert model.autocast is None
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3, 4, 5])
+def test_the_paper_preset_prunes_layers_from_the_fourth_on(depth):
+    sizes = schedule(1.0, "1M")
+    run = infinity_preset(13, depth).start(scales.grids(sizes), depth)
+    for grid in scales.grids(sizes)[9:]:
+        for layer in range(depth):
+            computed = run.forwarded(fv.Site(layer, "ffn"), grid)
+            if grid.index > 10:
+                assert computed == 0
+            else:
+                assert (computed < grid.tokens) == (layer >= 3)
+    assert infinity_preset(10, 3).pairs == ()

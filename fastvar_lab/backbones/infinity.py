@@ -311,12 +311,13 @@ class Infinity(Backbone):
     def embed_latent(self, latent: Tensor) -> Tensor:
         """Project a resized latent (n, d, h, w) to tokens (n, h * w, C).
 
-        In 16 bits the layout of a linear map's input decides whether its bias is added before
-        rounding or after. The released input is contiguous, but not that of patchified models on
-        a GPU.
+        Under autocast the layout of a linear map's input decides whether its bias is added before
+        rounding or after. The released input is contiguous, except in patchified models on a GPU.
         """
         flat = rearrange(latent, "b d h w -> b (h w) d").to(self.pos_start.dtype)
-        return self.word_embed(flat.contiguous() if self.config.patch == 1 else flat)
+        if self.config.patch == 1 and torch.is_autocast_enabled(flat.device.type):
+            flat = flat.contiguous()
+        return self.word_embed(flat)
 
     def logits(self, state: State, x: Tensor) -> Tensor:
         """Return the logits (B, L, d, 2) of each bit being 0 or 1, in float32 or float64."""
