@@ -51,7 +51,7 @@ def rotary(
         ),
         dim=-1,
     ).flatten(0, 1)
-    return torch.polar(torch.ones_like(angles), angles)
+    return torch.complex(angles.cos(), angles.sin())  # not `polar`, whose last digits differ
 
 
 def rotate_(x: Tensor, table: Tensor) -> Tensor:
