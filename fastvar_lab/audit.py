@@ -37,6 +37,39 @@ def checked_acts(method: Method, grids: Sequence[Grid], depth: int) -> tuple[Act
     return acts
 
 
+def merged_acts(
+    method: Method, acts: Sequence[Act], grids: Sequence[Grid], layer: int | None
+) -> tuple[Act, ...]:
+    """Return the acts under guidance that merges both rows before a layer; None for the logits.
+
+    Raises ValueError for a method that merges or shares the rows of the streams itself.
+    """
+    if layer is None:
+        return tuple(acts)
+    merged = list[Act]()
+    for grid, act in zip(grids, acts, strict=True):
+        if act.fused is not None or act.alone is not None:
+            raise ValueError(
+                f"{type(method).__name__} merges the guidance rows at step {grid.index} "
+                f"({grid.name}) itself; it runs with guidance_layer 0"
+            )
+        both = act.rows in (Rows.BOTH, None)
+        merged.append(act._replace(fused=layer) if both else act)
+    return tuple(merged)
+
+
+def check_parts(
+    method: Method, acts: Sequence[Act], grids: Sequence[Grid], parts: Sequence[int]
+) -> None:
+    """Raise ValueError for a method that prunes or joins a step drawn in several forwards."""
+    for grid, act, count in zip(grids, acts, parts, strict=True):
+        if count > 1 and not (act.whole or act.skips):
+            raise ValueError(
+                f"step {grid.index} ({grid.name}) is drawn in {count} forwards, which a method "
+                f"runs whole or skips; {type(method).__name__} does otherwise there"
+            )
+
+
 def forwards(grids: Sequence[Grid], acts: Sequence[Act], first: int) -> Iterator[Grid]:
     """Yield the forwards from step `first`: single steps, and groups of joined steps."""
     step = first
@@ -52,14 +85,21 @@ def forwards(grids: Sequence[Grid], acts: Sequence[Act], first: int) -> Iterator
 class Audit(Wrapper):
     """Compares a runner's work with its method's declarations, by host integers alone.
 
-    It is the outermost wrapper. Raises ValueError with method, site, step and both numbers.
+    It is the outermost wrapper. `parts` are the numbers of forwards of the steps, default one
+    each. Raises ValueError with method, site, step and both numbers.
     """
 
     def __init__(
-        self, inner: Runner, method: Method, acts: Sequence[Act], kinds: Sequence[str], depth: int
+        self,
+        inner: Runner,
+        method: Method,
+        acts: Sequence[Act],
+        kinds: Sequence[str],
+        depth: int,
+        parts: Sequence[int] = (),
     ) -> None:
         super().__init__(inner)
-        self.name, self.acts = type(method).__name__, acts
+        self.name, self.acts, self.parts = type(method).__name__, acts, parts
         self.sites = [Site(layer, kind) for layer in range(depth) for kind in kinds]
         self.received: defaultdict[Site, list[tuple[int, int]]] = defaultdict(list)
 
@@ -95,13 +135,15 @@ class Audit(Wrapper):
         for site in self.sites:
             calls = self.received.pop(site, [])
             tokens = sum(self.forwarded(site, step) for step in grid.steps)
-            if len(calls) > 1:
+            most = self.parts[grid.index] if self.parts else 1
+            if len(calls) > most:
                 raise ValueError(
                     f"{self._at(grid, site)}: the branch was called {len(calls)} times"
                 )
             alone = rows is Rows.BOTH and act.rows_at(site.layer) is Rows.COND
             live = pictures * (1 if alone else rows.each)
-            height, width = calls[0] if calls else (live, 0)
+            height = next((rows for rows, _ in calls if rows != live), live)
+            width = sum(width for _, width in calls)
             if width > tokens or (width < tokens and not act.at_most):
                 raise ValueError(
                     f"{self._at(grid, site)}: the branch received {width} tokens; "

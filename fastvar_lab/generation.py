@@ -8,17 +8,19 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from fastvar_lab.audit import Audit, checked_acts, forwards
+from fastvar_lab.audit import Audit, check_parts, checked_acts, forwards, merged_acts
 from fastvar_lab.backbones.protocol import State
-from fastvar_lab.draws import Draws, Keyed, NotANumber, Numbers
+from fastvar_lab.draws import Draws, Keyed, NotANumber, Numbers, Stream
 from fastvar_lab.models.model import Model
 from fastvar_lab.progress import Progress
-from fastvar_lab.request import Condition, Request, make_request, to_device
+from fastvar_lab.request import Condition, Prompts, Request, make_request, to_device
 from fastvar_lab.sampling import Sampling, guide
 from fastvar_lab.seam import Block, Grid, Handles, Method, Rows, Runner, Stack
 from fastvar_lab.snapshots import Keep, Snapshot, Start, resume_step, steps_to_keep
+from fastvar_lab.tokens import gather
 
 Watch = Callable[[Runner], Runner]
 """A function that wraps the method's runner, such as a recorder or a stopwatch."""
@@ -51,7 +53,7 @@ class Generation:
 
 def generate(
     model: Model,
-    prompts: str | Sequence[str] | Condition,
+    prompts: Prompts,
     method: Method,
     *,
     seed: int | Sequence[int] | None = None,
@@ -61,17 +63,23 @@ def generate(
     watch: Iterable[Watch] = (),
     snapshot: bool | Sequence[int] = False,
     given: Sequence[Tensor | None] = (),
+    keep: Tensor | None = None,
+    negative: Prompts = None,
     progress: bool = False,
 ) -> Generation:
     """Generate pictures for `prompts` under `method`.
 
-    `prompts` may also be an encoded condition (Text, Context, or a tensor of labels). Picture i
-    draws its noise from `seed + i` (default 0), or from seed i of several. `draws` replaces the
-    seed by another source of noise (for parity with released code). `sizes` is the schedule of
-    token maps, by default the model's. `watch` wraps the runner, first outermost. `snapshot` keeps
-    the state that `resume` needs, with the branch outputs of the given steps (True: all unpruned
-    steps but the last; False: no snapshot). `given` are the tokens of the first steps, as in a
-    Generation: these steps run, but are not sampled. `progress` shows a progress bar.
+    `prompts` may also be an encoded condition (Text, Context, or a tensor of labels), and None for
+    a class label that is drawn (`request.condition` of the result holds it). Picture i draws its
+    noise from `seed + i` (default 0), or from seed i of several. `draws` replaces the seed by
+    another source of noise (for parity with released code). `sizes` is the schedule of token maps,
+    by default the model's. `watch` wraps the runner, first outermost. `snapshot` keeps the state
+    that `resume` needs, with the branch outputs of the given steps (True: all unpruned steps but
+    the last; False: no snapshot). `given` are the tokens of the first steps, as in a Generation:
+    these steps run, but are not sampled. With `keep`, a mask (h, w) or (n, h, w) of any resolution,
+    given tokens stay where it is True and the others are drawn (see `editing.py`). `negative` are
+    prompts in place of the null condition that guidance leads away from. `progress` shows a
+    progress bar.
 
     Raises ValueError for arguments that do not fit the model or the schedule, and for a method
     whose runner contradicts its declarations.
@@ -85,7 +93,15 @@ def generate(
     if not hasattr(method, "acts") or isinstance(method, type):
         raise ValueError(f"a method is a value such as Dense(); not {method!r}")
     request = make_request(
-        model, prompts, seed=seed, sizes=sizes, sampling=sampling, draws=draws, given=given
+        model,
+        prompts,
+        seed=seed,
+        sizes=sizes,
+        sampling=sampling,
+        draws=draws,
+        given=given,
+        keep=keep,
+        negative=negative,
     )
     if progress:
         watch = [partial(Progress, steps=len(request.grids)), *watch]
@@ -169,7 +185,9 @@ class _Live:
     run: Audit
     keep: Keep | None
     states: dict[Rows, State]  # by the rows that run
+    stream: Stream
     guided: bool
+    merge: int | None  # the layer before which guidance merges both rows, the depth after the last
     begin: float
     canvas: Tensor
     rows: Rows
@@ -190,13 +208,61 @@ class _Live:
         alone = self.rows is Rows.BOTH and len(x) == len(self.request.prompts)
         return self.state(Rows.COND if alone else self.rows)
 
-    def stack(self, grid: Grid, rows: Rows) -> Stack:
-        """Return the layers bound to one forward."""
+    def stack(self, grid: Grid, rows: Rows, index: Tensor | None = None) -> Stack:
+        """Return the layers bound to one forward, of the tokens at index (n, K) if given."""
+        backbone = self.model.transformer
 
         def on(rows: Rows) -> Sequence[Block]:
-            return self.model.transformer.layers(self.state(rows), grid, self.run)
+            state = self.state(rows)
+            if index is not None:
+                repeats = len(self.request.prompts) * (rows.each if self.guided else 1)
+                state = backbone.part(state, grid, index.repeat(repeats // len(index), 1))
+            return backbone.layers(state, grid, self.run)
 
-        return Stack(on(rows), on)
+        blocks = on(rows)
+        if self.merges(rows) and self.merge < len(blocks):  # type: ignore[operator]
+            merged, late = self.merge, on(Rows.COND)
+            assert merged is not None
+            first = late[merged]
+            blocks = [
+                *blocks[:merged],
+                lambda x: first(self.guide(grid, x)),
+                *late[merged + 1 :],
+            ]
+        return Stack(blocks, on)
+
+    def merges(self, rows: Rows) -> bool:
+        """Return whether guidance merges these rows before the head."""
+        return self.merge is not None and rows is Rows.BOTH
+
+    def guide(self, grid: Grid, x: Tensor) -> Tensor:
+        """Apply the guidance of a forward to x (2n, L, ...), step by step if there are several."""
+        backbone, sampling, state = (
+            self.model.transformer,
+            self.request.sampling,
+            self.states[Rows.BOTH],
+        )
+        if len(grid.steps) == 1:
+            return guide(x, backbone.guidance(state, grid, sampling))
+        parts = x.split([step.tokens for step in grid.steps], dim=1)
+        guided = (
+            guide(part, backbone.guidance(state, step, sampling))
+            for step, part in zip(grid.steps, parts)
+        )
+        return torch.cat(list(guided), dim=1)
+
+    def sample(self, step: Grid, last: Tensor, stream: Stream) -> tuple[Tensor, Tensor]:
+        """Draw tokens of a step, all or a part, from the output (B, L, C) of the last layer."""
+        paired = self.guided and len(last) == 2 * len(self.request.prompts)
+        return self.model.transformer.sample(
+            self.state_of(last),
+            last,
+            step,
+            paired,
+            self.request.sampling,
+            stream,
+            self.model.quantizer.codebook,
+        )
 
     def leave(self, grid: Grid, drawn: Tensor | None, logits: Tensor | None) -> None:
         """Pass a finished step to the runner, and store its results."""
@@ -218,23 +284,23 @@ def _prepare(
     """Check the method, start its runner, and compute the values that all scale steps share."""
     grids, n, backbone = request.grids, len(request.prompts), model.transformer
     acts = checked_acts(method, grids, model.depth)
+    merge = backbone.merge_layer(request.sampling)
+    merged = merged_acts(method, acts, grids, merge)
+    parts = [len(backbone.parts(grids, step, request.sampling)) for step in range(len(grids))]
+    check_parts(method, acts, grids, parts)
     runner = inner = method.start(grids, model.depth, start.held)
     keep = None
     if isinstance(snapshot, Iterable) or snapshot:
         runner = keep = Keep(runner, steps_to_keep(snapshot, acts))
     for wrap in reversed(list(watch)):
         runner = wrap(runner)
-    audit = Audit(runner, method, acts, backbone.kinds, model.depth)
+    audit = Audit(runner, method, merged, backbone.kinds, model.depth, parts)
 
     begin = _now(model.device)
-    condition = request.condition
-    if condition is None:
-        condition = model.condition(request.prompts)
-    condition = to_device(condition, model.device)
-    if keep is not None:  # a resumed run does not encode again
-        request = replace(request, condition=condition)
-    guided = request.sampling.guidance != backbone.unguided
-    state = backbone.begin(backbone.with_null(condition) if guided else condition, grids, audit)
+    stream = request.draws.start(model.device)
+    request, condition = _conditions(model, request, stream, keep is not None)
+    guided = backbone.guided(request.sampling)
+    state = backbone.begin(condition, grids, audit)
     start.read(state)
     blank = model.blank(n, grids[-1])
     live = _Live(
@@ -245,7 +311,9 @@ def _prepare(
         run=audit,
         keep=keep,
         states={Rows.BOTH: state},
+        stream=stream,
         guided=guided,
+        merge=merge,
         begin=begin,
         canvas=start.canvases[-1] if start.first else blank,
         rows=Rows.BOTH if guided else Rows.COND,
@@ -257,7 +325,7 @@ def _prepare(
         Handles(
             pictures=n,
             guided=guided,
-            guide=lambda grid, x: guide(x, backbone.guidance(state, grid, request.sampling)),
+            guide=live.guide,
             logits=lambda x: backbone.logits(live.state_of(x), x),
             decode=model.decode,
         )
@@ -267,12 +335,34 @@ def _prepare(
     return live
 
 
+def _conditions(
+    model: Model, request: Request, stream: Stream, keep: bool
+) -> tuple[Request, Condition]:
+    """Encode the prompts of all rows; the request holds them if labels were drawn, or to `keep`."""
+    backbone = model.transformer
+    encoded = request.condition
+    if encoded is None:
+        encoded = model.condition(request.prompts)
+    chosen = backbone.drawn(encoded, stream)
+    condition = to_device(chosen, model.device)
+    null = request.null
+    if null is None and request.negative:
+        null = model.condition(request.negative)
+    null = None if null is None else to_device(null, model.device)
+    if keep or chosen is not encoded:  # a resumed run does not encode or draw again
+        request = replace(request, condition=condition, null=null)
+    if not backbone.guided(request.sampling):
+        return request, condition
+    if null is None:
+        return request, backbone.with_null(condition)
+    return request, backbone.with_negative(condition, null)
+
+
 def _loop(live: _Live) -> None:
     """Run the remaining steps: choose rows, embed, run the layers, sample, accumulate."""
     model, request, run = live.model, live.request, live.run
     backbone, quantizer, n = model.transformer, model.quantizer, len(request.prompts)
-    stream = request.draws.start(model.device)
-    live.numbers = getattr(stream, "numbers", live.numbers)
+    live.numbers = getattr(live.stream, "numbers", live.numbers)
     for grid in forwards(request.grids, run.acts, live.start.first):
         rows = run.decided(grid, live.canvas)
         if rows is Rows.SKIP:
@@ -287,22 +377,80 @@ def _loop(live: _Live) -> None:
             backbone.embed(state, step, quantizer.next_input(live.canvas, step))
             for step in grid.steps
         ]
-        x = entering[0] if len(entering) == 1 else torch.cat(entering, dim=1)
-        x = run.stack(grid, live.stack(grid, rows), x)
-        run.close(grid, rows, n)
-        state, paired = live.state_of(x), live.guided and len(x) == 2 * n
-        for step, last in zip(grid.steps, x.split([s.tokens for s in grid.steps], dim=1)):
-            if step.index < len(request.given):
-                drawn, logits = request.given[step.index], None
-            else:
-                drawn, logits = backbone.sample(
-                    state, last, step, paired, request.sampling, stream, quantizer.codebook
-                )
-            places = run.places(step, drawn)
-            live.canvas = quantizer.accumulate(live.canvas, drawn, step, places)
-            if drawn.is_floating_point():  # codes, which nothing was picked for
-                live.numbers.note(step.index, drawn)
-            live.leave(step, drawn, logits)
+        parts = backbone.parts(request.grids, grid.index, request.sampling)
+        if len(parts) > 1:
+            drawn = [_in_parts(live, grid, entering[0], parts)]
+            run.close(grid, rows, n)
+        else:
+            x = entering[0] if len(entering) == 1 else torch.cat(entering, dim=1)
+            x = run.stack(grid, live.stack(grid, rows), x)
+            run.close(grid, rows, n)
+            if live.merges(rows) and live.merge == model.depth:
+                x = live.guide(grid, x)
+            lasts = x.split([s.tokens for s in grid.steps], dim=1)
+            drawn = [_sampled(live, step, last) for step, last in zip(grid.steps, lasts)]
+        for step, (tokens, logits) in zip(grid.steps, drawn):
+            tokens = _edited(live, step, tokens)
+            places = run.places(step, tokens)
+            live.canvas = quantizer.accumulate(live.canvas, tokens, step, places)
+            if tokens.is_floating_point():  # codes, which nothing was picked for
+                live.numbers.note(step.index, tokens)
+            live.leave(step, tokens, logits)
+
+
+def _sampled(live: _Live, step: Grid, last: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Draw a step's tokens from the output of its last layer; given ones are not drawn.
+
+    In an ordered stream they are drawn all the same, because later draws follow.
+    """
+    request, number = live.request, step.index
+    whole = number < len(request.given) and not request.kept
+    if whole and not getattr(live.stream, "ordered", False):
+        return request.given[number], None
+    drawn, logits = live.sample(step, last, live.stream)
+    return (request.given[number], None) if whole else (drawn, logits)
+
+
+def _in_parts(
+    live: _Live, grid: Grid, entering: Tensor, parts: Sequence[int]
+) -> tuple[Tensor, Tensor | None]:
+    """Draw the tokens of a step in several forwards, over random parts of its map."""
+    n = len(live.request.prompts)
+    order = live.stream.order(grid.index, n, grid.tokens)
+    # the last tokens of the order come first, each part in raster order
+    indices = [index.sort(dim=1).values for index in order.flip(1).split(list(parts), dim=1)]
+    tokens, logits = list[Tensor](), list[Tensor]()
+    for number, index in enumerate(indices):
+        x = gather(entering, index.repeat(len(entering) // n, 1))
+        x = live.run.stack(grid, live.stack(grid, live.rows, index), x)
+        drawn, predicted = live.sample(grid, x, live.stream.part(number))
+        tokens.append(drawn)
+        logits.append(predicted)
+    back = torch.cat(indices, dim=1).argsort(dim=1)
+    if grid.index < len(live.request.given) and not live.request.kept:
+        return live.request.given[grid.index], None
+    return _placed(torch.cat(tokens, dim=1), back), gather(torch.cat(logits, dim=1), back)
+
+
+def _placed(tokens: Tensor, index: Tensor) -> Tensor:
+    """Take tokens (n, L) or (n, L, d) at index (n, L)."""
+    return tokens.gather(1, index) if tokens.ndim == 2 else gather(tokens, index)
+
+
+def _edited(live: _Live, step: Grid, drawn: Tensor) -> Tensor:
+    """Put given tokens in the place of drawn ones where the request's mask keeps them."""
+    request, number = live.request, step.index
+    if number >= len(request.kept):
+        return drawn
+    given, keep = request.given[number], request.kept[number]
+    if given.is_floating_point() or drawn.is_floating_point():
+        book = live.model.quantizer.codebook
+        assert book is not None
+        given, drawn = (
+            t if t.is_floating_point() else F.embedding(t, book) for t in (given, drawn)
+        )
+        given = given.to(drawn.dtype)
+    return torch.where(keep if drawn.ndim == 2 else keep.unsqueeze(-1), given, drawn)
 
 
 def _runnable(rows: Rows, guided: bool, grid: Grid) -> Rows:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -51,6 +51,8 @@ class Requested(Protocol):
     @property
     def draws(self) -> Any: ...
 
+    def supplied(self, picture: int | None = None) -> Mapping[str, Any]: ...
+
 
 def provenance(
     model: Described,
@@ -85,6 +87,7 @@ def requested(request: Requested) -> dict[str, Any]:
         "sampling": repr(request.sampling),
         "draws": repr(request.draws),
         "sizes": [(grid.h, grid.w) for grid in request.grids],
+        **request.supplied(),
     }
 
 
@@ -92,6 +95,7 @@ def picture_key(model: Described, method: object, request: Requested, i: int) ->
     """Hash all that picture `i` of a request depends on; the same in batches of any size."""
     decides = {
         **requested(request),
+        **request.supplied(i),
         "prompts": request.prompts[i],
         "seeds": request.seeds[i],
         "draws": type(request.draws).__name__,

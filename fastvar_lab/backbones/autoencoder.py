@@ -241,11 +241,16 @@ class VQTokenizer(AutoEncoder):
     """VAR's and HART's tokenizer: the autoencoder, a convolution on either side, a codebook."""
 
     def __init__(
-        self, config: AutoEncoderConfig, vocabulary: int, scales: int, hybrid: bool = False
+        self,
+        config: AutoEncoderConfig,
+        vocabulary: int,
+        scales: int,
+        hybrid: bool = False,
+        share_quant_resi: int = 4,
     ) -> None:
         super().__init__(config)
         quantizer = HybridQuantizer if hybrid else VectorQuantizer
-        self.quantize = quantizer(vocabulary, config.channels, scales)
+        self.quantize = quantizer(vocabulary, config.channels, scales, share_quant_resi)
         self.quant_conv, self.post_quant_conv = (
             nn.Conv2d(config.channels, config.channels, 3, padding=1) for _ in range(2)
         )

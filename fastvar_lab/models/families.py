@@ -69,13 +69,16 @@ def _infinity(config: InfinityConfig, tokenizer: AutoEncoderConfig | None) -> Mo
 
 
 def _var(config: VARConfig, tokenizer: AutoEncoderConfig | None) -> Modules:
-    vision = VQTokenizer(tokenizer or VAR_TOKENIZER, config.vocabulary, config.levels)
+    book = tokenizer or VAR_TOKENIZER
+    shared = config.share_quant_resi
+    vision = VQTokenizer(book, config.vocabulary, config.levels, share_quant_resi=shared)
     return VAR(config), vision, vision.quantize
 
 
 def _hart(config: HARTConfig, tokenizer: AutoEncoderConfig | None) -> Modules:
     book = tokenizer or VAR_TOKENIZER
-    vision = VQTokenizer(book, config.vocabulary, config.levels, hybrid=True)
+    shared = config.share_quant_resi
+    vision = VQTokenizer(book, config.vocabulary, config.levels, True, shared)
     return HART(config), vision, vision.quantize
 
 
