@@ -68,6 +68,15 @@ class BitQuantizer:
         p = self.patch
         return F.pixel_unshuffle(next_input(latent, p * grid.h, p * grid.w), p)
 
+    def encode(self, latent: Tensor, sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
+        """Quantise a latent: the bits (n, h * w, d p^2) of each scale."""
+        p = self.patch
+        bits, _ = encode(latent, [(p * h, p * w) for h, w in sizes])
+        maps = (
+            rearrange(b, "n (h w) d -> n d h w", h=p * h) for b, (h, w) in zip(bits, sizes)
+        )
+        return [rearrange(F.pixel_unshuffle(m, p), "n d h w -> n (h w) d") for m in maps]
+
     def accumulate(
         self, latent: Tensor, tokens: Tensor, grid: Grid, places: Tensor | None = None
     ) -> Tensor:
