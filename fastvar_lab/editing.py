@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fastvar_lab.models.model import Model
-from fastvar_lab.scales import as_sizes
+from fastvar_lab.scales import Sizes, as_sizes
 
 Box = tuple[float, float, float, float]
 """A region as shares of the sides: top, left, bottom, right."""
@@ -40,6 +40,28 @@ def region_mask(h: int, w: int, box: Box, outpaint: bool = False) -> Tensor:
     return inside if outpaint else ~inside
 
 
+def parse_region(text: str) -> Box:
+    """Read a region, `top,left,bottom,right`; raise ValueError for anything else.
+
+    >>> parse_region("0.25,0.25,0.75,0.75")
+    (0.25, 0.25, 0.75, 0.75)
+    """
+    try:
+        top, left, bottom, right = (float(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(
+            f"a region is top,left,bottom,right, such as 0.25,0.25,0.75,0.75; not {text!r}"
+        ) from None
+    return top, left, bottom, right
+
+
+def picture_size(model: Model, sizes: Sizes) -> tuple[int, int]:
+    """Return height and width in pixels of the pictures of a schedule."""
+    stride = model.tokenizer.config.stride * model.quantizer.patch
+    height, width = (stride * side for side in sizes[-1])
+    return height, width
+
+
 @torch.no_grad()
 def encode_pictures(
     model: Model, pictures: Tensor, sizes: Sequence[tuple[int, int]] | None = None
@@ -53,8 +75,7 @@ def encode_pictures(
     tokenizer, quantizer = model.tokenizer, model.quantizer
     if not hasattr(tokenizer, "encode") or not hasattr(quantizer, "encode"):
         raise ValueError(f"{model.name} has no encoder of pictures")
-    stride = tokenizer.config.stride * quantizer.patch
-    height, width = (stride * side for side in maps[-1])
+    height, width = picture_size(model, maps)
     if tuple(pictures.shape[1:]) != (3, height, width):
         raise ValueError(
             f"{model.name} encodes pictures of shape (n, 3, {height}, {width}) under this "

@@ -93,12 +93,19 @@ def requested(request: Requested) -> dict[str, Any]:
 
 def picture_key(model: Described, method: object, request: Requested, i: int) -> str:
     """Hash all that picture `i` of a request depends on; the same in batches of any size."""
+    shared = len(request.seeds) != len(request.prompts)  # one stream of noise for the whole batch
     decides = {
         **requested(request),
-        **request.supplied(i),
-        "prompts": request.prompts[i],
-        "seeds": request.seeds[i],
-        "draws": type(request.draws).__name__,
+        **(
+            {"picture": i, "draws": repr(request.draws)}
+            if shared
+            else {
+                **request.supplied(i),
+                "prompts": request.prompts[i],
+                "seeds": request.seeds[i],
+                "draws": type(request.draws).__name__,
+            }
+        ),
         "model": [model.name, model.fingerprint, model.precision, str(model.device)],
         "method": repr(method),
         "versions": versions("fastvar-lab"),

@@ -72,9 +72,7 @@ class BitQuantizer:
         """Quantise a latent: the bits (n, h * w, d p^2) of each scale."""
         p = self.patch
         bits, _ = encode(latent, [(p * h, p * w) for h, w in sizes])
-        maps = (
-            rearrange(b, "n (h w) d -> n d h w", h=p * h) for b, (h, w) in zip(bits, sizes)
-        )
+        maps = (rearrange(b, "n (h w) d -> n d h w", h=p * h) for b, (h, w) in zip(bits, sizes))
         return [rearrange(F.pixel_unshuffle(m, p), "n d h w -> n (h w) d") for m in maps]
 
     def accumulate(

@@ -132,6 +132,7 @@ FAMILIES = {
             preset=lambda steps, depth: PRESETS["var-d30" if depth >= 30 else "var-d24"],
             prompts=lambda config: ClassNumbers(config.classes),
             official=Official(),
+            options=frozenset({"attn_l2_norm", "share_quant_resi"}),
         ),
         Family(
             name="infinity",
@@ -145,7 +146,7 @@ FAMILIES = {
             official=Official(stores_blocks=True, rounds_text=True),
             buckets=INFINITY_BUCKETS,
             text_length=lambda config: config.text_length,
-            options=frozenset({"reference"}),
+            options=frozenset({"reference", "rotary_mode", "level_every"}),
         ),
         Family(
             name="hart",
@@ -158,7 +159,7 @@ FAMILIES = {
             prompts=_english,
             official=Official(latent=True),
             text_length=lambda config: config.context,
-            options=frozenset({"instruction"}),
+            options=frozenset({"instruction", "share_quant_resi"}),
             follow=hart_config,
         ),
     )
