@@ -126,9 +126,10 @@ def issued(model: Model, method: Method, prompt: str, seed: int = 0) -> Counted:
 
 def counted(model: Model, method: Method, prompt: str, seed: int) -> Verdict:
     """Compare counted operations with those issued, forward by forward."""
-    grids, words = model.grids(), len(prompt.split())
+    grids, text_tokens = model.grids(), len(prompt.split())
     costs = [
-        sum(c.values()) for c in step_flops(model, method, grids, words, sampling=model.sampling)
+        sum(c.values())
+        for c in step_flops(model, method, grids, text_tokens, sampling=model.sampling)
     ]
     upper, counts = not exact(method, grids), issued(model, method, prompt, seed)
     walk = forwards(grids, method.acts(grids), 0)

@@ -41,10 +41,10 @@ def steps(
     model: Model,
     method: Method,
     grids: Sequence[Grid],
-    words: int,
+    text_tokens: int,
     sampling: Sampling | None = None,
 ) -> Iterator[Step]:
-    """Yield the work of each step under a method; `words` is the number of prompt tokens.
+    """Yield the work of each step under a method; `text_tokens` is the number of prompt tokens.
 
     `sampling` says whether null rows run, before which layer guidance merges them, and in how many
     forwards a step is drawn; None is guidance at the logits, one forward a step.
@@ -53,10 +53,10 @@ def steps(
     runner, cached = audited(model, method, grids, sampling), [0] * model.depth
     guided = sampling is None or backbone.guided(sampling)
     for grid, act in zip(grids, runner.acts, strict=True):
-        calls = []
-        parts = [grid.tokens]
-        if sampling is not None:
-            parts = [*backbone.parts(grids, grid.index, sampling)]
+        calls = list[Call]()
+        parts: tuple[int, ...] = (grid.tokens,)
+        if sampling is not None and not act.skips:
+            parts = backbone.parts(grids, grid.index, sampling)
         for layer in range(model.depth):
             live = _live(act.rows_at(layer), guided)
             for part in parts:
@@ -64,10 +64,8 @@ def steps(
                     kind: part if len(parts) > 1 else runner.forwarded(Site(layer, kind), grid)
                     for kind in backbone.kinds
                 }
-                if act.skips:
-                    tokens = dict.fromkeys(backbone.kinds, 0)
                 cached[layer] += tokens["attn"]
-                keys = {"attn": cached[layer], "cross": words, "ffn": 0}
+                keys = {"attn": cached[layer], "cross": text_tokens, "ffn": 0}
                 for kind in backbone.kinds:
                     calls.append(Call(Site(layer, kind), live, tokens[kind], keys[kind]))
         yield Step(grid, _live(act.rows_at_head, guided), calls)
@@ -98,17 +96,17 @@ def step_flops(
     model: Model,
     method: Method,
     grids: Sequence[Grid],
-    words: int = 8,
+    text_tokens: int = 8,
     pictures: int = 1,
     sampling: Sampling | None = None,
 ) -> list[dict[str, float]]:
     """Return the FLOPs of each scale step, by kind of sublayer and for its ends.
 
-    `sampling` as in `steps`. "ends" are embedding and head. `words` is the number of prompt tokens.
-    The embedding runs once per picture, everything else once per guidance row.
+    `sampling` as in `steps`. "ends" are embedding and head. `text_tokens` is the number of prompt
+    tokens. The embedding runs once per picture, everything else once per guidance row.
     """
     backbone, out = model.transformer, []
-    for grid, rows, calls in steps(model, method, grids, words, sampling):
+    for grid, rows, calls in steps(model, method, grids, text_tokens, sampling):
         cost = dict.fromkeys((*backbone.kinds, "ends"), 0.0)
         for site, live, tokens, keys in calls:
             cost[site.kind] += pictures * live * backbone.sublayer_flops(site.kind, tokens, keys)
@@ -125,7 +123,7 @@ def step_bytes(
     model: Model,
     method: Method,
     grids: Sequence[Grid],
-    words: int = 8,
+    text_tokens: int = 8,
     pictures: int = 1,
     sampling: Sampling | None = None,
 ) -> list[float]:
@@ -135,7 +133,7 @@ def step_bytes(
     """
     backbone, out = model.transformer, []
     size = backbone.head.weight.element_size()
-    for grid, rows, calls in steps(model, method, grids, words, sampling):
+    for grid, rows, calls in steps(model, method, grids, text_tokens, sampling):
         count = sum(
             sublayer_bytes(model, site.kind, pictures * live, keys)
             for site, live, tokens, keys in calls
