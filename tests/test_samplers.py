@@ -241,7 +241,7 @@ def test_guidance_at_a_layer_runs_half_the_rows_after_it():
 
 def test_merging_methods_and_parts_that_are_pruned_are_refused():
     grids = small_model("infinity").grids()
-    with pytest.raises(ValueError, match="merges the guidance rows at step 0 .1x1. itself"):
+    with pytest.raises(ValueError, match=r"merges the guidance rows at step 0 \(1x1\) itself"):
         merged_acts(fv.Dense(), [fv.Act(fused=1)] * len(grids), grids, 2)
     hart = small_model("hart")
     hart.sampling = replace(hart.sampling, mask_iterations=2)
@@ -299,9 +299,8 @@ def test_every_setting_is_part_of_the_address():
     assert len(set(keys)) == len(cases)
     batch = fv.generate(model, [text] * 2, fv.Dense(), negative=["two rings", "a ring"])
     assert picture_key(model, fv.Dense(), batch.request, 0) == keys[2]
-    for name in ("mask_iterations=2", "residuals=False"):
-        key, value = name.split("=")
-        assert name in repr(fv.Sampling(**{key: eval(value)}))
+    assert "mask_iterations=2" in repr(fv.Sampling(mask_iterations=2))
+    assert "residuals=False" in repr(fv.Sampling(residuals=False))
     configs = [InfinityConfig(4, 64, 2, 128, 6, 32, 12, **c)
                for c in ({}, {"rotary_mode": "absolute"}, {"level_every": 2})]  # fmt: skip
     assert len({repr(c) for c in configs}) == 3
@@ -314,10 +313,7 @@ def test_encoded_pictures_are_given_and_kept():
         made = fv.generate(model, prompt(model), fv.Dense())
         picture = F.interpolate(model.decode(made.canvas), size=picture_size(model, model.sizes))
         tokens = fv.encode_pictures(model, picture)
-        if family == "hart":  # whose last tokens are codes with residuals
-            assert [t.shape for t in tokens[:-1]] == [t.shape for t in made.tokens[:-1]]
-        else:
-            assert [t.shape for t in tokens] == [t.shape for t in made.tokens]
+        assert [t.shape[:2] for t in tokens] == [t.shape[:2] for t in made.tokens]
         kept = fv.generate(model, prompt(model), fv.Dense(), given=tokens, keep=torch.ones(1, 1))
         whole = fv.generate(model, prompt(model), fv.Dense(), given=tokens)
         assert torch.equal(kept.canvas, whole.canvas)
@@ -325,13 +321,9 @@ def test_encoded_pictures_are_given_and_kept():
             fv.encode_pictures(model, picture[..., :-1])
 
 
-SMALL = {
-    "infinity": small_model("infinity"),
-    "var": small_model("var"),
-    "hart": small_model("hart"),
-}
+SMALL = {family: small_model(family) for family in FAMILIES}
 REFUSED = [
-    ("infinity", {"sampling": lambda m: fv.Sampling([1.0, 2.0])}, "each of the 5 scale steps; not 2"),
+    ("infinity", {"sampling": lambda m: fv.Sampling([1.0, 2.0])}, "of the 5 scale steps; not 2"),
     ("infinity", {"sampling": lambda m: fv.Sampling(guidance_layer=-3)}, "-1 to -2 with 3 layers"),
     ("hart", {"sampling": lambda m: fv.Sampling(guidance_layer=-1)}, "guided at the logits alone"),
     ("hart", {"sampling": lambda m: fv.Sampling(mask_iterations=99)}, "leave one without tokens"),
@@ -372,8 +364,7 @@ def test_what_is_not_allowed_is_refused_in_a_sentence(family, options, sentence)
         (lambda: fv.region_mask(4, 4, (0.5, 0.0, 0.5, 1.0)), "a region is top, left"),
         (lambda: parse_region("a,b"), "a region is top,left,bottom,right"),
         (lambda: fv.generate(SMALL["hart"], None, fv.Dense()), "a prompt is text"),
-        (lambda: SMALL["hart"].transformer.part.__self__.blocks and
-         fv.generate(SMALL["var"], torch.tensor([-1]), fv.Dense()), "a class lies in 0"),
+        (lambda: fv.generate(SMALL["var"], torch.tensor([-1]), fv.Dense()), "a class lies in 0"),
     ],
 )  # fmt: skip
 def test_settings_are_checked_where_they_are_made(make, sentence):
@@ -385,9 +376,7 @@ def test_released_variants_open_by_name():
     small = {"weights": "random", "depth": 2}
     infinity = load("infinity-125m", rotary_mode="interpolated", level_every=1, **small)
     assert infinity.transformer.config.level_every == 1
-    assert "level_every=1, rotary_mode='interpolated'" in infinity.source.replace(
-        "rotary_mode='interpolated', level_every=1", "level_every=1, rotary_mode='interpolated'"
-    )
+    assert "rotary_mode='interpolated', level_every=1" in infinity.source
     var = load("var-d16", attn_l2_norm=False, share_quant_resi=0, **small)
     names = set(var.tokenizer.state_dict())
     assert "quantize.quant_resi.9.weight" in names
@@ -406,11 +395,12 @@ def test_positive_prompts_follow_people(tmp_path):
 def test_the_command_takes_the_samplers_settings(tmp_path, capsys):
     out = ["--out", str(tmp_path / "out")]
     several = ",".join(["2"] * 10)
-    assert main(["generate", "a red ring", "--guidance", several, "--temperature", "0.5",
-                 "--guidance-layer", "-2", "--negative", "two stars", "--streamed", *out]) == 0  # fmt: skip
+    sampling = ["--guidance", several, "--temperature", "0.5", "--guidance-layer", "-2"]
+    noise = ["--negative", "two stars", "--streamed"]
+    assert main(["generate", "a red ring", *sampling, *noise, *out]) == 0
     first = capsys.readouterr().out.strip()
-    assert main(["generate", "a red ring", "two stars", "--picture", first, "--region",
-                 "0,0,0.5,1", "--outpaint", *out]) == 0  # fmt: skip
+    edit = ["--picture", first, "--region", "0,0,0.5,1", "--outpaint"]
+    assert main(["generate", "a red ring", "two stars", *edit, *out]) == 0
     assert len(list((tmp_path / "out").iterdir())) == 3
     assert main(["generate", "a red ring", "--picture", first, "--given", "3", *out]) == 0
 

@@ -11,10 +11,10 @@ ROOT = Path(fastvar_lab.__file__).parent
 
 # rooms, lowest first: each imports those before it alone
 ROOMS = (
-    *("errors", "files", "tensors", "provenance", "pictures"),
+    *("errors", "values", "files", "tensors", "provenance", "pictures"),
     *("seam", "tokens", "cache", "scales", "draws", "sampling", "progress"),
     *("world", "prompts", "audit", "backbones", "methods", "models", "request", "snapshots"),
-    *("generation", "instruments", "draft_and_refine"),
+    *("generation", "editing", "instruments", "draft_and_refine"),
     *(
         "measure",
         "store",
@@ -71,7 +71,15 @@ INSIDE = {
         *("absent", "precision", "families", "releases", "hub", "wrappers", "states"),
         *("checkpoints", "stamps", "seeding", "model", "build", "tiny", "loading", "catalog"),
     ),
-    "cli": ("options", "notebook_copies", "notebook_pages", "notebook_runner", "cmd_", "main"),
+    "cli": (
+        "options",
+        "generate_options",
+        "notebook_copies",
+        "notebook_pages",
+        "notebook_runner",
+        "cmd_",
+        "main",
+    ),
 }
 
 

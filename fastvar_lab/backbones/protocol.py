@@ -135,7 +135,10 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def guidance(self, state: Any, grid: Grid, sampling: Sampling) -> float:
-        """Return the scale s of a step's guidance, `s * cond + (1 - s) * null`."""
+        """Return the scale s of a step's guidance, `s * cond + (1 - s) * null`.
+
+        `sampling.guidance` may be a list: `sampling.guidance_at(grid.index)` is a step's value.
+        """
 
     @abstractmethod
     def draw(

@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> None:
         sizes=_trained_sizes(args),
         **{name: getattr(args, name) for name in generate_options.VARIANTS},
     )
-    for prompt in prompts:
+    for prompt in (*prompts, *([args.negative] if args.negative is not None else [])):
         model.check(prompt)
     model.sizes = options.sizes_to(model, args.size) or model.sizes
     if args.paper:
