@@ -127,7 +127,7 @@ class _Keyed:
         return (drawn * classes).long().clamp_(max=classes - 1)
 
     def order(self, step: int, n: int, length: int) -> Tensor:
-        return self._each(f"{step}/order", (length,), Tensor.uniform_).argsort(dim=1)
+        return self._each(f"{step}/order", (length,), Tensor.uniform_).argsort(dim=1, stable=True)
 
     def part(self, number: int) -> Stream:
         prefix = f"part {number}/" if number else ""

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from fastvar_lab.audit import Audit, check_parts, checked_acts, forwards, merged_acts
-from fastvar_lab.backbones.protocol import State
-from fastvar_lab.draws import Draws, Keyed, NotANumber, Numbers, Stream
+from fastvar_lab.draws import Draws, Keyed, NotANumber, Stream
+from fastvar_lab.live import Live, drawn_in_parts, drawn_tokens, edited
 from fastvar_lab.models.model import Model
 from fastvar_lab.progress import Progress
 from fastvar_lab.request import Condition, Prompts, Request, make_request, to_device
-from fastvar_lab.sampling import Sampling, guide
-from fastvar_lab.seam import Block, Grid, Handles, Method, Rows, Runner, Stack
+from fastvar_lab.sampling import Sampling
+from fastvar_lab.seam import Grid, Handles, Method, Rows, Runner
 from fastvar_lab.snapshots import Keep, Snapshot, Start, resume_step, steps_to_keep
-from fastvar_lab.tokens import gather
 
 Watch = Callable[[Runner], Runner]
 """A function that wraps the method's runner, such as a recorder or a stopwatch."""
@@ -174,105 +172,6 @@ def run(
             ) from None
 
 
-@dataclass
-class _Live:
-    """The state of a running generation: values that its steps share, and results so far."""
-
-    model: Model
-    request: Request
-    method: Method
-    start: Start
-    run: Audit
-    keep: Keep | None
-    states: dict[Rows, State]  # by the rows that run
-    stream: Stream
-    guided: bool
-    merge: int | None  # the layer before which guidance merges both rows, the depth after the last
-    begin: float
-    canvas: Tensor
-    rows: Rows
-    canvases: list[Tensor] = field(default_factory=list)
-    tokens: list[Tensor | None] = field(default_factory=list)
-    lengths: list[tuple[int, ...]] = field(default_factory=list)
-    numbers: Numbers = field(default_factory=Numbers)
-
-    def state(self, rows: Rows) -> State:
-        """Return the state of some guidance rows; without guidance, the only one."""
-        rows = rows if self.guided else Rows.BOTH
-        if rows not in self.states:
-            self.states[rows] = self.states[Rows.BOTH].on(rows.of(len(self.request.prompts)))
-        return self.states[rows]
-
-    def state_of(self, x: Tensor) -> State:
-        """Return the state of the rows of hidden states; fused streams are conditional rows."""
-        alone = self.rows is Rows.BOTH and len(x) == len(self.request.prompts)
-        return self.state(Rows.COND if alone else self.rows)
-
-    def stack(self, grid: Grid, rows: Rows, index: Tensor | None = None) -> Stack:
-        """Return the layers bound to one forward, of the tokens at index (n, K) if given."""
-        backbone = self.model.transformer
-
-        def on(rows: Rows) -> Sequence[Block]:
-            state = self.state(rows)
-            if index is not None:
-                repeats = len(self.request.prompts) * (rows.each if self.guided else 1)
-                state = backbone.part(state, grid, index.repeat(repeats // len(index), 1))
-            return backbone.layers(state, grid, self.run)
-
-        blocks = on(rows)
-        if self.merges(rows) and self.merge < len(blocks):  # type: ignore[operator]
-            merged, late = self.merge, on(Rows.COND)
-            assert merged is not None
-            first = late[merged]
-            blocks = [
-                *blocks[:merged],
-                lambda x: first(self.guide(grid, x)),
-                *late[merged + 1 :],
-            ]
-        return Stack(blocks, on)
-
-    def merges(self, rows: Rows) -> bool:
-        """Return whether guidance merges these rows before the head."""
-        return self.merge is not None and rows is Rows.BOTH
-
-    def guide(self, grid: Grid, x: Tensor) -> Tensor:
-        """Apply the guidance of a forward to x (2n, L, ...), step by step if there are several."""
-        backbone, sampling, state = (
-            self.model.transformer,
-            self.request.sampling,
-            self.states[Rows.BOTH],
-        )
-        if len(grid.steps) == 1:
-            return guide(x, backbone.guidance(state, grid, sampling))
-        parts = x.split([step.tokens for step in grid.steps], dim=1)
-        guided = (
-            guide(part, backbone.guidance(state, step, sampling))
-            for step, part in zip(grid.steps, parts)
-        )
-        return torch.cat(list(guided), dim=1)
-
-    def sample(self, step: Grid, last: Tensor, stream: Stream) -> tuple[Tensor, Tensor]:
-        """Draw tokens of a step, all or a part, from the output (B, L, C) of the last layer."""
-        paired = self.guided and len(last) == 2 * len(self.request.prompts)
-        return self.model.transformer.sample(
-            self.state_of(last),
-            last,
-            step,
-            paired,
-            self.request.sampling,
-            stream,
-            self.model.quantizer.codebook,
-        )
-
-    def leave(self, grid: Grid, drawn: Tensor | None, logits: Tensor | None) -> None:
-        """Pass a finished step to the runner, and store its results."""
-        self.run.after(grid, drawn, self.canvas, logits)
-        self.tokens.append(drawn)
-        if self.keep is not None:
-            self.canvases.append(self.canvas)
-            self.lengths.append(tuple(self.states[Rows.BOTH].cache.lengths))
-
-
 def _prepare(
     model: Model,
     request: Request,
@@ -280,7 +179,7 @@ def _prepare(
     start: Start,
     watch: Iterable[Watch],
     snapshot: bool | Sequence[int],
-) -> _Live:
+) -> Live:
     """Check the method, start its runner, and compute the values that all scale steps share."""
     grids, n, backbone = request.grids, len(request.prompts), model.transformer
     acts = checked_acts(method, grids, model.depth)
@@ -303,7 +202,7 @@ def _prepare(
     state = backbone.begin(condition, grids, audit)
     start.read(state)
     blank = model.blank(n, grids[-1])
-    live = _Live(
+    live = Live(
         model=model,
         request=request,
         method=method,
@@ -358,7 +257,7 @@ def _conditions(
     return request, backbone.with_negative(condition, null)
 
 
-def _loop(live: _Live) -> None:
+def _loop(live: Live) -> None:
     """Run the remaining steps: choose rows, embed, run the layers, sample, accumulate."""
     model, request, run = live.model, live.request, live.run
     backbone, quantizer, n = model.transformer, model.quantizer, len(request.prompts)
@@ -379,7 +278,7 @@ def _loop(live: _Live) -> None:
         ]
         parts = backbone.parts(request.grids, grid.index, request.sampling)
         if len(parts) > 1:
-            drawn = [_in_parts(live, grid, entering[0], parts)]
+            drawn = [drawn_in_parts(live, grid, entering[0], parts)]
             run.close(grid, rows, n)
         else:
             x = entering[0] if len(entering) == 1 else torch.cat(entering, dim=1)
@@ -388,69 +287,14 @@ def _loop(live: _Live) -> None:
             if live.merges(rows) and live.merge == model.depth:
                 x = live.guide(grid, x)
             lasts = x.split([s.tokens for s in grid.steps], dim=1)
-            drawn = [_sampled(live, step, last) for step, last in zip(grid.steps, lasts)]
+            drawn = [drawn_tokens(live, step, last) for step, last in zip(grid.steps, lasts)]
         for step, (tokens, logits) in zip(grid.steps, drawn):
-            tokens = _edited(live, step, tokens)
+            tokens = edited(live, step, tokens)
             places = run.places(step, tokens)
             live.canvas = quantizer.accumulate(live.canvas, tokens, step, places)
             if tokens.is_floating_point():  # codes, which nothing was picked for
                 live.numbers.note(step.index, tokens)
             live.leave(step, tokens, logits)
-
-
-def _sampled(live: _Live, step: Grid, last: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Draw a step's tokens from the output of its last layer; given ones are not drawn.
-
-    In an ordered stream they are drawn all the same, because later draws follow.
-    """
-    request, number = live.request, step.index
-    whole = number < len(request.given) and not request.kept
-    if whole and not getattr(live.stream, "ordered", False):
-        return request.given[number], None
-    drawn, logits = live.sample(step, last, live.stream)
-    return (request.given[number], None) if whole else (drawn, logits)
-
-
-def _in_parts(
-    live: _Live, grid: Grid, entering: Tensor, parts: Sequence[int]
-) -> tuple[Tensor, Tensor | None]:
-    """Draw the tokens of a step in several forwards, over random parts of its map."""
-    n = len(live.request.prompts)
-    order = live.stream.order(grid.index, n, grid.tokens)
-    # the last tokens of the order come first, each part in raster order
-    indices = [index.sort(dim=1).values for index in order.flip(1).split(list(parts), dim=1)]
-    tokens, logits = list[Tensor](), list[Tensor]()
-    for number, index in enumerate(indices):
-        x = gather(entering, index.repeat(len(entering) // n, 1))
-        x = live.run.stack(grid, live.stack(grid, live.rows, index), x)
-        drawn, predicted = live.sample(grid, x, live.stream.part(number))
-        tokens.append(drawn)
-        logits.append(predicted)
-    back = torch.cat(indices, dim=1).argsort(dim=1)
-    if grid.index < len(live.request.given) and not live.request.kept:
-        return live.request.given[grid.index], None
-    return _placed(torch.cat(tokens, dim=1), back), gather(torch.cat(logits, dim=1), back)
-
-
-def _placed(tokens: Tensor, index: Tensor) -> Tensor:
-    """Take tokens (n, L) or (n, L, d) at index (n, L)."""
-    return tokens.gather(1, index) if tokens.ndim == 2 else gather(tokens, index)
-
-
-def _edited(live: _Live, step: Grid, drawn: Tensor) -> Tensor:
-    """Put given tokens in the place of drawn ones where the request's mask keeps them."""
-    request, number = live.request, step.index
-    if number >= len(request.kept):
-        return drawn
-    given, keep = request.given[number], request.kept[number]
-    if given.is_floating_point() or drawn.is_floating_point():
-        book = live.model.quantizer.codebook
-        assert book is not None
-        given, drawn = (
-            t if t.is_floating_point() else F.embedding(t, book) for t in (given, drawn)
-        )
-        given = given.to(drawn.dtype)
-    return torch.where(keep if drawn.ndim == 2 else keep.unsqueeze(-1), given, drawn)
 
 
 def _runnable(rows: Rows, guided: bool, grid: Grid) -> Rows:
@@ -463,7 +307,7 @@ def _runnable(rows: Rows, guided: bool, grid: Grid) -> Rows:
     return rows if guided else Rows.COND
 
 
-def _finish(live: _Live) -> Generation:
+def _finish(live: Live) -> Generation:
     """Stop the clock, make the snapshot, and release the state."""
     seconds, model, snapshot = _now(live.model.device) - live.begin, live.model, None
     live.numbers.check()

@@ -14,7 +14,7 @@ ROOMS = (
     *("errors", "values", "files", "tensors", "provenance", "pictures"),
     *("seam", "tokens", "cache", "scales", "draws", "sampling", "progress"),
     *("world", "prompts", "audit", "backbones", "methods", "models", "request", "snapshots"),
-    *("generation", "editing", "instruments", "draft_and_refine"),
+    *("live", "generation", "editing", "instruments", "draft_and_refine"),
     *(
         "measure",
         "store",
