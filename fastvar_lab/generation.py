@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from fastvar_lab.audit import Audit, check_parts, checked_acts, forwards, merged_acts
+from fastvar_lab.audit import Audit, check_parts, check_value, checked_acts, forwards, merged_acts
 from fastvar_lab.draws import Draws, Keyed, NotANumber, Stream
 from fastvar_lab.live import Live, drawn_in_parts, drawn_tokens, edited
 from fastvar_lab.models.model import Model
@@ -88,8 +88,7 @@ def generate(
     >>> fv.to_uint8(model.decode(run.canvas)).shape
     (2, 256, 256, 3)
     """
-    if not hasattr(method, "acts") or isinstance(method, type):
-        raise ValueError(f"a method is a value such as Dense(); not {method!r}")
+    check_value(method)
     request = make_request(
         model,
         prompts,
@@ -193,7 +192,7 @@ def _prepare(
         runner = keep = Keep(runner, steps_to_keep(snapshot, acts))
     for wrap in reversed(list(watch)):
         runner = wrap(runner)
-    audit = Audit(runner, method, merged, backbone.kinds, model.depth, parts)
+    audit = Audit(runner, method, merged, grids, backbone.kinds, model.depth, parts)
 
     begin = _now(model.device)
     stream = request.draws.start(model.device)

@@ -5,7 +5,6 @@ The only module that needs `pip install -e ".[text]"`. Source: released Infinity
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from torch import Tensor
 from fastvar_lab.backbones.hart import Context
 from fastvar_lab.backbones.infinity import Text
 from fastvar_lab.backbones.protocol import ConditionEncoder
-from fastvar_lab.files import official_text
+from fastvar_lab.files import digest, official_text
 
 INSTRUCTION_SHA256 = "424f7aa7b1119f8ed1e329140e5941dfe308183bea0af59041dad5527a9b8f20"
 
@@ -90,8 +89,8 @@ class Qwen2Context(ConditionEncoder):
                 "pictures differ from the released path",
                 stacklevel=2,
             )
-        digest = hashlib.sha256((self.instruction or "").encode()).hexdigest()[:8]
-        self.config = f"qwen2 {folder.name} {length} {digest}"
+        stamp = digest(self.instruction or "", length=8)
+        self.config = f"qwen2 {folder.name} {length} {stamp}"
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> Context:

@@ -79,7 +79,7 @@ def audited(
     if sampling is not None:
         acts = merged_acts(method, acts, grids, model.transformer.merge_layer(sampling))
     runner = method.start(grids, model.depth)
-    return Audit(runner, method, acts, model.transformer.kinds, model.depth)
+    return Audit(runner, method, acts, grids, model.transformer.kinds, model.depth)
 
 
 def _live(rows: Rows, guided: bool) -> int:
