@@ -193,6 +193,7 @@ class Audit(Wrapper):
 
     def sublayer(self, site: Site, grid: Grid, branch: Branch, x: Tensor) -> Tensor:
         received = self.received[site]
+        whole = self.parts[grid.index] == 1  # else x holds the tokens of one of several forwards
 
         def watched(x: Tensor, index: Tensor | None = None) -> Tensor:
             received.append((x.shape[0], x.shape[1]))
@@ -201,7 +202,7 @@ class Audit(Wrapper):
                     f"{self._at(grid, site)}: the branch received {tuple(x.shape[:2])} tokens and "
                     f"an index {tuple(index.shape)}; both are (B, K)"
                 )
-            if index is None and site.kind == "attn" and x.shape[1] != grid.tokens:
+            if index is None and whole and site.kind == "attn" and x.shape[1] != grid.tokens:
                 raise ValueError(
                     f"{self._at(grid, site)}: the branch received {x.shape[1]} of {grid.tokens} "
                     "tokens without their index (B, K)"
