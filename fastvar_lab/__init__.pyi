@@ -2,6 +2,8 @@
 
 from .draws import Keyed as Keyed
 from .draws import Streamed as Streamed
+from .editing import encode_pictures as encode_pictures
+from .editing import region_mask as region_mask
 from .experiments.base import Experiment as Experiment
 from .experiments.base import Scope as Scope
 from .experiments.comparison import merge_frames as merge_frames
@@ -42,7 +44,9 @@ from .prompts import ClosedWorld as ClosedWorld
 from .prompts import PromptFile as PromptFile
 from .prompts import PromptList as PromptList
 from .prompts import PromptSet as PromptSet
+from .prompts import positive_prompt as positive_prompt
 from .sampling import Sampling as Sampling
+from .sampling import ramp as ramp
 from .seam import Act as Act
 from .seam import Grid as Grid
 from .seam import Group as Group
