@@ -107,7 +107,7 @@ class Audit(Wrapper):
                     f"{self._at(grid, site)}: the branch received {width} tokens; "
                     f"`forwarded` said {tokens}"
                 )
-            if height != live:
+            if height > live or (height < live and not act.at_most):
                 raise ValueError(
                     f"{self._at(grid, site)}: the branch received {height} rows; "
                     f"the act says {live}"

@@ -260,6 +260,7 @@ def _prepare(
             guide=lambda grid, x: guide(x, backbone.guidance(state, grid, request.sampling)),
             logits=lambda x: backbone.logits(live.state_of(x), x),
             decode=model.decode,
+            temperature=lambda grid: request.sampling.temperature,
         )
     )
     for grid, drawn, canvas in zip(grids, start.tokens, start.canvases):

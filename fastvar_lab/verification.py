@@ -13,16 +13,17 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from fastvar_lab.audit import forwards
-from fastvar_lab.generation import Generation, generate, resume
+from fastvar_lab.generation import generate, resume
 from fastvar_lab.instruments.stopwatch import BranchWatch, Stopwatch
 from fastvar_lab.instruments.unfused import Unfused
 from fastvar_lab.methods.parse import read_method
 from fastvar_lab.methods.prune import Dense
 from fastvar_lab.methods.schedule import Scheduled
 from fastvar_lab.models.model import Model
-from fastvar_lab.seam import Branch, Grid, Method, Rows, Runner, Site, Wrapper
+from fastvar_lab.seam import Branch, Grid, Method, Rows, Runner, Site, Stack, Wrapper
 from fastvar_lab.speed.flops import exact, step_flops
 
+PLAIN = {"null_until": None, "group": False}  # fields without which no row or step differs
 NEXT_TO_NONE = 1e-9  # a ratio that runs the pruned path but prunes no token
 CLOSE = 0.02  # relative difference allowed between counted and issued operations
 
@@ -85,10 +86,18 @@ class Counted(Wrapper):
         return float(sum(n for op, n in counts.items() if "convolution" not in str(op)))
 
     def rows(self, grid: Grid, canvas: Tensor) -> Rows | None:
+        before = self._now()
+        rows = self.inner.rows(grid, canvas)
         self.begin = self._now()
-        self.issued.append(0.0)
-        self.added.append(0.0)
-        return self.inner.rows(grid, canvas)
+        self.issued.append(self.begin - before)
+        self.added.append(self.begin - before)
+        return rows
+
+    def stack(self, grid: Grid, blocks: Stack, x: Tensor) -> Tensor:
+        before, self.inside = self._now(), 0.0
+        x = self.inner.stack(grid, blocks, x)
+        self.added[-1] += self._now() - before - self.inside
+        return x
 
     def sublayer(self, site: Site, grid: Grid, branch: Branch, x: Tensor) -> Tensor:
         def counted(x: Tensor, index: Tensor | None = None) -> Tensor:
@@ -97,10 +106,7 @@ class Counted(Wrapper):
             self.inside += self._now() - before
             return delta
 
-        before, self.inside = self._now(), 0.0
-        delta = self.inner.sublayer(site, grid, counted, x)
-        self.added[-1] += self._now() - before - self.inside
-        return delta
+        return self.inner.sublayer(site, grid, counted, x)
 
     def after(
         self, grid: Grid, tokens: Tensor | None, canvas: Tensor, logits: Tensor | None = None
@@ -178,17 +184,12 @@ def _batch_gap(model: Model, method: Method, prompt: str, seed: int) -> float:
     unequal = total = 0
     for step, tokens in enumerate(both.tokens):
         if tokens is not None:
-            singles = torch.cat([_drawn(single, step) for single in alone])
-            unequal += int((tokens != singles).sum())
-            total += tokens.numel()
+            for picture, single in enumerate(alone):
+                drawn = single.tokens[step]
+                if drawn is not None:  # alone, a picture may skip what another in the batch needs
+                    unequal += int((tokens[picture : picture + 1] != drawn).sum())
+                    total += drawn.numel()
     return unequal / total
-
-
-def _drawn(generation: Generation, step: int) -> Tensor:
-    """Return the tokens of a step that is not skipped."""
-    tokens = generation.tokens[step]
-    assert tokens is not None
-    return tokens
 
 
 def all_kept(model: Model, method: Method, prompt: str, seed: int) -> Verdict:
@@ -197,8 +198,7 @@ def all_kept(model: Model, method: Method, prompt: str, seed: int) -> Verdict:
         return Verdict(None, "it has no ratios of pruned steps")
     ratios = {name: NEXT_TO_NONE for name, ratio in method.pairs if ratio < 1}
     changes: dict[str, Any] = {"ratios": ratios}
-    if getattr(method, "null_until", None) is not None:
-        changes["null_until"] = None
+    changes |= {name: value for name, value in PLAIN.items() if hasattr(method, name)}
     forced = cast(Method, replace(cast(Any, method), **changes))
     kept = generate(model, prompt, forced, seed=seed)
     full = generate(model, prompt, Dense(), seed=seed)
