@@ -35,8 +35,7 @@ class FocusVAR(Around):
     looks; the run script leaves both out. What the released code does otherwise: it skips sides 48
     and 64 by default (`Tail(FocusVAR(...), skip_from=48)`); it adds the codes of the last step
     twice where that step is not skipped; its HART variant keeps one row from the fused step on and
-    stops with an error unless `layer` is 0. Guessed: nothing. Compared by hand with the released layer loop on random
-    weights: the largest difference of hidden states is given in `docs/methods.md`.
+    stops with an error unless `layer` is 0. Guessed: nothing.
 
     Raises ValueError for a layer that the model does not have, and for an inner method that runs
     whole stacks, decides from the data or changes rows at these steps.

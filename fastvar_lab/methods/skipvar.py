@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,9 +14,9 @@ from torch import Tensor
 
 from fastvar_lab.draws import sent
 from fastvar_lab.errors import short
-from fastvar_lab.files import expanded, read_json
+from fastvar_lab.files import digest, expanded, read_json
 from fastvar_lab.methods.registry import method
-from fastvar_lab.seam import Act, Grid, Handles, Rows, Runner, Site, Stack
+from fastvar_lab.seam import Act, Grid, Handles, Rows, Runner, Site
 
 RULES = Path(__file__).with_name("skipvar_rules.json")
 """The rules of the package: published ones, and one fitted on the embedded model."""
@@ -62,22 +61,23 @@ class Rule(NamedTuple):
         return skipped, 0 if skipped else self.rows(features)
 
 
-@lru_cache(maxsize=16)
-def read_rule(name: str) -> Rule:
+def read_rule(name: str) -> tuple[Rule, str]:
     """Return a rule of the package by its name, or one from a JSON file by its path.
 
-    Raises ValueError for an unknown name and for a file that holds no rule.
+    The second value is the digest of the file, empty for rules of the package. Raises ValueError
+    for an unknown name and for a file that holds no rule.
     """
     rules = read_json(RULES.read_bytes())
     if name in rules:
-        return as_rule(rules[name])
+        return as_rule(rules[name]), ""
     path = expanded(name)
     if not path.suffix:
         raise ValueError(
             f"a rule of SkipVAR is one of {', '.join(rules)} or a JSON file; not {name!r}"
         )
     try:
-        return as_rule(read_json(path.read_bytes()))
+        content = path.read_bytes()
+        return as_rule(read_json(content)), digest(content, length=8)
     except OSError as error:
         raise ValueError(f"cannot read the rule {name}: {error.strerror}") from error
     except (KeyError, TypeError, ValueError) as error:
@@ -136,9 +136,8 @@ def high_share(gray: Tensor, radius: float = 0.4) -> Tensor:
     The circle's radius is int(radius * min(h, w) / 2).
     """
     h, w = gray.shape[1:]
-    y = torch.fft.fftfreq(h, 1 / h, device=gray.device).unsqueeze(1)
-    x = torch.fft.fftfreq(w, 1 / w, device=gray.device)
-    outside = (y.square() + x.square()).sqrt() > int(radius * min(h, w) / 2)
+    y, x = ((torch.arange(n, device=gray.device) + n // 2) % n - n // 2 for n in (h, w))
+    outside = (y.square().unsqueeze(1) + x.square()).sqrt() > int(radius * min(h, w) / 2)
     amplitude = torch.fft.fft2(gray).abs()
     return (amplitude * outside).sum((1, 2)) / (amplitude.sum((1, 2)) + 1e-6)
 
@@ -174,17 +173,17 @@ class SkipVAR:
     argmax(W z + b) of a first rule is the number of last steps to skip; where it is 0, a second
     rule gives the number of last steps that run the conditional rows alone. `rule` is a rule of the
     package ("infinity-0.84", "infinity-0.86", "infinity-0.88", "tiny-0.86") or a JSON file that
-    `python -m fastvar_lab fit skipvar` wrote.
+    `python -m fastvar_lab fit skipvar` wrote; `digest` is that of a file, filled in.
 
     Source: SkipVAR (arXiv 2506.08908) and its released code (fakerone-li/SkipVAR 607be0e), whose
     logistic regressions for three SSIM targets are the three "infinity" rules; they belong to the
     1M schedule and Infinity's tokenizer, and mean nothing elsewhere. "tiny-0.86" was fitted here,
     on prompts of the closed world that no judge sees. What the released code does otherwise: one
-    decision for a batch, which its loop cannot run anyway. Here every picture decides: a batch runs
-    what one of its pictures needs, a picture that skips adds no code (on VAR and HART, whose
-    smoothing has a bias, that is nearly nothing), and one without null rows is guided by its
-    conditional row. Guessed: nothing. The decision waits for the device once, and the decoder,
-    which checks its output, once. Counts are upper bounds: full generation's.
+    decision for a batch, which its loop cannot run anyway. Here every picture decides, and a batch
+    runs what one of its pictures needs: pictures that skip add no codes (on VAR and HART, whose
+    smoothing has a bias, that is nearly nothing); null rows run until no picture needs them.
+    Guessed: nothing. The decision waits for the device once, and the decoder, which checks its
+    output, once. Counts are upper bounds: full generation's.
 
     Raises ValueError for an unknown rule, and for a schedule of another number of steps.
 
@@ -193,11 +192,16 @@ class SkipVAR:
     """
 
     rule: str = "infinity-0.86"
+    digest: str = ""
     settings: Rule = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "rule", str(self.rule))
-        object.__setattr__(self, "settings", read_rule(self.rule))
+        settings, code = read_rule(self.rule)
+        if self.digest not in ("", code):
+            raise ValueError(f"the rule {self.rule} has changed: it is {code}, not {self.digest}")
+        object.__setattr__(self, "settings", settings)
+        object.__setattr__(self, "digest", code)
 
     def cache_index(self, grids: Sequence[Grid]) -> int | None:
         return None
@@ -255,8 +259,9 @@ class SkipRunner(Runner):
     def decide(self) -> list[tuple[int, int]]:
         """Return the tails of every picture: steps skipped, and steps on one row."""
         assert self.handles is not None
-        latents = (self.latents[step] for step in (self.rule.decide - 1, self.rule.decide))
-        values = features_of_latents(*latents, self.grids, self.rule.look, self.handles.decode)
+        before, after = (self.latents[step] for step in (self.rule.decide - 1, self.rule.decide))
+        look, decode = self.rule.look, self.handles.decode
+        values = features_of_latents(before, after, self.grids, look, decode)
         self.latents.clear()
         return [self.rule.tails(row) for row in values.tolist()]
 
@@ -268,21 +273,9 @@ class SkipRunner(Runner):
             for skipped, alone in self.tails or ()
         ]
 
-    def stack(self, grid: Grid, blocks: Stack, x: Tensor) -> Tensor:
-        x = super().stack(grid, blocks, x)
-        rows = self.rows_by_picture(grid) if grid.index > self.rule.decide else []
-        if Rows.COND not in rows or len(x) == len(rows):
-            return x
-        cond, null = x.chunk(2)  # guidance between equal rows is none
-        return torch.cat((cond, torch.where(self.chosen(rows, Rows.COND, x), cond, null)))
-
     def places(self, grid: Grid, tokens: Tensor) -> Tensor | None:
         rows = self.rows_by_picture(grid) if grid.index > self.rule.decide else []
         if Rows.SKIP not in rows:
             return None
-        return ~self.chosen(rows, Rows.SKIP, tokens)[:, :, 0].expand(-1, grid.tokens)
-
-    def chosen(self, rows: Sequence[Rows], which: Rows, like: Tensor) -> Tensor:
-        """Return the mask (n, 1, 1) of the pictures that need these rows."""
-        mask = torch.tensor([one is which for one in rows], device="cpu")
-        return sent(mask, like.device).view(-1, 1, 1)
+        drawn = torch.tensor([one is not Rows.SKIP for one in rows], device="cpu")
+        return sent(drawn, tokens.device).unsqueeze(1).expand(-1, grid.tokens)
