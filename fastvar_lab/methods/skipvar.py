@@ -172,12 +172,12 @@ class SkipVAR:
     amplitude beyond 0.4 of the Nyquist radius. With z the standardised features, the class
     argmax(W z + b) of a first rule is the number of last steps to skip; where it is 0, a second
     rule gives the number of last steps that run the conditional rows alone. `rule` is a rule of the
-    package ("infinity-0.84", "infinity-0.86", "infinity-0.88", "tiny-0.86") or a JSON file that
+    package ("infinity-0.84", "infinity-0.86", "infinity-0.88", "tiny-0.96") or a JSON file that
     `python -m fastvar_lab fit skipvar` wrote; `digest` is that of a file, filled in.
 
     Source: SkipVAR (arXiv 2506.08908) and its released code (fakerone-li/SkipVAR 607be0e), whose
     logistic regressions for three SSIM targets are the three "infinity" rules; they belong to the
-    1M schedule and Infinity's tokenizer, and mean nothing elsewhere. "tiny-0.86" was fitted here,
+    1M schedule and Infinity's tokenizer, and mean nothing elsewhere. "tiny-0.96" was fitted here,
     on prompts of the closed world that no judge sees. What the released code does otherwise: one
     decision for a batch, which its loop cannot run anyway. Here every picture decides, and a batch
     runs what one of its pictures needs: pictures that skip add no codes (on VAR and HART, whose
