@@ -362,7 +362,7 @@ UNGUIDED = fv.Sampling(guidance=1.0)
         ),
         (lambda: SharedUpdate(first=-1, last=-1), "alone is a range of the 3 layers"),
         (lambda: LazyVAR({2: 0.5}), "by the change of the latent .*; 2x2 has 1"),
-        (lambda: LazyVAR({-2: 0.3, -1: 0.3}), "keep 1.41 of the map from 6x6 on"),
+        (lambda: LazyVAR({-2: 0.3, -1: 0.3}), "keep 1.43 of the map from 6x6 on"),
         (lambda: DepthVAR(-1), "no step follows the reference, 8x8"),
         (lambda: DepthVAR(-2, "square"), "shape must be one of linear, constant, two-level"),
         (lambda: DepthVAR(-2, turn=1.0), r"turn must lie in \[0, 1\)"),

@@ -198,7 +198,8 @@ class DepthRunner(Runner):
         turned = int(self.method.turn * (grid.index - self.reference.index - 1) * grid.tokens)
         order = order.roll(turned % grid.tokens, dims=1)
         if self.method.weighted:
-            shares = torch.tensor(self.shares[grid.index], dtype=torch.float32, device="cpu")
+            dtype = torch.promote_types(x.dtype, torch.float32)
+            shares = torch.tensor(self.shares[grid.index], dtype=dtype, device="cpu")
             weights = sent(shares, x.device).expand(len(order), -1)
             self.weights = torch.empty_like(weights).scatter_(1, order, weights)
         return order.repeat(len(x) // len(order), 1)
