@@ -42,6 +42,7 @@ from .methods.select_pairs import TrueChange as TrueChange
 from .methods.select_previous import AttentionEntropy as AttentionEntropy
 from .methods.select_previous import BlockChange as BlockChange
 from .methods.select_previous import OutputEntropy as OutputEntropy
+from .methods.sparsevar import SparseVAR as SparseVAR
 from .methods.stepvar import StepVAR as StepVAR
 from .models.build import from_states as from_states
 from .models.loading import load as load

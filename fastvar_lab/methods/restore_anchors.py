@@ -93,16 +93,22 @@ class Anchors:
 
 
 class AnchorObserver(Observer):
-    """Keeps the logits of the last step, and matches the tokens of a step to anchors once."""
+    """Keeps the logits of the last step, and matches the tokens of a step to anchors once.
 
-    def __init__(self, stride: int, similarity: float, since: int) -> None:
+    `strided` takes logits as the port of SparseVAR's code does: (n, L, V) read as (n, V, L) without
+    a transpose, so that the features of a place are every L-th number from there.
+    """
+
+    def __init__(self, stride: int, similarity: float, since: int, strided: bool = False) -> None:
         super().__init__(since)
-        self.stride, self.similarity = stride, similarity
+        self.stride, self.similarity, self.strided = stride, similarity, strided
         self.logits: Map | None = None
         self.match: tuple[int, Tensor, Tensor] | None = None  # step, anchors, alike
 
     def after(self, grid: Grid, logits: Tensor | None) -> None:
         if logits is not None and grid.index >= self.since:
+            if self.strided:
+                logits = logits.reshape(len(logits), -1, grid.h * grid.w).transpose(1, 2)
             self.logits = Map(logits, grid)
 
     def matched(self, grid: Grid) -> tuple[Tensor, Tensor]:
