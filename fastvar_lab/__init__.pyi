@@ -19,6 +19,7 @@ from .instruments.recorder import Recorder as Recorder
 from .instruments.stopwatch import Stopwatch as Stopwatch
 from .instruments.trace import Trace as Trace
 from .measure.quality import Metric as Metric
+from .methods.fastervar import FasterVAR as FasterVAR
 from .methods.merge import Merge as Merge
 from .methods.presets import PRESETS as PRESETS
 from .methods.prune import Dense as Dense

@@ -20,7 +20,7 @@ from fastvar_lab.methods.parse import read_method
 from fastvar_lab.methods.prune import Dense
 from fastvar_lab.methods.schedule import Scheduled
 from fastvar_lab.models.model import Model
-from fastvar_lab.seam import Branch, Grid, Method, Rows, Runner, Site, Wrapper
+from fastvar_lab.seam import Branch, Grid, Method, Rows, Runner, Site, Stack, Wrapper
 from fastvar_lab.speed.flops import exact, step_flops
 
 NEXT_TO_NONE = 1e-9  # a ratio that runs the pruned path but prunes no token
@@ -90,6 +90,12 @@ class Counted(Wrapper):
         self.added.append(0.0)
         return self.inner.rows(grid, canvas)
 
+    def stack(self, grid: Grid, blocks: Stack, x: Tensor) -> Tensor:
+        before, self.inside = self._now(), 0.0
+        out = self.inner.stack(grid, blocks, x)
+        self.added[-1] += self._now() - before - self.inside
+        return out
+
     def sublayer(self, site: Site, grid: Grid, branch: Branch, x: Tensor) -> Tensor:
         def counted(x: Tensor, index: Tensor | None = None) -> Tensor:
             before = self._now()
@@ -97,10 +103,7 @@ class Counted(Wrapper):
             self.inside += self._now() - before
             return delta
 
-        before, self.inside = self._now(), 0.0
-        delta = self.inner.sublayer(site, grid, counted, x)
-        self.added[-1] += self._now() - before - self.inside
-        return delta
+        return self.inner.sublayer(site, grid, counted, x)
 
     def after(
         self, grid: Grid, tokens: Tensor | None, canvas: Tensor, logits: Tensor | None = None
