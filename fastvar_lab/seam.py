@@ -262,8 +262,8 @@ class Runner:
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return the keys, values and mask that an attention reads: those that it is given.
 
-        Override it to watch attention, or to change what it reads; shapes are those of `attend`,
-        and a mask may be (B, H, 1, T). It is called once per attention, whatever the kernel.
+        A method overrides it to look at attention or to change what it reads, whatever the kernel;
+        shapes are those of `attend`, and a mask may be (B, H, 1, T). Wrappers watch `attend`.
         """
         return k, v, mask
 

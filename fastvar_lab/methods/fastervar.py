@@ -119,6 +119,12 @@ class FasterVAR:
         each = shares if isinstance(shares, tuple) else (shares,) * self.chunks
         return tuple(min(int(share * grid.tokens) + 1, grid.tokens) for share in each)
 
+    def layers(self, depth: int) -> list[tuple[int, int]]:
+        """Return the layers of each chunk, half-open; raise ValueError if there are too few."""
+        if depth < self.chunks:
+            raise ValueError(f"this model has {depth} layers; {self.chunks} chunks are too many")
+        return list(pairwise(round(i * depth / self.chunks) for i in range(self.chunks + 1)))
+
     def acts(self, grids: Sequence[Grid]) -> tuple[Act, ...]:
         shares = self.by_step(grids)
         first = self._first(shares)
@@ -151,15 +157,12 @@ class FasterVARRunner(Runner):
     """One generation under `FasterVAR`; keeps the output of every chunk at the step before."""
 
     def __init__(self, method: FasterVAR, grids: Sequence[Grid], depth: int) -> None:
-        if depth < method.chunks:
-            raise ValueError(f"this model has {depth} layers; {method.chunks} chunks are too many")
         self.method = method
         shares = method.by_step(grids)
         self.counts = {
             s: method.counts(grids[s], share) for s, share in shares.items() if share != 0
         }
-        ends = [round(i * depth / method.chunks) for i in range(method.chunks + 1)]
-        self.layers = list(pairwise(ends))
+        self.layers = method.layers(depth)
         self.chunk_of = [i for i, (first, end) in enumerate(self.layers) for _ in range(first, end)]
         self.since = min(self.counts, default=len(grids)) - 1
         self.before: tuple[list[Tensor], Grid] | None = None  # outputs of chunks, and their step
