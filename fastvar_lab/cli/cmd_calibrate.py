@@ -17,7 +17,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--energy", type=float, help="share of energy that fastervar keeps")
     parser.add_argument("--scales", help="scales that fastervar runs at low rank, such as -2,-1")
     parser.add_argument("--chunks", type=int, help="number of chunks of layers of fastervar")
-    parser.add_argument("--out", type=options.path, help="JSON file for the method and its origin")
+    parser.add_argument(
+        "--out", type=options.path, help="folder for METHOD.json: the method and its origin"
+    )
     options.add_prompts(parser)
     options.add_model(parser)
     parser.add_argument("--seed", type=int, default=101, help="seed of the prompts")
@@ -32,7 +34,7 @@ def run(args: argparse.Namespace) -> None:
         if getattr(args, name) is not None:
             raise ValueError(f"--{name} is not an option of {args.method}")
     scales = [_scale(name) for name in (args.scales or "-2,-1").split(",")]
-    from fastvar_lab.files import write_json
+    from fastvar_lab.files import folder, write_json
     from fastvar_lab.measure import calibration
     from fastvar_lab.prompts import seeded
 
@@ -55,7 +57,7 @@ def run(args: argparse.Namespace) -> None:
             "prompts": [item.prompt for item in items],
             "seeds": [item.seed for item in items],
         }
-        write_json(args.out, origin)
+        write_json(folder(args.out) / f"{args.method}.json", origin)
     print(method)
 
 
