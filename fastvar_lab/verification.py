@@ -99,6 +99,12 @@ class Counted(Wrapper):
         self.added[-1] += self._now() - before - self.inside
         return x
 
+    def stack(self, grid: Grid, blocks: Stack, x: Tensor) -> Tensor:
+        before, self.inside = self._now(), 0.0
+        out = self.inner.stack(grid, blocks, x)
+        self.added[-1] += self._now() - before - self.inside
+        return out
+
     def sublayer(self, site: Site, grid: Grid, branch: Branch, x: Tensor) -> Tensor:
         def counted(x: Tensor, index: Tensor | None = None) -> Tensor:
             before = self._now()

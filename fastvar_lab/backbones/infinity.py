@@ -329,10 +329,9 @@ class Infinity(Backbone):
         return float(tokens * per_token[kind])
 
     def ends_flops(self, grid: Grid) -> tuple[float, float]:
-        per_token = 2.0 * self.config.width * grid.tokens
-        head = 2 * per_token * self.config.token_bits
-        embedding = per_token * (self.config.token_bits + 4 * self.config.waves)
-        return embedding * (grid.index > 0), head
+        head = 4.0 * self.config.width * self.config.token_bits * grid.tokens
+        places = 8.0 * self.config.waves * self.config.width * grid.tokens
+        return (head / 2 + places) * (grid.index > 0), head
 
     def guidance(self, state: State, grid: Grid, sampling: Sampling) -> float:
         return sampling.guidance
