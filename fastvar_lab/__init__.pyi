@@ -19,8 +19,16 @@ from .instruments.recorder import Recorder as Recorder
 from .instruments.stopwatch import Stopwatch as Stopwatch
 from .instruments.trace import Trace as Trace
 from .measure.quality import Metric as Metric
+from .methods.depthvar import DepthVAR as DepthVAR
 from .methods.fastervar import FasterVAR as FasterVAR
+from .methods.focusvar import FocusVAR as FocusVAR
+from .methods.focusvar import FocusVARAdaptive as FocusVARAdaptive
+from .methods.focusvar import SharedUpdate as SharedUpdate
+from .methods.guidance import Tail as Tail
 from .methods.heatkv import HeatKV as HeatKV
+from .methods.lazyvar import LAZYVAR as LAZYVAR
+from .methods.lazyvar import LatentUpdate as LatentUpdate
+from .methods.lazyvar import LazyVAR as LazyVAR
 from .methods.merge import Merge as Merge
 from .methods.presets import PRESETS as PRESETS
 from .methods.prune import Dense as Dense
@@ -46,6 +54,7 @@ from .methods.select_pairs import TrueChange as TrueChange
 from .methods.select_previous import AttentionEntropy as AttentionEntropy
 from .methods.select_previous import BlockChange as BlockChange
 from .methods.select_previous import OutputEntropy as OutputEntropy
+from .methods.skipvar import SkipVAR as SkipVAR
 from .methods.sparsevar import SparseVAR as SparseVAR
 from .methods.stepvar import StepVAR as StepVAR
 from .models.build import from_states as from_states

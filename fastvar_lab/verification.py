@@ -95,12 +95,6 @@ class Counted(Wrapper):
 
     def stack(self, grid: Grid, blocks: Stack, x: Tensor) -> Tensor:
         before, self.inside = self._now(), 0.0
-        x = self.inner.stack(grid, blocks, x)
-        self.added[-1] += self._now() - before - self.inside
-        return x
-
-    def stack(self, grid: Grid, blocks: Stack, x: Tensor) -> Tensor:
-        before, self.inside = self._now(), 0.0
         out = self.inner.stack(grid, blocks, x)
         self.added[-1] += self._now() - before - self.inside
         return out

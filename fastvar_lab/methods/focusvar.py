@@ -71,7 +71,7 @@ def layer_by_layer(inner: Runner, outer: Around) -> Runner:
     run = inner
     while isinstance(run, Wrapper) and type(run).stack is Wrapper.stack:
         run = run.inner
-    if type(run).stack is not Runner.stack:
+    if not getattr(run, "by_layer", type(run).stack is Runner.stack):
         raise ValueError(
             f"{type(outer).__name__} changes rows between layers; it cannot hold "
             f"{outer.method!r}, which runs whole stacks itself"

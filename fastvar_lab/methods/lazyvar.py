@@ -10,8 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastvar_lab.methods.registry import method
+from fastvar_lab.methods.observer import Observed, Observer
+from fastvar_lab.methods.registry import method, selector
 from fastvar_lab.methods.schedule import ScaleName, Scheduled, ScheduledRunner, kept
+from fastvar_lab.methods.select import top
 from fastvar_lab.seam import KINDS, Act, Branch, Grid, Rows, Runner, Site, Stack
 from fastvar_lab.tokens import gather, scatter, wide
 
@@ -128,10 +130,38 @@ def update_index(before: Tensor, after: Tensor) -> Tensor:
     return 1 - F.cosine_similarity(wide(before), wide(after), dim=1)
 
 
-def ranking(update: Tensor, grid: Grid) -> Tensor:
-    """Return the places of a map by update index (n, H, W), highest first: (n, h * w)."""
-    resized = F.interpolate(update.unsqueeze(1), size=(grid.h, grid.w), mode="area")
-    return resized.flatten(1).argsort(dim=1, descending=True, stable=True)
+def on_map(update: Tensor, grid: Grid) -> Tensor:
+    """Return the update index (n, H, W) of each place of a step's map: (n, h * w)."""
+    return F.interpolate(update.unsqueeze(1), size=(grid.h, grid.w), mode="area").flatten(1)
+
+
+@selector("latent update")
+@dataclass(frozen=True)
+class LatentUpdate(Observed):
+    """The last change of the latent at the token's place: LazyVAR's update index, for any method.
+
+    The latents are those of the last two steps that were not skipped. Both rows share one set, and
+    so do all sublayers of a step. `Prune(..., select=LatentUpdate(), restore=ZeroCode(),
+    granularity="stack")` is `LazyVAR` without its group.
+    """
+
+    needs_latents: ClassVar[int] = 2
+
+    def observer(self, grids: Sequence[Grid], depth: int, since: int) -> Observer:
+        return _LatentUpdate()
+
+
+class _LatentUpdate(Observer):
+    def __init__(self) -> None:
+        super().__init__()
+        self.latents: list[Tensor] = []
+
+    def latent(self, canvas: Tensor) -> None:
+        self.latents = [*self.latents[-1:], canvas]
+
+    def scores(self, x: Tensor, grid: Grid, site: Site) -> Tensor:
+        scores = on_map(update_index(*self.latents), grid)
+        return scores.repeat(len(x) // len(scores), 1)
 
 
 class LazyRunner(ScheduledRunner):
@@ -162,8 +192,9 @@ class LazyRunner(ScheduledRunner):
         update, offset, parts = update_index(before, after), 0, list[Tensor]()
         for step in grid.steps:
             begin, site = self.begins[step.index], Site(0, "attn")
-            places = ranking(update, step)[:, begin : begin + self.forwarded(site, step)]
-            self.kept[step.index] = places.sort(dim=1).values
+            count = self.forwarded(site, step)
+            ranked = top(on_map(update, step), begin + count)
+            self.kept[step.index] = ranked[:, begin:].sort(dim=1).values
             parts.append(self.kept[step.index] + offset)
             offset += step.tokens
         index = torch.cat(parts, dim=1)

@@ -173,7 +173,7 @@ class SkipVAR:
     argmax(W z + b) of a first rule is the number of last steps to skip; where it is 0, a second
     rule gives the number of last steps that run the conditional rows alone. `rule` is a rule of the
     package ("infinity-0.84", "infinity-0.86", "infinity-0.88", "tiny-0.96") or a JSON file that
-    `python -m fastvar_lab fit skipvar` wrote; `digest` is that of a file, filled in.
+    `python -m fastvar_lab calibrate skipvar` wrote; `digest` is that of a file, filled in.
 
     Source: SkipVAR (arXiv 2506.08908) and its released code (fakerone-li/SkipVAR 607be0e), whose
     logistic regressions for three SSIM targets are the three "infinity" rules; they belong to the

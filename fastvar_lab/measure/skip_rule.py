@@ -22,6 +22,33 @@ from fastvar_lab.prompts import Item
 TAILS = (1, 2, 3)
 
 
+def skipvar(
+    model: Model, items: Sequence[Item], target: float = 0.96, decide: int = -4, look: int = -6
+) -> tuple[Rule, str]:
+    """Return a rule of SkipVAR fitted on some prompts, and a sentence on its origin.
+
+    `target` is the SSIM to full generation that tails must reach; `decide` and `look` name steps
+    from the end, see `Rule`. Raises ValueError for settings that do not fit the model.
+    """
+    steps = len(model.sizes)
+    if not 0 < target < 1:
+        raise ValueError(f"the target is an SSIM between 0 and 1; not {target}")
+    if not (1 - steps < decide <= -1 - max(TAILS) and -steps <= look < 0):
+        raise ValueError(
+            f"of {steps} steps, decide names one with a step before it and {max(TAILS)} after it, "
+            f"and look any, from the end; not {decide} and {look}"
+        )
+    samples = [sample(model, item, steps + decide, steps + look) for item in items]
+    rule = fit(samples, target, steps, steps + decide, steps + look)
+    labels = [longest(one.skipped, target) for one in samples]
+    counts = ", ".join(f"{labels.count(n)} bear {n}" for n in sorted(set(labels)))
+    right = sum(rule.skip(one.features) == n for one, n in zip(samples, labels, strict=True))
+    return rule, (
+        f"{model.name} at guidance {model.sampling.guidance:g}, SSIM {target:g}: of {len(items)} "
+        f"pictures, by skipped steps, {counts}; {right} predicted"
+    )
+
+
 class Sample(NamedTuple):
     """A picture's features, and the SSIM to full generation of each of its tails."""
 

@@ -11,6 +11,7 @@ import torch
 import fastvar_lab as fv
 from fastvar_lab import scales
 from fastvar_lab.backbones.infinity import Infinity, InfinityConfig, Text
+from fastvar_lab.measure import skip_rule
 from fastvar_lab.methods import depthvar, focusvar, lazyvar, skipvar
 from fastvar_lab.methods.columns import describe, family, labels, written
 from fastvar_lab.methods.depthvar import DepthVAR
@@ -22,9 +23,8 @@ from fastvar_lab.methods.parse import read_method
 from fastvar_lab.methods.skipvar import SkipVAR
 from fastvar_lab.scales import TINY, grids, square
 from fastvar_lab.speed.flops import step_flops, total
-from fastvar_lab.training import skip_rule
 from fastvar_lab.verification import verify
-from tests import rival_reference as reference
+from tests import infinity_by_hand as reference
 from tests.families import FAMILIES, prompt, small_model
 from tests.test_parity import lively
 
@@ -435,17 +435,18 @@ def test_the_fit_of_a_rule_is_a_command(tmp_path, monkeypatch, capsys):
         return skip_rule.Sample((a, b), skipped, tuple(1 - (1 - s) / 4 for s in skipped))
 
     monkeypatch.setattr(skip_rule, "sample", sample)
-    out = tmp_path / "rule.json"
-    assert main(["fit", "skipvar", "--n", "200", "--target", "0.9", "--out", str(out)]) == 0
-    assert "can skip the last 0 steps" in capsys.readouterr().out
+    out = tmp_path / "skipvar.json"
+    arguments = ["calibrate", "skipvar", "--n", "200", "--target", "0.9", "--out", str(tmp_path)]
+    assert main(arguments) == 0
+    assert repr(SkipVAR(out)) in capsys.readouterr().out
     settings = SkipVAR(out).settings
     assert settings.tails((0.01, 0.2))[0] == 3
     assert settings.tails((0.19, 0.2))[0] == 0
     assert settings.tails((0.19, 0.2))[1] >= 1
-    assert main(["fit", "skipvar", "--n", "3"]) == 2
-    assert main(["fit", "skipvar", "--seed", "11"]) == 2
-    assert main(["fit", "skipvar", "--target", "2"]) == 2
-    assert main(["fit", "skipvar", "--decide", "-2"]) == 2
+    for wrong in (["--target", "2"], ["--decide", "-2"], ["--budget", "0.2"]):
+        assert main([*arguments, *wrong]) == 2
+    assert main(["calibrate", "skipvar"]) == 2  # it needs a folder
+    assert main(["calibrate", "heatkv", "--target", "0.9"]) == 2
 
 
 def test_a_sample_holds_the_similarity_of_every_tail():
