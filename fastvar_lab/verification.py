@@ -200,7 +200,8 @@ def all_kept(model: Model, method: Method, prompt: str, seed: int) -> Verdict:
         return Verdict(None, "it has no ratios of pruned steps")
     ratios = {name: NEXT_TO_NONE for name, ratio in method.pairs if ratio < 1}
     changes: dict[str, Any] = {"ratios": ratios}
-    changes |= {name: value for name, value in PLAIN.items() if hasattr(method, name)}
+    names = {f.name for f in fields(cast(Any, method))}
+    changes |= {name: value for name, value in PLAIN.items() if name in names}
     forced = cast(Method, replace(cast(Any, method), **changes))
     kept = generate(model, prompt, forced, seed=seed)
     full = generate(model, prompt, Dense(), seed=seed)

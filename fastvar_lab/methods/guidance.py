@@ -92,7 +92,7 @@ class Tail(Around):
     the null rows alone; from `skip_from` on, every step is skipped. Where two of them reach a step,
     the one that begins later counts. A step that the inner method skips stays skipped. The rows
     that run give the logits, without guidance. Tails around `Dense` are the controls of every
-    method that drops null rows or skips steps; `Tail(Tail(...))` does not exist, one tail has both.
+    method that drops null rows or skips steps.
 
     Sources: the conditional tail is the second rule of SkipVAR (arXiv 2506.08908) and an option of
     SparVAR's code; the null tail is FasterVAR's (arXiv 2512.16483), whose released code sets the
