@@ -1,5 +1,6 @@
 """Rivals of FastVAR against straight-line references, what they promise, and what they refuse."""
 
+import json
 import math
 from dataclasses import replace
 
@@ -8,8 +9,11 @@ import pytest
 import torch
 
 import fastvar_lab as fv
+from fastvar_lab.cli.main import main
+from fastvar_lab.measure import calibration
 from fastvar_lab.methods.fastervar import fastervar_release
 from fastvar_lab.methods.fastervar_ranks import published_ranks
+from fastvar_lab.methods.parse import read_method
 from fastvar_lab.methods.registry import restorers, selectors
 from fastvar_lab.methods.restore_anchors import lattice
 from fastvar_lab.methods.scalekv import scalekv_release
@@ -461,3 +465,53 @@ def test_one_row_is_no_gap(small):
 def test_orders_of_another_model_are_refused(small):
     with pytest.raises(ValueError, match="of a model with 4 heads; this one has 2"):
         fv.generate(small, PROMPT, fv.HeatKV(0.6, (tuple(range(12)),) * 2, sinks=2))
+
+
+def test_orders_are_by_the_attention_of_later_steps(small):
+    items = fv.ClosedWorld(seed=3).take(2)
+    steps, heads = small.grids(), small.transformer.config.heads
+    mass = np.zeros((small.depth, heads, len(steps)))
+
+    def look(layer, grid, q, k, v, scale):
+        weights = torch.softmax(q @ k.transpose(-1, -2) * scale, -1)
+        begin = 0
+        for source in steps[: grid.index]:
+            part = weights[0, :, :, begin : begin + source.tokens]
+            mass[layer, :, source.index] += part.sum(-1).mean(-1).numpy()
+            begin += source.tokens
+        return weights @ v
+
+    for item in items:
+        reference.run(small, item.prompt, reference.Whole(), seed=item.seed, look=look)
+    method = calibration.heatkv(small, items, 0.6, sinks=2)
+    for source, order in zip((2, 3), method.orders, strict=True):
+        pairs = [mass[divmod(pair, heads)][source] for pair in order]
+        assert pairs == sorted(pairs)
+
+
+def test_rank_shares_keep_the_energy(small):
+    items = fv.ClosedWorld(seed=3).take(2)
+    method = calibration.fastervar(small, items, [-1], energy=0.8, chunks=1)
+    shares = []
+    for item in items:
+        _, trace = fv.observe(
+            small, item.prompt, fv.Dense(), seed=item.seed, features=[Site(0, "attn")]
+        )
+        for row in trace.features[4, Site(0, "attn")].numpy():
+            power = np.linalg.svd(row - row.mean(0), compute_uv=False) ** 2
+            rank = 1
+            while power[:rank].sum() < 0.8 * power.sum():
+                rank += 1
+            shares.append(rank / 64)
+    assert dict(method.ranks)[-1][0] == pytest.approx(np.mean(shares), abs=1e-5)
+
+
+def test_the_command_prints_a_method(tmp_path, capsys):
+    folder = tmp_path / "out"
+    assert main(f"calibrate fastervar --n 1 --scales -1 --chunks 2 --out {folder}".split()) == 0
+    written = json.loads((folder / "fastervar.json").read_text())
+    method = read_method(capsys.readouterr().out)
+    assert repr(method) == written["method"]
+    assert method.chunks == 2
+    assert main(["calibrate", "heatkv", "--chunks", "2"]) == 2
+    assert "--chunks is not an option of heatkv" in capsys.readouterr().err
