@@ -198,7 +198,7 @@ class FasterVARRunner(Runner):
         drawn = self._positions(x, r, host)
         if self.method.mix:
             q = torch.randn(grid.tokens, r, generator=host, dtype=torch.float32, device="cpu")
-            q = sent(q / r**0.5, x.device).to(wide(x).dtype)
+            q = sent(q, x.device).to(wide(x).dtype) / r**0.5
             y = (q.T @ wide(x)).to(x.dtype)
             first = torch.arange(r, device=x.device).expand(len(x), -1)
             self.index = drawn if self.method.positions == "drawn" else first
