@@ -265,6 +265,20 @@ def test_a_batch_of_unlike_pictures_fuses_each_where_it_decides(small):
     assert sorted(same) == [[False, True]] * 2 + [[True, False]] * 2
 
 
+def test_latent_updates_select_for_every_method(small):
+    lazy = LazyVAR({-2: 0.7, -1: 0.8}, group=False)
+    pruned = fv.Prune(
+        {-2: 0.7, -1: 0.8}, select=fv.LatentUpdate(), restore=fv.ZeroCode(), granularity="stack"
+    )
+    made = [fv.generate(small, PROMPT, method, seed=5).canvas for method in (lazy, pruned)]
+    assert torch.allclose(*made, atol=1e-9)
+    report = verify(small, replace(pruned, granularity="sublayer"), PROMPT)
+    assert not report.passed.eq(False).any(), list(report.note)
+    early = fv.Prune({2: 0.5}, select=fv.LatentUpdate())
+    with pytest.raises(ValueError, match="looks at the latents of 2 earlier steps; 2x2 has 1"):
+        fv.generate(small, PROMPT, early, watch=[NoStep])
+
+
 def test_published_lazyvar_keeps_the_published_places():
     method, steps = lazyvar.LAZYVAR["infinity"], grids(scales.infinity())
     run = method.start(steps, 32)
