@@ -238,10 +238,15 @@ class Audit(Wrapper):
         places, shape = self.inner.places(grid, tokens), (len(tokens), grid.h * grid.w)
         if places is None:
             return None
-        if not isinstance(places, Tensor) or places.shape != shape or places.dtype != torch.bool:
+        weights = isinstance(places, Tensor) and places.is_floating_point()
+        if (
+            not isinstance(places, Tensor)
+            or places.shape != shape
+            or not (weights or places.dtype == torch.bool)
+        ):
             kind = f"{places.dtype} " if isinstance(places, Tensor) else ""
             raise ValueError(
-                f"{self._at(grid)}: `places` must return a mask {shape}, bool; "
+                f"{self._at(grid)}: `places` must return a mask {shape}, bool, or weights; "
                 f"it returned {kind}{_shape(places)}"
             )
         return places
@@ -266,7 +271,7 @@ class Audit(Wrapper):
                     f"{self._at(grid, site)}: the branch received {width} tokens; "
                     f"`forwarded` said {tokens}"
                 )
-            if height != live:
+            if height > live or (height < live and not act.at_most):
                 raise ValueError(
                     f"{self._at(grid, site)}: the branch received {height} rows; "
                     f"the act says {live}"

@@ -409,7 +409,8 @@ class Infinity(Backbone):
 
     def ends_flops(self, grid: Grid) -> tuple[float, float]:
         head = 4.0 * self.config.width * self.config.token_bits * grid.tokens
-        return head / 2 * (grid.index > 0), head
+        places = 8.0 * self.config.waves * self.config.width * grid.tokens
+        return (head / 2 + places) * (grid.index > 0), head
 
     def guidance(self, state: State, grid: Grid, sampling: Sampling) -> float:
         return sampling.guidance_at(grid.index)
