@@ -11,7 +11,6 @@ import hashlib
 import io
 import json
 import math
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,8 +23,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from fastvar_lab.files import cache_folder, write
 from fastvar_lab.files import folder as writable
-from fastvar_lab.files import write
 
 Rows = list[dict[str, Any]]
 Address = Mapping[str, Any]
@@ -45,8 +44,7 @@ class Drawn(NamedTuple):
 
 def default_folder() -> Path:
     """Return the folder of results: one in the user's cache."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "fastvar_lab" / "store"
+    return cache_folder("store")
 
 
 def key(address: Address) -> str:

@@ -16,6 +16,7 @@ ROOMS = (
     *("world", "prompts", "audit", "backbones", "methods", "models", "request", "snapshots"),
     *("generation", "instruments", "draft_and_refine"),
     *(
+        "networks",
         "measure",
         "store",
         "plotting",
@@ -70,6 +71,10 @@ INSIDE = {
     "models": (
         *("absent", "precision", "families", "releases", "hub", "wrappers", "states"),
         *("checkpoints", "stamps", "seeding", "model", "build", "tiny", "loading", "catalog"),
+    ),
+    "networks": (
+        *("resizing", "inception", "lpips", "renaming", "pretrained", "conversion"),
+        *("collection", "rehearsal"),
     ),
     "cli": ("options", "notebook_copies", "notebook_pages", "notebook_runner", "cmd_", "main"),
 }
