@@ -57,9 +57,10 @@ class Clip(nn.Module):
         return self.model.logit_scale.device
 
     @torch.no_grad()
-    def pictures(self, pictures: Sequence[np.ndarray]) -> Tensor:
-        """Return the features (n, D) of pictures, of unit length."""
-        pixels = torch.stack([self.preprocess(picture) for picture in pictures]).to(self.device)
+    def pictures(self, pictures: Sequence[np.ndarray], **options: Any) -> Tensor:
+        """Return the features (n, D) of pictures, of unit length; `options` are those of pixels."""
+        prepared = [self.preprocess(picture, **options) for picture in pictures]
+        pixels = torch.stack(prepared).to(self.device)
         hidden = self.model.vision_model(pixel_values=pixels).pooler_output
         return normalize(self.model.visual_projection(hidden).float(), dim=-1)
 
