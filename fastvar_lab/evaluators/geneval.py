@@ -203,7 +203,9 @@ def interval(
 ) -> tuple[float, float]:
     """Return the 95 % interval of `overall`: a bootstrap over the prompts of each task.
 
-    Pictures of one prompt depend on each other, so that prompts are drawn, not pictures.
+    Pictures of one prompt depend on each other, so that prompts are drawn, not pictures. Where all
+    prompts of a task agree there is no spread to draw from: then the share is drawn from Jeffreys'
+    posterior of its prompts.
     """
     values, rng = np.asarray(hits, dtype=float), np.random.default_rng(seed)
     means = list[np.ndarray]()
@@ -213,6 +215,10 @@ def interval(
             if name == task:
                 by_prompt.setdefault(prompt, []).append(value)
         shares = np.array([np.mean(v) for v in by_prompt.values()])
+        if np.ptp(shares) == 0:
+            right = shares[0] * len(shares)
+            means.append(rng.beta(right + 0.5, len(shares) - right + 0.5, size=DRAWS))
+            continue
         means.append(shares[rng.integers(len(shares), size=(DRAWS, len(shares)))].mean(1))
     low, high = np.percentile(np.mean(means, axis=0), (2.5, 97.5))
     return float(low), float(high)

@@ -41,6 +41,8 @@ class Pictures:
         path = self.root / self.names[i]
         try:
             with Image.open(path) as image:
+                if path.suffix.lower() == ".png" and image.format != "PNG":
+                    raise ValueError(f"it is {image.format}, named as PNG")
                 return np.asarray(image.convert("RGB"))
         except (OSError, ValueError, SyntaxError) as error:
             raise ValueError(f"cannot read the picture {path}: {short(error, 100)}") from None
@@ -146,6 +148,10 @@ class PictureFolder(Pictures):
 
         What is scored is exactly what was to be made: no picture is skipped.
         """
+        if self.plan is None and self.settings is not None:
+            listed = digest(json.dumps(list(dict.fromkeys(self.prompts))))
+            if listed != self.settings.get("prompts_sha256"):
+                raise ValueError(f"the prompts in {self.root / SAMPLES} are not those recorded")
         there = {
             path.relative_to(self.root).as_posix()
             for path in self.root.rglob("*")
@@ -156,9 +162,7 @@ class PictureFolder(Pictures):
             if names:
                 shown = ", ".join(sorted(names)[:3])
                 raise ValueError(
-                    f"{self.root} {kind} {len(names)} of {len(expected)} pictures: {shown}"
-                    if kind == "lacks"
-                    else f"{self.root} also holds {len(names)} other pictures: {shown}"
+                    f"{self.root} {kind} {len(names)} pictures, of {len(expected)}: {shown}"
                 )
 
 

@@ -24,7 +24,7 @@ from fastvar_lab.evaluators.picture_folder import (
     Pictures,
     PlainFolder,
 )
-from fastvar_lab.measure.statistics import bootstrap, wilson
+from fastvar_lab.measure.statistics import UNKNOWN, bootstrap, wilson
 from fastvar_lab.networks import collection, resizing
 from fastvar_lab.prompts import Item, world_judge
 
@@ -57,14 +57,17 @@ class Options:
 
 @dataclass(frozen=True)
 class Result:
-    """A score: its value, 95 % interval, pictures and prompts, parts, and what decided it."""
+    """A score: its value, 95 % interval, pictures and prompts, parts, and what decided it.
+
+    A part is a value and its interval, by its name, such as that of a task.
+    """
 
     value: float
     low: float = float("nan")
     high: float = float("nan")
     n: int = 0
     prompts: int = 0
-    parts: Mapping[str, float] = field(default_factory=dict)
+    parts: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
     depends: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -150,7 +153,11 @@ def _mean(case: Case, values: np.ndarray, **depends: Any) -> Result:
     """Return the mean over pictures, its interval over prompts, and the mean of each group."""
     groups, by_prompt = np.array(case.folder.groups), _by_prompt(case, values)
     names = list(dict.fromkeys(case.folder.groups))
-    parts = {name: float(values[groups == name].mean()) for name in names} if len(names) > 1 else {}
+    parts = {}
+    if len(names) > 1:
+        for name in names:
+            inside = values[groups == name]
+            parts[name] = (float(inside.mean()), *bootstrap(inside))
     low, high = bootstrap(by_prompt)
     return Result(float(values.mean()), low, high, len(values), len(by_prompt), parts, depends)
 
@@ -219,8 +226,11 @@ def gen_eval(case: Case) -> Result:
 def _tasks(case: Case, hits: np.ndarray, depends: Mapping[str, Any]) -> Result:
     tasks, prompts = case.folder.groups, case.folder.prompts
     low, high = geneval.interval(tasks, prompts, list(hits))
-    shares = {t: float(hits[np.array(tasks) == t].mean()) for t in dict.fromkeys(tasks)}
-    parts = {**shares, "right": float(hits.mean())}
+    parts = {"right": (float(hits.mean()), *UNKNOWN)}
+    for task in dict.fromkeys(tasks):
+        rows = np.flatnonzero(np.array(tasks) == task)
+        texts, own = [prompts[i] for i in rows], hits[rows].tolist()
+        parts[task] = (float(np.mean(own)), *geneval.interval([task] * len(own), texts, own))
     n = len(set(zip(tasks, prompts)))
     return Result(geneval.overall(tasks, list(hits)), low, high, len(hits), n, parts, depends)
 
@@ -257,7 +267,7 @@ def kid(case: Case) -> Result:
     """KID times 1000: like the FID, without its bias at few pictures."""
     pair = case.activations("pooled"), case.activations("pooled", case.reference())
     value, spread = distances.kernel_distance(*pair, subsets=case.options.subsets)
-    parts = {"deviation over subsets": 1e3 * spread}
+    parts = {"deviation over subsets": (1e3 * spread, *UNKNOWN)}
     return Result(1e3 * value, n=len(case.folder), prompts=len(set(case.folder.prompts)),
                   parts=parts, depends=_against(case))  # fmt: skip
 
@@ -267,7 +277,7 @@ def inception_score(case: Case) -> Result:
     value, spread = distances.inception_score(case.activations("logits"), seed=case.options.order)
     depends = {"resize": case.resize, "order": case.options.order, **case.hash("inception")}
     return Result(value, n=len(case.folder), prompts=len(set(case.folder.prompts)),
-                  parts={"deviation over splits": spread}, depends=depends)  # fmt: skip
+                  parts={"deviation over splits": (spread, *UNKNOWN)}, depends=depends)  # fmt: skip
 
 
 def _coverage(case: Case, part: str) -> Result:

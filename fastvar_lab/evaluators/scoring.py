@@ -131,18 +131,21 @@ def _paired(folder: PictureFolder, other: PictureFolder, metric: Metric, batch: 
     return Result(float(rows.mean()), low, high, len(rows), len(set(folder.prompts)), {}, depends)
 
 
+def _interval(low: float, high: float, digits: int) -> str:
+    return f"{low:.{digits}f} to {high:.{digits}f}" if np.isfinite(low) else "-"
+
+
 def table(results: Mapping[str, Result]) -> str:
     """Format results for a terminal."""
-    lines = [f"{'score':<14} {'value':>9}  {'95 % interval':>19} {'pictures':>9} {'prompts':>8}"]
+    lines = [f"{'score':<24} {'value':>9}  {'95 % interval':>19} {'pictures':>9} {'prompts':>8}"]
     for name, result in results.items():
         title = find(name).title if name not in METRICS else METRICS[name].title
         digits = find(name).digits if name not in METRICS else METRICS[name].digits
-        interval = "-"
-        if np.isfinite(result.low):
-            interval = f"{result.low:.{digits}f} to {result.high:.{digits}f}"
+        interval = _interval(result.low, result.high, digits)
         lines.append(
-            f"{title:<14} {result.value:9.{digits}f}  {interval:>19} {result.n:>9} "
+            f"{title:<24} {result.value:9.{digits}f}  {interval:>19} {result.n:>9} "
             f"{result.prompts:>8}"
         )
-        lines += [f"  {part:<26} {value:.{digits}f}" for part, value in result.parts.items()]
+        for part, (value, low, high) in result.parts.items():
+            lines.append(f"  {part:<22} {value:9.{digits}f}  {_interval(low, high, digits):>19}")
     return "\n".join(lines)

@@ -51,8 +51,10 @@ _PEOPLE = (
     Column("FID", "mjhq", "fid", category="people"),
     Column("CLIP", "mjhq", "clip", category="people"),
 )
-_INFINITY = {"guidance": 4.0, "temperature": 1.0}  # csguoh/FastVAR, evaluation scripts
-_HART = {"guidance": 4.5}
+# csguoh/FastVAR, evaluation scripts; `map` is the last token map of 1024 x 1024
+_INFINITY = {"model": "infinity-2b", "map": "64x64", "guidance": 4.0, "temperature": 1.0}
+_HART = {"model": "hart-0.7b", "map": "64x64", "guidance": 4.5}
+_JPEG = {"format": "jpg"}
 _SAME_NOISE = (
     "HART's script draws the 4 pictures of a GenEval prompt from one seed: its effective n is near "
     "553 prompts"
@@ -72,7 +74,10 @@ TABLES: dict[str, Table] = {
                 "Infinity-2B": (0.85, 0.44, 0.53, 0.73),
                 "Infinity-2B + FastVAR": (0.81, 0.45, 0.52, 0.72),
             },
-            {"infinity": {**_INFINITY, "rewritten": True}, "hart": {**_HART, "rewritten": False}},
+            {
+                "infinity": {**_INFINITY, **_JPEG, "rewritten": True, "seeds": "per-prompt"},
+                "hart": {**_HART, **_JPEG, "rewritten": False, "seeds": "one"},
+            },
             (
                 "Infinity's printed rows agree with third parties' runs on rewritten prompts "
                 "(0.726 and 0.731), not with those on plain ones (0.683 and 0.690)",
@@ -114,7 +119,7 @@ TABLES: dict[str, Table] = {
                 "FastVAR-d24": (287.4, 2.64, 79.76, 58.22),
                 "FastVAR-d30": (288.7, 2.30, 80.72, 58.64),
             },
-            {"var": {"guidance": 1.5}},
+            {"var": {"model": ("var-d24", "var-d30"), "map": "16x16", "guidance": 1.5}},
             (
                 "The pruning behind this table was not published: our schedule is ours",
                 "The IS depends on the order of pictures: here a fixed seed shuffles them",
@@ -135,7 +140,7 @@ TABLES: dict[str, Table] = {
                 "Infinity-2B + ToMe": (29.85, 0.8992),
                 "Infinity-2B + FastVAR": (30.03, 0.9129),
             },
-            {"infinity": {**_INFINITY, "rewritten": False, "format": "jpg"}, "hart": _HART},
+            {"infinity": {**_INFINITY, **_JPEG, "rewritten": False}, "hart": {**_HART, **_JPEG}},
             (
                 "HPSv2.1 differs by about 1.9 between versions of torchvision, which antialias or "
                 "do not: --hps-resize",
@@ -220,17 +225,16 @@ def _ours(table: Table, folder: Path, any_count: bool) -> list[dict[str, Any]]:
                 f"{folder} has {result['n']} pictures; Table {table.name} compares "
                 f"{mark.pictures}: give --any-count to show it all the same"
             )
-        value = result["parts"].get(column.part) if column.part else result["value"]
-        whole = not column.part  # intervals are those of the whole score
-        low, high = (result[k] if whole and result[k] is not None else np.nan
-                     for k in ("low", "high"))  # fmt: skip
+        whole = [result[k] for k in ("value", "low", "high")]
+        three = result["parts"].get(column.part, [None] * 3) if column.part else whole
+        value, low, high = (np.nan if v is None else v * column.factor for v in three)
         found.append({
             "row": f"{settings['model']}, {settings['method']}",
             "source": "ours",
             "column": column.heading,
-            "value": np.nan if value is None else value * column.factor,
-            "low": low * column.factor,
-            "high": high * column.factor,
+            "value": value,
+            "low": low,
+            "high": high,
             "n": result["n"],
             "differs": "; ".join(differences(table, settings, result, mark.pictures)),
         })  # fmt: skip
@@ -245,11 +249,14 @@ def differences(
     if not expected:
         return [f"model {settings['model']} is not in the table"]
     actual = {**settings, "rewritten": settings.get("rewritten_sha256") is not None}
-    found = [
-        f"{name} {_said(actual.get(name))}, not {_said(value)}"
-        for name, value in expected.items()
-        if actual.get(name) != value
-    ]
+    actual["map"] = "x".join(map(str, settings["sizes"][-1]))
+    found = list[str]()
+    for name, value in expected.items():
+        allowed = value if isinstance(value, tuple) else (value,)
+        if actual.get(name) not in allowed:
+            found.append(
+                f"{name} {_said(actual.get(name))}, not {' or '.join(map(_said, allowed))}"
+            )
     if result["n"] != pictures:
         found.append(f"{result['n']} pictures, not {pictures}")
     if result["depends"].get("antialias") is False:
@@ -261,9 +268,7 @@ def differences(
 
 
 def _said(value: Any) -> str:
-    return (
-        {True: "yes", False: "no"}.get(value, str(value)) if isinstance(value, bool) else str(value)
-    )
+    return ("no", "yes")[value] if isinstance(value, bool) else str(value)
 
 
 def wide(table: Table, frame: pd.DataFrame) -> pd.DataFrame:
