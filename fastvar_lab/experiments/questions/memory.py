@@ -49,13 +49,13 @@ def memory(model: Model, cell: Cell) -> Rows:
         layers = len(method.depth_checked(model.depth))
         kinds = [k for k in model.transformer.kinds if k in method.sublayers]
         tokens = layers * len(kinds) * grids[cache_step].tokens
-    made = generate(model, cell.prompts, method, sizes=cell.sizes, snapshot=())
-    assert made.snapshot is not None
-    held = sum(t.numel() * t.element_size() for t in made.snapshot.held.values())
+    generation = generate(model, cell.prompts, method, sizes=cell.sizes, snapshot=())
+    assert generation.snapshot is not None
+    held = sum(t.numel() * t.element_size() for t in generation.snapshot.held.values())
     return [
         {
             "kv_computed": 2 * row * keys,
-            "kv_measured": made.snapshot.cache.bytes,
+            "kv_measured": generation.snapshot.cache.bytes,
             "held_computed": row * tokens,
             "held_measured": held,
         }
