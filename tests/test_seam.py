@@ -22,6 +22,7 @@ ROOMS = (
         "plotting",
         "speed",
         "verification",
+        "first_contact",
         "evaluators",
         "experiments",
         "widgets",
