@@ -44,11 +44,12 @@ def test_the_shipped_model_is_right(stars, few):
     tokens, again = tokens_of(model, stars)
     assert [len(t[0]) for t in tokens] == [h * w for h, w in model.sizes]
     assert psnr(again, stars) > 25
+    assert first_contact.round_trip(stars, again).verdict == RIGHT
     subject = subject_of(model, stars)
     found = [*first_contact.configuration(model), *first_contact.null_prompt(model),
              *first_contact.likelihoods(subject), *first_contact.sublayers(subject),
              *first_contact.alternatives(subject, stars)]  # fmt: skip
-    assert set(verdicts(found).values()) == {RIGHT}
+    assert set(verdicts(found).values()) == {RIGHT}, found
     assert len(found) == 7
 
 
@@ -88,7 +89,7 @@ def test_another_tokenizer_is_seen(stars):
         if name.startswith("conv_in"):
             part.data.normal_(std=0.1)
     _, again = tokens_of(model, stars)
-    assert first_contact._round_trip(psnr(again, stars), False).verdict == OFF
+    assert first_contact.round_trip(stars, again).verdict == OFF
     model = fv.load("tiny")
     model.tokenizer.encoder.conv_out.weight.data.neg_()  # of another tokenizer: other bits
     found = verdicts(first_contact.likelihoods(subject_of(model, stars)))
