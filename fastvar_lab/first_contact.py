@@ -106,7 +106,7 @@ class Subject:
 
         count = len(tokens)
         rest = range(first - count, 0) if first else ()
-        plain = {"guidance": self.model.transformer.unguided, "temperature": 1.0}
+        unguided = self.model.transformer.unguided
         generate(
             self.model,
             self.right if condition is None else condition,
@@ -114,7 +114,7 @@ class Subject:
             seed=0,
             sizes=sizes,
             given=tokens[:first],
-            sampling=replace(self.model.sampling, **plain),
+            sampling=replace(self.model.sampling, guidance=unguided, temperature=1.0),
             watch=[watch],
         )
         return np.array(watchers[0].values)
