@@ -35,6 +35,7 @@ from fastvar_lab.speed.flops import step_flops, total
 RIGHT, OFF, OPEN = "right", "off", "open"
 LEAST_GAIN = 6.0  # dB over a picture of the mean color alone
 NEAR = 0.01  # of the gap to chance: differences below it are no evidence
+HARMFUL = 0.03  # of the gap to chance, by which leaving a sublayer out must help to count
 PROBED = 1000  # tokens of the first scales, over which sublayers are left out one by one
 CLOSE = 0.05  # nats a token: rounding to bfloat16 changes less
 
@@ -308,7 +309,7 @@ def sublayers(subject: Subject) -> Iterator[Finding]:
     for layer in range(model.depth):
         for kind in model.transformer.kinds:
             gain = subject.likelihood(first=first, without=Site(layer, kind)).mean() - base
-            if gain > NEAR * abs(base - chance(model)):
+            if gain > HARMFUL * abs(base - chance(model)):
                 harmful[f"{kind} of layer {layer}"] = gain
     worst = sorted(harmful, key=lambda name: -harmful[name])[:3]
     yield Finding("sublayers", OFF if harmful else RIGHT,
