@@ -48,6 +48,12 @@ def expanded(path: str | Path) -> Path:
     return Path(os.path.expanduser(path))
 
 
+def cache_folder(name: str) -> Path:
+    """Return the folder `name` of this library in the user's cache."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "fastvar_lab" / name
+
+
 PARTIAL = ".partial-"
 ABANDONED = 3600.0  # seconds without a write, after which a partial file's writer was killed
 

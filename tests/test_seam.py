@@ -16,11 +16,13 @@ ROOMS = (
     *("world", "prompts", "audit", "backbones", "methods", "models", "request", "snapshots"),
     *("live", "generation", "editing", "instruments", "draft_and_refine"),
     *(
+        "networks",
         "measure",
         "store",
         "plotting",
         "speed",
         "verification",
+        "first_contact",
         "evaluators",
         "experiments",
         "widgets",
@@ -71,6 +73,10 @@ INSIDE = {
         *("absent", "precision", "families", "releases", "hub", "wrappers", "states"),
         *("checkpoints", "stamps", "features", "seeding", "model", "build", "tiny"),
         *("loading", "catalog"),
+    ),
+    "networks": (
+        *("resizing", "inception", "lpips", "renaming", "pretrained", "conversion"),
+        *("collection", "rehearsal"),
     ),
     "cli": (
         "options",
