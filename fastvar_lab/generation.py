@@ -228,7 +228,7 @@ def _prepare(
             guide=live.guide,
             logits=lambda x: backbone.logits(live.state_of(x), x),
             decode=model.decode,
-            temperature=lambda grid: request.sampling.temperature,
+            temperature=lambda grid: request.sampling.temperature_at(grid.index),
         )
     )
     for grid, drawn, canvas in zip(grids, start.tokens, start.canvases):
