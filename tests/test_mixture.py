@@ -113,6 +113,24 @@ def test_hart_up_to_its_last_step(low, sides):
     compared(model, low, context, *wanted, sampling=sampling)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("patch", [1, 2])
+def test_official_infinity_embeds_in_the_released_layout(dtype, patch):
+    config = {
+        "depth": 1, "width": 32, "heads": 2, "ffn": 32, "bits": 6, "patch": patch,
+        "text_width": 32, "text_length": 12, "pool_heads": 4,
+    }  # fmt: skip
+    state, layouts = lively(Infinity(InfinityConfig(**config))), []
+    model = fv.from_states("infinity", config, state, sizes=square(1, 2, 4))
+    model.set_precision("official", dtype)
+    model.transformer.word_embed.register_forward_pre_hook(
+        lambda _, inputs: layouts.append(inputs[0].is_contiguous())
+    )
+    text = Text(torch.randn(2, 4, 32), torch.ones(2, 4, dtype=torch.bool))
+    fv.generate(model, text, fv.Dense())
+    assert layouts == [patch == 1] * 2
+
+
 @pytest.mark.parametrize("bits", [14, 16, 32, 64])
 @pytest.mark.parametrize("patch", [1, 2])
 def test_codes_are_normalised_twice(bits, patch):

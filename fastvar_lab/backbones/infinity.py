@@ -383,11 +383,12 @@ class Infinity(Backbone):
     def embed_latent(self, latent: Tensor) -> Tensor:
         """Project a resized latent (n, d, h, w) to tokens (n, h * w, C).
 
-        Under autocast the layout of a linear map's input decides whether its bias is added before
-        rounding or after. The released input is contiguous, except in patchified models on a GPU.
+        The layout of a linear map's input decides how its sum is rounded: under autocast, whether
+        the bias is added before rounding or after. The released input is contiguous, except in
+        patchified models on a GPU; official precision follows it.
         """
         flat = rearrange(latent, "b d h w -> b (h w) d").to(self.pos_start.dtype)
-        if self.config.patch == 1 and torch.is_autocast_enabled(flat.device.type):
+        if self.config.patch == 1 and self.rounds_text_attention:
             flat = flat.contiguous()
         return self.word_embed(flat)
 
