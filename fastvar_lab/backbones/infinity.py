@@ -413,6 +413,11 @@ class Infinity(Backbone):
         places = 8.0 * self.config.waves * self.config.width * grid.tokens
         return (head / 2 + places) * (grid.index > 0), head
 
+    def check_sampling(self, sampling: Sampling, grids: Sequence[Grid]) -> None:
+        """Raise ValueError for a sampling that bits do not allow, too."""
+        super().check_sampling(sampling, grids)
+        _check_bits(sampling)
+
     def guidance(self, state: State, grid: Grid, sampling: Sampling) -> float:
         return sampling.guidance_at(grid.index)
 
@@ -444,9 +449,14 @@ class Infinity(Backbone):
 
         Raises ValueError for `smooth` or a `top_k` of 1, which mix or cut rows of a codebook.
         """
-        if sampling.smooth or sampling.top_k == 1:
-            raise ValueError(
-                "this model draws bits: smooth must be False and top_k 0; for the likelier value "
-                "of every bit lower top_p to 0.5"
-            )
+        _check_bits(sampling)
         return draws.pick(grid.index, bit_probabilities(logits, sampling.top_p)).bool()
+
+
+def _check_bits(sampling: Sampling) -> None:
+    """Raise ValueError for settings that mix or cut rows of a codebook."""
+    if sampling.smooth or sampling.top_k == 1:
+        raise ValueError(
+            "this model draws bits: smooth must be False and top_k 0; for the likelier value "
+            "of every bit lower top_p to 0.5"
+        )
