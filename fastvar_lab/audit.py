@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from torch import Tensor
 
+from fastvar_lab.cache import read_later
 from fastvar_lab.seam import Act, Branch, Grid, Group, Method, Rows, Runner, Site, Stack, Wrapper
 
 
@@ -65,6 +66,28 @@ class Audit(Wrapper):
 
     def forwarded(self, site: Site, grid: Grid) -> int:
         return 0 if self.acts[grid.index].skips else self.inner.forwarded(site, grid)
+
+    def keys_read(self, grids: Sequence[Grid], guided: bool, resumable: bool) -> list[list[Rows]]:
+        """Return for each layer and step the rows whose keys and values a later step reads.
+
+        Without guidance the only rows count as both. A `resumable` generation may go on from any
+        of its steps under any method: all rows are read later, except those of the last step.
+        """
+        by_layer = []
+        for layer in range(1 + self.sites[-1].layer):
+            site = Site(layer, "attn")
+            rows = [Rows.BOTH if resumable else act.rows_at(layer) for act in self.acts]
+            for step, grid in enumerate(grids):
+                if not (resumable or self.forwarded(site, grid)):
+                    rows[step] = Rows.SKIP
+                elif not guided:
+                    rows[step] = Rows.BOTH
+            later = read_later(rows)
+            for step in reversed(range(1, len(grids))):
+                if self.acts[step].joined:  # one forward, which stores once
+                    later[step - 1] = later[step]
+            by_layer.append(later)
+        return by_layer
 
     def decided(self, grid: Grid, canvas: Tensor) -> Rows:
         """Return the rows that run at a step; raise ValueError if runner and act disagree."""

@@ -235,7 +235,10 @@ def _prepare(
         request = replace(request, condition=condition)
     guided = request.sampling.guidance != backbone.unguided
     state = backbone.begin(backbone.with_null(condition) if guided else condition, grids, audit)
-    start.read(state)
+    state.cache.expect(audit.keys_read(grids, guided, resumable=keep is not None), keep is not None)
+    if start.first:
+        state.cache.enter(start.first - 1)
+        start.read(state)
     blank = model.blank(n, grids[-1])
     live = _Live(
         model=model,
@@ -283,6 +286,7 @@ def _loop(live: _Live) -> None:
             run.keep_rows(rows.of(n))
             live.rows = rows
         state = live.state(rows)
+        live.states[Rows.BOTH].cache.enter(grid.steps[-1].index)
         entering = [
             backbone.embed(state, step, quantizer.next_input(live.canvas, step))
             for step in grid.steps
@@ -319,6 +323,7 @@ def _finish(live: _Live) -> Generation:
     """Stop the clock, make the snapshot, and release the state."""
     seconds, model, snapshot = _now(live.model.device) - live.begin, live.model, None
     live.numbers.check()
+    live.states[Rows.BOTH].cache.close()
     if live.keep is not None:
         snapshot = Snapshot(
             model.transformer,
