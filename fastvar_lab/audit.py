@@ -149,3 +149,9 @@ class Audit(Wrapper):
                 f"it returned {tuple(out.shape[1:])}"
             )
         return out
+
+
+def audited(method: Method, grids: Sequence[Grid], depth: int, kinds: Sequence[str]) -> Audit:
+    """Start a method's runner, wrapped so that its declared counts can be read and checked."""
+    acts = checked_acts(method, grids, depth)
+    return Audit(method.start(grids, depth), method, acts, kinds, depth)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import NamedTuple
@@ -37,7 +37,9 @@ class Held(NamedTuple):
 def compute_dtype(weight: Tensor) -> torch.dtype:
     """Return the dtype of products with a weight: under autocast its dtype, else the weight's."""
     kind = weight.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+        return torch.get_autocast_dtype(kind)
+    return weight.dtype
 
 
 def read_later(rows: Sequence[Rows]) -> list[Rows]:
@@ -82,6 +84,7 @@ class KVCache:
         self.lengths = [0] * len(tokens)
         self.owed: list[list[Owed]] = [[] for _ in tokens]
         self.passing: Tensor | None = None  # the buffer of what is not stored
+        self.empty: Callable[..., Tensor] = torch.empty  # allocates; replaced to count
 
     def expect(self, later: Sequence[Sequence[Rows]], resumable: bool = False) -> None:
         """Declare which rows are read after each step of each layer, before anything is stored.
@@ -196,6 +199,19 @@ class KVCache:
         """The memory of stored keys and values, in bytes."""
         return sum(h.kv.numel() * h.kv.element_size() for h in self.held if h is not None)
 
+    @property
+    def planned(self) -> int:
+        """The memory that the cache will take at most, in bytes, before anything is allocated.
+
+        It is exact unless guidance rows are dropped, when it leaves out the layer that is moved.
+        """
+        values = 2 * self.heads * self.head_dim * self.dtype.itemsize
+        stores = [
+            max(self._count(rows) * self.stored(layer, rows) for rows in Rows if rows.each)
+            for layer in range(len(self.tokens))
+        ]
+        return values * (sum(stores) + max(self._passing_tokens(), default=0))
+
     def stored(self, layer: int, rows: Rows) -> int:
         """Return the number of tokens for which a layer's store of `rows` has room."""
         steps = [i for i, later in enumerate(self.later[layer]) if later is rows]
@@ -203,9 +219,8 @@ class KVCache:
 
     def _room(self, layer: int, rows: Rows) -> Held:
         """Allocate a layer's store of `rows`."""
-        count = self.rows if rows is Rows.BOTH else self.rows // 2
-        shape = (2, count, self.heads, self.stored(layer, rows), self.head_dim)
-        return Held(rows, torch.empty(shape, dtype=self.dtype, device=self.device))
+        shape = (2, self._count(rows), self.heads, self.stored(layer, rows), self.head_dim)
+        return Held(rows, self.empty(shape, dtype=self.dtype, device=self.device))
 
     def _buffer(self, *shape: int) -> Tensor:
         """Return the shared buffer in a shape; its first use makes it large enough for all."""
@@ -214,7 +229,7 @@ class KVCache:
             self.passing = None  # before the larger one
             per_token = 2 * self.heads * self.head_dim
             most = max(size, *(per_token * tokens for tokens in self._passing_tokens()))
-            self.passing = torch.empty(most, dtype=self.dtype, device=self.device)
+            self.passing = self.empty(most, dtype=self.dtype, device=self.device)
         return self.passing[:size].view(shape)
 
     def _passing_tokens(self) -> list[int]:
@@ -231,6 +246,9 @@ class KVCache:
     def _live(self, step: int, later: Sequence[Rows]) -> int:
         """Return the rows that may run at a step: those that are read after the one before."""
         return self.rows if not step or later[step - 1] is Rows.BOTH else self.rows // 2
+
+    def _count(self, rows: Rows) -> int:
+        return self.rows if rows is Rows.BOTH else self.rows // 2
 
     def _named(self, rows: slice) -> Rows:
         return Rows.BOTH if rows == ALL else Rows.NULL if rows.start else Rows.COND

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from fastvar_lab.audit import Audit, checked_acts
+from fastvar_lab.audit import audited
 from fastvar_lab.models.model import Model
 from fastvar_lab.seam import Grid, Method, Rows, Site
 
@@ -40,7 +40,7 @@ def steps(
     model: Model, method: Method, grids: Sequence[Grid], words: int, guided: bool = True
 ) -> Iterator[Step]:
     """Yield the work of each step under a method; `words` is the number of prompt tokens."""
-    runner, cached = audited(model, method, grids), [0] * model.depth
+    runner, cached = audited(method, grids, model.depth, model.transformer.kinds), [0] * model.depth
     for grid, act in zip(grids, runner.acts, strict=True):
         calls = []
         for layer in range(model.depth):
@@ -51,13 +51,6 @@ def steps(
                 site = Site(layer, kind)
                 calls.append(Call(site, live, runner.forwarded(site, grid), keys[kind]))
         yield Step(grid, _live(act.rows_at_head, guided), calls)
-
-
-def audited(model: Model, method: Method, grids: Sequence[Grid]) -> Audit:
-    """Start a method's runner, wrapped so that its declared counts can be read and checked."""
-    acts = checked_acts(method, grids, model.depth)
-    runner = method.start(grids, model.depth)
-    return Audit(runner, method, acts, model.transformer.kinds, model.depth)
 
 
 def _live(rows: Rows, guided: bool) -> int:
@@ -146,7 +139,7 @@ def total(costs: Sequence[dict[str, float]]) -> float:
 
 def forwarded(model: Model, method: Method, grids: Sequence[Grid]) -> list[float]:
     """Return the number of tokens forwarded in each step, averaged over all sublayers."""
-    runner = audited(model, method, grids)
+    runner = audited(method, grids, model.depth, model.transformer.kinds)
     sites = [Site(i, kind) for i in range(model.depth) for kind in model.transformer.kinds]
     return [sum(runner.forwarded(s, g) for s in sites) / len(sites) for g in grids]
 
