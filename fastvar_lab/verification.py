@@ -126,9 +126,9 @@ def issued(model: Model, method: Method, prompt: str, seed: int = 0) -> Counted:
 
 def counted(model: Model, method: Method, prompt: str, seed: int) -> Verdict:
     """Compare counted operations with those issued, forward by forward."""
-    grids, words = model.grids(), len(prompt.split())
+    grids, text_tokens = model.grids(), len(prompt.split())
     guided = model.sampling.guidance != model.transformer.unguided
-    costs = [sum(c.values()) for c in step_flops(model, method, grids, words, guided=guided)]
+    costs = [sum(c.values()) for c in step_flops(model, method, grids, text_tokens, guided=guided)]
     upper, counts = not exact(method, grids), issued(model, method, prompt, seed)
     walk = forwards(grids, method.acts(grids), 0)
     for forward, products, added in zip(walk, counts.issued, counts.added, strict=True):

@@ -222,7 +222,7 @@ def test_counted_operations_are_those_that_are_issued(family, method, cut):
     model.transformer.config = replace(model.transformer.config, **WITHOUT.get(family, {}))
     model.sizes = (*model.sizes[: -1 - cut], model.sizes[-1])
     seen = issued(model, method, prompt(model)).issued
-    costs = step_flops(model, method, model.grids(), words=len(prompt(model).split()))
+    costs = step_flops(model, method, model.grids(), text_tokens=len(prompt(model).split()))
     for step, (found, cost) in enumerate(zip(seen, costs, strict=True)):
         if step or not model.transformer.prefix:  # whose text is embedded before the loop
             assert found == pytest.approx(sum(cost.values()), rel=0.02), step

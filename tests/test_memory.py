@@ -7,9 +7,12 @@ import pytest
 import torch
 
 import fastvar_lab as fv
+from fastvar_lab.backbones.quantize import BitQuantizer
 from fastvar_lab.cli.main import main
+from fastvar_lab.models import tiny
 from fastvar_lab.models.loading import hollow
 from fastvar_lab.speed.memory import allocated, cloned, copied, memory
+from tests.conftest import SIZES, small_config
 from tests.families import FAMILIES, prompt, small_model
 
 METHODS = [
@@ -70,6 +73,18 @@ def test_counting_changes_nothing():
     memory(model, fv.Dense())
     assert model.stamp() == stamp
     assert torch.equal(first.canvas, fv.generate(model, prompt(model), fv.Dense(), seed=1).canvas)
+
+
+def test_numbers_that_are_computed_once_stay_right():
+    """What reads a value from a tensor and remembers it must not do so while memory is counted."""
+    config = small_config()
+    bits = config["transformer"]["bits"] = config["tokenizer"]["channels"] = 7
+    model = tiny.build_tiny(config).freeze()
+    model.sizes = SIZES
+    model.quantizer = BitQuantizer(bits)
+    memory(model, fv.Dense())
+    run = fv.generate(model, model.example, fv.Dense())
+    assert run.canvas.abs().mean() > 0.1
 
 
 def test_a_model_without_weights_takes_the_same():

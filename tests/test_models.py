@@ -69,12 +69,12 @@ def test_bytes_of_a_step_are_its_weights_and_its_keys():
         if w.ndim == 2 and any(part in name for part in read) and not name.startswith("text")
     )
     embedding, keys = model.transformer.word_embed.weight.numel(), 0
-    found = flops.step_bytes(model, fv.Dense(), steps, words=words, pictures=3)
+    found = flops.step_bytes(model, fv.Dense(), steps, words, pictures=3)
     for step, count in zip(steps, found, strict=True):
         keys += step.tokens
         held = 2 * 3 * 2 * 256 * 8 * (keys + words)  # rows, keys and values, width, layers
         assert count == 4 * (weights + embedding * (step.index > 0) + held)
-    pruned = flops.step_bytes(model, fv.Prune({-2: 0.5, -1: 1.0}), steps, words=words, pictures=3)
+    pruned = flops.step_bytes(model, fv.Prune({-2: 0.5, -1: 1.0}), steps, words, pictures=3)
     assert pruned[:-2] == found[:-2]
     assert pruned[-1] == 0 < pruned[-2] < found[-2]
 

@@ -77,7 +77,7 @@ class Cell:
         return [item.seed for item in self.items]
 
     @property
-    def words(self) -> int:
+    def text_tokens(self) -> int:
         """Words of the prompt: what counted operations take for its tokens."""
         return len(self.items[0].prompt.split())
 

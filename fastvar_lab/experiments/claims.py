@@ -90,10 +90,10 @@ def table(frames: Mapping[str, pd.DataFrame], where: str) -> str:
     rows = []
     for name, record in claiming().items():
         for claim in record.claims if name in frames else ():
-            found = answer(claim, frames[name])
+            verdict = answer(claim, frames[name])
             rows.append({
-                "claim": claim.statement, "the paper": claim.paper, "here": found.text,
-                "verdict": f"**{found.verdict}**", "from": f"[`{name}`]({name}.png)",
+                "claim": claim.statement, "the paper": claim.paper, "here": verdict.text,
+                "verdict": f"**{verdict.verdict}**", "from": f"[`{name}`]({name}.png)",
             })  # fmt: skip
     columns = ["claim", "the paper", "here", "verdict", "from"]
     lines = ["# The paper's claims, checked", "", f"{where} {INTERVALS}", ""]

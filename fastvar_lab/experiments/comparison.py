@@ -70,13 +70,13 @@ def times(model: Model, cells: Sequence[Cell]) -> Iterator[tuple[Cell, Rows]]:
 
     def cost(method: Method | None) -> float:
         assert method is not None
-        steps = flops.step_flops(model, method, model.grids(), words=cells[0].words)
+        steps = flops.step_flops(model, method, model.grids(), text_tokens=cells[0].text_tokens)
         return flops.total(steps)
 
     full = cost(Dense())
-    for cell, pairs in in_turns(cells, once, base_of(cells), lambda made: made.seconds):
+    for cell, pairs in in_turns(cells, once, base_of(cells), lambda run: run.seconds):
         row = {
-            "ms": statistics.median(made.seconds for made in pairs.fast) * 1e3,
+            "ms": statistics.median(run.seconds for run in pairs.fast) * 1e3,
             **pairs.speedup.columns(),
             "speedup_flop_bound": full / cost(cell.method),
         }
@@ -104,10 +104,10 @@ def merge_frames(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
         raise ValueError("the frames are of different experiments; merge those of one")
     joined = pd.concat(frames, ignore_index=True)
     weights = joined.groupby("model").weights.unique()
-    for model, found in weights.items():
-        if len(found) > 1:
+    for model, stamps in weights.items():
+        if len(stamps) > 1:
             raise ValueError(
-                f"{model} has the weights {' and '.join(found)} in these frames; "
+                f"{model} has the weights {' and '.join(stamps)} in these frames; "
                 "name the models differently"
             )
     prompts = [

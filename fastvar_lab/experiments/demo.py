@@ -47,7 +47,7 @@ def compare(
         name: to_uint8(model.decode(run.generation.canvas))[0]
         for name, run in (("full", full), ("fast", fast))
     }
-    costs = [flops.total(flops.step_flops(model, m, grids, words=len(prompt.split())))
+    costs = [flops.total(flops.step_flops(model, m, grids, text_tokens=len(prompt.split())))
              for m in (dense, method)]  # fmt: skip
     report = {
         "prompt": prompt,

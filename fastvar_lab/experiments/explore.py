@@ -128,9 +128,9 @@ class Exploration:
         full, _ = self.full
         prompt, seed = self.request
         pictures = [self.picture, to_uint8(self.model.decode(fast.canvas))[0]]
-        grids, words = full.request.grids, len(prompt.split())
+        grids, length = full.request.grids, len(prompt.split())
         costs = [
-            [sum(c.values()) / 1e9 for c in flops.step_flops(self.model, m, grids, words=words)]
+            [sum(c.values()) / 1e9 for c in flops.step_flops(self.model, m, grids, length)]
             for m in (full.method, fast.method)
         ]
         return Comparison(

@@ -65,7 +65,7 @@ def _side_by_side(model: Model, prompts: PromptSet, seed: int) -> tuple[Report, 
     texts = [item.prompt for item in items]
     full = generate(model, texts, Dense(), seed=seed, snapshot=True)
     fast = resume(model, full, method)
-    pairs = zip(*(to_uint8(model.decode(made.canvas)) for made in (full, fast)), strict=True)
+    pairs = zip(*(to_uint8(model.decode(each.canvas)) for each in (full, fast)), strict=True)
     numbered = (f"{text} ({texts[:i].count(text) + 1})" if texts.count(text) > 1 else text
                 for i, text in enumerate(texts))  # fmt: skip
     arrays = {title: np.stack(pair) for title, pair in zip(numbered, pairs, strict=True)}

@@ -203,8 +203,8 @@ class PictureJob:
         held = [store.picture(at.picture(method, item)) for item in self.items]
         if all(drawn is not None for drawn in held):
             return [drawn for drawn in held if drawn is not None]
-        made = full() if method == Dense() else resume(full.model, full(), method)
-        pictures = _drawn(full.model, made)
+        generation = full() if method == Dense() else resume(full.model, full(), method)
+        pictures = _drawn(full.model, generation)
         for item, old, new in zip(self.items, held, pictures, strict=True):
             if old is None:
                 store.put_picture(at.picture(method, item), new, self.experiment)
@@ -267,11 +267,11 @@ class Addresses:
         return {"model": self.model.name, **keys, "group": item.group}
 
 
-def _drawn(model: Model, made: Generation) -> list[Drawn]:
+def _drawn(model: Model, generation: Generation) -> list[Drawn]:
     """Take a generation apart, picture by picture."""
-    pictures = to_uint8(model.decode(made.canvas))
+    pictures = to_uint8(model.decode(generation.canvas))
     return [
-        Drawn(picture, [None if t is None else t[i].cpu() for t in made.tokens])
+        Drawn(picture, [None if t is None else t[i].cpu() for t in generation.tokens])
         for i, picture in enumerate(pictures)
     ]
 

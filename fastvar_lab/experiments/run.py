@@ -87,11 +87,11 @@ def run(
         timed = prompts.take(1)[0]
         for item in prompts.take(scope.prompts):
             opened.check(item.prompt)
-    own = record.labelled(opened) if methods is None else labelled(
+    compared = record.labelled(opened) if methods is None else labelled(
         methods, opened.grids(), opened.depth
     )  # fmt: skip
-    own = own if methods is None else with_full(own, opened)
-    question = Question(opened, scope, prompts, own, timed)
+    compared = compared if methods is None else with_full(compared, opened)
+    question = Question(opened, scope, prompts, compared, timed)
     store = (store or Store()).prepare()
     frame = _measured(record, question, metrics, store, progress, executor, spec)
     front = {"model": opened.name, "weights": opened.fingerprint}
@@ -151,14 +151,14 @@ def jobs_of(
             CellJob(name, record.version, record.work, tuple(cells), name)
             for cells in record.cells(question)
         ]
-    own = with_full(question.methods, question.model)
+    compared = with_full(question.methods, question.model)
     if record.slow and question.scope.name == "quick":
-        own = halves_and_wholes(own)
+        compared = halves_and_wholes(compared)
     chosen = quality.chosen([*record.metrics, *quality.as_metrics(metrics or ())])
     judge = question.prompts.judge
     chosen = chosen if judge is None else (quality.score(judge), *chosen)
     _check_sides(chosen, question.model)
-    question = Question(question.model, question.scope, question.prompts, own, question.timed)
+    question = Question(question.model, question.scope, question.prompts, compared, question.timed)
     return comparison(question, chosen, record.name)
 
 

@@ -184,12 +184,12 @@ def chosen(metrics: Chosen | None = None) -> tuple[Metric, ...]:
     >>> [metric.name for metric in chosen({"mine": lambda picture, reference: 0.0})][-2:]
     ['agree', 'mine']
     """
-    found = {name: metric for name, metric in METRICS.items() if metric.usual}
+    by_name = {name: metric for name, metric in METRICS.items() if metric.usual}
     for metric in as_metrics(metrics or ()):
-        if metric.name == SCORE or found.get(metric.name, metric) != metric:
+        if metric.name == SCORE or by_name.get(metric.name, metric) != metric:
             raise ValueError(f"there is a metric {metric.name!r} already; name yours otherwise")
-        found[metric.name] = metric
-    return tuple(found.values())
+        by_name[metric.name] = metric
+    return tuple(by_name.values())
 
 
 def as_metrics(metrics: Chosen) -> list[Metric]:

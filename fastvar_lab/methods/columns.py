@@ -88,13 +88,13 @@ def _written(value: Any) -> str:
         return repr(value)
     parts = []
     for field in dataclasses.fields(value):
-        own = getattr(value, field.name)
+        content = getattr(value, field.name)
         factory = field.default_factory
         default = field.default if factory is dataclasses.MISSING else factory()
         if field.name == "ratios" and isinstance(value, Scheduled):
-            parts.append("{" + ", ".join(f"{scale}: {ratio!r}" for scale, ratio in own) + "}")
-        elif field.init and own != default:
-            parts.append(f"{field.name}={_written(own)}")
+            parts.append("{" + ", ".join(f"{scale}: {ratio!r}" for scale, ratio in content) + "}")
+        elif field.init and content != default:
+            parts.append(f"{field.name}={_written(content)}")
     return f"{type(value).__name__}({', '.join(parts)})"
 
 

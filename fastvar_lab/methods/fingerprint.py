@@ -92,11 +92,11 @@ def _held(value: Any) -> dict[str, Any]:
     """Return the attributes of an object, in `__dict__` or slots, without cached properties."""
     kinds = type(value).__mro__
     slots = [s for kind in kinds for s in _listed(vars(kind).get("__slots__", ()))]
-    found = {name: getattr(value, name) for name in slots if hasattr(value, name)}
-    found |= getattr(value, "__dict__", {})
+    attributes = {name: getattr(value, name) for name in slots if hasattr(value, name)}
+    attributes |= getattr(value, "__dict__", {})
     return {
         name: part
-        for name, part in found.items()
+        for name, part in attributes.items()
         if not isinstance(getattr(type(value), name, None), cached_property)
         and name not in ("__dict__", "__weakref__")
     }
@@ -244,8 +244,8 @@ def _content(cell: Any) -> Any:
 def _named(code: CodeType) -> set[str]:
     """Return the names of the globals that code reads."""
     steps = dis.get_instructions(code)
-    found = {step.argval for step in steps if step.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
-    return found.union(*map(_named, inner(code)))
+    names = {step.argval for step in steps if step.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
+    return names.union(*map(_named, inner(code)))
 
 
 def _attributes(code: CodeType) -> set[str]:

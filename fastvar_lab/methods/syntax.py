@@ -32,10 +32,10 @@ def syntax(code: CodeType) -> Any:
 @lru_cache(maxsize=16)
 def _parsed(text: str) -> tuple[ast.Module, frozenset[CodeType]]:
     """Parse a file's text; return its tree and all code objects that it compiles to."""
-    found = [compile(text, "", "exec", dont_inherit=True)]
-    for code in found:  # the list grows
-        found += inner(code)
-    return ast.parse(text), frozenset(found)
+    codes = [compile(text, "", "exec", dont_inherit=True)]
+    for code in codes:  # the list grows
+        codes += inner(code)
+    return ast.parse(text), frozenset(codes)
 
 
 def _dump(node: Any) -> Any:

@@ -47,10 +47,10 @@ def _octets(tensor: Tensor) -> Tensor:
 def _sum(octets: Tensor) -> Tensor:
     """Sum up bytes as the columns of a matrix of words, each column with a weight of its own."""
     whole = octets.numel() // 8 * 8 if octets.data_ptr() % 8 == 0 else 0
-    words = octets[:whole].view(torch.int64)
-    rows = words.numel() // COLUMNS
-    columns = words[: rows * COLUMNS].view(rows, COLUMNS).sum(0)
-    parts = torch.cat((columns, words[rows * COLUMNS :], octets[whole:].to(torch.int64)))
+    integers = octets[:whole].view(torch.int64)
+    rows = integers.numel() // COLUMNS
+    columns = integers[: rows * COLUMNS].view(rows, COLUMNS).sum(0)
+    parts = torch.cat((columns, integers[rows * COLUMNS :], octets[whole:].to(torch.int64)))
     mixed = parts ^ (parts >> 31)  # otherwise a change of high bits alone may cancel out
     places = torch.arange(1, len(parts) + 1, device=octets.device) * 2 + 1
     return (mixed * places).sum()

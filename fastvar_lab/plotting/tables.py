@@ -45,9 +45,9 @@ def tabulate(frame: pd.DataFrame) -> pd.DataFrame:
     was measured by setting.
 
     >>> full = {"method": "full", "family": "full"}
-    >>> made = {"kind": "quality", "right": 1.0, **full}
+    >>> row = {"kind": "quality", "right": 1.0, **full}
     >>> time = {"kind": "time", "speedup": 1.0, "speedup_flop_bound": 1.0, **full}
-    >>> tabulate(pd.DataFrame([{**made, "picture": i} for i in (0, 1)] + [time])).T[0].to_list()
+    >>> tabulate(pd.DataFrame([{**row, "picture": i} for i in (0, 1)] + [time])).T[0].to_list()
     ['full', '1.00 (0.34 to 1.00)', '1.00', '1.00', '2']
     """
     if "kind" not in frame or not (frame.kind == "quality").any():
@@ -85,14 +85,14 @@ def _places(frame: pd.DataFrame) -> list[tuple[dict[str, str], pd.DataFrame]]:
     if not several:
         return [({}, frame)]
     times = frame[frame.kind == "time"]
-    found = []
+    places = []
     for _, row in times[several].drop_duplicates().iterrows():
         place = {column: str(row[column]) for column in several}
         same = pd.Series(True, index=frame.index)
         for column, value in place.items():
             same &= (frame[column] == value) | (frame[column].isna() & (frame.kind == "quality"))
-        found.append((place, frame[same]))
-    return found
+        places.append((place, frame[same]))
+    return places
 
 
 def metric_columns(pictures: pd.DataFrame) -> dict[str, tuple[str, int]]:

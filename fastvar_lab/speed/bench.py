@@ -119,7 +119,7 @@ def cases(
     GPU queue; only at small steps do they show the cost of issuing.
     """
     timed_methods: dict[str, Method] = {FULL: Dense(), **methods}
-    grids, words = model.grids(sizes), len(prompt(model).split())
+    grids, text_tokens = model.grids(sizes), len(prompt(model).split())
     draws = Keyed(tuple(range(pictures)), on_device=True)
     texts = [prompt(model)] * pictures
     once = partial(timed, model, texts, sizes=sizes, draws=draws)
@@ -136,9 +136,11 @@ def cases(
         for name, method in timed_methods.items()
     }
     for name, method in timed_methods.items():
-        steps = [sum(c.values()) for c in flops.step_flops(model, method, grids, words, pictures)]
+        steps = [
+            sum(c.values()) for c in flops.step_flops(model, method, grids, text_tokens, pictures)
+        ]
         flop[name] = sum(steps)
-        read = flops.step_bytes(model, method, grids, words, pictures)
+        read = flops.step_bytes(model, method, grids, text_tokens, pictures)
         floor[name] = best.floor_ms(steps, read) if best else []
     rows = []
     for name, method in methods.items():

@@ -37,15 +37,15 @@ class Step(NamedTuple):
 
 
 def steps(
-    model: Model, method: Method, grids: Sequence[Grid], words: int, guided: bool = True
+    model: Model, method: Method, grids: Sequence[Grid], text_tokens: int, guided: bool = True
 ) -> Iterator[Step]:
-    """Yield the work of each step under a method; `words` is the number of prompt tokens."""
+    """Yield the work of each step under a method; `text_tokens` is the number of prompt tokens."""
     runner, cached = audited(method, grids, model.depth, model.transformer.kinds), [0] * model.depth
     for grid, act in zip(grids, runner.acts, strict=True):
         calls = []
         for layer in range(model.depth):
             cached[layer] += runner.forwarded(Site(layer, "attn"), grid)
-            keys = {"attn": cached[layer], "cross": words, "ffn": 0}
+            keys = {"attn": cached[layer], "cross": text_tokens, "ffn": 0}
             live = _live(act.rows_at(layer), guided)
             for kind in model.transformer.kinds:
                 site = Site(layer, kind)
@@ -67,17 +67,17 @@ def step_flops(
     model: Model,
     method: Method,
     grids: Sequence[Grid],
-    words: int = 8,
+    text_tokens: int = 8,
     pictures: int = 1,
     guided: bool = True,
 ) -> list[dict[str, float]]:
     """Return the FLOPs of each scale step, by kind of sublayer and for its ends.
 
-    "ends" are embedding and head. `words` is the number of prompt tokens. The embedding runs once
-    per picture, everything else once per guidance row.
+    "ends" are embedding and head. `text_tokens` is the number of prompt tokens. The embedding
+    runs once per picture, everything else once per guidance row.
     """
     backbone, out = model.transformer, []
-    for grid, rows, calls in steps(model, method, grids, words, guided):
+    for grid, rows, calls in steps(model, method, grids, text_tokens, guided):
         cost = dict.fromkeys((*backbone.kinds, "ends"), 0.0)
         for site, live, tokens, keys in calls:
             cost[site.kind] += pictures * live * backbone.sublayer_flops(site.kind, tokens, keys)
@@ -94,7 +94,7 @@ def step_bytes(
     model: Model,
     method: Method,
     grids: Sequence[Grid],
-    words: int = 8,
+    text_tokens: int = 8,
     pictures: int = 1,
     guided: bool = True,
 ) -> list[float]:
@@ -104,7 +104,7 @@ def step_bytes(
     """
     backbone, out = model.transformer, []
     size = backbone.head.weight.element_size()
-    for grid, rows, calls in steps(model, method, grids, words, guided):
+    for grid, rows, calls in steps(model, method, grids, text_tokens, guided):
         count = sum(
             sublayer_bytes(model, site.kind, pictures * live, keys)
             for site, live, tokens, keys in calls

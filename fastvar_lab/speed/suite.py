@@ -225,10 +225,10 @@ def floors(model: Model, best: Rates) -> dict[str, float]:
     the cached map, and writes all tokens.
     """
     grids, backbone, bounds = model.grids(), model.transformer, dict[str, float]()
-    words = len(prompt(model).split())
+    text_tokens = len(prompt(model).split())
     methods: dict[str, Method] = {"full": Dense(), "pruned": PRUNED}
     for label, method in methods.items():
-        *_, last = flops.steps(model, method, grids, words)
+        *_, last = flops.steps(model, method, grids, text_tokens)
         for kind, name in (("attn", "attention"), ("ffn", "ffn")):
             _, live, few, keys = next(call for call in last.calls if call.site.kind == kind)
             products = live * backbone.sublayer_flops(kind, few, keys)

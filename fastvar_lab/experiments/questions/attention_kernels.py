@@ -49,10 +49,10 @@ def kernels(model: Model, cells: Sequence[Cell]) -> Iterator[tuple[Cell, Rows]]:
             torch.cuda.reset_peak_memory_stats(model.device)
         watchers = [watch] if cell.columns["kernel"] == "unfused" else []
         assert cell.method is not None
-        made = generate(model, cell.prompts, cell.method, watch=watchers)
+        generation = generate(model, cell.prompts, cell.method, watch=watchers)
         if cuda:
-            return Cost(made.seconds, torch.cuda.max_memory_allocated(model.device))
-        return Cost(made.seconds, seen[0].largest if seen else 0)
+            return Cost(generation.seconds, torch.cuda.max_memory_allocated(model.device))
+        return Cost(generation.seconds, seen[0].largest if seen else 0)
 
     first = cells[0]
     base = Cell({"kernel": "unfused"}, Dense(), FULL, first.items, repeats=first.repeats)

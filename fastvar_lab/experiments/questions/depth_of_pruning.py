@@ -13,7 +13,7 @@ from fastvar_lab.plotting import charts
 def methods(model: Model) -> Methods:
     """Vary how many scales, which layers and which sublayers are pruned."""
     depth, most = model.depth, min(5, len(model.sizes) - 1)
-    found = {
+    methods_by_label = {
         f"last {n} scales" if n > 1 else "last scale": Prune({-i: 0.5 for i in range(n, 0, -1)})
         for n in range(1, most + 1)
     }
@@ -22,11 +22,11 @@ def methods(model: Model) -> Methods:
     ranges = ((0, third), (third, depth - third), (depth - third, depth), (third, depth))
     for low, high in ranges:
         if low < high:
-            found[f"layers {low} to {high - 1}"] = replace(base, layers=(low, high))
+            methods_by_label[f"layers {low} to {high - 1}"] = replace(base, layers=(low, high))
     for kind in model.transformer.kinds:
-        found[f"{kind} alone"] = replace(base, sublayers=(kind,))
-    found["all"] = base
-    return found
+        methods_by_label[f"{kind} alone"] = replace(base, sublayers=(kind,))
+    methods_by_label["all"] = base
+    return methods_by_label
 
 
 EXPERIMENT = Experiment(

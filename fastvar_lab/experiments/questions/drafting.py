@@ -46,7 +46,7 @@ def drafting(model: Model, cells: Sequence[Cell]) -> Iterator[tuple[Cell, Rows]]
         return draft_and_refine(large, small, "0", cell.columns["drafted"], seed=0).seconds
 
     base = Cell({**cells[0].columns, "drafted": 0}, repeats=cells[0].repeats)
-    whole, rest = (flops.step_flops(m, Dense(), grids, words=0) for m in (large, small))
+    whole, rest = (flops.step_flops(m, Dense(), grids, text_tokens=0) for m in (large, small))
     keys = [m.depth * m.transformer.config.width for m in (large, small)]
     for cell, pairs in in_turns(cells, once, base, float):
         drafted = cell.columns["drafted"]

@@ -56,10 +56,10 @@ def whole_ratios_break_small_models(frame: pd.DataFrame) -> Answer:
 def _that_prunes(shares: pd.DataFrame, ends: tuple[float, ...]) -> str:
     """Return the label of the method whose last scales have these shares pruned, and no others."""
     wanted = [0.0] * (shares.shape[1] - len(ends)) + list(ends)
-    found = shares.index[(shares == wanted).all(axis=1)]
-    if not len(found):
+    labels = shares.index[(shares == wanted).all(axis=1)]
+    if not len(labels):
         raise ValueError(f"no method prunes the shares {ends} of the last scales alone")
-    return str(found[0])
+    return str(labels[0])
 
 
 EXPERIMENT = Experiment(

@@ -25,7 +25,7 @@ def latency(model: Model, cells: Sequence[Cell]) -> Iterator[tuple[Cell, Rows]]:
     grids = model.grids()
     for cell, pairs in watched(model, cells):
         assert cell.method is not None
-        costs = flops.step_flops(model, cell.method, grids, words=cell.words)
+        costs = flops.step_flops(model, cell.method, grids, text_tokens=cell.text_tokens)
         tokens = flops.forwarded(model, cell.method, grids)
         yield (
             cell,

@@ -57,13 +57,13 @@ def resolution(model: Model, cells: Sequence[Cell]) -> Iterator[tuple[Cell, Rows
     for cell in cells:
         side = cell.columns["side"]
         sizes = model.sizes_to(side, side)
-        made = generate(model, cell.prompts, Dense(), seed=cell.seeds, sizes=sizes)
+        generation = generate(model, cell.prompts, Dense(), seed=cell.seeds, sizes=sizes)
         yield (
             cell,
             [
                 {"picture": cell.first + i, **item._asdict(), **cell.score(i, picture)}
                 for i, (item, picture) in enumerate(
-                    zip(cell.items, to_uint8(model.decode(made.canvas)), strict=True)
+                    zip(cell.items, to_uint8(model.decode(generation.canvas)), strict=True)
                 )
             ],
         )
@@ -73,7 +73,7 @@ def _growth(model: Model, cells: Sequence[Cell]) -> Iterator[tuple[Cell, Rows]]:
     grids = model.grids(cells[0].sizes)
     for cell, pairs in watched(model, cells):
         assert cell.method is not None
-        cost = flops.total(flops.step_flops(model, cell.method, grids, words=cell.words))
+        cost = flops.total(flops.step_flops(model, cell.method, grids, cell.text_tokens))
         yield (
             cell,
             [

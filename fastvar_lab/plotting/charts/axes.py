@@ -35,8 +35,8 @@ def method_looks(frame: pd.DataFrame) -> dict[str, Look]:
     families = dict(zip(frame.method, frame.family, strict=True))
     first = {family: method for method, family in reversed(families.items())}
     names = {m: family if first[family] == m else m for m, family in families.items()}
-    found = looks(names.values())
-    return {method: found[name] for method, name in names.items()}
+    styles = looks(names.values())
+    return {method: styles[name] for method, name in names.items()}
 
 
 def bars(axes: Axes, rows: pd.DataFrame, low: str, high: str) -> None:

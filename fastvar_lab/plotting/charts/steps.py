@@ -100,11 +100,11 @@ def relation_points(frame: pd.DataFrame) -> pd.DataFrame:
     if "mean" in frame:
         return frame
     pair = ["what", "step", "size", "source", "source_size"]
-    found = []
+    parts = []
     for what, value in (("attention", "share"), ("similarity", "cosine")):
         each = frame[frame.what == what].groupby([*pair, "first"], sort=False)[value].mean()
-        found.append(summary(each.reset_index(), pair, value))
-    return pd.concat(found, ignore_index=True)
+        parts.append(summary(each.reset_index(), pair, value))
+    return pd.concat(parts, ignore_index=True)
 
 
 def _matrix(axes: Axes, rows: pd.DataFrame, title: str) -> None:
