@@ -84,7 +84,7 @@ class Allocations(TorchDispatchMode):
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if func is torch.ops.aten._local_scalar_dense.default and _hollow(args[0]):
-            return _zero(args[0])
+            return without_content(args[0])
         if func in DRAWS and _hollow(args[0]):
             return args[0]
         out = func(*args, **(kwargs or {}))
@@ -143,7 +143,8 @@ def _hollow(tensor: Tensor) -> bool:
     return tensor.is_meta or type(tensor).__name__ == "FakeTensor"
 
 
-def _zero(tensor: Tensor) -> float | int | bool:
+def without_content(tensor: Tensor) -> float | int | bool:
+    """Return zero in the type of a tensor, which stands for a value that is read from it."""
     return False if tensor.dtype == torch.bool else 0.0 if tensor.is_floating_point() else 0
 
 
@@ -188,15 +189,23 @@ def memory(
     >>> memory(fv.load("tiny"), fv.Dense()).cache // 2**20
     27
     """
+    with hollow_model(model, pictures) as (shadow, condition):
+        return allocated(shadow, condition, method, sizes=sizes, sampling=sampling)
+
+
+@contextmanager
+def hollow_model(model: Model, pictures: int) -> Iterator[tuple[Model, Any]]:
+    """Give a copy of a model and a condition, without content, that compute shapes alone inside.
+
+    Both are on the CPU, wherever the model is.
+    """
     condition = model.condition([model.example] * pictures)
     with warnings.catch_warnings(), FakeTensorMode(allow_non_fake_inputs=True):
         warnings.filterwarnings("ignore", "Accessing the data pointer")
-        hollow = copied(model, _hollow_copy)
-        if not isinstance(condition, Tensor):
-            condition = type(condition)(*map(_hollow_copy, condition))
-        elif not isinstance(condition, nn.Parameter):
-            condition = _hollow_copy(condition)
-        return allocated(hollow, condition, method, sizes=sizes, sampling=sampling)
+        if isinstance(condition, Tensor):
+            yield copied(model, _hollow_copy), _hollow_copy(condition)
+        else:
+            yield copied(model, _hollow_copy), type(condition)(*map(_hollow_copy, condition))
 
 
 def allocated(model: Model, condition: Any, method: Method, **options: Any) -> Memory:
