@@ -130,10 +130,11 @@ class KVCache:
         begin, end = self.lengths[layer], self.lengths[layer] + k.shape[2]
         held, later = self.held[layer], self.later[layer][self.step]
         kv = self._buffer(2, len(k), self.heads, end, self.head_dim)
-        if held is not None:
-            kv[:, :, :, :begin] = held.of(rows)[:, :, :, :begin]
-        kv[0, :, :, begin:] = k
-        kv[1, :, :, begin:] = v
+        for whole, fresh, half in zip(kv, (k, v), (0, 1), strict=True):
+            if held is None:
+                whole.copy_(fresh)
+            else:  # one operation for past and present
+                torch.cat((held.of(rows)[half, :, :, :begin], fresh), dim=2, out=whole)
         if later is not Rows.SKIP:
             if self._move(layer, later, end):
                 fresh = kv[:, self._slice(later)] if rows == ALL else kv
