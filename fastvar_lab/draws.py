@@ -23,8 +23,8 @@ class Stream(Protocol):
         """Draw outcomes (n, ...), int64, from probabilities (n, ..., V) at a scale step."""
         ...
 
-    def exponential(self, step: int, shape: tuple[int, ...]) -> Tensor:
-        """Draw (n, *shape) exponentials of rate 1 at a scale step."""
+    def exponential(self, step: int, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """Draw (n, *shape) exponentials of rate 1 at a scale step, for values of type `dtype`."""
         ...
 
     def normal(self, step: int, part: int, shape: tuple[int, ...], both: bool) -> Tensor:
@@ -95,8 +95,9 @@ class _Keyed:
         self.seeds, self.device, self.source = seeds, device, source
         self.pinned, self.numbers = _pinned(source, device), Numbers()
 
-    def exponential(self, step: int, shape: tuple[int, ...]) -> Tensor:
-        return self._each(f"{step}/exp", shape, Tensor.exponential_)
+    def exponential(self, step: int, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        # drawn in float32: a model in float64 gets the same numbers
+        return self._each(f"{step}/exp", shape, Tensor.exponential_).to(dtype)
 
     def normal(self, step: int, part: int, shape: tuple[int, ...], both: bool) -> Tensor:
         return self._each(f"{step}/{part}/normal", shape, Tensor.normal_)
@@ -186,9 +187,8 @@ class _Sequence:
         drawn = torch.multinomial(flat, 1, replacement=True, generator=self.picks)
         return drawn.view(probabilities.shape[:-1])
 
-    def exponential(self, step: int, shape: tuple[int, ...]) -> Tensor:
-        size = (self.pictures, *shape)
-        empty = torch.empty(size, dtype=torch.float32, device=self.picks.device)
+    def exponential(self, step: int, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        empty = torch.empty((self.pictures, *shape), dtype=dtype, device=self.picks.device)
         return empty.exponential_(generator=self.picks)
 
     def normal(self, step: int, part: int, shape: tuple[int, ...], both: bool) -> Tensor:

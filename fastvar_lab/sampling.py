@@ -64,7 +64,7 @@ def draw_rows(
         return rows, rows
     if codebook is None:
         raise ValueError("smooth sampling mixes codebook rows; this model draws bits")
-    noise = -draws.exponential(step, tuple(logits.shape[1:])).to(logits).log()
+    noise = -draws.exponential(step, tuple(logits.shape[1:]), logits.dtype).log()
     tau = max(0.27 * (1 - 0.95 * ratio), 0.005)
     mixed = ((logits * (1 + ratio) + noise) / tau).softmax(-1)
     return rows, mixed @ codebook.to(mixed.dtype)

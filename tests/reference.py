@@ -96,9 +96,9 @@ def multinomial(p, generator, log):
 
 
 def soft(logits, r, generator, book):
-    e = torch.empty(logits.shape).exponential_(1, generator=generator)
+    e = torch.empty_like(logits).exponential_(1, generator=generator)
     tau = max(0.27 * (1 - 0.95 * r), 0.005)
-    return torch.softmax((logits * (1 + r) - e.to(logits).log()) / tau, -1) @ book
+    return torch.softmax((logits * (1 + r) - e.log()) / tau, -1) @ book
 
 
 def phi(p, step, steps, h):
@@ -298,7 +298,7 @@ def infinity(
         drawn = multinomial(torch.softmax(logits, -1), rng, log).reshape(n, h * w, -1)
         log.tokens.append(drawn)
         code = (2 * drawn.to(dtype) - 1).transpose(1, 2).reshape(n, -1, h, w)
-        code = F.pixel_shuffle(code, patch) / math.sqrt(bits)
+        code = F.normalize(F.pixel_shuffle(code, patch) / math.sqrt(bits), dim=1)
         full = latent.shape[-2:]
         if code.shape[-2:] != full:
             code = F.interpolate(code[:, :, None], size=(1, *full), mode="trilinear")[:, :, 0]

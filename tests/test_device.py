@@ -20,7 +20,7 @@ import fastvar_lab as fv
 from fastvar_lab.methods.merge import Merge
 from fastvar_lab.seam import Wrapper
 from fastvar_lab.speed.flops import step_flops
-from fastvar_lab.verification import issued
+from fastvar_lab.speed.issued import issued
 from tests.families import FAMILIES, prompt, small_model
 from tests.test_generate import Heads
 
@@ -231,7 +231,7 @@ def test_counted_operations_are_those_that_are_issued(family, method, cut):
 @pytest.mark.parametrize(
     ("family", "autocast", "kinds"),
     [
-        ("infinity", torch.bfloat16, {"attn": torch.float32, "cross": torch.float32,
+        ("infinity", torch.bfloat16, {"attn": torch.bfloat16, "cross": torch.float32,
                                       "ffn": torch.float32}),
         ("var", torch.float16, {"attn": torch.float16, "ffn": torch.float16}),
         ("hart", torch.float16, {"attn": torch.float16, "ffn": torch.float16}),

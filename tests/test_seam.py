@@ -11,7 +11,7 @@ ROOT = Path(fastvar_lab.__file__).parent
 
 # rooms, lowest first: each imports those before it alone
 ROOMS = (
-    *("errors", "files", "tensors", "provenance", "pictures"),
+    *("errors", "files", "encoding", "frames", "tensors", "provenance", "pictures"),
     *("seam", "tokens", "cache", "scales", "draws", "sampling", "progress"),
     *("world", "prompts", "audit", "backbones", "methods", "models", "request", "snapshots"),
     *("generation", "instruments", "draft_and_refine"),
@@ -69,7 +69,8 @@ def test_optional_packages_are_not_imported_with_the_library():
 INSIDE = {
     "models": (
         *("absent", "precision", "families", "releases", "hub", "wrappers", "states"),
-        *("checkpoints", "stamps", "seeding", "model", "build", "tiny", "loading", "catalog"),
+        *("checkpoints", "stamps", "features", "seeding", "model", "build", "tiny"),
+        *("loading", "catalog"),
     ),
     "cli": ("options", "notebook_copies", "notebook_pages", "notebook_runner", "cmd_", "main"),
 }

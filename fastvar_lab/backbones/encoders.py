@@ -5,7 +5,6 @@ The only module that needs `pip install -e ".[text]"`. Source: released Infinity
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from torch import Tensor
 from fastvar_lab.backbones.hart import Context
 from fastvar_lab.backbones.infinity import Text
 from fastvar_lab.backbones.protocol import ConditionEncoder
-from fastvar_lab.files import expanded
+from fastvar_lab.files import digest, digest_of, expanded
 
 INSTRUCTION_SHA256 = "424f7aa7b1119f8ed1e329140e5941dfe308183bea0af59041dad5527a9b8f20"
 
@@ -25,9 +24,9 @@ INSTRUCTION_SHA256 = "424f7aa7b1119f8ed1e329140e5941dfe308183bea0af59041dad5527a
 def official_text(path: str | Path, sha256: str) -> str:
     """Read a released text, which is not shipped here; warn if it differs from the release."""
     text = expanded(path).read_text(encoding="utf-8")
-    if hashlib.sha256(text.encode()).hexdigest() != sha256:
+    if digest(text) != sha256:
         stripped = text.rstrip("\n")
-        if hashlib.sha256(stripped.encode()).hexdigest() == sha256:
+        if digest(stripped) == sha256:
             return stripped
         warnings.warn(f"{path} is not the released text (its SHA-256 differs)", stacklevel=2)
     return text
@@ -37,6 +36,12 @@ def _tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(folder)
+
+
+def _settings(folder: Path) -> str:
+    """Hash the files beside the weights: configuration and vocabulary, as text."""
+    files = (p for p in sorted(folder.iterdir()) if p.suffix in (".json", ".model", ".txt"))
+    return digest_of((part for p in files for part in (p.name, p.read_bytes())), length=8)
 
 
 def _warn_cut(tokenizer: Any, prompts: Sequence[str], length: int) -> None:
@@ -58,7 +63,7 @@ class T5Text(ConditionEncoder):
 
         self.tokenizer, self.length = _tokenizer(folder), length
         self.encoder = T5EncoderModel.from_pretrained(folder).eval()
-        self.config = f"t5 {folder.name} {length}"
+        self.config = f"t5 {folder.name} {length} {_settings(folder)}"
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> Text:
@@ -101,8 +106,8 @@ class Qwen2Context(ConditionEncoder):
                 "pictures differ from the released path",
                 stacklevel=2,
             )
-        digest = hashlib.sha256((self.instruction or "").encode()).hexdigest()[:8]
-        self.config = f"qwen2 {folder.name} {length} {digest}"
+        instructed = digest(self.instruction or "", length=8)
+        self.config = f"qwen2 {folder.name} {length} {instructed} {_settings(folder)}"
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> Context:

@@ -310,7 +310,11 @@ class HART(Backbone):
         draws: Stream,
         codebook: Tensor | None = None,
     ) -> Tensor:
-        """Draw codebook rows (n, L), or their mixtures (n, L, d)."""
+        """Draw codebook rows (n, L), or their mixtures (n, L, d).
+
+        A `top_k` of 0 draws among the 600 and later 300 likeliest rows, as the released sampler
+        does whatever its own `top_k` is; another value replaces both numbers.
+        """
         return self._draw(logits, grid, self.config.levels, sampling, draws, codebook)[1]
 
     def _draw(

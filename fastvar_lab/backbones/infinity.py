@@ -259,12 +259,13 @@ class Infinity(Backbone):
         condition = self.text_proj_for_sos["ca"](features, text.mask)
         memory = self.text_proj_for_ca(features)
         with torch.autocast(features.device.type, enabled=False):
-            shared = self.shared_ada_lin(condition.to(self.pos_start.dtype))
+            precise = condition.to(self.pos_start.dtype)
+            shared, head = self.shared_ada_lin(precise), self.head_nm.modulation(precise)
         shared = rearrange(shared, "b (six c) -> b 1 six c", six=6)
         memories = [block.ca.memory(memory) for block in self._blocks]
         return State(
             start=condition.unsqueeze(1) + self.pos_start,
-            head=self.head_nm.modulation(condition),
+            head=head,
             modulations=[block.modulation(shared) for block in self._blocks],
             memories=memories,
             text_mask=additive(text.mask, memories[0][0].dtype),
@@ -296,7 +297,7 @@ class Infinity(Backbone):
         if grid.index == 0:
             return (state.start + where).expand(-1, grid.tokens, -1)
         tokens = self.embed_latent(latent)
-        tokens = tokens + where.to(tokens.dtype)
+        tokens = (tokens + where).to(tokens.dtype)  # rounded once
         return tokens.repeat(len(state.start) // len(tokens), 1, 1)
 
     def where(self, grid: Grid) -> Tensor:
@@ -308,9 +309,15 @@ class Infinity(Backbone):
         return level + self.places(waves.to(level.dtype))
 
     def embed_latent(self, latent: Tensor) -> Tensor:
-        """Project a resized latent (n, d, h, w) to tokens (n, h * w, C)."""
-        flat = rearrange(latent, "b d h w -> b (h w) d")
-        return self.word_embed(flat.to(self.pos_start.dtype))
+        """Project a resized latent (n, d, h, w) to tokens (n, h * w, C).
+
+        Under autocast the layout of a linear map's input decides whether its bias is added before
+        rounding or after. The released input is contiguous, except in patchified models on a GPU.
+        """
+        flat = rearrange(latent, "b d h w -> b (h w) d").to(self.pos_start.dtype)
+        if self.config.patch == 1 and torch.is_autocast_enabled(flat.device.type):
+            flat = flat.contiguous()
+        return self.word_embed(flat)
 
     def logits(self, state: State, x: Tensor) -> Tensor:
         """Return the logits (B, L, d, 2) of each bit being 0 or 1, in float32 or float64."""

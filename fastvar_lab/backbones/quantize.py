@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import ClassVar, Protocol, cast
 
 import torch
@@ -53,6 +54,16 @@ class Quantizer(Protocol):
         ...
 
 
+@cache
+def code_entry(channels: int, dtype: torch.dtype) -> float:
+    """Return the absolute value of a code's entries, 1 / sqrt(channels) as the released code does.
+
+    It normalises a code again after making it, which may change the last binary digit.
+    """
+    code = torch.full((channels,), channels**-0.5, dtype=dtype, device="cpu")
+    return float(F.normalize(code, dim=0)[0])
+
+
 @dataclass(frozen=True)
 class BitQuantizer:
     """Infinity's quantiser: tokens are bits (n, L, d p^2), each of p x p cells of the latent.
@@ -74,7 +85,7 @@ class BitQuantizer:
         signs = 2 * rearrange(tokens, "b (h w) d -> b d h w", h=grid.h).to(latent.dtype) - 1
         if places is not None:
             signs = signs * on_map(places, grid)
-        code = F.pixel_shuffle(signs, self.patch) / self.channels**0.5
+        code = F.pixel_shuffle(signs, self.patch) * code_entry(self.channels, latent.dtype)
         return latent + upsample(code, *latent.shape[-2:])
 
 

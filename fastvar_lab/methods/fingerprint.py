@@ -36,6 +36,7 @@ _HIDDEN = (
     *("__static_attributes__", "__annotations__", "__annotate__", "__annotate_func__"),
     *("__annotations_cache__", "__dataclass_fields__", "__dataclass_params__"),
     *("__getstate__", "__setstate__"),
+    "__slotnames__",  # added when an instance is pickled for the first time
 )  # class attributes without effect on results, or different between versions of Python
 
 _SHIPPED = ("fastvar_lab", "builtins", "typing")
@@ -151,8 +152,8 @@ class _Canonical:
             return ["partial", self(value.func), self(value.args), self(value.keywords)]
         if isinstance(value, property | cached_property):
             return self(value.fget if isinstance(value, property) else value.func)
-        if hasattr(value, "__func__"):
-            return self(value.__func__)
+        if hasattr(value, "__func__"):  # a bound method depends on its object, too
+            return [self(value.__func__), self(getattr(value, "__self__", None))]
         if isinstance(value, CodeType):
             return syntax(value) or self._bytecode(value)
         if isinstance(value, ModuleType):
