@@ -24,7 +24,7 @@ def distance_to_mean(x: Tensor) -> Tensor:
         return (gap.square().sum(dim=-1) / 4).expand(-1, 2)
     precise = torch.promote_types(x.dtype, torch.float32)
     mean = x.mean(dim=1, keepdim=True, dtype=precise)
-    return F.mse_loss(x.to(precise), mean.expand_as(x), reduction="none").sum(dim=-1)
+    return F.mse_loss(x, mean.expand_as(x), reduction="none").sum(dim=-1)
 
 
 def gather(x: Tensor, index: Tensor) -> Tensor:
