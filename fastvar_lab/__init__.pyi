@@ -84,5 +84,6 @@ from .seam import Wrapper as Wrapper
 from .snapshots import Snapshot as Snapshot
 from .snapshots import resume_step as resume_step
 from .speed.flops import costs as costs
+from .speed.memory import memory as memory
 from .store import Store as Store
 from .verification import verify as verify
