@@ -250,6 +250,23 @@ class Runner:
         """Return what is added to the residual stream x (B, L, C). Call `branch` at most once."""
         return branch(x)
 
+    def reads(
+        self,
+        site: Site,
+        grid: Grid,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        mask: Tensor | None = None,
+        scale: float = 1.0,
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return the keys, values and mask that an attention reads: those that it is given.
+
+        Override it to watch attention, or to change what it reads; shapes are those of `attend`,
+        and a mask may be (B, H, 1, T). It is called once per attention, whatever the kernel.
+        """
+        return k, v, mask
+
     def attend(
         self,
         site: Site,
@@ -265,6 +282,7 @@ class Runner:
         `mask` (B, 1, 1, T) is added to the scores. In a group, attention is causal from step to
         step.
         """
+        k, v, mask = self.reads(site, grid, q, k, v, mask, scale)
         if site.kind == "attn" and len(grid.steps) > 1:
             lengths = [self.forwarded(site, step) for step in grid.steps]
             return block_causal(q, k, v, lengths, scale)
@@ -340,6 +358,18 @@ class Wrapper(Runner):
 
     def sublayer(self, site: Site, grid: Grid, branch: Branch, x: Tensor) -> Tensor:
         return self.inner.sublayer(site, grid, branch, x)
+
+    def reads(
+        self,
+        site: Site,
+        grid: Grid,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        mask: Tensor | None = None,
+        scale: float = 1.0,
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        return self.inner.reads(site, grid, q, k, v, mask, scale)
 
     def attend(
         self,
