@@ -9,10 +9,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from fastvar_lab.methods.prune import PruneRunner
+from fastvar_lab.methods.prune import Prune
+from fastvar_lab.methods.prune_runner import PruneRunner
 from fastvar_lab.methods.registry import method
 from fastvar_lab.methods.restore import CachedBranch, Restorer
-from fastvar_lab.methods.schedule import ScaleName, find, kept, scale_name
+from fastvar_lab.methods.schedule import ScaleName, find, scale_name
 from fastvar_lab.methods.select import FarFromMean, Selector
 from fastvar_lab.seam import KINDS, Act, Branch, Grid, Rows, Runner, Site
 
@@ -88,52 +89,38 @@ class Planned:
         """The number of layers that the plan is for; None if it prunes nothing."""
         return next((len(digits) for _, kinds in self.pruned for _, digits in kinds), None)
 
-    def digits(self, grids: Sequence[Grid]) -> dict[int, dict[str, Digits]]:
+    def steps(self, grids: Sequence[Grid]) -> dict[int, dict[str, Digits]]:
         """Return the digits by step index and kind; skipped steps have none."""
         rows = self.rows_by_step(grids)
         steps = {find(name, grids): dict(kinds) for name, kinds in self.pruned}
         if len(steps) < len(self.pruned):
             raise ValueError("two names of the plan are the same scale step")
-        for step in steps:
-            if grids[step].prefix:
-                raise ValueError(
-                    f"scale {grids[step].name} carries text tokens and cannot be pruned"
-                )
         return {s: kinds for s, kinds in sorted(steps.items()) if rows.get(s) is not Rows.SKIP}
 
     def rows_by_step(self, grids: Sequence[Grid]) -> dict[int, Rows]:
         """Return the rows that run, of steps that do not run both, by step index."""
-        rows = {find(name, grids): Rows(which) for name, which in self.rows}
-        if len(rows) == len(grids) and set(rows.values()) == {Rows.SKIP}:
-            raise ValueError("every scale step is skipped; leave at least one")
-        return rows
+        return {find(name, grids): Rows(which) for name, which in self.rows}
+
+    def uniform(self, grids: Sequence[Grid]) -> Prune:
+        """Return the `Prune` that prunes and skips at the same steps, with one share for all."""
+        steps = dict.fromkeys(self.steps(grids), 1 / EIGHTHS)
+        rows = self.rows_by_step(grids).items()
+        skipped = {step: 1.0 for step, which in rows if which is Rows.SKIP}
+        ratios = {step - len(grids): share for step, share in (steps | skipped).items()}
+        return Prune(ratios, self.select, self.restore, self.cache_step)
 
     def cache_index(self, grids: Sequence[Grid]) -> int | None:
         """Return the step whose branch outputs are restored from; None if none is needed."""
-        steps, rows = self.digits(grids), self.rows_by_step(grids)
-        if not steps or not self.restore.needs_cache:
-            return None
-        first = min(steps)
-        if self.cache_step is not None:
-            step = find(self.cache_step, grids)
-        else:
-            step = max((s for s in range(first) if rows.get(s) is not Rows.SKIP), default=-1)
-        if not 0 <= step < first or rows.get(step) is Rows.SKIP:
-            raise ValueError(
-                f"no whole scale step to restore from comes before the first pruned one, "
-                f"{grids[first].name}"
-            )
-        return step
+        return self.uniform(grids).cache_index(grids)
 
     def acts(self, grids: Sequence[Grid]) -> tuple[Act, ...]:
-        steps, rows, cache = self.digits(grids), self.rows_by_step(grids), self.cache_index(grids)
-        key = ("planned", self.select, self.restore, cache)
+        steps, rows = self.steps(grids), self.rows_by_step(grids)
         return tuple(
-            Act(
-                rows.get(step, Rows.BOTH),
-                (*key, *sorted(steps[step].items())) if step in steps else (),
+            act._replace(
+                rows=rows.get(step, act.rows),
+                key=act.key and (*act.key, *sorted(steps.get(step, {}).items())),
             )
-            for step in range(len(grids))
+            for step, act in enumerate(self.uniform(grids).acts(grids))
         )
 
     def start(
@@ -146,34 +133,39 @@ class Planned:
             raise ValueError(
                 f"this schedule was planned for {self.depth} layers; the model has {depth}"
             )
-        return PlannedRunner(self, grids, held or {})
+        return PlannedRunner(self, grids, depth, held or {})
 
 
 class PlannedRunner(PruneRunner):
     """Runs one generation under `Planned`."""
 
     def __init__(
-        self, method: Planned, grids: Sequence[Grid], held: Mapping[tuple[int, Site], Tensor]
+        self,
+        method: Planned,
+        grids: Sequence[Grid],
+        depth: int,
+        held: Mapping[tuple[int, Site], Tensor],
     ) -> None:
-        self.digits = method.digits(grids)
-        super().__init__(method, grids, held)
+        super().__init__(method.uniform(grids), grids, depth, held)
+        self.shares = {
+            (step, Site(layer, kind)): int(digit) / EIGHTHS
+            for step, kinds in method.steps(grids).items()
+            for kind, digits in kinds.items()
+            for layer, digit in enumerate(digits)
+        }
 
     def ratio(self, site: Site, grid: Grid) -> float:
-        digits = self.digits.get(grid.index, {}).get(site.kind)
-        return int(digits[site.layer]) / EIGHTHS if digits else 0.0
+        return self.shares.get((grid.index, site), 0.0)
 
     def prunes(self, site: Site) -> bool:
-        return any(
-            kinds[site.kind][site.layer] != "0"
-            for kinds in self.digits.values()
-            if site.kind in kinds
-        )
+        return any(share > 0 for (_, pruned), share in self.shares.items() if pruned == site)
 
     def sublayer(self, site: Site, grid: Grid, branch: Branch, x: Tensor) -> Tensor:
         if self.ratio(site, grid) < 1:
             return super().sublayer(site, grid, branch, x)
-        none = torch.zeros(x.shape[0], 0, dtype=torch.long, device=x.device)
-        return self.restored(site, grid, x[:, :0], none)
+        none = torch.zeros(len(x), 0, dtype=torch.long, device=x.device)
+        cached = self.on_rows(self.cache.get(site), len(x))
+        return self.restore.restore(x[:, :0], none, grid, cached)
 
 
 def _pairs(mapping: Any) -> Sequence[tuple[Any, Any]]:
