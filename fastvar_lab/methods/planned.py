@@ -17,7 +17,7 @@ from fastvar_lab.methods.schedule import ScaleName, find, scale_name
 from fastvar_lab.methods.select import FarFromMean, Selector
 from fastvar_lab.seam import KINDS, Act, Branch, Grid, Rows, Runner, Site
 
-EIGHTHS = 8
+EIGHTHS, DIGITS = 8, "012345678"
 ROWS = ("cond", "null", "skip")
 
 Digits = str
@@ -178,7 +178,7 @@ def _kinds(name: Any, kinds: Any) -> tuple[tuple[str, Digits], ...]:
     for kind, digits in sorted(_pairs(kinds), key=lambda pair: str(pair[0])):
         if kind not in KINDS:
             raise ValueError(f"scale {name}: sublayers are {', '.join(KINDS)}; not {kind!r}")
-        if not isinstance(digits, str) or not digits or set(digits) - set("012345678"):
+        if not isinstance(digits, str) or not digits or set(digits) - set(DIGITS):
             raise ValueError(
                 f"scale {name}, {kind}: a digit a layer from 0 to 8, the eighths of its tokens "
                 f"that are pruned; not {digits!r}"
