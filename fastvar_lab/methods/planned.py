@@ -106,8 +106,8 @@ class Planned:
         steps = dict.fromkeys(self.steps(grids), 1 / EIGHTHS)
         rows = self.rows_by_step(grids).items()
         skipped = {step: 1.0 for step, which in rows if which is Rows.SKIP}
-        ratios = {step - len(grids): share for step, share in (steps | skipped).items()}
-        return Prune(ratios, self.select, self.restore, self.cache_step)
+        ratios = ((step - len(grids), share) for step, share in (steps | skipped).items())
+        return Prune(tuple(ratios), self.select, self.restore, self.cache_step)
 
     def cache_index(self, grids: Sequence[Grid]) -> int | None:
         """Return the step whose branch outputs are restored from; None if none is needed."""

@@ -30,7 +30,8 @@ VARIED = 4  # last steps that they prune
 class Cost(Protocol):
     """The cost of one generated picture, as a sum over sublayer calls and steps."""
 
-    unit: str
+    @property
+    def unit(self) -> str: ...
 
     def call(self, call: Call, grid: Grid) -> float:
         """Return the cost of one sublayer call."""
@@ -119,7 +120,7 @@ def measure(
     Takes about 30 generations of one picture.
     """
     grids = model.grids(sizes)
-    methods = [Dense(), *random_schedules(model, grids, SCHEDULES, SEED)]
+    methods: list[Method] = [Dense(), *random_schedules(model, grids, SCHEDULES, SEED)]
     methods += [Planned(rows={i - len(grids): "cond" for i in range(1, len(grids))})]
     seen: defaultdict[tuple[str, Call, Grid], list[float]] = defaultdict(list)
     ends: defaultdict[tuple[int, int], list[float]] = defaultdict(list)
