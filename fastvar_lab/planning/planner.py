@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import combinations_with_replacement
 from typing import NamedTuple
 
 import numpy as np
-from scipy.optimize import nnls
 
 from fastvar_lab.methods.planned import Planned
 from fastvar_lab.methods.prune import Dense
@@ -16,16 +16,18 @@ from fastvar_lab.models.model import Model
 from fastvar_lab.planning import cost as costs
 from fastvar_lab.planning import sensitivity as changes
 from fastvar_lab.planning.cost import Cost, Operations, total
-from fastvar_lab.planning.effects import Calibration, calibration_items, psnr
-from fastvar_lab.planning.sensitivity import LEVELS, Sensitivity
-from fastvar_lab.planning.solve import solve
+from fastvar_lab.planning.effects import LEAST, Calibration, calibration_items, psnr
+from fastvar_lab.planning.sensitivity import LEVELS, Sensitivity, Tail
+from fastvar_lab.planning.solve import choose, solve
 from fastvar_lab.prompts import PromptSet
 from fastvar_lab.sampling import Sampling
 from fastvar_lab.seam import Method
 from fastvar_lab.store import Store
 
-ROUNDS, TRIED = 4, 4  # rounds of correction, and schedules measured in each
-PRIOR = 0.3  # weight of the belief that effects add up, against what is measured
+ROUNDS, TRIED = 2, 6  # rounds of correction, and starts of each kind that are measured
+TRUSTED = (1.0, 0.6, 0.3)  # shares of the places that a round moves
+CLOSE = 1e-4  # a difference in log10 of the error that counts as none
+SLACK = 2e-3  # share of a budget that a corrected schedule may be over
 
 
 class Plan(NamedTuple):
@@ -81,39 +83,104 @@ class Planner:
         c = self.calibration
         return total(self.price, self.model, method, c.grids, c.text_tokens, c.guided)
 
-    def plan(self, speedup: float, rounds: int | None = None) -> Plan:
+    def plan(self, speedup: float, rounds: int = ROUNDS) -> Plan:
         """Return the best schedule found that is predicted to be `speedup` times as fast.
 
-        Effects do not add up, so each round solves for the most promising tails, measures the
-        schedules, and corrects how much each step and kind counts. Raises ValueError for a
-        speedup that no schedule reaches; it says the fastest there is, and its quality.
+        It starts from the best of schedules with equal shares and of those that single changes
+        suggest. Effects do not add up, so each round then measures what one more level does at
+        every place of the best schedule, and moves shares from where they hurt to where they do
+        not. Raises ValueError for a speedup that no schedule reaches; it says the fastest there
+        is, and its quality.
         """
         if not speedup >= 1:
             raise ValueError(f"a speedup is 1 or more; not {speedup}")
-        full = self.spent(Dense())
+        title, full = f"{speedup:g} times as fast", self.spent(Dense())
         budget = full / speedup
         self._check_reach(budget, full)
-        s, c = self.sensitivity, self.calibration
-        correction = Correction(s)
-        seen: dict[Planned, float] = {}
-        for turn in range(ROUNDS if rounds is None else rounds):
-            weights = correction.fit()
-            options = []
-            for i, tail in enumerate(s.tails):
-                errors, base = correction.weighted(weights, i)
-                plan = solve(s, errors, tail, self.price, budget, c)
-                if plan is not None:
-                    options.append((base + correction.added(errors, plan), i, plan))
-            options.sort(key=lambda option: option[0])
-            fresh = [(i, p) for _, i, p in options if p not in seen][: TRIED + 2 * (turn == 0)]
-            if not fresh:
+        best, error = self._least(self._starts(budget), title)
+        for _ in range(rounds):
+            moved, less = self._least(self._moves(best, error, budget, title), title)
+            if less.mean() >= error.mean() - CLOSE:
                 break
-            measured = c.errors([p for _, p in fresh], f"{speedup:g} times as fast")
-            for (i, p), errors in zip(fresh, measured, strict=True):
-                seen[p] = float(psnr(errors).mean())
-                correction.learn(p, i, errors)
-        best = max(seen, key=seen.__getitem__)
-        return Plan(self._signed(best), full / self.spent(best), seen[best])
+            best, error = moved, less
+        return Plan(self._signed(best), full / self.spent(best), float(-10 * error.mean()))
+
+    def _least(self, plans: Sequence[Planned], title: str) -> tuple[Planned, np.ndarray]:
+        """Measure schedules; return the best one with log10 of its errors (n,)."""
+        errors = np.log10(self.calibration.errors(plans, title))
+        best = int(errors.mean(1).argmin())
+        return plans[best], errors[best]
+
+    def _starts(self, budget: float) -> list[Planned]:
+        """Return schedules within a budget, those of least predicted error."""
+        s, options = self.sensitivity, list[tuple[float, Planned]]()
+        for tail, base in zip(s.tails, s.tail_errors, strict=True):
+            scale = 1 / np.exp(np.log(np.maximum(base, LEAST)).mean())
+            errors = s.errors.mean(2) * scale
+            solved = solve(s, errors, tail, self.price, budget, self.calibration)
+            for plan in [*([] if solved is None else [solved]), *self._even(tail, budget)]:
+                chosen = s.errors[np.arange(len(s.places)), s.levels(plan)].sum(0)
+                options.append((float(np.log(base + chosen + LEAST).mean()), plan))
+        options.sort(key=lambda option: option[0])
+        plans = list(dict.fromkeys(plan for _, plan in options))
+        even = [plan for plan in plans if s.is_even(plan)]
+        rest = [plan for plan in plans if plan not in even]
+        return [*even[:TRIED], *rest[:TRIED]]
+
+    def _even(self, tail: Tail, budget: float) -> list[Planned]:
+        """Return schedules with equal shares in all layers of a step, as dear as a budget allows.
+
+        Shares rise with the step; the first quarter of the layers is pruned like the others, or
+        not at all.
+        """
+        s, steps = self.sensitivity, sorted({place.step for place in self.sensitivity.places})
+        plans: dict[tuple[int, ...], tuple[float, Planned]] = {}
+        for levels in combinations_with_replacement(range(len(LEVELS)), len(steps)):
+            for first in (0, s.depth // 4):
+                digits = [
+                    LEVELS[levels[steps.index(p.step)] if p.layers.start >= first else 0]
+                    for p in s.places
+                ]
+                plan = s.schedule(digits, tail)
+                spent = self.spent(plan)
+                if 0.93 * budget <= spent <= budget:
+                    plans[*levels, first] = spent, plan
+        return [plan for _, plan in plans.values()]
+
+    def _moves(self, plan: Planned, error: np.ndarray, budget: float, title: str) -> list[Planned]:
+        """Return schedules that differ from a plan in the moves that promise most."""
+        s, tail = self.sensitivity, self._tail(plan)
+        levels, places = s.levels(plan), range(len(s.places))
+        up = [i for i in places if levels[i] + 1 < len(LEVELS)]
+        raised = [s.with_level(plan, i, levels[i] + 1, tail) for i in up]
+        worse = np.zeros(len(s.places))
+        measured = np.log10(self.calibration.errors(raised, title))
+        worse[up] = np.maximum((measured - error).mean(1), CLOSE)
+        prices = s.prices(levels, tail, self.price, self.calibration)
+        errors, costs = np.zeros((len(s.places), 3)), np.zeros((len(s.places), 3))
+        for i in places:
+            for option, level in enumerate(levels[i] + np.arange(-1, 2)):
+                inside = 0 <= level < len(LEVELS)
+                costs[i, option] = prices[i, level] if inside else prices[i, levels[i]]
+                errors[i, option] = (option - 1) * worse[i] if inside else 0.0
+        fixed = self.spent(plan) - prices[np.arange(len(levels)), levels].sum()
+        plans = []
+        for trust in TRUSTED:
+            allowed = errors.copy()
+            if trust < 1:  # the moves of largest and smallest effect for what they cost
+                worth = worse / np.maximum(np.abs(np.diff(costs).mean(1)), 1e-12)
+                middle = np.abs(np.argsort(np.argsort(worth)) / len(worth) - 0.5) < (1 - trust) / 2
+                allowed[middle, 0] = allowed[middle, 2] = np.inf
+            options = choose(allowed, costs, budget - fixed)
+            moved = levels + options - 1
+            moved = np.clip(moved, 0, len(LEVELS) - 1)
+            candidate = s.schedule([LEVELS[level] for level in moved], tail)
+            if self.spent(candidate) <= budget * (1 + SLACK):
+                plans.append(candidate)
+        return plans or [plan]
+
+    def _tail(self, plan: Planned) -> Tail:
+        return next(tail for tail in self.sensitivity.tails if tail.rows() == dict(plan.rows))
 
     def plan_to(self, quality: float) -> Plan:
         """Return the fastest schedule found whose PSNR is at least `quality` dB."""
@@ -153,49 +220,3 @@ class Planner:
             f"{sampling.guidance:g}, {len(c.items)} prompts, cost in {self.price.unit}"
         )
         return replace(plan, origin=origin)
-
-
-class Correction:
-    """Learns how much errors of each step and kind, and of a tail, count in whole schedules."""
-
-    def __init__(self, sensitivity: Sensitivity) -> None:
-        self.s = sensitivity
-        names = dict.fromkeys((place.step, place.kind) for place in sensitivity.places)
-        self.groups = {name: i for i, name in enumerate(names)}
-        self.of_place = np.array([self.groups[p.step, p.kind] for p in sensitivity.places])
-        self.rows: list[np.ndarray] = []  # shares of the measured error that each group predicts
-        self.scale = np.ones(sensitivity.errors.shape[2])  # 1 / error of each picture
-
-    def fit(self) -> np.ndarray:
-        """Return the weights of the groups and, last, of tails: 1 where nothing is known."""
-        n = len(self.groups) + 1
-        prior = PRIOR * np.eye(n)
-        rows = np.array(self.rows).reshape(-1, n)
-        target = np.concatenate([np.ones(len(rows)), PRIOR * np.ones(n)])
-        weights, _ = nnls(np.concatenate([rows, prior]), target)
-        return np.maximum(weights, 0.05)
-
-    def weighted(self, weights: np.ndarray, tail: int) -> tuple[np.ndarray, float]:
-        """Return the errors (places, levels) over the pictures, and that of a tail."""
-        errors = (self.s.errors * self.scale).mean(2) * weights[self.of_place][:, None]
-        return errors, float((self.s.tail_errors[tail] * self.scale).mean() * weights[-1])
-
-    def added(self, errors: np.ndarray, plan: Planned) -> float:
-        """Return the sum of the errors of a schedule's places."""
-        return float(errors[np.arange(len(errors)), self.levels(plan)].sum())
-
-    def levels(self, plan: Planned) -> np.ndarray:
-        """Return the level of each place in a schedule."""
-        steps = plan.steps(self.s.grids)
-        zero = "0" * self.s.depth
-        digits = [steps.get(p.step, {}).get(p.kind, zero)[p.layers.start] for p in self.s.places]
-        return np.array([LEVELS.index(digit) for digit in digits])
-
-    def learn(self, plan: Planned, tail: int, errors: np.ndarray) -> None:
-        """Take in the measured errors (n,) of a schedule."""
-        chosen = self.s.errors[np.arange(len(self.of_place)), self.levels(plan)]
-        parts = np.zeros((len(self.groups) + 1, chosen.shape[1]))
-        np.add.at(parts, self.of_place, chosen)
-        parts[-1] = self.s.tail_errors[tail]
-        self.rows.append((parts / errors).mean(1))
-        self.scale = 1 / errors / np.mean(1 / errors)

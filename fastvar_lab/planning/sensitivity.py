@@ -9,11 +9,14 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from fastvar_lab.methods.planned import Planned
+from fastvar_lab.methods.planned import EIGHTHS, Planned
 from fastvar_lab.methods.prune import Dense
+from fastvar_lab.methods.schedule import kept
+from fastvar_lab.planning.cost import Cost
 from fastvar_lab.planning.effects import Calibration, psnr
-from fastvar_lab.seam import Grid, Method, Rows
+from fastvar_lab.seam import Grid, Method, Rows, Site
 from fastvar_lab.speed import flops
+from fastvar_lab.speed.flops import Call
 
 LEVELS = "02468"
 """The digits that a plan chooses from: eighths of a sublayer's tokens that are pruned."""
@@ -58,6 +61,54 @@ class Sensitivity:
     def schedule(self, digits: Sequence[str], tail: Tail) -> Planned:
         """Return the schedule with a digit at each place."""
         return schedule(self.places, digits, tail, self.grids, self.depth)
+
+    def levels(self, plan: Planned) -> np.ndarray:
+        """Return the level of each place in a schedule."""
+        steps, zero = plan.steps(self.grids), "0" * self.depth
+        digits = [steps.get(p.step, {}).get(p.kind, zero)[p.layers.start] for p in self.places]
+        return np.array([LEVELS.index(digit) for digit in digits])
+
+    def with_level(self, plan: Planned, place: int, level: int, tail: Tail) -> Planned:
+        """Return a schedule with another level at one place."""
+        levels = self.levels(plan)
+        levels[place] = level
+        return self.schedule([LEVELS[each] for each in levels], tail)
+
+    def is_even(self, plan: Planned) -> bool:
+        """Return whether a schedule has one share at each step but for its first layers."""
+        kinds = [set(kinds.values()) for kinds in plan.steps(self.grids).values()]
+        rows = [row for each in kinds for row in each]
+        return all(len(each) == 1 for each in kinds) and all(
+            len(set(r.lstrip("0"))) == 1 for r in rows
+        )
+
+    def prices(
+        self, levels: np.ndarray, tail: Tail, cost: Cost, calibration: Calibration
+    ) -> np.ndarray:
+        """Return the cost (places, LEVELS) of each choice, with the keys that `levels` leave."""
+        grids, depth, text = self.grids, self.depth, calibration.text_tokens
+        shares = {
+            (place.step, layer): int(LEVELS[level]) / EIGHTHS
+            for place, level in zip(self.places, levels, strict=True)
+            for layer in (place.layers if place.kind == "attn" else ())
+        }
+        keys = np.zeros((len(grids), depth), int)  # before each step
+        for grid in grids[:-1]:
+            for layer in range(depth):
+                tokens = kept(grid.tokens, shares.get((grid.index, layer), 0.0))
+                keys[grid.index + 1, layer] = keys[grid.index, layer] + tokens
+        prices = np.zeros((len(self.places), len(LEVELS)))
+        for i, place in enumerate(self.places):
+            grid = grids[place.step]
+            rows = rows_at(tail, place.step, len(grids), calibration.guided)
+            for j, level in enumerate(LEVELS):
+                tokens = kept(grid.tokens, int(level) / EIGHTHS)
+                for layer in place.layers if rows else ():
+                    seen = {"attn": int(keys[place.step, layer]) + tokens, "ffn": 0}
+                    site = Site(layer, place.kind)
+                    call = Call(site, rows, tokens, seen.get(place.kind, text))
+                    prices[i, j] += cost.call(call, grid)
+        return prices
 
     def frame(self) -> pd.DataFrame:
         """Return a row for each place and level: the PSNR in dB that this change alone leaves."""

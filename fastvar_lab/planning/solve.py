@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from fastvar_lab.methods.planned import EIGHTHS, Planned
-from fastvar_lab.methods.schedule import kept
+from fastvar_lab.methods.planned import Planned
 from fastvar_lab.planning.cost import Cost, total
 from fastvar_lab.planning.effects import Calibration
-from fastvar_lab.planning.sensitivity import LEVELS, Sensitivity, Tail, rows_at
-from fastvar_lab.seam import Site
-from fastvar_lab.speed.flops import Call
+from fastvar_lab.planning.sensitivity import LEVELS, Sensitivity, Tail
 
 ROUNDS = 4  # in which costs follow the keys that a schedule leaves
 
@@ -41,10 +38,10 @@ def solve(
 
     best, goal = None, budget
     for _ in range(ROUNDS):
-        prices = _prices(sensitivity, digits, tail, cost, calibration)
+        prices = sensitivity.prices(digits, tail, cost, calibration)
         _, now = spent()
         fixed = now - prices[np.arange(len(digits)), digits].sum()
-        digits[live] = _choose(errors[live], prices[live], goal - fixed)
+        digits[live] = choose(errors[live], prices[live], goal - fixed)
         plan, now = spent()
         if now <= budget * (1 + 1e-6):
             best = plan
@@ -54,7 +51,7 @@ def solve(
     return best
 
 
-def _choose(errors: np.ndarray, prices: np.ndarray, budget: float) -> np.ndarray:
+def choose(errors: np.ndarray, prices: np.ndarray, budget: float) -> np.ndarray:
     """Choose a level (places,) for least error within a budget, or the cheapest there is."""
     low, high = 0.0, 1.0
     rows = np.arange(len(errors))
@@ -84,40 +81,3 @@ def _choose(errors: np.ndarray, prices: np.ndarray, budget: float) -> np.ndarray
         place, level = np.unravel_index(np.where(fits, gain, -1).argmax(), gain.shape)
         used += prices[place, level] - prices[place, levels[place]]
         levels[place] = level
-
-
-def _prices(
-    sensitivity: Sensitivity,
-    digits: np.ndarray,
-    tail: Tail,
-    cost: Cost,
-    calibration: Calibration,
-) -> np.ndarray:
-    """Return the cost (places, levels) of each choice, with the keys that `digits` leaves."""
-    grids, depth = sensitivity.grids, sensitivity.depth
-    shares = {
-        (place.step, layer): int(LEVELS[digit]) / EIGHTHS
-        for place, digit in zip(sensitivity.places, digits, strict=True)
-        for layer in (place.layers if place.kind == "attn" else ())
-    }
-    keys = np.zeros((len(grids) + 1, depth), int)
-    for grid in grids:
-        for layer in range(depth):
-            tokens = kept(grid.tokens, shares.get((grid.index, layer), 0.0))
-            if grid.index >= len(grids) - tail.skipped:
-                tokens = 0
-            keys[grid.index + 1, layer] = keys[grid.index, layer] + tokens
-    prices = np.zeros((len(sensitivity.places), len(LEVELS)))
-    for i, place in enumerate(sensitivity.places):
-        grid = grids[place.step]
-        rows = rows_at(tail, place.step, len(grids), calibration.guided)
-        for j, level in enumerate(LEVELS):
-            tokens = kept(grid.tokens, int(level) / EIGHTHS)
-            for layer in place.layers if rows else ():
-                seen = {"attn": int(keys[place.step, layer]) + tokens, "ffn": 0}
-                call = Call(
-                    Site(layer, place.kind), rows, tokens,
-                    seen.get(place.kind, calibration.text_tokens),
-                )  # fmt: skip
-                prices[i, j] += cost.call(call, grid)
-    return prices
