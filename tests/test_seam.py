@@ -21,6 +21,7 @@ ROOMS = (
         "plotting",
         "speed",
         "verification",
+        "planning",
         "evaluators",
         "experiments",
         "widgets",

@@ -24,6 +24,7 @@ from fastvar_lab.sampling import Sampling
 from fastvar_lab.seam import Method
 from fastvar_lab.store import Store
 
+PICTURES = 8
 ROUNDS, TRIED = 2, 6  # rounds of correction, and starts of each kind that are measured
 TRUSTED = (1.0, 0.6, 0.3)  # shares of the places that a round moves
 CLOSE = 1e-4  # a difference in log10 of the error that counts as none
@@ -48,7 +49,7 @@ class Planner:
 
     model: Model
     cost: str | Cost = "time"
-    n: int = 16
+    n: int = PICTURES
     prompts: PromptSet | None = None
     sampling: Sampling | None = None
     sizes: Sequence[tuple[int, int]] | None = None
@@ -220,3 +221,41 @@ class Planner:
             f"{sampling.guidance:g}, {len(c.items)} prompts, cost in {self.price.unit}"
         )
         return replace(plan, origin=origin)
+
+
+def plan(
+    model: Model,
+    speedup: float | None = None,
+    *,
+    psnr: float | None = None,
+    cost: str | Cost = "time",
+    n: int = PICTURES,
+    prompts: PromptSet | None = None,
+    sampling: Sampling | None = None,
+    sizes: Sequence[tuple[int, int]] | None = None,
+    quick: bool = False,
+    store: Store | None = None,
+    progress: bool = True,
+) -> Planned:
+    """Return the best schedule found under a budget: a speedup, or a PSNR in dB to keep.
+
+    Shares of pruned tokens are chosen for each step, layer and kind of sublayer, and the last
+    steps that run null rows. `cost` is "time" on this machine, "operations", or a `Cost`; `n`
+    pictures of `prompts` are the calibration, by default of the model's own set under a seed that
+    nothing is judged on. What is measured is kept in `store`, so that a stopped plan goes on and
+    other budgets are quick. `quick` measures four pictures and layers in groups. Raises ValueError
+    for a budget that cannot be met.
+
+    >>> import fastvar_lab as fv
+    >>> model = fv.load("tiny")
+    >>> fv.plan(model, speedup=0.5)
+    Traceback (most recent call last):
+    ValueError: a speedup is 1 or more; not 0.5
+    """
+    if (speedup is None) == (psnr is None):
+        raise ValueError(f"give a speedup or a PSNR to keep; not {speedup!r} and {psnr!r}")
+    planner = Planner(model, cost, n, prompts, sampling, sizes, store, quick, progress)
+    if speedup is not None:
+        return planner.plan(speedup).method
+    assert psnr is not None
+    return planner.plan_to(psnr).method
