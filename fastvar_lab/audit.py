@@ -5,9 +5,28 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
+import torch
 from torch import Tensor
 
-from fastvar_lab.seam import Act, Branch, Grid, Group, Method, Rows, Runner, Site, Stack, Wrapper
+from fastvar_lab.seam import (
+    Act,
+    Branch,
+    Grid,
+    Group,
+    Handles,
+    Method,
+    Rows,
+    Runner,
+    Site,
+    Stack,
+    Wrapper,
+)
+
+
+def check_value(method: object) -> None:
+    """Raise ValueError for what is no method, or the class of one."""
+    if isinstance(method, type) or not hasattr(method, "acts"):
+        raise ValueError(f"a method is a value such as Dense(); not {method!r}")
 
 
 def checked_acts(method: Method, grids: Sequence[Grid], depth: int) -> tuple[Act, ...]:
@@ -19,6 +38,14 @@ def checked_acts(method: Method, grids: Sequence[Grid], depth: int) -> tuple[Act
         where = f"{name}.acts at step {grid.index} ({grid.name})"
         if not isinstance(act, Act):
             raise ValueError(f"{where} must be an Act; it is {act!r}")
+        if not isinstance(act.rows, Rows | None):
+            raise ValueError(f"{where}: rows must be Rows or None; not {act.rows!r}")
+        if not isinstance(act.fused, int | None):
+            raise ValueError(f"{where}: fused must be the number of a layer; not {act.fused!r}")
+        if act.alone is not None and not _is_range(act.alone):
+            raise ValueError(
+                f"{where}: alone must be a range of layers (first, end); not {act.alone!r}"
+            )
         both = act.rows in (Rows.BOTH, None)
         if act.fused is not None and not (both and 0 <= act.fused < depth):
             raise ValueError(
@@ -30,11 +57,45 @@ def checked_acts(method: Method, grids: Sequence[Grid], depth: int) -> tuple[Act
                 f"{where}: alone is a range of the {depth} layers at a step of both rows; "
                 f"not {act.alone} at a step of {act.rows}"
             )
-        if act.joined and (before is None or before.skips or act.rows is not before.rows):
+        if act.joined and (before is None or before.skips or _streams(act) != _streams(before)):
             raise ValueError(
                 f"{where} is joined to a step before it that does not run the same rows"
             )
     return acts
+
+
+def _is_range(layers: object) -> bool:
+    """Return whether a value is a pair of integers."""
+    return (
+        isinstance(layers, tuple) and len(layers) == 2 and all(isinstance(n, int) for n in layers)
+    )
+
+
+def _streams(act: Act) -> tuple[object, ...]:
+    """Return what the steps of one forward must have in common: the rows of every layer."""
+    return act.rows, act.fused, act.alone
+
+
+def declared(
+    runner: Runner, acts: Sequence[Act], grids: Sequence[Grid], sites: Sequence[Site], name: str
+) -> dict[tuple[Site, int], int]:
+    """Return the tokens that a runner's `forwarded` declares, by site and step; 0 if skipped.
+
+    Raises ValueError for anything but a runner, and for numbers that are no counts of tokens.
+    """
+    if not isinstance(runner, Runner):
+        raise ValueError(f"{name}.start must return a Runner; it returned {runner!r}")
+    counts = {}
+    for grid, act in zip(grids, acts, strict=True):
+        for site in sites:
+            count = 0 if act.skips else runner.forwarded(site, grid)
+            if not isinstance(count, int) or count < 0:
+                raise ValueError(
+                    f"{name}, {site.kind} of layer {site.layer}, step {grid.index} ({grid.name}): "
+                    f"`forwarded` must return an integer, 0 or more; not {count!r}"
+                )
+            counts[site, grid.index] = count
+    return counts
 
 
 def forwards(grids: Sequence[Grid], acts: Sequence[Act], first: int) -> Iterator[Grid]:
@@ -52,19 +113,33 @@ def forwards(grids: Sequence[Grid], acts: Sequence[Act], first: int) -> Iterator
 class Audit(Wrapper):
     """Compares a runner's work with its method's declarations, by host integers alone.
 
-    It is the outermost wrapper. Raises ValueError with method, site, step and both numbers.
+    It is the outermost wrapper. `forwarded` is read once, before the first step: counts of
+    operations read it from a runner that has run nothing. Raises ValueError with method, site, step
+    and both numbers.
     """
 
     def __init__(
-        self, inner: Runner, method: Method, acts: Sequence[Act], kinds: Sequence[str], depth: int
+        self,
+        inner: Runner,
+        method: Method,
+        acts: Sequence[Act],
+        grids: Sequence[Grid],
+        kinds: Sequence[str],
+        depth: int,
     ) -> None:
-        super().__init__(inner)
         self.name, self.acts = type(method).__name__, acts
         self.sites = [Site(layer, kind) for layer in range(depth) for kind in kinds]
+        self.declared = declared(inner, acts, grids, self.sites, self.name)
+        super().__init__(inner)
+        self.pictures = 0
         self.received: defaultdict[Site, list[tuple[int, int]]] = defaultdict(list)
 
+    def prepare(self, handles: Handles) -> None:
+        self.pictures = handles.pictures
+        self.inner.prepare(handles)
+
     def forwarded(self, site: Site, grid: Grid) -> int:
-        return 0 if self.acts[grid.index].skips else self.inner.forwarded(site, grid)
+        return self.declared[site, grid.index]
 
     def decided(self, grid: Grid, canvas: Tensor) -> Rows:
         """Return the rows that run at a step; raise ValueError if runner and act disagree."""
@@ -85,9 +160,53 @@ class Audit(Wrapper):
 
         def watched(x: Tensor, index: Tensor | None = None) -> Tensor:
             received.append((x.shape[0], x.shape[1]))
+            if index is not None and index.shape != x.shape[:2]:
+                raise ValueError(
+                    f"{self._at(grid, site)}: the branch received {tuple(x.shape[:2])} tokens and "
+                    f"an index {tuple(index.shape)}; both are (B, K)"
+                )
+            if index is None and site.kind == "attn" and x.shape[1] != grid.tokens:
+                raise ValueError(
+                    f"{self._at(grid, site)}: the branch received {x.shape[1]} of {grid.tokens} "
+                    "tokens without their index (B, K)"
+                )
             return branch(x, index)
 
-        return self.inner.sublayer(site, grid, watched, x)
+        shape, delta = x.shape, self.inner.sublayer(site, grid, watched, x)
+        if not isinstance(delta, Tensor) or delta.shape != shape:
+            raise ValueError(
+                f"{self._at(grid, site)}: `sublayer` must return {tuple(shape)}; "
+                f"it returned {_shape(delta)}"
+            )
+        return delta
+
+    def stack(self, grid: Grid, blocks: Stack, x: Tensor) -> Tensor:
+        rows, *shape = x.shape
+        out = self.inner.stack(grid, blocks, x)
+        if not isinstance(out, Tensor) or list(out.shape[1:]) != shape:
+            raise ValueError(
+                f"{self._at(grid)}: `stack` must return all tokens {tuple(shape)}; it returned "
+                f"{tuple(out.shape[1:]) if isinstance(out, Tensor) else _shape(out)}"
+            )
+        fuses = self.acts[grid.index].fused is not None and rows == 2 * self.pictures
+        expected = self.pictures if fuses else rows
+        if len(out) != expected:
+            raise ValueError(
+                f"{self._at(grid)}: `stack` returned {len(out)} rows; the act says {expected}"
+            )
+        return out
+
+    def places(self, grid: Grid, tokens: Tensor) -> Tensor | None:
+        places, shape = self.inner.places(grid, tokens), (len(tokens), grid.h * grid.w)
+        if places is None:
+            return None
+        if not isinstance(places, Tensor) or places.shape != shape or places.dtype != torch.bool:
+            kind = f"{places.dtype} " if isinstance(places, Tensor) else ""
+            raise ValueError(
+                f"{self._at(grid)}: `places` must return a mask {shape}, bool; "
+                f"it returned {kind}{_shape(places)}"
+            )
+        return places
 
     def close(self, grid: Grid, rows: Rows, pictures: int) -> None:
         """Compare a finished forward with its declarations; raise ValueError if they differ."""
@@ -95,6 +214,7 @@ class Audit(Wrapper):
         for site in self.sites:
             calls = self.received.pop(site, [])
             tokens = sum(self.forwarded(site, step) for step in grid.steps)
+            at_most = any(self.acts[step.index].at_most for step in grid.steps)
             if len(calls) > 1:
                 raise ValueError(
                     f"{self._at(grid, site)}: the branch was called {len(calls)} times"
@@ -102,7 +222,7 @@ class Audit(Wrapper):
             alone = rows is Rows.BOTH and act.rows_at(site.layer) is Rows.COND
             live = pictures * (1 if alone else rows.each)
             height, width = calls[0] if calls else (live, 0)
-            if width > tokens or (width < tokens and not act.at_most):
+            if width > tokens or (width < tokens and not at_most):
                 raise ValueError(
                     f"{self._at(grid, site)}: the branch received {width} tokens; "
                     f"`forwarded` said {tokens}"
@@ -117,12 +237,7 @@ class Audit(Wrapper):
         where = f"{site.kind} of layer {site.layer}, " if site else ""
         return f"{self.name}, {where}step {grid.index} ({grid.name})"
 
-    def stack(self, grid: Grid, blocks: Stack, x: Tensor) -> Tensor:
-        shape = x.shape[1:]
-        out = self.inner.stack(grid, blocks, x)
-        if out.shape[1:] != shape:
-            raise ValueError(
-                f"{self._at(grid)}: `stack` must return all tokens {tuple(shape)}; "
-                f"it returned {tuple(out.shape[1:])}"
-            )
-        return out
+
+def _shape(value: object) -> str:
+    """Describe what a runner returned in place of a tensor of another shape."""
+    return str(tuple(value.shape)) if isinstance(value, Tensor) else repr(value)

@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from fastvar_lab.audit import Audit, checked_acts, forwards
+from fastvar_lab.audit import Audit, check_value, checked_acts, forwards
 from fastvar_lab.backbones.protocol import State
 from fastvar_lab.draws import Draws, Keyed, NotANumber, Numbers
 from fastvar_lab.models.model import Model
@@ -82,8 +82,7 @@ def generate(
     >>> fv.to_uint8(model.decode(run.canvas)).shape
     (2, 256, 256, 3)
     """
-    if not hasattr(method, "acts") or isinstance(method, type):
-        raise ValueError(f"a method is a value such as Dense(); not {method!r}")
+    check_value(method)
     request = make_request(
         model, prompts, seed=seed, sizes=sizes, sampling=sampling, draws=draws, given=given
     )
@@ -224,7 +223,7 @@ def _prepare(
         runner = keep = Keep(runner, steps_to_keep(snapshot, acts))
     for wrap in reversed(list(watch)):
         runner = wrap(runner)
-    audit = Audit(runner, method, acts, backbone.kinds, model.depth)
+    audit = Audit(runner, method, acts, grids, backbone.kinds, model.depth)
 
     begin = _now(model.device)
     condition = request.condition

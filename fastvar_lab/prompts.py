@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from itertools import cycle, islice
 from pathlib import Path
-from typing import ClassVar, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import ClassVar, NamedTuple, Protocol, TypeVar, cast, runtime_checkable
 
 import numpy as np
 
@@ -61,6 +61,19 @@ class PromptSet(Protocol):
 
 
 P = TypeVar("P", bound=PromptSet)
+
+
+def as_prompts(prompts: PromptSet | str | Sequence[str]) -> PromptSet:
+    """Return a prompt set; text, or a list of it, becomes a `PromptList`.
+
+    >>> as_prompts("a red ring")
+    PromptList(prompts=('a red ring',))
+    """
+    if hasattr(prompts, "take"):
+        return cast(PromptSet, prompts)
+    if isinstance(prompts, str | Sequence):
+        return PromptList(prompts)
+    raise ValueError(f"prompts are text, a list of it, or a prompt set; not {prompts!r}")
 
 
 def seeded(prompts: P, seed: int) -> P:

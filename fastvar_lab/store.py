@@ -7,25 +7,23 @@ where KEY hashes the address that the file holds. The files are standard JSON, i
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
-import math
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
-import torch
 from PIL import Image
 from torch import Tensor
 
+from fastvar_lab.encoding import floats, json_values, packed, plain, unpacked
+from fastvar_lab.files import digest, write
 from fastvar_lab.files import folder as writable
-from fastvar_lab.files import write
 
 Rows = list[dict[str, Any]]
 Address = Mapping[str, Any]
@@ -51,8 +49,8 @@ def default_folder() -> Path:
 
 def key(address: Address) -> str:
     """Hash an address, which must hold plain JSON values, whatever their order."""
-    text = json.dumps(_json_values(address), sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    text = json.dumps(json_values(address), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return digest(text)
 
 
 class Store:
@@ -90,25 +88,25 @@ class Store:
     def get(self, address: Address) -> Rows | None:
         """Return a cell's rows; None if they are not there, or damaged."""
         content = self._json(address, "rows")
-        return None if content is None else [_floats(row) for row in content["rows"]]
+        return None if content is None else [floats(row) for row in content["rows"]]
 
     def put(self, address: Address, rows: Rows, experiment: str = "") -> None:
         """Keep a cell's rows."""
-        self._write_json(address, "rows", [_plain(row) for row in rows], experiment)
+        self._write_json(address, "rows", [plain(row) for row in rows], experiment)
 
     def values(self, address: Address) -> dict[str, dict[str, float | None]]:
         """Return what is known of a picture beside its reference: columns by a metric's address."""
         content = self._json(address, "values")
         held = {} if content is None else content["values"]
-        return {name: _floats(row) for name, row in held.items()}
+        return {name: floats(row) for name, row in held.items()}
 
     def put_values(
         self, address: Address, values: Mapping[str, Mapping[str, float]], experiment: str = ""
     ) -> None:
         """Keep values of more metrics, beside those that are known."""
         known = {**self.values(address), **values}
-        plain = {name: _plain(row) for name, row in known.items()}
-        self._write_json(address, "values", plain, experiment)
+        rows = {name: plain(row) for name, row in known.items()}
+        self._write_json(address, "values", rows, experiment)
 
     def has_picture(self, address: Address) -> bool:
         """Tell whether a picture is there; it may turn out to be damaged when it is read."""
@@ -119,24 +117,24 @@ class Store:
         path = self.path(address, "pictures")
         try:
             with np.load(path) as held:  # a zip, whose checksums are compared
-                if json.loads(held["head"].tobytes())["address"] != _json_values(address):
+                if json.loads(held["head"].tobytes())["address"] != json_values(address):
                     return None
                 picture = np.asarray(Image.open(io.BytesIO(held["picture"].tobytes())))
                 steps = range(int(held["steps"]))
-                tokens = [_unpacked(held, step) for step in steps]
+                tokens = [unpacked(held, step) for step in steps]
         except (OSError, ValueError, KeyError, TypeError, BadZipFile):
             return None
         return Drawn(picture, tokens)
 
     def put_picture(self, address: Address, drawn: Drawn, experiment: str = "") -> None:
         """Keep what a generation drew, without loss: the picture as PNG, tokens packed."""
-        head = json.dumps({"address": _json_values(address), "experiment": experiment}).encode()
+        head = json.dumps({"address": json_values(address), "experiment": experiment}).encode()
         png = io.BytesIO()
         Image.fromarray(drawn.picture).save(png, "PNG")
         arrays = {"head": np.frombuffer(head, np.uint8), "steps": np.array(len(drawn.tokens))}
         arrays["picture"] = np.frombuffer(png.getvalue(), np.uint8)
         for step, tokens in enumerate(drawn.tokens):
-            arrays |= {} if tokens is None else _packed(tokens, step)
+            arrays |= {} if tokens is None else packed(tokens, step)
         path = self.path(address, "pictures")
         writable(path.parent)
         write(path, lambda partial: np.savez_compressed(partial, **arrays))  # type: ignore[arg-type]
@@ -195,14 +193,14 @@ class Store:
         try:
             content = json.loads(self.path(address, kind).read_text(encoding="utf-8"))
             whole = content["sha256"] == key({kind: content[kind]})
-            whole &= content["address"] == _json_values(address)
+            whole &= content["address"] == json_values(address)
         except (OSError, ValueError, KeyError, TypeError):
             return None
         return content if whole else None
 
     def _write_json(self, address: Address, kind: str, content: Any, experiment: str) -> None:
         text = json.dumps({
-            "experiment": experiment, "address": _json_values(address), kind: content,
+            "experiment": experiment, "address": json_values(address), kind: content,
             "sha256": key({kind: content}),
         })  # fmt: skip
         path = self.path(address, kind)
@@ -217,41 +215,6 @@ def size_table(store: Store) -> str:
     if len(sizes):
         lines.append(sizes.to_string(index=False, float_format="{:.1f}".format))
     return "\n".join(lines)
-
-
-FLOAT = "$float"  # the key that marks a float without a literal in JSON
-
-
-def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Bring the values of a row to JSON's."""
-    return {name: _plain_value(value) for name, value in row.items()}
-
-
-def _plain_value(value: Any) -> Any:
-    """Write NumPy's numbers as Python's, and nan and infinities as `{"$float": "nan"}`."""
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float) and not math.isfinite(value):
-        return {FLOAT: str(value)}
-    if isinstance(value, Mapping):
-        return _plain(value)
-    return [_plain_value(v) for v in value] if isinstance(value, list | tuple) else value
-
-
-def _floats(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Read a row back as it was before `_plain`; tuples are lists then."""
-    return {name: _value(value) for name, value in row.items()}
-
-
-def _value(value: Any) -> Any:
-    if isinstance(value, dict):
-        return float(value[FLOAT]) if value.keys() == {FLOAT} else _floats(value)
-    return [_value(v) for v in value] if isinstance(value, list) else value
-
-
-def _json_values(address: Address) -> Any:
-    """Return an address as it is read back: tuples as lists, numbers as keys as text."""
-    return json.loads(json.dumps(_plain(address)))
 
 
 def _remove_partials(folder: Path) -> None:
@@ -274,28 +237,3 @@ def _experiment(path: Path) -> str:
         return str(json.loads(path.read_text(encoding="utf-8"))["experiment"])
     except (OSError, ValueError, KeyError, TypeError, BadZipFile):
         return "damaged"
-
-
-def _packed(tokens: Tensor, step: int) -> dict[str, np.ndarray]:
-    """Pack a step's tokens: bits by eight, numbers in the smallest type that holds them all."""
-    wide = torch.promote_types(tokens.dtype, torch.float32)  # NumPy has no bfloat16
-    array = (tokens.to(wide) if tokens.is_floating_point() else tokens).cpu().numpy()
-    shape = np.array(array.shape)
-    if array.dtype == bool:
-        return {f"bits_{step}": np.packbits(array), f"shape_{step}": shape}
-    types: Sequence[Any] = (np.uint8, np.int16, np.int32)
-    if array.dtype.kind == "f":
-        types = (np.int8, np.float16)
-    with np.errstate(all="ignore"):  # of values that a smaller type does not hold
-        small = next((t for t in types if (array.astype(t) == array).all()), array.dtype)
-    return {f"tokens_{step}": array.astype(small), f"type_{step}": np.array(str(array.dtype))}
-
-
-def _unpacked(held: Mapping[str, np.ndarray], step: int) -> Tensor | None:
-    if f"bits_{step}" in held:
-        shape = tuple(held[f"shape_{step}"])
-        bits = np.unpackbits(held[f"bits_{step}"], count=int(np.prod(shape)))
-        return torch.from_numpy(bits.astype(bool).reshape(shape))
-    if f"tokens_{step}" not in held:
-        return None
-    return torch.from_numpy(held[f"tokens_{step}"].astype(str(held[f"type_{step}"])))

@@ -10,21 +10,23 @@ from typing import Any, NamedTuple, cast
 import pandas as pd
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from fastvar_lab.audit import forwards
-from fastvar_lab.generation import Generation, generate, resume
+from fastvar_lab.generation import generate, resume
 from fastvar_lab.instruments.stopwatch import BranchWatch, Stopwatch
-from fastvar_lab.instruments.unfused import Unfused
 from fastvar_lab.methods.parse import read_method
 from fastvar_lab.methods.prune import Dense
 from fastvar_lab.methods.schedule import Scheduled
 from fastvar_lab.models.model import Model
-from fastvar_lab.seam import Branch, Grid, Method, Rows, Runner, Site, Wrapper
+from fastvar_lab.seam import Grid, Method, Runner, Wrapper
+from fastvar_lab.snapshots import resume_step
 from fastvar_lab.speed.flops import exact, step_flops
+from fastvar_lab.speed.issued import issued
 
 NEXT_TO_NONE = 1e-9  # a ratio that runs the pruned path but prunes no token
 CLOSE = 0.02  # relative difference allowed between counted and issued operations
+MOVED = 1e-3  # difference of logits, in standard deviations, that is more than rounding
+FEW = 0.02  # share of tokens whose logits may differ: rounding may change which are kept
 
 
 class Verdict(NamedTuple):
@@ -48,14 +50,15 @@ def verify(model: Model, method: Method, prompt: str | None = None, seed: int = 
     >>> bool(verify(fv.load("tiny"), fv.Prune({-1: 0.75})).passed.all())
     True
     """
-    text = model.text_encoder.example if prompt is None else prompt
+    text = model.example if prompt is None else prompt
+    before = _state(model)
     checks: dict[str, Callable[[], Verdict]] = {
         "counted equals issued": partial(counted, model, method, text, seed),
         "resumed equals scratch": partial(resumed, model, method, text, seed),
         "a batch equals its pictures alone": partial(batched, model, method, text, seed),
         "all tokens kept equals full": partial(all_kept, model, method, text, seed),
         "repr reads back": partial(reads_back, method),
-        "nothing is left behind": partial(nothing_left, model, method, text, seed),
+        "nothing is left behind": partial(nothing_left, model, method, text, seed, before),
         "overhead": partial(overhead, model, method, text, seed),
     }
     rows = []
@@ -66,62 +69,6 @@ def verify(model: Model, method: Method, prompt: str | None = None, seed: int = 
             verdict = Verdict(False, str(error))
         rows.append({"promise": promise, "passed": verdict.passed, "note": verdict.note})
     return pd.DataFrame(rows)
-
-
-class Counted(Wrapper):
-    """Counts the operations that each forward issues, and those of them outside of branches.
-
-    `issued` and `added` are FLOPs by forward; a group is one forward.
-    """
-
-    def __init__(self, inner: Runner, counter: FlopCounterMode) -> None:
-        super().__init__(inner)
-        self.counter, self.begin, self.inside = counter, 0.0, 0.0
-        self.issued, self.added = list[float](), list[float]()
-
-    def _now(self) -> float:
-        counts = self.counter.get_flop_counts().get("Global", {})
-        # convolutions belong to the tokenizer
-        return float(sum(n for op, n in counts.items() if "convolution" not in str(op)))
-
-    def rows(self, grid: Grid, canvas: Tensor) -> Rows | None:
-        self.begin = self._now()
-        self.issued.append(0.0)
-        self.added.append(0.0)
-        return self.inner.rows(grid, canvas)
-
-    def sublayer(self, site: Site, grid: Grid, branch: Branch, x: Tensor) -> Tensor:
-        def counted(x: Tensor, index: Tensor | None = None) -> Tensor:
-            before = self._now()
-            delta = branch(x, index)
-            self.inside += self._now() - before
-            return delta
-
-        before, self.inside = self._now(), 0.0
-        delta = self.inner.sublayer(site, grid, counted, x)
-        self.added[-1] += self._now() - before - self.inside
-        return delta
-
-    def after(
-        self, grid: Grid, tokens: Tensor | None, canvas: Tensor, logits: Tensor | None = None
-    ) -> None:
-        self.inner.after(grid, tokens, canvas, logits)
-        self.issued[-1] += self._now() - self.begin
-        self.begin = self._now()
-
-
-def issued(model: Model, method: Method, prompt: str, seed: int = 0) -> Counted:
-    """Count the operations that a generation issues."""
-    counter, watches = FlopCounterMode(display=False), list[Counted]()
-
-    def watch(run: Runner) -> Runner:
-        watches.append(Counted(run, counter))
-        return watches[0]
-
-    with counter:
-        plain = replace(model.sampling, smooth=False)  # mixtures of codes are not counted
-        generate(model, prompt, method, seed=seed, sampling=plain, watch=[Unfused, watch])
-    return watches[0]
 
 
 def counted(model: Model, method: Method, prompt: str, seed: int) -> Verdict:
@@ -146,49 +93,94 @@ def counted(model: Model, method: Method, prompt: str, seed: int) -> Verdict:
     return Verdict(True, note + (f", and {added:.4g} of the method's own" if added else ""))
 
 
+class Seen(Wrapper):
+    """Keeps what each step drew from: its tokens and logits; None for a skipped step."""
+
+    def __init__(self, inner: Runner) -> None:
+        super().__init__(inner)
+        self.steps = list[tuple[Tensor, Tensor] | None]()
+
+    def after(
+        self, grid: Grid, tokens: Tensor | None, canvas: Tensor, logits: Tensor | None = None
+    ) -> None:
+        self.inner.after(grid, tokens, canvas, logits)
+        self.steps.append(None if tokens is None or logits is None else (tokens, logits))
+
+
+def _seen(
+    model: Model, method: Method, prompts: str | list[str], seed: int | tuple[int, int]
+) -> Seen:
+    """Generate, and return what each step drew from."""
+    watches = list[Seen]()
+
+    def watch(run: Runner) -> Runner:
+        watches.append(Seen(run))
+        return watches[0]
+
+    generate(model, prompts, method, seed=seed, watch=[watch])
+    return watches[0]
+
+
+def _share_moved(first: Seen, second: Seen) -> float:
+    """Return the share of tokens whose logits differ, up to the first step of other tokens.
+
+    Later steps continue another picture. Logits differ if one of them does by more than `MOVED` of
+    their standard deviation.
+    """
+    moved = total = 0
+    for one, other in zip(first.steps, second.steps, strict=True):
+        if one is None or other is None:
+            continue
+        gap = (one[1] - other[1]).abs().flatten(2).amax(-1) / other[1].std()
+        moved, total = moved + int((gap > MOVED).sum()), total + gap.numel()
+        if not torch.equal(one[0], other[0]):
+            break
+    return moved / max(total, 1)
+
+
 def resumed(model: Model, method: Method, prompt: str, seed: int) -> Verdict:
     """Compare a generation resumed from full generation, and from itself, with one from scratch."""
-    scratch = generate(model, prompt, method, seed=seed, snapshot=())
+    logits = list[Seen]()
+
+    def watch(run: Runner) -> Runner:
+        logits.append(Seen(run))
+        return logits[-1]
+
+    scratch = generate(model, prompt, method, seed=seed, snapshot=(), watch=[watch])
     full = generate(model, prompt, Dense(), seed=seed, snapshot=True)
     for name, base in (("full generation", full), ("its own snapshot", scratch)):
-        again = resume(model, base, method)
-        if not torch.equal(again.canvas, scratch.canvas):
+        again = resume(model, base, method, watch=[watch])
+        same = torch.equal(again.canvas, scratch.canvas)
+        for was, step in zip(logits[0].steps[again.first_step :], logits[-1].steps, strict=True):
+            same &= was is None or step is None or torch.equal(was[1], step[1])
+        if not same:
             return Verdict(False, f"resumed from {name} at step {again.first_step} it differs")
-    return Verdict(
-        True, f"from full generation it begins at step {resume(model, full, method).first_step}"
-    )
+    assert full.snapshot is not None
+    first = resume_step(full.snapshot, method, model)
+    return Verdict(True, f"from full generation it begins at step {first}")
 
 
 def batched(model: Model, method: Method, prompt: str, seed: int) -> Verdict:
     """Compare two pictures generated in a batch with the same two generated alone."""
     gap = _batch_gap(model, method, prompt, seed)
     if gap == 0:
-        return Verdict(True, "the same tokens")
+        return Verdict(True, "the same logits")
     usual = _batch_gap(model, Dense(), prompt, seed)
     return Verdict(
-        gap <= max(2 * usual, 1e-3),
-        f"{gap:.2%} of the tokens differ; {usual:.2%} do in full generation",
+        gap <= max(2 * usual, FEW),
+        f"{gap:.2%} of the tokens have other logits; {usual:.2%} do in full generation",
     )
 
 
 def _batch_gap(model: Model, method: Method, prompt: str, seed: int) -> float:
-    """Return the share of tokens that differ between a batch and its pictures alone."""
-    both = generate(model, [prompt, prompt], method, seed=(seed, seed + 1))
-    alone = [generate(model, prompt, method, seed=s) for s in (seed, seed + 1)]
-    unequal = total = 0
-    for step, tokens in enumerate(both.tokens):
-        if tokens is not None:
-            singles = torch.cat([_drawn(single, step) for single in alone])
-            unequal += int((tokens != singles).sum())
-            total += tokens.numel()
-    return unequal / total
-
-
-def _drawn(generation: Generation, step: int) -> Tensor:
-    """Return the tokens of a step that is not skipped."""
-    tokens = generation.tokens[step]
-    assert tokens is not None
-    return tokens
+    """Return the largest share of tokens with other logits in a batch than alone."""
+    prompts, seeds = [prompt, model.prompts.take(1)[0].prompt], (seed, seed + 1)
+    both, shares = _seen(model, method, prompts, seeds), list[float]()
+    for i, alone in enumerate(_seen(model, method, p, s) for p, s in zip(prompts, seeds)):
+        part = Seen(both)
+        part.steps = [s and (s[0][i : i + 1], s[1][i : i + 1]) for s in both.steps]
+        shares.append(_share_moved(part, alone))
+    return max(shares)
 
 
 def all_kept(model: Model, method: Method, prompt: str, seed: int) -> Verdict:
@@ -200,13 +192,11 @@ def all_kept(model: Model, method: Method, prompt: str, seed: int) -> Verdict:
     if getattr(method, "null_until", None) is not None:
         changes["null_until"] = None
     forced = cast(Method, replace(cast(Any, method), **changes))
-    kept = generate(model, prompt, forced, seed=seed)
-    full = generate(model, prompt, Dense(), seed=seed)
-    gap = float((kept.canvas - full.canvas).abs().max())
+    kept, full = (_seen(model, m, prompt, seed) for m in (forced, Dense()))
+    gap = _share_moved(kept, full)
     if gap == 0:
-        return Verdict(True, "the same bits")
-    scale = float(full.canvas.abs().max())
-    return Verdict(gap < 1e-3 * scale, f"latents differ by {gap:.2g} of {scale:.2g}")
+        return Verdict(True, "the same logits")
+    return Verdict(gap <= FEW, f"{gap:.2%} of the tokens have other logits")
 
 
 def reads_back(method: Method) -> Verdict:
@@ -218,28 +208,44 @@ def reads_back(method: Method) -> Verdict:
     return Verdict(again == method, repr(method) if again == method else f"it reads as {again!r}")
 
 
-def nothing_left(model: Model, method: Method, prompt: str, seed: int) -> Verdict:
-    """Generate twice; compare the pictures, and the model and the method before and after."""
-    before, text = _state(model), repr(method)
+def nothing_left(model: Model, method: Method, prompt: str, seed: int, before: object) -> Verdict:
+    """Generate twice; compare the pictures, and the model and the method with those before."""
+    text = repr(method)
     first, second = (generate(model, prompt, method, seed=seed).canvas for _ in range(2))
     if not torch.equal(first, second):
         return Verdict(False, "the second generation differs from the first")
     if repr(method) != text:
         return Verdict(False, f"the method was {text}; after generating it is {method!r}")
     if _state(model) != before:
-        return Verdict(False, "attributes, hooks or weights of the model's modules have changed")
+        return Verdict(
+            False,
+            "attributes, hooks or weights of the model's modules have changed, "
+            "or the state of torch's random numbers",
+        )
     return Verdict(True, "two generations are alike, model and method unchanged")
 
 
 def _state(model: Model) -> object:
-    """Return what a runner could change on a model: weights, attributes and hooks."""
+    """Return what a runner could change: weights, plain attributes, hooks, global random numbers.
+
+    Other attributes are compared by name alone.
+    """
     hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")
     modules = [
-        (id(module), sorted(vars(module)), [len(getattr(module, hook)) for hook in hooks])
+        (
+            id(module),
+            sorted((name, _plain(value)) for name, value in vars(module).items()),
+            [len(getattr(module, hook)) for hook in hooks],
+        )
         for part in model.parts
         for module in part.modules()
     ]
-    return model.stamp(), modules
+    return model.stamp(), modules, torch.get_rng_state().tolist()
+
+
+def _plain(value: object) -> str:
+    """Write the value of an attribute that is plain; nothing for any other."""
+    return repr(value) if isinstance(value, bool | int | float | str | tuple | None) else ""
 
 
 def overhead(model: Model, method: Method, prompt: str, seed: int) -> Verdict:

@@ -20,7 +20,7 @@ import fastvar_lab as fv
 from fastvar_lab.methods.merge import Merge
 from fastvar_lab.seam import Wrapper
 from fastvar_lab.speed.flops import step_flops
-from fastvar_lab.verification import issued
+from fastvar_lab.speed.issued import issued
 from tests.families import FAMILIES, prompt, small_model
 from tests.test_generate import Heads
 

@@ -2,8 +2,10 @@
 
 import importlib
 import linecache
+import pickle
 import sys
 import warnings
+from dataclasses import dataclass
 
 import pytest
 
@@ -132,3 +134,20 @@ def test_functions_are_hashed_with_what_they_name():
 
     assert code_of(of(1)) == code_of(of(1)) != code_of(of(2))
     assert len(code_of(of(1))) == 16
+
+
+def test_pickling_does_not_change_the_hash():
+    """An instance that is pickled for the first time leaves a mark on its class."""
+
+    @dataclass(frozen=True)
+    class Mine:
+        weight: float = 1.0
+
+        def scores(self, x, grid, site):
+            return x.norm(dim=-1) * self.weight
+
+    before = hash_of(Mine())
+    with pytest.raises((AttributeError, pickle.PicklingError)):  # a local class does not travel
+        pickle.dumps(Mine())
+    assert "__slotnames__" in vars(Mine)
+    assert hash_of(Mine()) == before

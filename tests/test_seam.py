@@ -11,7 +11,7 @@ ROOT = Path(fastvar_lab.__file__).parent
 
 # rooms, lowest first: each imports those before it alone
 ROOMS = (
-    *("errors", "files", "tensors", "provenance", "pictures"),
+    *("errors", "files", "encoding", "frames", "tensors", "provenance", "pictures"),
     *("seam", "tokens", "cache", "scales", "draws", "sampling", "progress"),
     *("world", "prompts", "audit", "backbones", "methods", "models", "request", "snapshots"),
     *("generation", "instruments", "draft_and_refine"),

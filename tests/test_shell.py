@@ -91,3 +91,21 @@ def test_pictures_of_other_content_have_other_names(tmp_path):
     both = ["generate", "two stars", "a ring", "--seed", "0", "--size", "8", "--out", str(tmp_path)]
     assert main(both) == 0
     assert len(list(tmp_path.iterdir())) == 7  # the ring has seed 1 here, which was drawn before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["nope"], "fastvar-lab: argument COMMAND: invalid choice: 'nope'"),
+        (["demo", "--dtype", "float8"], "fastvar-lab demo: argument --dtype: invalid choice"),
+        (["demo", "--seed", "x"], "fastvar-lab demo: argument --seed: invalid int value: 'x'"),
+        (["demo", "--nope"], "fastvar-lab: unrecognized arguments: --nope"),
+    ],
+)
+def test_arguments_that_do_not_parse_are_one_line(arguments, sentence, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments)
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.startswith(sentence)
+    assert output.err.count("\n") == 1

@@ -5,7 +5,6 @@ The only module that needs `pip install -e ".[text]"`. Source: released Infinity
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from torch import Tensor
 from fastvar_lab.backbones.hart import Context
 from fastvar_lab.backbones.infinity import Text
 from fastvar_lab.backbones.protocol import ConditionEncoder
-from fastvar_lab.files import expanded
+from fastvar_lab.files import digest, expanded
 
 INSTRUCTION_SHA256 = "424f7aa7b1119f8ed1e329140e5941dfe308183bea0af59041dad5527a9b8f20"
 
@@ -25,9 +24,9 @@ INSTRUCTION_SHA256 = "424f7aa7b1119f8ed1e329140e5941dfe308183bea0af59041dad5527a
 def official_text(path: str | Path, sha256: str) -> str:
     """Read a released text, which is not shipped here; warn if it differs from the release."""
     text = expanded(path).read_text(encoding="utf-8")
-    if hashlib.sha256(text.encode()).hexdigest() != sha256:
+    if digest(text) != sha256:
         stripped = text.rstrip("\n")
-        if hashlib.sha256(stripped.encode()).hexdigest() == sha256:
+        if digest(stripped) == sha256:
             return stripped
         warnings.warn(f"{path} is not the released text (its SHA-256 differs)", stacklevel=2)
     return text
@@ -101,8 +100,8 @@ class Qwen2Context(ConditionEncoder):
                 "pictures differ from the released path",
                 stacklevel=2,
             )
-        digest = hashlib.sha256((self.instruction or "").encode()).hexdigest()[:8]
-        self.config = f"qwen2 {folder.name} {length} {digest}"
+        stamp = digest(self.instruction or "", length=8)
+        self.config = f"qwen2 {folder.name} {length} {stamp}"
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> Context:

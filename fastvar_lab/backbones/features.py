@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from fastvar_lab.backbones.hart import Context
 from fastvar_lab.backbones.infinity import Text
 from fastvar_lab.backbones.protocol import ConditionEncoder
 from fastvar_lab.errors import short
-from fastvar_lab.files import expanded
+from fastvar_lab.files import digest, expanded
 from fastvar_lab.files import folder as writable
 from fastvar_lab.tensors import read_tensors, write_tensors
 
@@ -36,7 +35,7 @@ class StoredFeatures(ConditionEncoder):
 
     def path(self, prompt: str) -> Path:
         """Return the file of a prompt."""
-        return self.folder / f"{hashlib.sha256(prompt.encode()).hexdigest()[:24]}.safetensors"
+        return self.folder / f"{digest(prompt, length=24)}.safetensors"
 
     def encode(self, prompts: Sequence[str]) -> Text | Context:
         """Read the features of prompts, or compute and store them."""

@@ -15,7 +15,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
-from typing import Any
+from typing import Any, NoReturn
 
 from fastvar_lab import cli
 from fastvar_lab.cli import options
@@ -34,9 +34,16 @@ def commands() -> dict[str, Any]:
     }
 
 
+class _Parser(argparse.ArgumentParser):
+    """Ends with one line on stderr, without the usage, which --help shows."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
 def _parser() -> argparse.ArgumentParser:
     # argparse suffices for ten commands with plain options, and starts in a few milliseconds
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="fastvar-lab",
         description="Visual autoregressive image generation with cached token pruning (FastVAR).",
     )

@@ -86,7 +86,8 @@ def times(model: Model, cells: Sequence[Cell]) -> Iterator[tuple[Cell, Rows]]:
 def merge_frames(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """Join frames of one experiment, measured on several machines or models, into one.
 
-    Rows that several frames share stand once. Raises ValueError, in one sentence, for frames that
+    Rows that several frames share stand once; metrics that one frame has beyond another are filled
+    in. Raises ValueError, in one sentence, for frames that
     hold other columns, other prompts, or other numbers for the same thing.
 
     >>> rows = {"kind": "quality", "model": ["a"], "method": "full", "picture": 0, "prompt": "x"}
@@ -119,10 +120,22 @@ def merge_frames(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
     joined = joined.drop_duplicates(ignore_index=True)
     keys = [k for k in ("kind", "model", "machine", "method", "picture") if k in joined]
     if "picture" in keys and "kind" in keys:
-        twice = joined[joined.duplicated(keys, keep=False)]
-        if len(twice):
-            row = twice.iloc[0]
-            raise ValueError(
-                f"{row.method!r} of {row.model} has two values of one measurement in these frames"
-            )
+        return _filled(joined, keys)
     return joined
+
+
+def _filled(frame: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
+    """Join rows of equal keys whose other values do not contradict each other."""
+    twice = frame.duplicated(keys, keep=False)
+    if not twice.any():
+        return frame
+    groups = frame[twice].groupby(keys, sort=False, dropna=False)
+    several = (groups.nunique() > 1).any(axis=1)
+    if several.any():
+        row = dict(zip(keys, several[several].index[0], strict=True))
+        raise ValueError(
+            f"{row['method']!r} of {row['model']} has two values of one measurement in these frames"
+        )
+    whole = pd.concat([frame[~twice], groups.first().reset_index()])
+    places = frame.drop_duplicates(keys).set_index(keys).index
+    return whole.set_index(keys).loc[places].reset_index()[[*frame.columns]]

@@ -9,10 +9,11 @@ from typing import Any, Protocol
 
 from fastvar_lab.draws import Keyed
 from fastvar_lab.experiments.base import Cell, Methods, Work
+from fastvar_lab.frames import HITS, KEPT, ROWS, SCORE
 from fastvar_lab.generation import Generation, generate, resume
 from fastvar_lab.measure.quality import Metric
 from fastvar_lab.measure.speedup import disturbed
-from fastvar_lab.methods.columns import KEPT, ROWS, describe, written
+from fastvar_lab.methods.columns import describe, written
 from fastvar_lab.methods.fingerprint import code_of, user_code_hash
 from fastvar_lab.methods.prune import Dense
 from fastvar_lab.models.model import Model
@@ -208,10 +209,15 @@ class PictureJob:
                     yield None
                     break
                 values = {k: v for m in self.metrics for k, v in known[m.address].items()}
-                picture = {"picture": self.first + i, **item._asdict()}
+                picture = {"picture": self.first + i, **item._asdict(), **self._hits(known)}
                 rows.append({"kind": "quality", **columns, **picture, **values})
             else:
                 yield rows
+
+    def _hits(self, known: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+        """Name the columns of metrics that are hits, beside the judge's."""
+        hits = [m for m in self.metrics if m.hits and m.name != SCORE]
+        return {HITS: ",".join(c for m in hits for c in known[m.address])} if hits else {}
 
 
 class _Once:

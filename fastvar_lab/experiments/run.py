@@ -25,7 +25,7 @@ from fastvar_lab.methods.columns import labelled
 from fastvar_lab.models.model import Model
 from fastvar_lab.plotting import charts
 from fastvar_lab.plotting.tables import tabulate
-from fastvar_lab.prompts import Item, PromptSet, seeded
+from fastvar_lab.prompts import Item, PromptSet, as_prompts, seeded
 from fastvar_lab.provenance import machine
 from fastvar_lab.seam import Method
 from fastvar_lab.store import Store
@@ -47,7 +47,7 @@ def run(
     *,
     model: Model | ModelSpec | None = None,
     methods: Methods | Sequence[Method] | None = None,
-    prompts: PromptSet | None = None,
+    prompts: PromptSet | str | Sequence[str] | None = None,
     metrics: quality.Chosen | None = None,
     store: Store | None = None,
     executor: Executor | None = None,
@@ -84,6 +84,7 @@ def run(
         timed = Item(opened.example, 0)
         prompts = seeded(opened.prompts, record.seed)
     else:
+        prompts = as_prompts(prompts)
         timed = prompts.take(1)[0]
         for item in prompts.take(scope.prompts):
             opened.check(item.prompt)
@@ -105,7 +106,7 @@ def compare(
     methods: Methods | Sequence[Method],
     scope: str | Scope = "default",
     *,
-    prompts: PromptSet | None = None,
+    prompts: PromptSet | str | Sequence[str] | None = None,
     metrics: quality.Chosen | None = None,
     store: Store | None = None,
     executor: Executor | None = None,

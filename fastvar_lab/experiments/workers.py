@@ -52,7 +52,8 @@ class ModelSpec:
 
 @lru_cache(maxsize=2)
 def _open(spec: ModelSpec) -> Model:
-    return load(spec.name, spec.weights, spec.device, getattr(torch, spec.dtype))
+    dtype: Any = getattr(torch, spec.dtype, spec.dtype)  # `load` refuses what is none
+    return load(spec.name, spec.weights, spec.device, dtype)
 
 
 def expectation(model: Model) -> dict[str, Any]:

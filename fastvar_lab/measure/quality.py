@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastvar_lab.errors import unknown
+from fastvar_lab.frames import SCORE, is_described
 
 if TYPE_CHECKING:  # figures and tables need no torch
     from torch import Tensor
@@ -34,7 +35,8 @@ class Metric:
     `larger` says whether a larger value is better (None: neither), `hits` that values are 0 or 1.
     `version` is part of the address of its values: raise it when they change. A function of your
     own is addressed by its code. A metric that is not `usual` is computed only where it is named.
-    Pictures with a side below `smallest` pixels are refused before any is drawn.
+    Pictures with a side below `smallest` pixels are refused before any is drawn. Raises ValueError
+    for a name that frames use otherwise, and for a function of other arguments.
 
     >>> Metric("red", "red", lambda picture, reference: float(picture[..., 0].mean())).digits
     3
@@ -49,6 +51,17 @@ class Metric:
     version: int = 1
     usual: bool = True
     smallest: int = 1
+
+    def __post_init__(self) -> None:
+        if not self.name or is_described(self.name):
+            raise ValueError(f"a metric cannot be named {self.name!r}: frames use that name")
+        try:
+            inspect.signature(self.function).bind(None, None, **dict.fromkeys(self.wants))
+        except TypeError as error:
+            raise ValueError(
+                f"the metric {self.name} must be a function of picture and reference, and of "
+                f"{', '.join(OFFERED)} if it wants them; {error}"
+            ) from None
 
     @property
     def address(self) -> str:
@@ -167,9 +180,6 @@ METRICS: dict[str, Metric] = {
 }
 """Every metric that ships here, by name."""
 
-SCORE = "right"
-"""The name of the metric that is the judge of a prompt set."""
-
 
 @dataclass(frozen=True)
 class Judged:
@@ -209,14 +219,21 @@ def chosen(metrics: Chosen | None = None) -> tuple[Metric, ...]:
 def as_metrics(metrics: Chosen) -> list[Metric]:
     """Return metrics for their names, or for functions of your own by name.
 
-    Raises ValueError for a name that is not known.
+    A single string is one name. Raises ValueError for a name that is not known, and for anything
+    else than names, metrics and functions by name.
     """
+    if isinstance(metrics, str):
+        metrics = [metrics]
     if isinstance(metrics, Mapping):
         items = metrics.items()
         return [f if isinstance(f, Metric) else Metric(name, name, f) for name, f in items]
     for name in metrics:
         if isinstance(name, str) and name not in METRICS:
             raise unknown("metric", name, METRICS)
+        if not isinstance(name, str | Metric):
+            raise ValueError(
+                f"metrics are names, Metrics or functions by name, {{'mine': f}}; not {name!r}"
+            )
     return [METRICS[metric] if isinstance(metric, str) else metric for metric in metrics]
 
 

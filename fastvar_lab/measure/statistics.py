@@ -16,8 +16,9 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from fastvar_lab.frames import holds_hits
+
 DRAWS = 2000  # bootstrap resamples
-HITS = ("right",)  # columns of frames that hold hits
 
 Values: TypeAlias = Sequence[float] | np.ndarray | pd.Series
 Interval = tuple[float, float]
@@ -118,9 +119,9 @@ def _valid(values: Values) -> np.ndarray:
 
 def summary(frame: pd.DataFrame, by: Sequence[str], value: str) -> pd.DataFrame:
     """Return the mean, its 95 % interval (low, high) and n of the column `value` for each group."""
-    rows = []
+    rows, hits = [], holds_hits(frame, value)
     for names, group in frame.groupby(list(by), sort=False, dropna=False):
-        low, high = (wilson if value in HITS else bootstrap)(group[value])
+        low, high = (wilson if hits else bootstrap)(group[value])
         rows.append(
             {
                 **dict(zip(by, names, strict=True)),
@@ -140,6 +141,6 @@ def paired(frame: pd.DataFrame, first: str, second: str, value: str) -> dict[str
     """
     table = frame.pivot_table(index="picture", columns="method", values=value)
     a, b = table[first], table[second]
-    low, high = wilson_of_gap(a, b) if value in HITS else bootstrap(a - b)
+    low, high = wilson_of_gap(a, b) if holds_hits(frame, value) else bootstrap(a - b)
     gap = (a - b).dropna()
     return {"difference": float(gap.mean()), "low": low, "high": high, "n": len(gap)}

@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fastvar_lab.audit import check_value
+from fastvar_lab.frames import KEPT, ROWS
 from fastvar_lab.methods.prune import Dense, Prune
 from fastvar_lab.methods.registry import restorers, selectors
 from fastvar_lab.methods.restore import CachedBranch
@@ -17,7 +19,6 @@ FULL = "full"
 """The family and label of unpruned generation."""
 
 FASTVAR, SKIPPING = "FastVAR", "skipping"
-KEPT, ROWS = "kept_", "rows_"  # prefixes of the columns of each scale step
 
 
 def describe(method: Method, grids: Sequence[Grid], depth: int) -> dict[str, Any]:
@@ -137,7 +138,14 @@ def label(method: Method, grids: Sequence[Grid], depth: int) -> str:
 def labelled(
     methods: Mapping[str, Method] | Sequence[Method], grids: Sequence[Grid], depth: int
 ) -> dict[str, Method]:
-    """Return methods by label: those they have already, or those that `labels` writes."""
+    """Return methods by label: those they have already, or those that `labels` writes.
+
+    Raises ValueError for anything but methods.
+    """
+    if not isinstance(methods, Mapping | Sequence) or isinstance(methods, str):
+        raise ValueError(f"methods are a list, or a mapping by label; not {methods!r}")
+    for method in methods.values() if isinstance(methods, Mapping) else methods:
+        check_value(method)
     if isinstance(methods, Mapping):
         return dict(methods)
     return dict(zip(labels(list(methods), grids, depth), methods, strict=True))

@@ -36,6 +36,7 @@ _HIDDEN = (
     *("__static_attributes__", "__annotations__", "__annotate__", "__annotate_func__"),
     *("__annotations_cache__", "__dataclass_fields__", "__dataclass_params__"),
     *("__getstate__", "__setstate__"),
+    "__slotnames__",  # added when an instance is pickled for the first time
 )  # class attributes without effect on results, or different between versions of Python
 
 _SHIPPED = ("fastvar_lab", "builtins", "typing")

@@ -7,7 +7,8 @@ from collections.abc import Collection
 
 import pandas as pd
 
-from fastvar_lab.measure.quality import METRICS, SCORE
+from fastvar_lab.frames import KEPT, SCORE, is_described
+from fastvar_lab.measure.quality import METRICS
 from fastvar_lab.measure.speedup import DISTURBED
 from fastvar_lab.measure.statistics import summary
 
@@ -28,13 +29,6 @@ MEASURED = (
     "to_last",
     "psnr",
 )
-KEPT = "kept_"  # columns of the tokens kept at each scale step
-DESCRIBED = (  # columns of comparisons that hold no metric
-    *("kind", "model", "weights", "prompts", "machine", "method", "repr", "family", "selector"),
-    *("restorer", "granularity", "cache_step", "layers", "sublayers", "picture", "prompt"),
-    *("seed", "group", "ms", "speedup", "turns", "disturbed"),
-)
-PREFIXES = (KEPT, "rows_", "agree_", "speedup_")
 
 
 def tabulate(frame: pd.DataFrame) -> pd.DataFrame:
@@ -99,8 +93,7 @@ def metric_columns(pictures: pd.DataFrame) -> dict[str, tuple[str, int]]:
     """Return the columns of metrics with title and digits: shipped ones first, then your own."""
     titles = {SCORE: ("score", 2)} | {m.name: (m.title, m.digits) for m in METRICS.values()}
     for column in pictures.select_dtypes("number"):
-        known = column in DESCRIBED or column.startswith(PREFIXES) or column in titles
-        titles |= {} if known else {column: (column, 3)}
+        titles |= {} if is_described(column) or column in titles else {column: (column, 3)}
     return {c: t for c, t in titles.items() if c in pictures and pictures[c].notna().any()}
 
 

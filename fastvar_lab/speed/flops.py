@@ -57,7 +57,7 @@ def audited(model: Model, method: Method, grids: Sequence[Grid]) -> Audit:
     """Start a method's runner, wrapped so that its declared counts can be read and checked."""
     acts = checked_acts(method, grids, model.depth)
     runner = method.start(grids, model.depth)
-    return Audit(runner, method, acts, model.transformer.kinds, model.depth)
+    return Audit(runner, method, acts, grids, model.transformer.kinds, model.depth)
 
 
 def _live(rows: Rows, guided: bool) -> int:

@@ -8,10 +8,10 @@ adjective = a color or a texture, each at most once, in any order
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, replace
 
 from fastvar_lab.errors import PromptError, split
+from fastvar_lab.files import digest
 
 SHAPES = ("circle", "square", "triangle", "ring", "cross", "star")
 COLORS = {  # sRGB in [0, 1]
@@ -82,7 +82,7 @@ class Prompt:
     @property
     def held_out(self) -> bool:
         """Whether this prompt is in the tenth of prompts that is excluded from training."""
-        return hashlib.sha256(self.canonical.encode()).digest()[0] % 10 == 0
+        return int(digest(self.canonical, length=2), 16) % 10 == 0
 
 
 def parse(text: str) -> Prompt:

@@ -1,0 +1,44 @@
+"""The columns of frames that methods, metrics, tables and charts have in common."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+KEPT, ROWS = "kept_", "rows_"
+"""Prefixes of the columns of each scale step, such as `kept_32x32`."""
+
+SCORE = "right"
+"""The column of a prompt set's judge."""
+
+HITS = "hits"
+"""The column that names other columns of hits (0 or 1), with commas between."""
+
+DESCRIBED = (
+    *("kind", "model", "weights", "prompts", "machine", "method", "repr", "family", "selector"),
+    *("restorer", "granularity", "cache_step", "layers", "sublayers", "picture", "prompt"),
+    *("seed", "group", "ms", "speedup", "turns", "disturbed", HITS),
+)
+"""Columns of comparisons that hold no metric."""
+
+PREFIXES = (KEPT, ROWS, "agree_", "speedup_")
+"""Prefixes of columns of which tables show no mean."""
+
+
+def is_described(column: str) -> bool:
+    """Return whether a column holds no metric that tables show.
+
+    >>> [is_described(column) for column in ("method", "kept_32x32", "psnr")]
+    [True, True, False]
+    """
+    return column in DESCRIBED or column.startswith(PREFIXES)
+
+
+def holds_hits(frame: pd.DataFrame, column: str) -> bool:
+    """Return whether the values of a column are hits (0 or 1).
+
+    >>> frame = pd.DataFrame({"hits": ["close,same", None]})
+    >>> [holds_hits(frame, column) for column in ("right", "same", "psnr")]
+    [True, True, False]
+    """
+    names = frame[HITS].dropna().unique() if HITS in frame else ()
+    return column == SCORE or any(column in name.split(",") for name in names)

@@ -1,0 +1,98 @@
+"""Metrics of one's own: what is refused, what their columns are called, and their intervals."""
+
+import pandas as pd
+import pytest
+
+import fastvar_lab as fv
+from fastvar_lab.experiments.comparison import merge_frames
+from fastvar_lab.measure import quality
+from fastvar_lab.measure.statistics import paired, summary, wilson, wilson_of_gap
+from fastvar_lab.methods.columns import labelled
+from fastvar_lab.prompts import PromptList, as_prompts
+
+
+def brightness(picture, reference):
+    return float(picture.mean())
+
+
+@pytest.mark.parametrize(
+    "name", ["method", "kind", "seed", "model", "speedup", "kept_8x8", "speedup_low", ""]
+)
+def test_a_metric_takes_no_name_that_frames_use(name):
+    with pytest.raises(ValueError, match=f"a metric cannot be named '{name}': frames use"):
+        quality.chosen({name: brightness})
+
+
+@pytest.mark.parametrize(
+    ("metrics", "sentence"),
+    [
+        ({"mine": lambda picture: 1.0}, "mine must be a function of picture and reference, and"),
+        ({"mine": lambda picture, reference, depth: 1.0}, "missing a required argument: 'depth'"),
+        ({"mine": 3}, "3 is not a callable object"),
+        ([brightness], r"names, Metrics or functions by name, \{'mine': f\}; not <function"),
+        ("lpips", "no metric 'lpips'"),
+    ],
+)
+def test_what_is_no_metric_is_refused_before_anything_is_drawn(metrics, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        quality.chosen(metrics)
+
+
+def test_a_single_name_is_a_metric():
+    assert [m.name for m in quality.as_metrics("psnr")] == ["psnr"]
+
+
+def test_hits_of_your_own_have_score_intervals():
+    rows = {"method": ["a"] * 4 + ["b"] * 4, "picture": [*range(4)] * 2, "hits": "close,same"}
+    frame = pd.DataFrame({**rows, "close": [1.0] * 4 + [0.0, 1.0] * 2, "psnr": 30.0})
+    share = summary(frame, ["method"], "close").iloc[0]
+    assert (share.low, share.high) == wilson([1.0] * 4)
+    assert summary(frame, ["method"], "psnr").low[0] == 30.0
+    gap = paired(frame, "a", "b", "close")
+    assert (gap["low"], gap["high"]) == wilson_of_gap([1.0] * 4, [0.0, 1.0] * 2)
+
+
+def test_a_comparison_says_which_columns_hold_hits(small, tmp_path, monkeypatch):
+    monkeypatch.setattr(quality, "METRICS", {"psnr": quality.METRICS["psnr"]})
+    close = fv.Metric("close", "close", lambda p, r: float((p == r).all()), hits=True)
+    look, method = fv.Scope("look", 2, 1), fv.Prune({-1: 1.0})
+    options = {"store": fv.Store(tmp_path), "progress": False}
+    frame = fv.compare(small, [method], look, metrics=[close], **options)
+    full = summary(frame[frame.family == "full"], ["method"], "close").iloc[0]
+    assert (full.low, full.high) == wilson([1.0, 1.0])
+    assert frame.hits.dropna().eq("close").all()
+    assert "hits" not in fv.compare(small, [method], look, **options)
+
+
+def test_merged_frames_fill_in_metrics_that_one_lacks():
+    rows = {"kind": "quality", "model": "a", "weights": "1", "method": "full", "prompt": "x"}
+    less = pd.DataFrame([{**rows, "picture": i, "psnr": 30.0} for i in range(2)])
+    more = less.assign(green=[1.0, 2.0])
+    for frames in ([less, more], [more, less]):
+        merged = merge_frames(frames)
+        assert merged.green.tolist() == [1.0, 2.0]
+        assert merged.psnr.tolist() == [30.0, 30.0]
+    with pytest.raises(ValueError, match="'full' of a has two values of one measurement"):
+        merge_frames([more, more.assign(green=3.0)])
+
+
+@pytest.mark.parametrize(
+    ("methods", "sentence"),
+    [
+        (fv.Dense(), r"methods are a list, or a mapping by label; not Dense\(\)"),
+        ("FastVAR", "methods are a list, or a mapping by label; not 'FastVAR'"),
+        (["FastVAR"], r"a method is a value such as Dense\(\); not 'FastVAR'"),
+        ({"mine": fv.Prune}, r"a method is a value such as Dense\(\); not <class"),
+    ],
+)
+def test_what_is_no_method_is_refused(small, methods, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        labelled(methods, small.grids(), small.depth)
+
+
+def test_prompts_may_be_text():
+    assert as_prompts(["a ring", "a star"]) == PromptList(["a ring", "a star"])
+    with pytest.raises(ValueError, match="prompts are text, a list of it, or a prompt set; not 3"):
+        as_prompts(3)
+    with pytest.raises(ValueError, match=r"dtype must be a torch.dtype .*; not 'float8'"):
+        fv.ModelSpec("tiny", dtype="float8").open()

@@ -1,0 +1,102 @@
+"""Methods that break a promise: `verify` says which."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import pytest
+import torch
+
+import fastvar_lab as fv
+
+PROMPT = "a cyan star left of a dotted pink ring"
+
+
+class AtTheEnd(fv.Dense):
+    """Says that only the last step differs."""
+
+    def acts(self, grids):
+        return (*super().acts(grids)[:-1], fv.Act(key=("end",)))
+
+
+def failed(model, method):
+    report = fv.verify(model, method, PROMPT)
+    return set(report.promise[report.passed.eq(False)]) - {"repr reads back"}
+
+
+class EarlyToo(fv.Runner):
+    def sublayer(self, site, grid, branch, x):
+        return branch(x) * 1.001
+
+
+class MixesPictures(fv.Runner):
+    def sublayer(self, site, grid, branch, x):
+        delta = branch(x)
+        return delta - 0.1 * delta.mean(0, keepdim=True) if grid.h == 8 else delta
+
+
+class Seeds(fv.Runner):
+    def sublayer(self, site, grid, branch, x):
+        torch.manual_seed(0)
+        return branch(x)
+
+
+@pytest.mark.parametrize(
+    ("runner", "promise"),
+    [
+        (EarlyToo, "resumed equals scratch"),
+        (MixesPictures, "a batch equals its pictures alone"),
+        (Seeds, "nothing is left behind"),
+    ],
+)
+def test_a_runner_breaks_one_promise(small, runner, promise):
+    class Breaks(AtTheEnd):
+        def start(self, grids, depth, held=None):
+            return runner()
+
+    state = torch.get_rng_state()
+    try:
+        assert failed(small, Breaks()) == {promise}
+    finally:
+        torch.set_rng_state(state)
+
+
+@pytest.mark.parametrize(("name", "value"), [("heads", 4), ("added", 1)])
+def test_attributes_of_the_model_count_from_the_beginning(small, name, value):
+    attention = small.transformer.blocks[0].ffn
+
+    class Marks(fv.Runner):
+        def prepare(self, handles):
+            setattr(attention, name, value)
+
+    class Breaks(AtTheEnd):
+        def start(self, grids, depth, held=None):
+            return Marks()
+
+    if name == "heads":
+        attention.heads = 2
+    try:
+        assert failed(small, Breaks()) == {"nothing is left behind"}
+    finally:
+        delattr(attention, name)
+
+
+def test_a_restorer_must_leave_kept_tokens(small):
+    @dataclass(frozen=True)
+    class Means:
+        needs_cache: ClassVar[bool] = False
+
+        def restore(self, fresh, index, grid, cached):
+            return fresh.mean(1, keepdim=True).repeat(1, grid.tokens, 1)
+
+    promises = failed(small, fv.Prune({-1: 0.5}, restore=Means()))
+    assert promises == {"all tokens kept equals full"}
+
+
+def test_a_selector_must_look_at_each_picture_alone(small):
+    @dataclass(frozen=True)
+    class Together:
+        def scores(self, x, grid, site):
+            return x.norm(dim=-1).sum(0, keepdim=True).expand(len(x), -1)
+
+    promises = failed(small, fv.Prune({-1: 0.5}, select=Together()))
+    assert promises == {"a batch equals its pictures alone"}
