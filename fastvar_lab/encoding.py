@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
+
+if TYPE_CHECKING:  # imported where tokens are packed, to list a store without torch
+    from torch import Tensor
 
 FLOAT = "$float"  # the key that marks a float without a literal in JSON
 
@@ -21,8 +22,8 @@ def plain(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def _plain_value(value: Any) -> Any:
     """Write NumPy's numbers as Python's, and nan and infinities as `{"$float": "nan"}`."""
-    if isinstance(value, np.generic):
-        value = value.item()
+    if isinstance(value, np.generic | np.ndarray):
+        value = value.tolist()
     if isinstance(value, float) and not math.isfinite(value):
         return {FLOAT: str(value)}
     if isinstance(value, Mapping):
@@ -48,6 +49,8 @@ def json_values(values: Mapping[str, Any]) -> Any:
 
 def packed(tokens: Tensor, step: int) -> dict[str, np.ndarray]:
     """Pack a step's tokens: bits by eight, numbers in the smallest type that holds them all."""
+    import torch
+
     wide = torch.promote_types(tokens.dtype, torch.float32)  # NumPy has no bfloat16
     array = (tokens.to(wide) if tokens.is_floating_point() else tokens).cpu().numpy()
     shape = np.array(array.shape)
@@ -63,6 +66,8 @@ def packed(tokens: Tensor, step: int) -> dict[str, np.ndarray]:
 
 def unpacked(held: Mapping[str, np.ndarray], step: int) -> Tensor | None:
     """Return the tokens of a step that `packed` packed; None for a skipped step."""
+    import torch
+
     if f"bits_{step}" in held:
         shape = tuple(held[f"shape_{step}"])
         bits = np.unpackbits(held[f"bits_{step}"], count=int(np.prod(shape)))

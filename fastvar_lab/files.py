@@ -51,11 +51,13 @@ PARTIAL = ".partial-"
 ABANDONED = 3600.0  # seconds without a write, after which a partial file's writer was killed
 
 
-def write(path: Path, save: Callable[[Path], object]) -> None:
+def write(path: str | Path, save: Callable[[Path], object]) -> None:
     """Let `save` write a temporary file of the same kind, then rename it to `path`.
 
-    Removes temporary files that killed writers left in that folder, an hour after the last write.
+    A leading `~` of `path` is the home folder. Removes temporary files that killed writers left in
+    that folder, an hour after the last write.
     """
+    path = expanded(path)
     remove_abandoned(path.parent)
     # unique, because two processes or threads may write the same file
     partial = path.with_name(f"{PARTIAL}{uuid4().hex}{path.suffix}")
@@ -98,8 +100,12 @@ def unused(path: Path, endings: Sequence[str]) -> Path:
     return free
 
 
-def folder(path: Path) -> Path:
-    """Create a folder and return it; raise OSError if it cannot be created or written."""
+def folder(path: str | Path) -> Path:
+    """Create a folder and return it, with a leading `~` replaced by the home folder.
+
+    Raises OSError if it cannot be created or written.
+    """
+    path = expanded(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -109,7 +115,7 @@ def folder(path: Path) -> Path:
     return path
 
 
-def write_json(path: Path, content: Any) -> None:
+def write_json(path: str | Path, content: Any) -> None:
     """Write `content` as indented JSON, in UTF-8 whatever the locale."""
     text = json.dumps(content, indent=1) + "\n"
     write(path, lambda p: p.write_text(text, encoding="utf-8"))

@@ -83,6 +83,8 @@ def generate(
     (2, 256, 256, 3)
     """
     check_value(method)
+    if not isinstance(watch, Iterable) or not all(map(callable, watch := [*watch])):
+        raise ValueError(f"watch is a list of functions that wrap a runner; not {watch!r}")
     request = make_request(
         model, prompts, seed=seed, sizes=sizes, sampling=sampling, draws=draws, given=given
     )

@@ -32,7 +32,7 @@ def to_uint8(images: Tensor) -> np.ndarray:
     return (images.detach().permute(0, 2, 3, 1) * 255 + 0.5).clamp(0, 255).byte().cpu().numpy()
 
 
-def write_image(path: Path, image: np.ndarray) -> None:
+def write_image(path: str | Path, image: np.ndarray) -> None:
     """Write (H, W, 3) uint8 as PNG."""
     write(path, lambda p: imsave(p, image, check_contrast=False))
 

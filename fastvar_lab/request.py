@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from numbers import Integral
 from operator import index
@@ -141,12 +141,16 @@ def _seeds(seed: int | Sequence[int], n: int) -> tuple[int, ...]:
 
 def _given(tokens: Sequence[Tensor | None], device: torch.device) -> tuple[Tensor, ...]:
     """Move given tokens to a device; raise ValueError for those of a skipped step."""
+    if not isinstance(tokens, Iterable):
+        raise ValueError(f"given are the tokens of the first steps; not {short(tokens)}")
     given = list[Tensor]()
     for step, drawn in enumerate(tokens):
         if drawn is None:
             raise ValueError(
                 f"step {step} of the given tokens was skipped; give the steps before it"
             )
+        if not isinstance(drawn, Tensor):
+            raise ValueError(f"the tokens given for step {step} are no tensor: {short(drawn)}")
         given.append(drawn.to(device))
     return tuple(given)
 

@@ -140,6 +140,8 @@ def as_sizes(sizes: Iterable[Iterable[int]]) -> Sizes:
 def whole(what: str, value: Any) -> int:
     """Return a whole number, of Python, numpy or torch, as an int; raise ValueError for others."""
     try:
+        if isinstance(value, bool):
+            raise TypeError
         return index(value)
     except TypeError:
         raise ValueError(f"the {what} must be a whole number; not {short(value)}") from None

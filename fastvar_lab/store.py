@@ -13,17 +13,19 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
 from PIL import Image
-from torch import Tensor
 
 from fastvar_lab.encoding import floats, json_values, packed, plain, unpacked
-from fastvar_lab.files import digest, write
+from fastvar_lab.files import digest, expanded, read_json, write
 from fastvar_lab.files import folder as writable
+
+if TYPE_CHECKING:  # imported where tokens are read or written, to list a store without torch
+    from torch import Tensor
 
 Rows = list[dict[str, Any]]
 Address = Mapping[str, Any]
@@ -61,7 +63,7 @@ class Store:
     """
 
     def __init__(self, folder: str | Path | None = None) -> None:
-        self.folder = Path(folder or default_folder()).resolve()  # workers run elsewhere
+        self.folder = expanded(folder or default_folder()).resolve()  # workers run elsewhere
 
     def prepare(self) -> Store:
         """Check that results can be written, before hours of work; raise OSError if not.
@@ -117,7 +119,7 @@ class Store:
         path = self.path(address, "pictures")
         try:
             with np.load(path) as held:  # a zip, whose checksums are compared
-                if json.loads(held["head"].tobytes())["address"] != json_values(address):
+                if read_json(held["head"].tobytes())["address"] != json_values(address):
                     return None
                 picture = np.asarray(Image.open(io.BytesIO(held["picture"].tobytes())))
                 steps = range(int(held["steps"]))
@@ -191,7 +193,7 @@ class Store:
     def _json(self, address: Address, kind: str) -> dict[str, Any] | None:
         """Read a file whole, or return None."""
         try:
-            content = json.loads(self.path(address, kind).read_text(encoding="utf-8"))
+            content = read_json(self.path(address, kind).read_bytes())
             whole = content["sha256"] == key({kind: content[kind]})
             whole &= content["address"] == json_values(address)
         except (OSError, ValueError, KeyError, TypeError):
@@ -233,7 +235,7 @@ def _experiment(path: Path) -> str:
     try:
         if path.suffix == ".npz":
             with np.load(path) as held:
-                return str(json.loads(held["head"].tobytes())["experiment"])
-        return str(json.loads(path.read_text(encoding="utf-8"))["experiment"])
+                return str(read_json(held["head"].tobytes())["experiment"])
+        return str(read_json(path.read_bytes())["experiment"])
     except (OSError, ValueError, KeyError, TypeError, BadZipFile):
         return "damaged"

@@ -82,6 +82,22 @@ assert not {{"torch", "numpy", "pandas"}} & set(sys.modules)
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
+@pytest.mark.parametrize(
+    "arguments", [["experiment"], ["experiment", "x"], ["figures", "--list"], ["figures", "x"],
+                  ["store", "--store", "nowhere"]], ids=" ".join
+)  # fmt: skip
+def test_lists_and_wrong_names_come_without_torch(arguments):
+    code = f"""
+import sys
+from fastvar_lab.cli.main import main
+status = main({arguments!r})
+assert "torch" not in sys.modules
+sys.exit(status)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == (2 if "x" in arguments else 0), done.stderr
+
+
 @pytest.mark.parametrize("command", ["demo", "evaluate", "figures", "claims", "experiment"])
 def test_commands_take_any_model(command):
     parser = argparse.ArgumentParser()

@@ -1,5 +1,6 @@
 """Cells on disk, runs that are stopped, read back, and run elsewhere."""
 
+import argparse
 import json
 import multiprocessing
 import os
@@ -22,9 +23,21 @@ import torch
 
 import fastvar_lab as fv
 from fastvar_lab import scales
+from fastvar_lab.cli import options
 from fastvar_lab.cli.main import main
-from fastvar_lab.experiments import base, claims, figures, output, run, verdicts, workers
+from fastvar_lab.experiments import (
+    base,
+    claims,
+    demo,
+    figures,
+    listing,
+    output,
+    run,
+    verdicts,
+    workers,
+)
 from fastvar_lab.experiments.comparison import merge_frames, with_full
+from fastvar_lab.experiments.galleries import GALLERIES
 from fastvar_lab.experiments.jobs import Addresses, CellJob, method_columns
 from fastvar_lab.experiments.questions import (
     drafting,
@@ -49,6 +62,7 @@ from fastvar_lab.models import build
 from fastvar_lab.plotting import charts, tables
 from fastvar_lab.plotting.style import write_figure
 from fastvar_lab.prompts import ClosedWorld, PromptList
+from fastvar_lab.speed import suite
 from fastvar_lab.store import Drawn, Store, key
 from fastvar_lab.world.tasks import TASKS
 from tests.test_var import SMALL as AUTOENCODER
@@ -92,12 +106,14 @@ def test_floats_that_json_lacks_are_read_back_as_they_were(tmp_path):
         "low": np.float32(-np.inf),
         "none": None,
         "all": (1, np.nan),
+        "array": np.array([1.5, np.inf]),
     }
     store.put(SETTINGS, [row])
     (back,) = store.get(SETTINGS)
     assert np.isnan(back["nan"])
     assert (back["inf"], back["low"], back["none"]) == (np.inf, -np.inf, None)
     assert np.isnan(back["all"][1])
+    assert back["array"] == [1.5, np.inf]
     store.put_values(SETTINGS, {"psnr": {"psnr": np.inf}})
     store.put_values(SETTINGS, {"mine": {"mine": np.nan}})
     assert store.values(SETTINGS)["psnr"] == {"psnr": np.inf}
@@ -602,6 +618,70 @@ def test_every_experiment_has_a_chart_and_a_table(name, tmp_path):
     assert name in run.table(name, frame)
 
 
+def test_a_complete_store_may_be_read_only(tmp_path, monkeypatch, small):
+    """Results of experiments and of the suite are read where nothing can be written."""
+
+    def cells(question):
+        return [[base.Cell({"n": n})] for n in range(question.scope.prompts)]
+
+    def work(model, cells):
+        yield cells[0], [{"value": 1.0}]
+
+    def tried(store, n):
+        record, scope = tried_experiment(cells, work), base.Scope("look", n, 1)
+        return run.run(record, scope, model=small, store=store, progress=False)
+
+    store = Store(tmp_path / "cells")
+    measured, measure = tried(store, 2), partial(suite.stored, store, {"setting": "x"})
+    rows = measure(lambda: [{"ms": 1.0}])
+
+    def refuse(*_):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr("fastvar_lab.store.write", refuse)
+    monkeypatch.setattr("fastvar_lab.store.writable", refuse)
+    assert tried(store, 2).equals(measured)
+    assert measure(pytest.fail) == rows
+    args = argparse.Namespace(store=store.folder, workers=0, scheduler=None)
+    with options.cells(args) as (opened, _):
+        assert tried(opened, 2).equals(measured)
+    with pytest.raises(OSError, match="Read-only"):
+        tried(store, 3)
+
+
+def test_folders_given_from_python_may_begin_with_a_tilde(tmp_path, monkeypatch, small):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(run, "run", lambda name, scope, **options: synthetic(name))
+    model = fv.load("tiny")
+    made = list(figures.draw(model, ["selectors"], "~/figures", endings=("png",)))
+    assert made[-1] == tmp_path / "figures" / "selectors.png"
+    list(figures.draw_frame(model, "memory", synthetic("memory"), "~/frames", "quick"))
+    assert (tmp_path / "frames" / "memory.pdf").exists()
+    assert figures.check("~/figures") == []
+    assert list(figures.again("~/figures", (), ["svg"]))[-1] == made[-1].with_suffix(".svg")
+    demo.demo(small, "a red circle", fv.Prune({-1: 1.0}), 0, "~/demo")
+    assert (tmp_path / "demo" / "demo.json").exists()
+    assert not (tmp_path / "~").exists()
+
+
+def test_damaged_data_of_a_figure_are_one_sentence(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(run, "run", lambda name, scope, **options: synthetic(name))
+    list(figures.draw(fv.load("tiny"), ["memory"], tmp_path))
+    report, data = tmp_path / "memory.json", tmp_path / "memory.csv"
+    whole = report.read_text()
+    for damaged in ("[" * 100_000, "null", "{}", '{"versions": 3}', "\udcff"):
+        report.write_bytes(damaged.encode(errors="surrogateescape"))
+        assert main(["figures", "--check", "--out", str(tmp_path)]) == 2
+        assert "memory.json" in capsys.readouterr().err
+        assert main(["figures", "--redraw", "--out", str(tmp_path)]) == 2
+    report.write_text(whole)
+    for damaged in (b"", b"\xff\xfe", b"a,b\n1,2\n"):
+        data.write_bytes(damaged)
+        assert main(["figures", "--check", "--out", str(tmp_path)]) == 2
+        assert "cannot draw memory from its data" in capsys.readouterr().err
+
+
 def test_the_pareto_front_keeps_what_nothing_beats():
     points = pd.DataFrame({"x": [1.0, 2, 3, 2, 1], "y": [5.0, 4, 1, 3, 4]})
     assert charts.front(points, "x", "y").to_numpy().tolist() == [[1, 5], [2, 4], [3, 1]]
@@ -616,6 +696,14 @@ def test_the_experiment_command_lists_and_refuses(capsys):
     assert main(["experiment", "selectors", "--quick", "--paper"]) == 2
     assert main(["experiment", "memory", "--model", "infinity-2b"]) == 2
     assert "infinity_2b_reg.pth" in capsys.readouterr().err
+
+
+def test_a_list_reads_from_the_source_what_the_records_say():
+    for name, listed in listing.experiments().items():
+        record = run.REGISTRY[name]
+        assert listed == (record.question, record.source, record.slow)
+    assert [*listing.experiments()] == sorted(run.REGISTRY)
+    assert listing.galleries() == tuple(GALLERIES)
 
 
 def test_an_experiment_leaves_its_data_tables_figure_and_where_they_are_from(tmp_path):

@@ -9,17 +9,22 @@ import time
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 import fastvar_lab as fv
-from fastvar_lab.backbones.features import StoredFeatures
+from fastvar_lab.backbones.infinity import Text
 from fastvar_lab.backbones.text import RandomContext, RandomText
 from fastvar_lab.errors import WeightsError, short
+from fastvar_lab.experiments import claims
 from fastvar_lab.files import ABANDONED, expanded, write, write_json
 from fastvar_lab.models import catalog, hub, releases, states, tiny
 from fastvar_lab.models.checkpoints import read_released
+from fastvar_lab.models.features import StoredFeatures
+from fastvar_lab.pictures import write_image
+from fastvar_lab.store import Store
 from fastvar_lab.tensors import read_tensors, write_tensors
 from fastvar_lab.training.loop import train
 from tests.damage import LONGEST, PLACED, STATE, flipped, index, mutations, shards
@@ -212,9 +217,45 @@ def test_features_of_two_encoders_do_not_mix(tmp_path):
 def test_features_of_before_there_were_checksums_open(tmp_path):
     stored = StoredFeatures(tmp_path, RandomText(8))
     kept = {"features": torch.ones(2, 8)}
-    save_file(kept, stored.path("a"), metadata={"prompt": "a", "encoder": "8"})
-    assert torch.equal(stored.encode(["a"]).features[0], kept["features"])
-    assert torch.equal(StoredFeatures(tmp_path).encode(["a"]).features[0], kept["features"])
+    for encoder in ("8", "RandomText 8"):  # names without the hash of its weights
+        save_file(kept, stored.path("a"), metadata={"prompt": "a", "encoder": encoder})
+        assert torch.equal(StoredFeatures(tmp_path).encode(["a"]).features[0], kept["features"])
+        anew = stored.encode(["a"]).features  # nothing says that they are this encoder's
+        assert torch.equal(anew, RandomText(8).encode(["a"]).features)
+
+
+class Embedding(RandomText):
+    """Encodes every prompt as its one row of weights."""
+
+    def __init__(self, value):
+        super().__init__(8)
+        self.row = torch.nn.Parameter(torch.full((1, 1, 8), float(value)))
+
+    def encode(self, prompts):
+        return Text(self.row.detach().expand(len(prompts), 1, 8), torch.ones(len(prompts), 1) > 0)
+
+
+def test_features_know_their_encoder_by_its_weights(tmp_path):
+    first = Embedding(1)
+    stored = StoredFeatures(tmp_path, first)
+    assert stored.encode(["a"]).features.unique().tolist() == [1]
+    assert StoredFeatures(tmp_path, Embedding(2)).encode(["a"]).features.unique().tolist() == [2]
+    assert stored.encode(["a"]).features.unique().tolist() == [1]
+    first.row.data += 2  # raises no version counter
+    assert stored.encode(["a"]).features.unique().tolist() == [3]
+
+
+def test_results_from_features_of_other_encoders_are_kept_apart(tmp_path):
+    small, apart = fv.load("tiny"), []
+    for folder, value in (("one", 1), ("two", 2), ("again", 1)):
+        StoredFeatures(tmp_path / folder, Embedding(value)).encode(["a"])
+        small.text_encoder = StoredFeatures(tmp_path / folder)
+        apart.append(small.fingerprint)
+        StoredFeatures(tmp_path / folder, Embedding(value)).encode(["b"])
+        assert small.fingerprint == apart[-1]  # more prompts of the same encoder
+    assert apart[0] == apart[2] != apart[1]
+    StoredFeatures(tmp_path / "again", Embedding(2)).encode(["c"])
+    assert small.fingerprint not in apart
 
 
 # disks that cannot be written, and what killed writers left
@@ -227,7 +268,7 @@ def test_features_of_a_disk_that_cannot_be_written_are_read_and_computed(tmp_pat
     def refuse(*_):
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr("fastvar_lab.backbones.features.write_tensors", refuse)
+    monkeypatch.setattr("fastvar_lab.models.features.write_tensors", refuse)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         stored.encode(["a"])
@@ -321,6 +362,10 @@ def test_a_leading_tilde_is_the_home_folder(tmp_path, monkeypatch, trace, folder
     assert list((tmp_path / "features").iterdir())
     torch.save(STATE, tmp_path / "x.pth")
     assert read_released("~/x.pth").keys() == STATE.keys()
+    assert Store("~/cells").folder == tmp_path / "cells"
+    write_image("~/x.png", np.zeros((8, 8, 3), np.uint8))
+    claims.save("~/claims.md", "")
+    assert {"x.png", "claims.md"} <= {path.name for path in tmp_path.iterdir()}
     (tmp_path / "prompts.txt").write_text("a red circle")
     assert fv.PromptFile("~/prompts.txt").take(1)[0].prompt == "a red circle"
     done = subprocess.run(

@@ -1,5 +1,6 @@
 """User-defined rules are hashed by the syntax of their sources, and by bytecode where none is."""
 
+import copy
 import importlib
 import linecache
 import pickle
@@ -8,6 +9,7 @@ import warnings
 from dataclasses import dataclass
 
 import pytest
+from torch import nn
 
 import fastvar_lab as fv
 from fastvar_lab import scales
@@ -116,6 +118,72 @@ def test_a_file_that_was_edited_since_is_not_what_runs(tmp_path, monkeypatch):
     importlib.invalidate_caches()
     assert hash_of(importlib.import_module("edited_rules").Mine()) != edited
     del sys.modules["edited_rules"]
+
+
+class Gain(nn.Module):
+    """As an adapter scales what a layer computes; its scale is no weight."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer, self.scale = layer, 1.0
+
+    def forward(self, x):
+        return self.layer(x) * self.scale
+
+    def hook(self, module, inputs, output):
+        return output * self.scale
+
+
+def own_forward(layer, scale):
+    forward = layer.forward
+    layer.forward = lambda x: forward(x) * scale["of"]
+    return lambda: scale.update(of=3.0)
+
+
+def adapter(model, layer):
+    model.transformer.blocks[1].ffn.fc2 = gain = Gain(layer)
+    return lambda: setattr(gain, "scale", 3.0)
+
+
+def hook_with_an_object(model, layer):
+    gain = Gain(layer)
+    layer.register_forward_hook(gain.hook)
+    return lambda: setattr(gain, "scale", 3.0)
+
+
+def hook_with_the_model(model, layer):
+    scale = {"of": 1.0}
+    layer.register_forward_hook(lambda module, _, out: out * scale["of"] if model else out)
+    return lambda: scale.update(of=3.0)
+
+
+def hook_of_every_module(model, layer):
+    def twice(module, inputs, output):
+        return output * 2 if module is layer else None
+
+    return lambda: nn.modules.module.register_module_forward_hook(twice)
+
+
+SET = (adapter, hook_with_an_object, hook_with_the_model, hook_of_every_module,
+       lambda model, layer: own_forward(layer, {"of": 1.0}))  # fmt: skip
+
+
+@pytest.mark.parametrize("prepare", SET)
+def test_what_is_set_on_a_module_decides_what_the_model_is(small, prepare):
+    """Neither weights nor the handles of hooks change, but what is computed does."""
+    model = copy.deepcopy(small)
+    change = prepare(model, model.transformer.blocks[1].ffn.fc2)
+    before, stamp = model.fingerprint, model.drawing
+    full = fv.generate(model, "a red ring", fv.Dense(), seed=1, snapshot=True)
+    assert (model.fingerprint, model.drawing) == (before, stamp)
+    handle = change()
+    try:
+        assert model.fingerprint != before
+        with pytest.raises(ValueError, match="have changed since the snapshot"):
+            fv.resume(model, full, fv.Prune({-1: 0.5}))
+    finally:
+        if handle is not None:
+            handle.remove()
 
 
 def test_code_without_a_source_is_hashed_for_one_python_alone(monkeypatch):

@@ -196,7 +196,6 @@ def test_notebooks_are_copied_with_their_pictures_and_overwrite_nothing(tmp_path
 
 
 def test_a_wheel_brings_the_notebooks(tmp_path):
-    pytest.importorskip("setuptools", "77")
     source, target = tmp_path / "source", tmp_path / "installed"
     for name in ("fastvar_lab", "notebooks"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))

@@ -135,6 +135,33 @@ def test_what_is_no_sampling_is_refused(var, sampling):
         fv.generate(var, 3, fv.Dense(), sizes=SIZES, sampling=sampling)
 
 
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"watch": 3}, "watch is a list of functions that wrap a runner; not 3"),
+        ({"watch": [3]}, r"watch is a list of functions that wrap a runner; not \[3\]"),
+        ({"given": 3}, "given are the tokens of the first steps; not 3"),
+        ({"given": [3]}, "the tokens given for step 0 are no tensor: 3"),
+        ({"seed": True}, "the seed must be a whole number; not True"),
+    ],
+    ids=str,
+)
+def test_what_is_no_argument_of_a_generation_is_refused(small, options, reason):
+    with pytest.raises(ValueError, match=reason):
+        fv.generate(small, "a ring", fv.Dense(), **options)
+
+
+@pytest.mark.parametrize("ratios", [None, 3, "x", [3], [(1, 2, 3)]])
+def test_what_maps_no_scales_to_shares_is_no_schedule(ratios):
+    with pytest.raises(ValueError, match="ratios map scales to shares pruned"):
+        fv.Prune(ratios)
+
+
+def test_a_scale_that_is_named_twice_is_refused(small):
+    with pytest.raises(ValueError, match="has a ratio already"):
+        fv.generate(small, "a ring", fv.Prune(((-1, 0.5), (-1, 0.6))))
+
+
 def test_a_model_says_how_it_was_opened_in_plain_python():
     model = load("tiny", weights="random", seed=None, sizes=np.array(SIZES))
     assert model.sizes == SIZES

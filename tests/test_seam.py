@@ -70,7 +70,8 @@ def test_optional_packages_are_not_imported_with_the_library():
 INSIDE = {
     "models": (
         *("absent", "precision", "families", "releases", "hub", "wrappers", "states"),
-        *("checkpoints", "stamps", "seeding", "model", "build", "tiny", "loading", "catalog"),
+        *("checkpoints", "stamps", "features", "seeding", "model", "build", "tiny"),
+        *("loading", "catalog"),
     ),
     "cli": ("options", "notebook_copies", "notebook_pages", "notebook_runner", "cmd_", "main"),
 }

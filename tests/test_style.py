@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from itertools import islice
 from pathlib import Path
 
 import matplotlib.figure
@@ -11,6 +12,7 @@ import matplotlib.text
 import numpy as np
 import pandas as pd
 import pytest
+from ipywidgets import HTML, HTMLMath, Label
 from matplotlib.colors import to_hex
 
 import fastvar_lab
@@ -28,6 +30,7 @@ from fastvar_lab.plotting.style import (
 )
 from fastvar_lab.plotting.tables import latex, markdown
 from fastvar_lab.widgets.page import Scatter
+from fastvar_lab.widgets.panel import Gallery
 
 ROOT = Path(fastvar_lab.__file__).parent
 
@@ -42,6 +45,34 @@ def test_fonts_in_pdfs_are_truetype(kind, tmp_path):
         data = path.read_bytes()
         assert b"/Type3" not in data
         assert b"/FontFile2" in data
+
+
+USERS = {
+    "axes.facecolor": "blue", "axes.formatter.use_mathtext": True, "axes.grid": True,
+    "axes.titlepad": 30, "axes.titleweight": "bold", "axes.xmargin": 1.0,
+    "font.family": "monospace",
+    "figure.titleweight": "bold", "figure.autolayout": True, "image.aspect": "auto",
+    "image.cmap": "jet", "image.origin": "lower", "lines.antialiased": False, "lines.linewidth": 9,
+    "pdf.compression": 0, "savefig.bbox": "tight", "savefig.dpi": 50, "savefig.facecolor": "red",
+    "savefig.transparent": True, "svg.fonttype": "none", "text.antialiased": False,
+}  # fmt: skip
+
+
+def test_a_figure_is_the_same_under_any_settings_of_the_user(tmp_path, monkeypatch):
+    def drawn():
+        files = [tmp_path / f"x.{ending}" for ending in ("png", "pdf", "svg")]
+        for figure in (*islice(pictured("a"), 1, 3), *islice(charted("a"), 2)):
+            for path in files:
+                write_figure(path, figure)
+            yield [path.read_bytes() for path in files]
+            yield figure.png(50)
+
+    plain = [*drawn()]
+    for name, value in USERS.items():
+        monkeypatch.setitem(matplotlib.rcParams, name, value)
+    settings = dict(matplotlib.rcParams)
+    assert [*drawn()] == plain
+    assert dict(matplotlib.rcParams) == settings
 
 
 DOLLARS = ["$$", r"$\frac{1}$", "a $5 bill and a $10 bill", r"50 % \$ & #1 _{x}^2 ~"]
@@ -86,6 +117,29 @@ def test_text_of_users_is_drawn_as_it_is_written(drawn, text, tmp_path):
         assert shown
         powers = [t for t in shown if r"\mathdefault" in t.get_text()]
         assert not [t for t in shown if t.get_parse_math() and t not in powers]
+
+
+def test_labels_of_users_that_begin_with_an_underscore_are_in_the_legends():
+    figures = [panels.spectra(np.arange(3), {"_mine": np.arange(3)}), *charted("_mine")]
+    frame = pd.DataFrame([
+        {"kind": kind, "method": name, "family": name, "picture": 0, "psnr": 20.0,
+         "speedup": 1.5, "speedup_low": 1.0, "speedup_high": 2.0, "speedup_flop_bound": 2.0}
+        for name in ("full", "_mine") for kind in ("quality", "time")])  # fmt: skip
+    figures.append(comparisons.rivals(frame))
+    legends = [axes.get_legend() for figure in figures for axes in figure.axes]
+    texts = [" ".join(t.get_text() for t in legend.get_texts()) for legend in legends if legend]
+    assert len(texts) == 10
+    shown = [text for text in texts if "_mine" in text]
+    assert len(shown) == 9, texts  # of `methods`, the legend names measures
+
+
+def test_notes_beside_pictures_in_widgets_are_no_mathematics():
+    gallery = Gallery(["picked"])
+    gallery.put("picked", np.zeros((4, 4, 3)), "a $5 <b> and a $10 bill")
+    label = gallery.labels["picked"]
+    assert isinstance(label, HTML)  # which typesets nothing, unlike Label and HTMLMath
+    assert not isinstance(label, HTMLMath | Label)
+    assert label.value == "picked, a $5 &lt;b&gt; and a $10 bill"
 
 
 def test_text_of_users_in_tables_is_text():

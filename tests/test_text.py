@@ -16,8 +16,8 @@ from transformers import (
 
 import fastvar_lab as fv
 from fastvar_lab.backbones import encoders
-from fastvar_lab.backbones.features import StoredFeatures
 from fastvar_lab.backbones.infinity import Infinity, InfinityConfig
+from fastvar_lab.models.features import StoredFeatures
 
 WORDS = ["<pad>", "</s>", "<unk>", "a", "red", "blue", "circle", "square", "draw", "it"]
 

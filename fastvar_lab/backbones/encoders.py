@@ -16,7 +16,7 @@ from torch import Tensor
 from fastvar_lab.backbones.hart import Context
 from fastvar_lab.backbones.infinity import Text
 from fastvar_lab.backbones.protocol import ConditionEncoder
-from fastvar_lab.files import digest, expanded
+from fastvar_lab.files import digest, digest_of, expanded
 
 INSTRUCTION_SHA256 = "424f7aa7b1119f8ed1e329140e5941dfe308183bea0af59041dad5527a9b8f20"
 
@@ -38,6 +38,12 @@ def _tokenizer(folder: Path) -> Any:
     return AutoTokenizer.from_pretrained(folder)
 
 
+def _settings(folder: Path) -> str:
+    """Hash the files beside the weights: configuration and vocabulary, as text."""
+    files = (p for p in sorted(folder.iterdir()) if p.suffix in (".json", ".model", ".txt"))
+    return digest_of((part for p in files for part in (p.name, p.read_bytes())), length=8)
+
+
 def _warn_cut(tokenizer: Any, prompts: Sequence[str], length: int) -> None:
     for prompt in prompts:
         count = len(tokenizer(prompt)["input_ids"])
@@ -57,7 +63,7 @@ class T5Text(ConditionEncoder):
 
         self.tokenizer, self.length = _tokenizer(folder), length
         self.encoder = T5EncoderModel.from_pretrained(folder).eval()
-        self.config = f"t5 {folder.name} {length}"
+        self.config = f"t5 {folder.name} {length} {_settings(folder)}"
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> Text:
@@ -100,8 +106,8 @@ class Qwen2Context(ConditionEncoder):
                 "pictures differ from the released path",
                 stacklevel=2,
             )
-        stamp = digest(self.instruction or "", length=8)
-        self.config = f"qwen2 {folder.name} {length} {stamp}"
+        instructed = digest(self.instruction or "", length=8)
+        self.config = f"qwen2 {folder.name} {length} {instructed} {_settings(folder)}"
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> Context:

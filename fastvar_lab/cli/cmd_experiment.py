@@ -27,18 +27,18 @@ def run(args: argparse.Namespace) -> None:
     """Run experiments, or list them."""
     if args.quick and args.paper:
         raise ValueError("--quick and --paper exclude each other; give at most one")
+    from fastvar_lab.experiments import listing
+
+    if not args.names:
+        for name, summary in listing.experiments().items():
+            print(f"{name:<20} {summary}")
+        return
+    listing.check_experiments(args.names)
     from fastvar_lab.experiments import run
     from fastvar_lab.experiments.figures import draw_frame, meaningless
     from fastvar_lab.files import folder
 
-    if not args.names:
-        for name, experiment in sorted(run.REGISTRY.items()):
-            slow = " Slow." if experiment.slow else ""
-            print(f"{name:<20} {experiment.question} ({experiment.source}){slow}")
-        return
     scope = "quick" if args.quick else "paper" if args.paper else "default"
-    for name in args.names:
-        run.find(name)
     spec, prompts, metrics = options.spec(args), options.prompts(args), options.metrics(args)
     model = spec.open()
     with options.cells(args) as (store, executor):

@@ -53,12 +53,14 @@ def run(args: argparse.Namespace) -> None:
     for ending in endings:
         if ending not in ENDINGS:
             raise ValueError(f"--format takes png, pdf and svg; not {ending!r}")
+    from fastvar_lab.experiments import listing
+
+    names = listing.chosen(args.names, args.all)
+    if args.list:
+        print("\n".join(listing.figures()))
+        return
     from fastvar_lab.experiments import figures
 
-    names = figures.chosen(args.names, args.all)
-    if args.list:
-        print("\n".join(figures.NAMES))
-        return
     if args.check:
         problems = figures.check(args.out, args.names)
         if problems:

@@ -146,8 +146,11 @@ def cells(args: argparse.Namespace) -> Iterator[tuple[Store, Executor | None]]:
     from fastvar_lab.experiments.workers import executor as workers
     from fastvar_lab.store import Store
 
+    store = Store(args.store)
+    if not store.folder.exists():  # a store with all that is needed may be read-only
+        store.prepare()
     with workers(args.workers, args.scheduler) as executor:
-        yield Store(args.store).prepare(), executor
+        yield store, executor
 
 
 def say_what_random_weights_mean(args: argparse.Namespace) -> None:

@@ -112,6 +112,6 @@ def where(model: Model, scope: str) -> str:
     )
 
 
-def save(path: Path, text: str) -> None:
+def save(path: str | Path, text: str) -> None:
     """Write the claims."""
     write(path, lambda partial: partial.write_text(text, encoding="utf-8"))

@@ -120,11 +120,11 @@ def table(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def demo(model: Model, prompt: str, method: Method, seed: int, out: Path) -> dict[str, Any]:
+def demo(model: Model, prompt: str, method: Method, seed: int, out: str | Path) -> dict[str, Any]:
     """Run the demo and write full.png, fast.png, compare.png and demo.json into `out`."""
     method.start(model.grids(), model.depth)
     checked_acts(method, model.grids(), model.depth)
-    folder(out)
+    out = folder(out)
     report, pictures, shares = compare(model, prompt, method, seed)
     for name, image in pictures.items():
         write_image(out / f"{name}.png", image)

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from importlib.metadata import version
@@ -18,13 +17,13 @@ import pandas as pd
 from matplotlib.figure import Figure
 from skimage.io import imread
 
-from fastvar_lab.errors import unknown
-from fastvar_lab.experiments import output, run
+from fastvar_lab.errors import short
+from fastvar_lab.experiments import listing, output, run
 from fastvar_lab.experiments.base import Experiment, Scope
 from fastvar_lab.experiments.galleries import GALLERIES, make
 from fastvar_lab.experiments.output import DRAWN_WITH, Report
 from fastvar_lab.experiments.workers import ModelSpec
-from fastvar_lab.files import folder, write, write_json
+from fastvar_lab.files import expanded, folder, read_json, write, write_json
 from fastvar_lab.measure import quality
 from fastvar_lab.models.model import Model
 from fastvar_lab.plotting.style import write_figure
@@ -32,22 +31,14 @@ from fastvar_lab.prompts import PromptSet
 from fastvar_lab.store import Store
 
 TOLERANCE = 1.0  # mean absolute difference of pixel values under other versions, of 255
-CHARTED = {f"{n}_scores" if n in GALLERIES else n: n for n in run.REGISTRY}  # to experiments
-NAMES = (*GALLERIES, *CHARTED)
-
-
-def chosen(names: Sequence[str], everything: bool = False) -> list[str]:
-    """Return the figures asked for, those of pictures by default; ValueError for unknown ones."""
-    for name in names:
-        if name not in NAMES:
-            raise unknown("figure", name, NAMES)
-    return list(NAMES) if everything else list(names) or list(GALLERIES)
+CHARTED = listing.charted()
+NAMES = listing.figures()
 
 
 def draw(
     model: Model,
     names: Sequence[str | Experiment],
-    out: Path,
+    out: str | Path,
     seed: int = 0,
     *,
     scope: str | Scope = "paper",
@@ -66,7 +57,7 @@ def draw(
     why in one sentence, unless it is the only figure: then ValueError. `spec` says how the model
     was opened, which an executor needs. All else as in `run.run`.
     """
-    folder(out)
+    out = folder(out)
     for name in names:
         label = name if isinstance(name, str) else name.name
         try:
@@ -119,12 +110,12 @@ def draw_frame(
     model: Model,
     experiment: str | Experiment,
     frame: pd.DataFrame,
-    out: Path,
+    out: str | Path,
     scope: str,
     spec: ModelSpec | None = None,
 ) -> Iterator[Path]:
     """Leave all of an experiment's frame in `out`, its tables and figure, and where it is from."""
-    folder(out)
+    out = folder(out)
     record = _record(experiment)
     written = output.write_frame(out / record.name, frame, frame)
     option = f" --{scope}" if scope != "default" else ""
@@ -172,16 +163,17 @@ def _finish(
         yield Path(f"{path}.{ending}")
 
 
-def again(out: Path, names: Sequence[str], endings: Sequence[str]) -> Iterator[Path]:
+def again(out: str | Path, names: Sequence[str], endings: Sequence[str]) -> Iterator[Path]:
     """Draw figures of a folder again from their data, and write tables that show all of it."""
+    out = expanded(out)
     for name in names or _there(out):
         if name not in _there(out):
             raise ValueError(f"{out / name}.json is not there: nothing says what {name} shows")
+        report, figure = _report(out / f"{name}.json"), _from_data(name, out)
         if name in CHARTED and not _record(name).points:
             output.write_tables(out / name, pd.read_csv(out / f"{name}.csv"))
-        report = _report(out / f"{name}.json")
         report["versions"] |= {p: version(p) for p in DRAWN_WITH}
-        yield from _finish(out / name, name, report, redraw(name, out), endings)
+        yield from _finish(out / name, name, report, figure, endings)
 
 
 def _there(out: Path) -> list[str]:
@@ -195,16 +187,18 @@ def _there(out: Path) -> list[str]:
 def _report(path: Path) -> Report:
     """Read where a figure is from; raise ValueError if it does not say so."""
     try:
-        report = json.loads(path.read_text(encoding="utf-8"))
+        report = read_json(path.read_bytes())
     except ValueError as error:
-        raise ValueError(f"{path} is no JSON: {error}") from error
-    if not isinstance(report, dict) or not {*DRAWN_WITH} <= {*report.get("versions", ())}:
+        raise ValueError(f"cannot read {path}: {error}") from None
+    versions = report.get("versions")
+    if not isinstance(versions, dict) or not {*DRAWN_WITH} <= {*versions}:
         raise ValueError(f"{path} does not say which versions drew the figure")
     return report
 
 
-def redraw(name: str | Experiment, out: Path, report: Report | None = None) -> Figure:
+def redraw(name: str | Experiment, out: str | Path, report: Report | None = None) -> Figure:
     """Draw a figure from its data in a folder."""
+    out = expanded(out)
     if isinstance(name, str) and name in GALLERIES:
         with np.load(out / f"{name}.npz") as held:
             report = _report(out / f"{name}.json") if report is None else report
@@ -213,26 +207,37 @@ def redraw(name: str | Experiment, out: Path, report: Report | None = None) -> F
     return _record(name).chart(pd.read_csv(out / f"{label}.csv"))
 
 
-def check(out: Path, names: Sequence[str] = ()) -> list[str]:
+def _from_data(name: str, out: Path) -> Figure:
+    """Draw a figure from the data in a folder; raise ValueError for data that are damaged."""
+    try:
+        return redraw(name, out)
+    except OSError:
+        raise
+    except Exception as error:  # NumPy, pandas and charts raise many kinds over damaged files
+        reason = f"{type(error).__name__}: {short(error, 100)}"
+        raise ValueError(f"cannot draw {name} from its data in {out}: {reason}") from None
+
+
+def check(out: str | Path, names: Sequence[str] = ()) -> list[str]:
     """Redraw every figure of a folder from its data; return a line for each that differs.
 
     Bytes must match under the versions it was drawn with; under others the pixels, closely.
     """
-    wrong = list[str]()
+    out, wrong = expanded(out), list[str]()
     for name in names or _there(out):
         if name not in _there(out):
             wrong.append(f"{name}: {out / name}.json is not there")
             continue
         try:
             drawn_with = _report(out / f"{name}.json")["versions"]
-        except ValueError as error:
+            figure = _from_data(name, out)
+        except (OSError, ValueError) as error:
             wrong.append(str(error))
             continue
         here = {p: version(p) for p in DRAWN_WITH}
         other = [f"{p} {here[p]} instead of {drawn_with[p]}" for p in here
                  if here[p] != drawn_with[p]]  # fmt: skip
         with TemporaryDirectory() as scratch:
-            figure = redraw(name, out)
             for ending in ("png", "pdf"):
                 kept, again = out / f"{name}.{ending}", Path(scratch) / f"{name}.{ending}"
                 if not kept.exists():

@@ -93,8 +93,7 @@ def run(
     )  # fmt: skip
     compared = compared if methods is None else with_full(compared, opened)
     question = Question(opened, scope, prompts, compared, timed)
-    store = (store or Store()).prepare()
-    frame = _measured(record, question, metrics, store, progress, executor, spec)
+    frame = _measured(record, question, metrics, store or Store(), progress, executor, spec)
     front = {"model": opened.name, "weights": opened.fingerprint}
     if "prompt" in frame:
         front["prompts"] = prompts.name
@@ -184,6 +183,8 @@ def _measured(
     model = question.model
     jobs = jobs_of(record, question, metrics)
     missing = [part for job in jobs if (part := job.missing(model, store)) is not None]
+    if missing:  # else nothing is written, and the store may be read-only
+        store.prepare()
     total, disturbed = sum(map(len, jobs)), Disturbed()
     bar = tqdm(
         total=total,

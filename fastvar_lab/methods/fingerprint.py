@@ -152,8 +152,8 @@ class _Canonical:
             return ["partial", self(value.func), self(value.args), self(value.keywords)]
         if isinstance(value, property | cached_property):
             return self(value.fget if isinstance(value, property) else value.func)
-        if hasattr(value, "__func__"):
-            return self(value.__func__)
+        if hasattr(value, "__func__"):  # a bound method depends on its object, too
+            return [self(value.__func__), self(getattr(value, "__self__", None))]
         if isinstance(value, CodeType):
             return syntax(value) or self._bytecode(value)
         if isinstance(value, ModuleType):

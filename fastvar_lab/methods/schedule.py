@@ -62,7 +62,13 @@ class Scheduled:
 
     def _settle(self) -> None:
         """Convert the fields to hashable form; raise ValueError for invalid values."""
-        pairs = self.ratios.items() if isinstance(self.ratios, Mapping) else self.ratios
+        try:
+            items = self.ratios.items() if isinstance(self.ratios, Mapping) else self.ratios
+            pairs = [(name, ratio) for name, ratio in items]
+        except (TypeError, ValueError):
+            raise ValueError(
+                f"ratios map scales to shares pruned, such as {{-1: 0.5}}; not {self.ratios!r}"
+            ) from None
         settled = sorted(((scale_name(n), _share(n, r)) for n, r in pairs), key=_place)
         object.__setattr__(self, "ratios", tuple(settled))
         kinds = (self.sublayers,) if isinstance(self.sublayers, str) else tuple(self.sublayers)

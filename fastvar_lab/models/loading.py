@@ -11,7 +11,6 @@ from typing import Any
 import psutil
 import torch
 
-from fastvar_lab.backbones.features import StoredFeatures
 from fastvar_lab.backbones.protocol import ConditionEncoder
 from fastvar_lab.errors import WeightsError, short
 from fastvar_lab.files import expanded
@@ -20,6 +19,7 @@ from fastvar_lab.models.absent import NoText
 from fastvar_lab.models.build import build
 from fastvar_lab.models.checkpoints import read_released
 from fastvar_lab.models.families import Config
+from fastvar_lab.models.features import StoredFeatures
 from fastvar_lab.models.hub import fetch
 from fastvar_lab.models.model import Model
 from fastvar_lab.models.releases import Release

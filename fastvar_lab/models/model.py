@@ -13,9 +13,7 @@ from fastvar_lab import scales
 from fastvar_lab.backbones.autoencoder import AutoEncoder
 from fastvar_lab.backbones.protocol import Backbone, ConditionEncoder
 from fastvar_lab.backbones.quantize import Quantizer
-from fastvar_lab.files import digest
-from fastvar_lab.methods.fingerprint import code_of, user_classes_hash
-from fastvar_lab.models import stamps, states
+from fastvar_lab.models import stamps
 from fastvar_lab.models.absent import NoAutoEncoder
 from fastvar_lab.models.precision import PRECISIONS, Official
 from fastvar_lab.prompts import PromptList, PromptSet
@@ -68,7 +66,7 @@ class Model:
     source: str = ""
     opened: Sizes = ()
     extends: bool = False
-    _hashed: tuple[object, str] | None = field(default=None, init=False, repr=False, compare=False)
+    _identity: stamps.Identity = field(default_factory=stamps.Identity, init=False, compare=False)
 
     def __post_init__(self) -> None:
         self.family = self.family or self.name
@@ -160,13 +158,10 @@ class Model:
     def stamp(self, *parts: nn.Module) -> object:
         """Give what changes when parts, default all, compute something else.
 
-        That is their weights, by checksum, their hooks, and the types they compute in. See
-        `stamps.checksums` for what it costs.
+        That is their weights, by checksum, their configurations and hooks, and the types they
+        compute in. See `stamps.checksums` for what it costs.
         """
-        chosen = parts or tuple(self.parts)
-        hooks = {name: [*each] for name, each in stamps.hooks(chosen).items()}
-        identity = (*map(id, chosen), hooks)
-        return (self.precision, str(self.device), identity, stamps.checksums(chosen))
+        return (self.precision, str(self.device), stamps.stamp(parts or self.parts))
 
     @property
     def drawing(self) -> object:
@@ -181,19 +176,7 @@ class Model:
         That is the code of hooks and of user-defined modules. Computed anew when the stamp has
         changed.
         """
-        stamp = self.stamp()
-        if self._hashed is None or self._hashed[0] != stamp:
-            config = {part._get_name(): repr(getattr(part, "config", "")) for part in self.parts}
-            weights = states.fingerprint(config, *self.parts)
-            hooks = {
-                name: [*map(code_of, each.values())]
-                for name, each in stamps.hooks(self.parts).items()
-            }
-            code = user_classes_hash(m for part in self.parts for m in part.modules())
-            if hooks or code:
-                weights = digest(repr((weights, hooks, code)), length=16)
-            self._hashed = stamp, weights
-        return self._hashed[1]
+        return self._identity.of(self.parts)
 
     @torch.no_grad()
     def condition(self, prompts: Sequence[str]) -> Any:

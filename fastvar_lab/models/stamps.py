@@ -1,12 +1,18 @@
-"""Stamps: what changes when a model computes something else, cheap enough to ask every time."""
+"""What changes when modules compute something else: cheap stamps, and the hash that they guard."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from types import FunctionType, MethodType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from fastvar_lab.files import digest
+from fastvar_lab.methods.fingerprint import code_of, user_classes_hash
+from fastvar_lab.models import states
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 SMALL = 2**18  # bytes, below which tensors are summed up together
@@ -59,12 +65,121 @@ def _sum(octets: Tensor) -> Tensor:
 def hooks(parts: Iterable[nn.Module]) -> dict[str, dict[int, Any]]:
     """Return the forward hooks of modules, which decide what is computed.
 
-    By the module's name and the number of the hook's handle, which no other hook gets.
+    By the module's name and the number of the hook's handle, which no other hook gets. Those of
+    `register_module_forward_hook` act on every module of the process.
     """
-    return {
+    everywhere = {
+        f"every module{table}": dict(getattr(nn.modules.module, f"_global{table}"))
+        for table in HOOKS
+        if getattr(nn.modules.module, f"_global{table}")
+    }
+    return everywhere | {
         f"{part._get_name()}.{name}{table}": dict(getattr(module, table))
         for part in parts
         for name, module in part.named_modules()
         for table in HOOKS
         if getattr(module, table)
+    }
+
+
+def settings(parts: Iterable[nn.Module]) -> dict[str, tuple[type, dict[str, Any]]]:
+    """Return the class of every module, and what it holds beside tensors and modules, by its name.
+
+    That is plain values, such as the scale of an adapter, and functions, such as a `forward` that
+    was set on the module alone.
+    """
+    return {
+        f"{part._get_name()}.{name}": (
+            type(module),
+            {k: v for k, v in vars(module).items() if k not in _BASE and _is_setting(v)},
+        )
+        for part in parts
+        for name, module in part.named_modules()
+    }
+
+
+_BASE = frozenset(vars(nn.Module())) - {"training"}
+_PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype)
+
+
+def _is_setting(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return all(map(_is_setting, (*value, *value.values())))
+    if isinstance(value, list | tuple | set | frozenset):
+        return all(map(_is_setting, value))
+    return isinstance(value, (*_PLAIN, FunctionType, MethodType))
+
+
+def stamp(parts: Sequence[nn.Module]) -> object:
+    """Give what changes when modules compute something else.
+
+    That is their weights, by checksum, their configurations, settings and hooks.
+    """
+    configs = [repr(getattr(part, "config", "")) for part in parts]
+    handles = {name: [*each] for name, each in hooks(parts).items()}
+    held = repr((handles, _codes(parts), settings(parts)))
+    return (*map(id, parts), *configs, held, checksums(parts))
+
+
+_hashing = threading.local()
+
+
+def _codes(parts: Sequence[nn.Module]) -> dict[str, list[str]]:
+    """Hash the code of hooks, and of functions set on modules, with the values that it names.
+
+    Return nothing within such a hash.
+    """
+    if _is_hashing(parts):  # the code of a hook names the model that it hooks
+        return {}
+    modules = _hashing.__dict__.setdefault("modules", set[int]())
+    added = set(map(id, parts)) - modules
+    modules |= added
+    try:
+        tables = hooks(parts)
+        for name, (_, values) in settings(parts).items():
+            tables |= {f"{name}.{k}": {0: v} for k, v in values.items() if callable(v)}
+        return {name: [*map(code_of, each.values())] for name, each in tables.items()}
+    finally:
+        modules -= added
+
+
+def _is_hashing(parts: Sequence[nn.Module]) -> bool:
+    return any(id(part) in getattr(_hashing, "modules", ()) for part in parts)
+
+
+class Identity:
+    """Hashes what modules compute with, anew when their stamp has changed."""
+
+    def __init__(self) -> None:
+        self._last: tuple[object, str] | None = None
+
+    def of(self, parts: Sequence[nn.Module]) -> str:
+        """Return 16 hex digits for weights, configurations, and code of hooks and user classes."""
+        if _is_hashing(parts):
+            return "itself"
+        now, last = stamp(parts), self._last
+        if last is None or last[0] != now:
+            self._last = last = now, _hash(parts)
+        return last[1]
+
+
+def _hash(parts: Sequence[nn.Module]) -> str:
+    config = {part._get_name(): repr(getattr(part, "config", "")) for part in parts}
+    weights = states.fingerprint(config, *parts)
+    codes, classes = _codes(parts), user_classes_hash(m for part in parts for m in part.modules())
+    added = _added(parts)
+    if added:
+        return digest(repr((weights, codes, classes, added)), length=16)
+    return digest(repr((weights, codes, classes)), length=16) if codes or classes else weights
+
+
+def _added(parts: Sequence[nn.Module]) -> dict[str, Any]:
+    """Describe the settings of modules whose classes are neither torch's nor this library's."""
+    return {
+        name: (
+            kind.__qualname__,
+            sorted((k, repr(v)) for k, v in values.items() if not callable(v)),
+        )
+        for name, (kind, values) in settings(parts).items()
+        if kind.__module__.partition(".")[0] not in ("torch", "fastvar_lab")
     }

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from skimage.transform import resize
 
-from fastvar_lab.plotting.style import FAST, FULL, PALETTE, WIDTH, Figure, style
+from fastvar_lab.plotting.style import FAST, FULL, PALETTE, WIDTH, Figure, legend_label, style
 
 
 def picture(axes: Axes, image: np.ndarray, title: str = "") -> None:
@@ -117,7 +117,7 @@ def spectra(frequencies: np.ndarray, lines: Mapping[str, np.ndarray]) -> Figure:
         fig = Figure(figsize=(3.4, 2.2), layout="constrained")
         axes = fig.subplots()
         for color, (label, amplitudes) in zip(cycle(PALETTE), lines.items()):
-            axes.plot(frequencies, amplitudes, lw=1.2, color=color, label=label)
+            axes.plot(frequencies, amplitudes, lw=1.2, color=color, label=legend_label(label))
         axes.set(xlabel="frequency (cycles per pixel)", ylabel="log10 amplitude")
         axes.legend(frameon=False)
         sns.despine(ax=axes)

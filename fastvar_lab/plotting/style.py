@@ -67,6 +67,15 @@ def looks(families: Iterable[str]) -> dict[str, Look]:
     return {name: LOOKS[name] if name in LOOKS else next(others) for name in names}
 
 
+def legend_label(text: object) -> str:
+    """Write a label so that legends show it: matplotlib leaves out those that begin with `_`.
+
+    >>> legend_label("_mine"), legend_label("full")
+    (' _mine', 'full')
+    """
+    return f" {text}" if str(text).startswith("_") else str(text)
+
+
 _SAVING: dict[Any, Any] = {
     "pdf.fonttype": 42,  # TrueType, which journals ask for; Type 3 is matplotlib's default
     "ps.fonttype": 42,
@@ -101,14 +110,23 @@ class Figure(figure.Figure):
         super().draw(renderer)
 
     def savefig(self, *args: Any, **kwargs: Any) -> None:
-        """Save like matplotlib, with TrueType fonts in PDFs."""
-        with mpl.rc_context(_SAVING):
+        """Save like matplotlib, with TrueType fonts in PDFs, whatever the user's settings are."""
+        with _defaults():
             super().savefig(*args, **kwargs)
 
 
 @contextmanager
+def _defaults() -> Iterator[None]:
+    """Use matplotlib's defaults inside the context: those of a user's matplotlibrc do not count."""
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update(_SAVING)
+        yield
+
+
+@contextmanager
 def style() -> Iterator[None]:
-    """Draw in paper style inside the context; the global style stays unchanged."""
+    """Draw in paper style inside the context, whatever the user's style; that stays unchanged."""
     small: dict[Any, Any] = {
         "font.size": 8,
         "axes.titlesize": 8,
@@ -119,6 +137,7 @@ def style() -> Iterator[None]:
         "text.usetex": False,
     }
     with (
+        _defaults(),
         sns.axes_style("ticks"),
         sns.plotting_context("paper"),
         mpl.rc_context({**small, "xtick.labelsize": 7, "ytick.labelsize": 7}),
@@ -131,5 +150,5 @@ def write_figure(path: str | Path, drawing: figure.Figure, dpi: int = 200) -> No
     path = expanded(path)
     drop = {".png": ["Software"], ".pdf": ["CreationDate", "Creator", "Producer"], ".svg": ["Date"]}
     metadata = dict.fromkeys(drop.get(path.suffix, []))
-    with mpl.rc_context(_SAVING):  # `drawing` may be a plain matplotlib figure
+    with _defaults():  # `drawing` may be a plain matplotlib figure
         write(path, lambda p: drawing.savefig(p, dpi=dpi, metadata=metadata))

@@ -16,7 +16,7 @@ import torch
 from tqdm.auto import tqdm
 
 from fastvar_lab import files
-from fastvar_lab.files import digest, write_json
+from fastvar_lab.files import digest, expanded, write_json
 from fastvar_lab.measure.speedup import disturbed
 from fastvar_lab.methods.prune import Dense
 from fastvar_lab.models.loading import load
@@ -84,6 +84,8 @@ def stored(store: Store | None, settings: dict[str, Any], measure: Callable[[], 
     """Return the stored rows of `settings`, or measure and store them unless disturbed."""
     rows = store.get(settings) if store else None
     if rows is None:
+        if store:
+            store.prepare()
         rows = measure()
         if store and not disturbed(rows):
             store.put(settings, rows)
@@ -97,7 +99,7 @@ def run(
     device: str,
     dtype: torch.dtype,
     depth: int | None = None,
-    out: Path | None = None,
+    out: str | Path | None = None,
 ) -> dict[str, Any]:
     """Time the settings whose name contains `only`, in full and under the paper's presets.
 
@@ -113,7 +115,7 @@ def run(
         **environment(device),
         "code": _code(),
     }
-    store = None if out is None else Store(out / "cells").prepare()
+    store = None if out is None else Store(expanded(out) / "cells")
     measured = _measure(matches, partial(OnDemand, device=device, dtype=dtype, depth=depth),
                         conditions, store)  # fmt: skip
     if not measured["cases"]:
@@ -312,8 +314,9 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def write(result: dict[str, Any], out: Path) -> None:
+def write(result: dict[str, Any], out: str | Path) -> None:
     """Write the result into a folder: numbers, table and figure."""
+    out = files.folder(out)
     write_json(out / "speed.json", result)
     files.write(out / "speed.txt", lambda p: p.write_text(table(result) + "\n", encoding="utf-8"))
     figure = charts.suite(pd.DataFrame(result["cases"]), pd.DataFrame(grown(result["cases"])))

@@ -77,14 +77,15 @@ class Gallery(widgets.HBox):
         }
         for title, image in self.pictures.items():
             image.add_class("fastvar-" + title.split()[0].lower())  # no tooltip: images break on it
-        self.labels = {title: widgets.Label(title) for title in self.pictures}
+        # not `Label`, which sets what stands between dollar signs as mathematics
+        self.labels = {title: widgets.HTML(html.escape(title)) for title in self.pictures}
         shown = [widgets.VBox([self.labels[t], image]) for t, image in self.pictures.items()]
         super().__init__(shown, layout=widgets.Layout(flex_flow="row wrap"))
 
     def put(self, title: str, image: np.ndarray, note: str = "") -> None:
         """Replace the picture (H, W, 3) of a title; `note` is shown beside it, such as a range."""
         self.pictures[title].value = png(image)
-        self.labels[title].value = f"{title}, {note}" if note else title
+        self.labels[title].value = html.escape(f"{title}, {note}" if note else title)
 
 
 class Status(widgets.HTML):

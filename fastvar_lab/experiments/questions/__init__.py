@@ -5,8 +5,10 @@ from __future__ import annotations
 import pkgutil
 from dataclasses import replace
 from importlib import import_module
+from typing import TYPE_CHECKING
 
-from fastvar_lab.experiments.base import Experiment
+if TYPE_CHECKING:  # lists of names need no torch
+    from fastvar_lab.experiments.base import Experiment
 
 
 def shipped() -> dict[str, Experiment]:

@@ -11,7 +11,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 
-from fastvar_lab.plotting.style import PALETTE, Figure, Look, looks
+from fastvar_lab.plotting.style import PALETTE, Figure, Look, legend_label, looks
 
 LONGEST = 34  # characters of a label on one line
 COLUMN = 3.4  # inches, one column of a two-column paper
@@ -73,6 +73,7 @@ def medians(axes: Axes, frame: pd.DataFrame, x: str, y: str) -> None:
 
 def by_method(axes: Axes, frame: pd.DataFrame, x: str, y: str, **options: Any) -> None:
     """Draw bars side by side, one color a method."""
+    frame = frame.assign(method=frame.method.map(legend_label))
     colors = {method: look.color for method, look in method_looks(frame).items()}
     sns.barplot(frame, x=x, y=y, hue="method", palette=colors, saturation=1, ax=axes, **options)
     axes.legend(frameon=False)

@@ -12,7 +12,16 @@ from matplotlib.axes import Axes
 from fastvar_lab.measure.speedup import undisturbed
 from fastvar_lab.measure.statistics import summary
 from fastvar_lab.plotting.charts.axes import COLUMN, bars, panels, places, wrapped
-from fastvar_lab.plotting.style import FAST, OTHER, PALETTE, WIDTH, Figure, looks, style
+from fastvar_lab.plotting.style import (
+    FAST,
+    OTHER,
+    PALETTE,
+    WIDTH,
+    Figure,
+    legend_label,
+    looks,
+    style,
+)
 from fastvar_lab.plotting.tables import compared, pruned_shares
 
 VALUES = {"psnr": "PSNR to full (dB)", "right": "task score"}
@@ -164,7 +173,7 @@ def rivals(frame: pd.DataFrame) -> Figure:
             families = tradeoff_points(frame, value).groupby("family", sort=False)
             for name, part in families:
                 color, marker = styles[name]
-                options = {"color": color, "label": name, "ms": 3, "lw": 1}
+                options = {"color": color, "label": legend_label(name), "ms": 3, "lw": 1}
                 _ranges(axes, part.sort_values("speedup"), f"{marker}-", **options)
         row[0].legend(frameon=False)
     return fig

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 
 from fastvar_lab.measure.statistics import summary
 from fastvar_lab.plotting.charts.axes import COLUMN, method_looks, panels
-from fastvar_lab.plotting.style import PALETTE, WIDTH, Figure, style
+from fastvar_lab.plotting.style import PALETTE, WIDTH, Figure, legend_label, style
 
 
 def spectra_points(frame: pd.DataFrame) -> pd.DataFrame:
@@ -78,7 +78,8 @@ def outputs(frame: pd.DataFrame) -> Figure:
             for method, part in shown.groupby("method", sort=False):
                 rows, (color, marker) = summary(part, ["size"], value), looks[method]
                 x = [sizes.index(s) for s in rows["size"]]
-                axes.plot(x, rows["mean"], f"{marker}-", ms=3, lw=1, color=color, label=method)
+                axes.plot(x, rows["mean"], f"{marker}-", ms=3, lw=1, color=color,
+                          label=legend_label(method))  # fmt: skip
                 axes.fill_between(x, rows.low, rows.high, color=color, alpha=0.15, lw=0)
             axes.set_xticks(np.arange(len(sizes)), sizes, rotation=45)
             axes.set(xlabel="after step", ylabel=title)

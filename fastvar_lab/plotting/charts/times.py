@@ -17,7 +17,7 @@ from fastvar_lab.plotting.charts.axes import (
     method_looks,
     panels,
 )
-from fastvar_lab.plotting.style import FAST, FULL, PALETTE, WIDTH, Figure, style
+from fastvar_lab.plotting.style import FAST, FULL, PALETTE, WIDTH, Figure, legend_label, style
 
 NAMES = {"full": "full", "fast": "FastVAR"}  # of the columns of a suite
 
@@ -78,14 +78,14 @@ def scaling(frame: pd.DataFrame) -> Figure:
         fig, (axes, *scores) = panels(*((WIDTH, 2.2, 2) if len(scored) else ()))
         for method, part in rows.groupby("method", sort=False):
             color, marker = looks[method]
-            label = "{}, exponent {:.2f}, at the end {:.2f}".format(method, *exponents(part))
+            exponent_text = "exponent {:.2f}, at the end {:.2f}".format(*exponents(part))
             axes.loglog(
                 part.groupby("tokens").ms.median(),
                 f"{marker}-",
                 ms=3,
                 lw=1,
                 color=color,
-                label=label,
+                label=f"{legend_label(method)}, {exponent_text}",
             )
         axes.set(xlabel="tokens of the final map", ylabel="time (ms)")
         axes.grid(lw=0.4, color="0.9")
@@ -128,7 +128,8 @@ def memory(frame: pd.DataFrame) -> Figure:
         for i, (method, part) in enumerate(methods):
             place = np.arange(len(sides)) + (i - (len(methods) - 1) / 2) * width
             kv, held = part.kv_measured / 1e6, part.held_measured / 1e6
-            axes.bar(place, kv, width * 0.95, color=looks[method].color, label=method)
+            axes.bar(place, kv, width * 0.95, color=looks[method].color,
+                     label=legend_label(method))  # fmt: skip
             axes.bar(place, held, width * 0.95, bottom=kv, color=looks[method].color, alpha=0.4)
         axes.bar(0, 0, color="0.3", alpha=0.4, label="held to restore from")
         axes.set_xticks(np.arange(len(sides)), [f"{s}x{s}" for s in sides])
