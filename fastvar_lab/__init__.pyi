@@ -2,6 +2,8 @@
 
 from .draws import Keyed as Keyed
 from .draws import Streamed as Streamed
+from .editing import encode_pictures as encode_pictures
+from .editing import region_mask as region_mask
 from .experiments.base import Experiment as Experiment
 from .experiments.base import Scope as Scope
 from .experiments.comparison import merge_frames as merge_frames
@@ -19,18 +21,30 @@ from .instruments.recorder import Recorder as Recorder
 from .instruments.stopwatch import Stopwatch as Stopwatch
 from .instruments.trace import Trace as Trace
 from .measure.quality import Metric as Metric
+from .methods.depthvar import DepthVAR as DepthVAR
+from .methods.fastervar import FasterVAR as FasterVAR
+from .methods.focusvar import FocusVAR as FocusVAR
+from .methods.focusvar import FocusVARAdaptive as FocusVARAdaptive
+from .methods.focusvar import SharedUpdate as SharedUpdate
+from .methods.guidance import Tail as Tail
+from .methods.heatkv import HeatKV as HeatKV
+from .methods.lazyvar import LAZYVAR as LAZYVAR
+from .methods.lazyvar import LatentUpdate as LatentUpdate
+from .methods.lazyvar import LazyVAR as LazyVAR
 from .methods.merge import Merge as Merge
 from .methods.planned import Planned as Planned
 from .methods.presets import PRESETS as PRESETS
 from .methods.prune import Dense as Dense
 from .methods.prune import Prune as Prune
 from .methods.prune_runner import PruneRunner as PruneRunner
+from .methods.quantkv import QuantKV as QuantKV
 from .methods.restore import CachedBranch as CachedBranch
 from .methods.restore import NearestKept as NearestKept
 from .methods.restore import PreviousBranch as PreviousBranch
 from .methods.restore import Zero as Zero
 from .methods.restore import ZeroCode as ZeroCode
 from .methods.restore_anchors import Anchors as Anchors
+from .methods.scalekv import ScaleKV as ScaleKV
 from .methods.select import FarFromMean as FarFromMean
 from .methods.select import HighPass as HighPass
 from .methods.select import NearMean as NearMean
@@ -43,6 +57,7 @@ from .methods.select_pairs import TrueChange as TrueChange
 from .methods.select_previous import AttentionEntropy as AttentionEntropy
 from .methods.select_previous import BlockChange as BlockChange
 from .methods.select_previous import OutputEntropy as OutputEntropy
+from .methods.skipvar import SkipVAR as SkipVAR
 from .methods.sparsevar import SparseVAR as SparseVAR
 from .methods.stepvar import StepVAR as StepVAR
 from .models.build import from_states as from_states
@@ -57,7 +72,9 @@ from .prompts import ClosedWorld as ClosedWorld
 from .prompts import PromptFile as PromptFile
 from .prompts import PromptList as PromptList
 from .prompts import PromptSet as PromptSet
+from .prompts import positive_prompt as positive_prompt
 from .sampling import Sampling as Sampling
+from .sampling import ramp as ramp
 from .seam import Act as Act
 from .seam import Grid as Grid
 from .seam import Group as Group

@@ -127,7 +127,8 @@ class Act(NamedTuple):
     computed. Before layer `fused` the two streams are merged: from there on, head included, only
     conditional rows run. In the layers of the half-open range `alone`, conditional rows run for
     both streams. A `joined` step runs in one forward with the step before. With `at_most` the
-    runner may compute fewer tokens than its `forwarded` says, so counts are upper bounds.
+    runner may compute fewer tokens than its `forwarded` says, or fewer rows than the act, so counts
+    are upper bounds.
 
     >>> [act.rows_at(layer).value for act in (Act(), Act(fused=4)) for layer in (0, 5)]
     ['both', 'both', 'both', 'cond']
@@ -212,6 +213,8 @@ class Handles(NamedTuple):
     """Computes logits of hidden states (B, L, C), of both rows or of the conditional rows."""
     decode: Callable[[Tensor], Tensor]
     """Decodes latents (n, d, H, W) to pictures (n, 3, h, w) in [0, 1]."""
+    temperature: Callable[[Grid], float] = lambda grid: 1.0
+    """Returns the temperature of a step, by which its logits are divided."""
 
 
 class Runner:
@@ -262,8 +265,8 @@ class Runner:
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return the keys, values and mask that an attention reads: those that it is given.
 
-        Override it to watch attention, or to change what it reads; shapes are those of `attend`,
-        and a mask may be (B, H, 1, T). It is called once per attention, whatever the kernel.
+        A method overrides it to look at attention or to change what it reads, whatever the kernel;
+        shapes are those of `attend`, and a mask may be (B, H, 1, T). Wrappers watch `attend`.
         """
         return k, v, mask
 
@@ -289,7 +292,10 @@ class Runner:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
 
     def places(self, grid: Grid, tokens: Tensor) -> Tensor | None:
-        """Return the mask (n, h * w) of positions whose codes enter the latent; None for all."""
+        """Return the mask (n, h * w) of positions whose codes enter the latent; None for all.
+
+        Floats in place of a mask are weights of the codes.
+        """
         return None
 
     def after(

@@ -55,6 +55,19 @@ def _as_16_bytes(*maps: Tensor) -> tuple[Tensor, ...]:
     return tuple(x.view(torch.complex128) for x in maps)
 
 
+def rows_like(x: Tensor, rows: int, live: slice) -> Tensor:
+    """Bring what was computed for some guidance rows (B, ...) to those that run: (rows, ...).
+
+    `live` are the rows that run. Rows that were absent take the values of those that ran; fused
+    streams take the conditional rows' values.
+    """
+    if len(x) > rows:
+        x = x[live]
+    if len(x) > rows:
+        x = x[:rows]
+    return x if len(x) == rows else x.repeat(rows // len(x), *[1] * (x.ndim - 1))
+
+
 def resize(x: Tensor, old: tuple[int, int], new: tuple[int, int], mode: str = "area") -> Tensor:
     """Resize a token map (B, h * w, C) from `old` to `new` (h, w); always returns a new tensor."""
     picture = rearrange(x, "b (h w) c -> b c h w", h=old[0], w=old[1])

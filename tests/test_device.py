@@ -231,7 +231,7 @@ def test_counted_operations_are_those_that_are_issued(family, method, cut):
 @pytest.mark.parametrize(
     ("family", "autocast", "kinds"),
     [
-        ("infinity", torch.bfloat16, {"attn": torch.float32, "cross": torch.float32,
+        ("infinity", torch.bfloat16, {"attn": torch.bfloat16, "cross": torch.float32,
                                       "ffn": torch.float32}),
         ("var", torch.float16, {"attn": torch.float16, "ffn": torch.float16}),
         ("hart", torch.float16, {"attn": torch.float16, "ffn": torch.float16}),

@@ -51,7 +51,7 @@ def rotary(
         ),
         dim=-1,
     ).flatten(0, 1)
-    return torch.polar(torch.ones_like(angles), angles)
+    return torch.complex(angles.cos(), angles.sin())  # not `polar`, whose last digits differ
 
 
 def rotate_(x: Tensor, table: Tensor) -> Tensor:
@@ -64,17 +64,37 @@ def rotate_(x: Tensor, table: Tensor) -> Tensor:
 
 
 def rounded(x: Tensor) -> Tensor:
-    """Round to bfloat16 and convert back, like values in a bfloat16 kernel."""
-    return x.bfloat16().to(x.dtype)
+    """Round to bfloat16 and convert back, like values in a bfloat16 kernel.
+
+    Types of 16 bits stay: the released code calls its kernel in them as they are.
+    """
+    return x if x.dtype.itemsize == 2 else x.bfloat16().to(x.dtype)
+
+
+def promoted(x: Tensor) -> Tensor:
+    """Convert x to float32 under autocast, unless it is float64; otherwise return it unchanged.
+
+    CUDA's autocast does so itself for norms and exponentials; a CPU's does not. With it official
+    precision means the same types on every device.
+    """
+    return wide(x) if torch.is_autocast_enabled(x.device.type) else x
+
+
+def unit(x: Tensor, eps: float = 1e-12) -> Tensor:
+    """Scale x (..., c) to length 1, in float32 at least under autocast."""
+    wider = torch.promote_types(x.dtype, torch.float32)
+    kind = wider if torch.is_autocast_enabled(x.device.type) else None
+    return x / torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=kind).clamp_min(eps)
 
 
 def modulate(x: Tensor, scale_plus_one: Tensor, shift: Tensor, eps: float = 1e-6) -> Tensor:
     """Apply LayerNorm without weights, then adaLN: `LN(x) * (1 + scale) + shift`."""
-    return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=eps), scale_plus_one)
+    return torch.addcmul(shift, F.layer_norm(promoted(x), x.shape[-1:], eps=eps), scale_plus_one)
 
 
 def affine_norm(x: Tensor, norm: nn.LayerNorm) -> Tensor:
     """Apply a LayerNorm in the type of x, whatever type its weights are stored in."""
+    x = promoted(x)
     weight, bias = norm.weight.to(x.dtype), norm.bias.to(x.dtype)
     return F.layer_norm(x, x.shape[-1:], weight, bias, norm.eps)
 
@@ -160,7 +180,7 @@ class SelfAttention(nn.Module):
     def constants(self) -> tuple[Tensor, Tensor]:
         """Return the bias of q, k, v (3C,) and head temperatures (H, 1), which all steps share."""
         bias = torch.cat((self.q_bias, self.zero_k_bias, self.v_bias))
-        scale = self.scale_mul_1H11.clamp(max=MAX_LOG_SCALE).exp().view(-1, 1)
+        scale = promoted(self.scale_mul_1H11.clamp(max=MAX_LOG_SCALE)).exp().view(-1, 1)
         return bias.to(compute_dtype(self.q_bias)), scale
 
     def forward(
@@ -173,7 +193,7 @@ class SelfAttention(nn.Module):
         """Project, normalise, rotate, attend, project back: (B, K, C) -> (B, K, C)."""
         bias, scale = constants
         qk, v = qk_and_v(x, self.mat_qkv, bias, self.heads)
-        qk = F.normalize(qk, dim=-1)
+        qk = unit(qk)
         qk[:, :, : self.heads].mul_(scale)
         if table is not None:
             qk = rotate_(qk, table)
@@ -226,7 +246,7 @@ class TextPool(nn.Module):
         """Pool features (B, T, D) where mask (B, T): (B, C)."""
         kv = project(features, self.mat_kv, torch.cat((self.zero_k_bias, self.v_bias)))
         k, v = rearrange(kv, "b t (two h c) -> two b h t c", two=2, h=self.heads)
-        q = rearrange(self.mat_q, "one h c -> one h 1 c").repeat(len(features), 1, 1, 1)
+        q = rearrange(self.mat_q, "one h c -> one h 1 c").repeat(len(features), 1, 1, 1).to(k.dtype)
         if self.rounded:
             q, k, v = (rounded(t) for t in (q, k, v))
         pooled = F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None])
@@ -325,14 +345,19 @@ def attention_branch(
     run: Runner,
     table: Tensor | None = None,
 ) -> Tensor:
-    """Return self-attention as a branch: modulated norm, attention over the cache, gate."""
+    """Return self-attention as a branch: modulated norm, attention over the cache, gate.
+
+    The gate leaves the type as it is, as the released product in place does; that of feed-forward
+    does not.
+    """
     if table is not None and index is not None:
         table = table[index]
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return run.attend(site, grid, q, *cache.append(site.layer, k, v))
 
-    return attention(modulate(x, mod.up1, mod.shift1), attend, constants, table) * mod.gate1
+    out = attention(modulate(x, mod.up1, mod.shift1), attend, constants, table)
+    return (out * mod.gate1).to(out.dtype)
 
 
 def feed_forward_branch(

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastvar_lab.backbones.layers import StepEmbedding, modulate
+from fastvar_lab.backbones.layers import StepEmbedding, modulate, promoted
 from fastvar_lab.draws import Stream
 from fastvar_lab.tokens import wide
 
@@ -67,7 +67,7 @@ class ResidualBlock(nn.Module):
 
     def forward(self, h: Tensor, y: Tensor) -> Tensor:
         shift, scale, gate = self.adaLN_modulation[1](y).chunk(3, dim=-1)
-        mixed = self.in_ln(h).mul_(1 + scale).add_(shift)
+        mixed = self.in_ln(promoted(h)).mul_(1 + scale).add_(shift)
         return self.mlp(mixed).mul_(gate).add_(h)
 
 

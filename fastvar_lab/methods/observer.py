@@ -2,8 +2,9 @@
 
 A rule (a selector or a restorer) that needs more than the tokens of a sublayer has a method
 `observer(grids, depth, since)`. It returns an `Observer` that lives for one generation and has the
-rule's own method, `scores` or `restore`. A rule that looks at a step before the pruned one also
-says `looks_back = True`.
+rule's own method, `scores` or `restore`. A rule that looks at what the layers of a step before the
+pruned one computed also says `looks_back = True`; one that looks at earlier latents says with
+`needs_latents` how many.
 """
 
 from __future__ import annotations
@@ -31,6 +32,9 @@ class Observer:
 
     def added(self, site: Site, grid: Grid, delta: Tensor, index: Tensor | None) -> None:
         """Receive what a sublayer adds: to all tokens (B, L, C), or to those at index (B, K)."""
+
+    def latent(self, canvas: Tensor) -> None:
+        """Receive the latent (n, d, H, W) after a step that was not skipped, resumed ones too."""
 
     def after(self, grid: Grid, logits: Tensor | None) -> None:
         """Receive the guided logits (n, L, ...) of a finished step; None if none were drawn."""

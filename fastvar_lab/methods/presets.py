@@ -33,15 +33,17 @@ def infinity_preset(steps: int = 13, depth: int = 32) -> Prune:
 
     Ratios belong to steps of the 1M schedule, of which smaller pixel budgets run the first: 12
     steps skip the last one, 10 steps (0.25M) prune it by 40 %, 7 steps (0.06M) prune nothing.
-    Layers 3 to 27 are pruned at any depth, as in the released code. Raises ValueError for more
-    steps than 13.
+    Layers 3 to 27 are pruned at any depth, as in the released code: models of up to 3 layers only
+    skip steps. Raises ValueError for more steps than 13.
     """
     if not 1 <= steps <= 13:
         raise ValueError(f"Infinity's schedules have 1 to 13 steps; not {steps}")
     ratios: dict[ScaleName, float] = {
         step - steps: ratio for step, ratio in _INFINITY.items() if step < steps
     }
-    return Prune(ratios, layers=(min(3, depth - 1), min(28, depth)))
+    if depth <= 3:
+        return Prune({name: ratio for name, ratio in ratios.items() if ratio == 1})
+    return Prune(ratios, layers=(3, min(28, depth)))
 
 
 def parse_ratios(text: str) -> dict[ScaleName, float]:

@@ -169,6 +169,12 @@ class Prune(Scheduled):
             raise ValueError(
                 f"{self.select!r} compares both rows; at {grid.name} only the conditional runs"
             )
+        earlier = getattr(self.select, "needs_latents", 0)
+        if grid.index < earlier:
+            raise ValueError(
+                f"{self.select!r} looks at the latents of {earlier} earlier steps; {grid.name} "
+                f"has {grid.index}"
+            )
         always = getattr(self.restore, "always", None)
         if always is not None and len(always(grid)) > kept(grid.tokens, ratio):
             raise ValueError(

@@ -13,7 +13,7 @@ from fastvar_lab.methods.restore import Cached
 from fastvar_lab.methods.schedule import ScheduledRunner, kept
 from fastvar_lab.methods.select import check, score, top
 from fastvar_lab.seam import Branch, Grid, Handles, Site, Stack
-from fastvar_lab.tokens import gather, resize, scatter, wide
+from fastvar_lab.tokens import gather, resize, rows_like, scatter, wide
 
 if TYPE_CHECKING:
     from fastvar_lab.methods.prune import Prune
@@ -47,6 +47,7 @@ class PruneRunner(ScheduledRunner):
         rules = [observer(rule, grids, depth, since) for rule in (method.select, method.restore)]
         self.select, self.restore = rules
         self.observers = [rule for rule in rules if isinstance(rule, Observer)]
+        self.by_layer = method.granularity != "stack"
         self.oracle = getattr(method.select, "needs_output", False)
         self.rolling = getattr(method.restore, "rolling", False)
         self.always = getattr(method.restore, "always", None)
@@ -68,7 +69,7 @@ class PruneRunner(ScheduledRunner):
 
     def stack(self, grid: Grid, blocks: Stack, x: Tensor) -> Tensor:
         site = Site(self.layers.start, "attn")
-        if self.method.granularity != "stack" or self.ratio(site, grid) == 0:
+        if self.by_layer or self.ratio(site, grid) == 0:
             return super().stack(grid, blocks, x)
         for block in blocks[: self.layers.start]:
             x = block(x)
@@ -137,16 +138,13 @@ class PruneRunner(ScheduledRunner):
         if stored is None:
             return None
         output, grid = stored
-        if len(output) > rows:  # stored before guidance rows were dropped
-            output = output[self.live]
-        elif len(output) < rows:  # stored while rows were absent: they use the rows that ran
-            output = output.repeat(2, 1, 1)
+        output = rows_like(output, rows, self.live)
         return Cached(output[:, grid.prefix :], grid.h, grid.w)
 
     def choose(self, site: Site, grid: Grid, x: Tensor) -> Tensor:
         """Return the tokens to forward, (B, K); the granularity decides how often they change."""
         scope = {"sublayer": site, "block": site.layer}.get(self.method.granularity)
-        now = (grid.index, scope, kept(grid.tokens, self.ratio(site, grid)))
+        now = (grid.index, scope, kept(grid.tokens, self.ratio(site, grid)), len(x))
         if self.index is None or self.index[0] != now:
             scores = score(self.method.select, x, grid, site, self.select)
             if (
@@ -185,8 +183,14 @@ class PruneRunner(ScheduledRunner):
     def after(
         self, grid: Grid, tokens: Tensor | None, canvas: Tensor, logits: Tensor | None = None
     ) -> None:
+        self.recall(grid, tokens, canvas)
         for one in self.observers:
             one.after(grid, logits)
+
+    def recall(self, grid: Grid, tokens: Tensor | None, canvas: Tensor) -> None:
+        if tokens is not None:
+            for one in self.observers:
+                one.latent(canvas)
 
     def held(self) -> dict[tuple[int, Site], Tensor]:
         if self.cache_index is None or self.rolling:

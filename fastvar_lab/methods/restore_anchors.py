@@ -40,12 +40,11 @@ def _nearest_anchors(h: int, w: int, stride: int, device: torch.device) -> Tenso
     return anchors[order[:, :4]]
 
 
-def best_anchor(features: Tensor, grid: Grid, stride: int) -> tuple[Tensor, Tensor]:
-    """Match tokens by their features (n, h * w, F): positions of anchors, and cosines, (n, h * w).
+def best_anchor(features: Tensor, near: Tensor) -> tuple[Tensor, Tensor]:
+    """Match tokens by their features (n, L, F): positions of anchors, and cosines, (n, L).
 
-    Of each token's four nearest anchors it is the one with the highest cosine similarity.
+    Of the anchors that `near` (L, 4) names for each token it is the one of the highest cosine.
     """
-    near = _nearest_anchors(grid.h, grid.w, stride, features.device)
     unit = F.normalize(features, dim=-1)
     cosine = torch.stack([(unit * unit[:, near[:, i]]).sum(-1) for i in range(near.shape[1])], -1)
     best, place = cosine.max(dim=-1)
@@ -95,19 +94,22 @@ class Anchors:
 class AnchorObserver(Observer):
     """Keeps the logits of the last step, and matches the tokens of a step to anchors once.
 
-    `strided` takes logits as the port of SparseVAR's code does: (n, L, V) read as (n, V, L) without
-    a transpose, so that the features of a place are every L-th number from there.
+    With `as_released` it does what the port of SparseVAR's code does: logits (n, L, V) are read as
+    (n, V, L) without a transpose, so that the features of a place are every L-th number from there,
+    and every token chooses among the first four anchors of the map, not its nearest ones.
     """
 
-    def __init__(self, stride: int, similarity: float, since: int, strided: bool = False) -> None:
+    def __init__(
+        self, stride: int, similarity: float, since: int, as_released: bool = False
+    ) -> None:
         super().__init__(since)
-        self.stride, self.similarity, self.strided = stride, similarity, strided
+        self.stride, self.similarity, self.as_released = stride, similarity, as_released
         self.logits: Map | None = None
         self.match: tuple[int, Tensor, Tensor] | None = None  # step, anchors, alike
 
     def after(self, grid: Grid, logits: Tensor | None) -> None:
         if logits is not None and grid.index >= self.since:
-            if self.strided:
+            if self.as_released:
                 logits = logits.reshape(len(logits), -1, grid.h * grid.w).transpose(1, 2)
             self.logits = Map(logits, grid)
 
@@ -116,7 +118,11 @@ class AnchorObserver(Observer):
         if self.match is None or self.match[0] != grid.index:
             assert self.logits is not None
             features = self.logits.on(grid, len(self.logits.values))
-            anchors, cosine = best_anchor(features, grid, self.stride)
+            near = _nearest_anchors(grid.h, grid.w, self.stride, features.device)
+            if self.as_released:
+                four = torch.tensor(lattice(grid.h, grid.w, self.stride)[:4], device=near.device)
+                near = four.expand(len(near), -1)
+            anchors, cosine = best_anchor(features, near)
             self.match = grid.index, anchors, cosine > self.similarity
         return self.match[1:]
 

@@ -71,6 +71,11 @@ class Shared(Observed):
         """Whether the inner selector looks at the step before."""
         return looks_back(self.select)
 
+    @property
+    def needs_latents(self) -> int:
+        """The number of earlier latents that the inner selector looks at."""
+        return int(getattr(self.select, "needs_latents", 0))
+
     def observer(self, grids: Sequence[Grid], depth: int, since: int) -> Observer:
         return _Shared(observer(self.select, grids, depth, since))
 
@@ -90,6 +95,9 @@ class _Shared(_Paired):
 
     def added(self, site: Site, grid: Grid, delta: Tensor, index: Tensor | None) -> None:
         self.watching.added(site, grid, delta, index)
+
+    def latent(self, canvas: Tensor) -> None:
+        self.watching.latent(canvas)
 
     def after(self, grid: Grid, logits: Tensor | None) -> None:
         self.watching.after(grid, logits)

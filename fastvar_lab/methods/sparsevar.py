@@ -37,7 +37,10 @@ class SparseVAR:
     Source: SparseVAR (arXiv 2507.20454); constants and details from the port of its released code
     in Weepingchestnut/Lvar, models/sparsevar. `as_released` follows that code where it departs from
     the paper: anchors are not kept unless they changed, so that a copy may be an anchor's input;
-    and the cosine is not of tokens, because logits (L, V) are read as (V, L) without a transpose.
+    the cosine is not of tokens, because logits (L, V) are read as (V, L) without a transpose; and
+    every token chooses among the first four anchors of the top row, because the code gathers along
+    the wrong axis. Given the same changes and logits, kept tokens, zeroed codes and restored states
+    equal those of the code bit by bit, but for ties, which its unstable sort breaks at random.
     Where the code differs here too: it takes the largest change over the batch (more than one
     picture fails in it), and resizes the inputs of all steps by area averaging, which belongs to
     the model here.

@@ -59,6 +59,7 @@ def from_states(
     *,
     sizes: Sequence[Sequence[int]] | None = None,
     precision: str = "float32",
+    dtype: torch.dtype = torch.float32,
 ) -> Model:
     """Build a model from a configuration and state dicts in memory, under the released key names.
 
@@ -67,9 +68,9 @@ def from_states(
     keys (VAR and HART; Infinity needs none). Both state dicts may be wrapped or nested by trainers:
     `module.`, `_orig_mod.`, `state_dict` and `model_ema` are removed. The model has no autoencoder
     and no text encoder: `generate` takes labels or encoded prompts and returns the latent.
-    `precision` as in `load`. The model shares the tensors' memory, so copy tensors that are still
-    being trained. Raises ValueError for an unknown family or field, WeightsError for keys that do
-    not match.
+    `precision` and `dtype` as in `load`: float64 states stay as they are with `dtype` float64. The
+    model shares the memory of tensors in its type, so copy those that are still being trained.
+    Raises ValueError for an unknown family or field, WeightsError for keys that do not match.
     """
     if family not in FAMILIES:
         raise ValueError(f"family must be one of {', '.join(FAMILIES)}; not {family!r}")
@@ -87,7 +88,9 @@ def from_states(
             tokenizer=AutoEncoderConfig(channels, (32,), 1, 1),  # replaced by NoAutoEncoder
             sizes=sizes,
         )
-    model.tokenizer, model.text_encoder = NoAutoEncoder(), NoText(family)
+    model.tokenizer = NoAutoEncoder()
+    if FAMILIES[family].text_length is not None:  # class labels need no weights
+        model.text_encoder = NoText(family)
     parts: list[tuple[nn.Module, Mapping[str, Tensor]]] = [(model.transformer, transformer)]
     if isinstance(model.quantizer, nn.Module):
         parts.append((model.quantizer, _quantizer_part(quantizer)))
@@ -96,7 +99,7 @@ def from_states(
         plain, prefix = unprefixed(unwrap(tensors, source))
         source += f" (without the prefix {prefix})" if prefix else ""
         states.fill(module, states.by_own_names(plain, module), source)
-    return model.set_precision(precision)
+    return model.set_precision(precision, dtype)
 
 
 def _quantizer_part(tokenizer: Mapping[str, Tensor] | None) -> dict[str, Tensor]:

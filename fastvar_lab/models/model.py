@@ -218,7 +218,8 @@ class Model:
 
         Under "official", Infinity's text attention rounds to bfloat16. With dtype bfloat16
         (Infinity) or float16 (VAR, HART) the model also runs under autocast, with weights in
-        float32 except Infinity's layers, which are stored in bfloat16. Raises ValueError for an
+        float32 except Infinity's layers, which are stored in bfloat16. Every value then has the
+        type that the released code gives it on a GPU, on any device. Raises ValueError for an
         unknown precision, and for "official" if the model has none.
         """
         if precision not in PRECISIONS:
@@ -228,7 +229,7 @@ class Model:
             raise ValueError(f"{self.name} has no official precision; use precision='float32'")
         if mixture.rounds_text:
             cast(Any, self.transformer).round_text_attention(official)
-        self.autocast = dtype if official and dtype != torch.float32 else None
+        self.autocast = dtype if official and dtype.itemsize == 2 else None
         self.freeze()
         if self.autocast is None:
             return self.to(self.device, dtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -48,12 +49,12 @@ def total(
     method: Method,
     grids: Sequence[Grid],
     text_tokens: int = 8,
-    guided: bool = True,
+    sampling: Sampling | None = None,
 ) -> float:
     """Return the cost of a whole generation under a method."""
-    return sum(
+    return math.fsum(
         cost.ends(step.grid, step.rows) + sum(cost.call(call, step.grid) for call in step.calls)
-        for step in flops.steps(model, method, grids, text_tokens, guided)
+        for step in flops.steps(model, method, grids, text_tokens, sampling)
     )
 
 
@@ -140,7 +141,7 @@ def measure(
                     continue  # warms up
                 calls, steps = clocks[0].call_ms(), clocks[0].step_ms()
                 start.append(run.seconds * 1e3 - sum(steps.values()))
-                for step in flops.steps(model, method, grids, len(prompt.split())):
+                for step in flops.steps(model, method, grids, len(prompt.split()), sampling):
                     if not step.rows:
                         continue
                     parts = {k: iter(calls[step.grid.index, k]) for k in model.transformer.kinds}

@@ -45,9 +45,14 @@ class Calibration:
         return self.model.grids(self.sizes)
 
     @property
+    def sampled(self) -> Sampling:
+        """How its pictures are sampled: as the model does unless said otherwise."""
+        return self.sampling or self.model.sampling
+
+    @property
     def guided(self) -> bool:
-        sampling = self.sampling or self.model.sampling
-        return bool(sampling.guidance != self.model.transformer.unguided)
+        """Whether null rows run."""
+        return self.model.transformer.guided(self.sampled)
 
     @property
     def text_tokens(self) -> int:
@@ -90,7 +95,7 @@ class Calibration:
     def _address(self, method: Method) -> dict[str, Any]:
         return {
             **self.model.context,
-            "sampling": repr(self.sampling or self.model.sampling),
+            "sampling": repr(self.sampled),
             "sizes": [[g.h, g.w] for g in self.grids],
             "experiment": "plan",
             "items": [list(item) for item in self.items],

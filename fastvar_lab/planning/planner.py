@@ -82,7 +82,7 @@ class Planner:
     def spent(self, method: Method) -> float:
         """Return the predicted cost of one picture under a method, in the unit of `price`."""
         c = self.calibration
-        return total(self.price, self.model, method, c.grids, c.text_tokens, c.guided)
+        return total(self.price, self.model, method, c.grids, c.text_tokens, c.sampled)
 
     def plan(self, speedup: float, rounds: int = ROUNDS) -> Plan:
         """Return the best schedule found that is predicted to be `speedup` times as fast.
@@ -215,10 +215,9 @@ class Planner:
     def _signed(self, plan: Planned) -> Planned:
         """Return a plan that says what it was planned on."""
         c, model = self.calibration, self.model
-        sampling = self.sampling or model.sampling
         origin = (
             f"{model.name} {model.fingerprint}, maps to {c.grids[-1].name}, guidance "
-            f"{sampling.guidance:g}, {len(c.items)} prompts, cost in {self.price.unit}"
+            f"{c.sampled.guidance}, {len(c.items)} prompts, cost in {self.price.unit}"
         )
         return replace(plan, origin=origin)
 

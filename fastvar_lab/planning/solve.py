@@ -34,7 +34,7 @@ def solve(
 
     def spent() -> tuple[Planned, float]:
         plan = sensitivity.schedule([LEVELS[d] for d in digits], tail)
-        return plan, total(cost, model, plan, grids, calibration.text_tokens, calibration.guided)
+        return plan, total(cost, model, plan, grids, calibration.text_tokens, calibration.sampled)
 
     best, goal = None, budget
     for _ in range(ROUNDS):

@@ -1,0 +1,167 @@
+"""The official precision against references that write out every type of the released mixture."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import fastvar_lab as fv
+from fastvar_lab import scales
+from fastvar_lab.backbones.hart import HART, Context, HARTConfig
+from fastvar_lab.backbones.infinity import Infinity, InfinityConfig, Text
+from fastvar_lab.backbones.quantize import BitQuantizer, HybridQuantizer, VectorQuantizer
+from fastvar_lab.backbones.var import VAR, VARConfig
+from fastvar_lab.methods.presets import infinity_preset
+from fastvar_lab.scales import infinity as schedule
+from fastvar_lab.scales import square
+from fastvar_lab.seam import Grid
+from tests import mixture
+from tests.test_parity import lively
+
+LOW = pytest.mark.parametrize("low", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
+
+
+class Logits(fv.Wrapper):
+    """Keeps the logits of every step."""
+
+    def __init__(self, inner, kept):
+        super().__init__(inner)
+        self.kept = kept
+
+    def after(self, grid, tokens, canvas, logits=None):
+        self.kept.append((canvas, logits))
+        self.inner.after(grid, tokens, canvas, logits)
+
+
+def compared(model, low, condition, latent, log, **options):
+    """Compare tokens, logits within 5e-7 of the largest, and the latent."""
+    model.set_precision("official", low)
+    kept = []
+    made = fv.generate(
+        model, condition, fv.Dense(), draws=fv.Streamed(4),
+        watch=[lambda run: Logits(run, kept)], **options,
+    )  # fmt: skip
+    for tokens, wanted in zip(made.tokens, log.tokens):
+        assert torch.equal(tokens.long(), wanted.long())
+    for (_, logits), wanted in zip(kept, log.logits):
+        gap = (logits.flatten() - wanted.flatten()).abs().max() / wanted.abs().max()
+        assert gap <= 5e-7
+    canvas = kept[len(log.tokens) - 1][0]
+    assert canvas.dtype == latent.dtype
+    assert torch.allclose(canvas, latent, rtol=0, atol=5e-7)
+
+
+@LOW
+@pytest.mark.parametrize("patch", [1, 2])
+@pytest.mark.parametrize(
+    ("sizes", "aspect"), [(square(1, 2, 4, 6, 8), 1.0), (schedule(1.5, "0.06M")[:5], 1.5)]
+)
+def test_infinity(low, patch, sizes, aspect):
+    config = {
+        "depth": 3, "width": 64, "heads": 2, "ffn": 128, "bits": 14, "patch": patch,
+        "text_width": 32, "text_length": 12, "pool_heads": 4,
+    }  # fmt: skip
+    state = lively(Infinity(InfinityConfig(**config)))
+    torch.manual_seed(1)
+    mask = torch.tensor([[True] * 9, [True] * 4 + [False] * 5])
+    text = Text(torch.randn(2, 9, 32) * mask[..., None], mask)
+    wanted = mixture.infinity(
+        state, *text, sizes, schedule(aspect)[-1], 3, 2, 14, low=low, patch=patch, pool_heads=4,
+        seed=4, cfg=3.0, tau=0.5,
+    )  # fmt: skip
+    model = fv.from_states("infinity", config, state, sizes=sizes)
+    compared(model, low, text, *wanted, sampling=fv.Sampling(guidance=3.0, temperature=0.5))
+
+
+@LOW
+@pytest.mark.parametrize("shared", [False, True], ids=["own adaLN", "shared adaLN"])
+@pytest.mark.parametrize(("sides", "pictures"), [((1, 2, 3, 5, 6), 2), ((1, 2, 3, 4, 6, 9), 1)])
+def test_var(low, shared, sides, pictures):
+    config = {
+        "depth": 3, "width": 64, "heads": 2, "sides": sides, "shared_aln": shared,
+        "classes": 10, "vocabulary": 40, "code": 8,
+    }  # fmt: skip
+    state = lively(VAR(VARConfig(**config)))
+    quantizer = lively(VectorQuantizer(40, 8, len(sides)), 1)
+    book = {f"quantize.{k}": v for k, v in quantizer.items()}
+    labels = torch.tensor([3, 7])[:pictures]
+    wanted = mixture.var(
+        state, book, labels, sides, 3, 2, low=low, shared=shared, seed=4, cfg=4.0, top_k=20,
+        top_p=0.95,
+    )  # fmt: skip
+    model = fv.from_states("var", config, state, book)
+    sampling = fv.Sampling(guidance=4.0, top_k=20, top_p=0.95)
+    compared(model, low, labels, *wanted, sampling=sampling)
+
+
+@LOW
+@pytest.mark.parametrize("sides", [(1, 2, 3, 4, 5, 6), (1, 2, 3, 5, 7, 9)], ids=str)
+def test_hart_up_to_its_last_step(low, sides):
+    config = {
+        "depth": 2, "width": 64, "heads": 2, "hidden": 96, "sides": sides, "context": 9,
+        "context_width": 24, "vocabulary": 700, "diffusion_width": 48, "diffusion_depth": 2,
+    }  # fmt: skip
+    state = lively(HART(HARTConfig(**config)))
+    state["diffloss.net.final_layer.linear.weight"] *= 0.1  # which overflows float16
+    quantizer = lively(HybridQuantizer(700, 32, len(sides)), 1)
+    book = {f"quantize.{k}": v for k, v in quantizer.items()}
+    torch.manual_seed(1)
+    positions = torch.tensor([[*range(9)], [0, 1, 2, 3, 4, 5, 5, 5, 5]])
+    context = Context(torch.randn(2, 9, 24), positions)
+    wanted = mixture.hart(state, book, *context, sides, 2, 2, low=low, seed=4, cfg=4.5)
+    model = fv.from_states("hart", config, state, book)
+    sampling = fv.Sampling(guidance=4.5, top_p=1.0)
+    compared(model, low, context, *wanted, sampling=sampling)
+
+
+@pytest.mark.parametrize("bits", [14, 16, 32, 64])
+@pytest.mark.parametrize("patch", [1, 2])
+def test_codes_are_normalised_twice(bits, patch):
+    quantizer = BitQuantizer(bits, patch)
+    tokens = torch.rand(2, 12, bits * patch**2) < 0.5
+    grid = Grid(0, 3, 4)
+    latent = quantizer.accumulate(torch.zeros(2, bits, 3 * patch, 4 * patch), tokens, grid)
+    signs = torch.where(latent > 0, 1.0, -1.0)
+    assert torch.equal(latent, F.normalize(signs * bits**-0.5, dim=1))
+    if bits in (14, 32):  # where the first normalisation leaves a rounding
+        assert not torch.equal(latent, signs / bits**0.5)
+
+
+def test_streamed_exponentials_have_the_type_of_the_model():
+    def drawn(draws, dtype):
+        stream = draws.start(torch.device("cpu"))
+        stream.pick(0, torch.full((1, 3, 2), 0.5, dtype=dtype))
+        return stream.exponential(0, (50,), dtype)
+
+    narrow, wide = (drawn(fv.Streamed(1), kind) for kind in (torch.float32, torch.float64))
+    assert (narrow.dtype, wide.dtype) == (torch.float32, torch.float64)
+    assert not torch.equal(wide, wide.float().double())
+    keyed = [drawn(fv.Keyed((1,)), kind) for kind in (torch.float32, torch.float64)]
+    assert torch.equal(keyed[0].double(), keyed[1])
+
+
+def test_float64_states_stay_as_they_are():
+    config = {"depth": 2, "width": 64, "heads": 2, "sides": (1, 2), "classes": 10,
+              "vocabulary": 40, "code": 8}  # fmt: skip
+    state = {k: v.double() / 3 for k, v in lively(VAR(VARConfig(**config))).items()}
+    book = {f"quantize.{k}": v for k, v in lively(VectorQuantizer(40, 8, 2), 1).items()}
+    model = fv.from_states("var", config, state.copy(), book, dtype=torch.float64)
+    for name, value in model.transformer.state_dict().items():
+        assert torch.equal(value, state[name])
+    assert model.dtype == torch.float64
+    assert fv.from_states("var", config, state.copy(), book).dtype == torch.float32
+    model.set_precision("official", torch.float64)
+    assert model.autocast is None
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3, 4, 5])
+def test_the_paper_preset_prunes_layers_from_the_fourth_on(depth):
+    sizes = schedule(1.0, "1M")
+    run = infinity_preset(13, depth).start(scales.grids(sizes), depth)
+    for grid in scales.grids(sizes)[9:]:
+        for layer in range(depth):
+            computed = run.forwarded(fv.Site(layer, "ffn"), grid)
+            if grid.index > 10:
+                assert computed == 0
+            else:
+                assert (computed < grid.tokens) == (layer >= 3)
+    assert infinity_preset(10, 3).pairs == ()
