@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from fastvar_lab.cache import read_later
 from fastvar_lab.seam import (
     Act,
     Branch,
@@ -177,6 +178,33 @@ class Audit(Wrapper):
     def forwarded(self, site: Site, grid: Grid) -> int:
         return self.declared[site, grid.index]
 
+    def keys_read(self, grids: Sequence[Grid], guided: bool, resumable: bool) -> list[list[Rows]]:
+        """Return for each layer and step the rows whose keys and values a later step reads.
+
+        Without guidance the only rows count as both. A `resumable` generation may go on from any
+        of its steps under any method: all rows are read later, except those of the last step.
+        """
+        by_layer = []
+        for layer in range(1 + self.sites[-1].layer):
+            site = Site(layer, "attn")
+            rows = [Rows.BOTH if resumable else act.rows_at(layer) for act in self.acts]
+            for step, grid in enumerate(grids):
+                if not (resumable or self.forwarded(site, grid)):
+                    rows[step] = Rows.SKIP
+                elif not guided:
+                    rows[step] = Rows.BOTH
+            later = read_later(rows)
+            for step, count in enumerate(self.parts):
+                if count > 1:  # several forwards, which read the keys of those before
+                    later[step] = (
+                        rows[step] if later[step] in (Rows.SKIP, rows[step]) else Rows.BOTH
+                    )
+            for step in reversed(range(1, len(grids))):
+                if self.acts[step].joined:  # one forward, which stores once
+                    later[step - 1] = later[step]
+            by_layer.append(later)
+        return by_layer
+
     def decided(self, grid: Grid, canvas: Tensor) -> Rows:
         """Return the rows that run at a step; raise ValueError if runner and act disagree."""
         act, rows = self.acts[grid.index], self.inner.rows(grid, canvas)
@@ -285,3 +313,18 @@ class Audit(Wrapper):
 def _shape(value: object) -> str:
     """Describe what a runner returned in place of a tensor of another shape."""
     return str(tuple(value.shape)) if isinstance(value, Tensor) else repr(value)
+
+
+def audited(
+    method: Method,
+    grids: Sequence[Grid],
+    depth: int,
+    kinds: Sequence[str],
+    merge: int | None = None,
+) -> Audit:
+    """Start a method's runner, wrapped so that its declared counts can be read and checked.
+
+    Before layer `merge` guidance merges both rows; None for guidance at the logits.
+    """
+    acts = merged_acts(method, checked_acts(method, grids, depth), grids, merge)
+    return Audit(method.start(grids, depth), method, acts, grids, kinds, depth)

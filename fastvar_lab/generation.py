@@ -201,7 +201,11 @@ def _prepare(
     request, condition = _conditions(model, request, stream, keep is not None)
     guided = backbone.guided(request.sampling)
     state = backbone.begin(condition, grids, audit)
-    start.read(state)
+    later = audit.keys_read(grids, guided, resumable=keep is not None)
+    state.cache.expect(later, keep is not None)
+    if start.first:
+        state.cache.enter(start.first - 1)
+        start.read(state)
     blank = model.blank(n, grids[-1])
     live = Live(
         model=model,
@@ -274,6 +278,7 @@ def _loop(live: Live) -> None:
             run.keep_rows(rows.of(n))
             live.rows = rows
         state = live.state(rows)
+        live.states[Rows.BOTH].cache.enter(grid.steps[-1].index)
         entering = [
             backbone.embed(state, step, quantizer.next_input(live.canvas, step))
             for step in grid.steps
@@ -313,6 +318,7 @@ def _finish(live: Live) -> Generation:
     """Stop the clock, make the snapshot, and release the state."""
     seconds, model, snapshot = _now(live.model.device) - live.begin, live.model, None
     live.numbers.check()
+    live.states[Rows.BOTH].cache.close()
     if live.keep is not None:
         snapshot = Snapshot(
             model.transformer,

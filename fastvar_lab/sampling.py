@@ -170,7 +170,8 @@ def bit_probabilities(logits: Tensor, top_p: float) -> Tensor:
         return p
     # two equal probabilities: both stay or, for top_p below 0.5, the second alone
     rare = p.amin(-1, keepdim=True) <= 1 - top_p
-    likely = torch.nn.functional.one_hot(p.flip(-1).argmax(-1), 2).flip(-1).to(p.dtype)
+    second = p[..., 1:] >= p[..., :1]
+    likely = torch.cat((~second, second), dim=-1).to(p.dtype)
     return torch.where(rare, likely, p)
 
 

@@ -23,7 +23,8 @@ def distance_to_mean(x: Tensor) -> Tensor:
         gap = wide(x[:, :1]) - wide(x[:, 1:])
         return (gap.square().sum(dim=-1) / 4).expand(-1, 2)
     precise = torch.promote_types(x.dtype, torch.float32)
-    return (x - x.mean(dim=1, keepdim=True, dtype=precise)).square_().sum(dim=-1)
+    mean = x.mean(dim=1, keepdim=True, dtype=precise)
+    return F.mse_loss(x, mean.expand_as(x), reduction="none").sum(dim=-1)
 
 
 def gather(x: Tensor, index: Tensor) -> Tensor:

@@ -113,14 +113,14 @@ class Backbone(nn.Module, ABC):
         """Return the tokens (B, L, C) of the first layer from the resized latent (n, d, h, w)."""
 
     def new_cache(self, grids: Sequence[Grid], rows: int, run: Runner) -> KVCache:
-        """Allocate the KV cache of a generation for the tokens that `run` will forward."""
+        """Return the empty KV cache of a generation, for the tokens that `run` will forward."""
         config, weight = self.config, next(self.blocks.parameters())
-        capacities = [
-            sum(run.forwarded(Site(layer, "attn"), grid) for grid in grids)
+        tokens = [
+            [run.forwarded(Site(layer, "attn"), grid) for grid in grids]
             for layer in range(config.depth)
         ]
         dtype = compute_dtype(weight)
-        return KVCache(capacities, rows, config.heads, config.head_dim, dtype, weight.device)
+        return KVCache(tokens, rows, config.heads, config.head_dim, dtype, weight.device)
 
     def layers(self, state: Any, grid: Grid, run: Runner) -> list[Block]:
         """Return the layers bound to one scale step."""

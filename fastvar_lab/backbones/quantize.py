@@ -75,6 +75,11 @@ class BitQuantizer:
     patch: int = 1
     codebook: ClassVar[None] = None
 
+    def __post_init__(self) -> None:
+        # cached now, because a generation whose memory is counted has tensors without content
+        for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+            code_entry(self.channels, dtype)
+
     def next_input(self, latent: Tensor, grid: Grid) -> Tensor:
         p = self.patch
         return F.pixel_unshuffle(next_input(latent, p * grid.h, p * grid.w), p)

@@ -218,10 +218,10 @@ class VAR(Backbone):
     def begin(self, labels: Tensor, grids: Sequence[Grid], run: Runner) -> VARState:
         """Compute the values that all steps share; allocate the KV cache for `run.forwarded`."""
         config, labels = self.config, _whole(labels)
-        if labels.device.type == "cpu" and len(
-            bad := labels[(labels < 0) | (labels > config.classes)]
-        ):
-            raise ValueError(f"a class lies in 0 to {config.classes - 1}; not {int(bad[0])}")
+        wrong = (labels < 0) | (labels > config.classes)
+        if labels.device.type == "cpu" and bool(wrong.any()):
+            bad = int(labels[wrong][0])
+            raise ValueError(f"a class lies in 0 to {config.classes - 1}; not {bad}")
         condition = self.class_emb(labels)
         cache = self.new_cache(grids, len(labels), run)
         shared = None

@@ -142,6 +142,14 @@ def buckets(name: str) -> Buckets | None:
     return None if name in SHIPPED else releases.release(name).family.buckets
 
 
+def hollow(name: str, precision: str = "float32", dtype: torch.dtype = torch.bfloat16) -> Model:
+    """Open a model whose weights have shapes and no content, for counts; see `load`."""
+    _check_name(name)
+    with torch.device("meta"):
+        model = skeleton(name)
+    return model.to("meta").set_precision(precision, dtype)
+
+
 def skeleton(name: str, release: Release | None = None) -> Model:
     """Build a model by name with random weights; `release` replaces the released configuration."""
     if name in SHIPPED:

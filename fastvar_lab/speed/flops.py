@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from fastvar_lab.audit import Audit, checked_acts, merged_acts
+from fastvar_lab.audit import audited
 from fastvar_lab.models.model import Model
 from fastvar_lab.sampling import Sampling
 from fastvar_lab.seam import Grid, Method, Rows, Site
@@ -50,7 +50,9 @@ def steps(
     forwards a step is drawn; None is guidance at the logits, one forward a step.
     """
     backbone = model.transformer
-    runner, cached = audited(model, method, grids, sampling), [0] * model.depth
+    merge = None if sampling is None else backbone.merge_layer(sampling)
+    runner = audited(method, grids, model.depth, backbone.kinds, merge)
+    cached = [0] * model.depth
     guided = sampling is None or backbone.guided(sampling)
     for grid, act in zip(grids, runner.acts, strict=True):
         calls = list[Call]()
@@ -69,17 +71,6 @@ def steps(
                 for kind in backbone.kinds:
                     calls.append(Call(Site(layer, kind), live, tokens[kind], keys[kind]))
         yield Step(grid, _live(act.rows_at_head, guided), calls)
-
-
-def audited(
-    model: Model, method: Method, grids: Sequence[Grid], sampling: Sampling | None = None
-) -> Audit:
-    """Start a method's runner, wrapped so that its declared counts can be read and checked."""
-    acts = checked_acts(method, grids, model.depth)
-    if sampling is not None:
-        acts = merged_acts(method, acts, grids, model.transformer.merge_layer(sampling))
-    runner = method.start(grids, model.depth)
-    return Audit(runner, method, acts, grids, model.transformer.kinds, model.depth)
 
 
 def _live(rows: Rows, guided: bool) -> int:
@@ -170,7 +161,7 @@ def total(costs: Sequence[dict[str, float]]) -> float:
 
 def forwarded(model: Model, method: Method, grids: Sequence[Grid]) -> list[float]:
     """Return the number of tokens forwarded in each step, averaged over all sublayers."""
-    runner = audited(model, method, grids)
+    runner = audited(method, grids, model.depth, model.transformer.kinds)
     sites = [Site(i, kind) for i in range(model.depth) for kind in model.transformer.kinds]
     return [sum(runner.forwarded(s, g) for s in sites) / len(sites) for g in grids]
 
