@@ -70,13 +70,20 @@ def test_what_can_be_refused_is_refused_before_anything_is_made(
     assert not (tmp_path / "cache").exists()
 
 
-def test_pictures_too_small_for_a_metric_are_refused_before_they_are_drawn(tmp_path):
+def test_a_metric_that_pictures_are_too_small_for_is_left_out_or_refused(tmp_path):
     model = fv.load("tiny", sizes=((1, 1), (2, 2), (4, 4)))
+    methods, look, told = {"mine": fv.Prune({-1: 0.5})}, Scope("x", 1, 1), []
+    options = {"store": Store(tmp_path), "progress": False, "note": told.append}
     with pytest.raises(
         ValueError, match="32x32 px are too small for the metric vif, which needs 41"
     ):
-        run.compare(model, {"mine": fv.Prune({-1: 0.5})}, Scope("x", 1, 1), store=Store(tmp_path))
+        run.compare(model, methods, look, metrics="vif", **options)
     assert not list(tmp_path.rglob("*.npz"))
+    frame = run.compare(model, methods, look, **options)
+    assert told == ["pictures of 32x32 px are too small for the metric vif, which needs 41 px a "
+                    "side: it is left out"]  # fmt: skip
+    assert "vif" not in frame
+    assert frame.ssim.notna().any()
 
 
 def test_pictures_of_other_content_have_other_names(tmp_path):

@@ -58,8 +58,9 @@ def test_the_interval_of_the_median_is_of_order_statistics():
     [
         ([1.0], [], "not 1 and 0"),
         ([], [], "not 0 and 0"),
-        ([1.0], [0.0], "above 0; the smallest is 0"),
-        ([float("nan")], [1.0], "above 0"),
+        ([1.0], [0.0], "finite and above 0; not 0"),
+        ([float("nan")], [1.0], "above 0; not nan"),
+        ([float("inf")], [1.0], "finite and above 0; not inf"),
     ],
 )
 def test_unpaired_times_are_refused(full, fast, sentence):
