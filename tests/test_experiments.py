@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -797,7 +797,7 @@ def test_tables_come_as_markdown_and_latex(tmp_path):
 
 
 OWN = """
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 @dataclass(frozen=True)
 class Own:
@@ -1177,3 +1177,36 @@ def test_what_a_rule_computed_once_is_no_part_of_it(small, tmp_path):
     before = told()
     fv.generate(small, "a red ring", method)
     assert told() == before
+
+
+def test_commands_in_provenance_repeat_the_run(tmp_path, monkeypatch):
+    """A command of provenance has all options, or is left out where none says the same."""
+    (tmp_path / "my prompts.txt").write_text("a red ring\n")
+    text, seen = str(tmp_path / "my prompts.txt"), []
+    monkeypatch.setattr(run, "run", lambda name, *a, **options: synthetic(name))
+    monkeypatch.setattr(figures, "write_figure", lambda *a: None)
+    out, scenes = tmp_path / "out", ["--prompts", text, "--metrics", "vif,ssim"]
+    options = f" --prompts '{text}' --metrics vif,ssim"
+    assert main(["experiment", "memory", *scenes, "--out", str(out)]) == 0
+    told = json.loads((out / "memory.json").read_text())
+    assert told["command"] == f"python -m fastvar_lab experiment memory --model tiny{options}"
+    assert told["prompts"] == f"PromptFile(path={text!r})"
+    assert told["metrics"] == ["vif", "ssim"]
+    assert main(["figures", "memory", "--quick", *scenes, "--out", str(out)]) == 0
+    told = json.loads((out / "memory.json").read_text())
+    assert told["command"] == f"python -m fastvar_lab figures memory --quick{options}"
+    monkeypatch.setattr(claims, "measure", lambda *a, **options: seen.append(1) or {})
+    assert main(["claims", "--quick", "--prompts", text, "--out", str(out)]) == 0
+    line = f"Written by `python -m fastvar_lab claims --quick --prompts '{text}'`."
+    assert line in (out / "claims.md").read_text()
+    model, mine = fv.load("tiny"), fv.Metric("mine", "mine", lambda p, r: 0.0)
+    for settings in ({"prompts": fv.PromptList("a ring")}, {"metrics": [mine]},
+                     {"prompts": fv.PromptFile(text, seed=3)}, {"scope": "default"}):  # fmt: skip
+        list(figures.draw(model, ["memory"], out, **settings))
+        assert "command" not in json.loads((out / "memory.json").read_text())
+    own = replace(run.find("memory"), version=9)
+    list(figures.draw_frame(model, own, synthetic("memory"), out, "quick"))
+    assert "command" not in json.loads((out / "memory.json").read_text())
+    opened = fv.load("tiny", sizes=((1, 1), (2, 2), (4, 4)))
+    list(figures.draw(opened, ["memory"], out))
+    assert "command" not in json.loads((out / "memory.json").read_text())

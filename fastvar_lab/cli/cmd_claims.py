@@ -35,6 +35,6 @@ def run(args: argparse.Namespace) -> None:
         frames = claims.measure(
             model, scope, spec=spec, prompts=prompts, store=store, executor=executor
         )
-    text = claims.table(frames, claims.where(model, scope))
+    text = claims.table(frames, claims.where(model, scope, spec, prompts))
     claims.save(args.out / "claims.md", text)
     print(text)

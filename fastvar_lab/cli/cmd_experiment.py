@@ -58,5 +58,5 @@ def run(args: argparse.Namespace) -> None:
                 options.say_what_random_weights_mean(args)
             print(run.table(name, frame))
             if args.out is not None:
-                for path in draw_frame(model, name, frame, args.out, scope, spec):
+                for path in draw_frame(model, name, frame, args.out, scope, spec, prompts, metrics):
                     print(path)

@@ -10,7 +10,8 @@ import pandas as pd
 
 from fastvar_lab.experiments import run
 from fastvar_lab.experiments.base import Experiment, Scope
-from fastvar_lab.experiments.figures import meaningless
+from fastvar_lab.experiments.figures import meaningless, model_option
+from fastvar_lab.experiments.output import repeating
 from fastvar_lab.experiments.verdicts import OPEN, Answer, Claim
 from fastvar_lab.experiments.workers import ModelSpec
 from fastvar_lab.files import write
@@ -104,11 +105,16 @@ def table(frames: Mapping[str, pd.DataFrame], where: str) -> str:
     )
 
 
-def where(model: Model, scope: str) -> str:
+def where(
+    model: Model, scope: str, spec: ModelSpec | None = None, prompts: PromptSet | None = None
+) -> str:
     """Say what was run: command, model, weights, device, scope."""
+    quick = " --quick" if scope == "quick" else ""
+    command = repeating(model, f"claims{model_option(model)}{quick}", spec, prompts)
+    written = f"Written by `{command}`. " if command else ""
     return (
-        "Written by `python -m fastvar_lab claims`. "
-        f"Model `{model.name}`, weights `{model.fingerprint}`, on {model.device}, --{scope}."
+        f"{written}Model `{model.name}`, weights `{model.fingerprint}`, on {model.device}, "
+        f"scope {scope}."
     )
 
 
