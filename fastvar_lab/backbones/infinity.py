@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from fastvar_lab.backbones.layers import (
     AdaLNHeadNorm,
+    AffineNorm,
     Append,
     CrossAttention,
     FeedForward,
@@ -27,10 +28,9 @@ from fastvar_lab.backbones.layers import (
     SelfAttention,
     TextPool,
     WideLinear,
+    add_attention,
+    add_feed_forward,
     additive,
-    affine_norm,
-    attention_branch,
-    feed_forward_branch,
     modulate,
     rotary,
     rounded,
@@ -129,7 +129,7 @@ class InfinityBlock(nn.Module):
         self.ada_gss = nn.Parameter(torch.randn(1, 1, 6, config.width) / config.width**0.5)
         self.sa = SelfAttention(config.width, config.heads)
         self.ca = CrossAttention(config.width, config.heads)
-        self.ca_norm = nn.LayerNorm(config.width, eps=1e-6)
+        self.ca_norm = AffineNorm(config.width, eps=1e-6)
         self.ffn = FeedForward(config.width, config.ffn)
         self.rounded = False  # see `round_text_attention`
 
@@ -139,23 +139,10 @@ class InfinityBlock(nn.Module):
 
     def forward(self, x: Tensor, *, layer: int, grid: Grid, state: State, run: Runner) -> Tensor:
         """Pass the three branches of this layer to `run`, in order."""
-        mod, where = state.modulations[layer], Site(layer, "attn")
-        call = partial(
-            attention_branch,
-            attention=self.sa,
-            constants=state.constants[layer],
-            mod=mod,
-            site=where,
-            grid=grid,
-            cache=state.cache,
-            run=run,
-            table=state.table(grid),
-        )
-        x = x + run.sublayer(where, grid, call, x)
-        call = partial(self._cross, layer=layer, grid=grid, state=state, run=run)
-        x = x + run.sublayer(Site(layer, "cross"), grid, call, x)
-        call = partial(feed_forward_branch, ffn=self.ffn, mod=mod)
-        return x + run.sublayer(Site(layer, "ffn"), grid, call, x)
+        x = add_attention(x, self.sa, layer, grid, state, run, state.table(grid))
+        cross = partial(self._cross, layer=layer, grid=grid, state=state, run=run)
+        x = x + run.sublayer(Site(layer, "cross"), grid, cross, x)
+        return add_feed_forward(x, self.ffn, layer, grid, state, run)
 
     def _cross(
         self,
@@ -177,7 +164,7 @@ class InfinityBlock(nn.Module):
             q, k, v = (rounded(t) for t in (q, *memory))
             return rounded(run.attend(site, grid, q, k, v, state.text_mask, scale))
 
-        out = self.ca(affine_norm(x, self.ca_norm), attend)
+        out = self.ca(self.ca_norm(x), attend)
         return wide(out) if self.rounded else out
 
 
@@ -302,7 +289,7 @@ class Infinity(Backbone):
 
     def where(self, grid: Grid) -> Tensor:
         """Return the level embedding (C,), plus learnt positions (h * w, C) if there are any."""
-        level = self.lvl_embed.weight[grid.index]
+        level = self.lvl_embed(torch.full((), grid.index, device=self.pos_start.device))
         if grid.index == 0 or not self.config.waves:
             return level
         waves = sines(grid.h, grid.w, self.config.waves, level.device)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from operator import index
 from typing import cast
 
@@ -23,15 +22,15 @@ from fastvar_lab.backbones.layers import (
     FeedForward,
     Modulation,
     SelfAttention,
-    attention_branch,
-    feed_forward_branch,
+    add_attention,
+    add_feed_forward,
     modulate,
 )
 from fastvar_lab.backbones.protocol import Backbone, ConditionEncoder
 from fastvar_lab.cache import KVCache
 from fastvar_lab.draws import Stream
 from fastvar_lab.sampling import Sampling, cut, draw_rows
-from fastvar_lab.seam import Grid, Runner, Site
+from fastvar_lab.seam import Grid, Runner
 from fastvar_lab.tokens import resize, wide
 
 
@@ -101,20 +100,8 @@ class VARBlock(nn.Module):
 
     def forward(self, x: Tensor, *, layer: int, grid: Grid, state: VARState, run: Runner) -> Tensor:
         """Pass the two branches of this layer to `run`, in order."""
-        mod, where = state.modulations[layer], Site(layer, "attn")
-        call = partial(
-            attention_branch,
-            attention=self.attn,
-            constants=state.constants[layer],
-            mod=mod,
-            site=where,
-            grid=grid,
-            cache=state.cache,
-            run=run,
-        )
-        x = x + run.sublayer(where, grid, call, x)
-        call = partial(feed_forward_branch, ffn=self.ffn, mod=mod)
-        return x + run.sublayer(Site(layer, "ffn"), grid, call, x)
+        x = add_attention(x, self.attn, layer, grid, state, run)
+        return add_feed_forward(x, self.ffn, layer, grid, state, run)
 
 
 class VAR(Backbone):
@@ -176,7 +163,8 @@ class VAR(Backbone):
         learned = self.pos_1LC[:, first : first + side * side]
         if (grid.h, grid.w) != (side, side):
             learned = resize(learned, (side, side), (grid.h, grid.w), "bilinear")
-        return learned[0] + self.lvl_embed.weight[grid.index]
+        level = self.lvl_embed(torch.full((), grid.index, device=learned.device))
+        return learned[0] + level
 
     def embed(self, state: VARState, grid: Grid, latent: Tensor) -> Tensor:
         """Return the tokens (B, L, C) of the first layer from the resized latent (n, d, h, w)."""
