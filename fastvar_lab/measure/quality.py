@@ -17,6 +17,7 @@ import numpy as np
 
 from fastvar_lab.errors import unknown
 from fastvar_lab.frames import SCORE, is_described
+from fastvar_lab.measure.learned import Alignment, Perceptual
 
 if TYPE_CHECKING:  # figures and tables need no torch
     from torch import Tensor
@@ -77,7 +78,8 @@ class Metric:
         rule = getattr(self.function, "judge", self.function)
         module = rule.__module__  # of a callable value, that of its class
         if module.partition(".")[0] == "fastvar_lab":
-            return f"{self.name}/{self.version}"
+            weights = getattr(rule, "fingerprint", "")  # of networks
+            return f"{self.name}/{self.version}{weights and f'/{weights}'}"
         return f"{self.name}/{self.version}/{code_of(rule)}"
 
     @property
@@ -179,6 +181,12 @@ METRICS: dict[str, Metric] = {
         Metric("vif", "VIF", vif, larger=None, smallest=41),
         Metric("spectrum_error", "spectrum error", spectrum_error, larger=False),
         Metric("agree", "equal tokens", agreement),
+        Metric("lpips", "LPIPS", Perceptual("lpips"), larger=False, usual=False, smallest=31),
+        Metric("clip_i", "CLIP-I", Perceptual("clip"), usual=False),
+        Metric("dino", "DINO", Perceptual("dino"), usual=False),
+        Metric("clip_score", "CLIP score", Alignment("clip"), digits=2, usual=False),
+        Metric("hps", "HPSv2.1", Alignment("hps"), digits=2, usual=False),
+        Metric("imagereward", "ImageReward", Alignment("imagereward"), usual=False),
     )
 }
 """Every metric that ships here, by name."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from fastvar_lab.audit import audited
 from fastvar_lab.errors import WeightsError
 from fastvar_lab.files import digest_of_file
 from fastvar_lab.methods.prune import Dense
@@ -17,7 +18,7 @@ from fastvar_lab.models.loading import NAMES, SHIPPED, skeleton
 from fastvar_lab.models.model import Model
 from fastvar_lab.models.releases import Release
 from fastvar_lab.models.tiny import WEIGHTS, check_hashes
-from fastvar_lab.seam import Site
+from fastvar_lab.seam import Method
 
 PIXELS = (256, 512, 1024)
 
@@ -26,7 +27,7 @@ def catalog(weights: str | Path | None = None, check: bool = False) -> list[dict
     """Describe every model: parameters, files, and memory in GB by picture size.
 
     `here` is true if its files are in the folder `weights` or in the hub's cache. Memory is that
-    of one guided picture in bfloat16: the transformer's weights and its full KV cache.
+    of one guided picture in bfloat16: the transformer's weights and its KV cache.
 
     `hash` says of files that are here whether their SHA-256 is published ("known" or "unknown").
     With `check` they are read, at 0.5 to 2 GB/s, and it is "equal" or "differs" where it is known;
@@ -88,13 +89,14 @@ def _count(module: torch.nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-def memory(model: Model, pixels: int, method: Any = None) -> int:
+def memory(model: Model, pixels: int, method: Method | None = None) -> int:
     """Return the bytes of weights and KV cache in bfloat16, for one guided square picture."""
-    grids = model.grids(model.sizes_of(pixels))
-    run = (method or Dense()).start(grids, model.depth)
-    config = model.transformer.config
-    keys = sum(run.forwarded(Site(i, "attn"), g) for i in range(model.depth) for g in grids)
-    return 2 * _count(model.transformer) + 2 * keys * config.width * 2 * 2
+    method, grids = method or Dense(), model.grids(model.sizes_of(pixels))
+    run = audited(method, grids, model.depth, model.transformer.kinds)
+    cache = model.transformer.new_cache(grids, 2, run)
+    cache.dtype = torch.bfloat16
+    cache.expect(run.keys_read(grids, guided=True, resumable=False))
+    return 2 * _count(model.transformer) + cache.planned
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -124,7 +126,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         "--check"
     )
     lines.append(
-        "memory: weights and KV cache of one guided picture in bfloat16; float32 takes twice that, "
-        "text encoder and decoder come on top"
+        "memory: weights and KV cache of one guided picture in bfloat16; `models --memory NAME` "
+        "counts everything, in any precision"
     )
     return "\n".join(lines)

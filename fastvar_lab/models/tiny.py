@@ -29,7 +29,7 @@ from fastvar_lab.world.grammar import VOCABULARY, parse
 WEIGHTS = Path(__file__).parent.parent / "weights"
 PAPER = PRESETS["infinity-all-layers"]
 HASHES = "sha256.json"  # beside the package's weights: file name to SHA-256
-COUNTS = ("depth", "encoder_blocks", "decoder_blocks", "levels")
+COUNTS = ("depth", "encoder_blocks", "decoder_blocks", "levels", "level_every")
 TOKENIZER_FILE, TRANSFORMER_FILE = "tiny_tokenizer.safetensors", "tiny_transformer.safetensors"
 
 
