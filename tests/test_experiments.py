@@ -41,6 +41,7 @@ from fastvar_lab.experiments.galleries import GALLERIES
 from fastvar_lab.experiments.jobs import Addresses, CellJob, method_columns
 from fastvar_lab.experiments.questions import (
     drafting,
+    resolution_scaling,
     spectra,
     sublayer_overhead,
 )
@@ -1210,3 +1211,27 @@ def test_commands_in_provenance_repeat_the_run(tmp_path, monkeypatch):
     opened = fv.load("tiny", sizes=((1, 1), (2, 2), (4, 4)))
     list(figures.draw(opened, ["memory"], out))
     assert "command" not in json.loads((out / "memory.json").read_text())
+
+
+def test_claims_of_random_weights_are_those_of_speed(tmp_path, monkeypatch, capsys):
+    """The command runs what random weights answer, and writes why the rest is left out."""
+    asked = []
+
+    def measured(name, *a, **options):
+        asked.append(name)
+        return synthetic(name)
+
+    monkeypatch.setattr(run, "run", measured)
+    assert main(["claims", "--quick", "--weights", "random", "--out", str(tmp_path)]) == 0
+    text = (tmp_path / "claims.md").read_text()
+    assert capsys.readouterr().out == f"{text}\n"
+    assert asked == [name for name, record in claims.claiming().items() if record.speed]
+    assert {"memory", "latency_by_scale", "resolution_scaling"} <= set(asked)
+    assert "Written by `python -m fastvar_lab claims --quick --weights random`." in text
+    left_out = [line for line in text.splitlines() if line.startswith("- ")]
+    assert len(left_out) == len(claims.claiming()) - len(asked)
+    line = "- selectors is left out: tiny has random weights: only its speed means something"
+    assert any(note.startswith(line) for note in left_out)
+    question = question_of("resolution_scaling")
+    cells = resolution_scaling.cells(replace(question, model=fv.load("tiny", "random")))
+    assert {cell.columns["what"] for group in cells for cell in group} == {"time"}

@@ -34,7 +34,7 @@ def test_a_metric_takes_no_name_that_frames_use(name):
         ({"mine": lambda picture, reference, depth: 1.0}, "missing a required argument: 'depth'"),
         ({"mine": 3}, "3 is not a callable object"),
         ([brightness], r"names, Metrics or functions by name, \{'mine': f\}; not <function"),
-        ("lpips", "no metric 'lpips'"),
+        ("fidelity", "no metric 'fidelity'"),
     ],
 )
 def test_what_is_no_metric_is_refused_before_anything_is_drawn(metrics, sentence):

@@ -19,7 +19,7 @@ from skimage.io import imread
 
 from fastvar_lab.errors import short
 from fastvar_lab.experiments import listing, output, run
-from fastvar_lab.experiments.base import Experiment, Scope
+from fastvar_lab.experiments.base import Experiment, Scope, has_random_weights
 from fastvar_lab.experiments.galleries import GALLERIES, make
 from fastvar_lab.experiments.output import DRAWN_WITH, Report
 from fastvar_lab.experiments.workers import ModelSpec
@@ -145,7 +145,7 @@ def draw_frame(
 def meaningless(model: Model, name: str | Experiment) -> str:
     """Say in one sentence why an answer would mean nothing for a model; empty if it means much."""
     pictures = isinstance(name, str) and name in GALLERIES
-    if (not pictures and _record(name).speed) or "weights='random'" not in model.source:
+    if (not pictures and _record(name).speed) or not has_random_weights(model):
         return ""
     return f"{model.name} has random weights: only its speed means something, not its pictures"
 

@@ -202,10 +202,19 @@ def markdown(table: pd.DataFrame, markup: Collection[str] = ()) -> str:
     """
     text = table.astype(str)
     for column in text:
-        escaped = MARKUP if column not in markup else re.compile(r"\|")
-        text[column] = [one_line(escaped.sub(r"\\\g<0>", cell)) for cell in text[column]]
-    text.columns = [one_line(MARKUP.sub(r"\\\g<0>", str(name))) for name in text]
+        special = MARKUP if column not in markup else re.compile(r"\|")
+        text[column] = [escaped(cell, special) for cell in text[column]]
+    text.columns = [escaped(str(name)) for name in text]
     return str(text.to_markdown(index=False, disable_numparse=True)) + "\n"
+
+
+def escaped(text: str, special: re.Pattern[str] = MARKUP) -> str:
+    r"""Escape in one line of text what Markdown would read as more.
+
+    >>> print(escaped("a|b *c*"))
+    a\|b \*c\*
+    """
+    return one_line(special.sub(r"\\\g<0>", text))
 
 
 def latex(table: pd.DataFrame) -> str:
