@@ -149,7 +149,7 @@ class State:
     constants: list[tuple[Tensor, Tensor]]  # of self-attention, by layer
     cache: Append
     tables: dict[int, Tensor]  # rotary tables by scale step
-    levels: Tensor | None = None  # (steps, C), if later layers add them too
+    levels: Tensor  # level embeddings (S, C) of the trained steps
 
     def on(self, rows: slice) -> State:
         """Return the state restricted to some guidance rows."""
@@ -170,7 +170,6 @@ class State:
 
     def add_level(self, x: Tensor, grid: Grid) -> Tensor:
         """Add the level embedding again, to tokens (B, L, C) of a forward."""
-        assert self.levels is not None
         if len(grid.steps) == 1:
             return x + self.levels[grid.index]
         parts = [self.levels[step.index].expand(step.tokens, -1) for step in grid.steps]
@@ -326,7 +325,7 @@ class Infinity(Backbone):
             constants=[block.sa.constants() for block in self._blocks],
             cache=cache,
             tables={g.index: self.positions(g, grids[-1]) for g in grids},
-            levels=self._levels() if self.config.level_every else None,
+            levels=self.lvl_embed(torch.arange(self.config.levels, device=features.device)),
         )
 
     @property
@@ -352,20 +351,16 @@ class Infinity(Backbone):
 
     def embed(self, state: State, grid: Grid, latent: Tensor) -> Tensor:
         """Return the tokens (B, L, C) of the first layer from the resized latent (n, d, h, w)."""
-        where = self.where(grid)
+        where = self.where(grid, state.levels)
         if grid.index == 0:
             return (state.start + where).expand(-1, grid.tokens, -1)
         tokens = self.embed_latent(latent)
         tokens = (tokens + where).to(tokens.dtype)  # rounded once
         return tokens.repeat(len(state.start) // len(tokens), 1, 1)
 
-    def _levels(self) -> Tensor:
-        """Return the level embeddings of all trained steps (S, C)."""
-        return self.lvl_embed(torch.arange(self.config.levels, device=self.pos_start.device))
-
-    def where(self, grid: Grid) -> Tensor:
-        """Return the level embedding (C,), plus learnt positions (h * w, C) if there are any."""
-        level = self.lvl_embed(torch.full((), grid.index, device=self.pos_start.device))
+    def where(self, grid: Grid, levels: Tensor) -> Tensor:
+        """Return the step's row of `levels` (S, C), plus learnt positions (h * w, C) if any."""
+        level = levels[grid.index]
         if grid.index == 0 or not self.config.waves:
             return level
         waves = sines(grid.h, grid.w, self.config.waves, level.device)

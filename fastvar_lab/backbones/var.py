@@ -210,6 +210,7 @@ class VAR(Backbone):
             bad = int(labels[wrong][0])
             raise ValueError(f"a class lies in 0 to {config.classes - 1}; not {bad}")
         condition = self.class_emb(labels)
+        levels = self.lvl_embed(torch.arange(config.levels, device=labels.device))
         cache = self.new_cache(grids, len(labels), run)
         shared = None
         if config.shared_aln:
@@ -220,18 +221,20 @@ class VAR(Backbone):
             modulations=[block.modulation(condition, shared) for block in self._blocks],
             constants=[block.attn.constants() for block in self._blocks],
             cache=cache,
-            positions={g.index: self.positions(g) for g in grids},
+            positions={g.index: self.positions(g, levels) for g in grids},
         )
 
-    def positions(self, grid: Grid) -> Tensor:
-        """Return level plus position embeddings (L, C) of a step; resized for untrained maps."""
+    def positions(self, grid: Grid, levels: Tensor) -> Tensor:
+        """Return the step's row of `levels` (S, C) plus position embeddings (L, C).
+
+        Those of a map that was not trained are resized.
+        """
         side = self.config.sides[grid.index]
         first = sum(s * s for s in self.config.sides[: grid.index])
         learned = self.pos_1LC[:, first : first + side * side]
         if (grid.h, grid.w) != (side, side):
             learned = resize(learned, (side, side), (grid.h, grid.w), "bilinear")
-        level = self.lvl_embed(torch.full((), grid.index, device=learned.device))
-        return learned[0] + level
+        return learned[0] + levels[grid.index]
 
     def embed(self, state: VARState, grid: Grid, latent: Tensor) -> Tensor:
         """Return the tokens (B, L, C) of the first layer from the resized latent (n, d, h, w)."""
