@@ -32,6 +32,7 @@ from .methods.lazyvar import LAZYVAR as LAZYVAR
 from .methods.lazyvar import LatentUpdate as LatentUpdate
 from .methods.lazyvar import LazyVAR as LazyVAR
 from .methods.merge import Merge as Merge
+from .methods.planned import Planned as Planned
 from .methods.presets import PRESETS as PRESETS
 from .methods.prune import Dense as Dense
 from .methods.prune import Prune as Prune
@@ -64,6 +65,8 @@ from .models.loading import load as load
 from .models.model import Model as Model
 from .models.model import paper_preset as paper_preset
 from .pictures import to_uint8 as to_uint8
+from .planning.planner import Planner as Planner
+from .planning.planner import plan as plan
 from .prompts import ClassNumbers as ClassNumbers
 from .prompts import ClosedWorld as ClosedWorld
 from .prompts import PromptFile as PromptFile

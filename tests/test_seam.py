@@ -22,6 +22,7 @@ ROOMS = (
         "plotting",
         "speed",
         "verification",
+        "planning",
         "first_contact",
         "evaluators",
         "experiments",
