@@ -10,8 +10,8 @@ import pandas as pd
 
 from fastvar_lab.experiments import run
 from fastvar_lab.experiments.base import Experiment, Scope
-from fastvar_lab.experiments.figures import meaningless, model_option
-from fastvar_lab.experiments.output import repeating
+from fastvar_lab.experiments.figures import meaningless
+from fastvar_lab.experiments.output import model_option, repeating
 from fastvar_lab.experiments.verdicts import OPEN, Answer, Claim
 from fastvar_lab.experiments.workers import ModelSpec
 from fastvar_lab.files import write

@@ -93,7 +93,7 @@ def _command(name: str | Experiment, model: Model, seed: int, scope: str) -> str
         return ""
     option = f" --seed {seed}" if name in GALLERIES else ""
     quick = " --quick" if scope == "quick" else ""
-    return f"figures {name}{model_option(model)}{option}{quick}"
+    return f"figures {name}{output.model_option(model)}{option}{quick}"
 
 
 def _gallery(name: str, model: Model, prompts: PromptSet | None, seed: int, out: Path) -> Report:
@@ -148,11 +148,6 @@ def meaningless(model: Model, name: str | Experiment) -> str:
     if (not pictures and _record(name).speed) or not has_random_weights(model):
         return ""
     return f"{model.name} has random weights: only its speed means something, not its pictures"
-
-
-def model_option(model: Model) -> str:
-    """Write --model, with a space before it; nothing for the model that commands use without it."""
-    return "" if model.name == ModelSpec().name else f" --model {model.name}"
 
 
 def _record(name: str | Experiment) -> Experiment:

@@ -117,6 +117,11 @@ def provenance(
     }
 
 
+def model_option(model: Model) -> str:
+    """Write --model, with a space before it; nothing for the model that commands use without it."""
+    return "" if model.name == ModelSpec().name else f" --model {model.name}"
+
+
 def repeating(
     model: Model,
     command: str,
