@@ -7,16 +7,10 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from fastvar_lab.methods.ratios import ScaleName, scale_name
 from fastvar_lab.methods.registry import method
 from fastvar_lab.methods.restore import Cached, CachedBranch, Restorer
-from fastvar_lab.methods.schedule import (
-    ScaleName,
-    Scheduled,
-    ScheduledRunner,
-    find,
-    kept,
-    scale_name,
-)
+from fastvar_lab.methods.schedule import Scheduled, ScheduledRunner, find, kept
 from fastvar_lab.methods.select import FarFromMean, Selector, check, score, top
 from fastvar_lab.seam import KINDS, Act, Branch, Grid, Rows, Runner, Site
 from fastvar_lab.tokens import gather

@@ -13,8 +13,9 @@ from fastvar_lab.methods.prune import Dense
 from fastvar_lab.models import releases
 from fastvar_lab.models.checkpoints import ENDINGS
 from fastvar_lab.models.hub import is_here, located, published_sha256
-from fastvar_lab.models.loading import NAMES, SHIPPED, skeleton
+from fastvar_lab.models.loading import SHIPPED, skeleton
 from fastvar_lab.models.model import Model
+from fastvar_lab.models.names import NAMES
 from fastvar_lab.models.releases import Release
 from fastvar_lab.models.tiny import WEIGHTS, check_hashes
 from fastvar_lab.seam import Site

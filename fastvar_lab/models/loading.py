@@ -14,7 +14,7 @@ import torch
 from fastvar_lab.backbones.protocol import ConditionEncoder
 from fastvar_lab.errors import WeightsError, short
 from fastvar_lab.files import expanded
-from fastvar_lab.models import releases, states, tiny
+from fastvar_lab.models import names, releases, states, tiny
 from fastvar_lab.models.absent import NoText
 from fastvar_lab.models.build import build
 from fastvar_lab.models.checkpoints import read_released
@@ -27,8 +27,8 @@ from fastvar_lab.models.seeding import seeded
 from fastvar_lab.models.wrappers import unprefixed
 from fastvar_lab.scales import Buckets, as_sizes, whole
 
-SHIPPED = {"tiny": tiny}  # name -> module with `build_tiny` and `open_tiny`
-NAMES = (*SHIPPED, *releases.NAMES)
+# name -> module with `build_tiny` and `open_tiny`
+SHIPPED = dict(zip(names.SHIPPED, (tiny,), strict=True))
 
 
 def load(
@@ -82,7 +82,7 @@ def load(
         "features": None if features is None else str(features),
         "instruction": None if instruction is None else str(instruction),
     }
-    _check_name(name)
+    names.check_name(name)
     if not isinstance(dtype, torch.dtype):
         raise ValueError(f"dtype must be a torch.dtype such as torch.bfloat16; not {dtype!r}")
     require(device)
@@ -115,7 +115,7 @@ def buckets(name: str) -> Buckets | None:
 
     Raises ValueError for an unknown name.
     """
-    _check_name(name)
+    names.check_name(name)
     return None if name in SHIPPED else releases.release(name).family.buckets
 
 
@@ -126,12 +126,6 @@ def skeleton(name: str, release: Release | None = None) -> Model:
     release = release or releases.release(name)
     sizes, sampling = release.sizes, release.sampling
     return build(release.config, name=name, sizes=sizes, sampling=sampling)
-
-
-def _check_name(name: str) -> None:
-    """Raise ValueError for an unknown name."""
-    if name not in NAMES:
-        raise ValueError(f"model must be one of {', '.join(NAMES)}; not {name!r}")
 
 
 def _source(name: str, options: Mapping[str, Any]) -> str:
