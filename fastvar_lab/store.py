@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -21,7 +20,7 @@ import pandas as pd
 from PIL import Image
 
 from fastvar_lab.encoding import floats, json_values, packed, plain, unpacked
-from fastvar_lab.files import digest, expanded, read_json, write
+from fastvar_lab.files import cache_folder, digest, expanded, read_json, write
 from fastvar_lab.files import folder as writable
 
 if TYPE_CHECKING:  # imported where tokens are read or written, to list a store without torch
@@ -45,8 +44,7 @@ class Drawn(NamedTuple):
 
 def default_folder() -> Path:
     """Return the folder of results: one in the user's cache."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "fastvar_lab" / "store"
+    return cache_folder() / "store"
 
 
 def key(address: Address) -> str:

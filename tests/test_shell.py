@@ -53,6 +53,11 @@ LATE = [
     (["generate", "a ring", "--seed=--"], "--seed takes a value; not '--'"),
     (["generate", "a ring", "--ratios", "31:0.5"], "no scale 31 in this schedule"),
     (["demo", "--ratios", "31:0.5"], "no scale 31 in this schedule"),
+    (["demo", "--device", "nope"], "device must be cpu or cuda, such as cuda:0; not 'nope'"),
+    (["train", "tokenizer", "--resume"], "tokenizer.ckpt does not exist"),
+    (["train", "tokenizer", "--from", "nowhere"], "cannot read weights nowhere"),
+    (["figures", "side_by_side", "--metrics", "nope"], "no metric 'nope'"),
+    (["figures", "side_by_side", "--prompts", "/nowhere"], "cannot read the prompt file /nowhere"),
     (["demo", "--dtype=--"], "--dtype takes a value; not '--'"),
 ]
 

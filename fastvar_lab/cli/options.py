@@ -160,9 +160,9 @@ def cells(args: argparse.Namespace) -> Iterator[tuple[Store, Executor | None]]:
     from fastvar_lab.store import Store
 
     store = Store(args.store)
-    if not store.folder.exists():  # a store with all that is needed may be read-only
-        store.prepare()
     with workers(args.workers, args.scheduler) as executor:
+        if not store.folder.exists():  # a store with all that is needed may be read-only
+            store.prepare()
         yield store, executor
 
 

@@ -16,10 +16,10 @@ from typing import Any
 import torch
 
 from fastvar_lab.experiments.jobs import Job, context
-from fastvar_lab.files import expanded
+from fastvar_lab.files import expanded, source_hash
 from fastvar_lab.models.loading import load
 from fastvar_lab.models.model import Model
-from fastvar_lab.provenance import source_hash, versions
+from fastvar_lab.provenance import versions
 from fastvar_lab.store import Store
 
 OPENING = threading.Lock()  # a worker with several threads opens a model once

@@ -69,6 +69,7 @@ def load(
     depth = None if depth is None else whole("depth", depth)
     sizes = None if sizes is None else as_sizes(sizes)  # raises before any file is read
     reference = None if reference is None else as_sizes([reference])[0]
+    require(device)
     options = {
         "weights": None if weights is None else str(weights),
         "device": str(torch.device(device)),
@@ -85,7 +86,6 @@ def load(
     names.check_name(name)
     if not isinstance(dtype, torch.dtype):
         raise ValueError(f"dtype must be a torch.dtype such as torch.bfloat16; not {dtype!r}")
-    require(device)
     if name in SHIPPED:
         model = _shipped(name, options)
     elif weights == "random":
@@ -275,6 +275,10 @@ def _need_memory(name: str, config: Config, device: torch.device | str, dtype: t
 
 
 def require(device: torch.device | str) -> None:
-    """Raise RuntimeError for a CUDA device on a machine without one."""
+    """Raise ValueError for what is no device, RuntimeError for CUDA on a machine without it."""
+    try:
+        torch.device(device)
+    except (RuntimeError, TypeError):
+        raise ValueError(f"device must be cpu or cuda, such as cuda:0; not {device!r}") from None
     if torch.device(device).type == "cuda" and not torch.cuda.is_available():
         raise RuntimeError(f"device {device} needs a GPU, but no CUDA GPU is available here")
