@@ -36,6 +36,14 @@ def test_a_full_disk_is_one_line(tmp_path):
     assert ended.stderr == "fastvar-lab: [Errno 28] No space left on device\n"
 
 
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_a_closed_stream_is_no_error(closed):
+    command = f"{sys.executable} -m fastvar_lab figures --list {closed}"
+    ended = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0
+    assert ended.stderr == ""
+
+
 LATE = [
     (["claims", "--workers", "-1"], "--workers must be 0 or more; not -1"),
     (["experiment", "memory", "--workers", "-1"], "--workers must be 0 or more; not -1"),
