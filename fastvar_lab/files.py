@@ -1,4 +1,4 @@
-"""Atomic writes of files, and the hash of contents."""
+"""Atomic writes of files, the hash of contents, and released texts in files of the user."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import cache
@@ -48,12 +49,6 @@ def source_hash() -> str:
     return digest_of(parts, length=16)
 
 
-def cache_folder() -> Path:
-    """Return the folder of this library in the user's cache, which need not exist."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "fastvar_lab"
-
-
 def expanded(path: str | Path) -> Path:
     """Return a path that a user gave, with a leading `~` or `~name` replaced by the home folder.
 
@@ -63,8 +58,25 @@ def expanded(path: str | Path) -> Path:
     return Path(os.path.expanduser(path))
 
 
+def cache_folder(name: str) -> Path:
+    """Return the folder `name` of this library in the user's cache."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "fastvar_lab" / name
+
+
 PARTIAL = ".partial-"
 ABANDONED = 3600.0  # seconds without a write, after which a partial file's writer was killed
+
+
+def official_text(path: str | Path, sha256: str) -> str:
+    """Read a released text, which is not shipped here; warn if it differs from the release."""
+    text = expanded(path).read_text(encoding="utf-8")
+    if digest(text) != sha256:
+        stripped = text.rstrip("\n")
+        if digest(stripped) == sha256:
+            return stripped
+        warnings.warn(f"{path} is not the released text (its SHA-256 differs)", stacklevel=2)
+    return text
 
 
 def write(path: str | Path, save: Callable[[Path], object]) -> None:

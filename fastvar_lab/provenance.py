@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
@@ -50,6 +50,8 @@ class Requested(Protocol):
     @property
     def draws(self) -> Any: ...
 
+    def supplied(self, picture: int | None = None) -> Mapping[str, Any]: ...
+
 
 def provenance(
     model: Described,
@@ -84,16 +86,25 @@ def requested(request: Requested) -> dict[str, Any]:
         "sampling": repr(request.sampling),
         "draws": repr(request.draws),
         "sizes": [(grid.h, grid.w) for grid in request.grids],
+        **request.supplied(),
     }
 
 
 def picture_key(model: Described, method: object, request: Requested, i: int) -> str:
     """Hash all that picture `i` of a request depends on; the same in batches of any size."""
+    shared = len(request.seeds) != len(request.prompts)  # one stream of noise for the whole batch
     decides = {
         **requested(request),
-        "prompts": request.prompts[i],
-        "seeds": request.seeds[i],
-        "draws": type(request.draws).__name__,
+        **(
+            {"picture": i, "draws": repr(request.draws)}
+            if shared
+            else {
+                **request.supplied(i),
+                "prompts": request.prompts[i],
+                "seeds": request.seeds[i],
+                "draws": type(request.draws).__name__,
+            }
+        ),
         "model": [model.name, model.fingerprint, model.precision, str(model.device)],
         "method": repr(method),
         "versions": versions("fastvar-lab"),

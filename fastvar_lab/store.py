@@ -44,7 +44,7 @@ class Drawn(NamedTuple):
 
 def default_folder() -> Path:
     """Return the folder of results: one in the user's cache."""
-    return cache_folder() / "store"
+    return cache_folder("store")
 
 
 def key(address: Address) -> str:
@@ -168,7 +168,7 @@ class Store:
         """
         if model is None and days is None and not everything:
             raise ValueError(
-                "nothing selects what to remove: give a model, an age in days, or everything (--all)"
+                "nothing selects what to remove: give a model, an age in days, or everything"
             )
         if days is not None and not days >= 0:
             raise ValueError(f"the age in days must be 0 or more; not {days}")

@@ -127,7 +127,7 @@ def test_models_say_what_is_known_of_hashes(tmp_path, monkeypatch):
 def test_models_are_listed_from_the_cache_without_torch(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(catalog, "NAMES", ("tiny", "var-d16"))
-    first, place = catalog.catalog(), tmp_path / "fastvar_lab" / "models.json"
+    first, place = catalog.catalog(), tmp_path / "fastvar_lab" / "models" / "requirements.json"
     code = """
 import sys
 from fastvar_lab.models import catalog

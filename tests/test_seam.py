@@ -11,16 +11,19 @@ ROOT = Path(fastvar_lab.__file__).parent
 
 # rooms, lowest first: each imports those before it alone
 ROOMS = (
-    *("errors", "files", "encoding", "frames", "tensors", "provenance", "pictures"),
+    *("errors", "values", "files", "encoding", "frames", "tensors", "provenance", "pictures"),
     *("seam", "tokens", "cache", "scales", "draws", "sampling", "progress"),
     *("world", "prompts", "audit", "backbones", "methods", "models", "request", "snapshots"),
-    *("generation", "instruments", "draft_and_refine"),
+    *("live", "generation", "editing", "instruments", "draft_and_refine"),
     *(
+        "networks",
         "measure",
         "store",
         "plotting",
         "speed",
         "verification",
+        "planning",
+        "first_contact",
         "evaluators",
         "experiments",
         "widgets",
@@ -73,7 +76,19 @@ INSIDE = {
         *("checkpoints", "stamps", "features", "seeding", "model", "build", "tiny"),
         *("loading", "requirements", "catalog"),
     ),
-    "cli": ("options", "notebook_copies", "notebook_pages", "notebook_runner", "cmd_", "main"),
+    "networks": (
+        *("resizing", "inception", "lpips", "renaming", "pretrained", "conversion"),
+        *("collection", "rehearsal"),
+    ),
+    "cli": (
+        "options",
+        "generate_options",
+        "notebook_copies",
+        "notebook_pages",
+        "notebook_runner",
+        "cmd_",
+        "main",
+    ),
 }
 
 

@@ -51,7 +51,7 @@ def rotary(
         ),
         dim=-1,
     ).flatten(0, 1)
-    return torch.polar(torch.ones_like(angles), angles)
+    return torch.complex(angles.cos(), angles.sin())  # not `polar`, whose last digits differ
 
 
 def rotate_(x: Tensor, table: Tensor) -> Tensor:
@@ -112,8 +112,9 @@ class Modulation(NamedTuple):
     @classmethod
     def unpack(cls, packed: Tensor) -> Modulation:
         """Split the released packing (B, 1, 6, C): gates, scales, shifts."""
-        gate1, gate2, scale1, scale2, shift1, shift2 = packed.unbind(2)
-        return cls(gate1, gate2, scale1 + 1, scale2 + 1, shift1, shift2)
+        gate1, gate2, _, _, shift1, shift2 = packed.unbind(2)
+        up1, up2 = (packed[:, :, 2:4] + 1).unbind(2)
+        return cls(gate1, gate2, up1, up2, shift1, shift2)
 
 
 class Projection(nn.Linear):
@@ -219,8 +220,8 @@ class CrossAttention(nn.Module):
     def memory(self, text: Tensor) -> tuple[Tensor, Tensor]:
         """Project text (B, T, C) once per generation to keys and values (B, H, T, c)."""
         kv = project(text, self.mat_kv, torch.cat((self.zero_k_bias, self.v_bias)))
-        k, v = rearrange(kv, "b t (two h c) -> two b h t c", two=2, h=self.heads)
-        return k.contiguous(), v.contiguous()
+        k, v = rearrange(kv, "b t (two h c) -> two b h t c", two=2, h=self.heads).contiguous()
+        return k, v
 
     def forward(self, x: Tensor, attend: Callable[[Tensor], Tensor]) -> Tensor:
         """Attend from x (B, K, C); `attend` holds the memory, (B, H, K, c) -> (B, H, K, c)."""

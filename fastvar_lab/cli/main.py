@@ -57,11 +57,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _ratios_as_values(argv: Sequence[str]) -> list[str]:
-    """Join `--ratios -2:0.5` to one argument: argparse takes a leading minus for an option."""
+    """Join `--ratios -2:0.5` to one argument: argparse takes a leading minus for an option.
+
+    `--scales -2,-1` likewise.
+    """
     arguments = list(argv)
     for i, argument in enumerate(arguments[:-1]):
-        if argument == "--ratios":
-            arguments[i : i + 2] = [f"--ratios={arguments[i + 1]}"]
+        if argument in ("--ratios", "--scales"):
+            arguments[i : i + 2] = [f"{argument}={arguments[i + 1]}"]
             break
     return arguments
 

@@ -7,11 +7,12 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # imported when a command runs, to keep help and errors fast
     from concurrent.futures import Executor
 
+    from fastvar_lab.evaluators.benchmarks import Plan
     from fastvar_lab.experiments.workers import ModelSpec
     from fastvar_lab.models.model import Model
     from fastvar_lab.prompts import PromptSet
@@ -75,6 +76,20 @@ def add_prompts(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompts", type=path, help="text file of prompts; default: the model's")
 
 
+def add_benchmark(parser: argparse.ArgumentParser, named: bool = False) -> None:
+    """Add the name of a benchmark, as an option if `named`, and what its prompts are read from."""
+    names = "geneval, mjhq, imagenet, hps, imagereward, closed-world or prompts"
+    if named:
+        parser.add_argument("--benchmark", help=f"of pictures made elsewhere: {names}")
+    else:
+        parser.add_argument("benchmark", help=names)
+    parser.add_argument("--data", type=path, help="folder or file of the benchmark's prompts")
+    parser.add_argument("--category", help="category of MJHQ-30K")
+    parser.add_argument("--n", type=int, help="number of prompts; default: all")
+    parser.add_argument("--images", type=int, help="pictures for each prompt; default: the paper's")
+    parser.add_argument("--format", help="png or jpg; default: the benchmark's")
+
+
 def add_metrics(parser: argparse.ArgumentParser) -> None:
     """Add --metrics."""
     parser.add_argument("--metrics", help="names of more metrics, with commas between")
@@ -124,6 +139,14 @@ def metrics(args: argparse.Namespace) -> list[str] | None:
     names = args.metrics.split(",") if args.metrics else None
     quality.chosen(names)
     return names
+
+
+def plan(args: argparse.Namespace, **more: Any) -> Plan:
+    """Return the plan of a benchmark; raises ValueError for options that do not fit it."""
+    from fastvar_lab.evaluators.benchmarks import Plan, find
+
+    mark = find(args.benchmark)
+    return Plan(mark, args.data, args.category, args.n, args.images, args.format, **more)
 
 
 def spec(args: argparse.Namespace) -> ModelSpec:

@@ -54,18 +54,6 @@ class Job(Protocol):
         ...
 
 
-def context(model: Model) -> dict[str, Any]:
-    """Return what of a model its results depend on: the first part of every address."""
-    return {
-        "model": model.name,
-        "weights": model.fingerprint,
-        "device": str(model.device),
-        "precision": model.precision,
-        "sampling": repr(model.sampling),
-        "sizes": [list(size) for size in model.sizes],
-    }
-
-
 def method_address(method: Method, model: Model) -> dict[str, str]:
     """Return what sets a method apart from all others: as written, and the code of your rules.
 
@@ -115,7 +103,7 @@ class CellJob:
         method = {} if cell.method is None else method_address(cell.method, model)
         judge = {} if cell.judge is None else {"judge": _rule(cell.judge)}
         return {
-            **context(model),
+            **model.context,
             **timing,
             **method,
             **judge,
@@ -250,7 +238,7 @@ class Addresses:
     """Makes the addresses of one model's pictures, each part of them once."""
 
     def __init__(self, model: Model) -> None:
-        self.model, self.context = model, context(model)
+        self.model, self.context = model, model.context
         self.methods: dict[int, tuple[Method, Mapping[str, str]]] = {}
 
     def picture(self, method: Method, item: Item) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from fastvar_lab.experiments.jobs import Job, context
+from fastvar_lab.experiments.jobs import Job
 from fastvar_lab.files import expanded, source_hash
 from fastvar_lab.models.loading import load
 from fastvar_lab.models.model import Model
@@ -61,7 +61,7 @@ def _open(spec: ModelSpec) -> Model:
 def expectation(model: Model) -> dict[str, Any]:
     """Return what a worker's model, versions and code must be, so that its results are the same."""
     packages = versions("fastvar-lab", *JUDGED_WITH)
-    return {**context(model), **packages, "code of fastvar-lab": source_hash()}
+    return {**model.context, **packages, "code of fastvar-lab": source_hash()}
 
 
 def compute(job: Job, spec: ModelSpec, folder: str, expected: Mapping[str, Any]) -> int:

@@ -17,9 +17,12 @@ import numpy as np
 
 from fastvar_lab.errors import unknown
 from fastvar_lab.frames import SCORE, is_described
+from fastvar_lab.measure.learned import Alignment, Perceptual
 
 if TYPE_CHECKING:  # figures and tables need no torch
     from torch import Tensor
+
+    from fastvar_lab.prompts import Item
 
 MOST_PSNR = 100.0  # dB, stands for equal pictures, so that means stay finite
 OFFERED = ("item", "tokens", "reference_tokens")
@@ -69,7 +72,8 @@ class Metric:
         rule = getattr(self.function, "judge", self.function)
         module = rule.__module__  # of a callable value, that of its class
         if module.partition(".")[0] == "fastvar_lab":
-            return f"{self.name}/{self.version}"
+            weights = getattr(rule, "fingerprint", "")  # of networks
+            return f"{self.name}/{self.version}{weights and f'/{weights}'}"
         return f"{self.name}/{self.version}/{code_of(rule)}"
 
     @property
@@ -146,6 +150,17 @@ def agreement(
     return {size: share for size, share in shares.items() if share == share}
 
 
+def world_detail(picture: np.ndarray, reference: np.ndarray, item: Item) -> dict[str, float]:
+    """Detail of a closed-world picture against the rendered truth of its prompt; see `detail`.
+
+    Raises PromptError for a prompt outside the closed world's grammar.
+    """
+    from fastvar_lab.world.detail import detail
+    from fastvar_lab.world.grammar import parse
+
+    return detail(parse(item.prompt), picture, item.seed)
+
+
 def token_agreement(first: Tensor | None, second: Tensor | None) -> float:
     """Share of equal bits, or codebook rows, of one step; nan where either was skipped."""
     if first is None or second is None or first.is_floating_point():
@@ -162,6 +177,13 @@ METRICS: dict[str, Metric] = {
         Metric("vif", "VIF", vif, larger=None, smallest=41),
         Metric("spectrum_error", "spectrum error", spectrum_error, larger=False),
         Metric("agree", "equal tokens", agreement),
+        Metric("detail", "detail", world_detail, larger=None, usual=False),
+        Metric("lpips", "LPIPS", Perceptual("lpips"), larger=False, usual=False, smallest=31),
+        Metric("clip_i", "CLIP-I", Perceptual("clip"), usual=False),
+        Metric("dino", "DINO", Perceptual("dino"), usual=False),
+        Metric("clip_score", "CLIP score", Alignment("clip"), digits=2, usual=False),
+        Metric("hps", "HPSv2.1", Alignment("hps"), digits=2, usual=False),
+        Metric("imagereward", "ImageReward", Alignment("imagereward"), usual=False),
     )
 }
 """Every metric that ships here, by name."""

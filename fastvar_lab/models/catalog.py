@@ -27,7 +27,7 @@ def catalog(weights: str | Path | None = None, check: bool = False) -> list[dict
     """Describe every model: parameters, files, and memory in GB by picture size.
 
     `here` is true if its files are in the folder `weights` or in the hub's cache. Memory is that
-    of one guided picture in bfloat16: the transformer's weights and its full KV cache.
+    of one guided picture in bfloat16: the transformer's weights and its KV cache.
 
     `hash` says of files that are here whether their SHA-256 is published ("known" or "unknown").
     With `check` they are read, at 0.5 to 2 GB/s, and it is "equal" or "differs" where it is known;
@@ -53,7 +53,7 @@ def _requirements() -> dict[str, dict[str, Any]]:
 
     The cached values are those of the same source files; a cache that cannot be written is left.
     """
-    place = cache_folder() / "models.json"
+    place = cache_folder("models") / "requirements.json"
 
     def mark(models: object) -> str:
         return digest(source_hash(), json.dumps(models))
@@ -123,7 +123,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         "--check"
     )
     lines.append(
-        "memory: weights and KV cache of one guided picture in bfloat16; float32 takes twice that, "
-        "text encoder and decoder come on top"
+        "memory: weights and KV cache of one guided picture in bfloat16; `models --memory NAME` "
+        "counts everything, in any precision"
     )
     return "\n".join(lines)

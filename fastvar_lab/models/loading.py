@@ -30,6 +30,15 @@ from fastvar_lab.scales import Buckets, as_sizes, whole
 # name -> module with `build_tiny` and `open_tiny`
 SHIPPED = dict(zip(names.SHIPPED, (tiny,), strict=True))
 
+CONFIGURED = {
+    "reference": "a rotary reference grid belongs to Infinity",
+    "rotary_mode": "modes of rotary positions belong to Infinity",
+    "level_every": "level embeddings of later layers belong to Infinity",
+    "attn_l2_norm": "the norm of queries and keys is a setting of VAR",
+    "share_quant_resi": "shared convolutions of the codebook belong to VAR and HART",
+}
+"""Options of `load` that replace a field of the configuration, and whose they are."""
+
 
 def load(
     name: str = "tiny",
@@ -45,6 +54,10 @@ def load(
     depth: int | None = None,
     features: str | Path | None = None,
     instruction: str | Path | None = None,
+    rotary_mode: str | None = None,
+    level_every: int | None = None,
+    attn_l2_norm: bool | None = None,
+    share_quant_resi: int | None = None,
 ) -> Model:
     """Open a model: "tiny", "var-d16" to "var-d36", "infinity-2b" and its kin, "hart-0.7b".
 
@@ -56,6 +69,10 @@ def load(
     Infinity's rotary grid, `sizes` the schedule. `depth` keeps only the first layers, for random
     weights. `features` is a folder in which encoded prompts are cached. `instruction` is the file
     with HART's instruction text, which is not shipped.
+
+    Weights trained in other ways than the released ones are opened with `rotary_mode` and
+    `level_every` (see `InfinityConfig`), `attn_l2_norm` (`VARConfig`) and `share_quant_resi`
+    (`VectorQuantizer`).
 
     Raises ValueError for an unknown name or option, WeightsError for files that are missing or do
     not match, and RuntimeError without enough memory or without the CUDA device.
@@ -82,6 +99,12 @@ def load(
         "depth": depth,
         "features": None if features is None else str(features),
         "instruction": None if instruction is None else str(instruction),
+        "rotary_mode": rotary_mode,
+        "level_every": None if level_every is None else whole("level_every", level_every),
+        "attn_l2_norm": attn_l2_norm,
+        "share_quant_resi": None
+        if share_quant_resi is None
+        else whole("share_quant_resi", share_quant_resi),
     }
     names.check_name(name)
     if not isinstance(dtype, torch.dtype):
@@ -91,12 +114,12 @@ def load(
     elif weights == "random":
         if download or instruction is not None:
             raise ValueError("random weights read no files; omit download and instruction")
-        release = _first_layers(name, _with_reference(name, releases.release(name), options), depth)
+        release = _first_layers(name, _configured(name, releases.release(name), options), depth)
         _need_memory(name, release.config, device, torch.float32)  # drawn so, then cast
         with seeded(seed), torch.device(device):
             model = skeleton(name, release)
     else:
-        release = _with_reference(name, releases.release(name), options)
+        release = _configured(name, releases.release(name), options)
         if depth is not None:
             raise ValueError("only random weights can be cut to fewer layers")
         _need_memory(name, release.config, device, dtype)
@@ -119,6 +142,14 @@ def buckets(name: str) -> Buckets | None:
     return None if name in SHIPPED else releases.release(name).family.buckets
 
 
+def hollow(name: str, precision: str = "float32", dtype: torch.dtype = torch.bfloat16) -> Model:
+    """Open a model whose weights have shapes and no content, for counts; see `load`."""
+    names.check_name(name)
+    with torch.device("meta"):
+        model = skeleton(name)
+    return model.to("meta").set_precision(precision, dtype)
+
+
 def skeleton(name: str, release: Release | None = None) -> Model:
     """Build a model by name with random weights; `release` replaces the released configuration."""
     if name in SHIPPED:
@@ -137,7 +168,7 @@ def _source(name: str, options: Mapping[str, Any]) -> str:
 
 def _shipped(name: str, options: Mapping[str, Any]) -> Model:
     """Open a model whose weights are in the package; raise ValueError for unsupported options."""
-    for option in ("depth", "reference", "instruction", "download"):
+    for option in ("depth", "instruction", "download", *CONFIGURED):
         if options[option] not in (None, False):
             raise ValueError(f"the model {name} does not take the option {option}")
     if options["weights"] == "random":
@@ -147,17 +178,15 @@ def _shipped(name: str, options: Mapping[str, Any]) -> Model:
         return SHIPPED[name].open_tiny(options["weights"])
 
 
-def _with_reference(name: str, release: Release, options: Mapping[str, Any]) -> Release:
-    """Check the options that belong to one family, and apply `reference` to the configuration."""
-    owners = {"instruction": "an instruction text belongs to HART",
-              "reference": "a rotary reference grid belongs to Infinity"}  # fmt: skip
+def _configured(name: str, release: Release, options: Mapping[str, Any]) -> Release:
+    """Check the options that belong to one family, and apply those of the configuration."""
+    owners = {"instruction": "an instruction text belongs to HART", **CONFIGURED}
     for option, sentence in owners.items():
         if options[option] is not None and option not in release.family.options:
             raise ValueError(f"{sentence}; not to {name}")
-    if options["reference"] is None:
-        return release
+    changes = {field: options[field] for field in CONFIGURED if options[field] is not None}
     config: Any = release.config
-    return replace(release, config=replace(config, reference=options["reference"]))
+    return replace(release, config=replace(config, **changes)) if changes else release
 
 
 def _first_layers(name: str, release: Release, depth: int | None) -> Release:

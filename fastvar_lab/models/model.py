@@ -94,6 +94,18 @@ class Model:
     def dtype(self) -> torch.dtype:
         return self.transformer.head.weight.dtype
 
+    @property
+    def context(self) -> dict[str, Any]:
+        """What results depend on of the model: the first part of every address in a store."""
+        return {
+            "model": self.name,
+            "weights": self.fingerprint,
+            "device": str(self.device),
+            "precision": self.precision,
+            "sampling": repr(self.sampling),
+            "sizes": [list(size) for size in self.sizes],
+        }
+
     def grids(self, sizes: Sequence[tuple[int, int]] | None = None) -> tuple[Grid, ...]:
         """Turn a schedule of token maps, default the model's own, into its scale steps."""
         return scales.grids(self.sizes if sizes is None else sizes, self.transformer.prefix)

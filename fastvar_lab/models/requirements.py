@@ -6,13 +6,14 @@ from typing import Any
 
 import torch
 
+from fastvar_lab.audit import audited
 from fastvar_lab.methods.prune import Dense
 from fastvar_lab.models import releases
 from fastvar_lab.models.loading import skeleton
 from fastvar_lab.models.model import Model
 from fastvar_lab.models.names import SHIPPED
 from fastvar_lab.models.shipped import WEIGHTS
-from fastvar_lab.seam import Site
+from fastvar_lab.seam import Method
 
 PIXELS = (256, 512, 1024)
 
@@ -40,10 +41,11 @@ def _count(module: torch.nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-def memory(model: Model, pixels: int, method: Any = None) -> int:
+def memory(model: Model, pixels: int, method: Method | None = None) -> int:
     """Return the bytes of weights and KV cache in bfloat16, for one guided square picture."""
-    grids = model.grids(model.sizes_of(pixels))
-    run = (method or Dense()).start(grids, model.depth)
-    config = model.transformer.config
-    keys = sum(run.forwarded(Site(i, "attn"), g) for i in range(model.depth) for g in grids)
-    return 2 * _count(model.transformer) + 2 * keys * config.width * 2 * 2
+    method, grids = method or Dense(), model.grids(model.sizes_of(pixels))
+    run = audited(method, grids, model.depth, model.transformer.kinds)
+    cache = model.transformer.new_cache(grids, 2, run)
+    cache.dtype = torch.bfloat16
+    cache.expect(run.keys_read(grids, guided=True, resumable=False))
+    return 2 * _count(model.transformer) + cache.planned

@@ -28,7 +28,7 @@ from fastvar_lab.scales import TINY, infinity
 from fastvar_lab.world.grammar import VOCABULARY, parse
 
 PAPER = PRESETS["infinity-all-layers"]
-COUNTS = ("depth", "encoder_blocks", "decoder_blocks", "levels")
+COUNTS = ("depth", "encoder_blocks", "decoder_blocks", "levels", "level_every")
 
 
 def tiny_config() -> dict[str, Any]:

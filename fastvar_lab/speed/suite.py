@@ -34,7 +34,7 @@ from fastvar_lab.store import Rows, Store
 SIDES = (512, 768, 1536, 2048)  # pixels a side, to fit growth; 1024 is in the group "aspects"
 BATCHES = (2, 4, 8)
 TIMED = (
-    *("seam", "tokens", "cache", "draws", "sampling", "scales", "generation"),
+    *("seam", "tokens", "cache", "draws", "sampling", "scales", "live", "generation"),
     *("backbones", "methods", "models", "instruments", "speed"),
 )  # modules and rooms whose code a timing depends on
 
