@@ -331,15 +331,16 @@ def test_what_drafting_saves_is_counted(monkeypatch):
 def test_a_worker_with_other_weights_or_versions_is_refused(tmp_path):
     job = CellJob("x", 1, base.each(lambda model, cell: []), (base.Cell(),))
     expected = workers.expectation(ModelSpec().open())
-    checked = ("torch", "weights", "sizes", "fastvar-lab", "scikit-image", "numpy", "a package",
-               "code of fastvar-lab")  # fmt: skip
+    checked = ("torch", "weights", "sizes", "fastvar-lab", "scikit-image", "numpy", "scipy",
+               "a package", "code of fastvar-lab")  # fmt: skip
     for name in checked:
         other = {**expected, name: "1234"}
         with pytest.raises(ValueError, match=rf"this worker has the {name} .*begun with 1234"):
             workers.compute(job, ModelSpec(), str(tmp_path), other)
-    older = {name: value for name, value in expected.items() if name != "torch"}
-    with pytest.raises(ValueError, match=r"the torch .*begun with unknown"):
-        workers.compute(job, ModelSpec(), str(tmp_path), older)
+    for package in ("torch", "scipy"):
+        older = {name: value for name, value in expected.items() if name != package}
+        with pytest.raises(ValueError, match=rf"the {package} .*begun with unknown"):
+            workers.compute(job, ModelSpec(), str(tmp_path), older)
 
 
 def test_a_folder_that_cannot_be_written_fails_at_once(tmp_path):
@@ -982,9 +983,9 @@ def test_a_store_is_pruned_by_model_and_by_age(tmp_path):
     for model in ("one", "two"):
         store.put({"model": model}, [{"ms": 1.0}])
         store.put_values({"model": model}, {"psnr/1": {"psnr": 2.0}})
-    with pytest.raises(ValueError, match="say what to remove"):
+    with pytest.raises(ValueError, match="nothing selects what to remove"):
         store.prune()
-    with pytest.raises(ValueError, match="nothing of the model 'three' is kept"):
+    with pytest.raises(ValueError, match="has no results of the model 'three'"):
         store.prune("three")
     assert store.prune("one") > 0
     assert set(store.sizes().model) == {"two"}

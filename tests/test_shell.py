@@ -36,6 +36,14 @@ def test_a_full_disk_is_one_line(tmp_path):
     assert ended.stderr == "fastvar-lab: [Errno 28] No space left on device\n"
 
 
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_a_closed_stream_is_no_error(closed):
+    command = f"{sys.executable} -m fastvar_lab figures --list {closed}"
+    ended = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0
+    assert ended.stderr == ""
+
+
 LATE = [
     (["claims", "--workers", "-1"], "--workers must be 0 or more; not -1"),
     (["experiment", "memory", "--workers", "-1"], "--workers must be 0 or more; not -1"),
@@ -53,6 +61,11 @@ LATE = [
     (["generate", "a ring", "--seed=--"], "--seed takes a value; not '--'"),
     (["generate", "a ring", "--ratios", "31:0.5"], "no scale 31 in this schedule"),
     (["demo", "--ratios", "31:0.5"], "no scale 31 in this schedule"),
+    (["demo", "--device", "nope"], "device must be cpu or cuda, such as cuda:0; not 'nope'"),
+    (["train", "tokenizer", "--resume"], "tokenizer.ckpt does not exist"),
+    (["train", "tokenizer", "--from", "nowhere"], "cannot read weights nowhere"),
+    (["figures", "side_by_side", "--metrics", "nope"], "no metric 'nope'"),
+    (["figures", "side_by_side", "--prompts", "/nowhere"], "cannot read the prompt file /nowhere"),
     (["demo", "--dtype=--"], "--dtype takes a value; not '--'"),
 ]
 
