@@ -9,6 +9,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -37,6 +38,15 @@ def digest_of_file(path: Path) -> str:
     """Hash a file with SHA-256, a megabyte at a time."""
     with path.open("rb") as file:
         return digest_of(iter(lambda: file.read(2**20), b""))
+
+
+@cache
+def source_hash() -> str:
+    """Hash the source files of this package: an editable install changes without its version."""
+    root = Path(__file__).parent
+    names = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.py"))
+    parts = (part for name in names for part in (name, (root / name).read_bytes()))
+    return digest_of(parts, length=16)
 
 
 def expanded(path: str | Path) -> Path:

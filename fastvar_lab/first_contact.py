@@ -24,9 +24,9 @@ from fastvar_lab.generation import Generation, generate
 from fastvar_lab.measure.quality import psnr
 from fastvar_lab.methods.prune import Dense, Prune
 from fastvar_lab.models.absent import NoText
-from fastvar_lab.models.catalog import memory
 from fastvar_lab.models.loading import skeleton
 from fastvar_lab.models.model import Model
+from fastvar_lab.models.requirements import memory
 from fastvar_lab.pictures import to_tensor, to_uint8, write_image
 from fastvar_lab.scales import Sizes
 from fastvar_lab.seam import Branch, Grid, Runner, Site, Stack, Wrapper

@@ -120,8 +120,8 @@ def resume(
     `base` is a generation with a snapshot, or the snapshot, which is not changed. The run starts
     at the latest possible step: the acts of both methods must be equal before it, and the outputs
     of the new method's cache step must be in the snapshot. `first_step` of the result is that
-    step. Raises ValueError without a snapshot, for another model or changed weights, and for
-    streamed draws.
+    step. Raises ValueError without a snapshot, for another or a changed model, and for streamed
+    draws.
 
     >>> import fastvar_lab as fv
     >>> model = fv.load("tiny")
@@ -134,9 +134,10 @@ def resume(
         raise ValueError("the generation kept no snapshot; generate it with snapshot=True")
     if held.model is not model.transformer:
         raise ValueError(f"the snapshot was made by another model than this {model.name}")
-    if held.stamp != model.drawing:
+    changed = [what for what, now in model.drawing.items() if held.stamp[what] != now]
+    if changed:
         raise ValueError(
-            f"the weights, precision or device of {model.name} have changed since the snapshot"
+            f"the {' and '.join(changed)} of {model.name} have changed since the snapshot"
         )
     if not isinstance(held.request.draws, Keyed):
         raise ValueError("only a generation with keyed draws can be resumed")

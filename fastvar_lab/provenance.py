@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Mapping, Sequence
-from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
-from fastvar_lab.files import digest, digest_of
+from fastvar_lab.files import digest
 
 COMPUTED_WITH = ("torch", "numpy", "scikit-image")
 """The packages whose versions change computed numbers."""
@@ -143,12 +142,3 @@ def machine(device: torch.device | str = "cpu") -> dict[str, str | int]:
 def versions(*packages: str) -> dict[str, str]:
     """Return the versions of `COMPUTED_WITH` and of further packages."""
     return {name: version(name) for name in dict.fromkeys((*COMPUTED_WITH, *packages))}
-
-
-@cache
-def source_hash() -> str:
-    """Hash the source files of this package: an editable install changes without its version."""
-    root = Path(__file__).parent
-    names = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.py"))
-    parts = (part for name in names for part in (name, (root / name).read_bytes()))
-    return digest_of(parts, length=16)

@@ -164,16 +164,20 @@ class Store:
     ) -> int:
         """Remove results and return their bytes: of a model, older than some days, or both.
 
-        `everything` removes all. Raises ValueError if nothing says which, or no such model is kept.
+        `everything` removes all. Raises ValueError if nothing is selected, or for an unknown model.
         """
         if model is None and days is None and not everything:
-            raise ValueError("say what to remove: a model, an age in days, or everything")
+            raise ValueError(
+                "nothing selects what to remove: give a model, an age in days, or everything"
+            )
         if days is not None and not days >= 0:
-            raise ValueError(f"an age is 0 days or more; not {days}")
+            raise ValueError(f"the age in days must be 0 or more; not {days}")
         models = sorted({path.parts[-3] for path in self._files()})
         if model is not None and model not in models:
             there = ", ".join(models) or "none"
-            raise ValueError(f"nothing of the model {model!r} is kept in {self.folder}: {there}")
+            raise ValueError(
+                f"{self.folder} has no results of the model {model!r}; it has those of: {there}"
+            )
         freed, newest = 0, time.time() - (days or 0) * DAY
         for path in self._files():
             if model in (None, path.parts[-3]) and path.stat().st_mtime <= newest:

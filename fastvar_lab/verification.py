@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fastvar_lab.audit import forwards
+from fastvar_lab.errors import short
 from fastvar_lab.generation import generate, resume
 from fastvar_lab.instruments.stopwatch import BranchWatch, Stopwatch
 from fastvar_lab.methods.parse import read_method
@@ -28,6 +29,7 @@ NEXT_TO_NONE = 1e-9  # a ratio that runs the pruned path but prunes no token
 CLOSE = 0.02  # relative difference allowed between counted and issued operations
 MOVED = 1e-3  # difference of logits, in standard deviations, that is more than rounding
 ROUNDINGS = 16  # or, in types of 16 bits, so many steps of the type: sums have other orders
+LONGEST = 200  # characters of an error's note
 FEW = 0.02  # share of tokens whose logits may differ: rounding may change which are kept
 
 
@@ -45,8 +47,9 @@ def verify(model: Model, method: Method, prompt: str | None = None, seed: int = 
     resumed generation equals one from scratch. A batch equals its pictures generated alone.
     Keeping all tokens equals full generation, but for rounding in the model's precision. `repr` can
     be read back. The model is unchanged afterwards. The last row is the time that the method spends
-    outside of branches. `passed` is None if a promise does not apply. It takes about twelve
-    generations; use a float64 model to distinguish rounding from faults.
+    outside of branches. `passed` is None if a promise does not apply. What the method raises is the
+    note of a failed test. It takes about twelve generations; use a float64 model to distinguish
+    rounding from faults.
 
     >>> import fastvar_lab as fv
     >>> bool(verify(fv.load("tiny"), fv.Prune({-1: 0.75})).passed.all())
@@ -69,6 +72,8 @@ def verify(model: Model, method: Method, prompt: str | None = None, seed: int = 
             verdict = check()
         except ValueError as error:
             verdict = Verdict(False, str(error))
+        except Exception as error:  # a method's own code can raise anything
+            verdict = Verdict(False, f"{type(error).__name__}: {short(error, LONGEST)}")
         rows.append({"promise": promise, "passed": verdict.passed, "note": verdict.note})
     return pd.DataFrame(rows)
 

@@ -84,7 +84,12 @@ assert not {{"torch", "numpy", "pandas"}} & set(sys.modules)
 
 @pytest.mark.parametrize(
     "arguments", [["experiment"], ["experiment", "x"], ["figures", "--list"], ["figures", "x"],
-                  ["store", "--store", "nowhere"]], ids=" ".join
+                  ["store", "--store", "nowhere"],
+                  *([command, "--model", "x"] for command in ("demo", "bench", "claims")),
+                  ["generate", "x", "--model", "nope"], ["experiment", "memory", "--model", "x"],
+                  ["demo", "--ratios", "x"], ["generate", "x", "--ratios=-1:2"],
+                  ["evaluate", "--ratios", "x"], ["evaluate", "--size", "x"],
+                  ["generate", "x", "--size", "0"]], ids=" ".join
 )  # fmt: skip
 def test_lists_and_wrong_names_come_without_torch(arguments):
     code = f"""

@@ -71,9 +71,10 @@ def test_optional_packages_are_not_imported_with_the_library():
 # modules of a room, lowest first, where the order is more than a matter of taste
 INSIDE = {
     "models": (
-        *("absent", "precision", "families", "releases", "hub", "wrappers", "states"),
+        *("names", "shipped", "absent", "precision", "families", "releases", "hub", "wrappers"),
+        "states",
         *("checkpoints", "stamps", "features", "seeding", "model", "build", "tiny"),
-        *("loading", "catalog"),
+        *("loading", "requirements", "catalog"),
     ),
     "networks": (
         *("resizing", "inception", "lpips", "renaming", "pretrained", "conversion"),

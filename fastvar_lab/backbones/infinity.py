@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from fastvar_lab.backbones.layers import (
     AdaLNHeadNorm,
+    AffineNorm,
     Append,
     CrossAttention,
     FeedForward,
@@ -28,10 +29,9 @@ from fastvar_lab.backbones.layers import (
     SelfAttention,
     TextPool,
     WideLinear,
+    add_attention,
+    add_feed_forward,
     additive,
-    affine_norm,
-    attention_branch,
-    feed_forward_branch,
     modulate,
     rotary,
     rounded,
@@ -149,7 +149,7 @@ class State:
     constants: list[tuple[Tensor, Tensor]]  # of self-attention, by layer
     cache: Append
     tables: dict[int, Tensor]  # rotary tables by scale step
-    levels: Tensor | None = None  # (steps, C), if later layers add them too
+    levels: Tensor  # level embeddings (S, C) of the trained steps
 
     def on(self, rows: slice) -> State:
         """Return the state restricted to some guidance rows."""
@@ -170,7 +170,6 @@ class State:
 
     def add_level(self, x: Tensor, grid: Grid) -> Tensor:
         """Add the level embedding again, to tokens (B, L, C) of a forward."""
-        assert self.levels is not None
         if len(grid.steps) == 1:
             return x + self.levels[grid.index]
         parts = [self.levels[step.index].expand(step.tokens, -1) for step in grid.steps]
@@ -185,7 +184,7 @@ class InfinityBlock(nn.Module):
         self.ada_gss = nn.Parameter(torch.randn(1, 1, 6, config.width) / config.width**0.5)
         self.sa = SelfAttention(config.width, config.heads)
         self.ca = CrossAttention(config.width, config.heads)
-        self.ca_norm = nn.LayerNorm(config.width, eps=1e-6)
+        self.ca_norm = AffineNorm(config.width, eps=1e-6)
         self.ffn = FeedForward(config.width, config.ffn)
         self.level_every = config.level_every
         self.rounded = False  # see `round_text_attention`
@@ -196,25 +195,12 @@ class InfinityBlock(nn.Module):
 
     def forward(self, x: Tensor, *, layer: int, grid: Grid, state: State, run: Runner) -> Tensor:
         """Pass the three branches of this layer to `run`, in order."""
-        mod, where = state.modulations[layer], Site(layer, "attn")
         if self.level_every and layer and layer % self.level_every == 0:
             x = state.add_level(x, grid)
-        call = partial(
-            attention_branch,
-            attention=self.sa,
-            constants=state.constants[layer],
-            mod=mod,
-            site=where,
-            grid=grid,
-            cache=state.cache,
-            run=run,
-            table=state.table(grid),
-        )
-        x = x + run.sublayer(where, grid, call, x)
-        call = partial(self._cross, layer=layer, grid=grid, state=state, run=run)
-        x = x + run.sublayer(Site(layer, "cross"), grid, call, x)
-        call = partial(feed_forward_branch, ffn=self.ffn, mod=mod)
-        return x + run.sublayer(Site(layer, "ffn"), grid, call, x)
+        x = add_attention(x, self.sa, layer, grid, state, run, state.table(grid))
+        cross = partial(self._cross, layer=layer, grid=grid, state=state, run=run)
+        x = x + run.sublayer(Site(layer, "cross"), grid, cross, x)
+        return add_feed_forward(x, self.ffn, layer, grid, state, run)
 
     def _cross(
         self,
@@ -236,7 +222,7 @@ class InfinityBlock(nn.Module):
             q, k, v = (rounded(t) for t in (q, *memory))
             return rounded(run.attend(site, grid, q, k, v, state.text_mask, scale))
 
-        out = self.ca(affine_norm(x, self.ca_norm), attend)
+        out = self.ca(self.ca_norm(x), attend)
         return wide(out) if self.rounded else out
 
 
@@ -339,7 +325,7 @@ class Infinity(Backbone):
             constants=[block.sa.constants() for block in self._blocks],
             cache=cache,
             tables={g.index: self.positions(g, grids[-1]) for g in grids},
-            levels=self.lvl_embed.weight if self.config.level_every else None,
+            levels=self.lvl_embed(torch.arange(self.config.levels, device=features.device)),
         )
 
     @property
@@ -365,16 +351,16 @@ class Infinity(Backbone):
 
     def embed(self, state: State, grid: Grid, latent: Tensor) -> Tensor:
         """Return the tokens (B, L, C) of the first layer from the resized latent (n, d, h, w)."""
-        where = self.where(grid)
+        where = self.where(grid, state.levels)
         if grid.index == 0:
             return (state.start + where).expand(-1, grid.tokens, -1)
         tokens = self.embed_latent(latent)
         tokens = (tokens + where).to(tokens.dtype)  # rounded once
         return tokens.repeat(len(state.start) // len(tokens), 1, 1)
 
-    def where(self, grid: Grid) -> Tensor:
-        """Return the level embedding (C,), plus learnt positions (h * w, C) if there are any."""
-        level = self.lvl_embed.weight[grid.index]
+    def where(self, grid: Grid, levels: Tensor) -> Tensor:
+        """Return the step's row of `levels` (S, C), plus learnt positions (h * w, C) if any."""
+        level = levels[grid.index]
         if grid.index == 0 or not self.config.waves:
             return level
         waves = sines(grid.h, grid.w, self.config.waves, level.device)

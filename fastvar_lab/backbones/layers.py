@@ -6,8 +6,9 @@ Parameter names are the released ones. Shapes: x (B, L, C); rows B conditional f
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import NamedTuple, Protocol, cast
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -92,11 +93,13 @@ def modulate(x: Tensor, scale_plus_one: Tensor, shift: Tensor, eps: float = 1e-6
     return torch.addcmul(shift, F.layer_norm(promoted(x), x.shape[-1:], eps=eps), scale_plus_one)
 
 
-def affine_norm(x: Tensor, norm: nn.LayerNorm) -> Tensor:
-    """Apply a LayerNorm in the type of x, whatever type its weights are stored in."""
-    x = promoted(x)
-    weight, bias = norm.weight.to(x.dtype), norm.bias.to(x.dtype)
-    return F.layer_norm(x, x.shape[-1:], weight, bias, norm.eps)
+class AffineNorm(nn.LayerNorm):
+    """LayerNorm over x (..., C) in the type of x, whatever type its weights are stored in."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = promoted(x)
+        weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
+        return F.layer_norm(x, x.shape[-1:], weight, bias, self.eps)
 
 
 class Modulation(NamedTuple):
@@ -312,7 +315,7 @@ class StepEmbedding(nn.Module):
         half = self.sinusoid // 2
         rate = -math.log(10000.0) / half * torch.arange(half, device=step.device).float()
         angle = wide(step.unsqueeze(-1)) * rate.exp()
-        kind = cast(nn.Linear, self.mlp[0]).weight.dtype
+        kind = next(self.mlp.parameters()).dtype
         return self.mlp(torch.cat((angle.cos(), angle.sin()), dim=-1).to(kind))
 
 
@@ -335,6 +338,52 @@ class Append(Protocol):
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Append k, v (B, H, K, c), rounded to one dtype; return views of all keys and values."""
         ...
+
+
+class Shared(Protocol):
+    """What the blocks of a generation share: by layer, and the KV cache."""
+
+    @property
+    def modulations(self) -> Sequence[Modulation]: ...
+
+    @property
+    def constants(self) -> Sequence[tuple[Tensor, Tensor]]: ...
+
+    @property
+    def cache(self) -> Append: ...
+
+
+def add_attention(
+    x: Tensor,
+    attention: SelfAttention,
+    layer: int,
+    grid: Grid,
+    state: Shared,
+    run: Runner,
+    table: Tensor | None = None,
+) -> Tensor:
+    """Pass a layer's self-attention to `run`, and add what it returns to x (B, L, C)."""
+    site = Site(layer, "attn")
+    branch = partial(
+        attention_branch,
+        attention=attention,
+        constants=state.constants[layer],
+        mod=state.modulations[layer],
+        site=site,
+        grid=grid,
+        cache=state.cache,
+        run=run,
+        table=table,
+    )
+    return x + run.sublayer(site, grid, branch, x)
+
+
+def add_feed_forward(
+    x: Tensor, ffn: FeedForward, layer: int, grid: Grid, state: Shared, run: Runner
+) -> Tensor:
+    """Pass a layer's feed-forward to `run`, and add what it returns to x (B, L, C)."""
+    branch = partial(feed_forward_branch, ffn=ffn, mod=state.modulations[layer])
+    return x + run.sublayer(Site(layer, "ffn"), grid, branch, x)
 
 
 def attention_branch(

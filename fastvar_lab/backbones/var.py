@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from operator import index
 from typing import cast
 
@@ -25,8 +24,8 @@ from fastvar_lab.backbones.layers import (
     Modulation,
     Projection,
     SelfAttention,
-    attention_branch,
-    feed_forward_branch,
+    add_attention,
+    add_feed_forward,
     modulate,
     qk_and_v,
 )
@@ -35,7 +34,7 @@ from fastvar_lab.backbones.quantize import check_share
 from fastvar_lab.cache import KVCache, compute_dtype
 from fastvar_lab.draws import Stream
 from fastvar_lab.sampling import Sampling, cut, draw_rows, ramp
-from fastvar_lab.seam import Grid, Runner, Site
+from fastvar_lab.seam import Grid, Runner
 from fastvar_lab.tokens import resize, wide
 from fastvar_lab.values import Shown, optional
 
@@ -153,20 +152,8 @@ class VARBlock(nn.Module):
 
     def forward(self, x: Tensor, *, layer: int, grid: Grid, state: VARState, run: Runner) -> Tensor:
         """Pass the two branches of this layer to `run`, in order."""
-        mod, where = state.modulations[layer], Site(layer, "attn")
-        call = partial(
-            attention_branch,
-            attention=cast(SelfAttention, self.attn),
-            constants=state.constants[layer],
-            mod=mod,
-            site=where,
-            grid=grid,
-            cache=state.cache,
-            run=run,
-        )
-        x = x + run.sublayer(where, grid, call, x)
-        call = partial(feed_forward_branch, ffn=self.ffn, mod=mod)
-        return x + run.sublayer(Site(layer, "ffn"), grid, call, x)
+        x = add_attention(x, cast(SelfAttention, self.attn), layer, grid, state, run)
+        return add_feed_forward(x, self.ffn, layer, grid, state, run)
 
 
 class VAR(Backbone):
@@ -219,6 +206,7 @@ class VAR(Backbone):
             bad = int(labels[wrong][0])
             raise ValueError(f"a class lies in 0 to {config.classes - 1}; not {bad}")
         condition = self.class_emb(labels)
+        levels = self.lvl_embed(torch.arange(config.levels, device=labels.device))
         cache = self.new_cache(grids, len(labels), run)
         shared = None
         if config.shared_aln:
@@ -229,17 +217,20 @@ class VAR(Backbone):
             modulations=[block.modulation(condition, shared) for block in self._blocks],
             constants=[block.attn.constants() for block in self._blocks],
             cache=cache,
-            positions={g.index: self.positions(g) for g in grids},
+            positions={g.index: self.positions(g, levels) for g in grids},
         )
 
-    def positions(self, grid: Grid) -> Tensor:
-        """Return level plus position embeddings (L, C) of a step; resized for untrained maps."""
+    def positions(self, grid: Grid, levels: Tensor) -> Tensor:
+        """Return the step's row of `levels` (S, C) plus position embeddings (L, C).
+
+        Those of a map that was not trained are resized.
+        """
         side = self.config.sides[grid.index]
         first = sum(s * s for s in self.config.sides[: grid.index])
         learned = self.pos_1LC[:, first : first + side * side]
         if (grid.h, grid.w) != (side, side):
             learned = resize(learned, (side, side), (grid.h, grid.w), "bilinear")
-        return learned[0] + self.lvl_embed.weight[grid.index]
+        return learned[0] + levels[grid.index]
 
     def embed(self, state: VARState, grid: Grid, latent: Tensor) -> Tensor:
         """Return the tokens (B, L, C) of the first layer from the resized latent (n, d, h, w)."""

@@ -88,6 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     That is 2, with one line on stderr, for bad input; 130 after Ctrl-C; and 141, silently, if
     nobody reads the output any more, as of programs that SIGPIPE ends.
     """
+    _open_what_is_closed()
     if isinstance(sys.stdout, io.TextIOWrapper):  # what a terminal cannot show is no error
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
@@ -118,6 +119,13 @@ def _run(argv: Sequence[str] | None) -> int:
         print("fastvar-lab: interrupted", file=sys.stderr)
         return 130
     return 0
+
+
+def _open_what_is_closed() -> None:
+    """Discard what is written to a stream that the shell has closed, as with `>&-`."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
 
 
 def _discard_output() -> None:

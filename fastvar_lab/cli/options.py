@@ -96,13 +96,26 @@ def add_metrics(parser: argparse.ArgumentParser) -> None:
 
 
 def check(args: argparse.Namespace, argv: Sequence[str]) -> None:
-    """Raise ValueError for options that can be refused before a command does anything."""
+    """Raise ValueError for options that can be refused before a command does anything.
+
+    Nothing that this needs imports torch, which takes seconds.
+    """
+    from fastvar_lab.methods.ratios import parse_ratios
+    from fastvar_lab.models.names import check_name
+    from fastvar_lab.scales import parse_size
+
     for argument in argv:
         option, _, value = argument.partition("=")
         if option.startswith("--") and value == "--":  # argparse would read an empty list
             raise ValueError(f"{option} takes a value; not '--'")
     if getattr(args, "workers", 0) < 0:
         raise ValueError(f"--workers must be 0 or more; not {args.workers}")
+    if "model" in args and "weights" in args:  # of `add_model`
+        check_name(args.model)
+    if getattr(args, "ratios", None) is not None:
+        parse_ratios(args.ratios)
+    if getattr(args, "size", None) is not None:
+        parse_size(args.size)
     for name, label in FOLDERS.items():
         path = getattr(args, name, None)
         if path is not None:
@@ -150,8 +163,8 @@ def open_model(args: argparse.Namespace) -> Model:
 
 def pruning(args: argparse.Namespace) -> Method | None:
     """Return the method of --ratios, None without it; raise ValueError for invalid ratios."""
-    from fastvar_lab.methods.presets import parse_ratios
     from fastvar_lab.methods.prune import Prune
+    from fastvar_lab.methods.ratios import parse_ratios
 
     return None if args.ratios is None else Prune(parse_ratios(args.ratios))
 
@@ -170,9 +183,9 @@ def cells(args: argparse.Namespace) -> Iterator[tuple[Store, Executor | None]]:
     from fastvar_lab.store import Store
 
     store = Store(args.store)
-    if not store.folder.exists():  # a store with all that is needed may be read-only
-        store.prepare()
     with workers(args.workers, args.scheduler) as executor:
+        if not store.folder.exists():  # a store with all that is needed may be read-only
+            store.prepare()
         yield store, executor
 
 

@@ -148,7 +148,7 @@ def missing(folder: Path, sample: Sample) -> bool:
 
 def _make_batch(model: Model, job: Job, part: Sequence[Sample], folder: Path) -> int:
     """Generate a batch and write those of its pictures that are not there; return how many."""
-    made = generate(
+    generation = generate(
         model,
         [sample.written for sample in part],
         job.method,
@@ -157,7 +157,7 @@ def _make_batch(model: Model, job: Job, part: Sequence[Sample], folder: Path) ->
         sampling=job.sampling,
     )
     count = 0
-    for sample, picture in zip(part, to_uint8(model.decode(made.canvas)), strict=True):
+    for sample, picture in zip(part, to_uint8(model.decode(generation.canvas)), strict=True):
         if missing(folder, sample):
             _write(folder / sample.path, picture, job.quality)
             _write_metadata(folder, sample)
@@ -201,14 +201,14 @@ def estimate(model: Model, job: Job, folder: Path) -> Estimate:
     seconds = 0.0
     for _ in range(2):
         begin = time.perf_counter()
-        made = generate(model, [s.written for s in batches[0]], job.method,
+        generation = generate(model, [s.written for s in batches[0]], job.method,
                         seed=[s.seed for s in batches[0]], sizes=job.sizes,
                         sampling=job.sampling)  # fmt: skip
-        model.decode(made.canvas)
+        model.decode(generation.canvas)
         if model.device.type == "cuda":
             torch.cuda.synchronize(model.device)
         seconds = (time.perf_counter() - begin) / len(batches[0])
-    height, width = made.canvas.shape[-2:]
+    height, width = generation.canvas.shape[-2:]
     pixels = height * width * model.tokenizer.config.stride**2
     size = len(left) * pixels * BYTES[job.plan.format] / 1e9
     return Estimate(len(left), seconds * len(left), size)

@@ -213,7 +213,7 @@ def _ours(table: Table, folder: Path, any_count: bool) -> list[dict[str, Any]]:
         category = settings.get("category")
         named = f"{mark.name} {category}" if category else mark.name
         raise ValueError(f"Table {table.name} has no column of {named}, which {folder} holds")
-    found = []
+    cells = []
     for column in read:
         if column.score not in results:
             raise ValueError(
@@ -228,7 +228,7 @@ def _ours(table: Table, folder: Path, any_count: bool) -> list[dict[str, Any]]:
         whole = [result[k] for k in ("value", "low", "high")]
         three = result["parts"].get(column.part, [None] * 3) if column.part else whole
         value, low, high = (np.nan if v is None else v * column.factor for v in three)
-        found.append({
+        cells.append({
             "row": f"{settings['model']}, {settings['method']}",
             "source": "ours",
             "column": column.heading,
@@ -238,7 +238,7 @@ def _ours(table: Table, folder: Path, any_count: bool) -> list[dict[str, Any]]:
             "n": result["n"],
             "differs": "; ".join(differences(table, settings, result, mark.pictures)),
         })  # fmt: skip
-    return found
+    return cells
 
 
 def differences(
@@ -250,21 +250,19 @@ def differences(
         return [f"model {settings['model']} is not in the table"]
     actual = {**settings, "rewritten": settings.get("rewritten_sha256") is not None}
     actual["map"] = "x".join(map(str, settings["sizes"][-1]))
-    found = list[str]()
+    gaps = list[str]()
     for name, value in expected.items():
         allowed = value if isinstance(value, tuple) else (value,)
         if actual.get(name) not in allowed:
-            found.append(
-                f"{name} {_said(actual.get(name))}, not {' or '.join(map(_said, allowed))}"
-            )
+            gaps.append(f"{name} {_said(actual.get(name))}, not {' or '.join(map(_said, allowed))}")
     if result["n"] != pictures:
-        found.append(f"{result['n']} pictures, not {pictures}")
+        gaps.append(f"{result['n']} pictures, not {pictures}")
     if result["depends"].get("antialias") is False:
-        found.append("HPS without antialiasing")
+        gaps.append("HPS without antialiasing")
     mark = benchmarks.find(str(settings["benchmark"]))
     if result["depends"].get("resize", mark.resize) != mark.resize:
-        found.append(f"resize {result['depends']['resize']}, not {mark.resize}")
-    return found
+        gaps.append(f"resize {result['depends']['resize']}, not {mark.resize}")
+    return gaps
 
 
 def _said(value: Any) -> str:

@@ -11,7 +11,8 @@ from fastvar_lab.generation import generate
 from fastvar_lab.methods.fastervar import FasterVAR
 from fastvar_lab.methods.heatkv import HeatKV
 from fastvar_lab.methods.prune import Dense
-from fastvar_lab.methods.schedule import ScaleName, find
+from fastvar_lab.methods.ratios import ScaleName
+from fastvar_lab.methods.schedule import find
 from fastvar_lab.models.model import Model
 from fastvar_lab.prompts import Item
 from fastvar_lab.seam import Block, Grid, Handles, Runner, Site, Stack, Wrapper

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from fastvar_lab.draws import sent
+from fastvar_lab.methods.ratios import ScaleName, scale_name
 from fastvar_lab.methods.registry import method
-from fastvar_lab.methods.schedule import ScaleName, find, scale_name
+from fastvar_lab.methods.schedule import find
 from fastvar_lab.methods.select import top
 from fastvar_lab.seam import Act, Branch, Grid, Handles, Rows, Runner, Site, Stack
 from fastvar_lab.tokens import gather, resize, scatter, wide

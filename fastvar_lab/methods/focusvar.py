@@ -12,8 +12,9 @@ from torch import Tensor
 from fastvar_lab.draws import sent
 from fastvar_lab.methods.guidance import Around, steps_between
 from fastvar_lab.methods.prune import Dense
+from fastvar_lab.methods.ratios import ScaleName
 from fastvar_lab.methods.registry import method
-from fastvar_lab.methods.schedule import ScaleName, find
+from fastvar_lab.methods.schedule import find
 from fastvar_lab.seam import Act, Grid, Handles, Method, Rows, Runner, Stack, Wrapper
 from fastvar_lab.tokens import wide
 

@@ -9,8 +9,9 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from fastvar_lab.methods.prune import Dense
+from fastvar_lab.methods.ratios import ScaleName, scale_name
 from fastvar_lab.methods.registry import method
-from fastvar_lab.methods.schedule import ScaleName, find, scale_name
+from fastvar_lab.methods.schedule import find
 from fastvar_lab.seam import Act, Grid, Handles, Method, Rows, Runner, Site, Wrapper
 
 

@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastvar_lab.methods.observer import Observed, Observer
+from fastvar_lab.methods.ratios import ScaleName
 from fastvar_lab.methods.registry import method, selector
-from fastvar_lab.methods.schedule import ScaleName, Scheduled, ScheduledRunner, kept
+from fastvar_lab.methods.schedule import Scheduled, ScheduledRunner, kept
 from fastvar_lab.methods.select import top
 from fastvar_lab.seam import KINDS, Act, Branch, Grid, Rows, Runner, Site, Stack
 from fastvar_lab.tokens import gather, scatter, wide

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from fastvar_lab.methods.prune import Prune
 from fastvar_lab.methods.prune_runner import PruneRunner
+from fastvar_lab.methods.ratios import ScaleName, scale_name
 from fastvar_lab.methods.registry import method
 from fastvar_lab.methods.restore import CachedBranch, Restorer
-from fastvar_lab.methods.schedule import ScaleName, find, scale_name
+from fastvar_lab.methods.schedule import find
 from fastvar_lab.methods.select import FarFromMean, Selector
 from fastvar_lab.seam import KINDS, Act, Branch, Grid, Rows, Runner, Site
 

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from fastvar_lab.methods.observer import looks_back
 from fastvar_lab.methods.prune_runner import PruneRunner
+from fastvar_lab.methods.ratios import ScaleName, scale_name
 from fastvar_lab.methods.registry import method
 from fastvar_lab.methods.restore import CachedBranch, Restorer
-from fastvar_lab.methods.schedule import ScaleName, Scheduled, find, kept, scale_name
+from fastvar_lab.methods.schedule import Scheduled, find, kept
 from fastvar_lab.methods.select import FarFromMean, Selector
 from fastvar_lab.seam import KINDS, Act, Grid, Rows, Runner, Site
 

@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastvar_lab.methods.ratios import ScaleName, scale_name
 from fastvar_lab.methods.registry import method
-from fastvar_lab.methods.schedule import ScaleName, find, scale_name
+from fastvar_lab.methods.schedule import find
 from fastvar_lab.seam import DENSE, Act, Branch, Grid, Rows, Runner, Site
 from fastvar_lab.tokens import wide
 

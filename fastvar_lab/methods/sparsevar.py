@@ -9,9 +9,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from fastvar_lab.methods.ratios import ScaleName, scale_name
 from fastvar_lab.methods.registry import method
 from fastvar_lab.methods.restore_anchors import AnchorObserver, Anchors, lattice
-from fastvar_lab.methods.schedule import ScaleName, find, scale_name
+from fastvar_lab.methods.schedule import find
 from fastvar_lab.methods.select_previous import ChangeObserver, chunk_checked
 from fastvar_lab.seam import DENSE, Act, Branch, Grid, Handles, Rows, Runner, Site, Stack
 from fastvar_lab.tokens import gather

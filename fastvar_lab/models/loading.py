@@ -14,7 +14,7 @@ import torch
 from fastvar_lab.backbones.protocol import ConditionEncoder
 from fastvar_lab.errors import WeightsError, short
 from fastvar_lab.files import expanded
-from fastvar_lab.models import releases, states, tiny
+from fastvar_lab.models import names, releases, states, tiny
 from fastvar_lab.models.absent import NoText
 from fastvar_lab.models.build import build
 from fastvar_lab.models.checkpoints import read_released
@@ -27,8 +27,8 @@ from fastvar_lab.models.seeding import seeded
 from fastvar_lab.models.wrappers import unprefixed
 from fastvar_lab.scales import Buckets, as_sizes, whole
 
-SHIPPED = {"tiny": tiny}  # name -> module with `build_tiny` and `open_tiny`
-NAMES = (*SHIPPED, *releases.NAMES)
+# name -> module with `build_tiny` and `open_tiny`
+SHIPPED = dict(zip(names.SHIPPED, (tiny,), strict=True))
 
 CONFIGURED = {
     "reference": "a rotary reference grid belongs to Infinity",
@@ -86,6 +86,7 @@ def load(
     depth = None if depth is None else whole("depth", depth)
     sizes = None if sizes is None else as_sizes(sizes)  # raises before any file is read
     reference = None if reference is None else as_sizes([reference])[0]
+    require(device)
     options = {
         "weights": None if weights is None else str(weights),
         "device": str(torch.device(device)),
@@ -105,10 +106,9 @@ def load(
         if share_quant_resi is None
         else whole("share_quant_resi", share_quant_resi),
     }
-    _check_name(name)
+    names.check_name(name)
     if not isinstance(dtype, torch.dtype):
         raise ValueError(f"dtype must be a torch.dtype such as torch.bfloat16; not {dtype!r}")
-    require(device)
     if name in SHIPPED:
         model = _shipped(name, options)
     elif weights == "random":
@@ -138,13 +138,13 @@ def buckets(name: str) -> Buckets | None:
 
     Raises ValueError for an unknown name.
     """
-    _check_name(name)
+    names.check_name(name)
     return None if name in SHIPPED else releases.release(name).family.buckets
 
 
 def hollow(name: str, precision: str = "float32", dtype: torch.dtype = torch.bfloat16) -> Model:
     """Open a model whose weights have shapes and no content, for counts; see `load`."""
-    _check_name(name)
+    names.check_name(name)
     with torch.device("meta"):
         model = skeleton(name)
     return model.to("meta").set_precision(precision, dtype)
@@ -157,12 +157,6 @@ def skeleton(name: str, release: Release | None = None) -> Model:
     release = release or releases.release(name)
     sizes, sampling = release.sizes, release.sampling
     return build(release.config, name=name, sizes=sizes, sampling=sampling)
-
-
-def _check_name(name: str) -> None:
-    """Raise ValueError for an unknown name."""
-    if name not in NAMES:
-        raise ValueError(f"model must be one of {', '.join(NAMES)}; not {name!r}")
 
 
 def _source(name: str, options: Mapping[str, Any]) -> str:
@@ -310,6 +304,10 @@ def _need_memory(name: str, config: Config, device: torch.device | str, dtype: t
 
 
 def require(device: torch.device | str) -> None:
-    """Raise RuntimeError for a CUDA device on a machine without one."""
+    """Raise ValueError for what is no device, RuntimeError for CUDA on a machine without it."""
+    try:
+        torch.device(device)
+    except (RuntimeError, TypeError):
+        raise ValueError(f"device must be cpu or cuda, such as cuda:0; not {device!r}") from None
     if torch.device(device).type == "cuda" and not torch.cuda.is_available():
         raise RuntimeError(f"device {device} needs a GPU, but no CUDA GPU is available here")

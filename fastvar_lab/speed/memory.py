@@ -231,11 +231,11 @@ def allocated(model: Model, condition: Any, method: Method, **options: Any) -> M
 
         backbone.begin, backbone.new_cache = counted_begin, counted_cache
         watch = partial(_Parts, allocations=allocations)
-        made = generate(model, condition, method, watch=[watch], **options)
+        canvas = generate(model, condition, method, watch=[watch], **options).canvas
         peak = allocations.peak
         if not isinstance(model.tokenizer, NoAutoEncoder):
             with allocations.of("decoder"):
-                model.decode(made.canvas)
+                model.decode(canvas)
         return Memory(**allocations.most, generation=peak, peak=allocations.peak)
 
 
