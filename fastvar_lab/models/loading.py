@@ -174,8 +174,7 @@ def _shipped(name: str, options: Mapping[str, Any]) -> Model:
     if options["weights"] == "random":
         with seeded(options["seed"]):
             return skeleton(name)
-    with seeded(0):  # what is built is filled from files, and must not draw from the process
-        return SHIPPED[name].open_tiny(options["weights"])
+    return SHIPPED[name].open_tiny(options["weights"])
 
 
 def _configured(name: str, release: Release, options: Mapping[str, Any]) -> Release:
