@@ -1,5 +1,6 @@
 """Planned schedules: the method, its costs and effects, the planner, its file and command."""
 
+import argparse
 import json
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 
 import fastvar_lab as fv
+from fastvar_lab.cli import options
 from fastvar_lab.cli.main import main
 from fastvar_lab.experiments.questions import shipped
 from fastvar_lab.methods.parse import read_method, read_method_file, save_method
@@ -171,3 +173,20 @@ def test_the_command_writes_a_schedule(tmp_path, capsys):
     assert main(["plan", "--speedup", "2", "--out", str(tmp_path)]) == 2
     assert "--out names the file of the schedule" in capsys.readouterr().err
     assert not out.exists()
+
+
+def test_commands_take_a_schedule_from_a_file_or_a_method_as_python(tmp_path, capsys):
+    plan = fv.Planned({-1: {"attn": "44446666"}}, rows={-1: "cond"})
+    save_method(plan, tmp_path / "plan.json")
+    parser = argparse.ArgumentParser()
+    options.add_method(parser, "no pruning")
+    texts = {str(tmp_path / "plan.json"): plan, "Merge({-1: 0.5})": fv.Merge({-1: 0.5})}
+    for text, method in texts.items():
+        assert options.method(parser.parse_args(["--method", text])) == method
+    both = ["--ratios", "-1:0.5", "--method", "Dense()"]
+    out = ["--out", str(tmp_path / "x")]
+    for arguments in (["demo", *out], ["generate", "a red ring", *out], ["evaluate"]):
+        assert main([*arguments, *both]) == 2
+        assert "--ratios and --method exclude each other" in capsys.readouterr().err
+    assert main(["evaluate", "--method", str(tmp_path / "none.json")]) == 2
+    assert "none.json: No such file" in capsys.readouterr().err

@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=Path("demo"),
         help="folder for the results; those there are overwritten",
     )
-    options.add_ratios(parser, "the model's preset")
+    options.add_method(parser, "the model's preset")
     options.add_model(parser)
     options.add_seed(parser)
 
@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> None:
     from fastvar_lab.experiments import demo
     from fastvar_lab.models.model import paper_preset
 
-    method = options.pruning(args)
+    method = options.method(args)
     model = options.open_model(args)
     prompt = model.example if args.prompt is None else args.prompt
     model.check(prompt)

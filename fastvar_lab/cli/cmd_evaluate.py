@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--judge", action="store_true", help="score the judge on N rendered scenes instead"
     )
-    options.add_ratios(parser, "no pruning")
+    options.add_method(parser, "no pruning")
     options.add_model(parser)
     options.add_seed(parser)
 
@@ -33,12 +33,14 @@ def run(args: argparse.Namespace) -> None:
     """Score a model, or the judge itself."""
     if args.n < 7:
         raise ValueError(f"--n must be at least 7, one picture for each task; not {args.n}")
-    if args.judge and (args.ratios, args.size, args.given) != (None, None, 0):
-        raise ValueError("--judge scores rendered scenes and takes no --ratios, --size or --given")
+    if args.judge and (args.ratios, args.method, args.size, args.given) != (None, None, None, 0):
+        raise ValueError(
+            "--judge scores rendered scenes and takes no --ratios, --method, --size or --given"
+        )
     from fastvar_lab.evaluators.closed_world import evaluate, judge_accuracy, need_judge, table
     from fastvar_lab.methods.prune import Dense
 
-    method = options.pruning(args) or Dense()
+    method = options.method(args) or Dense()
     model = options.open_model(args)
     need_judge(model)
     options.say_what_random_weights_mean(args)

@@ -46,15 +46,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     generate_options.add_sampling(parser)
     generate_options.add_editing(parser)
     generate_options.add_variants(parser)
-    options.add_ratios(parser, "no pruning")
+    options.add_method(parser, "no pruning")
     options.add_model(parser)
     options.add_seed(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Write a picture for every prompt."""
-    if args.ratios is not None and args.paper:
-        raise ValueError("--ratios and --paper exclude each other; give at most one")
+    if args.paper and (args.ratios, args.method) != (None, None):
+        raise ValueError("--paper takes no --ratios or --method; give at most one")
     generate_options.check(args)
     import torch
 
@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> None:
     from fastvar_lab.provenance import picture_key
     from fastvar_lab.request import make_request
 
-    method, prompts = options.pruning(args) or Dense(), generate_options.prompts(args)
+    method, prompts = options.method(args) or Dense(), generate_options.prompts(args)
     model = load(
         args.model,
         args.weights,

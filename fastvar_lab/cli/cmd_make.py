@@ -20,7 +20,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_benchmark(parser)
     parser.add_argument("--out", type=options.path, required=True, help="folder of the pictures")
     parser.add_argument("--paper", action="store_true", help="prune by the model's preset")
-    parser.add_argument("--method", help="a method as Python, such as 'Merge({-1: 0.5})'")
     parser.add_argument("--guidance", type=float, help="guidance scale; default: the model's")
     parser.add_argument("--temperature", type=float, help="temperature; default: the model's")
     parser.add_argument("--size", help="final token map, such as 64; default: the model's")
@@ -32,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="estimate time and disk, and stop")
     parser.add_argument("--workers", type=int, default=0, help="processes beside this one")
     parser.add_argument("--scheduler", help="address of a running dask cluster")
-    options.add_ratios(parser, "no pruning")
+    options.add_method(parser, "no pruning")
     options.add_model(parser)
     options.add_seed(parser)
 
@@ -77,13 +76,10 @@ def _shard(text: str) -> tuple[int, int]:
 
 
 def _method(args: argparse.Namespace, model: Model) -> Method:
-    from fastvar_lab.methods.parse import read_method
     from fastvar_lab.methods.prune import Dense
     from fastvar_lab.models.model import paper_preset
 
-    if args.method is not None:
-        return read_method(args.method)
-    return paper_preset(model) if args.paper else options.pruning(args) or Dense()
+    return paper_preset(model) if args.paper else options.method(args) or Dense()
 
 
 def _sampling(args: argparse.Namespace, model: Model) -> Sampling:

@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--dtype", choices=("float32", "bfloat16", "float16"), help="precision for --memory"
     )
     parser.add_argument("--precision", help="float32, or official, for --memory")
-    options.add_ratios(parser, "the model's preset")
+    options.add_method(parser, "the model's preset")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -44,7 +44,9 @@ def run(args: argparse.Namespace) -> None:
     if args.memory is not None:
         _count_memory(args)
         return
-    given = [name for name in ("size", "dtype", "precision", "ratios") if getattr(args, name)]
+    given = [
+        name for name in ("size", "dtype", "precision", "ratios", "method") if getattr(args, name)
+    ]
     if given or args.pictures != [1]:
         raise ValueError(f"--{(*given, 'pictures')[0]} requires --memory")
     from fastvar_lab.models import catalog
@@ -74,7 +76,7 @@ def _count_memory(args: argparse.Namespace) -> None:
     counts = []
     for sizes in schedules:
         methods: dict[str, Method] = {"full": Dense()}
-        pruned = options.pruning(args) or model.preset_of(sizes)
+        pruned = options.method(args) or model.preset_of(sizes)
         methods |= {} if pruned is None else {"pruned": pruned}
         for label, method in methods.items():
             for n in args.pictures:

@@ -59,9 +59,12 @@ def add_seed(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed of all random draws")
 
 
-def add_ratios(parser: argparse.ArgumentParser, default: str) -> None:
-    """Add --ratios; `default` describes the method without it."""
+def add_method(parser: argparse.ArgumentParser, default: str) -> None:
+    """Add --ratios and --method; `default` describes the method without them."""
     parser.add_argument("--ratios", help=f"{RATIOS}; default: {default}")
+    parser.add_argument(
+        "--method", help="a method as Python, such as 'Merge({-1: 0.5})', or the file of a plan"
+    )
 
 
 def add_cells(parser: argparse.ArgumentParser) -> None:
@@ -161,12 +164,24 @@ def open_model(args: argparse.Namespace) -> Model:
     return spec(args).open()
 
 
-def pruning(args: argparse.Namespace) -> Method | None:
-    """Return the method of --ratios, None without it; raise ValueError for invalid ratios."""
+def method(args: argparse.Namespace) -> Method | None:
+    """Return the method of --ratios or --method, None without them.
+
+    Raises ValueError for both, for invalid ratios, and for what is no method.
+    """
+    if args.method is not None and args.ratios is not None:
+        raise ValueError("--ratios and --method exclude each other; give at most one")
+    if args.method is not None:
+        from fastvar_lab.methods.parse import read_method, read_method_file
+
+        read = read_method_file if args.method.endswith(".json") else read_method
+        return read(args.method)
+    if args.ratios is None:
+        return None
     from fastvar_lab.methods.prune import Prune
     from fastvar_lab.methods.ratios import parse_ratios
 
-    return None if args.ratios is None else Prune(parse_ratios(args.ratios))
+    return Prune(parse_ratios(args.ratios))
 
 
 def sizes_to(model: Model, size: str | None) -> Sizes | None:
