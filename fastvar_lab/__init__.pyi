@@ -32,10 +32,12 @@ from .methods.select import HighPass as HighPass
 from .methods.select import NearMean as NearMean
 from .methods.select import Random as Random
 from .methods.select import UniformGrid as UniformGrid
+from .models.attach import attach as attach
 from .models.build import from_states as from_states
 from .models.loading import load as load
 from .models.model import Model as Model
 from .models.model import paper_preset as paper_preset
+from .parity import check as check
 from .pictures import to_uint8 as to_uint8
 from .prompts import ClassNumbers as ClassNumbers
 from .prompts import ClosedWorld as ClosedWorld

@@ -21,6 +21,7 @@ ROOMS = (
         "plotting",
         "speed",
         "verification",
+        "parity",
         "evaluators",
         "experiments",
         "widgets",
@@ -70,7 +71,7 @@ INSIDE = {
     "models": (
         *("absent", "precision", "families", "releases", "hub", "wrappers", "states"),
         *("checkpoints", "stamps", "features", "seeding", "model", "build", "tiny"),
-        *("loading", "catalog"),
+        *("loading", "catalog", "live", "recognition", "attach"),
     ),
     "cli": ("options", "notebook_copies", "notebook_pages", "notebook_runner", "cmd_", "main"),
 }

@@ -20,7 +20,6 @@ from fastvar_lab.prompts import PromptList, PromptSet
 from fastvar_lab.sampling import Sampling
 from fastvar_lab.scales import Buckets, Sizes, as_sizes, extend, stretch
 from fastvar_lab.seam import Grid, Method
-from fastvar_lab.tokens import wide
 
 Preset = Method | Callable[[int, int], Method]  # a function of the numbers of steps and layers
 
@@ -87,11 +86,12 @@ class Model:
 
     @property
     def device(self) -> torch.device:
-        return self.transformer.head.weight.device
+        return next(self.transformer.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.transformer.head.weight.dtype
+        kept = (p.dtype for p in self.transformer.parameters() if p.is_floating_point())
+        return next(kept)  # first come those outside of the layers
 
     def grids(self, sizes: Sequence[tuple[int, int]] | None = None) -> tuple[Grid, ...]:
         """Turn a schedule of token maps, default the model's own, into its scale steps."""
@@ -173,7 +173,7 @@ class Model:
 
     def blank(self, n: int, last: Grid) -> Tensor:
         """Return the latent before the first step: zeros (n, d, H, W) of the size of map `last`."""
-        dtype = wide(self.transformer.head.weight).dtype
+        dtype = torch.promote_types(self.dtype, torch.float32)
         if self.autocast is not None and self.official is not None and self.official.latent:
             dtype = self.autocast  # as in the released code: HART sums its latent in float16
         p = self.quantizer.patch
