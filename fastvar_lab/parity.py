@@ -113,7 +113,7 @@ def check(
         raise ValueError(
             f"live_sample returned {tuple(theirs.shape)}; this model gives {tuple(ours.shape)}"
         )
-    frame = pd.DataFrame(watches[0].rows, columns=["step", "map", "layer", "difference"])
+    frame = pd.DataFrame(watches[0].gaps, columns=["step", "map", "layer", "difference"])
     parted = frame[~(frame["difference"] <= tolerance)]  # what is no number parts too
     step = layer = None
     if len(parted):
@@ -174,7 +174,7 @@ class _Compare(Wrapper):
 
     def __init__(self, inner: Runner, seen: _Seen) -> None:
         super().__init__(inner)
-        self.seen, self.rows = seen, list[tuple[int, str, int, float]]()
+        self.seen, self.gaps = seen, list[tuple[int, str, int, float]]()
 
     def stack(self, grid: Grid, blocks: Stack, x: Tensor) -> Tensor:
         self._compare(grid, ENTERING, x)
@@ -190,4 +190,4 @@ class _Compare(Wrapper):
         ours, other = _some(x).float(), theirs[grid.index].to(x.device).float()
         same = ours.shape == other.shape
         gap = float((ours - other).abs().max() / other.std()) if same else float("inf")
-        self.rows.append((grid.index, grid.name, layer, gap))
+        self.gaps.append((grid.index, grid.name, layer, gap))
