@@ -28,8 +28,10 @@ def bare(module: nn.Module) -> nn.Module:
     while True:
         children = dict(module._modules)
         (name, inner), *_ = [*children.items(), ("", None)]
-        wraps = len(children) == 1 and name in _WRAPPED and not isinstance(inner, nn.ModuleList)
-        if inner is None or not wraps or module._parameters or module._buffers:
+        if len(children) != 1 or name not in _WRAPPED or inner is None:
+            return module
+        row = bool(inner._modules) and all(child.isdigit() for child in inner._modules)
+        if row or module._parameters or module._buffers:  # a chunk of layers is no wrapper
             return module
         module = inner
 
