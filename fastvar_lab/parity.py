@@ -66,7 +66,7 @@ def check(
     sampling: Sampling | None = None,
     sizes: Sequence[tuple[int, int]] | None = None,
     draws: Draws | None = None,
-    tolerance: float = 1e-3,
+    tolerance: float = 1e-2,
 ) -> Check:
     """Compare one picture of an attached model with that of its live object's own sampler.
 
@@ -75,8 +75,10 @@ def check(
     (1, d, H, W). Noise is drawn in the released order, unless `draws` says otherwise; torch's
     global generators, which HART's sampler draws from, are seeded with `seed` for the call.
 
-    Up to 256 tokens of every step are compared after every layer, through hooks that are removed
-    again. Raises ValueError for a model that was not attached, and for a result of other shape.
+    The default `tolerance` leaves room for kernels in bfloat16; in float32 on a CPU, VAR and HART
+    agree within 1e-4. Up to 256 tokens of every step are compared after every layer, through hooks
+    that are removed again. Raises ValueError for a model that was not attached, and for a result of
+    other shape.
     """
     if not isinstance(model, Attached):
         raise ValueError(f"{model.name} is attached to no live object; open it with fv.attach")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple, Protocol, cast
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -307,8 +307,10 @@ class StepEmbedding(nn.Module):
         half = self.sinusoid // 2
         rate = -math.log(10000.0) / half * torch.arange(half, device=step.device).float()
         angle = wide(step.unsqueeze(-1)) * rate.exp()
-        kind = cast(nn.Linear, self.mlp[0]).weight.dtype
-        return self.mlp(torch.cat((angle.cos(), angle.sin()), dim=-1).to(kind))
+        weight, rows = self.mlp[0].weight, torch.cat((angle.cos(), angle.sin()), dim=-1)
+        if isinstance(weight, Tensor) and weight.is_floating_point():
+            return self.mlp(rows.to(weight.dtype))
+        return self.mlp(rows.float().view(-1, self.sinusoid))  # quantised layers take rows
 
 
 class AdaLNHeadNorm(nn.Module):

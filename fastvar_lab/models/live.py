@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from fastvar_lab.errors import WeightsError, short
 from fastvar_lab.models import states
+from fastvar_lab.models.precision import weight_of
 
 _WRAPPED = (  # the only child of data parallelism, compilation, FSDP, checkpointing and peft
     *("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"),
@@ -54,7 +55,7 @@ class Live:
         inner = {name: name.removeprefix("vae.") for name in walked if name.split(".")[0] == "vae"}
         names = states.consecutive([inner.get(name, name) for name in walked])
         self.modules = dict(zip(names, walked.values(), strict=True))
-        training = next((name for name, m in self.modules.items() if m.training), None)
+        training = next((name for name, m in self.modules.items() if _trains(name, m)), None)
         if training is not None:
             raise ValueError(
                 f"{self.noun} is in training mode{f' at {training}' if training else ''}; "
@@ -138,6 +139,14 @@ class Live:
         return read or named or ()
 
 
+def _trains(name: str, module: nn.Module) -> bool:
+    """Return whether a module is in training mode; layers with a weight compute alike in both.
+
+    torch's quantised layers are born so.
+    """
+    return module.training and weight_of(module) is None and not name.endswith("_packed_params")
+
+
 def _walk(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module]]:
     yield path, module
     for name, child in module.named_children():
@@ -149,13 +158,6 @@ def _own_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     for name, buffer in module.named_buffers(recurse=False):
         if name not in module._non_persistent_buffers_set:
             yield name, buffer
-
-
-def weight_of(module: nn.Module) -> Tensor | None:
-    """Return a layer's weight; torch's quantised layers have it as a method."""
-    weight = getattr(module, "weight", None)
-    weight = weight() if callable(weight) and not isinstance(weight, Tensor) else weight
-    return weight if isinstance(weight, Tensor) else None
 
 
 def weight_shape(module: nn.Module) -> tuple[int, ...]:

@@ -15,7 +15,7 @@ from fastvar_lab.backbones.protocol import Backbone, ConditionEncoder
 from fastvar_lab.backbones.quantize import Quantizer
 from fastvar_lab.models import stamps
 from fastvar_lab.models.absent import NoAutoEncoder
-from fastvar_lab.models.precision import PRECISIONS, Official
+from fastvar_lab.models.precision import PRECISIONS, Official, narrow_layers
 from fastvar_lab.prompts import PromptList, PromptSet
 from fastvar_lab.sampling import Sampling
 from fastvar_lab.scales import Buckets, Sizes, as_sizes, extend, stretch
@@ -234,7 +234,7 @@ class Model:
     @property
     def precision(self) -> str:
         """The types that the model computes in, as text for provenance."""
-        named = [str(self.dtype).removeprefix("torch.")]
+        named = [str(self.dtype).removeprefix("torch."), *narrow_layers(self.transformer)]
         if self.autocast is not None:
             named.append(f"autocast {str(self.autocast).removeprefix('torch.')}")
         if self.official and self.official.rounds_text and self.transformer.rounds_text_attention:

@@ -197,12 +197,31 @@ def looks_like(tensors: Mapping[str, Tensor]) -> str | None:
 def fingerprint(config: Mapping[str, Any], *modules: nn.Module) -> str:
     """Hash configuration and weights to 16 hex digits, independent of the device."""
 
-    def parts() -> Iterator[str | memoryview]:
+    def parts() -> Iterator[Any]:
         yield json.dumps(config, sort_keys=True)
         for module in modules:  # variables: state dicts of weights laid out anew hold copies
-            for key, tensor in sorted(module.state_dict(keep_vars=True).items()):
+            for key, value in sorted(module.state_dict(keep_vars=True).items()):
                 yield key
-                flat = tensor.detach().cpu().contiguous().flatten()
-                yield memoryview(flat.view(torch.uint8).numpy())
+                yield from contents(value)
 
     return digest_of(parts(), length=16)
+
+
+def contents(value: Any) -> Iterator[Any]:
+    """Write the value of a state dict as bytes or text; quantised layers hold more than tensors."""
+    if isinstance(value, tuple | list):
+        for part in value:
+            yield from contents(part)
+    elif not isinstance(value, Tensor):
+        yield repr(value)
+    elif value.is_quantized:
+        yield f"{value.dtype} {value.qscheme()}"
+        yield from contents(value.int_repr())
+        if value.qscheme() in (torch.per_channel_affine, torch.per_channel_symmetric):
+            yield from contents((value.q_per_channel_scales(), value.q_per_channel_zero_points()))
+        else:
+            yield repr((value.q_scale(), value.q_zero_point()))
+    else:
+        flat = value.detach().cpu().contiguous().flatten()
+        array: Any = flat.view(torch.uint8).numpy()
+        yield memoryview(array)
