@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from fastvar_lab.cache import read_later
 from fastvar_lab.seam import (
     Act,
     Branch,
@@ -64,6 +65,39 @@ def checked_acts(method: Method, grids: Sequence[Grid], depth: int) -> tuple[Act
     return acts
 
 
+def merged_acts(
+    method: Method, acts: Sequence[Act], grids: Sequence[Grid], layer: int | None
+) -> tuple[Act, ...]:
+    """Return the acts under guidance that merges both rows before a layer; None for the logits.
+
+    Raises ValueError for a method that merges or shares the rows of the streams itself.
+    """
+    if layer is None:
+        return tuple(acts)
+    merged = list[Act]()
+    for grid, act in zip(grids, acts, strict=True):
+        if act.fused is not None or act.alone is not None:
+            raise ValueError(
+                f"{type(method).__name__} merges the guidance rows at step {grid.index} "
+                f"({grid.name}) itself; it runs with guidance_layer 0"
+            )
+        both = act.rows in (Rows.BOTH, None)
+        merged.append(act._replace(fused=layer) if both else act)
+    return tuple(merged)
+
+
+def check_parts(
+    method: Method, acts: Sequence[Act], grids: Sequence[Grid], parts: Sequence[int]
+) -> None:
+    """Raise ValueError for a method that prunes or joins a step drawn in several forwards."""
+    for grid, act, count in zip(grids, acts, parts, strict=True):
+        if count > 1 and not (act.whole or act.skips):
+            raise ValueError(
+                f"step {grid.index} ({grid.name}) is drawn in {count} forwards, which a method "
+                f"runs whole or skips; {type(method).__name__} does otherwise there"
+            )
+
+
 def _is_range(layers: object) -> bool:
     """Return whether a value is a pair of integers."""
     return (
@@ -113,7 +147,8 @@ def forwards(grids: Sequence[Grid], acts: Sequence[Act], first: int) -> Iterator
 class Audit(Wrapper):
     """Compares a runner's work with its method's declarations, by host integers alone.
 
-    It is the outermost wrapper. `forwarded` is read once, before the first step: counts of
+    It is the outermost wrapper. `parts` are the numbers of forwards of the steps, default one each.
+    `forwarded` is read once, before the first step: counts of
     operations read it from a runner that has run nothing. Raises ValueError with method, site, step
     and both numbers.
     """
@@ -126,8 +161,10 @@ class Audit(Wrapper):
         grids: Sequence[Grid],
         kinds: Sequence[str],
         depth: int,
+        parts: Sequence[int] = (),
     ) -> None:
-        self.name, self.acts = type(method).__name__, acts
+        self.name, self.acts, self.depth = type(method).__name__, acts, depth
+        self.parts = parts or (1,) * len(grids)
         self.sites = [Site(layer, kind) for layer in range(depth) for kind in kinds]
         self.declared = declared(inner, acts, grids, self.sites, self.name)
         super().__init__(inner)
@@ -140,6 +177,33 @@ class Audit(Wrapper):
 
     def forwarded(self, site: Site, grid: Grid) -> int:
         return self.declared[site, grid.index]
+
+    def keys_read(self, grids: Sequence[Grid], guided: bool, resumable: bool) -> list[list[Rows]]:
+        """Return for each layer and step the rows whose keys and values a later step reads.
+
+        Without guidance the only rows count as both. A `resumable` generation may go on from any
+        of its steps under any method: all rows are read later, except those of the last step.
+        """
+        by_layer = []
+        for layer in range(1 + self.sites[-1].layer):
+            site = Site(layer, "attn")
+            rows = [Rows.BOTH if resumable else act.rows_at(layer) for act in self.acts]
+            for step, grid in enumerate(grids):
+                if not (resumable or self.forwarded(site, grid)):
+                    rows[step] = Rows.SKIP
+                elif not guided:
+                    rows[step] = Rows.BOTH
+            later = read_later(rows)
+            for step, count in enumerate(self.parts):
+                if count > 1:  # several forwards, which read the keys of those before
+                    later[step] = (
+                        rows[step] if later[step] in (Rows.SKIP, rows[step]) else Rows.BOTH
+                    )
+            for step in reversed(range(1, len(grids))):
+                if self.acts[step].joined:  # one forward, which stores once
+                    later[step - 1] = later[step]
+            by_layer.append(later)
+        return by_layer
 
     def decided(self, grid: Grid, canvas: Tensor) -> Rows:
         """Return the rows that run at a step; raise ValueError if runner and act disagree."""
@@ -157,6 +221,7 @@ class Audit(Wrapper):
 
     def sublayer(self, site: Site, grid: Grid, branch: Branch, x: Tensor) -> Tensor:
         received = self.received[site]
+        whole = self.parts[grid.index] == 1  # else x holds the tokens of one of several forwards
 
         def watched(x: Tensor, index: Tensor | None = None) -> Tensor:
             received.append((x.shape[0], x.shape[1]))
@@ -165,7 +230,7 @@ class Audit(Wrapper):
                     f"{self._at(grid, site)}: the branch received {tuple(x.shape[:2])} tokens and "
                     f"an index {tuple(index.shape)}; both are (B, K)"
                 )
-            if index is None and site.kind == "attn" and x.shape[1] != grid.tokens:
+            if index is None and whole and site.kind == "attn" and x.shape[1] != grid.tokens:
                 raise ValueError(
                     f"{self._at(grid, site)}: the branch received {x.shape[1]} of {grid.tokens} "
                     "tokens without their index (B, K)"
@@ -188,7 +253,8 @@ class Audit(Wrapper):
                 f"{self._at(grid)}: `stack` must return all tokens {tuple(shape)}; it returned "
                 f"{tuple(out.shape[1:]) if isinstance(out, Tensor) else _shape(out)}"
             )
-        fuses = self.acts[grid.index].fused is not None and rows == 2 * self.pictures
+        fused = self.acts[grid.index].fused  # after the last layer the loop merges the rows
+        fuses = fused is not None and fused < self.depth and rows == 2 * self.pictures
         expected = self.pictures if fuses else rows
         if len(out) != expected:
             raise ValueError(
@@ -200,10 +266,15 @@ class Audit(Wrapper):
         places, shape = self.inner.places(grid, tokens), (len(tokens), grid.h * grid.w)
         if places is None:
             return None
-        if not isinstance(places, Tensor) or places.shape != shape or places.dtype != torch.bool:
+        weights = isinstance(places, Tensor) and places.is_floating_point()
+        if (
+            not isinstance(places, Tensor)
+            or places.shape != shape
+            or not (weights or places.dtype == torch.bool)
+        ):
             kind = f"{places.dtype} " if isinstance(places, Tensor) else ""
             raise ValueError(
-                f"{self._at(grid)}: `places` must return a mask {shape}, bool; "
+                f"{self._at(grid)}: `places` must return a mask {shape}, bool, or weights; "
                 f"it returned {kind}{_shape(places)}"
             )
         return places
@@ -215,19 +286,20 @@ class Audit(Wrapper):
             calls = self.received.pop(site, [])
             tokens = sum(self.forwarded(site, step) for step in grid.steps)
             at_most = any(self.acts[step.index].at_most for step in grid.steps)
-            if len(calls) > 1:
+            if len(calls) > self.parts[grid.index]:
                 raise ValueError(
                     f"{self._at(grid, site)}: the branch was called {len(calls)} times"
                 )
             alone = rows is Rows.BOTH and act.rows_at(site.layer) is Rows.COND
             live = pictures * (1 if alone else rows.each)
-            height, width = calls[0] if calls else (live, 0)
+            height = next((rows for rows, _ in calls if rows != live), live)
+            width = sum(width for _, width in calls)
             if width > tokens or (width < tokens and not at_most):
                 raise ValueError(
                     f"{self._at(grid, site)}: the branch received {width} tokens; "
                     f"`forwarded` said {tokens}"
                 )
-            if height != live:
+            if height > live or (height < live and not act.at_most):
                 raise ValueError(
                     f"{self._at(grid, site)}: the branch received {height} rows; "
                     f"the act says {live}"
@@ -241,3 +313,18 @@ class Audit(Wrapper):
 def _shape(value: object) -> str:
     """Describe what a runner returned in place of a tensor of another shape."""
     return str(tuple(value.shape)) if isinstance(value, Tensor) else repr(value)
+
+
+def audited(
+    method: Method,
+    grids: Sequence[Grid],
+    depth: int,
+    kinds: Sequence[str],
+    merge: int | None = None,
+) -> Audit:
+    """Start a method's runner, wrapped so that its declared counts can be read and checked.
+
+    Before layer `merge` guidance merges both rows; None for guidance at the logits.
+    """
+    acts = merged_acts(method, checked_acts(method, grids, depth), grids, merge)
+    return Audit(method.start(grids, depth), method, acts, grids, kinds, depth)

@@ -51,7 +51,8 @@ def draft_and_refine(
 
     `method` acts on the refiner's steps; `options` are those of `generate`. Returns the refiner's
     generation, whose `seconds` are those of both models. Raises ValueError unless both models are
-    VARs with the same schedule and tokenizer, and for `drafted` outside 1 to steps - 1. Source:
+    VARs with the same schedule and tokenizer, for guidance at a layer, and for `drafted` outside 1
+    to steps - 1. Source:
     Chen et al., CoDe (CVPR 2025), training-free mode; here the drafted scales are read in a pass
     before the refiner's first step, not together with it.
     """
@@ -62,6 +63,11 @@ def draft_and_refine(
     same_codes = torch.equal(*(code.to(narrow) for code in codes))
     if drafter.sizes != refiner.sizes or not same_codes:
         raise ValueError("drafter and refiner need the same schedule and tokenizer")
+    sampling = options.get("sampling") or drafter.sampling
+    if sampling.guidance_layer:
+        raise ValueError(
+            f"CoDe reads drafts with guidance at the logits; not at layer {sampling.guidance_layer}"
+        )
     steps = len(refiner.grids(options.get("sizes")))
     if not 1 <= drafted < steps:
         raise ValueError(f"of {steps} scales 1 to {steps - 1} can be drafted; not {drafted}")

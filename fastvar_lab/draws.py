@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -32,6 +33,23 @@ class Stream(Protocol):
 
         With `both`, a stream in released order also draws, and drops, numbers for the null rows.
         """
+        ...
+
+    @property
+    def ordered(self) -> bool:
+        """Whether a step's draws shift those of later steps, so that none may be left out."""
+        return False
+
+    def labels(self, n: int, classes: int) -> Tensor:
+        """Draw (n,) class labels, uniformly; before the first step."""
+        ...
+
+    def order(self, step: int, n: int, length: int) -> Tensor:
+        """Draw a permutation (n, length) of a step's positions."""
+        ...
+
+    def part(self, number: int) -> Stream:
+        """Return the draws of one of the forwards in which a step is drawn, counted from 0."""
         ...
 
 
@@ -91,9 +109,29 @@ class Keyed:
 class _Keyed:
     """Draws on the device `source` and sends the numbers to `device`."""
 
-    def __init__(self, seeds: tuple[int, ...], device: torch.device, source: torch.device) -> None:
-        self.seeds, self.device, self.source = seeds, device, source
-        self.pinned, self.numbers = _pinned(source, device), Numbers()
+    ordered = False
+
+    def __init__(
+        self,
+        seeds: tuple[int, ...],
+        device: torch.device,
+        source: torch.device,
+        prefix: str = "",
+        numbers: Numbers | None = None,
+    ) -> None:
+        self.seeds, self.device, self.source, self.prefix = seeds, device, source, prefix
+        self.pinned, self.numbers = _pinned(source, device), numbers or Numbers()
+
+    def labels(self, n: int, classes: int) -> Tensor:
+        drawn = self._each("labels", (), Tensor.uniform_)
+        return (drawn * classes).long().clamp_(max=classes - 1)
+
+    def order(self, step: int, n: int, length: int) -> Tensor:
+        return self._each(f"{step}/order", (length,), Tensor.uniform_).argsort(dim=1, stable=True)
+
+    def part(self, number: int) -> Stream:
+        prefix = f"part {number}/" if number else ""
+        return _Keyed(self.seeds, self.device, self.source, prefix, self.numbers)
 
     def exponential(self, step: int, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         # drawn in float32: a model in float64 gets the same numbers
@@ -122,7 +160,7 @@ class _Keyed:
         size = (len(self.seeds), *shape)
         drawn = torch.empty(size, dtype=torch.float32, device=self.source, pin_memory=self.pinned)
         for seed, row in zip(self.seeds, drawn):
-            fill(row, generator=_generator(f"{seed}/{key}", self.source))
+            fill(row, generator=_generator(f"{seed}/{self.prefix}{key}", self.source))
         return sent(drawn, self.device)
 
 
@@ -150,7 +188,9 @@ class Streamed:
 
     HART's diffusion uses torch's global generators in the released code: the starting noise comes
     from the CPU's, the rest from the device's (on a CPU they are the same), for both guidance rows.
-    Here generators seeded with `rest` take their place.
+    Its mask iterations follow orders of NumPy's global generator. Here generators seeded with
+    `rest` take their place. Steps whose tokens are given are drawn all the same, as in the released
+    code, so that later steps get the same numbers.
     """
 
     seed: int
@@ -166,17 +206,37 @@ class Streamed:
         local = host
         if device.type != "cpu":
             local = torch.Generator(device).manual_seed(self.rest)
-        return _Sequence(torch.Generator(device).manual_seed(self.seed), host, local)
+        orders = np.random.RandomState(self.rest)
+        return _Sequence(torch.Generator(device).manual_seed(self.seed), host, local, orders)
 
 
 class _Sequence:
     """Draws one multinomial per step over the flattened batch."""
 
+    ordered = True
+
     def __init__(
-        self, picks: torch.Generator, host: torch.Generator, local: torch.Generator
+        self,
+        picks: torch.Generator,
+        host: torch.Generator,
+        local: torch.Generator,
+        orders: np.random.RandomState,
     ) -> None:
-        self.picks, self.host, self.local = picks, host, local
+        self.picks, self.host, self.local, self.orders = picks, host, local, orders
         self.pictures, self.numbers = 0, Numbers()
+
+    def labels(self, n: int, classes: int) -> Tensor:
+        even = torch.full((classes,), 1 / classes, dtype=torch.float32, device=self.picks.device)
+        return torch.multinomial(even, n, replacement=True, generator=self.picks)
+
+    def order(self, step: int, n: int, length: int) -> Tensor:
+        orders = np.stack([np.arange(length) for _ in range(n)])
+        for order in orders:
+            self.orders.shuffle(order)
+        return sent(torch.from_numpy(orders), self.picks.device)
+
+    def part(self, number: int) -> Stream:
+        return self
 
     def pick(self, step: int, probabilities: Tensor) -> Tensor:
         self.pictures = len(probabilities)

@@ -1,4 +1,4 @@
-"""Atomic writes of files, and the hash of contents."""
+"""Atomic writes of files, the hash of contents, and released texts in files of the user."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import hashlib
 import json
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -38,6 +40,15 @@ def digest_of_file(path: Path) -> str:
         return digest_of(iter(lambda: file.read(2**20), b""))
 
 
+@cache
+def source_hash() -> str:
+    """Hash the source files of this package: an editable install changes without its version."""
+    root = Path(__file__).parent
+    names = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.py"))
+    parts = (part for name in names for part in (name, (root / name).read_bytes()))
+    return digest_of(parts, length=16)
+
+
 def expanded(path: str | Path) -> Path:
     """Return a path that a user gave, with a leading `~` or `~name` replaced by the home folder.
 
@@ -47,8 +58,25 @@ def expanded(path: str | Path) -> Path:
     return Path(os.path.expanduser(path))
 
 
+def cache_folder(name: str) -> Path:
+    """Return the folder `name` of this library in the user's cache."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "fastvar_lab" / name
+
+
 PARTIAL = ".partial-"
 ABANDONED = 3600.0  # seconds without a write, after which a partial file's writer was killed
+
+
+def official_text(path: str | Path, sha256: str) -> str:
+    """Read a released text, which is not shipped here; warn if it differs from the release."""
+    text = expanded(path).read_text(encoding="utf-8")
+    if digest(text) != sha256:
+        stripped = text.rstrip("\n")
+        if digest(stripped) == sha256:
+            return stripped
+        warnings.warn(f"{path} is not the released text (its SHA-256 differs)", stacklevel=2)
+    return text
 
 
 def write(path: str | Path, save: Callable[[Path], object]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pandas as pd
 
 KEPT, ROWS = "kept_", "rows_"
@@ -13,10 +15,13 @@ SCORE = "right"
 HITS = "hits"
 """The column that names other columns of hits (0 or 1), with commas between."""
 
+TITLES = "titles"
+"""The column of title and digits of metrics that do not ship here, by column, as JSON."""
+
 DESCRIBED = (
     *("kind", "model", "weights", "prompts", "machine", "method", "repr", "family", "selector"),
     *("restorer", "granularity", "cache_step", "layers", "sublayers", "picture", "prompt"),
-    *("seed", "group", "ms", "speedup", "turns", "disturbed", HITS),
+    *("seed", "group", "ms", "speedup", "turns", "disturbed", HITS, TITLES),
 )
 """Columns of comparisons that hold no metric."""
 
@@ -42,3 +47,31 @@ def holds_hits(frame: pd.DataFrame, column: str) -> bool:
     """
     names = frame[HITS].dropna().unique() if HITS in frame else ()
     return column == SCORE or any(column in name.split(",") for name in names)
+
+
+def titles(frame: pd.DataFrame) -> dict[str, tuple[str, int]]:
+    """Return title and digits of the columns of metrics that do not ship here.
+
+    >>> titles(pd.DataFrame({"titles": ['{"red": ["mean of red", 1]}', None]}))
+    {'red': ('mean of red', 1)}
+    """
+    texts = frame[TITLES].dropna().unique() if TITLES in frame else ()
+    return {
+        column: (title, digits)
+        for text in texts
+        for column, (title, digits) in json.loads(text).items()
+    }
+
+
+def joined_notes(column: str, notes: pd.Series) -> str | None:
+    """Join what several frames say in the column `HITS` or `TITLES`; None if none says anything.
+
+    >>> joined_notes(HITS, pd.Series(["close,same", None, "same,near"]))
+    'close,same,near'
+    """
+    notes = notes.dropna()
+    if notes.empty:
+        return None
+    if column == HITS:
+        return ",".join(dict.fromkeys(name for note in notes for name in note.split(",")))
+    return json.dumps({k: v for note in notes for k, v in json.loads(note).items()})

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from fastvar_lab.audit import Audit, check_value, checked_acts, forwards
-from fastvar_lab.backbones.protocol import State
-from fastvar_lab.draws import Draws, Keyed, NotANumber, Numbers
+from fastvar_lab.audit import Audit, check_parts, check_value, checked_acts, forwards, merged_acts
+from fastvar_lab.draws import Draws, Keyed, NotANumber, Stream
+from fastvar_lab.live import Live, drawn_in_parts, drawn_tokens, edited
 from fastvar_lab.models.model import Model
 from fastvar_lab.progress import Progress
-from fastvar_lab.request import Condition, Request, make_request, to_device
-from fastvar_lab.sampling import Sampling, guide
-from fastvar_lab.seam import Block, Grid, Handles, Method, Rows, Runner, Stack
+from fastvar_lab.request import Condition, Prompts, Request, make_request, to_device
+from fastvar_lab.sampling import Sampling
+from fastvar_lab.seam import Grid, Handles, Method, Rows, Runner
 from fastvar_lab.snapshots import Keep, Snapshot, Start, resume_step, steps_to_keep
 
 Watch = Callable[[Runner], Runner]
@@ -51,7 +51,7 @@ class Generation:
 
 def generate(
     model: Model,
-    prompts: str | Sequence[str] | Condition,
+    prompts: Prompts,
     method: Method,
     *,
     seed: int | Sequence[int] | None = None,
@@ -61,17 +61,23 @@ def generate(
     watch: Iterable[Watch] = (),
     snapshot: bool | Sequence[int] = False,
     given: Sequence[Tensor | None] = (),
+    keep: Tensor | None = None,
+    negative: Prompts = None,
     progress: bool = False,
 ) -> Generation:
     """Generate pictures for `prompts` under `method`.
 
-    `prompts` may also be an encoded condition (Text, Context, or a tensor of labels). Picture i
-    draws its noise from `seed + i` (default 0), or from seed i of several. `draws` replaces the
-    seed by another source of noise (for parity with released code). `sizes` is the schedule of
-    token maps, by default the model's. `watch` wraps the runner, first outermost. `snapshot` keeps
-    the state that `resume` needs, with the branch outputs of the given steps (True: all unpruned
-    steps but the last; False: no snapshot). `given` are the tokens of the first steps, as in a
-    Generation: these steps run, but are not sampled. `progress` shows a progress bar.
+    `prompts` may also be an encoded condition (Text, Context, or a tensor of labels), and None for
+    a class label that is drawn (`request.condition` of the result holds it). Picture i draws its
+    noise from `seed + i` (default 0), or from seed i of several. `draws` replaces the seed by
+    another source of noise (for parity with released code). `sizes` is the schedule of token maps,
+    by default the model's. `watch` wraps the runner, first outermost. `snapshot` keeps the state
+    that `resume` needs, with the branch outputs of the given steps (True: all unpruned steps but
+    the last; False: no snapshot). `given` are the tokens of the first steps, as in a Generation:
+    these steps run, but are not sampled. With `keep`, a mask (h, w) or (n, h, w) of any resolution,
+    given tokens stay where it is True and the others are drawn (see `editing.py`). `negative` are
+    prompts in place of the null condition that guidance leads away from. `progress` shows a
+    progress bar.
 
     Raises ValueError for arguments that do not fit the model or the schedule, and for a method
     whose runner contradicts its declarations.
@@ -86,7 +92,15 @@ def generate(
     if not isinstance(watch, Iterable) or not all(map(callable, watch := [*watch])):
         raise ValueError(f"watch is a list of functions that wrap a runner; not {watch!r}")
     request = make_request(
-        model, prompts, seed=seed, sizes=sizes, sampling=sampling, draws=draws, given=given
+        model,
+        prompts,
+        seed=seed,
+        sizes=sizes,
+        sampling=sampling,
+        draws=draws,
+        given=given,
+        keep=keep,
+        negative=negative,
     )
     if progress:
         watch = [partial(Progress, steps=len(request.grids)), *watch]
@@ -106,8 +120,8 @@ def resume(
     `base` is a generation with a snapshot, or the snapshot, which is not changed. The run starts
     at the latest possible step: the acts of both methods must be equal before it, and the outputs
     of the new method's cache step must be in the snapshot. `first_step` of the result is that
-    step. Raises ValueError without a snapshot, for another model or changed weights, and for
-    streamed draws.
+    step. Raises ValueError without a snapshot, for another or a changed model, and for streamed
+    draws.
 
     >>> import fastvar_lab as fv
     >>> model = fv.load("tiny")
@@ -120,9 +134,10 @@ def resume(
         raise ValueError("the generation kept no snapshot; generate it with snapshot=True")
     if held.model is not model.transformer:
         raise ValueError(f"the snapshot was made by another model than this {model.name}")
-    if held.stamp != model.drawing:
+    changed = [what for what, now in model.drawing.items() if held.stamp[what] != now]
+    if changed:
         raise ValueError(
-            f"the weights, precision or device of {model.name} have changed since the snapshot"
+            f"the {' and '.join(changed)} of {model.name} have changed since the snapshot"
         )
     if not isinstance(held.request.draws, Keyed):
         raise ValueError("only a generation with keyed draws can be resumed")
@@ -159,55 +174,6 @@ def run(
             ) from None
 
 
-@dataclass
-class _Live:
-    """The state of a running generation: values that its steps share, and results so far."""
-
-    model: Model
-    request: Request
-    method: Method
-    start: Start
-    run: Audit
-    keep: Keep | None
-    states: dict[Rows, State]  # by the rows that run
-    guided: bool
-    begin: float
-    canvas: Tensor
-    rows: Rows
-    canvases: list[Tensor] = field(default_factory=list)
-    tokens: list[Tensor | None] = field(default_factory=list)
-    lengths: list[tuple[int, ...]] = field(default_factory=list)
-    numbers: Numbers = field(default_factory=Numbers)
-
-    def state(self, rows: Rows) -> State:
-        """Return the state of some guidance rows; without guidance, the only one."""
-        rows = rows if self.guided else Rows.BOTH
-        if rows not in self.states:
-            self.states[rows] = self.states[Rows.BOTH].on(rows.of(len(self.request.prompts)))
-        return self.states[rows]
-
-    def state_of(self, x: Tensor) -> State:
-        """Return the state of the rows of hidden states; fused streams are conditional rows."""
-        alone = self.rows is Rows.BOTH and len(x) == len(self.request.prompts)
-        return self.state(Rows.COND if alone else self.rows)
-
-    def stack(self, grid: Grid, rows: Rows) -> Stack:
-        """Return the layers bound to one forward."""
-
-        def on(rows: Rows) -> Sequence[Block]:
-            return self.model.transformer.layers(self.state(rows), grid, self.run)
-
-        return Stack(on(rows), on)
-
-    def leave(self, grid: Grid, drawn: Tensor | None, logits: Tensor | None) -> None:
-        """Pass a finished step to the runner, and store its results."""
-        self.run.after(grid, drawn, self.canvas, logits)
-        self.tokens.append(drawn)
-        if self.keep is not None:
-            self.canvases.append(self.canvas)
-            self.lengths.append(tuple(self.states[Rows.BOTH].cache.lengths))
-
-
 def _prepare(
     model: Model,
     request: Request,
@@ -215,30 +181,34 @@ def _prepare(
     start: Start,
     watch: Iterable[Watch],
     snapshot: bool | Sequence[int],
-) -> _Live:
+) -> Live:
     """Check the method, start its runner, and compute the values that all scale steps share."""
     grids, n, backbone = request.grids, len(request.prompts), model.transformer
     acts = checked_acts(method, grids, model.depth)
+    merge = backbone.merge_layer(request.sampling)
+    merged = merged_acts(method, acts, grids, merge)
+    parts = [len(backbone.parts(grids, step, request.sampling)) for step in range(len(grids))]
+    check_parts(method, acts, grids, parts)
     runner = inner = method.start(grids, model.depth, start.held)
     keep = None
     if isinstance(snapshot, Iterable) or snapshot:
         runner = keep = Keep(runner, steps_to_keep(snapshot, acts))
     for wrap in reversed(list(watch)):
         runner = wrap(runner)
-    audit = Audit(runner, method, acts, grids, backbone.kinds, model.depth)
+    audit = Audit(runner, method, merged, grids, backbone.kinds, model.depth, parts)
 
     begin = _now(model.device)
-    condition = request.condition
-    if condition is None:
-        condition = model.condition(request.prompts)
-    condition = to_device(condition, model.device)
-    if keep is not None:  # a resumed run does not encode again
-        request = replace(request, condition=condition)
-    guided = request.sampling.guidance != backbone.unguided
-    state = backbone.begin(backbone.with_null(condition) if guided else condition, grids, audit)
-    start.read(state)
+    stream = request.draws.start(model.device)
+    request, condition = _conditions(model, request, stream, keep is not None)
+    guided = backbone.guided(request.sampling)
+    state = backbone.begin(condition, grids, audit)
+    later = audit.keys_read(grids, guided, resumable=keep is not None)
+    state.cache.expect(later, keep is not None)
+    if start.first:
+        state.cache.enter(start.first - 1)
+        start.read(state)
     blank = model.blank(n, grids[-1])
-    live = _Live(
+    live = Live(
         model=model,
         request=request,
         method=method,
@@ -246,7 +216,9 @@ def _prepare(
         run=audit,
         keep=keep,
         states={Rows.BOTH: state},
+        stream=stream,
         guided=guided,
+        merge=merge,
         begin=begin,
         canvas=start.canvases[-1] if start.first else blank,
         rows=Rows.BOTH if guided else Rows.COND,
@@ -258,9 +230,10 @@ def _prepare(
         Handles(
             pictures=n,
             guided=guided,
-            guide=lambda grid, x: guide(x, backbone.guidance(state, grid, request.sampling)),
+            guide=live.guide,
             logits=lambda x: backbone.logits(live.state_of(x), x),
             decode=model.decode,
+            temperature=lambda grid: request.sampling.temperature_at(grid.index),
         )
     )
     for grid, drawn, canvas in zip(grids, start.tokens, start.canvases):
@@ -268,12 +241,34 @@ def _prepare(
     return live
 
 
-def _loop(live: _Live) -> None:
+def _conditions(
+    model: Model, request: Request, stream: Stream, keep: bool
+) -> tuple[Request, Condition]:
+    """Encode the prompts of all rows; the request holds them if labels were drawn, or to `keep`."""
+    backbone = model.transformer
+    encoded = request.condition
+    if encoded is None:
+        encoded = model.condition(request.prompts)
+    chosen = backbone.drawn(encoded, stream)
+    condition = to_device(chosen, model.device)
+    null = request.null
+    if null is None and request.negative:
+        null = model.condition(request.negative)
+    null = None if null is None else to_device(null, model.device)
+    if keep or chosen is not encoded:  # a resumed run does not encode or draw again
+        request = replace(request, condition=condition, null=null)
+    if not backbone.guided(request.sampling):
+        return request, condition
+    if null is None:
+        return request, backbone.with_null(condition)
+    return request, backbone.with_negative(condition, null)
+
+
+def _loop(live: Live) -> None:
     """Run the remaining steps: choose rows, embed, run the layers, sample, accumulate."""
     model, request, run = live.model, live.request, live.run
     backbone, quantizer, n = model.transformer, model.quantizer, len(request.prompts)
-    stream = request.draws.start(model.device)
-    live.numbers = getattr(stream, "numbers", live.numbers)
+    live.numbers = getattr(live.stream, "numbers", live.numbers)
     for grid in forwards(request.grids, run.acts, live.start.first):
         rows = run.decided(grid, live.canvas)
         if rows is Rows.SKIP:
@@ -284,26 +279,30 @@ def _loop(live: _Live) -> None:
             run.keep_rows(rows.of(n))
             live.rows = rows
         state = live.state(rows)
+        live.states[Rows.BOTH].cache.enter(grid.steps[-1].index)
         entering = [
             backbone.embed(state, step, quantizer.next_input(live.canvas, step))
             for step in grid.steps
         ]
-        x = entering[0] if len(entering) == 1 else torch.cat(entering, dim=1)
-        x = run.stack(grid, live.stack(grid, rows), x)
-        run.close(grid, rows, n)
-        state, paired = live.state_of(x), live.guided and len(x) == 2 * n
-        for step, last in zip(grid.steps, x.split([s.tokens for s in grid.steps], dim=1)):
-            if step.index < len(request.given):
-                drawn, logits = request.given[step.index], None
-            else:
-                drawn, logits = backbone.sample(
-                    state, last, step, paired, request.sampling, stream, quantizer.codebook
-                )
-            places = run.places(step, drawn)
-            live.canvas = quantizer.accumulate(live.canvas, drawn, step, places)
-            if drawn.is_floating_point():  # codes, which nothing was picked for
-                live.numbers.note(step.index, drawn)
-            live.leave(step, drawn, logits)
+        parts = backbone.parts(request.grids, grid.index, request.sampling)
+        if len(parts) > 1:
+            drawn = [drawn_in_parts(live, grid, entering[0], parts)]
+            run.close(grid, rows, n)
+        else:
+            x = entering[0] if len(entering) == 1 else torch.cat(entering, dim=1)
+            x = run.stack(grid, live.stack(grid, rows), x)
+            run.close(grid, rows, n)
+            if live.merges(rows) and live.merge == model.depth:
+                x = live.guide(grid, x)
+            lasts = x.split([s.tokens for s in grid.steps], dim=1)
+            drawn = [drawn_tokens(live, step, last) for step, last in zip(grid.steps, lasts)]
+        for step, (tokens, logits) in zip(grid.steps, drawn):
+            tokens = edited(live, step, tokens)
+            places = run.places(step, tokens)
+            live.canvas = quantizer.accumulate(live.canvas, tokens, step, places)
+            if tokens.is_floating_point():  # codes, which nothing was picked for
+                live.numbers.note(step.index, tokens)
+            live.leave(step, tokens, logits)
 
 
 def _runnable(rows: Rows, guided: bool, grid: Grid) -> Rows:
@@ -316,10 +315,11 @@ def _runnable(rows: Rows, guided: bool, grid: Grid) -> Rows:
     return rows if guided else Rows.COND
 
 
-def _finish(live: _Live) -> Generation:
+def _finish(live: Live) -> Generation:
     """Stop the clock, make the snapshot, and release the state."""
     seconds, model, snapshot = _now(live.model.device) - live.begin, live.model, None
     live.numbers.check()
+    live.states[Rows.BOTH].cache.close()
     if live.keep is not None:
         snapshot = Snapshot(
             model.transformer,

@@ -27,6 +27,30 @@ class Item(NamedTuple):
     group: str = ""
 
 
+PEOPLE = (
+    *("man", "woman", "men", "women", "boy", "girl", "child", "person", "human", "adult"),
+    *("teenager", "employee", "employer", "worker", "mother", "father", "sister", "brother"),
+    *("grandmother", "grandfather", "son", "daughter"),
+)
+"""Words that the positive prompt follows (released Infinity, `tools/run_infinity.py`)."""
+
+SUFFIX_SHA256 = "604a832f757674ee1ade8c7e390df89013da9fd41d7a301bfb9779b1943e2f89"
+"""The hash of the released positive prompt, which is not shipped here."""
+
+
+def positive_prompt(prompt: str, suffix: str, terms: Sequence[str] = PEOPLE) -> str:
+    """Append a positive prompt to a prompt that mentions people, as released Infinity can.
+
+    Any of `terms` counts, also within other words: "manga" holds "man".
+
+    >>> positive_prompt("a boy with a kite", ". in sharp focus")
+    'a boy with a kite. in sharp focus'
+    >>> positive_prompt("a kite", ". in sharp focus")
+    'a kite'
+    """
+    return prompt + suffix if any(term in prompt for term in terms) else prompt
+
+
 class Judge(Protocol):
     """Scores how well a picture (H, W, 3) uint8 matches its item; higher is better."""
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
-from fastvar_lab.files import digest, digest_of
+from fastvar_lab.files import digest
 
 COMPUTED_WITH = ("torch", "numpy", "scikit-image")
 """The packages whose versions change computed numbers."""
@@ -51,6 +50,8 @@ class Requested(Protocol):
     @property
     def draws(self) -> Any: ...
 
+    def supplied(self, picture: int | None = None) -> Mapping[str, Any]: ...
+
 
 def provenance(
     model: Described,
@@ -85,16 +86,25 @@ def requested(request: Requested) -> dict[str, Any]:
         "sampling": repr(request.sampling),
         "draws": repr(request.draws),
         "sizes": [(grid.h, grid.w) for grid in request.grids],
+        **request.supplied(),
     }
 
 
 def picture_key(model: Described, method: object, request: Requested, i: int) -> str:
     """Hash all that picture `i` of a request depends on; the same in batches of any size."""
+    shared = len(request.seeds) != len(request.prompts)  # one stream of noise for the whole batch
     decides = {
         **requested(request),
-        "prompts": request.prompts[i],
-        "seeds": request.seeds[i],
-        "draws": type(request.draws).__name__,
+        **(
+            {"picture": i, "draws": repr(request.draws)}
+            if shared
+            else {
+                **request.supplied(i),
+                "prompts": request.prompts[i],
+                "seeds": request.seeds[i],
+                "draws": type(request.draws).__name__,
+            }
+        ),
         "model": [model.name, model.fingerprint, model.precision, str(model.device)],
         "method": repr(method),
         "versions": versions("fastvar-lab"),
@@ -132,12 +142,3 @@ def machine(device: torch.device | str = "cpu") -> dict[str, str | int]:
 def versions(*packages: str) -> dict[str, str]:
     """Return the versions of `COMPUTED_WITH` and of further packages."""
     return {name: version(name) for name in dict.fromkeys((*COMPUTED_WITH, *packages))}
-
-
-@cache
-def source_hash() -> str:
-    """Hash the source files of this package: an editable install changes without its version."""
-    root = Path(__file__).parent
-    names = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.py"))
-    parts = (part for name in names for part in (name, (root / name).read_bytes()))
-    return digest_of(parts, length=16)

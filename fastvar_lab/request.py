@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from numbers import Integral
 from operator import index
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from fastvar_lab.draws import Draws, Keyed
 from fastvar_lab.errors import short
+from fastvar_lab.files import digest_of
 from fastvar_lab.models.model import Model
 from fastvar_lab.sampling import Sampling
 from fastvar_lab.scales import whole
@@ -21,12 +23,17 @@ from fastvar_lab.seam import Grid
 Condition = Tensor | tuple[Tensor, ...]
 """The output of a text encoder: labels (n,), or a named tuple of tensors with n rows."""
 
+Prompts = str | int | Sequence[str | int | None] | Condition | None
+"""Prompts as `generate` takes them; None is a class label that is left out, and drawn."""
+
 
 @dataclass(frozen=True)
 class Request:
     """The inputs of a generation except the method; equal requests draw equal noise.
 
-    `given` are the tokens of the first steps, which are then not sampled.
+    `given` are the tokens of the first steps, which are then not sampled; with `kept`, one mask
+    (n, L) or (1, L) for each of them, only where the mask is True. `negative` are the prompts of
+    the null rows, `null` their encoding.
     """
 
     prompts: tuple[str, ...]
@@ -35,22 +42,42 @@ class Request:
     draws: Draws
     condition: Condition | None = field(default=None, compare=False, repr=False)
     given: tuple[Tensor, ...] = field(default=(), compare=False, repr=False)
+    negative: tuple[str, ...] = ()
+    null: Condition | None = field(default=None, compare=False, repr=False)
+    kept: tuple[Tensor, ...] = field(default=(), compare=False, repr=False)
 
     @property
     def seeds(self) -> tuple[int, ...]:
         """The seeds of its draws; empty for draws without seeds."""
         return tuple(getattr(self.draws, "seeds", ()))
 
+    def supplied(self, picture: int | None = None) -> dict[str, Any]:
+        """Return what of it is seldom set, as plain values for addresses; tensors as hashes.
+
+        Of one `picture`, or of all.
+        """
+        held: dict[str, Any] = {}
+        if self.negative:
+            held["negative"] = self.negative if picture is None else self.negative[picture]
+        for name, tensors in (("given", self.given), ("kept", self.kept)):
+            if tensors and picture is not None:
+                tensors = tuple(t[min(picture, len(t) - 1)] for t in tensors)
+            if tensors:
+                held[name] = hash_tensors(tensors)
+        return held
+
 
 def make_request(
     model: Model,
-    prompts: str | int | Sequence[str | int] | Condition,
+    prompts: Prompts,
     *,
     seed: int | Sequence[int] | None = None,
     sizes: Sequence[tuple[int, int]] | None = None,
     sampling: Sampling | None = None,
     draws: Draws | None = None,
     given: Sequence[Tensor | None] = (),
+    keep: Tensor | None = None,
+    negative: Prompts = None,
 ) -> Request:
     """Build a request from the arguments of `generate`; raise ValueError for invalid ones."""
     texts, condition = _prompts(model, prompts)
@@ -58,13 +85,18 @@ def make_request(
         raise ValueError(f"sampling must be a Sampling, or None for the model's; not {sampling!r}")
     if draws is not None and seed is not None:
         raise ValueError(f"seed {seed!r} and draws {draws!r} both choose the noise; give one")
+    grids = model.grids(sizes)
+    unwanted, null = _negative(model, negative, len(texts))
     request = Request(
         texts,
-        model.grids(sizes),
+        grids,
         model.sampling if sampling is None else sampling,
         draws or Keyed(_seeds(0 if seed is None else seed, len(texts))),
         condition,
         _given(given, model.device),
+        unwanted,
+        null,
+        _kept(keep, grids[: len(given)], len(texts), model.device),
     )
     levels = model.transformer.config.levels
     if len(request.grids) > levels:
@@ -73,12 +105,59 @@ def make_request(
             f"the schedule has {len(request.grids)}"
         )
     _check_given(request)
+    model.transformer.check_sampling(request.sampling, request.grids)
+    if unwanted and not model.transformer.guided(request.sampling):
+        raise ValueError(
+            f"a negative prompt takes guidance; guidance {request.sampling.guidance} is none"
+        )
     return request
 
 
-def _prompts(
-    model: Model, prompts: str | int | Sequence[str | int] | Condition
-) -> tuple[tuple[str, ...], Condition | None]:
+def _negative(model: Model, negative: Prompts, n: int) -> tuple[tuple[str, ...], Condition | None]:
+    """Return a negative prompt for each picture and None, or names and an encoded condition."""
+    if negative is None:
+        return (), None
+    texts, null = _prompts(model, negative)
+    if null is not None:  # named by its content, for addresses
+        parts = (null,) if isinstance(null, Tensor) else null
+        texts = tuple(
+            f"condition {hash_tensors([part[i] for part in parts])}" for i in range(len(texts))
+        )
+    if len(texts) == 1 < n:
+        texts, null = texts * n, None if null is None else repeated(null, n)
+    if len(texts) != n:
+        raise ValueError(f"{n} prompts take 1 or {n} negative prompts; not {len(texts)}")
+    return texts, null
+
+
+def _kept(
+    keep: Tensor | None, grids: Sequence[Grid], n: int, device: torch.device
+) -> tuple[Tensor, ...]:
+    """Resize a mask to the map of each step: True (1, L) or (n, L) where given tokens are kept.
+
+    Bilinear, above one half; maps of up to three tokens are kept whole. Source: released VAR,
+    zero-shot editing.
+    """
+    if keep is None:
+        return ()
+    mask = torch.as_tensor(keep)
+    if mask.ndim not in (2, 3) or (mask.ndim == 3 and len(mask) not in (1, n)):
+        raise ValueError(
+            f"keep is a mask (h, w), or ({n}, h, w) with one for each picture; "
+            f"not of shape {tuple(mask.shape)}"
+        )
+    if not grids:
+        raise ValueError("keep says which given tokens stay; no tokens are given")
+    shares = mask.to(device, torch.float32).reshape(-1, 1, *mask.shape[-2:])
+    return tuple(
+        shares.new_ones((len(shares), grid.h * grid.w), dtype=torch.bool)
+        if grid.h * grid.w <= 3
+        else (F.interpolate(shares, size=(grid.h, grid.w), mode="bilinear") > 0.5).flatten(1)
+        for grid in grids
+    )
+
+
+def _prompts(model: Model, prompts: Prompts) -> tuple[tuple[str, ...], Condition | None]:
     """Return prompts and None, or for an encoded condition numbered names and the condition."""
     if isinstance(prompts, Tensor) or hasattr(prompts, "_fields"):
         condition, expected = cast(Condition, prompts), model.transformer.condition
@@ -92,7 +171,10 @@ def _prompts(
             raise ValueError(f"a condition has a row for every picture; not {short(condition)}")
         texts, encoded = tuple(f"condition {i}" for i in range(len(first))), condition
     else:
-        texts, encoded = tuple(map(_text, _listed(prompts))), None
+        if prompts is None:
+            prompts = cast(Any, (None,))
+        left_out = model.text_encoder.left_out
+        texts, encoded = tuple(_text(p, left_out) for p in _listed(prompts)), None
         for text in texts:
             model.check(text)
     if not texts:
@@ -112,8 +194,13 @@ def _listed(prompts: Any) -> Sequence[Any]:
         raise ValueError(f"prompts are text or class labels; not {short(prompts)}") from None
 
 
-def _text(prompt: Any) -> str:
-    """Bring a prompt to text; class labels too, which come as numbers of any library."""
+def _text(prompt: Any, left_out: str | None) -> str:
+    """Bring a prompt to text; class labels too, which come as numbers of any library.
+
+    None is the label that is left out, and drawn, if the model has labels.
+    """
+    if prompt is None and left_out is not None:
+        return left_out
     if isinstance(prompt, str):
         return str(prompt)  # numpy's strings are others
     try:
@@ -168,6 +255,25 @@ def _check_given(request: Request) -> None:
                 f"the tokens given for step {grid.index} must have the shape {shape}, followed "
                 f"by bits or codes; not {tuple(tokens.shape)}"
             )
+
+
+def hash_tensors(tensors: Sequence[Tensor]) -> str:
+    """Hash tensors of any device, with their shapes and types."""
+
+    def parts() -> Iterator[str | memoryview]:
+        for tensor in tensors:
+            yield f"{tuple(tensor.shape)} {tensor.dtype}"
+            flat = tensor.detach().cpu().contiguous().flatten()
+            yield flat.view(torch.uint8).numpy().data
+
+    return digest_of(parts(), length=16)
+
+
+def repeated(condition: Condition, n: int) -> Condition:
+    """Repeat an encoded condition of one row to n rows."""
+    if isinstance(condition, Tensor):
+        return condition.repeat(n)
+    return type(condition)(*(part.repeat(n, *[1] * (part.ndim - 1)) for part in condition))
 
 
 def to_device(condition: Condition, device: torch.device) -> Condition:

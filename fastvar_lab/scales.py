@@ -6,10 +6,12 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from operator import index
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastvar_lab.errors import short
-from fastvar_lab.seam import Grid
+
+if TYPE_CHECKING:  # `seam` imports torch; sizes are read without it, so that errors come fast
+    from fastvar_lab.seam import Grid
 
 Sizes = tuple[tuple[int, int], ...]
 
@@ -107,6 +109,8 @@ def grids(sizes: Sequence[tuple[int, int]], prefix: int = 0) -> tuple[Grid, ...]
 
     Raises ValueError for an empty schedule, and for entries that are not maps of 1x1 or more.
     """
+    from fastvar_lab.seam import Grid
+
     maps = enumerate(as_sizes(sizes))
     return tuple(Grid(i, h, w, prefix if i == 0 else 0) for i, (h, w) in maps)
 

@@ -127,7 +127,8 @@ class Act(NamedTuple):
     computed. Before layer `fused` the two streams are merged: from there on, head included, only
     conditional rows run. In the layers of the half-open range `alone`, conditional rows run for
     both streams. A `joined` step runs in one forward with the step before. With `at_most` the
-    runner may compute fewer tokens than its `forwarded` says, so counts are upper bounds.
+    runner may compute fewer tokens than its `forwarded` says, or fewer rows than the act, so counts
+    are upper bounds.
 
     >>> [act.rows_at(layer).value for act in (Act(), Act(fused=4)) for layer in (0, 5)]
     ['both', 'both', 'both', 'cond']
@@ -212,6 +213,8 @@ class Handles(NamedTuple):
     """Computes logits of hidden states (B, L, C), of both rows or of the conditional rows."""
     decode: Callable[[Tensor], Tensor]
     """Decodes latents (n, d, H, W) to pictures (n, 3, h, w) in [0, 1]."""
+    temperature: Callable[[Grid], float] = lambda grid: 1.0
+    """Returns the temperature of a step, by which its logits are divided."""
 
 
 class Runner:
@@ -250,6 +253,23 @@ class Runner:
         """Return what is added to the residual stream x (B, L, C). Call `branch` at most once."""
         return branch(x)
 
+    def reads(
+        self,
+        site: Site,
+        grid: Grid,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        mask: Tensor | None = None,
+        scale: float = 1.0,
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return the keys, values and mask that an attention reads: those that it is given.
+
+        A method overrides it to look at attention or to change what it reads, whatever the kernel;
+        shapes are those of `attend`, and a mask may be (B, H, 1, T). Wrappers watch `attend`.
+        """
+        return k, v, mask
+
     def attend(
         self,
         site: Site,
@@ -265,13 +285,17 @@ class Runner:
         `mask` (B, 1, 1, T) is added to the scores. In a group, attention is causal from step to
         step.
         """
+        k, v, mask = self.reads(site, grid, q, k, v, mask, scale)
         if site.kind == "attn" and len(grid.steps) > 1:
             lengths = [self.forwarded(site, step) for step in grid.steps]
             return block_causal(q, k, v, lengths, scale)
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
 
     def places(self, grid: Grid, tokens: Tensor) -> Tensor | None:
-        """Return the mask (n, h * w) of positions whose codes enter the latent; None for all."""
+        """Return the mask (n, h * w) of positions whose codes enter the latent; None for all.
+
+        Floats in place of a mask are weights of the codes.
+        """
         return None
 
     def after(
@@ -340,6 +364,18 @@ class Wrapper(Runner):
 
     def sublayer(self, site: Site, grid: Grid, branch: Branch, x: Tensor) -> Tensor:
         return self.inner.sublayer(site, grid, branch, x)
+
+    def reads(
+        self,
+        site: Site,
+        grid: Grid,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        mask: Tensor | None = None,
+        scale: float = 1.0,
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        return self.inner.reads(site, grid, q, k, v, mask, scale)
 
     def attend(
         self,

@@ -43,11 +43,11 @@ class Snapshot:
 
     `canvases[s]` is the latent (n, d, H, W), `tokens[s]` the tokens and `lengths[s]` the KV length
     of each layer after step s. `held` are branch outputs by (step, site). It can be resumed only
-    in the same process and with the same weights, which `stamp` identifies.
+    in the same process and by the same model, unchanged, which `stamp` identifies.
     """
 
     model: nn.Module
-    stamp: object = field(repr=False)
+    stamp: Mapping[str, object] = field(repr=False)
     request: Request
     method: Method
     canvases: list[Tensor]

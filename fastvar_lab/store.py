@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -21,7 +20,7 @@ import pandas as pd
 from PIL import Image
 
 from fastvar_lab.encoding import floats, json_values, packed, plain, unpacked
-from fastvar_lab.files import digest, expanded, read_json, write
+from fastvar_lab.files import cache_folder, digest, expanded, read_json, write
 from fastvar_lab.files import folder as writable
 
 if TYPE_CHECKING:  # imported where tokens are read or written, to list a store without torch
@@ -45,8 +44,7 @@ class Drawn(NamedTuple):
 
 def default_folder() -> Path:
     """Return the folder of results: one in the user's cache."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "fastvar_lab" / "store"
+    return cache_folder("store")
 
 
 def key(address: Address) -> str:
@@ -166,16 +164,20 @@ class Store:
     ) -> int:
         """Remove results and return their bytes: of a model, older than some days, or both.
 
-        `everything` removes all. Raises ValueError if nothing says which, or no such model is kept.
+        `everything` removes all. Raises ValueError if nothing is selected, or for an unknown model.
         """
         if model is None and days is None and not everything:
-            raise ValueError("say what to remove: a model, an age in days, or everything")
+            raise ValueError(
+                "nothing selects what to remove: give a model, an age in days, or everything"
+            )
         if days is not None and not days >= 0:
-            raise ValueError(f"an age is 0 days or more; not {days}")
+            raise ValueError(f"the age in days must be 0 or more; not {days}")
         models = sorted({path.parts[-3] for path in self._files()})
         if model is not None and model not in models:
             there = ", ".join(models) or "none"
-            raise ValueError(f"nothing of the model {model!r} is kept in {self.folder}: {there}")
+            raise ValueError(
+                f"{self.folder} has no results of the model {model!r}; it has those of: {there}"
+            )
         freed, newest = 0, time.time() - (days or 0) * DAY
         for path in self._files():
             if model in (None, path.parts[-3]) and path.stat().st_mtime <= newest:

@@ -23,7 +23,8 @@ def distance_to_mean(x: Tensor) -> Tensor:
         gap = wide(x[:, :1]) - wide(x[:, 1:])
         return (gap.square().sum(dim=-1) / 4).expand(-1, 2)
     precise = torch.promote_types(x.dtype, torch.float32)
-    return (x - x.mean(dim=1, keepdim=True, dtype=precise)).square_().sum(dim=-1)
+    mean = x.mean(dim=1, keepdim=True, dtype=precise)
+    return F.mse_loss(x, mean.expand_as(x), reduction="none").sum(dim=-1)
 
 
 def gather(x: Tensor, index: Tensor) -> Tensor:
@@ -53,6 +54,19 @@ def _as_16_bytes(*maps: Tensor) -> tuple[Tensor, ...]:
         if not fits or x.data_ptr() % 16 or x.device.type == "mps":  # mps has no complex128
             return maps
     return tuple(x.view(torch.complex128) for x in maps)
+
+
+def rows_like(x: Tensor, rows: int, live: slice) -> Tensor:
+    """Bring what was computed for some guidance rows (B, ...) to those that run: (rows, ...).
+
+    `live` are the rows that run. Rows that were absent take the values of those that ran; fused
+    streams take the conditional rows' values.
+    """
+    if len(x) > rows:
+        x = x[live]
+    if len(x) > rows:
+        x = x[:rows]
+    return x if len(x) == rows else x.repeat(rows // len(x), *[1] * (x.ndim - 1))
 
 
 def resize(x: Tensor, old: tuple[int, int], new: tuple[int, int], mode: str = "area") -> Tensor:

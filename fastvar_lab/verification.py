@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fastvar_lab.audit import forwards
+from fastvar_lab.errors import short
 from fastvar_lab.generation import generate, resume
 from fastvar_lab.instruments.stopwatch import BranchWatch, Stopwatch
 from fastvar_lab.methods.parse import read_method
@@ -23,9 +24,11 @@ from fastvar_lab.snapshots import resume_step
 from fastvar_lab.speed.flops import exact, step_flops
 from fastvar_lab.speed.issued import issued
 
+PLAIN = {"null_until": None, "group": False}  # fields without which no row or step differs
 NEXT_TO_NONE = 1e-9  # a ratio that runs the pruned path but prunes no token
 CLOSE = 0.02  # relative difference allowed between counted and issued operations
 MOVED = 1e-3  # difference of logits, in standard deviations, that is more than rounding
+LONGEST = 200  # characters of an error's note
 FEW = 0.02  # share of tokens whose logits may differ: rounding may change which are kept
 
 
@@ -43,8 +46,8 @@ def verify(model: Model, method: Method, prompt: str | None = None, seed: int = 
     resumed generation equals one from scratch. A batch equals its pictures generated alone.
     Keeping all tokens equals full generation. `repr` can be read back. The model is unchanged
     afterwards. The last row is the time that the method spends outside of branches. `passed` is
-    None if a promise does not apply. It takes about twelve generations; use a float64 model to
-    distinguish rounding from faults.
+    None if a promise does not apply. What the method raises is the note of a failed test. It takes
+    about twelve generations; use a float64 model to distinguish rounding from faults.
 
     >>> import fastvar_lab as fv
     >>> bool(verify(fv.load("tiny"), fv.Prune({-1: 0.75})).passed.all())
@@ -67,6 +70,8 @@ def verify(model: Model, method: Method, prompt: str | None = None, seed: int = 
             verdict = check()
         except ValueError as error:
             verdict = Verdict(False, str(error))
+        except Exception as error:  # a method's own code can raise anything
+            verdict = Verdict(False, f"{type(error).__name__}: {short(error, LONGEST)}")
         rows.append({"promise": promise, "passed": verdict.passed, "note": verdict.note})
     return pd.DataFrame(rows)
 
@@ -74,8 +79,10 @@ def verify(model: Model, method: Method, prompt: str | None = None, seed: int = 
 def counted(model: Model, method: Method, prompt: str, seed: int) -> Verdict:
     """Compare counted operations with those issued, forward by forward."""
     grids, text_tokens = model.grids(), len(prompt.split())
-    guided = model.sampling.guidance != model.transformer.unguided
-    costs = [sum(c.values()) for c in step_flops(model, method, grids, text_tokens, guided=guided)]
+    costs = [
+        sum(c.values())
+        for c in step_flops(model, method, grids, text_tokens, sampling=model.sampling)
+    ]
     upper, counts = not exact(method, grids), issued(model, method, prompt, seed)
     walk = forwards(grids, method.acts(grids), 0)
     for forward, products, added in zip(walk, counts.issued, counts.added, strict=True):
@@ -165,6 +172,8 @@ def batched(model: Model, method: Method, prompt: str, seed: int) -> Verdict:
     gap = _batch_gap(model, method, prompt, seed)
     if gap == 0:
         return Verdict(True, "the same logits")
+    if any(act.rows is None for act in method.acts(model.grids())):
+        return Verdict(None, f"{gap:.2%} have other logits; a batch runs the rows that it needs")
     usual = _batch_gap(model, Dense(), prompt, seed)
     return Verdict(
         gap <= max(2 * usual, FEW),
@@ -189,8 +198,8 @@ def all_kept(model: Model, method: Method, prompt: str, seed: int) -> Verdict:
         return Verdict(None, "it has no ratios of pruned steps")
     ratios = {name: NEXT_TO_NONE for name, ratio in method.pairs if ratio < 1}
     changes: dict[str, Any] = {"ratios": ratios}
-    if getattr(method, "null_until", None) is not None:
-        changes["null_until"] = None
+    names = {f.name for f in fields(cast(Any, method))}
+    changes |= {name: value for name, value in PLAIN.items() if name in names}
     forced = cast(Method, replace(cast(Any, method), **changes))
     kept, full = (_seen(model, m, prompt, seed) for m in (forced, Dense()))
     gap = _share_moved(kept, full)

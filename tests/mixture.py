@@ -75,7 +75,7 @@ class Attention:
 def spun(x, angle):
     """Rotate pairs of x (B, H, L, c) as complex numbers, in float32."""
     pairs = torch.view_as_complex(x.transpose(1, 2).contiguous().unflatten(-1, (-1, 2)))
-    turned = pairs * torch.polar(torch.ones_like(angle), angle)[:, None]
+    turned = pairs * torch.complex(angle.cos(), angle.sin())[:, None]
     return torch.view_as_real(turned).flatten(-2).transpose(1, 2)
 
 

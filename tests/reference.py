@@ -102,9 +102,12 @@ def soft(logits, r, generator, book):
 
 
 def phi(p, step, steps, h):
-    ticks = np.linspace(1 / 12, 11 / 12, 4)
+    names = sorted(k.removesuffix(".weight") for k in p if "quant_resi" in k and "weight" in k)
+    count = len(names)
+    edge = 1 / 12 if count == 4 else 1 / (2 * count)
+    ticks = np.linspace(edge, 1 - edge, count)
     k = int(np.argmin(np.abs(ticks - step / (steps - 1))))
-    w, b = (p[f"quantize.quant_resi.qresi_ls.{k}.{n}"] for n in ("weight", "bias"))
+    w, b = (p[f"{names[k]}.{n}"] for n in ("weight", "bias"))
     return 0.5 * h + 0.5 * F.conv2d(h, w, b, padding=1)
 
 
@@ -115,10 +118,13 @@ def cast(state, dtype):
 @torch.no_grad()
 def var(
     state, book, labels, sides, depth, n_heads, *, shared, seed, cfg, top_k, top_p, temperature=1.0,
-    smooth=False, fast=None, dtype=torch.float64,
+    smooth=False, fast=None, dtype=torch.float64, l2_norm=True, given=(), mask=None,
 ):  # fmt: skip
     p, q = cast(state, dtype), cast(book, dtype)
     fast, log, rng = fast or FastVAR(), Log(), torch.Generator().manual_seed(seed)
+    if isinstance(labels, int):  # that many labels are drawn
+        even = torch.full((1, len(p["class_emb.weight"]) - 1), 1.0)
+        labels = torch.multinomial(even / even.sum(), labels, True, generator=rng).flatten()
     width = p["pos_start"].shape[-1]
     classes = len(p["class_emb.weight"]) - 1
     n, steps, side = len(labels), len(sides), sides[-1]
@@ -153,8 +159,11 @@ def var(
                 )
                 qq, k, v = F.linear(z, p[b + "attn.mat_qkv.weight"], bias).chunk(3, -1)
                 qq, k, v = (heads(t, n_heads) for t in (qq, k, v))
-                scale = p[b + "attn.scale_mul_1H11"].clamp(max=math.log(100)).exp()
-                qq, k = F.normalize(qq, dim=-1) * scale, F.normalize(k, dim=-1)
+                by = 0.25 * qq.shape[-1] ** -0.5
+                if l2_norm:
+                    by = p[b + "attn.scale_mul_1H11"].clamp(max=math.log(100)).exp()
+                    qq, k = F.normalize(qq, dim=-1), F.normalize(k, dim=-1)
+                qq = qq * by
                 keys[i] = torch.cat((keys[i], k), 2) if i in keys else k
                 values[i] = torch.cat((values[i], v), 2) if i in values else v
                 return lin(p, b + "attn.proj", attend(qq, keys[i], values[i], 1.0)) * g1
@@ -165,9 +174,10 @@ def var(
             x = x + fast(s, i, "attn", x, attention, pn, pn, log)
             x = x + fast(s, i, "ffn", x, feed, pn, pn, log)
         scale, shift = lin(p, "head_nm.ada_lin.1", act).reshape(2 * n, 1, 2, width).unbind(2)
-        logits = lin(p, "head", norm(x) * (1 + scale) + shift) / temperature
+        logits = lin(p, "head", norm(x) * (1 + scale) + shift)
+        logits = logits / (temperature[s] if isinstance(temperature, list) else temperature)
         r = s / (steps - 1)
-        t = cfg * r
+        t = cfg[s] if isinstance(cfg, list) else cfg * r
         logits = filter_logits((1 + t) * logits[:n] - t * logits[n:], top_k, top_p)
         index = multinomial(torch.softmax(logits, -1), rng, log)
         log.tokens.append(index)
@@ -175,6 +185,11 @@ def var(
         if smooth:
             codes = soft(logits, r, rng, q["quantize.embedding.weight"])
         code = codes.transpose(1, 2).reshape(n, -1, pn, pn)
+        if mask is not None:
+            true = q["quantize.embedding.weight"][given[s]].transpose(1, 2).reshape(code.shape)
+            small = F.interpolate(mask[None, None].float(), size=(pn, pn), mode="bilinear")
+            stays = (small > 0.5) | (pn * pn <= 3)
+            code = torch.where(stays, true, code)
         if pn != side:
             code = F.interpolate(code, size=(side, side), mode="bicubic")
         latent = latent + phi(q, s, steps, code)
@@ -191,11 +206,27 @@ def turn2d(h, w, reference, c):
     )  # (h w, c / 2)
 
 
+def turn2d_absolute(h, w, reference, c):
+    return turn2d(h, w, (h, w), c)
+
+
+def turn2d_interpolated(h, w, reference, c):
+    """Cosines and sines, as complex numbers, of a grid whose longer side has 128 cells."""
+    tall, wide = (int(128 / max(reference) * side) for side in reference)
+    fine = turn2d(tall, wide, (tall, wide), c).reshape(tall, wide, -1).permute(2, 0, 1)
+    cos, sin = (
+        F.interpolate(part[None], size=(h, w), mode="bilinear", align_corners=True)[0]
+        for part in (fine.cos(), fine.sin())
+    )
+    return torch.complex(cos, sin).flatten(1).T
+
+
 def spin(q, angle):
     """Rotate pairs (2p, 2p + 1) of q (B, H, K, c) by angle (K, c / 2) or (B, K, c / 2)."""
     angle = angle if angle.dim() == 2 else angle[:, None]
     a, b = q[..., 0::2], q[..., 1::2]
-    cos, sin = angle.cos().to(q.dtype), angle.sin().to(q.dtype)
+    cos, sin = (angle.real, angle.imag) if angle.is_complex() else (angle.cos(), angle.sin())
+    cos, sin = cos.to(q.dtype), sin.to(q.dtype)
     return torch.stack((a * cos - b * sin, a * sin + b * cos), -1).flatten(-2)
 
 
@@ -210,13 +241,16 @@ def bf16(x, on):
 @torch.no_grad()
 def infinity(
     state, features, mask, sizes, reference, depth, n_heads, bits, *, patch=1, pool_heads=16, seed,
-    cfg, tau, top_p=0.97, official=False, fast=None, dtype=torch.float64,
+    cfg, tau, top_p=0.97, official=False, fast=None, dtype=torch.float64, negative=None, after=None,
+    given=(), turns=None, level_every=0,
 ):  # fmt: skip
     p = cast(state, dtype)
     fast, log, rng = fast or FastVAR(), Log(), torch.Generator().manual_seed(seed)
     width, n = p["pos_start"].shape[-1], len(features)
     lens = mask.sum(1).tolist()
     null = [p["cfg_uncond"][:k] for k in lens]
+    if negative is not None:
+        null = [f[m] for f, m in zip(*negative, strict=True)]
     text = [f[m].to(dtype) for f, m in zip(features, mask, strict=True)] + null
     text = [rms(t, p["text_norm.weight"]) for t in text]
     pooled, memory = [], []
@@ -253,9 +287,12 @@ def infinity(
             )[:, :, 0]
             small = F.pixel_unshuffle(small, patch).flatten(2).transpose(1, 2)
             x = (lin(p, "word_embed", small) + level).repeat(2, 1, 1)
-        angle = turn2d(h, w, reference, width // n_heads)
+        angle = (turns or turn2d)(h, w, reference, width // n_heads)
+        guidance = cfg[s] if isinstance(cfg, list) else cfg
         for i in range(depth):
             b = f"blocks.{i}."
+            if level_every and i and i % level_every == 0:
+                x = x + level
             g1, g2, s1, s2, b1, b2 = (shared + p[b + "ada_gss"]).unbind(2)
 
             def attention(x, index, i=i, b=b, g1=g1, s1=s1, b1=b1, angle=angle):
@@ -289,13 +326,20 @@ def infinity(
             x = x + fast(s, i, "attn", x, attention, h, w, log)
             x = x + fast(s, i, "cross", x, cross, h, w, log)
             x = x + fast(s, i, "ffn", x, feed, h, w, log)
+            if i == after:
+                x = (guidance * x[:n] + (1 - guidance) * x[n:]).repeat(2, 1, 1)
         scale, shift = (
             lin(p, "head_nm.ada_lin.1", F.silu(cond)).reshape(2 * n, 1, 2, width).unbind(2)
         )
-        logits = lin(p, "head", norm(x) * (1 + scale) + shift) / tau
-        logits = cfg * logits[:n] + (1 - cfg) * logits[n:]
+        logits = lin(p, "head", norm(x) * (1 + scale) + shift)
+        logits = logits * (1 / (tau[s] if isinstance(tau, list) else tau))
+        if after is None:
+            logits = guidance * logits[:n] + (1 - guidance) * logits[n:]
+        logits = logits[:n]
         logits = filter_logits(logits.reshape(n, -1, 2), 0, top_p)
         drawn = multinomial(torch.softmax(logits, -1), rng, log).reshape(n, h * w, -1)
+        if s < len(given):  # drawn, and dropped
+            drawn = given[s]
         log.tokens.append(drawn)
         code = (2 * drawn.to(dtype) - 1).transpose(1, 2).reshape(n, -1, h, w)
         code = F.normalize(F.pixel_shuffle(code, patch) / math.sqrt(bits), dim=1)
@@ -362,13 +406,36 @@ def residuals(p, z, n, length, t, host, dtype):
     return 0.6 * x.reshape(n, length, 32)
 
 
+def pick(x, index):
+    return x.gather(1, index[..., None].expand(-1, -1, x.shape[-1]))
+
+
+def hart_pieces(orders, n, length, iterations):
+    """The positions (n, K) of each mask iteration: those that leave the masked part of an order."""
+    shuffled = []
+    for _ in range(n):
+        order = np.arange(length)
+        orders.shuffle(order)
+        shuffled.append(order)
+    order, masked = torch.from_numpy(np.stack(shuffled)), torch.ones(n, length, dtype=torch.bool)
+    pieces = []
+    for i in range(iterations):
+        left = math.floor(length * math.cos(math.pi / 2 * (i + 1) / iterations))
+        left = max(1, min(int(masked[0].sum()) - 1, left))
+        stays = torch.zeros_like(masked).scatter(1, order[:, :left], True)
+        now = masked if i == iterations - 1 else masked & ~stays
+        masked = masked & stays
+        pieces.append(now.nonzero()[:, 1].reshape(n, -1))
+    return pieces
+
+
 @torch.no_grad()
 def hart(
     state, book, features, positions, sides, depth, n_heads, *, seed, rest=0, cfg, temperature=1.0,
-    smooth=False, fast=None, dtype=torch.float64,
+    smooth=False, fast=None, dtype=torch.float64, iterations=1, diffuse=True,
 ):  # fmt: skip
     p, q = cast(state, dtype), cast(book, dtype)
-    fast, log = fast or FastVAR(), Log()
+    fast, log, orders = fast or FastVAR(), Log(), np.random.RandomState(rest)
     rng, host = torch.Generator().manual_seed(seed), torch.Generator().manual_seed(rest)
     n, steps, side = len(features), len(sides), sides[-1]
     table = q["quantize.embedding.weight"]
@@ -399,59 +466,72 @@ def hart(
             spot = ij[None].float() / pn * side + positions[:, -1:, None].float()
             y, z = spot[..., :1] * inv, spot[..., 1:] * inv
             angle = torch.cat((y, y, z, z), -1)
-        cos, sin = angle.cos().to(dtype), angle.sin().to(dtype)
-        for i in range(depth):
-            b = f"blocks.{i}."
+        whole, pieces = x, [None]
+        tokens = torch.zeros(n, pn * pn, latent.shape[1], dtype=dtype)
+        if s == steps - 1 and iterations > 1:
+            pieces = hart_pieces(orders, n, pn * pn, iterations)
+        for piece in pieces:
+            x = whole if piece is None else pick(whole, piece.repeat(2, 1))
+            turned = angle if piece is None else pick(angle, piece.repeat(2, 1))
+            cos, sin = turned.cos().to(dtype), turned.sin().to(dtype)
+            for i in range(depth):
+                b = f"blocks.{i}."
 
-            def attention(x, index, i=i, b=b, cos=cos, sin=sin):
-                z = rms(x, p[b + "ln_wo_grad.weight"])
-                bias = torch.cat(
-                    [p[b + "attn.q_bias"], p[b + "attn.zero_k_bias"], p[b + "attn.v_bias"]]
-                )
-                qq, k, v = F.linear(z, p[b + "attn.qkv_proj.weight"], bias).chunk(3, -1)
-                qq, k, v = (heads(t, n_heads) for t in (qq, k, v))
-                if index is not None:
-                    wide = index[..., None].expand(-1, -1, c)
-                    cos, sin = cos.gather(1, wide), sin.gather(1, wide)
+                def attention(x, index, i=i, b=b, cos=cos, sin=sin):
+                    z = rms(x, p[b + "ln_wo_grad.weight"])
+                    bias = torch.cat(
+                        [p[b + "attn.q_bias"], p[b + "attn.zero_k_bias"], p[b + "attn.v_bias"]]
+                    )
+                    qq, k, v = F.linear(z, p[b + "attn.qkv_proj.weight"], bias).chunk(3, -1)
+                    qq, k, v = (heads(t, n_heads) for t in (qq, k, v))
+                    if index is not None:
+                        wide = index[..., None].expand(-1, -1, c)
+                        cos, sin = cos.gather(1, wide), sin.gather(1, wide)
 
-                def rot(t):
-                    swapped = torch.cat((-t[..., c // 2 :], t[..., : c // 2]), -1)
-                    return t * cos[:, None] + swapped * sin[:, None]
+                    def rot(t):
+                        swapped = torch.cat((-t[..., c // 2 :], t[..., : c // 2]), -1)
+                        return t * cos[:, None] + swapped * sin[:, None]
 
-                k = rot(k)
-                keys[i] = torch.cat((keys[i], k), 2) if i in keys else k
-                values[i] = torch.cat((values[i], v), 2) if i in values else v
-                y = attend(rot(qq), keys[i], values[i], 0.25 * c**-0.5)
-                return lin(p, b + "attn.proj", y)
+                    k = rot(k)
+                    keys[i] = torch.cat((keys[i], k), 2) if i in keys else k
+                    values[i] = torch.cat((values[i], v), 2) if i in values else v
+                    y = attend(rot(qq), keys[i], values[i], 0.25 * c**-0.5)
+                    return lin(p, b + "attn.proj", y)
 
-            def feed(x, index, b=b):
-                z = rms(x, p[b + "ln_wo_grad.weight"])
-                up = F.silu(lin(p, b + "ffn.gate_proj", z)) * lin(p, b + "ffn.up_proj", z)
-                return lin(p, b + "ffn.down_proj", up)
+                def feed(x, index, b=b):
+                    z = rms(x, p[b + "ln_wo_grad.weight"])
+                    up = F.silu(lin(p, b + "ffn.gate_proj", z)) * lin(p, b + "ffn.up_proj", z)
+                    return lin(p, b + "ffn.down_proj", up)
 
-            x = x + fast(s, i, "attn", x, attention, pn, pn, log)
-            x = x + fast(s, i, "ffn", x, feed, pn, pn, log)
-        if s == 0:
-            x = x[:, -1:]
-        scale, shift = (
-            lin(p, "head_nm.ada_lin.1", F.silu(pooled)).reshape(2 * n, 1, 2, width).unbind(2)
-        )
-        logits = lin(p, "head", rms(x, p["head_nm.ln_wo_grad.weight"]) * (1 + scale) + shift)
-        r = min(s, steps - 2) / (steps - 1)
-        t = cfg * r
-        logits = ((1 + t) * logits[:n] - t * logits[n:]) / temperature
-        logits = filter_logits(logits, 600 if s < 7 else 300, 0)
-        index = multinomial(torch.softmax(logits, -1), rng, log)
-        log.tokens.append(index)
-        codes = soft(logits, r, rng, table) if smooth else table[index]
-        if s == steps - 1:
-            z = rms(
-                x + lin(p, "word_embed", table[index]).repeat(2, 1, 1), p["decoder_norm.weight"]
+                x = x + fast(s, i, "attn", x, attention, pn, pn, log)
+                x = x + fast(s, i, "ffn", x, feed, pn, pn, log)
+            if s == 0:
+                x = x[:, -1:]
+            scale, shift = (
+                lin(p, "head_nm.ada_lin.1", F.silu(pooled)).reshape(2 * n, 1, 2, width).unbind(2)
             )
-            codes = codes + residuals(p, z.flatten(0, 1), n, pn * pn, t, host, dtype)
-            latent = latent + codes.transpose(1, 2).reshape(latent.shape)
+            logits = lin(p, "head", rms(x, p["head_nm.ln_wo_grad.weight"]) * (1 + scale) + shift)
+            r = min(s, steps - 2) / (steps - 1)
+            t = cfg[s] if isinstance(cfg, list) else cfg * r
+            logits = ((1 + t) * logits[:n] - t * logits[n:]) / temperature
+            logits = filter_logits(logits, 600 if s < 7 else 300, 0)
+            index = multinomial(torch.softmax(logits, -1), rng, log)
+            log.tokens.append(index)
+            codes = soft(logits, r, rng, table) if smooth else table[index]
+            if s == steps - 1 and diffuse:
+                z = rms(
+                    x + lin(p, "word_embed", table[index]).repeat(2, 1, 1), p["decoder_norm.weight"]
+                )
+                z = z.flatten(0, 1)
+                codes = codes + residuals(p, z, n, codes.shape[1], t, host, dtype)
+            if piece is None:
+                tokens = codes
+            else:
+                tokens.scatter_(1, piece[..., None].expand_as(codes), codes)
+        if s == steps - 1:
+            latent = latent + tokens.transpose(1, 2).reshape(latent.shape)
             continue
-        code = codes.transpose(1, 2).reshape(n, -1, pn, pn)
+        code = tokens.transpose(1, 2).reshape(n, -1, pn, pn)
         code = F.interpolate(code, size=(side, side), mode="bicubic")
         latent = latent + phi(q, s, steps, code)
     log.keys = {i: k.shape[2] for i, k in keys.items()}

@@ -14,15 +14,16 @@ PROJECTIONS = {
         *("blocks.1.sa.mat_qkv", "blocks.1.sa.proj", "blocks.1.ca.mat_q", "blocks.1.ca.mat_kv"),
         *("blocks.1.ca.proj", "blocks.1.ffn.fc1", "blocks.1.ffn.fc2", "head", "word_embed"),
         *("text_proj_for_sos.ca.mat_kv", "text_proj_for_sos.ca.proj", "text_proj_for_ca.0"),
-        "shared_ada_lin.1",
+        *("shared_ada_lin.1", "blocks.1.ca_norm", "lvl_embed"),
     ),
     "var": (
         *("blocks.1.attn.mat_qkv", "blocks.1.attn.proj", "blocks.1.ffn.fc1", "blocks.1.ffn.fc2"),
-        *("head", "word_embed", "blocks.1.ada_lin.1"),
+        *("head", "word_embed", "blocks.1.ada_lin.1", "lvl_embed"),
     ),
     "hart": (
         *("blocks.1.attn.qkv_proj", "blocks.1.attn.proj", "blocks.1.ffn.gate_proj"),
         *("blocks.1.ffn.up_proj", "blocks.1.ffn.down_proj", "head", "word_embed", "context_embed"),
+        *("lvl_embed", "lvl_embed.mlp.0"),
     ),
 }
 

@@ -256,7 +256,7 @@ def test_rows_that_come_back_find_the_keys_of_those_that_ran(model):
     method = RowsAt(((-2, Rows.COND),))
     made = fv.generate(model, prompt(model), method, seed=2, snapshot=())
     cache, lengths = made.snapshot.cache, made.snapshot.lengths
-    for layer, store in enumerate(cache.store):
+    for layer, (_, store) in enumerate(cache.held):
         away = slice(lengths[-3][layer], lengths[-2][layer])
         cond, null = store[:, :, :, away].chunk(2, dim=1)
         assert torch.equal(cond, null)

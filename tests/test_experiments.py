@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -41,6 +41,7 @@ from fastvar_lab.experiments.galleries import GALLERIES
 from fastvar_lab.experiments.jobs import Addresses, CellJob, method_columns
 from fastvar_lab.experiments.questions import (
     drafting,
+    resolution_scaling,
     spectra,
     sublayer_overhead,
 )
@@ -330,15 +331,16 @@ def test_what_drafting_saves_is_counted(monkeypatch):
 def test_a_worker_with_other_weights_or_versions_is_refused(tmp_path):
     job = CellJob("x", 1, base.each(lambda model, cell: []), (base.Cell(),))
     expected = workers.expectation(ModelSpec().open())
-    checked = ("torch", "weights", "sizes", "fastvar-lab", "scikit-image", "numpy", "a package",
-               "code of fastvar-lab")  # fmt: skip
+    checked = ("torch", "weights", "sizes", "fastvar-lab", "scikit-image", "numpy", "scipy",
+               "a package", "code of fastvar-lab")  # fmt: skip
     for name in checked:
         other = {**expected, name: "1234"}
         with pytest.raises(ValueError, match=rf"this worker has the {name} .*begun with 1234"):
             workers.compute(job, ModelSpec(), str(tmp_path), other)
-    older = {name: value for name, value in expected.items() if name != "torch"}
-    with pytest.raises(ValueError, match=r"the torch .*begun with unknown"):
-        workers.compute(job, ModelSpec(), str(tmp_path), older)
+    for package in ("torch", "scipy"):
+        older = {name: value for name, value in expected.items() if name != package}
+        with pytest.raises(ValueError, match=rf"the {package} .*begun with unknown"):
+            workers.compute(job, ModelSpec(), str(tmp_path), older)
 
 
 def test_a_folder_that_cannot_be_written_fails_at_once(tmp_path):
@@ -797,7 +799,7 @@ def test_tables_come_as_markdown_and_latex(tmp_path):
 
 
 OWN = """
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 @dataclass(frozen=True)
 class Own:
@@ -981,9 +983,9 @@ def test_a_store_is_pruned_by_model_and_by_age(tmp_path):
     for model in ("one", "two"):
         store.put({"model": model}, [{"ms": 1.0}])
         store.put_values({"model": model}, {"psnr/1": {"psnr": 2.0}})
-    with pytest.raises(ValueError, match="say what to remove"):
+    with pytest.raises(ValueError, match="nothing selects what to remove"):
         store.prune()
-    with pytest.raises(ValueError, match="nothing of the model 'three' is kept"):
+    with pytest.raises(ValueError, match="has no results of the model 'three'"):
         store.prune("three")
     assert store.prune("one") > 0
     assert set(store.sizes().model) == {"two"}
@@ -1177,3 +1179,60 @@ def test_what_a_rule_computed_once_is_no_part_of_it(small, tmp_path):
     before = told()
     fv.generate(small, "a red ring", method)
     assert told() == before
+
+
+def test_commands_in_provenance_repeat_the_run(tmp_path, monkeypatch):
+    """A command of provenance has all options, or is left out where none says the same."""
+    (tmp_path / "my prompts.txt").write_text("a red ring\n")
+    text, seen = str(tmp_path / "my prompts.txt"), []
+    monkeypatch.setattr(run, "run", lambda name, *a, **options: synthetic(name))
+    monkeypatch.setattr(figures, "write_figure", lambda *a: None)
+    out, scenes = tmp_path / "out", ["--prompts", text, "--metrics", "vif,ssim"]
+    options = f" --prompts '{text}' --metrics vif,ssim"
+    assert main(["experiment", "memory", *scenes, "--out", str(out)]) == 0
+    told = json.loads((out / "memory.json").read_text())
+    assert told["command"] == f"python -m fastvar_lab experiment memory --model tiny{options}"
+    assert told["prompts"] == f"PromptFile(path={text!r})"
+    assert told["metrics"] == ["vif", "ssim"]
+    assert main(["figures", "memory", "--quick", *scenes, "--out", str(out)]) == 0
+    told = json.loads((out / "memory.json").read_text())
+    assert told["command"] == f"python -m fastvar_lab figures memory --quick{options}"
+    monkeypatch.setattr(claims, "measure", lambda *a, **options: seen.append(1) or {})
+    assert main(["claims", "--quick", "--prompts", text, "--out", str(out)]) == 0
+    line = f"Written by `python -m fastvar_lab claims --quick --prompts '{text}'`."
+    assert line in (out / "claims.md").read_text()
+    model, mine = fv.load("tiny"), fv.Metric("mine", "mine", lambda p, r: 0.0)
+    for settings in ({"prompts": fv.PromptList("a ring")}, {"metrics": [mine]},
+                     {"prompts": fv.PromptFile(text, seed=3)}, {"scope": "default"}):  # fmt: skip
+        list(figures.draw(model, ["memory"], out, **settings))
+        assert "command" not in json.loads((out / "memory.json").read_text())
+    own = replace(run.find("memory"), version=9)
+    list(figures.draw_frame(model, own, synthetic("memory"), out, "quick"))
+    assert "command" not in json.loads((out / "memory.json").read_text())
+    opened = fv.load("tiny", sizes=((1, 1), (2, 2), (4, 4)))
+    list(figures.draw(opened, ["memory"], out))
+    assert "command" not in json.loads((out / "memory.json").read_text())
+
+
+def test_claims_of_random_weights_are_those_of_speed(tmp_path, monkeypatch, capsys):
+    """The command runs what random weights answer, and writes why the rest is left out."""
+    asked = []
+
+    def measured(name, *a, **options):
+        asked.append(name)
+        return synthetic(name)
+
+    monkeypatch.setattr(run, "run", measured)
+    assert main(["claims", "--quick", "--weights", "random", "--out", str(tmp_path)]) == 0
+    text = (tmp_path / "claims.md").read_text()
+    assert capsys.readouterr().out == f"{text}\n"
+    assert asked == [name for name, record in claims.claiming().items() if record.speed]
+    assert {"memory", "latency_by_scale", "resolution_scaling"} <= set(asked)
+    assert "Written by `python -m fastvar_lab claims --quick --weights random`." in text
+    left_out = [line for line in text.splitlines() if line.startswith("- ")]
+    assert len(left_out) == len(claims.claiming()) - len(asked)
+    line = "- selectors is left out: tiny has random weights: only its speed means something"
+    assert any(note.startswith(line) for note in left_out)
+    question = question_of("resolution_scaling")
+    cells = resolution_scaling.cells(replace(question, model=fv.load("tiny", "random")))
+    assert {cell.columns["what"] for group in cells for cell in group} == {"time"}

@@ -20,7 +20,7 @@ from fastvar_lab.backbones.text import RandomContext, RandomText
 from fastvar_lab.errors import WeightsError, short
 from fastvar_lab.experiments import claims
 from fastvar_lab.files import ABANDONED, expanded, write, write_json
-from fastvar_lab.models import catalog, hub, releases, states, tiny
+from fastvar_lab.models import catalog, hub, releases, shipped, states, tiny
 from fastvar_lab.models.checkpoints import read_released
 from fastvar_lab.models.features import StoredFeatures
 from fastvar_lab.pictures import write_image
@@ -50,9 +50,9 @@ def test_the_kind_of_this_labs_own_files_is_named_too(folder):
 
 
 def test_the_shipped_weights_are_those_of_their_hashes(tmp_path):
-    hashes = json.loads((tiny.WEIGHTS / tiny.HASHES).read_text())
+    hashes = json.loads((tiny.WEIGHTS / shipped.HASHES).read_text())
     assert hashes.keys() == {path.name for path in tiny.WEIGHTS.glob("*.safetensors")}
-    tiny.check_hashes(tiny.WEIGHTS)
+    shipped.check_hashes(tiny.WEIGHTS)
     for path in tiny.WEIGHTS.iterdir():
         if path.is_file():
             (tmp_path / path.name).write_bytes(path.read_bytes())
@@ -122,6 +122,34 @@ def test_models_say_what_is_known_of_hashes(tmp_path, monkeypatch):
     (tmp_path / files[1]).write_bytes(b"wexghts")
     assert catalog.catalog(tmp_path, check=True)[1]["hash"] == "differs"
     assert "differs" in catalog.table(catalog.catalog(tmp_path, check=True))
+
+
+def test_models_are_listed_from_the_cache_without_torch(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(catalog, "NAMES", ("tiny", "var-d16"))
+    first, place = catalog.catalog(), tmp_path / "fastvar_lab" / "models" / "requirements.json"
+    code = """
+import sys
+from fastvar_lab.models import catalog
+catalog.NAMES = ("tiny", "var-d16")
+print(catalog.table(catalog.catalog()))
+assert "torch" not in sys.modules
+"""
+    listed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert listed.stdout.strip() == catalog.table(first), listed.stderr
+    flipped(place, place.read_bytes().index(b'"parameters": ') + 14)
+    assert catalog.catalog() == first
+    monkeypatch.setattr(catalog, "source_hash", lambda: "another version")
+    before = place.read_bytes()
+    assert catalog.catalog() == first
+    assert place.read_bytes() != before
+
+
+def test_a_cache_that_cannot_be_written_is_no_error(tmp_path, monkeypatch):
+    (tmp_path / "cache").write_text("a file")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(catalog, "NAMES", ("tiny",))
+    assert [row["name"] for row in catalog.catalog()] == ["tiny"]
 
 
 def test_the_name_of_a_blob_in_the_hubs_cache_is_its_hash(tmp_path):

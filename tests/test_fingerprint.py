@@ -13,6 +13,7 @@ from torch import nn
 
 import fastvar_lab as fv
 from fastvar_lab import scales
+from fastvar_lab.backbones.layers import RMSNorm
 from fastvar_lab.methods import fingerprint
 from fastvar_lab.methods.fingerprint import SourceWarning, code_of, user_code_hash
 
@@ -164,7 +165,23 @@ def hook_of_every_module(model, layer):
     return lambda: nn.modules.module.register_module_forward_hook(twice)
 
 
+def eps_of_a_torch_module(model, layer):
+    norm = next(m for m in model.tokenizer.modules() if isinstance(m, nn.GroupNorm))
+    return lambda: setattr(norm, "eps", 0.1)
+
+
+def setting_of_a_module_of_this_library(model, layer):
+    norm = next(m for m in model.transformer.modules() if isinstance(m, RMSNorm))
+    return lambda: setattr(norm, "eps", 0.1)
+
+
+def another_module_without_weights(model, layer):
+    projection = model.transformer.text_proj_for_ca
+    return lambda: projection.__setitem__(1, nn.ReLU())
+
+
 SET = (adapter, hook_with_an_object, hook_with_the_model, hook_of_every_module,
+       setting_of_a_module_of_this_library, another_module_without_weights,
        lambda model, layer: own_forward(layer, {"of": 1.0}))  # fmt: skip
 
 
@@ -184,6 +201,27 @@ def test_what_is_set_on_a_module_decides_what_the_model_is(small, prepare):
     finally:
         if handle is not None:
             handle.remove()
+
+
+def test_settings_of_shipped_modules_count_where_they_were_changed(small):
+    model = copy.deepcopy(small)
+    before, change = model.fingerprint, eps_of_a_torch_module(model, None)
+    assert before == small.fingerprint
+    change()
+    after = model.fingerprint
+    assert after != before
+    other = copy.deepcopy(small)
+    eps_of_a_torch_module(other, None)()
+    assert other.fingerprint == after
+
+
+def test_a_snapshot_says_what_has_changed(small):
+    model = copy.deepcopy(small)
+    change = setting_of_a_module_of_this_library(model, None)
+    full = fv.generate(model, "a red ring", fv.Dense(), seed=1, snapshot=True)
+    change()
+    with pytest.raises(ValueError, match=r"^the settings of .* have changed since the snapshot$"):
+        fv.resume(model, full, fv.Prune({-1: 0.5}))
 
 
 def test_code_without_a_source_is_hashed_for_one_python_alone(monkeypatch):

@@ -50,7 +50,8 @@ def test_training_pass_gives_the_logits_of_generation(small):
         small.transformer, Text(*text), inputs, small.sizes, everything
     )
     assert torch.equal(
-        middle[:, 0], (state.start + small.transformer.where(made.request.grids[0]))[:, 0]
+        middle[:, 0],
+        (state.start + small.transformer.where(made.request.grids[0], state.levels))[:, 0],
     )
     assert torch.allclose(together, torch.cat(stepwise, dim=1), atol=1e-10, rtol=0)
     assert together.std() > 0.1

@@ -14,8 +14,9 @@ import fastvar_lab as fv
 from fastvar_lab import scales
 from fastvar_lab.backbones.var import VARConfig
 from fastvar_lab.methods.merge import Merge, match, sources_and_destinations
-from fastvar_lab.methods.presets import PRESETS, infinity_preset, parse_ratios
+from fastvar_lab.methods.presets import PRESETS, infinity_preset
 from fastvar_lab.methods.prune import Dense, Prune, PruneRunner
+from fastvar_lab.methods.ratios import parse_ratios
 from fastvar_lab.methods.restore import Cached, CachedBranch, NearestKept, Zero
 from fastvar_lab.methods.schedule import find, kept
 from fastvar_lab.methods.select import (

@@ -1,13 +1,17 @@
 """Metrics of one's own: what is refused, what their columns are called, and their intervals."""
 
+import json
+
 import pandas as pd
 import pytest
 
 import fastvar_lab as fv
 from fastvar_lab.experiments.comparison import merge_frames
+from fastvar_lab.frames import holds_hits
 from fastvar_lab.measure import quality
 from fastvar_lab.measure.statistics import paired, summary, wilson, wilson_of_gap
 from fastvar_lab.methods.columns import labelled
+from fastvar_lab.plotting.tables import metric_columns, tabulate
 from fastvar_lab.prompts import PromptList, as_prompts
 
 
@@ -30,7 +34,7 @@ def test_a_metric_takes_no_name_that_frames_use(name):
         ({"mine": lambda picture, reference, depth: 1.0}, "missing a required argument: 'depth'"),
         ({"mine": 3}, "3 is not a callable object"),
         ([brightness], r"names, Metrics or functions by name, \{'mine': f\}; not <function"),
-        ("lpips", "no metric 'lpips'"),
+        ("fidelity", "no metric 'fidelity'"),
     ],
 )
 def test_what_is_no_metric_is_refused_before_anything_is_drawn(metrics, sentence):
@@ -62,6 +66,60 @@ def test_a_comparison_says_which_columns_hold_hits(small, tmp_path, monkeypatch)
     assert (full.low, full.high) == wilson([1.0, 1.0])
     assert frame.hits.dropna().eq("close").all()
     assert "hits" not in fv.compare(small, [method], look, **options)
+
+
+def mean_of_red(picture, reference):
+    return {"": float(picture[..., 0].mean()), "gap": 0.25}
+
+
+def test_tables_use_title_and_digits_of_your_own_metrics(small, tmp_path, monkeypatch):
+    monkeypatch.setattr(quality, "METRICS", {"psnr": quality.METRICS["psnr"]})
+    red = fv.Metric("red", "mean of red", mean_of_red, digits=1)
+    look, method = fv.Scope("look", 2, 1), fv.Prune({-1: 1.0})
+    options = {"store": fv.Store(tmp_path), "progress": False}
+    frame = fv.compare(small, [method], look, metrics=[red], **options)
+    frame.to_csv(tmp_path / "frame.csv", index=False)
+    table = tabulate(pd.read_csv(tmp_path / "frame.csv"))
+    assert {"mean of red", "mean of red gap"} <= set(table)
+    assert "red" not in table
+    assert table["mean of red gap"][0].startswith(("0.2 ", "0.3 "))
+    assert "titles" not in fv.compare(small, [method], look, **options)
+
+
+def test_titles_never_hide_a_column():
+    rows = {"kind": "quality", "method": "full", "family": "full", "picture": 0, "psnr": 1.0}
+    titles = {"red": ["PSNR (dB)", 1], "blue": ["n", 1], "green": ["speedup", 1]}
+    values = {"red": 2.0, "blue": 3.0, "green": 4.0, "titles": json.dumps(titles)}
+    time = {"kind": "time", "method": "full", "family": "full", "speedup": 1.0}
+    frame = pd.DataFrame([{**rows, **values}, {**time, "speedup_flop_bound": 1.0}])
+    names = ["method", "PSNR (dB)", "PSNR (dB) (red)", "n (blue)", "speedup (green)"]
+    assert list(tabulate(frame))[:5] == names
+
+
+@pytest.mark.parametrize("digits", [-1, 1.5, "2"])
+def test_digits_are_a_whole_number(digits):
+    with pytest.raises(ValueError, match="digits of the metric mine must be a whole number from 0"):
+        fv.Metric("mine", "mine", brightness, digits=digits)
+
+
+def test_merged_frames_keep_what_each_says_of_its_metrics():
+    rows = {"kind": "quality", "model": "a", "weights": "1", "method": "full", "prompt": "x"}
+    plain = pd.DataFrame([{**rows, "picture": i} for i in range(2)])
+    red = plain.assign(red=1.0, hits="red", titles='{"red": ["mean of red", 1]}')
+    blue = plain.assign(blue=0.0, hits="blue", titles='{"blue": ["mean of blue", 2]}')
+    merged = merge_frames([plain, red, blue])
+    assert len(merged) == 2
+    assert metric_columns(merged) == {"red": ("mean of red", 1), "blue": ("mean of blue", 2)}
+    assert all(holds_hits(merged, column) for column in ("red", "blue"))
+
+
+def test_a_disturbed_timing_gives_way_in_merged_frames():
+    rows = {"kind": ["time"], "model": ["a"], "weights": ["1"], "method": ["full"]}
+    common = {"machine": "x", "picture": None, "prompt": None}
+    wide = pd.DataFrame(rows).assign(**common, speedup=6.3, disturbed=True)
+    clear = pd.DataFrame(rows).assign(**common, speedup=1.3, disturbed=False)
+    for frames in ([wide, clear], [clear, wide], [clear, wide, wide.assign(speedup=5.0)]):
+        assert merge_frames(frames).speedup.to_list() == [1.3]
 
 
 def test_merged_frames_fill_in_metrics_that_one_lacks():

@@ -14,10 +14,12 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from nbformat import v4
 
 import fastvar_lab
 from fastvar_lab.cli import notebook_runner
 from fastvar_lab.cli.main import main
+from fastvar_lab.cli.notebook_pages import STATE, VIEW, to_html
 
 ROOT = Path(__file__).parent.parent
 ALL = notebook_runner.find(ROOT / "notebooks")
@@ -162,6 +164,34 @@ def test_a_page_is_whole_without_scripts_and_other_hosts(tmp_path):
     ]
     assert "pruned: 0.5" in page
     assert "<b>2.5</b> times" in page
+
+
+def test_a_page_loads_nothing_and_shows_what_widgets_captured(tmp_path):
+    far = "https://example.org"
+    style = f"<style>@import url({far}/x.css); p {{background: url({far}/y.png)}}</style>"
+    text = (
+        f"# The `x` of *y*\n\n![a map]({far}/a.png) <img src='{far}/b.png'>\n\n"
+        f"<iframe src='{far}/c'></iframe>"
+    )
+    shown = v4.new_output("display_data", {"text/html": f"<link rel=a href={far}/z.css>{style}"})
+    photo = v4.new_output("display_data", {"image/jpeg": "/9j/"})
+    view = v4.new_output("display_data", {VIEW: {"model_id": "out"}})
+    inside = [v4.new_output("stream", text="3 < 4"), photo]
+    notebook = v4.new_notebook(cells=[v4.new_markdown_cell(text)])
+    for output in (shown, photo, view):
+        notebook.cells.append(v4.new_code_cell("draw()", outputs=[output]))
+    widget = {"model_name": "OutputModel", "state": {"outputs": inside}}
+    notebook.metadata["widgets"] = {STATE: {"state": {"out": widget}}}
+    page = to_html(notebook, tmp_path / "one.ipynb")
+    assert "<title>The x of y</title>" in page
+    assert not re.search(r"<(?:img|iframe|link)[^>]*https", page)
+    assert "@import" not in page
+    assert "url(http" not in page
+    assert f'<a href="{far}/a.png">a map</a>' in page
+    assert f'<a href="{far}/b.png">{far}/b.png</a>' in page
+    assert page.count('src="data:image/jpeg;base64,/9j/"') == 2
+    assert 'alt="Output of draw()"' in page
+    assert "3 &lt; 4" in page
 
 
 def test_outputs_are_stripped_once(tmp_path, capsys):

@@ -96,7 +96,7 @@ class Toy(Backbone):
         return rearrange(self.head(x), "b l (d two) -> b l d two", two=2)
 
     def guidance(self, state, grid, sampling):
-        return sampling.guidance
+        return sampling.guidance_at(grid.index)
 
     def draw(self, logits, grid, sampling, draws, codebook=None):
         return draws.pick(grid.index, bit_probabilities(logits, sampling.top_p)).bool()

@@ -99,11 +99,17 @@ def test_labels_come_to_one_form(var, labels):
 
 
 @pytest.mark.parametrize(
-    "prompts", [None, True, 3.5, [None], [3.0], object(), b"3", {"3"}, {"3": 1}, torch.tensor(3.0)]
+    "prompts", [True, 3.5, [3.0], object(), b"3", {"3"}, {"3": 1}, torch.tensor(3.0)]
 )
 def test_what_is_no_prompt_is_refused(var, prompts):
     with pytest.raises(ValueError, match=r"prompt|condition"):
         fv.generate(var, prompts, fv.Dense(), sizes=SIZES)
+
+
+@pytest.mark.parametrize("prompts", [None, [None]])
+def test_only_labels_are_left_out(small, prompts):
+    with pytest.raises(ValueError, match="a prompt is text, or a class label; not None"):
+        fv.generate(small, prompts, fv.Dense())
 
 
 def test_labels_given_as_a_tensor_are_whole_numbers(var):

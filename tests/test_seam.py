@@ -11,17 +11,20 @@ ROOT = Path(fastvar_lab.__file__).parent
 
 # rooms, lowest first: each imports those before it alone
 ROOMS = (
-    *("errors", "files", "encoding", "frames", "tensors", "provenance", "pictures"),
+    *("errors", "values", "files", "encoding", "frames", "tensors", "provenance", "pictures"),
     *("seam", "tokens", "cache", "scales", "draws", "sampling", "progress"),
     *("world", "prompts", "audit", "backbones", "methods", "models", "request", "snapshots"),
-    *("generation", "instruments", "draft_and_refine"),
+    *("live", "generation", "editing", "instruments", "draft_and_refine"),
     *(
+        "networks",
         "measure",
         "store",
         "plotting",
         "speed",
         "verification",
         "parity",
+        "planning",
+        "first_contact",
         "evaluators",
         "experiments",
         "widgets",
@@ -69,11 +72,24 @@ def test_optional_packages_are_not_imported_with_the_library():
 # modules of a room, lowest first, where the order is more than a matter of taste
 INSIDE = {
     "models": (
-        *("absent", "precision", "families", "releases", "hub", "wrappers", "states"),
+        *("names", "shipped", "absent", "precision", "families", "releases", "hub", "wrappers"),
+        "states",
         *("checkpoints", "stamps", "features", "seeding", "model", "build", "tiny"),
-        *("loading", "catalog", "live", "recognition", "attach"),
+        *("loading", "requirements", "catalog", "live", "recognition", "attach"),
     ),
-    "cli": ("options", "notebook_copies", "notebook_pages", "notebook_runner", "cmd_", "main"),
+    "networks": (
+        *("resizing", "inception", "lpips", "renaming", "pretrained", "conversion"),
+        *("collection", "rehearsal"),
+    ),
+    "cli": (
+        "options",
+        "generate_options",
+        "notebook_copies",
+        "notebook_pages",
+        "notebook_runner",
+        "cmd_",
+        "main",
+    ),
 }
 
 

@@ -36,6 +36,14 @@ def test_a_full_disk_is_one_line(tmp_path):
     assert ended.stderr == "fastvar-lab: [Errno 28] No space left on device\n"
 
 
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_a_closed_stream_is_no_error(closed):
+    command = f"{sys.executable} -m fastvar_lab figures --list {closed}"
+    ended = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0
+    assert ended.stderr == ""
+
+
 LATE = [
     (["claims", "--workers", "-1"], "--workers must be 0 or more; not -1"),
     (["experiment", "memory", "--workers", "-1"], "--workers must be 0 or more; not -1"),
@@ -53,6 +61,11 @@ LATE = [
     (["generate", "a ring", "--seed=--"], "--seed takes a value; not '--'"),
     (["generate", "a ring", "--ratios", "31:0.5"], "no scale 31 in this schedule"),
     (["demo", "--ratios", "31:0.5"], "no scale 31 in this schedule"),
+    (["demo", "--device", "nope"], "device must be cpu or cuda, such as cuda:0; not 'nope'"),
+    (["train", "tokenizer", "--resume"], "tokenizer.ckpt does not exist"),
+    (["train", "tokenizer", "--from", "nowhere"], "cannot read weights nowhere"),
+    (["figures", "side_by_side", "--metrics", "nope"], "no metric 'nope'"),
+    (["figures", "side_by_side", "--prompts", "/nowhere"], "cannot read the prompt file /nowhere"),
     (["demo", "--dtype=--"], "--dtype takes a value; not '--'"),
 ]
 
@@ -70,13 +83,20 @@ def test_what_can_be_refused_is_refused_before_anything_is_made(
     assert not (tmp_path / "cache").exists()
 
 
-def test_pictures_too_small_for_a_metric_are_refused_before_they_are_drawn(tmp_path):
+def test_a_metric_that_pictures_are_too_small_for_is_left_out_or_refused(tmp_path):
     model = fv.load("tiny", sizes=((1, 1), (2, 2), (4, 4)))
+    methods, look, told = {"mine": fv.Prune({-1: 0.5})}, Scope("x", 1, 1), []
+    options = {"store": Store(tmp_path), "progress": False, "note": told.append}
     with pytest.raises(
         ValueError, match="32x32 px are too small for the metric vif, which needs 41"
     ):
-        run.compare(model, {"mine": fv.Prune({-1: 0.5})}, Scope("x", 1, 1), store=Store(tmp_path))
+        run.compare(model, methods, look, metrics="vif", **options)
     assert not list(tmp_path.rglob("*.npz"))
+    frame = run.compare(model, methods, look, **options)
+    assert told == ["pictures of 32x32 px are too small for the metric vif, which needs 41 px a "
+                    "side: it is left out"]  # fmt: skip
+    assert "vif" not in frame
+    assert frame.ssim.notna().any()
 
 
 def test_pictures_of_other_content_have_other_names(tmp_path):

@@ -9,6 +9,9 @@ import pytest
 from fastvar_lab.experiments import demo
 from fastvar_lab.measure.speedup import WIDEST, Speedup, disturbed, undisturbed
 from fastvar_lab.methods.prune import Prune
+from fastvar_lab.plotting import charts
+from fastvar_lab.plotting.tables import tabulate
+from fastvar_lab.speed import suite
 from fastvar_lab.speed.timed import ATTEMPTS, paired, speedups, timed, turns
 
 
@@ -58,8 +61,9 @@ def test_the_interval_of_the_median_is_of_order_statistics():
     [
         ([1.0], [], "not 1 and 0"),
         ([], [], "not 0 and 0"),
-        ([1.0], [0.0], "above 0; the smallest is 0"),
-        ([float("nan")], [1.0], "above 0"),
+        ([1.0], [0.0], "finite and above 0; not 0"),
+        ([float("nan")], [1.0], "above 0; not nan"),
+        ([float("inf")], [1.0], "finite and above 0; not inf"),
     ],
 )
 def test_unpaired_times_are_refused(full, fast, sentence):
@@ -155,3 +159,52 @@ def test_a_demo_states_the_speedup_of_its_bars(small, monkeypatch):
     assert report["speedup"] == 5.0 / 2.1  # of the turns 2, 2.38 and 2.4
     assert (sum(report["ms_full"]), sum(report["ms_fast"])) == (5.0, 2.1)
     assert not report["disturbed"]
+
+
+def test_a_disturbed_timing_is_marked_wherever_it_is_shown():
+    """Tables note it, bars and lines are named after it, and growth is not fitted to it."""
+    times = {"full": [4.0, 4.1], "FastVAR 8x8: 50 %": [2.0, 3.9]}
+    rows = [
+        {"method": m, "family": m.split()[0], "size": "8x8", "ms": ms, "disturbed": m != "full"}
+        for m, turns in times.items()
+        for ms in turns
+    ]
+    frame = pd.DataFrame(rows)
+    table = tabulate(frame).set_index("method").note
+    assert table.to_list() == ["", "timing disturbed"]
+    assert "note" not in tabulate(frame.assign(disturbed=False))
+    labels = [text.get_text() for text in charts.latency(frame).axes[0].get_legend().get_texts()]
+    assert labels == ["full", "FastVAR 8x8: 50 %, timing disturbed"]
+    growing = frame.assign(what="time", tokens=[64, 256] * 2, kernel="fused")
+    labels = [t.get_text() for t in charts.scaling(growing).axes[0].get_legend().get_texts()]
+    assert "timing disturbed" in labels[1]
+    cases = [
+        {"model": "m", "group": "growth", "name": f"m {s} paper preset", "scales": [s],
+         "ms_full": ms, "ms_fast": ms, "disturbed": wide}
+        for s, ms, wide in (("8x8", 1.0, False), ("16x16", 4.0, False), ("32x32", 99.0, True))
+    ]  # fmt: skip
+    assert suite.growth(cases) == {"full": pytest.approx(1), "fast": pytest.approx(1)}
+
+
+def test_methods_whose_timings_are_all_disturbed_leave_an_empty_front():
+    """Nothing is recommended, and the figure still draws."""
+    common = {"family": "FastVAR", "picture": 0, "psnr": 30.0, "speedup": 6.3}
+    bounds = {"speedup_low": 1.0, "speedup_high": 9.0, "speedup_flop_bound": 1.35}
+    rows = [
+        {**common, **bounds, "kind": kind, "method": method, "family": family,
+         "disturbed": family != "full"}
+        for kind in ("quality", "time")
+        for method, family in (("full", "full"), ("FastVAR 8x8: 50 %", "FastVAR"))
+    ]  # fmt: skip
+    frame = pd.DataFrame(rows)
+    assert charts.tradeoff_points(frame).empty
+    assert not len(charts.tradeoff(frame).axes[0].lines[-1].get_xdata())
+    assert "6.30 [1.00 to 9.00], timing disturbed" in set(tabulate(frame).speedup)
+
+
+def test_a_timing_takes_an_attempt_and_finite_times():
+    with pytest.raises(ValueError, match="at least one attempt; not 0"):
+        speedups({"full": float}, repeats=1, attempts=0)
+    endless = clock(*[float("inf")] * 9)
+    with pytest.raises(ValueError, match="finite and above 0; not inf"):
+        speedups({"full": endless, "fast": endless}, repeats=3, warm_up=0)

@@ -100,3 +100,20 @@ def test_a_selector_must_look_at_each_picture_alone(small):
 
     promises = failed(small, fv.Prune({-1: 0.5}, select=Together()))
     assert promises == {"a batch equals its pictures alone"}
+
+
+@pytest.mark.parametrize("error", [TypeError("no\nrow"), KeyError("gate"), ZeroDivisionError()])
+def test_whatever_a_method_raises_is_a_failed_line(small, error):
+    class Raises(fv.Runner):
+        def sublayer(self, site, grid, branch, x):
+            raise error
+
+    class Breaks(AtTheEnd):
+        def start(self, grids, depth, held=None):
+            return Raises()
+
+    report = fv.verify(small, Breaks(), PROMPT).set_index("promise")
+    note = report.note["a batch equals its pictures alone"]
+    assert report.passed["a batch equals its pictures alone"] is False
+    assert note.startswith(f"{type(error).__name__}: ")
+    assert "\n" not in note

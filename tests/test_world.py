@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import ndimage
 
 from fastvar_lab.errors import PromptError
+from fastvar_lab.world.detail import detail
 from fastvar_lab.world.detect import Detection, detect
 from fastvar_lab.world.grammar import (
     COLORS,
@@ -199,3 +201,32 @@ def test_pictures_of_other_prompts_pass_at_about_chance():
             if a.prompt.canonical != b.prompt.canonical:
                 passed.append(judge(a.prompt, render(compose(b.prompt, b.seed))))
     assert np.mean(passed) < 0.15
+
+
+def test_detail_is_right_in_renders_and_ranks_blurred_and_sharpened_ones():
+    rows = []
+    for question in questions(5, 5, ("texture",)):
+        picture = render(compose(question.prompt, question.seed + 1), 256).astype(np.float32)
+        blurred = [ndimage.gaussian_filter(picture, (sigma, sigma, 0)) for sigma in (1, 2, 4)]
+        sharpened = 2 * picture - blurred[0], 3 * picture - 2 * blurred[1]
+        images = (np.clip(each, 0, 255) for each in (picture, *blurred, *sharpened))
+        rows.append([detail(question.prompt, im.astype(np.uint8), question.seed) for im in images])
+    mean = {
+        name: np.nanmean([[d[name] for d in row] for row in rows], axis=0) for name in rows[0][0]
+    }
+    for name in ("contrast", "period", "parts", "outline", "grain"):
+        assert mean[name][0] == pytest.approx(1, abs=0.12), name
+    for name in ("contrast", "outline", "grain"):
+        same, *less = mean[name][:4]
+        assert same > less[0] > less[1] > less[2], name
+        assert mean[name][4] > same, name
+    assert mean["error"][0] < 0.15 < mean["error"][1] < mean["error"][2] < mean["error"][3]
+    assert mean["error"][0] < mean["error"][4] < mean["error"][5]
+
+
+def test_detail_that_a_picture_does_not_show_is_nan():
+    prompt = parse("a dotted red circle")
+    values = detail(prompt, np.full((64, 64, 3), 128, np.uint8), seed=0)
+    assert np.isnan([values[name] for name in ("contrast", "period", "parts", "outline")]).all()
+    assert values["grain"] == 0
+    assert values["error"] > 3

@@ -17,6 +17,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from fastvar_lab.backbones.quantize import HybridQuantizer, VectorQuantizer
+from fastvar_lab.tokens import wide
 
 
 @dataclass(frozen=True)
@@ -231,6 +232,11 @@ class AutoEncoder(nn.Module):
         """Store convolution weights channels last, which is about a third faster on a CPU."""
         return cast(AutoEncoder, cast(nn.Module, self).to(memory_format=torch.channels_last))  # type: ignore[call-overload]
 
+    def encode(self, pictures: Tensor) -> Tensor:
+        """Encode pictures (B, 3, H, W) in [0, 1] to latents (B, d, h, w), float32 or float64."""
+        weight = self.encoder.conv_in.weight
+        return wide(self.encoder((2 * pictures - 1).to(weight.dtype)))
+
     def decode(self, latent: Tensor) -> Tensor:
         """Decode a latent (B, d, h, w) to pictures (B, 3, H, W) in [0, 1], float32."""
         weight = self.decoder.conv_in.weight
@@ -241,14 +247,23 @@ class VQTokenizer(AutoEncoder):
     """VAR's and HART's tokenizer: the autoencoder, a convolution on either side, a codebook."""
 
     def __init__(
-        self, config: AutoEncoderConfig, vocabulary: int, scales: int, hybrid: bool = False
+        self,
+        config: AutoEncoderConfig,
+        vocabulary: int,
+        scales: int,
+        hybrid: bool = False,
+        share_quant_resi: int = 4,
     ) -> None:
         super().__init__(config)
         quantizer = HybridQuantizer if hybrid else VectorQuantizer
-        self.quantize = quantizer(vocabulary, config.channels, scales)
+        self.quantize = quantizer(vocabulary, config.channels, scales, share_quant_resi)
         self.quant_conv, self.post_quant_conv = (
             nn.Conv2d(config.channels, config.channels, 3, padding=1) for _ in range(2)
         )
+
+    def encode(self, pictures: Tensor) -> Tensor:
+        weight = self.quant_conv.weight
+        return wide(self.quant_conv(super().encode(pictures).to(weight.dtype)))
 
     def decode(self, latent: Tensor) -> Tensor:
         return super().decode(self.post_quant_conv(latent.to(self.post_quant_conv.weight.dtype)))

@@ -16,20 +16,9 @@ from torch import Tensor
 from fastvar_lab.backbones.hart import Context
 from fastvar_lab.backbones.infinity import Text
 from fastvar_lab.backbones.protocol import ConditionEncoder
-from fastvar_lab.files import digest, digest_of, expanded
+from fastvar_lab.files import digest, digest_of, official_text
 
 INSTRUCTION_SHA256 = "424f7aa7b1119f8ed1e329140e5941dfe308183bea0af59041dad5527a9b8f20"
-
-
-def official_text(path: str | Path, sha256: str) -> str:
-    """Read a released text, which is not shipped here; warn if it differs from the release."""
-    text = expanded(path).read_text(encoding="utf-8")
-    if digest(text) != sha256:
-        stripped = text.rstrip("\n")
-        if digest(stripped) == sha256:
-            return stripped
-        warnings.warn(f"{path} is not the released text (its SHA-256 differs)", stacklevel=2)
-    return text
 
 
 def _tokenizer(folder: Path) -> Any:

@@ -2,17 +2,21 @@
 
 Source: released HART code (parameter names, formulas) in the configuration of the 0.7B release:
 Llama-style blocks without modulation. The text enters as the first scale step's tokens; the last
-of them predicts the 1x1 map. Deviation: released code shuffles an order of tokens that a single
-pass never looks at; it is not drawn here.
+of them predicts the 1x1 map. The last map may be drawn in several forwards over random parts
+(mask iterations). Deviation: released code shuffles an order of tokens that a single forward never
+looks at; it is not drawn here.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import pairwise
 from typing import NamedTuple, cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -29,17 +33,22 @@ from fastvar_lab.backbones.layers import (
     qk_and_v,
 )
 from fastvar_lab.backbones.protocol import Backbone
+from fastvar_lab.backbones.quantize import check_share
 from fastvar_lab.backbones.residual_diffusion import ResidualDiffusion, diffusion_flops
 from fastvar_lab.cache import KVCache, compute_dtype
 from fastvar_lab.draws import Stream
-from fastvar_lab.sampling import Sampling, cut, draw_rows, guide
+from fastvar_lab.sampling import Sampling, cut, draw_rows, guide, ramp
 from fastvar_lab.seam import Grid, Runner, Site
 from fastvar_lab.tokens import gather, wide
+from fastvar_lab.values import Shown, optional
 
 
-@dataclass(frozen=True)
-class HARTConfig:
-    """Sizes of one HART transformer; the defaults are the 0.7B release's."""
+@dataclass(frozen=True, repr=False)
+class HARTConfig(Shown):
+    """Sizes of one HART transformer; the defaults are the 0.7B release's.
+
+    `share_quant_resi` is the tokenizer's, see `VectorQuantizer`.
+    """
 
     depth: int = 24
     width: int = 1536
@@ -54,6 +63,10 @@ class HARTConfig:
     diffusion_depth: int = 6
     diffusion_steps: int = 8
     early: int = 7  # steps before this one draw among the top 600 rows, later ones among 300
+    share_quant_resi: int = optional(4)
+
+    def __post_init__(self) -> None:
+        check_share(self.share_quant_resi)
 
     @property
     def levels(self) -> int:
@@ -208,6 +221,7 @@ class HART(Backbone):
     kinds = ("attn", "ffn")
     condition = Context
     unguided = 0.0
+    guides_layers = False  # the diffusion is guided too, and needs both rows
 
     def __init__(self, config: HARTConfig) -> None:
         super().__init__()
@@ -236,6 +250,40 @@ class HART(Backbone):
     def with_null(self, context: Context) -> Context:
         """Append the null prompts: no features, all at position 0."""
         return Context(*(torch.cat((part, torch.zeros_like(part))) for part in context))
+
+    def with_negative(self, context: Context, negative: Context) -> Context:
+        """Append the encoded negative prompts: (2n, T, D)."""
+        return Context(*(torch.cat(parts) for parts in zip(context, negative)))
+
+    def parts(self, grids: Sequence[Grid], step: int, sampling: Sampling) -> tuple[int, ...]:
+        """Return the numbers of tokens that the mask iterations of the last step draw.
+
+        After iteration i of N, cos(pi / 2 * i / N) of the map is still masked. Source: released
+        HART code.
+        """
+        length, count = grids[step].tokens, sampling.mask_iterations
+        if step < len(grids) - 1 or step == 0 or count == 1:
+            return (length,)
+        masked = [length]
+        for i in range(1, count):
+            left = int(np.floor(length * np.cos(math.pi / 2.0 * i / count)))
+            masked.append(max(1, min(masked[-1] - 1, left)))
+        masked.append(0)
+        return tuple(before - after for before, after in pairwise(masked))
+
+    def part(self, state: HARTState, grid: Grid, index: Tensor) -> HARTState:
+        """Return the state for a forward of the tokens at index (B, K) of a step."""
+        cos, sin = (gather(part, index) for part in state.tables[grid.index])
+        return replace(state, tables={**state.tables, grid.index: (cos, sin)})
+
+    def check_final(self, sampling: Sampling, grids: Sequence[Grid]) -> None:
+        """Raise ValueError for more mask iterations than there are tokens to draw in them."""
+        parts = self.parts(grids, len(grids) - 1, sampling)
+        if min(parts) < 1:
+            raise ValueError(
+                f"{sampling.mask_iterations} mask iterations leave one without tokens on a last "
+                f"map of {grids[-1].tokens}"
+            )
 
     def begin(self, context: Context, grids: Sequence[Grid], run: Runner) -> HARTState:
         """Compute the values that all steps share; allocate the KV cache for `run.forwarded`."""
@@ -299,8 +347,14 @@ class HART(Backbone):
         return wide(self.head(x.to(self.decoder_norm.weight.dtype)))
 
     def guidance(self, state: HARTState, grid: Grid, sampling: Sampling) -> float:
-        """Return 1 + t, where t grows with the step from 0."""
-        return 1 + sampling.guidance * _progress(grid, state.steps)
+        """Return 1 + t, where t grows with the step from 0; a list holds the values of t."""
+        return 1 + self._ratio(state, grid, sampling)
+
+    def _ratio(self, state: HARTState, grid: Grid, sampling: Sampling) -> float:
+        """Return t of a step's guidance, (1 + t) * cond - t * null."""
+        if isinstance(sampling.guidance, tuple):
+            return sampling.guidance[grid.index]
+        return ramp(sampling.guidance, state.steps, hold=1)[grid.index]
 
     def draw(
         self,
@@ -327,7 +381,7 @@ class HART(Backbone):
         codebook: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         top_k = sampling.top_k or (600 if grid.index < self.config.early else 300)
-        logits = cut(logits / sampling.temperature, top_k, sampling.top_p)
+        logits = cut(logits / sampling.temperature_at(grid.index), top_k, sampling.top_p)
         progress = _progress(grid, steps)
         return draw_rows(logits, grid.index, progress, sampling.smooth, draws, codebook)
 
@@ -350,10 +404,12 @@ class HART(Backbone):
         rows, drawn = self._draw(logits, grid, state.steps, sampling, draws, codebook)
         if grid.index < state.steps - 1:
             return drawn, logits
+        if not sampling.residuals:
+            return (drawn if sampling.smooth else F.embedding(rows, codebook)), logits
         codes = F.embedding(rows, codebook)
         shown = self.word_embed(codes.to(self.decoder_norm.weight.dtype))
         features = self.decoder_norm(x + shown.repeat(2 if paired else 1, 1, 1))
-        guidance = sampling.guidance * _progress(grid, state.steps) if paired else None
+        guidance = self._ratio(state, grid, sampling) if paired else None
         residual = self.diffloss(features, grid.index, guidance, draws)
         return (drawn if sampling.smooth else codes) + residual, logits
 

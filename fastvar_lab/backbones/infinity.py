@@ -14,11 +14,13 @@ from functools import partial
 from typing import NamedTuple, cast
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
 from fastvar_lab.backbones.layers import (
     AdaLNHeadNorm,
+    AffineNorm,
     Append,
     CrossAttention,
     FeedForward,
@@ -27,10 +29,9 @@ from fastvar_lab.backbones.layers import (
     SelfAttention,
     TextPool,
     WideLinear,
+    add_attention,
+    add_feed_forward,
     additive,
-    affine_norm,
-    attention_branch,
-    feed_forward_branch,
     modulate,
     rotary,
     rounded,
@@ -42,14 +43,23 @@ from fastvar_lab.sampling import Sampling, bit_probabilities, guide
 from fastvar_lab.scales import infinity
 from fastvar_lab.seam import Grid, Runner, Site
 from fastvar_lab.tokens import wide
+from fastvar_lab.values import Shown, optional
+
+ROTARY_MODES = ("absolute", "interpolated", "scaled")
+"""Rotary positions by name: `rope2d_normalized_by_hw` 0, 1 and 2 of the released code."""
+
+ROTARY_SIDE = 128  # cells along the longer side of the grid of "interpolated" positions
 
 
-@dataclass(frozen=True)
-class InfinityConfig:
+@dataclass(frozen=True, repr=False)
+class InfinityConfig(Shown):
     """Sizes of one Infinity transformer.
 
     `reference` is the rotary grid (H, W), see `rotary`; None is the released rule, the last map of
-    the 1M schedule nearest in aspect, whatever is drawn.
+    the 1M schedule nearest in aspect, whatever is drawn. `rotary_mode` is one of `ROTARY_MODES`.
+    The level embedding is added before the first layer and, with `level_every`, again before every
+    so many layers (released code: `add_lvl_embeding_only_first_block` 0, once for every chunk of
+    layers).
     """
 
     depth: int
@@ -64,6 +74,16 @@ class InfinityConfig:
     levels: int = 15
     pool_heads: int = 16
     waves: int = 0  # waves per axis of learnt absolute positions (tiny); 0 in released models
+    rotary_mode: str = optional("scaled")
+    level_every: int = optional(0)
+
+    def __post_init__(self) -> None:
+        if self.rotary_mode not in ROTARY_MODES:
+            raise ValueError(
+                f"rotary_mode must be one of {', '.join(ROTARY_MODES)}; not {self.rotary_mode!r}"
+            )
+        if self.level_every < 0:
+            raise ValueError(f"level_every is a number of layers, or 0; not {self.level_every}")
 
     @property
     def head_dim(self) -> int:
@@ -83,11 +103,38 @@ def sines(h: int, w: int, waves: int, device: torch.device) -> Tensor:
     return rearrange([turns.sin(), turns.cos()], "wave h w side f -> (h w) (side wave f)")
 
 
+def interpolated_rotary(
+    h: int, w: int, reference: tuple[int, int], head_dim: int, device: torch.device
+) -> Tensor:
+    """Return the rotary table (h * w, head_dim / 2) of an h x w map, resized from a fine grid.
+
+    The grid has `ROTARY_SIDE` cells along its longer side and the aspect of `reference`; its
+    cosines and sines are resized bilinearly, corners to corners. Source: released Infinity,
+    `rope2d_normalized_by_hw` = 1.
+    """
+    height, width = reference
+    longer = max(height, width)
+    rows, columns = (
+        ROTARY_SIDE if side == longer else int(ROTARY_SIDE / longer * side)
+        for side in (height, width)
+    )
+    grid = rotary(rows, columns, (rows, columns), head_dim, device)
+    parts = rearrange(torch.view_as_real(grid), "(h w) c two -> two c h w", h=rows)
+    parts = F.interpolate(parts, size=(h, w), mode="bilinear", align_corners=True)
+    return torch.view_as_complex(rearrange(parts, "two c h w -> (h w) c two").contiguous())
+
+
 class Text(NamedTuple):
     """Encoded prompts: features (n, T, D), and the mask (n, T) of those that are not padding."""
 
     features: Tensor
     mask: Tensor
+
+
+def _padded(text: Text, length: int) -> Text:
+    """Pad a text to (n, length, D)."""
+    missing = length - text.mask.shape[1]
+    return Text(F.pad(text.features, (0, 0, 0, missing)), F.pad(text.mask, (0, missing)))
 
 
 @dataclass
@@ -102,6 +149,7 @@ class State:
     constants: list[tuple[Tensor, Tensor]]  # of self-attention, by layer
     cache: Append
     tables: dict[int, Tensor]  # rotary tables by scale step
+    levels: Tensor  # level embeddings (S, C) of the trained steps
 
     def on(self, rows: slice) -> State:
         """Return the state restricted to some guidance rows."""
@@ -120,6 +168,13 @@ class State:
         tables = [self.tables[step.index] for step in grid.steps]
         return tables[0] if len(tables) == 1 else torch.cat(tables)
 
+    def add_level(self, x: Tensor, grid: Grid) -> Tensor:
+        """Add the level embedding again, to tokens (B, L, C) of a forward."""
+        if len(grid.steps) == 1:
+            return x + self.levels[grid.index]
+        parts = [self.levels[step.index].expand(step.tokens, -1) for step in grid.steps]
+        return x + torch.cat(parts)
+
 
 class InfinityBlock(nn.Module):
     """Self-attention, cross-attention and feed-forward; each is one branch."""
@@ -129,8 +184,9 @@ class InfinityBlock(nn.Module):
         self.ada_gss = nn.Parameter(torch.randn(1, 1, 6, config.width) / config.width**0.5)
         self.sa = SelfAttention(config.width, config.heads)
         self.ca = CrossAttention(config.width, config.heads)
-        self.ca_norm = nn.LayerNorm(config.width, eps=1e-6)
+        self.ca_norm = AffineNorm(config.width, eps=1e-6)
         self.ffn = FeedForward(config.width, config.ffn)
+        self.level_every = config.level_every
         self.rounded = False  # see `round_text_attention`
 
     def modulation(self, shared: Tensor) -> Modulation:
@@ -139,23 +195,12 @@ class InfinityBlock(nn.Module):
 
     def forward(self, x: Tensor, *, layer: int, grid: Grid, state: State, run: Runner) -> Tensor:
         """Pass the three branches of this layer to `run`, in order."""
-        mod, where = state.modulations[layer], Site(layer, "attn")
-        call = partial(
-            attention_branch,
-            attention=self.sa,
-            constants=state.constants[layer],
-            mod=mod,
-            site=where,
-            grid=grid,
-            cache=state.cache,
-            run=run,
-            table=state.table(grid),
-        )
-        x = x + run.sublayer(where, grid, call, x)
-        call = partial(self._cross, layer=layer, grid=grid, state=state, run=run)
-        x = x + run.sublayer(Site(layer, "cross"), grid, call, x)
-        call = partial(feed_forward_branch, ffn=self.ffn, mod=mod)
-        return x + run.sublayer(Site(layer, "ffn"), grid, call, x)
+        if self.level_every and layer and layer % self.level_every == 0:
+            x = state.add_level(x, grid)
+        x = add_attention(x, self.sa, layer, grid, state, run, state.table(grid))
+        cross = partial(self._cross, layer=layer, grid=grid, state=state, run=run)
+        x = x + run.sublayer(Site(layer, "cross"), grid, cross, x)
+        return add_feed_forward(x, self.ffn, layer, grid, state, run)
 
     def _cross(
         self,
@@ -177,7 +222,7 @@ class InfinityBlock(nn.Module):
             q, k, v = (rounded(t) for t in (q, *memory))
             return rounded(run.attend(site, grid, q, k, v, state.text_mask, scale))
 
-        out = self.ca(affine_norm(x, self.ca_norm), attend)
+        out = self.ca(self.ca_norm(x), attend)
         return wide(out) if self.rounded else out
 
 
@@ -237,6 +282,14 @@ class Infinity(Backbone):
         null = self.cfg_uncond[: text.features.shape[1]].expand_as(text.features)
         return Text(torch.cat((text.features, null)), text.mask.repeat(2, 1))
 
+    def with_negative(self, text: Text, negative: Text) -> Text:
+        """Append the encoded negative prompts, of any length: (2n, T, D)."""
+        self._check(text)
+        self._check(negative)
+        longest = max(text.mask.shape[1], negative.mask.shape[1])
+        texts = (_padded(text, longest), _padded(negative, longest))
+        return Text(*(torch.cat(parts) for parts in zip(*texts)))
+
     def _check(self, text: Text) -> None:
         """Raise ValueError for a text of the wrong width or length."""
         length, width = text.features.shape[1:]
@@ -272,6 +325,7 @@ class Infinity(Backbone):
             constants=[block.sa.constants() for block in self._blocks],
             cache=cache,
             tables={g.index: self.positions(g, grids[-1]) for g in grids},
+            levels=self.lvl_embed(torch.arange(self.config.levels, device=features.device)),
         )
 
     @property
@@ -287,22 +341,26 @@ class Infinity(Backbone):
 
     def positions(self, grid: Grid, last: Grid) -> Tensor:
         """Return the rotary table (h * w, head_dim / 2), complex, of a step before map `last`."""
-        reference = self.config.reference or infinity(last.h / last.w)[-1]
-        device = self.pos_start.device
-        return rotary(grid.h, grid.w, reference, self.config.head_dim, device)
+        config, device = self.config, self.pos_start.device
+        reference = config.reference or infinity(last.h / last.w)[-1]
+        if config.rotary_mode == "absolute":
+            reference = (grid.h, grid.w)
+        elif config.rotary_mode == "interpolated":
+            return interpolated_rotary(grid.h, grid.w, reference, config.head_dim, device)
+        return rotary(grid.h, grid.w, reference, config.head_dim, device)
 
     def embed(self, state: State, grid: Grid, latent: Tensor) -> Tensor:
         """Return the tokens (B, L, C) of the first layer from the resized latent (n, d, h, w)."""
-        where = self.where(grid)
+        where = self.where(grid, state.levels)
         if grid.index == 0:
             return (state.start + where).expand(-1, grid.tokens, -1)
         tokens = self.embed_latent(latent)
         tokens = (tokens + where).to(tokens.dtype)  # rounded once
         return tokens.repeat(len(state.start) // len(tokens), 1, 1)
 
-    def where(self, grid: Grid) -> Tensor:
-        """Return the level embedding (C,), plus learnt positions (h * w, C) if there are any."""
-        level = self.lvl_embed.weight[grid.index]
+    def where(self, grid: Grid, levels: Tensor) -> Tensor:
+        """Return the step's row of `levels` (S, C), plus learnt positions (h * w, C) if any."""
+        level = levels[grid.index]
         if grid.index == 0 or not self.config.waves:
             return level
         waves = sines(grid.h, grid.w, self.config.waves, level.device)
@@ -337,10 +395,11 @@ class Infinity(Backbone):
 
     def ends_flops(self, grid: Grid) -> tuple[float, float]:
         head = 4.0 * self.config.width * self.config.token_bits * grid.tokens
-        return head / 2 * (grid.index > 0), head
+        places = 8.0 * self.config.waves * self.config.width * grid.tokens
+        return (head / 2 + places) * (grid.index > 0), head
 
     def guidance(self, state: State, grid: Grid, sampling: Sampling) -> float:
-        return sampling.guidance
+        return sampling.guidance_at(grid.index)
 
     def sample(
         self,
@@ -353,9 +412,9 @@ class Infinity(Backbone):
         codebook: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         """Draw bits from the last layer's x (B, L, C); temperature is applied before guidance."""
-        logits = self.logits(state, x) / sampling.temperature
+        logits = self.logits(state, x) * (1 / sampling.temperature_at(grid.index))
         if paired:
-            logits = guide(logits, sampling.guidance)
+            logits = guide(logits, self.guidance(state, grid, sampling))
         return self.draw(logits, grid, sampling, draws), logits
 
     def draw(

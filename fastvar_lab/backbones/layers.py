@@ -6,7 +6,8 @@ Parameter names are the released ones. Shapes: x (B, L, C); rows B conditional f
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple, Protocol
 
 import torch
@@ -51,7 +52,7 @@ def rotary(
         ),
         dim=-1,
     ).flatten(0, 1)
-    return torch.polar(torch.ones_like(angles), angles)
+    return torch.complex(angles.cos(), angles.sin())  # not `polar`, whose last digits differ
 
 
 def rotate_(x: Tensor, table: Tensor) -> Tensor:
@@ -92,11 +93,13 @@ def modulate(x: Tensor, scale_plus_one: Tensor, shift: Tensor, eps: float = 1e-6
     return torch.addcmul(shift, F.layer_norm(promoted(x), x.shape[-1:], eps=eps), scale_plus_one)
 
 
-def affine_norm(x: Tensor, norm: nn.LayerNorm) -> Tensor:
-    """Apply a LayerNorm in the type of x, whatever type its weights are stored in."""
-    x = promoted(x)
-    weight, bias = norm.weight.to(x.dtype), norm.bias.to(x.dtype)
-    return F.layer_norm(x, x.shape[-1:], weight, bias, norm.eps)
+class AffineNorm(nn.LayerNorm):
+    """LayerNorm over x (..., C) in the type of x, whatever type its weights are stored in."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = promoted(x)
+        weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
+        return F.layer_norm(x, x.shape[-1:], weight, bias, self.eps)
 
 
 class Modulation(NamedTuple):
@@ -112,8 +115,9 @@ class Modulation(NamedTuple):
     @classmethod
     def unpack(cls, packed: Tensor) -> Modulation:
         """Split the released packing (B, 1, 6, C): gates, scales, shifts."""
-        gate1, gate2, scale1, scale2, shift1, shift2 = packed.unbind(2)
-        return cls(gate1, gate2, scale1 + 1, scale2 + 1, shift1, shift2)
+        gate1, gate2, _, _, shift1, shift2 = packed.unbind(2)
+        up1, up2 = (packed[:, :, 2:4] + 1).unbind(2)
+        return cls(gate1, gate2, up1, up2, shift1, shift2)
 
 
 class Projection(nn.Linear):
@@ -219,8 +223,8 @@ class CrossAttention(nn.Module):
     def memory(self, text: Tensor) -> tuple[Tensor, Tensor]:
         """Project text (B, T, C) once per generation to keys and values (B, H, T, c)."""
         kv = project(text, self.mat_kv, torch.cat((self.zero_k_bias, self.v_bias)))
-        k, v = rearrange(kv, "b t (two h c) -> two b h t c", two=2, h=self.heads)
-        return k.contiguous(), v.contiguous()
+        k, v = rearrange(kv, "b t (two h c) -> two b h t c", two=2, h=self.heads).contiguous()
+        return k, v
 
     def forward(self, x: Tensor, attend: Callable[[Tensor], Tensor]) -> Tensor:
         """Attend from x (B, K, C); `attend` holds the memory, (B, H, K, c) -> (B, H, K, c)."""
@@ -307,10 +311,11 @@ class StepEmbedding(nn.Module):
         half = self.sinusoid // 2
         rate = -math.log(10000.0) / half * torch.arange(half, device=step.device).float()
         angle = wide(step.unsqueeze(-1)) * rate.exp()
-        weight, rows = self.mlp[0].weight, torch.cat((angle.cos(), angle.sin()), dim=-1)
-        if isinstance(weight, Tensor) and weight.is_floating_point():
-            return self.mlp(rows.to(weight.dtype))
-        return self.mlp(rows.float().view(-1, self.sinusoid))  # quantised layers take rows
+        kinds = (p.dtype for p in self.mlp.parameters() if p.is_floating_point())
+        rows = torch.cat((angle.cos(), angle.sin()), dim=-1)
+        if (kind := next(kinds, None)) is None:  # quantised layers take rows in float32
+            return self.mlp(rows.float().view(-1, self.sinusoid))
+        return self.mlp(rows.to(kind))
 
 
 class AdaLNHeadNorm(nn.Module):
@@ -332,6 +337,52 @@ class Append(Protocol):
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Append k, v (B, H, K, c), rounded to one dtype; return views of all keys and values."""
         ...
+
+
+class Shared(Protocol):
+    """What the blocks of a generation share: by layer, and the KV cache."""
+
+    @property
+    def modulations(self) -> Sequence[Modulation]: ...
+
+    @property
+    def constants(self) -> Sequence[tuple[Tensor, Tensor]]: ...
+
+    @property
+    def cache(self) -> Append: ...
+
+
+def add_attention(
+    x: Tensor,
+    attention: SelfAttention,
+    layer: int,
+    grid: Grid,
+    state: Shared,
+    run: Runner,
+    table: Tensor | None = None,
+) -> Tensor:
+    """Pass a layer's self-attention to `run`, and add what it returns to x (B, L, C)."""
+    site = Site(layer, "attn")
+    branch = partial(
+        attention_branch,
+        attention=attention,
+        constants=state.constants[layer],
+        mod=state.modulations[layer],
+        site=site,
+        grid=grid,
+        cache=state.cache,
+        run=run,
+        table=table,
+    )
+    return x + run.sublayer(site, grid, branch, x)
+
+
+def add_feed_forward(
+    x: Tensor, ffn: FeedForward, layer: int, grid: Grid, state: Shared, run: Runner
+) -> Tensor:
+    """Pass a layer's feed-forward to `run`, and add what it returns to x (B, L, C)."""
+    branch = partial(feed_forward_branch, ffn=ffn, mod=state.modulations[layer])
+    return x + run.sublayer(Site(layer, "ffn"), grid, branch, x)
 
 
 def attention_branch(

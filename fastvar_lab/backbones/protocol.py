@@ -49,10 +49,60 @@ class Backbone(nn.Module, ABC):
     prefix = 0  # text tokens that enter with the first scale step
     blocks: nn.ModuleList
     head: nn.Linear  # its weight has the device and dtype of the model
+    guides_layers = True  # whether guidance may be applied to the output of a layer
 
     @abstractmethod
     def with_null(self, condition: Any) -> Any:
         """Append the null condition of every picture, for guidance: (2n, ...)."""
+
+    def with_negative(self, condition: Any, negative: Any) -> Any:
+        """Append the condition of negative prompts in place of the null condition: (2n, ...)."""
+        raise ValueError(f"a {self._get_name()} takes no negative prompts")
+
+    def drawn(self, condition: Any, draws: Stream) -> Any:
+        """Return a condition (n, ...), with what it leaves to chance drawn; by default as it is."""
+        return condition
+
+    def guided(self, sampling: Sampling) -> bool:
+        """Return whether null rows run under a sampling."""
+        return any(value != self.unguided for value in sampling.guidances)
+
+    def merge_layer(self, sampling: Sampling) -> int | None:
+        """Return the layer before which guidance merges both rows; None at the logits.
+
+        That is the depth where it is applied to the output of the last layer.
+        """
+        if not (sampling.guidance_layer and self.guided(sampling)):
+            return None
+        return self.config.depth + sampling.guidance_layer + 1
+
+    def parts(self, grids: Sequence[Grid], step: int, sampling: Sampling) -> tuple[int, ...]:
+        """Return the numbers of tokens of the forwards in which a step is drawn, by default one."""
+        return (grids[step].tokens,)
+
+    def part(self, state: Any, grid: Grid, index: Tensor) -> Any:
+        """Return the state for a forward of the tokens at index (B, K) of a step."""
+        raise NotImplementedError(f"a {self._get_name()} draws a step in one forward")
+
+    def check_sampling(self, sampling: Sampling, grids: Sequence[Grid]) -> None:
+        """Raise ValueError for a sampling that this model or schedule does not allow."""
+        name, depth, layer = self._get_name(), self.config.depth, sampling.guidance_layer
+        sampling.check_steps(len(grids))
+        if layer and not self.guides_layers:
+            raise ValueError(f"a {name} is guided at the logits alone; not at layer {layer}")
+        if layer and -layer >= depth:
+            raise ValueError(
+                f"guidance_layer is 0, or -1 to {1 - depth} with {depth} layers; not {layer}"
+            )
+        self.check_final(sampling, grids)
+
+    def check_final(self, sampling: Sampling, grids: Sequence[Grid]) -> None:
+        """Raise ValueError for settings of the last scale, which only HART has."""
+        if sampling.mask_iterations != 1 or not sampling.residuals:
+            raise ValueError(
+                f"mask iterations and residuals belong to HART; a {self._get_name()} has one "
+                "iteration and no residuals to leave out"
+            )
 
     @abstractmethod
     def begin(self, condition: Any, grids: Sequence[Grid], run: Runner) -> Any:
@@ -63,14 +113,14 @@ class Backbone(nn.Module, ABC):
         """Return the tokens (B, L, C) of the first layer from the resized latent (n, d, h, w)."""
 
     def new_cache(self, grids: Sequence[Grid], rows: int, run: Runner) -> KVCache:
-        """Allocate the KV cache of a generation for the tokens that `run` will forward."""
+        """Return the empty KV cache of a generation, for the tokens that `run` will forward."""
         config, weight = self.config, next(self.blocks.parameters())
-        capacities = [
-            sum(run.forwarded(Site(layer, "attn"), grid) for grid in grids)
+        tokens = [
+            [run.forwarded(Site(layer, "attn"), grid) for grid in grids]
             for layer in range(config.depth)
         ]
         dtype = compute_dtype(weight)
-        return KVCache(capacities, rows, config.heads, config.head_dim, dtype, weight.device)
+        return KVCache(tokens, rows, config.heads, config.head_dim, dtype, weight.device)
 
     def layers(self, state: Any, grid: Grid, run: Runner) -> list[Block]:
         """Return the layers bound to one scale step."""
@@ -85,7 +135,10 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def guidance(self, state: Any, grid: Grid, sampling: Sampling) -> float:
-        """Return the scale s of a step's guidance, `s * cond + (1 - s) * null`."""
+        """Return the scale s of a step's guidance, `s * cond + (1 - s) * null`.
+
+        `sampling.guidance` may be a list: `sampling.guidance_at(grid.index)` is a step's value.
+        """
 
     @abstractmethod
     def draw(
@@ -135,9 +188,13 @@ class Backbone(nn.Module, ABC):
 
 
 class ConditionEncoder(nn.Module, ABC):
-    """Encodes prompts to the condition of a backbone; `example` is a valid prompt."""
+    """Encodes prompts to the condition of a backbone; `example` is a valid prompt.
+
+    `left_out` is the prompt that leaves the choice to chance, if there is one.
+    """
 
     example = "a cat on a mat"
+    left_out: str | None = None
 
     @abstractmethod
     def encode(self, prompts: Sequence[str]) -> Any:

@@ -75,9 +75,21 @@ class BitQuantizer:
     patch: int = 1
     codebook: ClassVar[None] = None
 
+    def __post_init__(self) -> None:
+        # cached now, because a generation whose memory is counted has tensors without content
+        for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+            code_entry(self.channels, dtype)
+
     def next_input(self, latent: Tensor, grid: Grid) -> Tensor:
         p = self.patch
         return F.pixel_unshuffle(next_input(latent, p * grid.h, p * grid.w), p)
+
+    def encode(self, latent: Tensor, sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
+        """Quantise a latent: the bits (n, h * w, d p^2) of each scale."""
+        p = self.patch
+        bits, _ = encode(latent, [(p * h, p * w) for h, w in sizes])
+        maps = (rearrange(b, "n (h w) d -> n d h w", h=p * h) for b, (h, w) in zip(bits, sizes))
+        return [rearrange(F.pixel_unshuffle(m, p), "n d h w -> n (h w) d") for m in maps]
 
     def accumulate(
         self, latent: Tensor, tokens: Tensor, grid: Grid, places: Tensor | None = None
@@ -89,27 +101,57 @@ class BitQuantizer:
         return latent + upsample(code, *latent.shape[-2:])
 
 
+def check_share(convs: int) -> None:
+    """Raise ValueError for what is no number of shared convolutions."""
+    if convs < 0:
+        raise ValueError(
+            "share_quant_resi must be 0 (a convolution for each scale), or the number of "
+            f"convolutions that the scales share; not {convs}"
+        )
+
+
 class VectorQuantizer(nn.Module):
     """VAR's quantiser: tokens are codebook rows (n, L); one of K convolutions smooths codes.
 
     phi(h) = h / 2 + conv(h) / 2, the conv being the one whose tick is nearest to the step's place
-    in the schedule. `scales` is the schedule's number of steps. Released key names.
+    in the schedule. `scales` is the schedule's number of steps. `share_quant_resi` is K; with 0
+    every step of the `scales` has its own conv, with 1 all share one. Released key names.
     """
 
-    def __init__(self, vocabulary: int, channels: int, scales: int, convs: int = 4) -> None:
+    def __init__(
+        self, vocabulary: int, channels: int, scales: int, share_quant_resi: int = 4
+    ) -> None:
         super().__init__()
         self.channels, self.scales, self.patch = channels, scales, 1
         self.embedding = nn.Embedding(vocabulary, channels)
-        layers = (nn.Conv2d(channels, channels, 3, padding=1) for _ in range(convs))
-        self.quant_resi = nn.ModuleDict({"qresi_ls": nn.ModuleList(layers)})
+
+        def convs(count: int) -> nn.ModuleList:
+            layers = (nn.Conv2d(channels, channels, 3, padding=1) for _ in range(count))
+            return nn.ModuleList(layers)
+
+        self.quant_resi: nn.Module
+        if share_quant_resi == 0:
+            self.quant_resi = convs(scales)
+        elif share_quant_resi == 1:
+            self.quant_resi = nn.ModuleDict({"qresi": convs(1)[0]})
+        else:
+            self.quant_resi = nn.ModuleDict({"qresi_ls": convs(share_quant_resi)})
+
+    @property
+    def convs(self) -> list[nn.Conv2d]:
+        """The convolutions, first scales first."""
+        held = self.quant_resi
+        if isinstance(held, nn.ModuleDict):
+            held = held["qresi_ls"] if "qresi_ls" in held else nn.ModuleList([held["qresi"]])
+        return cast(list[nn.Conv2d], list(cast(nn.ModuleList, held)))
 
     def phi(self, step: int) -> nn.Conv2d:
         """Return the convolution of a step, the nearest of K evenly spaced ones."""
-        convs = cast(nn.ModuleList, self.quant_resi["qresi_ls"])
+        convs = self.convs
         place = step / max(1, self.scales - 1)
-        half = 1 / (3 * len(convs))
+        half = 1 / (3 if len(convs) == 4 else 2) / len(convs)  # as released
         ticks = torch.linspace(half, 1 - half, len(convs), dtype=torch.float64, device="cpu")
-        return cast(nn.Conv2d, convs[int((ticks - place).abs().argmin())])
+        return convs[int((ticks - place).abs().argmin())]
 
     def next_input(self, latent: Tensor, grid: Grid) -> Tensor:
         return F.interpolate(latent, size=(grid.h, grid.w), mode="area")

@@ -7,7 +7,7 @@ prediction with a learned-range variance over a 1000-step cosine schedule, respa
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -22,13 +22,16 @@ SHRINK = 0.6  # released: the drawn residual is scaled by this
 
 
 class Respaced(NamedTuple):
-    """A diffusion schedule with fewer steps than in training: float64, (S,) each, noisiest last."""
+    """A diffusion schedule with fewer steps than in training, noisiest last.
 
-    steps: Tensor  # indices in the trained schedule
-    beta: Tensor
-    signal: Tensor  # cumulated product of 1 - beta
-    signal_before: Tensor
-    log_variance: Tensor  # of the posterior; the first entry equals the second
+    S numbers each, of a float64 tensor or a list.
+    """
+
+    steps: Any  # indices in the trained schedule
+    beta: Any
+    signal: Any  # cumulated product of 1 - beta
+    signal_before: Any
+    log_variance: Any  # of the posterior; the first entry equals the second
 
 
 def respace(count: int) -> Respaced:
@@ -110,6 +113,7 @@ class ResidualDiffusion(nn.Module):
         super().__init__()
         self.code, self.steps = code, steps
         self.net = Denoiser(width, depth, code, condition)
+        self.schedule = Respaced(*(values.tolist() for values in respace(steps)))
 
     def forward(
         self, features: Tensor, grid_step: int, guidance: float | None, draws: Stream
@@ -124,11 +128,11 @@ class ResidualDiffusion(nn.Module):
         plain = guidance is None or guidance == 1
         if guidance == 1:
             z = z.chunk(2)[0]
-        schedule, halves = respace(self.steps), 1 if plain else 2
+        schedule, halves = self.schedule, 1 if plain else 2
         x = wide(draws.normal(grid_step, 0, shape, both=guidance == 1))
         x = x.to(torch.promote_types(z.dtype, x.dtype))
         for turn, i in enumerate(reversed(range(self.steps)), start=1):
-            step = torch.full((), int(schedule.steps[i]), device=z.device)
+            step = torch.full((), schedule.steps[i], device=z.device)
             out = self.net(x.repeat(halves, 1, 1), step, z)
             noise, share = out.split(self.code, dim=-1)
             if guidance is not None and not plain:
@@ -136,11 +140,11 @@ class ResidualDiffusion(nn.Module):
                 noise, share = (1 + guidance) * cond - guidance * null, share.chunk(2)[0]
             share = (share + 1) / 2  # in the network's dtype up to here, as released
             noise, rest, share = wide(noise), wide(1 - share), wide(share)
-            beta, signal, before = (float(t[i]) for t in schedule[1:4])
+            beta, signal, before = (values[i] for values in schedule[1:4])
             clean = (x * (1 / signal) ** 0.5 - noise * (1 / signal - 1) ** 0.5).clamp(-1, 1)
             mean = clean * (beta * before**0.5 / (1 - signal))
             mean = mean + x * ((1 - before) * (1 - beta) ** 0.5 / (1 - signal))
-            log_variance = share * math.log(beta) + rest * float(schedule.log_variance[i])
+            log_variance = share * math.log(beta) + rest * schedule.log_variance[i]
             fresh = draws.normal(grid_step, turn, shape, both=True).to(mean)
             x = mean + (0.5 * log_variance).exp() * fresh if i else mean
         return SHRINK * x

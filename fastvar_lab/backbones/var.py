@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from operator import index
 from typing import cast
 
@@ -20,24 +19,36 @@ from torch import Tensor, nn
 from fastvar_lab.backbones.layers import (
     AdaLNHeadNorm,
     Append,
+    Attend,
     FeedForward,
     Modulation,
+    Projection,
     SelfAttention,
-    attention_branch,
-    feed_forward_branch,
+    add_attention,
+    add_feed_forward,
     modulate,
+    qk_and_v,
 )
 from fastvar_lab.backbones.protocol import Backbone, ConditionEncoder
-from fastvar_lab.cache import KVCache
+from fastvar_lab.backbones.quantize import check_share
+from fastvar_lab.cache import KVCache, compute_dtype
 from fastvar_lab.draws import Stream
-from fastvar_lab.sampling import Sampling, cut, draw_rows
-from fastvar_lab.seam import Grid, Runner, Site
+from fastvar_lab.sampling import Sampling, cut, draw_rows, ramp
+from fastvar_lab.seam import Grid, Runner
 from fastvar_lab.tokens import resize, wide
+from fastvar_lab.values import Shown, optional
+
+LEFT_OUT = torch.iinfo(torch.int64).min
+"""The label of a picture whose class is drawn."""
 
 
-@dataclass(frozen=True)
-class VARConfig:
-    """Sizes of one VAR transformer; width is 64 per layer and head in all released ones."""
+@dataclass(frozen=True, repr=False)
+class VARConfig(Shown):
+    """Sizes of one VAR transformer; width is 64 per layer and head in all released ones.
+
+    Without `attn_l2_norm` attention is a plain product of queries and keys. `share_quant_resi` is
+    the tokenizer's, see `VectorQuantizer`.
+    """
 
     depth: int
     width: int
@@ -47,6 +58,11 @@ class VARConfig:
     classes: int = 1000
     vocabulary: int = 4096
     code: int = 32
+    attn_l2_norm: bool = optional(True)
+    share_quant_resi: int = optional(4)
+
+    def __post_init__(self) -> None:
+        check_share(self.share_quant_resi)
 
     @property
     def levels(self) -> int:
@@ -80,13 +96,52 @@ class VARState:
         )
 
 
+class ProductAttention(nn.Module):
+    """Self-attention by products of queries and keys, scaled by 0.25 * head_dim ** -0.5.
+
+    It takes the place of `SelfAttention` where keys and queries are not normalised.
+    """
+
+    zero_k_bias: Tensor
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.mat_qkv = Projection(width, 3 * width)
+        self.q_bias, self.v_bias = (nn.Parameter(torch.zeros(width)) for _ in range(2))
+        self.register_buffer("zero_k_bias", torch.zeros(width))
+        self.proj = nn.Linear(width, width)
+
+    def constants(self) -> tuple[Tensor, Tensor]:
+        """Return the bias of q, k, v (3C,), and the scale of the products."""
+        bias = torch.cat((self.q_bias, self.zero_k_bias, self.v_bias))
+        head_dim = len(self.q_bias) // self.heads
+        scale = torch.full((), 0.25 * head_dim**-0.5, dtype=bias.dtype, device=bias.device)
+        return bias.to(compute_dtype(self.q_bias)), scale
+
+    def forward(
+        self,
+        x: Tensor,
+        attend: Attend,
+        constants: tuple[Tensor, Tensor],
+        table: Tensor | None = None,
+    ) -> Tensor:
+        """Project, attend, project back: (B, K, C) -> (B, K, C)."""
+        bias, scale = constants
+        qk, v = qk_and_v(x, self.mat_qkv, bias, self.heads)
+        q, k, v = (rearrange(t, "b l h c -> b h l c") for t in (*qk.chunk(2, dim=2), v))
+        q = q * scale.to(q.dtype)
+        return self.proj(rearrange(attend(q, k, v), "b h l c -> b l (h c)"))
+
+
 class VARBlock(nn.Module):
     """Self-attention and feed-forward; each is one branch."""
 
     def __init__(self, config: VARConfig) -> None:
         super().__init__()
         width = config.width
-        self.attn = SelfAttention(width, config.heads)
+        attention = SelfAttention if config.attn_l2_norm else ProductAttention
+        self.attn = attention(width, config.heads)
         self.ffn = FeedForward(width, 4 * width)
         if config.shared_aln:
             self.ada_gss = nn.Parameter(torch.randn(1, 1, 6, width) / width**0.5)
@@ -101,20 +156,8 @@ class VARBlock(nn.Module):
 
     def forward(self, x: Tensor, *, layer: int, grid: Grid, state: VARState, run: Runner) -> Tensor:
         """Pass the two branches of this layer to `run`, in order."""
-        mod, where = state.modulations[layer], Site(layer, "attn")
-        call = partial(
-            attention_branch,
-            attention=self.attn,
-            constants=state.constants[layer],
-            mod=mod,
-            site=where,
-            grid=grid,
-            cache=state.cache,
-            run=run,
-        )
-        x = x + run.sublayer(where, grid, call, x)
-        call = partial(feed_forward_branch, ffn=self.ffn, mod=mod)
-        return x + run.sublayer(Site(layer, "ffn"), grid, call, x)
+        x = add_attention(x, cast(SelfAttention, self.attn), layer, grid, state, run)
+        return add_feed_forward(x, self.ffn, layer, grid, state, run)
 
 
 class VAR(Backbone):
@@ -148,14 +191,26 @@ class VAR(Backbone):
         labels = _whole(labels)
         return torch.cat((labels, torch.full_like(labels, self.config.classes)))
 
+    def with_negative(self, labels: Tensor, negative: Tensor) -> Tensor:
+        """Append the classes that guidance leads away from: (2n,)."""
+        return torch.cat((_whole(labels), _whole(negative)))
+
+    def drawn(self, labels: Tensor, draws: Stream) -> Tensor:
+        """Return the labels, with those that are left out drawn uniformly."""
+        if labels.device.type != "cpu" or not bool((labels == LEFT_OUT).any()):
+            return labels
+        drawn = draws.labels(len(labels), self.config.classes)
+        return torch.where((labels == LEFT_OUT).to(drawn.device), drawn, labels.to(drawn.device))
+
     def begin(self, labels: Tensor, grids: Sequence[Grid], run: Runner) -> VARState:
         """Compute the values that all steps share; allocate the KV cache for `run.forwarded`."""
         config, labels = self.config, _whole(labels)
-        if labels.device.type == "cpu" and len(
-            bad := labels[(labels < 0) | (labels > config.classes)]
-        ):
-            raise ValueError(f"a class lies in 0 to {config.classes - 1}; not {int(bad[0])}")
+        wrong = (labels < 0) | (labels > config.classes)
+        if labels.device.type == "cpu" and bool(wrong.any()):
+            bad = int(labels[wrong][0])
+            raise ValueError(f"a class lies in 0 to {config.classes - 1}; not {bad}")
         condition = self.class_emb(labels)
+        levels = self.lvl_embed(torch.arange(config.levels, device=labels.device))
         cache = self.new_cache(grids, len(labels), run)
         shared = None
         if config.shared_aln:
@@ -166,17 +221,20 @@ class VAR(Backbone):
             modulations=[block.modulation(condition, shared) for block in self._blocks],
             constants=[block.attn.constants() for block in self._blocks],
             cache=cache,
-            positions={g.index: self.positions(g) for g in grids},
+            positions={g.index: self.positions(g, levels) for g in grids},
         )
 
-    def positions(self, grid: Grid) -> Tensor:
-        """Return level plus position embeddings (L, C) of a step; resized for untrained maps."""
+    def positions(self, grid: Grid, levels: Tensor) -> Tensor:
+        """Return the step's row of `levels` (S, C) plus position embeddings (L, C).
+
+        Those of a map that was not trained are resized.
+        """
         side = self.config.sides[grid.index]
         first = sum(s * s for s in self.config.sides[: grid.index])
         learned = self.pos_1LC[:, first : first + side * side]
         if (grid.h, grid.w) != (side, side):
             learned = resize(learned, (side, side), (grid.h, grid.w), "bilinear")
-        return learned[0] + self.lvl_embed.weight[grid.index]
+        return learned[0] + levels[grid.index]
 
     def embed(self, state: VARState, grid: Grid, latent: Tensor) -> Tensor:
         """Return the tokens (B, L, C) of the first layer from the resized latent (n, d, h, w)."""
@@ -209,9 +267,11 @@ class VAR(Backbone):
         """Return 1 + t, where t grows linearly with the step from 0.
 
         t = guidance * step / (levels - 1), as released: a schedule shorter than the trained one
-        ends below full guidance.
+        ends below full guidance. A list holds the values of t.
         """
-        return 1 + sampling.guidance * self._progress(grid)
+        if isinstance(sampling.guidance, tuple):
+            return 1 + sampling.guidance[grid.index]
+        return 1 + ramp(sampling.guidance, self.config.levels)[grid.index]
 
     def draw(
         self,
@@ -222,7 +282,8 @@ class VAR(Backbone):
         codebook: Tensor | None = None,
     ) -> Tensor:
         """Draw codebook rows (n, L); smooth sampling returns mixtures of rows (n, L, d) instead."""
-        logits = cut(logits / sampling.temperature, sampling.top_k, sampling.top_p)
+        logits = logits / sampling.temperature_at(grid.index)
+        logits = cut(logits, sampling.top_k, sampling.top_p)
         progress = self._progress(grid)
         return draw_rows(logits, grid.index, progress, sampling.smooth, draws, codebook)[1]
 
@@ -239,9 +300,10 @@ _WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 class LabelEncoder(ConditionEncoder):
-    """Encodes class labels as the condition."""
+    """Encodes class labels as the condition: numbers, "null" for no class, "random" for a draw."""
 
     example = "0"
+    left_out = "random"
 
     def __init__(self, classes: int) -> None:
         super().__init__()
@@ -249,14 +311,20 @@ class LabelEncoder(ConditionEncoder):
 
     def encode(self, prompts: Sequence[str | int]) -> Tensor:
         """Convert labels, numbers or digits, to a tensor (n,); raise ValueError for any other."""
-        labels = []
+        labels, special = [], {"null": self.classes, self.left_out: LEFT_OUT}
         for prompt in prompts:
+            if prompt in special:
+                labels.append(special[prompt])
+                continue
             try:
                 label = int(prompt) if isinstance(prompt, str) else index(prompt)
                 label = -1 if isinstance(prompt, bool) else label
             except (TypeError, ValueError):
                 label = -1
             if not 0 <= label < self.classes:
-                raise ValueError(f"a class lies in 0 to {self.classes - 1}; not {prompt!r}")
+                raise ValueError(
+                    f"a class lies in 0 to {self.classes - 1}; not {prompt!r} "
+                    "(null and random are allowed too)"
+                )
             labels.append(label)
         return torch.tensor(labels, device="cpu")

@@ -17,7 +17,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--case", default="", help="run only cases whose name contains this text")
     parser.add_argument(
-        "--suite", choices=("paper",), help="time the paper's models and sizes with random weights"
+        "--suite",
+        choices=("paper", "launches"),
+        help="time the paper's models and sizes with random weights, or count GPU launches",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument(
@@ -39,6 +41,15 @@ def run(args: argparse.Namespace) -> None:
         )
     if args.out is not None and not args.suite:
         raise ValueError("--out requires --suite")
+    if args.suite == "launches":
+        if args.out is not None or args.depth is not None:
+            raise ValueError("--suite launches takes --case and --json alone")
+        from fastvar_lab.speed import launches
+
+        rows, record = launches.suite(args.case), launches.before()
+        result = {"before": record, "now": rows}
+        print(json.dumps(result, indent=1) if args.json else launches.table(rows, record))
+        return
     import torch
 
     from fastvar_lab.models.loading import load, require

@@ -32,9 +32,16 @@ def run(args: argparse.Namespace) -> None:
     model, prompts = spec.open(), options.prompts(args)
     with options.cells(args) as (store, executor):
         folder(args.out)
+        left_out = list[str]()
         frames = claims.measure(
-            model, scope, spec=spec, prompts=prompts, store=store, executor=executor
+            model,
+            scope,
+            spec=spec,
+            prompts=prompts,
+            store=store,
+            executor=executor,
+            note=left_out.append,
         )
-    text = claims.table(frames, claims.where(model, scope))
+    text = claims.table(frames, claims.where(model, scope, spec, prompts), left_out)
     claims.save(args.out / "claims.md", text)
     print(text)

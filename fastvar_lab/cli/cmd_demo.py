@@ -14,7 +14,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
     parser.add_argument("--prompt", help="default: the model's example prompt")
     parser.add_argument(
-        "--out", type=options.path, default=Path("demo"), help="folder for the results"
+        "--out",
+        type=options.path,
+        default=Path("demo"),
+        help="folder for the results; those there are overwritten",
     )
     options.add_ratios(parser, "the model's preset")
     options.add_model(parser)

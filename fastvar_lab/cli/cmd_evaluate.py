@@ -35,13 +35,10 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError(f"--n must be at least 7, one picture for each task; not {args.n}")
     if args.judge and (args.ratios, args.size, args.given) != (None, None, 0):
         raise ValueError("--judge scores rendered scenes and takes no --ratios, --size or --given")
-    from fastvar_lab import scales
     from fastvar_lab.evaluators.closed_world import evaluate, judge_accuracy, need_judge, table
     from fastvar_lab.methods.prune import Dense
 
     method = options.pruning(args) or Dense()
-    if args.size is not None:
-        scales.parse_size(args.size)  # raises before the model is opened
     model = options.open_model(args)
     need_judge(model)
     options.say_what_random_weights_mean(args)

@@ -16,7 +16,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--quick", action="store_true", help="few prompts; a smoke test")
     parser.add_argument("--paper", action="store_true", help="as many prompts as the claims need")
-    parser.add_argument("--out", type=options.path, help="folder for frames, tables and figures")
+    parser.add_argument(
+        "--out",
+        type=options.path,
+        help="folder for frames, tables and figures; those there are overwritten",
+    )
     options.add_model(parser)
     options.add_prompts(parser)
     options.add_metrics(parser)
@@ -58,5 +62,5 @@ def run(args: argparse.Namespace) -> None:
                 options.say_what_random_weights_mean(args)
             print(run.table(name, frame))
             if args.out is not None:
-                for path in draw_frame(model, name, frame, args.out, scope, spec):
+                for path in draw_frame(model, name, frame, args.out, scope, spec, prompts, metrics):
                     print(path)

@@ -71,10 +71,10 @@ def run(args: argparse.Namespace) -> None:
         for path in figures.again(args.out, args.names, endings):
             print(path)
         return
-    spec = options.spec(args)
+    spec, prompts, metrics = options.spec(args), options.prompts(args), options.metrics(args)
     scope = "quick" if args.quick else "paper"
+    model = spec.open()
     with options.cells(args) as (store, executor):
-        model = spec.open()
         for path in figures.draw(
             model,
             names,
@@ -82,8 +82,8 @@ def run(args: argparse.Namespace) -> None:
             args.seed,
             scope=scope,
             spec=spec,
-            prompts=options.prompts(args),
-            metrics=options.metrics(args),
+            prompts=prompts,
+            metrics=metrics,
             store=store,
             executor=executor,
             endings=endings,

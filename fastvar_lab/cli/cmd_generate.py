@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fastvar_lab.cli import options
+from fastvar_lab.cli import generate_options, options
 
 if TYPE_CHECKING:
     from fastvar_lab.scales import Sizes
@@ -43,6 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--instruction", type=options.path, help="file with HART's instruction text"
     )
+    generate_options.add_sampling(parser)
+    generate_options.add_editing(parser)
+    generate_options.add_variants(parser)
     options.add_ratios(parser, "no pruning")
     options.add_model(parser)
     options.add_seed(parser)
@@ -52,9 +55,11 @@ def run(args: argparse.Namespace) -> None:
     """Write a picture for every prompt."""
     if args.ratios is not None and args.paper:
         raise ValueError("--ratios and --paper exclude each other; give at most one")
+    generate_options.check(args)
     import torch
 
     from fastvar_lab.audit import checked_acts
+    from fastvar_lab.draws import Streamed
     from fastvar_lab.files import folder
     from fastvar_lab.generation import generate
     from fastvar_lab.methods.prune import Dense
@@ -63,7 +68,7 @@ def run(args: argparse.Namespace) -> None:
     from fastvar_lab.pictures import file_name, to_uint8, write_image
     from fastvar_lab.provenance import picture_key
 
-    method = options.pruning(args) or Dense()
+    method, prompts = options.pruning(args) or Dense(), generate_options.prompts(args)
     model = load(
         args.model,
         args.weights,
@@ -75,21 +80,36 @@ def run(args: argparse.Namespace) -> None:
         features=args.features,
         instruction=args.instruction,
         sizes=_trained_sizes(args),
+        **{name: getattr(args, name) for name in generate_options.VARIANTS},
     )
-    for prompt in args.prompt:
+    for prompt in (*prompts, *([args.negative] if args.negative is not None else [])):
         model.check(prompt)
     model.sizes = options.sizes_to(model, args.size) or model.sizes
     if args.paper:
         method = paper_preset(model)
+    sampling = generate_options.sampling(args, model)
     options.say_what_random_weights_mean(args)
     method.start(model.grids(), model.depth)
     checked_acts(method, model.grids(), model.depth)
+    given, keep = generate_options.editing(args, model)
     folder(args.out)
-    generation = generate(model, args.prompt, method, seed=args.seed, progress=True)
+    generation = generate(
+        model,
+        prompts,
+        method,
+        seed=None if args.streamed else args.seed,
+        draws=Streamed(args.seed) if args.streamed else None,
+        sampling=sampling,
+        given=given,
+        keep=keep,
+        negative=args.negative,
+        progress=True,
+    )
     request, pruned = generation.request, not isinstance(method, Dense)
     for i, image in enumerate(to_uint8(model.decode(generation.canvas))):
         key = picture_key(model, method, request, i)
-        name = file_name(args.prompt[i], request.seeds[i], request.grids[-1].name, key, pruned)
+        seed = args.seed if args.streamed else request.seeds[i]
+        name = file_name(args.prompt[i], seed, request.grids[-1].name, key, pruned)
         path = args.out / name
         write_image(path, image)
         print(path)

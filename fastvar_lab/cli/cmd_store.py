@@ -1,4 +1,4 @@
-"""The command `store`: what is kept on disk, and how to remove it."""
+"""Shows the size of cached results, or removes some."""
 
 from __future__ import annotations
 
@@ -6,22 +6,24 @@ import argparse
 
 from fastvar_lab.cli import options
 
-HELP = "show what is kept on disk, or remove it"
+HELP = "show or remove cached results"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments to its parser."""
+    """Add the options of this command."""
     parser.add_argument(
         "--store", type=options.path, help="folder of results; default: the user's cache"
     )
-    parser.add_argument("--prune", action="store_true", help="remove results: say which below")
-    parser.add_argument("--model", help="with --prune: those of this model")
-    parser.add_argument("--days", type=float, help="with --prune: those older than so many days")
-    parser.add_argument("--all", action="store_true", help="with --prune: all of them")
+    parser.add_argument(
+        "--prune", action="store_true", help="remove the results that the next options select"
+    )
+    parser.add_argument("--model", help="with --prune: results of this model")
+    parser.add_argument("--days", type=float, help="with --prune: results older than DAYS days")
+    parser.add_argument("--all", action="store_true", help="with --prune: all results")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Print what a store holds by model and experiment, or remove some of it."""
+    """Print the size of a store by model and experiment, or remove some of it."""
     from fastvar_lab.store import Store, size_table
 
     store = Store(args.store)
@@ -29,5 +31,5 @@ def run(args: argparse.Namespace) -> None:
         freed = store.prune(args.model, args.days, args.all)
         print(f"{freed / 1e6:.1f} MB removed")
     elif args.model or args.days is not None or args.all:
-        raise ValueError("--model, --days and --all say what --prune removes; give it, too")
+        raise ValueError("--model, --days and --all require --prune")
     print(size_table(store))

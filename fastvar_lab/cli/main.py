@@ -57,11 +57,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _ratios_as_values(argv: Sequence[str]) -> list[str]:
-    """Join `--ratios -2:0.5` to one argument: argparse takes a leading minus for an option."""
+    """Join `--ratios -2:0.5` to one argument: argparse takes a leading minus for an option.
+
+    `--scales -2,-1` likewise.
+    """
     arguments = list(argv)
     for i, argument in enumerate(arguments[:-1]):
-        if argument == "--ratios":
-            arguments[i : i + 2] = [f"--ratios={arguments[i + 1]}"]
+        if argument in ("--ratios", "--scales"):
+            arguments[i : i + 2] = [f"{argument}={arguments[i + 1]}"]
             break
     return arguments
 
@@ -85,6 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     That is 2, with one line on stderr, for bad input; 130 after Ctrl-C; and 141, silently, if
     nobody reads the output any more, as of programs that SIGPIPE ends.
     """
+    _open_what_is_closed()
     if isinstance(sys.stdout, io.TextIOWrapper):  # what a terminal cannot show is no error
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
@@ -115,6 +119,13 @@ def _run(argv: Sequence[str] | None) -> int:
         print("fastvar-lab: interrupted", file=sys.stderr)
         return 130
     return 0
+
+
+def _open_what_is_closed() -> None:
+    """Discard what is written to a stream that the shell has closed, as with `>&-`."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
 
 
 def _discard_output() -> None:

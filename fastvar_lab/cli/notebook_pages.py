@@ -15,8 +15,19 @@ Notebook = Any
 VIEW = "application/vnd.jupyter.widget-view+json"
 STATE = "application/vnd.jupyter.widget-state+json"
 PICTURE = re.compile(r"(!\[[^]]*\])\(([^)]+)\)")
-SCRIPT = re.compile(r"<script\b.*?</script>", flags=re.S)
-REMOTE = re.compile(r"<link\b[^>]*\bhref=\"(?:https?:)?//[^>]*>")
+PICTURES = ("image/png", "image/jpeg")
+TEXTS = ("LabelModel", "HTMLModel")
+TAG = re.compile(r"<[^>]+>")
+SCRIPT = re.compile(r"<script\b.*?</script\s*>", flags=re.S | re.I)
+REMOTE = re.compile(r"<link\b[^>]*\bhref=[\"']?(?:https?:)?//[^>]*>", flags=re.I)
+EMBEDDED = re.compile(
+    r"<(img|iframe|video|audio|embed|source)\b[^>]*?\bsrc=[\"']?((?:https?:)?//[^\"'\s>]+)[^>]*>"
+    r"(?:\s*</(?:iframe|video|audio)>)?",
+    flags=re.I,
+)
+STYLE = re.compile(r"<style\b[^>]*>.*?</style>", flags=re.S | re.I)
+LOADED = re.compile(r"@import\b[^;]*;|url\(\s*[\"']?(?:https?:)?//[^)]*\)", flags=re.I)
+UNDESCRIBED = "No description has been provided for this image"  # nbconvert's alternative text
 
 
 def to_html(notebook: Notebook, beside: Path) -> str:
@@ -24,6 +35,7 @@ def to_html(notebook: Notebook, beside: Path) -> str:
 
     Links of the notebook are resolved relative to the file `beside`. Widgets are still pictures
     of their last state; the first heading is the page's title; pictures have alternative texts.
+    What lies on other hosts is a link.
     """
     from nbconvert import HTMLExporter
 
@@ -38,7 +50,16 @@ def to_html(notebook: Notebook, beside: Path) -> str:
     exporter = HTMLExporter(embed_images=True)
     resources = {"metadata": {"path": str(beside.parent.parent)}}
     page: str = exporter.from_notebook_node(notebook, resources)[0]
-    return REMOTE.sub("", SCRIPT.sub("", page))
+    page = REMOTE.sub("", SCRIPT.sub("", page))
+    page = STYLE.sub(lambda style: LOADED.sub("", style[0]), page)
+    return EMBEDDED.sub(_as_link, page)
+
+
+def _as_link(tag: re.Match[str]) -> str:
+    """Write what a page would load from another host as a link with its alternative text."""
+    described = re.search(r"\balt=\"([^\"]+)\"", tag[0])
+    text = described[1] if described and described[1] != UNDESCRIBED else tag[2]
+    return f'<a href="{tag[2]}">{text}</a>'
 
 
 def _below(place: Path, link: re.Match[str]) -> str:
@@ -50,10 +71,10 @@ def _below(place: Path, link: re.Match[str]) -> str:
 
 
 def title(notebook: Notebook) -> str:
-    """Return the first heading of a notebook's text; empty if it has none."""
+    """Return the first heading of a notebook's text, without marks; empty if it has none."""
     texts = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
     heading = re.search(r"^#+ +(.+)$", texts, flags=re.M)
-    return heading[1].strip() if heading else ""
+    return re.sub("[`*]", "", TAG.sub("", heading[1])).strip() if heading else ""
 
 
 def _make_still(output: Any, source: str, states: Mapping[str, Any]) -> None:
@@ -61,10 +82,10 @@ def _make_still(output: Any, source: str, states: Mapping[str, Any]) -> None:
     data = output.get("data", {})
     if VIEW in data:
         output.data = {"text/html": still(data[VIEW]["model_id"], states)}
-    elif "image/png" in data:
+    elif kind := next((kind for kind in PICTURES if kind in data), None):
         statements = [line for line in source.splitlines() if line[:1].isidentifier()]
         last = statements[-1] if statements else "this cell"
-        output.data = {"text/html": _image(data["image/png"], f"Output of {last}")}
+        output.data = {"text/html": _image(data[kind], f"Output of {last}", kind)}
 
 
 def still(name: str, states: Mapping[str, Any], label: str = "") -> str:
@@ -84,18 +105,35 @@ def still(name: str, states: Mapping[str, Any], label: str = "") -> str:
     if kind == "AnyModel":
         rows = "".join(_point(point) for point in state.get("points", ()))
         return f"<ul>{rows}</ul>" if rows else ""
+    if kind == "OutputModel":
+        return "".join(_held(output, states) for output in state.get("outputs", ()))
     text = _value(state)
     return f"<div>{html.escape(text)}</div>" if text else ""
 
 
+def _held(output: Mapping[str, Any], states: Mapping[str, Any]) -> str:
+    """Write an output that was captured in a widget: a widget, a picture, HTML or text."""
+    data = output.get("data", {})
+    if VIEW in data:
+        return still(data[VIEW]["model_id"], states)
+    for kind in PICTURES:
+        if kind in data:
+            return _image(data[kind], "output of a widget", kind)
+    if "text/html" in data:
+        return f"<div>{data['text/html']}</div>"
+    error = f"{output.get('ename')}: {output.get('evalue')}" if "ename" in output else ""
+    return f"<pre>{html.escape(output.get('text') or data.get('text/plain') or error)}</pre>"
+
+
 def _box(state: Mapping[str, Any], kind: str, states: Mapping[str, Any]) -> str:
-    """Write the parts of a box; a label names the picture after it."""
+    """Write the parts of a box; a text names the picture after it."""
     parts, label = list[str](), ""
     for child in state["children"]:
         name = child.removeprefix("IPY_MODEL_")
         parts.append(still(name, states, label))
         known = states.get(name, {})
-        label = known["state"].get("value", "") if known.get("model_name") == "LabelModel" else ""
+        value = known["state"].get("value", "") if known.get("model_name") in TEXTS else ""
+        label = html.unescape(TAG.sub("", value))
     direction = "row wrap" if kind == "HBoxModel" else "column"
     return f'<div style="display:flex;flex-flow:{direction};gap:6px">{"".join(parts)}</div>'
 
@@ -117,6 +155,6 @@ def _point(point: Mapping[str, Any]) -> str:
     return f"<li>{html.escape(text)}</li>"
 
 
-def _image(data: str, label: str) -> str:
+def _image(data: str, label: str, kind: str = PICTURES[0]) -> str:
     source = "".join(data.split())
-    return f'<img alt="{html.escape(label)}" src="data:image/png;base64,{source}">'
+    return f'<img alt="{html.escape(label)}" src="data:{kind};base64,{source}">'

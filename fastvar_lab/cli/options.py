@@ -7,11 +7,12 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # imported when a command runs, to keep help and errors fast
     from concurrent.futures import Executor
 
+    from fastvar_lab.evaluators.benchmarks import Plan
     from fastvar_lab.experiments.workers import ModelSpec
     from fastvar_lab.models.model import Model
     from fastvar_lab.prompts import PromptSet
@@ -75,19 +76,46 @@ def add_prompts(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompts", type=path, help="text file of prompts; default: the model's")
 
 
+def add_benchmark(parser: argparse.ArgumentParser, named: bool = False) -> None:
+    """Add the name of a benchmark, as an option if `named`, and what its prompts are read from."""
+    names = "geneval, mjhq, imagenet, hps, imagereward, closed-world or prompts"
+    if named:
+        parser.add_argument("--benchmark", help=f"of pictures made elsewhere: {names}")
+    else:
+        parser.add_argument("benchmark", help=names)
+    parser.add_argument("--data", type=path, help="folder or file of the benchmark's prompts")
+    parser.add_argument("--category", help="category of MJHQ-30K")
+    parser.add_argument("--n", type=int, help="number of prompts; default: all")
+    parser.add_argument("--images", type=int, help="pictures for each prompt; default: the paper's")
+    parser.add_argument("--format", help="png or jpg; default: the benchmark's")
+
+
 def add_metrics(parser: argparse.ArgumentParser) -> None:
     """Add --metrics."""
     parser.add_argument("--metrics", help="names of more metrics, with commas between")
 
 
 def check(args: argparse.Namespace, argv: Sequence[str]) -> None:
-    """Raise ValueError for options that can be refused before a command does anything."""
+    """Raise ValueError for options that can be refused before a command does anything.
+
+    Nothing that this needs imports torch, which takes seconds.
+    """
+    from fastvar_lab.methods.ratios import parse_ratios
+    from fastvar_lab.models.names import check_name
+    from fastvar_lab.scales import parse_size
+
     for argument in argv:
         option, _, value = argument.partition("=")
         if option.startswith("--") and value == "--":  # argparse would read an empty list
             raise ValueError(f"{option} takes a value; not '--'")
     if getattr(args, "workers", 0) < 0:
         raise ValueError(f"--workers must be 0 or more; not {args.workers}")
+    if "model" in args and "weights" in args:  # of `add_model`
+        check_name(args.model)
+    if getattr(args, "ratios", None) is not None:
+        parse_ratios(args.ratios)
+    if getattr(args, "size", None) is not None:
+        parse_size(args.size)
     for name, label in FOLDERS.items():
         path = getattr(args, name, None)
         if path is not None:
@@ -113,6 +141,14 @@ def metrics(args: argparse.Namespace) -> list[str] | None:
     return names
 
 
+def plan(args: argparse.Namespace, **more: Any) -> Plan:
+    """Return the plan of a benchmark; raises ValueError for options that do not fit it."""
+    from fastvar_lab.evaluators.benchmarks import Plan, find
+
+    mark = find(args.benchmark)
+    return Plan(mark, args.data, args.category, args.n, args.images, args.format, **more)
+
+
 def spec(args: argparse.Namespace) -> ModelSpec:
     """Return how to open the model of --model, --weights, --device and --dtype."""
     from fastvar_lab.experiments.workers import ModelSpec
@@ -127,8 +163,8 @@ def open_model(args: argparse.Namespace) -> Model:
 
 def pruning(args: argparse.Namespace) -> Method | None:
     """Return the method of --ratios, None without it; raise ValueError for invalid ratios."""
-    from fastvar_lab.methods.presets import parse_ratios
     from fastvar_lab.methods.prune import Prune
+    from fastvar_lab.methods.ratios import parse_ratios
 
     return None if args.ratios is None else Prune(parse_ratios(args.ratios))
 
@@ -147,9 +183,9 @@ def cells(args: argparse.Namespace) -> Iterator[tuple[Store, Executor | None]]:
     from fastvar_lab.store import Store
 
     store = Store(args.store)
-    if not store.folder.exists():  # a store with all that is needed may be read-only
-        store.prepare()
     with workers(args.workers, args.scheduler) as executor:
+        if not store.folder.exists():  # a store with all that is needed may be read-only
+            store.prepare()
         yield store, executor
 
 

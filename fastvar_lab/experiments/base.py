@@ -113,6 +113,11 @@ class Question:
 Work = Callable[[Model, Sequence[Cell]], Iterator[tuple[Cell, Rows]]]
 
 
+def has_random_weights(model: Model) -> bool:
+    """Return whether `load` opened a model with random weights: only its speed means something."""
+    return "weights='random'" in model.source
+
+
 def full_and_preset(model: Model) -> Methods:
     """Return full generation and the model's own preset; ValueError for a model without one."""
     return {FULL: Dense(), FASTVAR: paper_preset(model)}
@@ -126,8 +131,9 @@ class Experiment:
     shape says its `cells(question)` too, lists of those that are worked on together, and the
     `work(model, cells)` that yields each with its rows. `chart` draws its frame, or the sums of it
     that `points` makes where the frame is too long to keep. `metrics` are computed beside the usual
-    ones; `seed` draws the prompts of sets that have one. `speed` says that no number depends on
-    what the weights have learned. Raise `version` when the meaning of its cells' numbers changes.
+    ones; `seed` draws the prompts of sets that have one. `speed` says that random weights answer
+    it: no number depends on what the weights have learned, or such cells are left out. Raise
+    `version` when the meaning of its cells' numbers changes.
     """
 
     question: str

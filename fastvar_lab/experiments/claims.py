@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
 
@@ -11,12 +11,13 @@ import pandas as pd
 from fastvar_lab.experiments import run
 from fastvar_lab.experiments.base import Experiment, Scope
 from fastvar_lab.experiments.figures import meaningless
+from fastvar_lab.experiments.output import model_option, repeating
 from fastvar_lab.experiments.verdicts import OPEN, Answer, Claim
 from fastvar_lab.experiments.workers import ModelSpec
 from fastvar_lab.files import write
 from fastvar_lab.measure.speedup import DISTURBED, undisturbed
 from fastvar_lab.models.model import Model
-from fastvar_lab.plotting.tables import markdown
+from fastvar_lab.plotting.tables import escaped, markdown
 from fastvar_lab.prompts import PromptSet
 from fastvar_lab.store import Store
 
@@ -80,8 +81,10 @@ def answer(claim: Claim, frame: pd.DataFrame) -> Answer:
         return Answer(f"not measured: {error}", OPEN)
 
 
-def table(frames: Mapping[str, pd.DataFrame], where: str) -> str:
+def table(frames: Mapping[str, pd.DataFrame], where: str, left_out: Sequence[str] = ()) -> str:
     """Write the claims whose experiments are there as Markdown; `where` says what was run.
+
+    `left_out` are the sentences that `measure` notes, a line each under the table.
 
     >>> frames = {"memory": run.run("memory", "quick", progress=False)}
     >>> print(table(frames, "A smoke run.").splitlines()[-1][:17])
@@ -97,18 +100,21 @@ def table(frames: Mapping[str, pd.DataFrame], where: str) -> str:
             })  # fmt: skip
     columns = ["claim", "the paper", "here", "verdict", "from"]
     lines = ["# The paper's claims, checked", "", f"{where} {INTERVALS}", ""]
-    return (
-        "\n".join(lines)
-        + "\n"
-        + markdown(pd.DataFrame(rows, columns=columns), markup=("verdict", "from"))
-    )
+    claims = markdown(pd.DataFrame(rows, columns=columns), markup=("verdict", "from"))
+    notes = "".join(f"- {escaped(note)}\n" for note in left_out)
+    return "\n".join(lines) + "\n" + claims + (f"\n{notes}" if notes else "")
 
 
-def where(model: Model, scope: str) -> str:
+def where(
+    model: Model, scope: str, spec: ModelSpec | None = None, prompts: PromptSet | None = None
+) -> str:
     """Say what was run: command, model, weights, device, scope."""
+    quick = " --quick" if scope == "quick" else ""
+    command = repeating(model, f"claims{model_option(model)}{quick}", spec, prompts)
+    written = f"Written by `{command}`. " if command else ""
     return (
-        "Written by `python -m fastvar_lab claims`. "
-        f"Model `{model.name}`, weights `{model.fingerprint}`, on {model.device}, --{scope}."
+        f"{written}Model `{model.name}`, weights `{model.fingerprint}`, on {model.device}, "
+        f"scope {scope}."
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import pandas as pd
 
@@ -16,8 +17,10 @@ from fastvar_lab.experiments.base import (
     timed_cells,
 )
 from fastvar_lab.experiments.jobs import CellJob, Job, PictureJob, method_address
+from fastvar_lab.frames import HITS, TITLES, joined_notes
 from fastvar_lab.generation import Generation, generate
 from fastvar_lab.measure.quality import Metric
+from fastvar_lab.measure.speedup import disturbances
 from fastvar_lab.methods.columns import FULL
 from fastvar_lab.methods.prune import Dense, Prune
 from fastvar_lab.models.model import Model
@@ -87,8 +90,8 @@ def merge_frames(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """Join frames of one experiment, measured on several machines or models, into one.
 
     Rows that several frames share stand once; metrics that one frame has beyond another are filled
-    in. Raises ValueError, in one sentence, for frames that
-    hold other columns, other prompts, or other numbers for the same thing.
+    in, and a disturbed timing gives way to one that is not. Raises ValueError, in one sentence, for
+    frames that hold other columns, other prompts, or other numbers for the same thing.
 
     >>> rows = {"kind": "quality", "model": ["a"], "method": "full", "picture": 0, "prompt": "x"}
     >>> one = pd.DataFrame({**rows, "weights": "12", "psnr": 100.0})
@@ -125,17 +128,27 @@ def merge_frames(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
 
 
 def _filled(frame: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
-    """Join rows of equal keys whose other values do not contradict each other."""
+    """Join rows of equal keys whose other values do not contradict each other.
+
+    Disturbed timings give way to others of the same keys.
+    """
+    wide = disturbances(frame)
+    clear = pd.MultiIndex.from_frame(frame.loc[~wide, keys])
+    frame = frame[~(wide & pd.MultiIndex.from_frame(frame[keys]).isin(clear))]
     twice = frame.duplicated(keys, keep=False)
     if not twice.any():
         return frame
     groups = frame[twice].groupby(keys, sort=False, dropna=False)
-    several = (groups.nunique() > 1).any(axis=1)
+    values = [column for column in frame if column not in (*keys, HITS, TITLES)]
+    several = (groups[values].nunique() > 1).any(axis=1)
     if several.any():
         row = dict(zip(keys, several[several].index[0], strict=True))
         raise ValueError(
             f"{row['method']!r} of {row['model']} has two values of one measurement in these frames"
         )
-    whole = pd.concat([frame[~twice], groups.first().reset_index()])
+    first = groups.first()
+    for column in {HITS, TITLES} & set(frame):
+        first[column] = groups[column].agg(partial(joined_notes, column))
+    whole = pd.concat([frame[~twice], first.reset_index()])
     places = frame.drop_duplicates(keys).set_index(keys).index
     return whole.set_index(keys).loc[places].reset_index()[[*frame.columns]]

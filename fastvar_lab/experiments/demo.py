@@ -23,8 +23,6 @@ from fastvar_lab.seam import Method
 from fastvar_lab.speed import flops
 from fastvar_lab.speed.timed import speedups, timed
 
-PROMPT = "a red striped circle left of a blue square"
-
 
 def compare(
     model: Model, prompt: str, method: Method, seed: int, repeats: int = 3

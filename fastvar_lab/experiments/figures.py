@@ -19,7 +19,7 @@ from skimage.io import imread
 
 from fastvar_lab.errors import short
 from fastvar_lab.experiments import listing, output, run
-from fastvar_lab.experiments.base import Experiment, Scope
+from fastvar_lab.experiments.base import Experiment, Scope, has_random_weights
 from fastvar_lab.experiments.galleries import GALLERIES, make
 from fastvar_lab.experiments.output import DRAWN_WITH, Report
 from fastvar_lab.experiments.workers import ModelSpec
@@ -82,10 +82,18 @@ def draw(
                 raise
             note(f"{label} is left out: {error}")
             continue
-        option = f" --seed {seed}" if name in GALLERIES else ""
-        option += " --quick" if report.get("scope") == "quick" else ""
-        report |= output.provenance(model, f"figures {label}{_of(model)}{option}", spec)
+        command = _command(name, model, seed, report.get("scope", "paper"))
+        report |= output.provenance(model, command, spec, prompts, metrics)
         yield from _finish(out / label, name, report, redraw(name, out, report), endings)
+
+
+def _command(name: str | Experiment, model: Model, seed: int, scope: str) -> str:
+    """Write the command that draws a figure, without options; empty if none does."""
+    if not isinstance(name, str) or scope not in ("quick", "paper"):
+        return ""
+    option = f" --seed {seed}" if name in GALLERIES else ""
+    quick = " --quick" if scope == "quick" else ""
+    return f"figures {name}{output.model_option(model)}{option}{quick}"
 
 
 def _gallery(name: str, model: Model, prompts: PromptSet | None, seed: int, out: Path) -> Report:
@@ -113,16 +121,22 @@ def draw_frame(
     out: str | Path,
     scope: str,
     spec: ModelSpec | None = None,
+    prompts: PromptSet | None = None,
+    metrics: quality.Chosen | None = None,
 ) -> Iterator[Path]:
-    """Leave all of an experiment's frame in `out`, its tables and figure, and where it is from."""
+    """Leave all of an experiment's frame in `out`, its tables and figure, and where it is from.
+
+    `scope`, `prompts` and `metrics` are those of the run that returned the frame.
+    """
     out = folder(out)
     record = _record(experiment)
     written = output.write_frame(out / record.name, frame, frame)
     option = f" --{scope}" if scope != "default" else ""
     command = f"experiment {record.name} --model {model.name}{option}"
+    shipped = run.REGISTRY.get(record.name) is record
     report = {
         **output.measured(scope, frame, len(frame)),
-        **output.provenance(model, command, spec),
+        **output.provenance(model, command if shipped else "", spec, prompts, metrics),
     }
     figure = record.chart(written)
     yield from _finish(out / record.name, record, report, figure, ("png", "pdf"))
@@ -131,13 +145,9 @@ def draw_frame(
 def meaningless(model: Model, name: str | Experiment) -> str:
     """Say in one sentence why an answer would mean nothing for a model; empty if it means much."""
     pictures = isinstance(name, str) and name in GALLERIES
-    if (not pictures and _record(name).speed) or "weights='random'" not in model.source:
+    if (not pictures and _record(name).speed) or not has_random_weights(model):
         return ""
     return f"{model.name} has random weights: only its speed means something, not its pictures"
-
-
-def _of(model: Model) -> str:
-    return "" if model.name == ModelSpec().name else f" --model {model.name}"
 
 
 def _record(name: str | Experiment) -> Experiment:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -9,9 +10,9 @@ from typing import Any, Protocol
 
 from fastvar_lab.draws import Keyed
 from fastvar_lab.experiments.base import Cell, Methods, Work
-from fastvar_lab.frames import HITS, KEPT, ROWS, SCORE
+from fastvar_lab.frames import HITS, KEPT, ROWS, SCORE, TITLES
 from fastvar_lab.generation import Generation, generate, resume
-from fastvar_lab.measure.quality import Metric
+from fastvar_lab.measure.quality import METRICS, Metric
 from fastvar_lab.measure.speedup import disturbed
 from fastvar_lab.methods.columns import describe, written
 from fastvar_lab.methods.fingerprint import code_of, user_code_hash
@@ -52,18 +53,6 @@ class Job(Protocol):
     def rows(self, model: Model, store: Store, disturbed: Disturbed) -> Iterator[Rows | None]:
         """Read each result's rows; None for one that is not there."""
         ...
-
-
-def context(model: Model) -> dict[str, Any]:
-    """Return what of a model its results depend on: the first part of every address."""
-    return {
-        "model": model.name,
-        "weights": model.fingerprint,
-        "device": str(model.device),
-        "precision": model.precision,
-        "sampling": repr(model.sampling),
-        "sizes": [list(size) for size in model.sizes],
-    }
 
 
 def method_address(method: Method, model: Model) -> dict[str, str]:
@@ -115,7 +104,7 @@ class CellJob:
         method = {} if cell.method is None else method_address(cell.method, model)
         judge = {} if cell.judge is None else {"judge": _rule(cell.judge)}
         return {
-            **context(model),
+            **model.context,
             **timing,
             **method,
             **judge,
@@ -221,15 +210,21 @@ class PictureJob:
                     yield None
                     break
                 values = {k: v for m in self.metrics for k, v in known[m.address].items()}
-                picture = {"picture": self.first + i, **item._asdict(), **self._hits(known)}
+                picture = {"picture": self.first + i, **item._asdict(), **self._notes(known)}
                 rows.append({"kind": "quality", **columns, **picture, **values})
             else:
                 yield rows
 
-    def _hits(self, known: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-        """Name the columns of metrics that are hits, beside the judge's."""
-        hits = [m for m in self.metrics if m.hits and m.name != SCORE]
-        return {HITS: ",".join(c for m in hits for c in known[m.address])} if hits else {}
+    def _notes(self, known: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+        """Name the columns that are hits, beside the judge's, and title those of your metrics."""
+        others = [m for m in self.metrics if m.name != SCORE]
+        hits = [c for m in others if m.hits for c in known[m.address]]
+        own = [m for m in others if m.name not in METRICS]
+        titles = {c: m.heading(c) for m in own for c in known[m.address]}
+        return {
+            **({HITS: ",".join(hits)} if hits else {}),
+            **({TITLES: json.dumps(titles)} if titles else {}),
+        }
 
 
 class _Once:
@@ -250,7 +245,7 @@ class Addresses:
     """Makes the addresses of one model's pictures, each part of them once."""
 
     def __init__(self, model: Model) -> None:
-        self.model, self.context = model, context(model)
+        self.model, self.context = model, model.context
         self.methods: dict[int, tuple[Method, Mapping[str, str]]] = {}
 
     def picture(self, method: Method, item: Item) -> dict[str, Any]:

@@ -11,8 +11,10 @@ import pandas as pd
 from fastvar_lab.experiments.base import Experiment
 from fastvar_lab.experiments.workers import ModelSpec
 from fastvar_lab.files import write
+from fastvar_lab.measure import quality
 from fastvar_lab.models.model import Model
 from fastvar_lab.plotting.tables import latex, markdown, tabulate
+from fastvar_lab.prompts import PromptFile, PromptSet
 from fastvar_lab.provenance import provenance as where_from
 
 DRAWN_WITH = ("matplotlib", "numpy", "pillow")  # same versions, same bytes
@@ -91,13 +93,69 @@ def measured(scope: str, frame: pd.DataFrame, rows: int) -> Report:
     return {"scope": scope, "rows": rows, **pictures}
 
 
-def provenance(model: Model, command: str, spec: ModelSpec | None = None) -> Report:
-    """Return where results are from: command, with how the model was opened, weights, machine."""
+def provenance(
+    model: Model,
+    command: str,
+    spec: ModelSpec | None = None,
+    prompts: PromptSet | None = None,
+    metrics: quality.Chosen | None = None,
+) -> Report:
+    """Return where results are from: the command that repeats them, weights, machine.
+
+    `command` is what follows the program's name, without the options of model, prompts and metrics;
+    empty if no command repeats the run. Prompts and metrics are recorded if they are given.
+    """
+    names = [metric.name for metric in quality.as_metrics(metrics or ())]
+    return {
+        **where_from(
+            model,
+            command=command and repeating(model, command, spec, prompts, metrics),
+            packages=("seaborn", *DRAWN_WITH),
+        ),
+        **({} if prompts is None else {"prompts": repr(prompts)}),
+        **({"metrics": names} if names else {}),
+    }
+
+
+def model_option(model: Model) -> str:
+    """Write --model, with a space before it; nothing for the model that commands use without it."""
+    return "" if model.name == ModelSpec().name else f" --model {model.name}"
+
+
+def repeating(
+    model: Model,
+    command: str,
+    spec: ModelSpec | None = None,
+    prompts: PromptSet | None = None,
+    metrics: quality.Chosen | None = None,
+) -> str:
+    """Write the whole command line that repeats a run; empty if its options cannot say it.
+
+    They name files of prompts and the metrics that ship here. A model that was opened without a
+    `spec` must be one that its name alone opens.
+
+    >>> import fastvar_lab as fv
+    >>> repeating(fv.load("tiny"), "claims", metrics=["vif"])
+    'python -m fastvar_lab claims --metrics vif'
+    >>> repeating(fv.load("tiny"), "claims", prompts=fv.PromptList("a ring"))
+    ''
+    """
+    chosen = quality.as_metrics(metrics or ())
+    named = all(quality.METRICS.get(metric.name) == metric for metric in chosen)
+    listed = prompts is None or (
+        isinstance(prompts, PromptFile) and prompts == PromptFile(prompts.path)
+    )
+    if not named or not listed or (spec is None and model.source != f"fv.load({model.name!r})"):
+        return ""
     spec, usual = spec or ModelSpec(), ModelSpec()
-    options = [
-        f" --{name} {shlex.quote(str(getattr(spec, name)))}"
+    values = {
+        name: str(getattr(spec, name))
         for name in ("weights", "device", "dtype")
         if getattr(spec, name) != getattr(usual, name)
-    ]
-    command = f"python -m fastvar_lab {command}{''.join(options)}"
-    return where_from(model, command=command, packages=("seaborn", *DRAWN_WITH))
+    }
+    if isinstance(prompts, PromptFile):
+        values["prompts"] = str(prompts.path)
+    if chosen:
+        values["metrics"] = ",".join(metric.name for metric in chosen)
+    options = [f" --{name} {shlex.quote(value)}" for name, value in values.items()]
+    return f"python -m fastvar_lab {command}{''.join(options)}"

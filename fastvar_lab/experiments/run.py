@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Executor
 
 import pandas as pd
@@ -52,13 +52,15 @@ def run(
     store: Store | None = None,
     executor: Executor | None = None,
     progress: bool = True,
+    note: Callable[[str], object] = print,
 ) -> pd.DataFrame:
     """Run an experiment, by name or a record of your own; return its tidy frame.
 
     `scope` says how much: "quick", "default", "paper", or a `Scope` of your own. `model` is an open
     one, or says how to open it, which an executor needs; default is the embedded model. `methods`
     and `prompts` stand for the experiment's and the model's own; `metrics` are computed beside the
-    usual ones: names, or functions of your own by name.
+    usual ones: names, or functions of your own by name. Usual ones that the model's pictures are
+    too small for are left out, and `note` is told so; one that is asked for raises ValueError.
 
     Known results are read; missing ones are computed here, or through any
     `concurrent.futures.Executor`, and kept one by one, so that a stopped run goes on where it was.
@@ -93,7 +95,8 @@ def run(
     )  # fmt: skip
     compared = compared if methods is None else with_full(compared, opened)
     question = Question(opened, scope, prompts, compared, timed)
-    frame = _measured(record, question, metrics, store or Store(), progress, executor, spec)
+    jobs = jobs_of(record, question, metrics, note)
+    frame = _measured(record, question, jobs, store or Store(), progress, executor, spec)
     front = {"model": opened.name, "weights": opened.fingerprint}
     if "prompt" in frame:
         front["prompts"] = prompts.name
@@ -110,6 +113,7 @@ def compare(
     store: Store | None = None,
     executor: Executor | None = None,
     progress: bool = True,
+    note: Callable[[str], object] = print,
 ) -> pd.DataFrame:
     """Compare methods, your own too, with full generation as the experiments here do.
 
@@ -135,13 +139,20 @@ def compare(
         store=store,
         executor=executor,
         progress=progress,
+        note=note,
     )
 
 
 def jobs_of(
-    record: Experiment, question: Question, metrics: quality.Chosen | None = None
+    record: Experiment,
+    question: Question,
+    metrics: quality.Chosen | None = None,
+    note: Callable[[str], object] = print,
 ) -> list[Job]:
-    """Return the jobs of an experiment: its cells, or pictures and times of its methods."""
+    """Return the jobs of an experiment: its cells, or pictures and times of its methods.
+
+    `note` is told of each metric that is left out.
+    """
     if record.cells is not None:
         assert record.work is not None
         name = record.name
@@ -154,26 +165,33 @@ def jobs_of(
     compared = with_full(question.methods, question.model)
     if record.slow and question.scope.name == "quick":
         compared = halves_and_wholes(compared)
-    chosen = quality.chosen([*record.metrics, *quality.as_metrics(metrics or ())])
+    named = quality.as_metrics([*record.metrics, *quality.as_metrics(metrics or ())])
+    chosen = quality.chosen(named)
     judge = question.prompts.judge
     chosen = chosen if judge is None else (quality.score(judge), *chosen)
-    _check_sides(chosen, question.model)
+    chosen = _fitting(chosen, {metric.name for metric in named}, question.model, note)
     question = Question(question.model, question.scope, question.prompts, compared, question.timed)
     return comparison(question, chosen, record.name)
 
 
-def _check_sides(metrics: Sequence[quality.Metric], model: Model) -> None:
-    """Raise ValueError before anything is drawn if pictures will be too small for a metric."""
+def _fitting(
+    metrics: tuple[quality.Metric, ...],
+    named: Collection[str],
+    model: Model,
+    note: Callable[[str], object],
+) -> tuple[quality.Metric, ...]:
+    """Return the metrics that the pictures of a model will be large enough for."""
     stride = getattr(getattr(model.tokenizer, "config", None), "stride", None)
-    if stride is not None:  # else only the decoder knows the size
-        last, side = model.grids()[-1], model.quantizer.patch * stride
-        quality.check_sides(metrics, last.h * side, last.w * side)
+    if stride is None:  # only the decoder knows the size
+        return metrics
+    last, side = model.grids()[-1], model.quantizer.patch * stride
+    return quality.fitting(metrics, named, last.h * side, last.w * side, note)
 
 
 def _measured(
     record: Experiment,
     question: Question,
-    metrics: quality.Chosen | None,
+    jobs: Sequence[Job],
     store: Store,
     progress: bool,
     executor: Executor | None,
@@ -181,7 +199,6 @@ def _measured(
 ) -> pd.DataFrame:
     """Read what is known, compute what is missing, and join it; timed jobs here, when alone."""
     model = question.model
-    jobs = jobs_of(record, question, metrics)
     missing = [part for job in jobs if (part := job.missing(model, store)) is not None]
     if missing:  # else nothing is written, and the store may be read-only
         store.prepare()

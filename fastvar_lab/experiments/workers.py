@@ -15,13 +15,15 @@ from typing import Any
 
 import torch
 
-from fastvar_lab.experiments.jobs import Job, context
-from fastvar_lab.files import expanded
+from fastvar_lab.experiments.jobs import Job
+from fastvar_lab.files import expanded, source_hash
 from fastvar_lab.models.loading import load
 from fastvar_lab.models.model import Model
-from fastvar_lab.provenance import source_hash, versions
+from fastvar_lab.provenance import versions
 from fastvar_lab.store import Store
 
+JUDGED_WITH = ("scipy",)
+"""Packages whose versions change scores, beside `provenance.COMPUTED_WITH`."""
 OPENING = threading.Lock()  # a worker with several threads opens a model once
 
 
@@ -58,7 +60,8 @@ def _open(spec: ModelSpec) -> Model:
 
 def expectation(model: Model) -> dict[str, Any]:
     """Return what a worker's model, versions and code must be, so that its results are the same."""
-    return {**context(model), **versions("fastvar-lab"), "code of fastvar-lab": source_hash()}
+    packages = versions("fastvar-lab", *JUDGED_WITH)
+    return {**model.context, **packages, "code of fastvar-lab": source_hash()}
 
 
 def compute(job: Job, spec: ModelSpec, folder: str, expected: Mapping[str, Any]) -> int:

@@ -74,7 +74,11 @@ class Stopwatch(Wrapper):
 
     def sublayer_ms(self) -> dict[tuple[int, str], float]:
         """Return milliseconds by step and kind of sublayer, summed over the layers."""
-        return {key: sum(ms_between(*p) for p in pairs) for key, pairs in self.parts.items()}
+        return {key: sum(calls) for key, calls in self.call_ms().items()}
+
+    def call_ms(self) -> dict[tuple[int, str], list[float]]:
+        """Return milliseconds by step and kind of sublayer, one value for each layer."""
+        return {key: [ms_between(*p) for p in pairs] for key, pairs in self.parts.items()}
 
 
 class BranchWatch(Stopwatch):

@@ -25,6 +25,7 @@ class Unfused(Wrapper):
         mask: Tensor | None = None,
         scale: float = 1.0,
     ) -> Tensor:
+        k, v, mask = self.inner.reads(site, grid, q, k, v, mask, scale)
         if site.kind == "attn" and len(grid.steps) > 1:
             lengths = [self.forwarded(site, step) for step in grid.steps]
             return block_causal(q, k, v, lengths, scale, self._products)

@@ -9,7 +9,7 @@ skipped). To ship one, add it to `METRICS`; your own is any such function.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +17,12 @@ import numpy as np
 
 from fastvar_lab.errors import unknown
 from fastvar_lab.frames import SCORE, is_described
+from fastvar_lab.measure.learned import Alignment, Perceptual
 
 if TYPE_CHECKING:  # figures and tables need no torch
     from torch import Tensor
+
+    from fastvar_lab.prompts import Item
 
 MOST_PSNR = 100.0  # dB, stands for equal pictures, so that means stay finite
 OFFERED = ("item", "tokens", "reference_tokens")
@@ -30,11 +33,14 @@ Tokens = Mapping[str, "Tensor | None"]
 class Metric:
     """A metric under its name: how a table shows it, and the function that computes it.
 
-    `larger` says whether a larger value is better (None: neither), `hits` that values are 0 or 1.
-    `version` is part of the address of its values: raise it when they change. A function of your
-    own is addressed by its code. A metric that is not `usual` is computed only where it is named.
-    Pictures with a side below `smallest` pixels are refused before any is drawn. Raises ValueError
-    for a name that frames use otherwise, and for a function of other arguments.
+    `title` heads its column of tables, with the key of each of several values; `digits` follow the
+    point. `larger` says whether a larger value is better (None: neither), `hits` that values are 0
+    or 1. `version` is part of the address of its values: raise it when they change. A function of
+    your own is addressed by its code. A metric that is not `usual` is computed only where it is
+    named.
+    If pictures have a side below `smallest` pixels, a metric that is asked for by name is refused
+    before any is drawn, and any other is left out. Raises ValueError for a name that frames use
+    otherwise, for digits that are no whole number from 0, and for a function of other arguments.
 
     >>> Metric("red", "red", lambda picture, reference: float(picture[..., 0].mean())).digits
     3
@@ -53,6 +59,11 @@ class Metric:
     def __post_init__(self) -> None:
         if not self.name or is_described(self.name):
             raise ValueError(f"a metric cannot be named {self.name!r}: frames use that name")
+        if not isinstance(self.digits, int) or self.digits < 0:
+            raise ValueError(
+                f"the digits of the metric {self.name} must be a whole number from 0; "
+                f"not {self.digits!r}"
+            )
         try:
             inspect.signature(self.function).bind(None, None, **dict.fromkeys(self.wants))
         except TypeError as error:
@@ -69,13 +80,23 @@ class Metric:
         rule = getattr(self.function, "judge", self.function)
         module = rule.__module__  # of a callable value, that of its class
         if module.partition(".")[0] == "fastvar_lab":
-            return f"{self.name}/{self.version}"
+            weights = getattr(rule, "fingerprint", "")  # of networks
+            return f"{self.name}/{self.version}{weights and f'/{weights}'}"
         return f"{self.name}/{self.version}/{code_of(rule)}"
 
     @property
     def wants(self) -> set[str]:
         """What it takes beside the two pictures."""
         return set(OFFERED) & set(inspect.signature(self.function).parameters)
+
+    def heading(self, column: str) -> tuple[str, int]:
+        """Return title and digits of one of its columns.
+
+        >>> METRICS["agree"].heading("agree_4x4")
+        ('equal tokens 4x4', 3)
+        """
+        key = column.removeprefix(self.name).removeprefix("_")
+        return f"{self.title} {key}" if key else self.title, self.digits
 
     def columns(
         self, picture: np.ndarray, reference: np.ndarray, **offered: Any
@@ -146,6 +167,17 @@ def agreement(
     return {size: share for size, share in shares.items() if share == share}
 
 
+def world_detail(picture: np.ndarray, reference: np.ndarray, item: Item) -> dict[str, float]:
+    """Detail of a closed-world picture against the rendered truth of its prompt; see `detail`.
+
+    Raises PromptError for a prompt outside the closed world's grammar.
+    """
+    from fastvar_lab.world.detail import detail
+    from fastvar_lab.world.grammar import parse
+
+    return detail(parse(item.prompt), picture, item.seed)
+
+
 def token_agreement(first: Tensor | None, second: Tensor | None) -> float:
     """Share of equal bits, or codebook rows, of one step; nan where either was skipped."""
     if first is None or second is None or first.is_floating_point():
@@ -162,6 +194,13 @@ METRICS: dict[str, Metric] = {
         Metric("vif", "VIF", vif, larger=None, smallest=41),
         Metric("spectrum_error", "spectrum error", spectrum_error, larger=False),
         Metric("agree", "equal tokens", agreement),
+        Metric("detail", "detail", world_detail, larger=None, usual=False),
+        Metric("lpips", "LPIPS", Perceptual("lpips"), larger=False, usual=False, smallest=31),
+        Metric("clip_i", "CLIP-I", Perceptual("clip"), usual=False),
+        Metric("dino", "DINO", Perceptual("dino"), usual=False),
+        Metric("clip_score", "CLIP score", Alignment("clip"), digits=2, usual=False),
+        Metric("hps", "HPSv2.1", Alignment("hps"), digits=2, usual=False),
+        Metric("imagereward", "ImageReward", Alignment("imagereward"), usual=False),
     )
 }
 """Every metric that ships here, by name."""
@@ -223,23 +262,40 @@ def as_metrics(metrics: Chosen) -> list[Metric]:
     return [METRICS[metric] if isinstance(metric, str) else metric for metric in metrics]
 
 
-def check_sides(metrics: Iterable[Metric], height: int, width: int) -> None:
-    """Raise ValueError if pictures of `height` x `width` pixels are too small for a metric.
+def fitting(
+    metrics: Sequence[Metric],
+    named: Collection[str],
+    height: int,
+    width: int,
+    note: Callable[[str], object] = print,
+) -> tuple[Metric, ...]:
+    """Return the metrics that pictures of `height` x `width` pixels are large enough for.
 
-    >>> check_sides(chosen(), 32, 48)
-    Traceback (most recent call last):
-    ValueError: pictures of 32x48 px are too small for the metric vif, which needs 41 px a side
+    `note` is told of each that is left out. Raises ValueError for one that is `named`.
+
+    >>> [metric.name for metric in fitting(chosen(), (), 32, 48)][-1]
+    pictures of 32x48 px are too small for the metric vif, which needs 41 px a side: it is left out
+    'agree'
     """
+    large_enough = list[Metric]()
     for metric in metrics:
-        if min(height, width) < metric.smallest:
-            raise ValueError(
-                f"pictures of {height}x{width} px are too small for the metric {metric.name}, "
-                f"which needs {metric.smallest} px a side"
-            )
+        if min(height, width) >= metric.smallest:
+            large_enough.append(metric)
+            continue
+        reason = (
+            f"pictures of {height}x{width} px are too small for the metric {metric.name}, "
+            f"which needs {metric.smallest} px a side"
+        )
+        if metric.name in named:
+            raise ValueError(reason)
+        note(f"{reason}: it is left out")
+    return tuple(large_enough)
 
 
 def to_reference(picture: np.ndarray, reference: np.ndarray) -> dict[str, float]:
     """Compare a picture (H, W, 3) uint8 with its reference: every usual metric of two pictures.
+
+    Metrics that they are too small for are left out.
 
     Raises ValueError for pictures of different shapes.
 
@@ -249,7 +305,8 @@ def to_reference(picture: np.ndarray, reference: np.ndarray) -> dict[str, float]
     """
     if picture.shape != reference.shape:
         raise ValueError(f"pictures of {picture.shape} and {reference.shape} cannot be compared")
-    paired = [metric for metric in chosen() if not metric.wants]
+    side = min(picture.shape[:2])
+    paired = [metric for metric in chosen() if not metric.wants and metric.smallest <= side]
     return {k: v for metric in paired for k, v in metric.columns(picture, reference).items()}
 
 

@@ -38,7 +38,8 @@ class Speedup:
     def of(cls, full: Sequence[float], fast: Sequence[float], widest: float = WIDEST) -> Speedup:
         """Estimate the speedup from paired times, in any unit; entry i of both is turn i.
 
-        Raises ValueError for empty sequences, different lengths, and times not above 0.
+        Raises ValueError for empty sequences, different lengths, and times that are not finite and
+        above 0: the spread of such ratios decides nothing.
 
         >>> print(Speedup.of([2.0, 2.2, 2.1], [1.0, 1.0, 1.0]))
         2.10 [2.05 to 2.15]
@@ -48,8 +49,9 @@ class Speedup:
                 f"a speedup needs as many full as fast times; not {len(full)} and {len(fast)}"
             )
         times = np.array([full, fast], dtype=float)
-        if not (times > 0).all():
-            raise ValueError(f"times must be above 0; the smallest is {times.min()}")
+        if not ((times > 0) & np.isfinite(times)).all():
+            wrong = times[~((times > 0) & np.isfinite(times))][0]
+            raise ValueError(f"times must be finite and above 0; not {wrong}")
         ratios = times[0] / times[1]
         q1, median, q3 = (float(q) for q in np.quantile(ratios, (0.25, 0.5, 0.75)))
         # nan if there are too few turns
@@ -101,6 +103,11 @@ def undisturbed(frame: pd.DataFrame) -> pd.DataFrame:
     >>> undisturbed(frame).method.to_list()
     ['a', 'c']
     """
+    return frame[~disturbances(frame)] if "disturbed" in frame else frame
+
+
+def disturbances(frame: pd.DataFrame) -> pd.Series:
+    """Return for each row of a frame whether its timing was disturbed; False without a timing."""
     if "disturbed" not in frame:
-        return frame
-    return frame[~frame.disturbed.eq(True)]
+        return pd.Series(False, index=frame.index)
+    return frame.disturbed.eq(True)

@@ -8,6 +8,7 @@ from typing import Any
 
 from fastvar_lab.audit import check_value
 from fastvar_lab.frames import KEPT, ROWS
+from fastvar_lab.methods.guidance import Around
 from fastvar_lab.methods.prune import Dense, Prune
 from fastvar_lab.methods.registry import restorers, selectors
 from fastvar_lab.methods.restore import CachedBranch
@@ -35,15 +36,16 @@ def describe(method: Method, grids: Sequence[Grid], depth: int) -> dict[str, Any
     ('FastVAR', '20x20', 288, 0)
     """
     runner, acts, cache = method.start(grids, depth), method.acts(grids), method.cache_index(grids)
+    base = core(method)
     sites = [Site(layer, kind) for layer in range(depth) for kind in KINDS]
     columns: dict[str, Any] = {
         "family": family(method),
-        "selector": _named(getattr(method, "select", None), selectors()),
-        "restorer": _named(getattr(method, "restore", None), restorers()),
-        "granularity": getattr(method, "granularity", None),
+        "selector": _named(getattr(base, "select", None), selectors()),
+        "restorer": _named(getattr(base, "restore", None), restorers()),
+        "granularity": getattr(base, "granularity", None),
         "cache_step": None if cache is None else grids[cache].name,
-        "layers": _layers(method),
-        "sublayers": " ".join(method.sublayers) if isinstance(method, Scheduled) else None,
+        "layers": _layers(base),
+        "sublayers": " ".join(base.sublayers) if isinstance(base, Scheduled) else None,
     }
     for grid, act in zip(grids, acts, strict=True):
         counts = [0 if act.skips else runner.forwarded(site, grid) for site in sites]
@@ -52,17 +54,29 @@ def describe(method: Method, grids: Sequence[Grid], depth: int) -> dict[str, Any
     return {**columns, **rows}
 
 
+def core(method: Method) -> Method:
+    """Return the innermost method inside others, such as the one that a `Tail` is put on."""
+    return core(method.method) if isinstance(method, Around) else method
+
+
 def family(method: Method) -> str:
     """Name the family of a method: what it has in common with those of other schedules.
 
-    That is its class, or what the class attribute `family` says.
+    That is its class, or what the class attribute `family` says; for a method around another one,
+    both.
 
     >>> from fastvar_lab.methods.merge import Merge
     >>> family(Prune({-1: 0.5})), family(Prune({-1: 1.0})), family(Merge({-1: 0.5}))
     ('FastVAR', 'skipping', 'ToMe')
     >>> family(Prune({-1: 0.5}, select=selectors()["random"]))
     'pruning, random'
+    >>> from fastvar_lab.methods.guidance import Tail
+    >>> family(Tail(Prune({-1: 0.5}), cond_from=-1)), family(Tail(skip_from=-2))
+    ('FastVAR, conditional tail', 'skipping')
     """
+    if isinstance(method, Around):
+        inner = family(method.method)
+        return method.addition if inner == FULL else f"{inner}, {method.addition}"
     if type(method) is not Prune:
         return FULL if method == Dense() else str(getattr(method, "family", type(method).__name__))
     if all(ratio == 1 for _, ratio in method.pairs):
@@ -159,15 +173,16 @@ def _parts(method: Method, grids: Sequence[Grid], depth: int) -> dict[str, tuple
     shares = [(name, "" if skipping else f": {100 * s:.0f} %") for name, s in pruned if s > 0]
     schedule = ", ".join(name + share for name, share in shares)
     alone = [g.name for g in grids if columns[f"{ROWS}{g.name}"] == 1]
-    default = {KINDS, None} if isinstance(method, Scheduled) else {None}
-    kinds = getattr(method, "sublayers", None)
+    base = core(method)
+    default = {KINDS, None} if isinstance(base, Scheduled) else {None}
+    kinds = getattr(base, "sublayers", None)
     return {
         "kind": (type(method).__name__ + str(skipping), True),
         "family": (columns["family"], False),
         "schedule": (schedule, False),
-        "selector": (columns["selector"] or "", getattr(method, "select", None) == FarFromMean()),
-        "restorer": (columns["restorer"] or "", _is_default(method)),
-        "cache": (f"cache {columns['cache_step']}", getattr(method, "cache_step", None) is None),
+        "selector": (columns["selector"] or "", getattr(base, "select", None) == FarFromMean()),
+        "restorer": (columns["restorer"] or "", _is_default(base)),
+        "cache": (f"cache {columns['cache_step']}", getattr(base, "cache_step", None) is None),
         "layers": (f"layers {columns['layers']}", columns["layers"] in (None, "all")),
         "sublayers": (columns["sublayers"] or "", kinds in default),
         "granularity": (

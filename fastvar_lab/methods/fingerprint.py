@@ -24,7 +24,7 @@ from torch import Tensor
 
 from fastvar_lab.files import digest
 from fastvar_lab.methods.syntax import inner, syntax
-from fastvar_lab.seam import Method, Runner
+from fastvar_lab.seam import Method, Runner, Wrapper
 
 WRITTEN = (
     *("__init__", "__repr__", "__eq__", "__hash__", "__setattr__", "__delattr__"),
@@ -57,8 +57,7 @@ def user_code_hash(method: Method, runner: Runner) -> str:
     """
     rules = [rule for rule in (method, *_rules(method)) if _root(type(rule)) not in _SHIPPED]
     kinds = [type(rule) for rule in rules]
-    if _root(type(runner)) not in _SHIPPED:
-        kinds.append(type(runner))
+    kinds += [kind for kind in map(type, _inside(runner)) if _root(kind) not in _SHIPPED]
     canonical = _Canonical({_root(kind) for kind in kinds})
     parts = [canonical(part) for part in (*kinds, *rules)]
     return digest(repr(parts), length=16) if parts else ""
@@ -82,11 +81,18 @@ def user_classes_hash(values: Iterable[object]) -> str:
 
 
 def _rules(value: object) -> Iterator[object]:
-    """Yield the selectors and restorers inside a method, and those inside them."""
+    """Yield the methods, selectors and restorers inside a method, and those inside them."""
     for part in _held(value).values():
-        if hasattr(part, "scores") or hasattr(part, "restore"):
+        if any(hasattr(part, name) for name in ("scores", "restore", "acts")):
             yield part
             yield from _rules(part)
+
+
+def _inside(runner: Runner) -> Iterator[Runner]:
+    """Yield a runner, and those that it wraps."""
+    yield runner
+    if isinstance(runner, Wrapper):
+        yield from _inside(runner.inner)
 
 
 def _held(value: Any) -> dict[str, Any]:

@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastvar_lab.methods.ratios import ScaleName
 from fastvar_lab.methods.registry import method
-from fastvar_lab.methods.schedule import ScaleName, Scheduled, ScheduledRunner, kept
+from fastvar_lab.methods.schedule import Scheduled, ScheduledRunner, kept
 from fastvar_lab.seam import DENSE, KINDS, Act, Branch, Grid, Rows, Runner, Site
 from fastvar_lab.tokens import gather, scatter, wide
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+from fastvar_lab.files import expanded, read_json, write_json
 from fastvar_lab.methods.registry import classes as shipped
 from fastvar_lab.seam import Method
 
@@ -27,6 +30,36 @@ def read_method(text: str, classes: Sequence[type] = ()) -> Method:
     if not hasattr(value, "acts"):
         raise ValueError(f"{text!r} is not a method; a method is a call such as Prune({{-1: 0.5}})")
     return value
+
+
+FORMAT = "fastvar_lab method"
+
+
+def save_method(method: Method, path: str | Path) -> None:
+    """Write a method to a JSON file that `read_method_file` reads back.
+
+    Raises ValueError for one whose `repr` is not read back, such as of a class of your own.
+    """
+    text = repr(method)
+    read_method(text)
+    origin = getattr(method, "origin", "")
+    write_json(expanded(path), {"format": FORMAT, "method": text, "origin": origin})
+
+
+def read_method_file(path: str | Path) -> Method:
+    """Read a method that `save_method` wrote; raise ValueError for any other file."""
+    try:
+        content = read_json(expanded(path).read_bytes())
+        if content.get("format") != FORMAT or not isinstance(content.get("method"), str):
+            raise ValueError("it is not a method that was saved")
+        method = read_method(content["method"])
+    except OSError as error:
+        raise ValueError(f"cannot read the method {path}: {error.strerror}") from None
+    except ValueError as error:
+        raise ValueError(f"cannot read the method {path}: {error}") from None
+    if hasattr(method, "origin") and isinstance(content.get("origin"), str):
+        method = replace(method, origin=content["origin"])  # type: ignore[type-var]
+    return method
 
 
 def _value(node: ast.expr, text: str, known: Mapping[str, Any]) -> Any:

@@ -1,11 +1,9 @@
-"""Named schedules, and ratios read from the command line."""
+"""Named schedules."""
 
 from __future__ import annotations
 
-import re
-
 from fastvar_lab.methods.prune import Prune
-from fastvar_lab.methods.schedule import ScaleName
+from fastvar_lab.methods.ratios import ScaleName
 
 PRESETS = {
     # the paper on Infinity, N = 4 {40, 50, 100, 100 %}, at the released layers 3 to 27 of 32;
@@ -44,24 +42,3 @@ def infinity_preset(steps: int = 13, depth: int = 32) -> Prune:
     if depth <= 3:
         return Prune({name: ratio for name, ratio in ratios.items() if ratio == 1})
     return Prune(ratios, layers=(3, min(28, depth)))
-
-
-def parse_ratios(text: str) -> dict[ScaleName, float]:
-    """Parse `-2:0.5,-1:0.75`, `24:0.5,32:0.75` or `28x21:0.4`; raise ValueError for other text."""
-    ratios: dict[ScaleName, float] = {}
-    for part in text.split(","):
-        match = re.fullmatch(r"\s*(-?\d+)(?:x(\d+))?\s*:\s*([^\s:]+)\s*", part)
-        try:
-            if match is None:
-                raise ValueError
-            ratio = float(match[3])
-        except ValueError:
-            raise ValueError(
-                f"cannot read {part.strip()!r} in the ratios {text!r}; "
-                "write SCALE:RATIO,... as in -2:0.5,-1:0.75 or 24:0.5,32:0.75"
-            ) from None
-        name: ScaleName = int(match[1]) if match[2] is None else (int(match[1]), int(match[2]))
-        if name in ratios:
-            raise ValueError(f"the ratios {text!r} name scale {match[1]} twice")
-        ratios[name] = ratio
-    return ratios

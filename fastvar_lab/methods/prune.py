@@ -7,21 +7,16 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from fastvar_lab.methods.observer import looks_back
+from fastvar_lab.methods.prune_runner import PruneRunner
+from fastvar_lab.methods.ratios import ScaleName, scale_name
 from fastvar_lab.methods.registry import method
-from fastvar_lab.methods.restore import Cached, CachedBranch, Restorer
-from fastvar_lab.methods.schedule import (
-    ScaleName,
-    Scheduled,
-    ScheduledRunner,
-    find,
-    kept,
-    scale_name,
-)
-from fastvar_lab.methods.select import FarFromMean, Selector, check, score, top
-from fastvar_lab.seam import KINDS, Act, Branch, Grid, Rows, Runner, Site
-from fastvar_lab.tokens import gather
+from fastvar_lab.methods.restore import CachedBranch, Restorer
+from fastvar_lab.methods.schedule import Scheduled, find, kept
+from fastvar_lab.methods.select import FarFromMean, Selector
+from fastvar_lab.seam import KINDS, Act, Grid, Rows, Runner, Site
 
-GRANULARITIES = ("sublayer", "block", "step")
+GRANULARITIES = ("sublayer", "block", "step", "stack")
 
 
 @method
@@ -58,9 +53,10 @@ class Prune(Scheduled):
     forward, no tokens and no keys or values. `cache_step` names the step restored from (default:
     the last step before the first pruned one that is neither pruned nor skipped). `layers` is a
     half-open range, default all. `granularity` is how often tokens are selected: per "sublayer",
-    per "block" (layer) or per "step". `null_until` names the last step that runs the null rows;
-    later ones run the conditional rows alone, without guidance. Kept tokens are in score order, as
-    in the released code, or in `raster` order.
+    per "block" (layer) or per "step"; with "stack", dropped tokens also stay out from the first of
+    `layers` to the last, and are restored once after it. `null_until` names the last step that runs
+    the null rows; later ones run the conditional rows alone, without guidance. Kept tokens are in
+    score order, as in the released code, or in `raster` order.
 
     Source: FastVAR, section 3.2 and Algorithm 1; the cache holds gated branch outputs, as the
     released code does. Raises ValueError for invalid fields; `start` and `acts` raise it for a
@@ -98,6 +94,15 @@ class Prune(Scheduled):
         if self.granularity not in GRANULARITIES:
             allowed = ", ".join(GRANULARITIES)
             raise ValueError(f"granularity must be one of {allowed}; not {self.granularity!r}")
+        if self.granularity == "stack" and set(self.sublayers) != set(KINDS):
+            raise ValueError(
+                "granularity stack drops tokens from every sublayer; leave sublayers out"
+            )
+        if getattr(self.select, "needs_output", False) and self.granularity != "sublayer":
+            raise ValueError(
+                f"{self.select!r} looks at the output of every sublayer; its granularity is "
+                f"sublayer, not {self.granularity}"
+            )
 
     def cache_index(self, grids: Sequence[Grid]) -> int | None:
         """Return the step whose branch outputs are restored from; None if none is needed."""
@@ -105,10 +110,8 @@ class Prune(Scheduled):
         named = None if self.cache_step is None else find(self.cache_step, grids)
         if not self.restore.needs_cache or all(r == 1 for r in ratios.values()):
             return None
-        first = min(step for step, r in ratios.items() if r < 1)
-        if named is None:
-            step = max((s for s in range(first) if s not in ratios), default=-1)
-        else:
+        first, step = _first_pruned(ratios), _last_whole(ratios)
+        if named is not None:
             step = named
             if step >= first:
                 raise ValueError(
@@ -124,18 +127,61 @@ class Prune(Scheduled):
             )
         return step
 
+    def watched(self, grids: Sequence[Grid]) -> int:
+        """Return the step from which selector and restorer are watched; all steps if none is.
+
+        That is the last whole step before the first pruned one, for rules that look back. Raises
+        ValueError if there is none.
+        """
+        ratios = self.by_step(grids)
+        rules = [rule for rule in (self.select, self.restore) if looks_back(rule)]
+        if not rules or all(ratio == 1 for ratio in ratios.values()):
+            return len(grids)
+        step = _last_whole(ratios)
+        if step < 0:
+            raise ValueError(
+                f"{rules[0]!r} looks at an earlier step, and no unpruned one comes before the "
+                f"first pruned ({grids[_first_pruned(ratios)].name})"
+            )
+        return step
+
     def acts(self, grids: Sequence[Grid]) -> tuple[Act, ...]:
         ratios, cache = self.by_step(grids), self.cache_index(grids)
         alone = len(grids) if self.null_until is None else find(self.null_until, grids) + 1
-        key = self.key("ratios", "cache_step", "null_until")
+        key, whole_key = self.key("ratios", "cache_step", "null_until"), self.key()
+        watched, rolling = self.watched(grids), getattr(self.restore, "rolling", False)
         acts: list[Act] = []
-        for step in range(len(grids)):
+        for step, grid in enumerate(grids):
             ratio, rows = ratios.get(step, 0.0), Rows.BOTH if step < alone else Rows.COND
             if ratio == 1:
                 acts.append(Act(Rows.SKIP))
+                continue
+            if ratio:
+                self._check_step(grid, ratio, rows)
+            if step >= watched or (ratio and rolling):  # depends on all steps from here on
+                acts.append(Act(rows, ("prune", *whole_key)))
             else:
                 acts.append(Act(rows, ("prune", *key, ratio, cache) if ratio else ()))
         return tuple(acts)
+
+    def _check_step(self, grid: Grid, ratio: float, rows: Rows) -> None:
+        """Raise ValueError if selector or restorer cannot work at a pruned step."""
+        if rows is not Rows.BOTH and getattr(self.select, "needs_guidance", False):
+            raise ValueError(
+                f"{self.select!r} compares both rows; at {grid.name} only the conditional runs"
+            )
+        earlier = getattr(self.select, "needs_latents", 0)
+        if grid.index < earlier:
+            raise ValueError(
+                f"{self.select!r} looks at the latents of {earlier} earlier steps; {grid.name} "
+                f"has {grid.index}"
+            )
+        always = getattr(self.restore, "always", None)
+        if always is not None and len(always(grid)) > kept(grid.tokens, ratio):
+            raise ValueError(
+                f"at {grid.name} {self.restore!r} keeps {len(always(grid))} anchors; the ratio "
+                f"{ratio} keeps {kept(grid.tokens, ratio)} of {grid.tokens} tokens"
+            )
 
     def start(
         self,
@@ -146,61 +192,11 @@ class Prune(Scheduled):
         return PruneRunner(self, grids, depth, held or {})
 
 
-class PruneRunner(ScheduledRunner):
-    """Runs one generation under `Prune`; holds the branch outputs of the cache step."""
+def _first_pruned(ratios: Mapping[int, float]) -> int:
+    """Return the first step that is pruned but not skipped."""
+    return min(step for step, ratio in ratios.items() if ratio < 1)
 
-    def __init__(
-        self,
-        method: Prune,
-        grids: Sequence[Grid],
-        depth: int,
-        held: Mapping[tuple[int, Site], Tensor],
-    ) -> None:
-        super().__init__(method, grids, depth)
-        self.method, self.cache_index = method, method.cache_index(grids)
-        self.cache_grid = None if self.cache_index is None else grids[self.cache_index]
-        self.cache = {site: out for (step, site), out in held.items() if step == self.cache_index}
-        self.live = slice(None)  # the guidance rows that run
-        self.index: tuple[object, Tensor] | None = None
 
-    def keep_rows(self, rows: slice) -> None:
-        self.live = rows  # the cache keeps all rows: a snapshot may resume before they are dropped
-
-    def sublayer(self, site: Site, grid: Grid, branch: Branch, x: Tensor) -> Tensor:
-        if self.ratio(site, grid) == 0:
-            delta = branch(x)
-            if grid.index == self.cache_index and self.prunes(site):
-                self.cache[site] = delta
-            return delta
-        index = self.choose(site, grid, x)
-        cached = None
-        if self.cache_grid is not None:
-            output = self.cache[site]
-            if len(output) > len(x):  # cached before guidance rows were dropped
-                output = output[self.live]
-            elif len(output) < len(x):  # cached while rows were absent: they use the rows that ran
-                output = output.repeat(2, 1, 1)
-            whole = output[:, self.cache_grid.prefix :]
-            cached = Cached(whole, self.cache_grid.h, self.cache_grid.w)
-        fresh = branch(gather(x, index), index)
-        out = self.method.restore.restore(fresh, index, grid, cached)
-        check(f"{self.method.restore!r}.restore", out, tuple(x.shape))
-        return out
-
-    def choose(self, site: Site, grid: Grid, x: Tensor) -> Tensor:
-        """Return the tokens to forward, (B, K); the granularity decides how often they change."""
-        scope = {"sublayer": site, "block": site.layer, "step": None}[self.method.granularity]
-        now = (grid.index, scope, kept(grid.tokens, self.ratio(site, grid)))
-        if self.index is None or self.index[0] != now:
-            scores = score(self.method.select, x, grid, site)
-            if (
-                scores.device.type == "cpu" and scores.isnan().any()
-            ):  # not on a GPU, where it would wait
-                raise ValueError(f"{self.method.select!r}.scores returned nan, which has no rank")
-            self.index = (now, top(scores, now[2], self.method.raster))
-        return self.index[1]
-
-    def held(self) -> dict[tuple[int, Site], Tensor]:
-        if self.cache_index is None:
-            return {}
-        return {(self.cache_index, site): out for site, out in self.cache.items()}
+def _last_whole(ratios: Mapping[int, float]) -> int:
+    """Return the last step without a ratio before the first pruned one; -1 if there is none."""
+    return max((s for s in range(_first_pruned(ratios)) if s not in ratios), default=-1)

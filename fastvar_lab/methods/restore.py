@@ -3,6 +3,11 @@
 A restorer is a frozen value. `restore(fresh, index, grid, cached)` takes the branch output of the
 kept tokens (B, K, C), their positions (B, K), and, if `needs_cache`, the same sublayer's output
 at the cache step with its map size; it returns (B, L, C).
+
+A restorer may have more. `places(index, grid)` is the mask (B, L) of tokens whose codes count.
+`fill(states, index, grid, x)` restores hidden states where whole stacks are pruned. `rolling` says
+that the cache is replaced at every pruned step. `always(grid)` are positions that every selection
+keeps. See `observer.py` for restorers that look at logits.
 """
 
 from __future__ import annotations
@@ -79,6 +84,42 @@ class Zero:
         return scatter(base, index, fresh)
 
 
+@restorer("zero code")
+@dataclass(frozen=True)
+class ZeroCode(Zero):
+    """Like `Zero`, and what is drawn at pruned places does not count: their codes are 0.
+
+    A place is pruned if the step's last selection drops it from the conditional row. Source:
+    LazyVAR and SparseVAR, which prune whole stacks with one set for both rows.
+
+    >>> import torch
+    >>> ZeroCode().places(torch.tensor([[3, 1]]), Grid(0, 2, 2))
+    tensor([[False,  True, False,  True]])
+    """
+
+    def places(self, index: Tensor, grid: Grid) -> Tensor:
+        """Return the mask (B, L) of tokens at index (B, K)."""
+        return mask_of(index, grid)
+
+
+def mask_of(index: Tensor, grid: Grid) -> Tensor:
+    """Return the mask (B, L) of the tokens at index (B, K)."""
+    return index.new_zeros(len(index), grid.h * grid.w).scatter_(1, index, 1).bool()
+
+
+@restorer("branch of the step before")
+@dataclass(frozen=True)
+class PreviousBranch(CachedBranch):
+    """Pruned tokens take the resized output of the same sublayer at the step before, pruned or not.
+
+    The first pruned step restores from the cache step, as `CachedBranch` does; later ones from the
+    restored output of the step before them. Source: DepthVAR, whose skipped layers take the
+    residual of the layer at the step before.
+    """
+
+    rolling: ClassVar[bool] = True
+
+
 @restorer("nearest kept")
 @dataclass(frozen=True)
 class NearestKept:
@@ -96,3 +137,7 @@ class NearestKept:
         if not index.shape[1]:
             raise ValueError(f"{self!r} copies from kept tokens; none was kept at {grid.name}")
         return gather(fresh, nearest_kept(index, grid.h, grid.w))
+
+    def fill(self, states: Tensor, index: Tensor, grid: Grid, x: Tensor) -> Tensor:
+        """Return hidden states (B, L, C): of kept tokens, and copies of the nearest ones."""
+        return self.restore(states, index, grid, None)

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from operator import index
 from typing import Any, cast
 
+from fastvar_lab.methods.ratios import ScaleName, scale_name, share
+from fastvar_lab.scales import whole
 from fastvar_lab.seam import KINDS, Grid, Runner, Site
-
-ScaleName = int | tuple[int, int]
-"""A scale step: negative from the end (-1 is the last), else a side (24) or a map (28, 21)."""
 
 
 def find(name: ScaleName, grids: Sequence[Grid]) -> int:
@@ -25,19 +23,6 @@ def find(name: ScaleName, grids: Sequence[Grid]) -> int:
     raise ValueError(
         f"no scale {name!r} in this schedule; it has the maps {maps} (or -{len(grids)} to -1)"
     )
-
-
-def scale_name(name: Any) -> ScaleName:
-    """Convert a scale name to plain integers; raise ValueError if it is not one."""
-    try:
-        if isinstance(name, tuple | list):
-            h, w = name
-            return index(h), index(w)
-        return index(name)
-    except (TypeError, ValueError):
-        raise ValueError(
-            f"a scale is named from the end (-1), by a side (24) or a map (28, 21); not {name!r}"
-        ) from None
 
 
 def kept(tokens: int, ratio: float) -> int:
@@ -69,7 +54,7 @@ class Scheduled:
             raise ValueError(
                 f"ratios map scales to shares pruned, such as {{-1: 0.5}}; not {self.ratios!r}"
             ) from None
-        settled = sorted(((scale_name(n), _share(n, r)) for n, r in pairs), key=_place)
+        settled = sorted(((scale_name(n), share(n, r)) for n, r in pairs), key=_place)
         object.__setattr__(self, "ratios", tuple(settled))
         kinds = (self.sublayers,) if isinstance(self.sublayers, str) else tuple(self.sublayers)
         object.__setattr__(self, "sublayers", kinds)
@@ -120,23 +105,12 @@ class Scheduled:
         return range(*(self.layers or (0, depth)))
 
 
-def _share(name: Any, ratio: Any) -> float:
-    """Convert a ratio to a float in [0, 1], or raise ValueError."""
-    try:
-        share = float("nan") if isinstance(ratio, str) else float(ratio)
-    except (TypeError, ValueError):
-        share = float("nan")
-    if not 0 <= share <= 1:
-        raise ValueError(f"the ratio of scale {name} must lie in [0, 1]; not {ratio!r}")
-    return share
-
-
 def _ends(layers: Any) -> tuple[int, int]:
     """Convert a range of layers to (first, end), or raise ValueError."""
     try:
         if isinstance(layers, range) and layers.step == 1:
             layers = (layers.start, layers.stop)
-        first, end = (index(layer) for layer in layers)
+        first, end = (whole("layer", layer) for layer in layers)
     except (TypeError, ValueError):
         first = end = -1
     if isinstance(layers, range) or not 0 <= first < end:

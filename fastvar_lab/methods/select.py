@@ -2,6 +2,8 @@
 
 A selector is a frozen value whose `scores(x, grid, site)` maps x (B, L, C) to (B, L). Scores are
 per row: tokens of conditional and null rows are selected separately, as in the released code.
+`select_pairs.py` and `select_previous.py` have those that look at more than x, and `Shared`, one
+set for both rows.
 """
 
 from __future__ import annotations
@@ -29,14 +31,16 @@ class Selector(Protocol):
         ...
 
 
-def score(rule: Selector, x: Tensor, grid: Grid, site: Site) -> Tensor:
-    """Return a selector's scores (B, L) of x (B, L, C), checked.
+def score(
+    rule: Selector, x: Tensor, grid: Grid, site: Site, observer: Selector | None = None
+) -> Tensor:
+    """Return a selector's scores (B, L) of x (B, L, C), checked; its `observer` computes them.
 
     Raises ValueError for another shape, for a dtype that is not floating, and for a selector that
     writes into x.
     """
     before = None if x.is_inference() else x._version
-    scores = rule.scores(x, grid, site)
+    scores = (observer or rule).scores(x, grid, site)
     check(f"{rule!r}.scores", scores, tuple(x.shape[:2]))
     if before is not None and x._version != before:
         raise ValueError(f"{rule!r}.scores writes into the tokens that it receives; work on a copy")
@@ -105,6 +109,41 @@ class HighPass:
         local = F.avg_pool2d(image, 3, stride=1, padding=1, count_include_pad=False)
         energy = rearrange((image - local).square().sum(dim=1), "b h w -> b (h w)")
         return F.pad(energy, (grid.prefix, 0))  # text tokens have no neighbourhood
+
+
+@selector("principal direction and high-pass (StepVAR)")
+@dataclass(frozen=True)
+class PrincipalHighPass:
+    """Structure and texture: `weight` * |X_c v| + squared distance to the 3 x 3 mean (StepVAR).
+
+    X_c are the centred tokens of a row and v their first principal direction, by `iterations` of
+    v <- X_c^T X_c v / ||X_c^T X_c v||. Source: StepVAR (arXiv 2603.01757), of which the text was
+    not at hand and no code is public. Guessed: `weight` 1, 5 iterations, and the start, the sum of
+    the centred tokens weighted by their norms. The two terms have different units.
+
+    >>> x = torch.tensor([[[0.0], [0.0], [0.0], [8.0]]])  # (B, L, C)
+    >>> PrincipalHighPass().scores(x, Grid(0, 2, 2), Site(0, "attn"))
+    tensor([[ 6.,  6.,  6., 42.]])
+    """
+
+    weight: float = 1.0
+    iterations: int = 5
+
+    def __post_init__(self) -> None:
+        if self.weight < 0 or self.iterations < 1:
+            raise ValueError(
+                "weight must be 0 or more and iterations 1 or more; not "
+                f"{self.weight} and {self.iterations}"
+            )
+
+    def scores(self, x: Tensor, grid: Grid, site: Site) -> Tensor:
+        image = wide(x[:, grid.prefix :])
+        centred = image - image.mean(dim=1, keepdim=True)
+        v = (centred * centred.norm(dim=-1, keepdim=True)).sum(dim=1).unsqueeze(-1)
+        for _ in range(self.iterations):
+            v = F.normalize(centred.transpose(1, 2) @ (centred @ v), dim=1)
+        structure = F.pad((centred @ v).squeeze(-1).abs(), (grid.prefix, 0))
+        return self.weight * structure + HighPass().scores(x, grid, site)
 
 
 @selector("random")

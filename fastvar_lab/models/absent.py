@@ -35,3 +35,7 @@ class NoAutoEncoder(AutoEncoder):
     def decode(self, latent: Tensor) -> Tensor:
         """Refuse."""
         raise ValueError("this model was built without an autoencoder; its latents stay latents")
+
+    def encode(self, pictures: Tensor) -> Tensor:
+        """Refuse."""
+        raise ValueError("this model was built without an autoencoder; it encodes no pictures")

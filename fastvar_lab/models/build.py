@@ -88,7 +88,9 @@ def from_states(
             tokenizer=AutoEncoderConfig(channels, (32,), 1, 1),  # replaced by NoAutoEncoder
             sizes=sizes,
         )
-    model.tokenizer, model.text_encoder = NoAutoEncoder(), NoText(family)
+    model.tokenizer = NoAutoEncoder()
+    if FAMILIES[family].text_length is not None:  # class labels need no weights
+        model.text_encoder = NoText(family)
     parts: list[tuple[nn.Module, Mapping[str, Tensor]]] = [(model.transformer, transformer)]
     if isinstance(model.quantizer, nn.Module):
         parts.append((model.quantizer, _quantizer_part(quantizer)))

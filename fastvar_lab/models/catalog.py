@@ -1,32 +1,33 @@
-"""The catalog of models: configuration, size, files and memory of each."""
+"""The catalog of models: size, files and memory of each; without torch where these are cached."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from fastvar_lab.errors import WeightsError
-from fastvar_lab.files import digest_of_file
-from fastvar_lab.methods.prune import Dense
-from fastvar_lab.models import releases
-from fastvar_lab.models.checkpoints import ENDINGS
-from fastvar_lab.models.hub import is_here, located, published_sha256
-from fastvar_lab.models.loading import NAMES, SHIPPED, skeleton
-from fastvar_lab.models.model import Model
-from fastvar_lab.models.releases import Release
-from fastvar_lab.models.tiny import WEIGHTS, check_hashes
-from fastvar_lab.seam import Site
-
-PIXELS = (256, 512, 1024)
+from fastvar_lab.files import (
+    cache_folder,
+    digest,
+    digest_of_file,
+    folder,
+    read_json,
+    source_hash,
+    write_json,
+)
+from fastvar_lab.models.hub import ENDINGS, located, published_sha256
+from fastvar_lab.models.names import NAMES, SHIPPED
+from fastvar_lab.models.shipped import WEIGHTS, check_hashes
 
 
 def catalog(weights: str | Path | None = None, check: bool = False) -> list[dict[str, Any]]:
     """Describe every model: parameters, files, and memory in GB by picture size.
 
     `here` is true if its files are in the folder `weights` or in the hub's cache. Memory is that
-    of one guided picture in bfloat16: the transformer's weights and its full KV cache.
+    of one guided picture in bfloat16: the transformer's weights and its KV cache.
 
     `hash` says of files that are here whether their SHA-256 is published ("known" or "unknown").
     With `check` they are read, at 0.5 to 2 GB/s, and it is "equal" or "differs" where it is known;
@@ -37,41 +38,52 @@ def catalog(weights: str | Path | None = None, check: bool = False) -> list[dict
     'tiny'
     """
     rows = []
-    for name in NAMES:
-        release = None if name in SHIPPED else releases.release(name)
-        with torch.device("meta"):
-            model = skeleton(name)
-        files = [f.name for f in sorted(WEIGHTS.glob("*.safetensors"))]
-        text = None
-        if release is not None:
-            files = list(release.files)
-            text = release.text.repo if release.text else None
-        rows.append(
-            {
-                "name": name,
-                "parameters": _count(model.transformer),
-                "tokenizer_parameters": _count(model.tokenizer),
-                "repo": None if release is None else release.repo,
-                "files": files,
-                "text": text,
-                "here": release is None
-                or (bool(files) and all(is_here(release, f, weights) for f in files)),
-                "hash": _hash_state(release, weights, check),
-                "memory_gb": {str(p): memory(model, p) / 1e9 for p in PIXELS},
-            }
-        )
+    for name, needs in _requirements().items():
+        files, shipped = needs["files"], name in SHIPPED
+        places = [] if shipped else [located(needs["repo"], f, weights) for f in files]
+        state = _shipped_state() if shipped else _hash_state([p for p in places if p], check)
+        here = {"here": shipped or (bool(files) and None not in places), "hash": state}
+        memory = {"memory_gb": needs.pop("memory_gb")}
+        rows.append({"name": name, **needs, **here, **memory})
     return rows
 
 
-def _hash_state(release: Release | None, weights: str | Path | None, check: bool) -> str | None:
-    """Say what is known of the hashes of a model's files; None if none of them is here."""
-    if release is None:
-        try:
-            check_hashes(WEIGHTS)
-        except WeightsError:
-            return "differs"
-        return "equal"
-    places = [place for f in release.files if (place := located(release, f, weights)) is not None]
+def _requirements() -> dict[str, dict[str, Any]]:
+    """Return what every model needs, by name: from the user's cache, or from building it.
+
+    The cached values are those of the same source files; a cache that cannot be written is left.
+    """
+    place = cache_folder("models") / "requirements.json"
+
+    def mark(models: object) -> str:
+        return digest(source_hash(), json.dumps(models))
+
+    try:
+        cached = read_json(place.read_bytes())
+        if cached["hash"] == mark(cached["models"]) and cached["models"].keys() == set(NAMES):
+            return dict(cached["models"])
+    except (OSError, ValueError, KeyError, AttributeError):
+        pass  # not yet, or damaged
+    from fastvar_lab.models.requirements import requirements
+
+    models = {name: requirements(name) for name in NAMES}
+    with suppress(OSError):
+        folder(place.parent)
+        write_json(place, {"hash": mark(models), "models": models})
+    return models
+
+
+def _shipped_state() -> str:
+    """Say whether the package's weights have their hashes."""
+    try:
+        check_hashes(WEIGHTS)
+    except WeightsError:
+        return "differs"
+    return "equal"
+
+
+def _hash_state(places: Sequence[Path], check: bool) -> str | None:
+    """Say what is known of the hashes of files; None if there is none."""
     parts = [p for place in places for p in (sorted(place.iterdir()) if place.is_dir() else [place])
              if p.suffix.removeprefix(".") in ENDINGS]  # fmt: skip
     if not parts:
@@ -84,19 +96,6 @@ def _hash_state(release: Release | None, weights: str | Path | None, check: bool
     return "equal" if check else "known"
 
 
-def _count(module: torch.nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters())
-
-
-def memory(model: Model, pixels: int, method: Any = None) -> int:
-    """Return the bytes of weights and KV cache in bfloat16, for one guided square picture."""
-    grids = model.grids(model.sizes_of(pixels))
-    run = (method or Dense()).start(grids, model.depth)
-    config = model.transformer.config
-    keys = sum(run.forwarded(Site(i, "attn"), g) for i in range(model.depth) for g in grids)
-    return 2 * _count(model.transformer) + 2 * keys * config.width * 2 * 2
-
-
 def table(rows: list[dict[str, Any]]) -> str:
     """Format the catalog for a terminal.
 
@@ -105,11 +104,11 @@ def table(rows: list[dict[str, Any]]) -> str:
     """
     lines = [
         f"{'model':<17} {'params':>8} {'tokenizer':>9}  "
-        + " ".join(f"{p:>5} px" for p in PIXELS)
+        + " ".join(f"{p:>5} px" for p in rows[0]["memory_gb"])
         + "  here  hash     files"
     ]
     for row in rows:
-        gb = " ".join(f"{row['memory_gb'][str(p)]:5.1f} GB" for p in PIXELS)
+        gb = " ".join(f"{size:5.1f} GB" for size in row["memory_gb"].values())
         files = ", ".join(row["files"]) or "none released: weights='random'"
         origin = f" from {row['repo']}" if row["repo"] else ""
         text = f"; text: {row['text']}" if row["text"] and row["files"] else ""
@@ -124,7 +123,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         "--check"
     )
     lines.append(
-        "memory: weights and KV cache of one guided picture in bfloat16; float32 takes twice that, "
-        "text encoder and decoder come on top"
+        "memory: weights and KV cache of one guided picture in bfloat16; `models --memory NAME` "
+        "counts everything, in any precision"
     )
     return "\n".join(lines)

@@ -19,10 +19,10 @@ from torch import Tensor
 
 from fastvar_lab.errors import WeightsError, short
 from fastvar_lab.files import expanded, other_kind, read_json
+from fastvar_lab.models.hub import ENDINGS
 from fastvar_lab.models.wrappers import unwrap
 from fastvar_lab.tensors import read_tensors
 
-ENDINGS = ("safetensors", "bin", "pth")
 _SHARD = re.compile(r"(.*?)[-_](\d+)-of-(\d+)\.\w+")
 
 

@@ -69,13 +69,16 @@ def _infinity(config: InfinityConfig, tokenizer: AutoEncoderConfig | None) -> Mo
 
 
 def _var(config: VARConfig, tokenizer: AutoEncoderConfig | None) -> Modules:
-    vision = VQTokenizer(tokenizer or VAR_TOKENIZER, config.vocabulary, config.levels)
+    book = tokenizer or VAR_TOKENIZER
+    shared = config.share_quant_resi
+    vision = VQTokenizer(book, config.vocabulary, config.levels, share_quant_resi=shared)
     return VAR(config), vision, vision.quantize
 
 
 def _hart(config: HARTConfig, tokenizer: AutoEncoderConfig | None) -> Modules:
     book = tokenizer or VAR_TOKENIZER
-    vision = VQTokenizer(book, config.vocabulary, config.levels, hybrid=True)
+    shared = config.share_quant_resi
+    vision = VQTokenizer(book, config.vocabulary, config.levels, True, shared)
     return HART(config), vision, vision.quantize
 
 
@@ -129,6 +132,7 @@ FAMILIES = {
             preset=lambda steps, depth: PRESETS["var-d30" if depth >= 30 else "var-d24"],
             prompts=lambda config: ClassNumbers(config.classes),
             official=Official(),
+            options=frozenset({"attn_l2_norm", "share_quant_resi"}),
         ),
         Family(
             name="infinity",
@@ -142,7 +146,7 @@ FAMILIES = {
             official=Official(stores_blocks=True, rounds_text=True),
             buckets=INFINITY_BUCKETS,
             text_length=lambda config: config.text_length,
-            options=frozenset({"reference"}),
+            options=frozenset({"reference", "rotary_mode", "level_every"}),
         ),
         Family(
             name="hart",
@@ -155,7 +159,7 @@ FAMILIES = {
             prompts=_english,
             official=Official(latent=True),
             text_length=lambda config: config.context,
-            options=frozenset({"instruction"}),
+            options=frozenset({"instruction", "share_quant_resi"}),
             follow=hart_config,
         ),
     )

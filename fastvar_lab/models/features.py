@@ -39,7 +39,7 @@ class StoredFeatures(ConditionEncoder):
     def __init__(self, folder: str | Path, encoder: ConditionEncoder | None = None) -> None:
         super().__init__()
         self.folder, self.encoder = expanded(folder), encoder
-        self._identity = Identity()
+        self._identity = Identity([] if encoder is None else [encoder])
         self._listed: tuple[int, str] = (-1, "")  # the folder's time stamp, the encoders in it
         self.register_buffer("where", torch.zeros(1), persistent=False)
 

@@ -6,11 +6,15 @@ import errno
 import re
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fastvar_lab.errors import short
 from fastvar_lab.files import expanded
-from fastvar_lab.models.releases import Release
 
+if TYPE_CHECKING:  # which imports torch
+    from fastvar_lab.models.releases import Release
+
+ENDINGS = ("safetensors", "bin", "pth")  # of files of weights
 _SHA256 = re.compile("[0-9a-f]{64}")
 UNREAD = ["*.h5", "*.msgpack", "*.ot", "*.onnx"]  # a text encoder's weights for other frameworks
 
@@ -51,23 +55,17 @@ def _snapshot(repo: str, only: list[str] | None, without: list[str] | None) -> P
         ) from None
 
 
-def is_here(release: Release, file: str, weights: str | Path | None) -> bool:
-    """Tell whether a file or folder lies in the named folder or in the hub's cache."""
-    return located(release, file, weights) is not None
-
-
-def located(release: Release, file: str, weights: str | Path | None) -> Path | None:
-    """Find a file or folder of a release in the named folder or in the hub's cache."""
+def located(repo: str, file: str, weights: str | Path | None) -> Path | None:
+    """Find a file or folder of a repository in the folder `weights` or in the hub's cache."""
     if weights is not None and (place := expanded(weights) / file).exists():
         return place
     from huggingface_hub import try_to_load_from_cache
 
-    assert release.repo is not None
     inside = (
         [file] if "." in file else [f"{file}/config.json", f"{file}/model.safetensors.index.json"]
     )
     for name in inside:
-        cached = try_to_load_from_cache(release.repo, name)
+        cached = try_to_load_from_cache(repo, name)
         if isinstance(cached, str):
             return Path(cached) if name == file else Path(cached).parent
     return None

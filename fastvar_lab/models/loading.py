@@ -14,7 +14,7 @@ import torch
 from fastvar_lab.backbones.protocol import ConditionEncoder
 from fastvar_lab.errors import WeightsError, short
 from fastvar_lab.files import expanded
-from fastvar_lab.models import releases, states, tiny
+from fastvar_lab.models import names, releases, states, tiny
 from fastvar_lab.models.absent import NoText
 from fastvar_lab.models.build import build
 from fastvar_lab.models.checkpoints import read_released
@@ -27,8 +27,17 @@ from fastvar_lab.models.seeding import seeded
 from fastvar_lab.models.wrappers import unprefixed
 from fastvar_lab.scales import Buckets, as_sizes, whole
 
-SHIPPED = {"tiny": tiny}  # name -> module with `build_tiny` and `open_tiny`
-NAMES = (*SHIPPED, *releases.NAMES)
+# name -> module with `build_tiny` and `open_tiny`
+SHIPPED = dict(zip(names.SHIPPED, (tiny,), strict=True))
+
+CONFIGURED = {
+    "reference": "a rotary reference grid belongs to Infinity",
+    "rotary_mode": "modes of rotary positions belong to Infinity",
+    "level_every": "level embeddings of later layers belong to Infinity",
+    "attn_l2_norm": "the norm of queries and keys is a setting of VAR",
+    "share_quant_resi": "shared convolutions of the codebook belong to VAR and HART",
+}
+"""Options of `load` that replace a field of the configuration, and whose they are."""
 
 
 def load(
@@ -45,6 +54,10 @@ def load(
     depth: int | None = None,
     features: str | Path | None = None,
     instruction: str | Path | None = None,
+    rotary_mode: str | None = None,
+    level_every: int | None = None,
+    attn_l2_norm: bool | None = None,
+    share_quant_resi: int | None = None,
 ) -> Model:
     """Open a model: "tiny", "var-d16" to "var-d36", "infinity-2b" and its kin, "hart-0.7b".
 
@@ -56,6 +69,10 @@ def load(
     Infinity's rotary grid, `sizes` the schedule. `depth` keeps only the first layers, for random
     weights. `features` is a folder in which encoded prompts are cached. `instruction` is the file
     with HART's instruction text, which is not shipped.
+
+    Weights trained in other ways than the released ones are opened with `rotary_mode` and
+    `level_every` (see `InfinityConfig`), `attn_l2_norm` (`VARConfig`) and `share_quant_resi`
+    (`VectorQuantizer`).
 
     Raises ValueError for an unknown name or option, WeightsError for files that are missing or do
     not match, and RuntimeError without enough memory or without the CUDA device.
@@ -69,6 +86,7 @@ def load(
     depth = None if depth is None else whole("depth", depth)
     sizes = None if sizes is None else as_sizes(sizes)  # raises before any file is read
     reference = None if reference is None else as_sizes([reference])[0]
+    require(device)
     options = {
         "weights": None if weights is None else str(weights),
         "device": str(torch.device(device)),
@@ -81,22 +99,27 @@ def load(
         "depth": depth,
         "features": None if features is None else str(features),
         "instruction": None if instruction is None else str(instruction),
+        "rotary_mode": rotary_mode,
+        "level_every": None if level_every is None else whole("level_every", level_every),
+        "attn_l2_norm": attn_l2_norm,
+        "share_quant_resi": None
+        if share_quant_resi is None
+        else whole("share_quant_resi", share_quant_resi),
     }
-    _check_name(name)
+    names.check_name(name)
     if not isinstance(dtype, torch.dtype):
         raise ValueError(f"dtype must be a torch.dtype such as torch.bfloat16; not {dtype!r}")
-    require(device)
     if name in SHIPPED:
         model = _shipped(name, options)
     elif weights == "random":
         if download or instruction is not None:
             raise ValueError("random weights read no files; omit download and instruction")
-        release = _first_layers(name, _with_reference(name, releases.release(name), options), depth)
+        release = _first_layers(name, _configured(name, releases.release(name), options), depth)
         _need_memory(name, release.config, device, torch.float32)  # drawn so, then cast
         with seeded(seed), torch.device(device):
             model = skeleton(name, release)
     else:
-        release = _with_reference(name, releases.release(name), options)
+        release = _configured(name, releases.release(name), options)
         if depth is not None:
             raise ValueError("only random weights can be cut to fewer layers")
         _need_memory(name, release.config, device, dtype)
@@ -115,8 +138,16 @@ def buckets(name: str) -> Buckets | None:
 
     Raises ValueError for an unknown name.
     """
-    _check_name(name)
+    names.check_name(name)
     return None if name in SHIPPED else releases.release(name).family.buckets
+
+
+def hollow(name: str, precision: str = "float32", dtype: torch.dtype = torch.bfloat16) -> Model:
+    """Open a model whose weights have shapes and no content, for counts; see `load`."""
+    names.check_name(name)
+    with torch.device("meta"):
+        model = skeleton(name)
+    return model.to("meta").set_precision(precision, dtype)
 
 
 def skeleton(name: str, release: Release | None = None) -> Model:
@@ -128,12 +159,6 @@ def skeleton(name: str, release: Release | None = None) -> Model:
     return build(release.config, name=name, sizes=sizes, sampling=sampling)
 
 
-def _check_name(name: str) -> None:
-    """Raise ValueError for an unknown name."""
-    if name not in NAMES:
-        raise ValueError(f"model must be one of {', '.join(NAMES)}; not {name!r}")
-
-
 def _source(name: str, options: Mapping[str, Any]) -> str:
     """Write the call of `load` that opens this model, without default values."""
     defaults = {k: p.default for k, p in signature(load).parameters.items()}
@@ -143,7 +168,7 @@ def _source(name: str, options: Mapping[str, Any]) -> str:
 
 def _shipped(name: str, options: Mapping[str, Any]) -> Model:
     """Open a model whose weights are in the package; raise ValueError for unsupported options."""
-    for option in ("depth", "reference", "instruction", "download"):
+    for option in ("depth", "instruction", "download", *CONFIGURED):
         if options[option] not in (None, False):
             raise ValueError(f"the model {name} does not take the option {option}")
     if options["weights"] == "random":
@@ -153,17 +178,15 @@ def _shipped(name: str, options: Mapping[str, Any]) -> Model:
         return SHIPPED[name].open_tiny(options["weights"])
 
 
-def _with_reference(name: str, release: Release, options: Mapping[str, Any]) -> Release:
-    """Check the options that belong to one family, and apply `reference` to the configuration."""
-    owners = {"instruction": "an instruction text belongs to HART",
-              "reference": "a rotary reference grid belongs to Infinity"}  # fmt: skip
+def _configured(name: str, release: Release, options: Mapping[str, Any]) -> Release:
+    """Check the options that belong to one family, and apply those of the configuration."""
+    owners = {"instruction": "an instruction text belongs to HART", **CONFIGURED}
     for option, sentence in owners.items():
         if options[option] is not None and option not in release.family.options:
             raise ValueError(f"{sentence}; not to {name}")
-    if options["reference"] is None:
-        return release
+    changes = {field: options[field] for field in CONFIGURED if options[field] is not None}
     config: Any = release.config
-    return replace(release, config=replace(config, reference=options["reference"]))
+    return replace(release, config=replace(config, **changes)) if changes else release
 
 
 def _first_layers(name: str, release: Release, depth: int | None) -> Release:
@@ -281,6 +304,10 @@ def _need_memory(name: str, config: Config, device: torch.device | str, dtype: t
 
 
 def require(device: torch.device | str) -> None:
-    """Raise RuntimeError for a CUDA device on a machine without one."""
+    """Raise ValueError for what is no device, RuntimeError for CUDA on a machine without it."""
+    try:
+        torch.device(device)
+    except (RuntimeError, TypeError):
+        raise ValueError(f"device must be cpu or cuda, such as cuda:0; not {device!r}") from None
     if torch.device(device).type == "cuda" and not torch.cuda.is_available():
         raise RuntimeError(f"device {device} needs a GPU, but no CUDA GPU is available here")

@@ -65,12 +65,13 @@ class Model:
     source: str = ""
     opened: Sizes = ()
     extends: bool = False
-    _identity: stamps.Identity = field(default_factory=stamps.Identity, init=False, compare=False)
+    _identity: stamps.Identity = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
         self.family = self.family or self.name
         self.prompts = self.prompts or PromptList(self.text_encoder.example)
         self.sizes = as_sizes(self.sizes)
+        self._identity = stamps.Identity(self.parts)
 
     def __repr__(self) -> str:
         sides = ", ".join(grid.name for grid in self.grids())
@@ -92,6 +93,18 @@ class Model:
     def dtype(self) -> torch.dtype:
         kept = (p.dtype for p in self.transformer.parameters() if p.is_floating_point())
         return next(kept)  # first come those outside of the layers
+
+    @property
+    def context(self) -> dict[str, Any]:
+        """What results depend on of the model: the first part of every address in a store."""
+        return {
+            "model": self.name,
+            "weights": self.fingerprint,
+            "device": str(self.device),
+            "precision": self.precision,
+            "sampling": repr(self.sampling),
+            "sizes": [list(size) for size in self.sizes],
+        }
 
     def grids(self, sizes: Sequence[tuple[int, int]] | None = None) -> tuple[Grid, ...]:
         """Turn a schedule of token maps, default the model's own, into its scale steps."""
@@ -143,16 +156,17 @@ class Model:
     def depth(self) -> int:
         return self.transformer.config.depth
 
-    def stamp(self, *parts: nn.Module) -> object:
-        """Give what changes when parts, default all, compute something else.
+    def stamp(self, *parts: nn.Module) -> dict[str, object]:
+        """Give what changes when parts, default all, compute something else, by its name.
 
-        That is their weights, by checksum, their configurations and hooks, and the types they
-        compute in. See `stamps.checksums` for what it costs.
+        That is their weights, by checksum, their settings and hooks, and the types they compute in.
+        See `stamps.checksums` for what it costs.
         """
-        return (self.precision, str(self.device), stamps.stamp(parts or self.parts))
+        types = {"precision": self.precision, "device": str(self.device)}
+        return types | stamps.stamp(parts or self.parts)
 
     @property
-    def drawing(self) -> object:
+    def drawing(self) -> dict[str, object]:
         """The stamp of the parts that generate: transformer and quantizer, without the decoder."""
         quantizer = [self.quantizer] if isinstance(self.quantizer, nn.Module) else []
         return self.stamp(self.transformer, *quantizer)

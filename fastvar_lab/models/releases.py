@@ -9,6 +9,7 @@ from functools import partial
 from fastvar_lab.backbones.hart import HARTConfig
 from fastvar_lab.backbones.infinity import InfinityConfig
 from fastvar_lab.backbones.var import VARConfig
+from fastvar_lab.models import names
 from fastvar_lab.models.families import FAMILIES, Config, Family
 from fastvar_lab.sampling import Sampling
 from fastvar_lab.scales import Sizes, infinity
@@ -52,37 +53,22 @@ class Release:
 
 VAR_256, VAR_512 = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16), (1, 2, 3, 4, 6, 9, 13, 18, 24, 32)
 VAR = {
-    f"var-d{d}": VARConfig(d, 64 * d, d, VAR_512 if d == 36 else VAR_256, shared_aln=d == 36)
-    for d in (16, 20, 24, 30, 36)
+    name: VARConfig(d, 64 * d, d, VAR_512 if d == 36 else VAR_256, shared_aln=d == 36)
+    for name, d in names.VAR.items()
 }
-HART = {"hart-0.7b": HARTConfig()}
+HART = {name: HARTConfig() for name in names.HART}
 T5 = TextRelease("t5", "google/flan-t5-xl")
 QWEN2 = TextRelease("qwen2", "mit-han-lab/Qwen2-VL-1.5B-Instruct")
 
 
-def _infinity(depth: int, width: int, heads: int, bits: int, patch: int = 1) -> InfinityConfig:
-    return InfinityConfig(
-        depth=depth,
-        width=width,
-        heads=heads,
-        ffn=round(4 * width / 256) * 256,
-        bits=bits,
-        patch=patch,
+INFINITY = {
+    name: InfinityConfig(
+        **sizes._asdict(),
+        ffn=round(4 * sizes.width / 256) * 256,
         text_width=2048,
         text_length=512,
     )
-
-
-INFINITY = {
-    "infinity-125m": _infinity(12, 768, 8, 16),
-    "infinity-layer16": _infinity(16, 1152, 12, 32),
-    "infinity-layer24": _infinity(24, 1536, 16, 32),
-    "infinity-layer32": _infinity(32, 2080, 20, 32),
-    "infinity-layer40": _infinity(40, 2688, 24, 32),
-    "infinity-layer48": _infinity(48, 3360, 28, 32),
-    "infinity-2b": _infinity(32, 2048, 16, 32),
-    "infinity-8b": _infinity(40, 3584, 28, 14, patch=2),
-    "infinity-8b-512": _infinity(40, 3584, 28, 14, patch=2),
+    for name, sizes in names.INFINITY.items()
 }
 
 _2B, _8B = Sampling(guidance=4.0, temperature=0.5), Sampling(guidance=3.0, temperature=1.0)

@@ -113,15 +113,20 @@ def _is_setting(value: Any) -> bool:
     return isinstance(value, (*_PLAIN, FunctionType, MethodType))
 
 
-def stamp(parts: Sequence[nn.Module]) -> object:
-    """Give what changes when modules compute something else.
+def stamp(parts: Sequence[nn.Module]) -> dict[str, object]:
+    """Give what changes when modules compute something else, by what messages call it.
 
-    That is their weights, by checksum, their configurations, settings and hooks.
+    That is which modules they are, their configurations and settings, hooks and other functions set
+    on them, and their weights, by checksum.
     """
     configs = [repr(getattr(part, "config", "")) for part in parts]
     handles = {name: [*each] for name, each in hooks(parts).items()}
-    held = repr((handles, _codes(parts), settings(parts)))
-    return (*map(id, parts), *configs, held, checksums(parts))
+    return {
+        "modules": tuple(map(id, parts)),
+        "settings": repr((configs, settings(parts))),
+        "hooks": repr((handles, _codes(parts))),
+        "weights": checksums(parts),
+    }
 
 
 _hashing = threading.local()
@@ -151,38 +156,66 @@ def _is_hashing(parts: Sequence[nn.Module]) -> bool:
 
 
 class Identity:
-    """Hashes what modules compute with, anew when their stamp has changed."""
+    """Hashes what modules compute with, anew when their stamp has changed.
 
-    def __init__(self) -> None:
+    `built` are the modules as their classes built them: later changes of their settings count.
+    """
+
+    def __init__(self, built: Sequence[nn.Module] = ()) -> None:
+        self._built = {part._get_name(): _described([part]) for part in built}
         self._last: tuple[object, str] | None = None
 
     def of(self, parts: Sequence[nn.Module]) -> str:
-        """Return 16 hex digits for weights, configurations, and code of hooks and user classes."""
+        """Return 16 hex digits for weights, configurations, settings, and code of hooks and users.
+
+        Settings are those of modules whose classes are neither torch's nor this library's, and of
+        others those that differ from how they were built.
+        """
         if _is_hashing(parts):
             return "itself"
         now, last = stamp(parts), self._last
         if last is None or last[0] != now:
-            self._last = last = now, _hash(parts)
+            self._last = last = now, self._hash(parts)
         return last[1]
 
+    def _hash(self, parts: Sequence[nn.Module]) -> str:
+        config = {part._get_name(): repr(getattr(part, "config", "")) for part in parts}
+        weights = states.fingerprint(config, *parts)
+        codes, classes = (
+            _codes(parts),
+            user_classes_hash(m for part in parts for m in part.modules()),
+        )
+        changed = self._changed(parts)
+        if changed:
+            return digest(repr((weights, codes, classes, changed)), length=16)
+        return digest(repr((weights, codes, classes)), length=16) if codes or classes else weights
 
-def _hash(parts: Sequence[nn.Module]) -> str:
-    config = {part._get_name(): repr(getattr(part, "config", "")) for part in parts}
-    weights = states.fingerprint(config, *parts)
-    codes, classes = _codes(parts), user_classes_hash(m for part in parts for m in part.modules())
-    added = _added(parts)
-    if added:
-        return digest(repr((weights, codes, classes, added)), length=16)
-    return digest(repr((weights, codes, classes)), length=16) if codes or classes else weights
+    def _changed(self, parts: Sequence[nn.Module]) -> dict[str, Any]:
+        """Describe modules of users' classes, and those that differ from how they were built."""
+        found = dict[str, Any]()
+        for part in parts:
+            now = _described([part])
+            built = self._built.get(part._get_name(), now)
+            added = {name for name, (kind, _) in settings([part]).items() if not _is_shipped(kind)}
+            found |= {n: now.get(n) for n in sorted({*built, *now})
+                      if n in added or now.get(n) != built.get(n)}  # fmt: skip
+        return found
 
 
-def _added(parts: Sequence[nn.Module]) -> dict[str, Any]:
-    """Describe the settings of modules whose classes are neither torch's nor this library's."""
+def _described(parts: Sequence[nn.Module]) -> dict[str, tuple[str, list[tuple[str, str]]]]:
+    """Describe class and settings of every module as text; not whether a shipped one trains."""
     return {
         name: (
             kind.__qualname__,
-            sorted((k, repr(v)) for k, v in values.items() if not callable(v)),
+            sorted(
+                (k, repr(v))
+                for k, v in values.items()
+                if not callable(v) and not (k == "training" and _is_shipped(kind))
+            ),
         )
         for name, (kind, values) in settings(parts).items()
-        if kind.__module__.partition(".")[0] not in ("torch", "fastvar_lab")
     }
+
+
+def _is_shipped(kind: type) -> bool:
+    return kind.__module__.partition(".")[0] in ("torch", "fastvar_lab")

@@ -15,22 +15,20 @@ from fastvar_lab.backbones.infinity import Infinity, InfinityConfig
 from fastvar_lab.backbones.quantize import BitQuantizer
 from fastvar_lab.backbones.text import WordEncoder, WordEncoderConfig
 from fastvar_lab.errors import WeightsError, short
-from fastvar_lab.files import digest_of_file, expanded, read_json
+from fastvar_lab.files import expanded
 from fastvar_lab.methods.presets import PRESETS
 from fastvar_lab.methods.prune import Prune
 from fastvar_lab.models import states
 from fastvar_lab.models.families import FAMILIES
 from fastvar_lab.models.model import Model
+from fastvar_lab.models.shipped import TOKENIZER_FILE, TRANSFORMER_FILE, WEIGHTS, check_hashes
 from fastvar_lab.prompts import ClosedWorld
 from fastvar_lab.sampling import Sampling
 from fastvar_lab.scales import TINY, infinity
 from fastvar_lab.world.grammar import VOCABULARY, parse
 
-WEIGHTS = Path(__file__).parent.parent / "weights"
 PAPER = PRESETS["infinity-all-layers"]
-HASHES = "sha256.json"  # beside the package's weights: file name to SHA-256
-COUNTS = ("depth", "encoder_blocks", "decoder_blocks", "levels")
-TOKENIZER_FILE, TRANSFORMER_FILE = "tiny_tokenizer.safetensors", "tiny_transformer.safetensors"
+COUNTS = ("depth", "encoder_blocks", "decoder_blocks", "levels", "level_every")
 
 
 def tiny_config() -> dict[str, Any]:
@@ -97,7 +95,7 @@ def build_tiny(config: dict[str, Any] | None = None, name: str = "tiny") -> Mode
 def open_tiny(folder: str | Path | None = None) -> Model:
     """Open the embedded model from a folder of weights, by default those of the package.
 
-    The files' checksums are checked, and those of the package's files against `HASHES`. The model
+    The files' checksums are checked, and those of the package's files against its list. The model
     is built without memory first, so that a configuration cannot ask for more than its tensors
     fill. Raises WeightsError for files that are missing, damaged or another model's.
     """
@@ -119,25 +117,6 @@ def open_tiny(folder: str | Path | None = None) -> Model:
     states.fill(language(model), parts, place / TRANSFORMER_FILE)
     states.fill(model.tokenizer, vision, place / TOKENIZER_FILE)
     return model.to("cpu", torch.float32)
-
-
-def check_hashes(place: Path) -> None:
-    """Compare weights with the SHA-256 that a file beside them names, if there is one.
-
-    Raises WeightsError for a file that differs. Takes about 50 ms for the package's 31 MB.
-    """
-    if not (place / HASHES).exists():
-        return
-    try:
-        hashes = read_json((place / HASHES).read_bytes())
-        for name in (TRANSFORMER_FILE, TOKENIZER_FILE):
-            if hashes.get(name) != digest_of_file(place / name):
-                raise ValueError("its SHA-256 differs, so it is damaged or another version")
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise WeightsError(
-            f"cannot read weights {place / name}: {reason} ({place / HASHES})"
-        ) from None
 
 
 def _check_config(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:

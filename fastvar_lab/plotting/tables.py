@@ -7,12 +7,13 @@ from collections.abc import Collection
 
 import pandas as pd
 
-from fastvar_lab.frames import KEPT, SCORE, is_described
+from fastvar_lab.frames import KEPT, SCORE, is_described, titles
 from fastvar_lab.measure.quality import METRICS
-from fastvar_lab.measure.speedup import DISTURBED
+from fastvar_lab.measure.speedup import DISTURBED, disturbances
 from fastvar_lab.measure.statistics import summary
 
 PLACE = ("model", "machine")  # columns that say of what and where, shown if there are several
+TAKEN = ("method", "speedup", "FLOP bound", "n", *PLACE)  # titles of a comparison's other columns
 SETTINGS = ("method", "kernel", "what", "domain", "side", "size", "source_size", "kind")
 MEASURED = (
     "ms",
@@ -36,7 +37,7 @@ def tabulate(frame: pd.DataFrame) -> pd.DataFrame:
 
     Speedups are medians of turns, their interval in square brackets. A merged frame has a line for
     each model and machine. Frames of experiments that compare no methods give the means of what
-    was measured by setting.
+    was measured by setting, with a note beside disturbed timings.
 
     >>> full = {"method": "full", "family": "full"}
     >>> row = {"kind": "quality", "right": 1.0, **full}
@@ -49,8 +50,12 @@ def tabulate(frame: pd.DataFrame) -> pd.DataFrame:
         by = [*several, *(c for c in SETTINGS if c in frame and frame[c].notna().any())]
         numbers = [c for c in MEASURED if c in frame and frame[c].notna().any()]
         kinds = {c: "median" if c == "ms" else "mean" for c in numbers}
-        means = frame.groupby(by, sort=False, dropna=False).agg(kinds)
-        return means.map(_digits).reset_index().fillna("")
+        groups = frame.assign(disturbed=disturbances(frame)).groupby(by, sort=False, dropna=False)
+        table = groups.agg(kinds).map(_digits)
+        wide = groups.disturbed.any()
+        if wide.any():
+            table["note"] = [DISTURBED if any_wide else "" for any_wide in wide]
+        return table.reset_index().fillna("")
     parts = [_compared_table(part, place) for place, part in _places(frame)]
     return pd.concat(parts, ignore_index=True).fillna("")
 
@@ -90,11 +95,22 @@ def _places(frame: pd.DataFrame) -> list[tuple[dict[str, str], pd.DataFrame]]:
 
 
 def metric_columns(pictures: pd.DataFrame) -> dict[str, tuple[str, int]]:
-    """Return the columns of metrics with title and digits: shipped ones first, then your own."""
-    titles = {SCORE: ("score", 2)} | {m.name: (m.title, m.digits) for m in METRICS.values()}
+    """Return the columns of metrics with title and digits: shipped ones first, then your own.
+
+    A title that another column has already is followed by the name of the column.
+    """
+    known = {SCORE: ("score", 2)} | {m.name: (m.title, m.digits) for m in METRICS.values()}
+    own = titles(pictures)
     for column in pictures.select_dtypes("number"):
-        titles |= {} if is_described(column) or column in titles else {column: (column, 3)}
-    return {c: t for c, t in titles.items() if c in pictures and pictures[c].notna().any()}
+        if not is_described(column) and column not in known:
+            known[column] = own.get(column, (column, 3))
+    columns, taken = dict[str, tuple[str, int]](), set(TAKEN)
+    for column, (title, digits) in known.items():
+        if column in pictures and pictures[column].notna().any():
+            title = f"{title} ({column})" if title in taken else title
+            columns[column] = title, digits
+            taken.add(title)
+    return columns
 
 
 def compared(frame: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -159,7 +175,7 @@ def scales(frame: pd.DataFrame) -> list[str]:
 
 def _speedup(row: pd.Series) -> str:
     """Write a median speedup, and its interval where it is known."""
-    disturbed = f", {DISTURBED}" if row.get("disturbed") is True else ""
+    disturbed = f", {DISTURBED}" if row.get("disturbed") in (True,) else ""
     if "speedup_low" not in row or pd.isna(row.speedup_low):
         return f"{row.speedup:.2f}{disturbed}"
     return f"{row.speedup:.2f} [{row.speedup_low:.2f} to {row.speedup_high:.2f}]{disturbed}"
@@ -186,10 +202,19 @@ def markdown(table: pd.DataFrame, markup: Collection[str] = ()) -> str:
     """
     text = table.astype(str)
     for column in text:
-        escaped = MARKUP if column not in markup else re.compile(r"\|")
-        text[column] = [one_line(escaped.sub(r"\\\g<0>", cell)) for cell in text[column]]
-    text.columns = [one_line(MARKUP.sub(r"\\\g<0>", str(name))) for name in text]
+        special = MARKUP if column not in markup else re.compile(r"\|")
+        text[column] = [escaped(cell, special) for cell in text[column]]
+    text.columns = [escaped(str(name)) for name in text]
     return str(text.to_markdown(index=False, disable_numparse=True)) + "\n"
+
+
+def escaped(text: str, special: re.Pattern[str] = MARKUP) -> str:
+    r"""Escape in one line of text what Markdown would read as more.
+
+    >>> print(escaped("a|b *c*"))
+    a\|b \*c\*
+    """
+    return one_line(special.sub(r"\\\g<0>", text))
 
 
 def latex(table: pd.DataFrame) -> str:

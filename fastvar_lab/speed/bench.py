@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -21,6 +21,7 @@ from fastvar_lab.provenance import provenance
 from fastvar_lab.scales import Sizes
 from fastvar_lab.seam import Method
 from fastvar_lab.speed import flops
+from fastvar_lab.speed.memory import Memory, memory
 from fastvar_lab.speed.sublayers import short_ms, sublayer_ms
 from fastvar_lab.speed.timed import medians, speedups, timed, total_ms
 
@@ -130,6 +131,10 @@ def cases(
         progress=f"bench {grids[-1].name}",
     )
     flop, floor = dict[str, float](), dict[str, list[float]]()
+    holds = {
+        name: asdict(memory(model, method, sizes=sizes, pictures=pictures))
+        for name, method in timed_methods.items()
+    }
     for name, method in timed_methods.items():
         steps = [
             sum(c.values()) for c in flops.step_flops(model, method, grids, text_tokens, pictures)
@@ -163,6 +168,7 @@ def cases(
                 f"step_host_ms_{side}": medians(runs, "host_ms"),
                 f"step_floor_ms_{side}": floor[case],
                 f"memory_{side}": max(run.peak_bytes for run in runs),
+                f"memory_counted_{side}": holds[case],
             }
         rows.append(row)
     return rows
@@ -237,4 +243,9 @@ def case_table(timed_cases: Sequence[dict[str, Any]]) -> str:
             f"{case['speedup']:8.2f} {case['speedup_flop_bound']:6.2f} {share:6.2f}"
             f"{floor}{batch}{peak}{skipped}{_note(case['disturbed'])}"
         )
+    lines.append("memory, counted:")
+    for case in timed_cases:
+        for side in ("full", "fast"):
+            counted = Memory(**case[f"memory_counted_{side}"])
+            lines.append(f"{case['name']:<{width}} {side}: {counted}")
     return "\n".join(lines)

@@ -14,8 +14,9 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from fastvar_lab.audit import Audit, checked_acts
+from fastvar_lab.audit import audited
 from fastvar_lab.models.model import Model
+from fastvar_lab.sampling import Sampling
 from fastvar_lab.seam import Grid, Method, Rows, Site
 
 
@@ -37,27 +38,39 @@ class Step(NamedTuple):
 
 
 def steps(
-    model: Model, method: Method, grids: Sequence[Grid], text_tokens: int, guided: bool = True
+    model: Model,
+    method: Method,
+    grids: Sequence[Grid],
+    text_tokens: int,
+    sampling: Sampling | None = None,
 ) -> Iterator[Step]:
-    """Yield the work of each step under a method; `text_tokens` is the number of prompt tokens."""
-    runner, cached = audited(model, method, grids), [0] * model.depth
+    """Yield the work of each step under a method; `text_tokens` is the number of prompt tokens.
+
+    `sampling` says whether null rows run, before which layer guidance merges them, and in how many
+    forwards a step is drawn; None is guidance at the logits, one forward a step.
+    """
+    backbone = model.transformer
+    merge = None if sampling is None else backbone.merge_layer(sampling)
+    runner = audited(method, grids, model.depth, backbone.kinds, merge)
+    cached = [0] * model.depth
+    guided = sampling is None or backbone.guided(sampling)
     for grid, act in zip(grids, runner.acts, strict=True):
-        calls = []
+        calls = list[Call]()
+        parts: tuple[int, ...] = (grid.tokens,)
+        if sampling is not None and not act.skips:
+            parts = backbone.parts(grids, grid.index, sampling)
         for layer in range(model.depth):
-            cached[layer] += runner.forwarded(Site(layer, "attn"), grid)
-            keys = {"attn": cached[layer], "cross": text_tokens, "ffn": 0}
             live = _live(act.rows_at(layer), guided)
-            for kind in model.transformer.kinds:
-                site = Site(layer, kind)
-                calls.append(Call(site, live, runner.forwarded(site, grid), keys[kind]))
+            for part in parts:
+                tokens = {
+                    kind: part if len(parts) > 1 else runner.forwarded(Site(layer, kind), grid)
+                    for kind in backbone.kinds
+                }
+                cached[layer] += tokens["attn"]
+                keys = {"attn": cached[layer], "cross": text_tokens, "ffn": 0}
+                for kind in backbone.kinds:
+                    calls.append(Call(Site(layer, kind), live, tokens[kind], keys[kind]))
         yield Step(grid, _live(act.rows_at_head, guided), calls)
-
-
-def audited(model: Model, method: Method, grids: Sequence[Grid]) -> Audit:
-    """Start a method's runner, wrapped so that its declared counts can be read and checked."""
-    acts = checked_acts(method, grids, model.depth)
-    runner = method.start(grids, model.depth)
-    return Audit(runner, method, acts, grids, model.transformer.kinds, model.depth)
 
 
 def _live(rows: Rows, guided: bool) -> int:
@@ -76,21 +89,21 @@ def step_flops(
     grids: Sequence[Grid],
     text_tokens: int = 8,
     pictures: int = 1,
-    guided: bool = True,
+    sampling: Sampling | None = None,
 ) -> list[dict[str, float]]:
     """Return the FLOPs of each scale step, by kind of sublayer and for its ends.
 
-    "ends" are embedding and head. `text_tokens` is the number of prompt tokens. The embedding
-    runs once per picture, everything else once per guidance row.
+    `sampling` as in `steps`. "ends" are embedding and head. `text_tokens` is the number of prompt
+    tokens. The embedding runs once per picture, everything else once per guidance row.
     """
     backbone, out = model.transformer, []
-    for grid, rows, calls in steps(model, method, grids, text_tokens, guided):
+    for grid, rows, calls in steps(model, method, grids, text_tokens, sampling):
         cost = dict.fromkeys((*backbone.kinds, "ends"), 0.0)
         for site, live, tokens, keys in calls:
             cost[site.kind] += pictures * live * backbone.sublayer_flops(site.kind, tokens, keys)
         if rows:
             embedding, head = backbone.ends_flops(grid)
-            if grid == grids[-1]:
+            if grid == grids[-1] and (sampling is None or sampling.residuals):
                 head += backbone.finish_flops * grid.h * grid.w
             cost["ends"] = pictures * (embedding + rows * head)
         out.append(cost)
@@ -103,7 +116,7 @@ def step_bytes(
     grids: Sequence[Grid],
     text_tokens: int = 8,
     pictures: int = 1,
-    guided: bool = True,
+    sampling: Sampling | None = None,
 ) -> list[float]:
     """Return a lower bound of the bytes read in each scale step: weights once, keys and values.
 
@@ -111,7 +124,7 @@ def step_bytes(
     """
     backbone, out = model.transformer, []
     size = backbone.head.weight.element_size()
-    for grid, rows, calls in steps(model, method, grids, text_tokens, guided):
+    for grid, rows, calls in steps(model, method, grids, text_tokens, sampling):
         count = sum(
             sublayer_bytes(model, site.kind, pictures * live, keys)
             for site, live, tokens, keys in calls
@@ -119,7 +132,9 @@ def step_bytes(
         )
         if rows:
             ends = sum(backbone.ends_flops(Grid(grid.index, 1, 1)))
-            count += size * (ends + backbone.finish_flops * (grid == grids[-1])) / 2
+            finish = backbone.finish_flops * (grid == grids[-1])
+            finish *= sampling is None or sampling.residuals
+            count += size * (ends + finish) / 2
         out.append(count)
     return out
 
@@ -146,7 +161,7 @@ def total(costs: Sequence[dict[str, float]]) -> float:
 
 def forwarded(model: Model, method: Method, grids: Sequence[Grid]) -> list[float]:
     """Return the number of tokens forwarded in each step, averaged over all sublayers."""
-    runner = audited(model, method, grids)
+    runner = audited(method, grids, model.depth, model.transformer.kinds)
     sites = [Site(i, kind) for i in range(model.depth) for kind in model.transformer.kinds]
     return [sum(runner.forwarded(s, g) for s in sites) / len(sites) for g in grids]
 

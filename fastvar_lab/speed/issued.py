@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fastvar_lab.generation import generate
 from fastvar_lab.models.model import Model
-from fastvar_lab.seam import Branch, Grid, Method, Rows, Runner, Site, Wrapper
+from fastvar_lab.seam import Branch, Grid, Method, Rows, Runner, Site, Stack, Wrapper
 
 
 class Counted(Wrapper):
@@ -30,10 +30,18 @@ class Counted(Wrapper):
         return float(sum(n for op, n in counts.items() if "convolution" not in str(op)))
 
     def rows(self, grid: Grid, canvas: Tensor) -> Rows | None:
+        before = self._now()
+        rows = self.inner.rows(grid, canvas)
         self.begin = self._now()
-        self.issued.append(0.0)
-        self.added.append(0.0)
-        return self.inner.rows(grid, canvas)
+        self.issued.append(self.begin - before)
+        self.added.append(self.begin - before)
+        return rows
+
+    def stack(self, grid: Grid, blocks: Stack, x: Tensor) -> Tensor:
+        before, self.inside = self._now(), 0.0
+        out = self.inner.stack(grid, blocks, x)
+        self.added[-1] += self._now() - before - self.inside
+        return out
 
     def sublayer(self, site: Site, grid: Grid, branch: Branch, x: Tensor) -> Tensor:
         def counted(x: Tensor, index: Tensor | None = None) -> Tensor:
@@ -42,10 +50,7 @@ class Counted(Wrapper):
             self.inside += self._now() - before
             return delta
 
-        before, self.inside = self._now(), 0.0
-        delta = self.inner.sublayer(site, grid, counted, x)
-        self.added[-1] += self._now() - before - self.inside
-        return delta
+        return self.inner.sublayer(site, grid, counted, x)
 
     def after(
         self, grid: Grid, tokens: Tensor | None, canvas: Tensor, logits: Tensor | None = None

@@ -34,7 +34,7 @@ from fastvar_lab.store import Rows, Store
 SIDES = (512, 768, 1536, 2048)  # pixels a side, to fit growth; 1024 is in the group "aspects"
 BATCHES = (2, 4, 8)
 TIMED = (
-    *("seam", "tokens", "cache", "draws", "sampling", "scales", "generation"),
+    *("seam", "tokens", "cache", "draws", "sampling", "scales", "live", "generation"),
     *("backbones", "methods", "models", "instruments", "speed"),
 )  # modules and rooms whose code a timing depends on
 
@@ -257,13 +257,16 @@ def growth(timed: Sequence[dict[str, Any]]) -> dict[str, float]:
 
 
 def grown(timed: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the square cases of the models timed at several sizes, with a column `tokens`."""
+    """Return the square cases of the models timed at several sizes, with a column `tokens`.
+
+    Cases whose timing was disturbed are left out.
+    """
     growing = {c["model"] for c in timed if c["group"] == "growth"}
     rows = list[dict[str, Any]]()
     for case in timed:
         h, w = parse_size(case["scales"][-1])
         square = h == w and case["model"] in growing and case["group"] in ("growth", "aspects")
-        if square and case["name"].endswith("paper preset"):
+        if square and case["name"].endswith("paper preset") and not disturbed([case]):
             rows.append({**case, "tokens": h * w})
     return sorted(rows, key=lambda row: row["tokens"])
 

@@ -105,7 +105,7 @@ def speedups(
     by more than `widest`, it is measured again together with `base`, up to `attempts` times in
     all. The attempt with the smallest spread counts; it is marked as disturbed if its spread is
     still too wide. The spread alone decides this, never the speedup. Raises ValueError if `base`
-    is not in `functions`.
+    is not in `functions`, and for less than one attempt.
 
     >>> clock = iter([9.0, 9.0, 4.0, 2.0, 4.2, 2.0, 4.1, 2.0])  # the first two warm up
     >>> pairs = speedups({"full": lambda: next(clock), "fast": lambda: next(clock)}, repeats=3)
@@ -114,6 +114,8 @@ def speedups(
     """
     if base not in functions:
         raise ValueError(f"the base {base!r} must be one of {', '.join(functions)}")
+    if attempts < 1:
+        raise ValueError(f"a timing needs at least one attempt; not {attempts}")
     best: dict[str, Pairs[T]] = {}
     pending = list(functions)
     for attempt in range(attempts):

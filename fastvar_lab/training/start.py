@@ -53,6 +53,9 @@ def train(
     that depends on the part and the start.
     """
     require(device)
+    checkpoint = out / f"{part}.ckpt"
+    if resume and not checkpoint.exists():
+        raise ValueError(f"there is nothing to resume: {checkpoint} does not exist")
     torch.manual_seed(seed)
     model = starting_model(part, start, out, decoder_only)
     folder(out)
@@ -67,7 +70,7 @@ def train(
             model.tokenizer,
             list(model.sizes),
             steps=steps or 1900,
-            checkpoint=out / "tokenizer.ckpt",
+            checkpoint=checkpoint,
             decoder_only=decoder_only,
             rehearsal=rehearsal,
             looking=(0 if start else 1000) if looking is None else looking,
@@ -80,7 +83,7 @@ def train(
             model.tokenizer,
             model.sizes,
             steps=steps or 2150,
-            checkpoint=out / "transformer.ckpt",
+            checkpoint=checkpoint,
             grown=grown,
             reading=(0 if start else 400) if reading is None else reading,
             **options,

@@ -77,7 +77,7 @@ def teacher_forced(
     picked = [t.unsqueeze(0) if at is None else t[at] for t, at in zip(tables, positions)]
     rows = max(len(t) for t in picked)
     state.tables[0] = torch.cat([t.expand(rows, -1, -1) for t in picked], dim=1)
-    places = [model.where(g).expand(g.tokens, -1) for g in grids]
+    places = [model.where(g, state.levels).expand(g.tokens, -1) for g in grids]
     where = [p if at is None else p[at] for p, at in zip(places, positions, strict=True)]
     x = torch.cat(
         [state.start + where[0]]

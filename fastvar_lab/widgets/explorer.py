@@ -14,8 +14,9 @@ from fastvar_lab.files import expanded, unused
 from fastvar_lab.measure.masks import kept_map
 from fastvar_lab.methods import registry
 from fastvar_lab.methods.prune import Prune
+from fastvar_lab.methods.ratios import ScaleName
 from fastvar_lab.methods.restore import Restorer
-from fastvar_lab.methods.schedule import ScaleName, find
+from fastvar_lab.methods.schedule import find
 from fastvar_lab.methods.select import Selector
 from fastvar_lab.models.model import Model
 from fastvar_lab.plotting import panels

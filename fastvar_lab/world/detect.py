@@ -10,6 +10,7 @@ from __future__ import annotations
 import colorsys
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from scipy import ndimage
@@ -44,33 +45,51 @@ class Detection:
     area: float
 
 
+class Region(NamedTuple):
+    """A detected object with its box in the picture and its mask (h, w) in that box."""
+
+    detection: Detection
+    box: tuple[slice, slice]
+    mask: np.ndarray
+
+
 def detect(image: np.ndarray) -> list[Detection]:
     """Detect the objects of a picture (H, W, 3), uint8 or float in [0, 1]; largest first."""
-    picture = image.astype(np.float32) / (255 if image.dtype == np.uint8 else 1)
+    return [region.detection for region in segment(as_shares(image))[0]]
+
+
+def as_shares(image: np.ndarray) -> np.ndarray:
+    """Return a picture, uint8 or float, as float32 in [0, 1]."""
+    return image.astype(np.float32) / (255 if image.dtype == np.uint8 else 1)
+
+
+def segment(picture: np.ndarray) -> tuple[list[Region], np.ndarray]:
+    """Segment a float picture (H, W, 3) in [0, 1]: its objects, largest first, and their pixels.
+
+    The mask (H, W) of pixels also holds regions that are too small to be an object.
+    """
     height, width, _ = picture.shape
     side = min(height, width)
     smooth = ndimage.gaussian_filter(picture, (side / 256, side / 256, 0))
     mask = smooth.max(-1) - smooth.min(-1) > CHROMA
     background = np.median(picture[~mask], axis=0) if not mask.all() else np.full(3, 0.5)
-    detections = []
+    regions = []
     for region in regionprops(label(mask, connectivity=1)):
         if region.area < SMALLEST * side * side:
             continue
         top, left, bottom, right = region.bbox
         patch = picture[top:bottom, left:right]
         inside = _sharpen(region.image, patch, background)
-        shape = _shape(inside)
-        detections.append(
-            Detection(
-                shape=shape,
-                color=_color(patch[inside]),
-                texture=_texture(patch, inside, side),
-                x=float((region.centroid[1] + 0.5) / width),
-                y=float((region.centroid[0] + 0.5) / height),
-                area=float(region.area / (height * width)),
-            )
+        detection = Detection(
+            shape=_shape(inside),
+            color=_color(patch[inside]),
+            texture=_texture(patch, inside, side),
+            x=float((region.centroid[1] + 0.5) / width),
+            y=float((region.centroid[0] + 0.5) / height),
+            area=float(region.area / (height * width)),
         )
-    return sorted(detections, key=lambda d: -d.area)
+        regions.append(Region(detection, (slice(top, bottom), slice(left, right)), inside))
+    return sorted(regions, key=lambda region: -region.detection.area), mask
 
 
 def _sharpen(mask: np.ndarray, patch: np.ndarray, background: np.ndarray) -> np.ndarray:

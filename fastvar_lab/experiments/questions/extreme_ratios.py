@@ -8,7 +8,7 @@ from fastvar_lab.experiments.base import Experiment
 from fastvar_lab.experiments.verdicts import Answer, Claim, above, label, quality
 from fastvar_lab.measure.statistics import paired
 from fastvar_lab.methods.prune import Prune
-from fastvar_lab.methods.schedule import ScaleName
+from fastvar_lab.methods.ratios import ScaleName
 from fastvar_lab.models.model import Model
 from fastvar_lab.plotting import charts
 from fastvar_lab.plotting.tables import pruned_shares

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pandas as pd
 
+from fastvar_lab.audit import audited
 from fastvar_lab.experiments.base import Cell, Experiment, Methods, Question, each, full_and_preset
 from fastvar_lab.experiments.verdicts import FAILS, HOLDS, Answer, Claim, label
-from fastvar_lab.generation import generate
 from fastvar_lab.methods.prune import Prune
 from fastvar_lab.models.model import Model
 from fastvar_lab.plotting import charts
 from fastvar_lab.scales import stretch
-from fastvar_lab.seam import Site
+from fastvar_lab.speed.memory import allocated, cloned, copied
 from fastvar_lab.store import Rows
 
 SIDES = (16, 32, 48, 64)
@@ -40,24 +40,24 @@ def memory(model: Model, cell: Cell) -> Rows:
     method = cell.method
     assert method is not None
     grids, config = model.grids(cell.sizes), model.transformer.config
-    run = method.start(grids, model.depth)
-    row = 2 * config.width * model.transformer.head.weight.element_size()
-    keys = sum(run.forwarded(Site(i, "attn"), g) for i in range(model.depth) for g in grids)
-    cache_step = method.cache_index(grids)
-    tokens = 0
+    run = audited(method, grids, model.depth, model.transformer.kinds)
+    guided = model.sampling.guidance != model.transformer.unguided
+    rows = 2 if guided else 1
+    cache = model.transformer.new_cache(grids, rows, run)
+    cache.expect(run.keys_read(grids, guided, resumable=False))
+    cache_step, tokens = method.cache_index(grids), 0
     if isinstance(method, Prune) and cache_step is not None:
         layers = len(method.depth_checked(model.depth))
         kinds = [k for k in model.transformer.kinds if k in method.sublayers]
         tokens = layers * len(kinds) * grids[cache_step].tokens
-    generation = generate(model, cell.prompts, method, sizes=cell.sizes, snapshot=())
-    assert generation.snapshot is not None
-    held = sum(t.numel() * t.element_size() for t in generation.snapshot.held.values())
+    condition = model.condition(cell.prompts)
+    taken = allocated(copied(model, cloned), condition, method, sizes=cell.sizes)
     return [
         {
-            "kv_computed": 2 * row * keys,
-            "kv_measured": generation.snapshot.cache.bytes,
-            "held_computed": row * tokens,
-            "held_measured": held,
+            "kv_computed": cache.planned,
+            "kv_measured": taken.cache,
+            "held_computed": rows * config.width * model.dtype.itemsize * tokens,
+            "held_measured": taken.restoration,
         }
     ]
 
@@ -82,6 +82,6 @@ EXPERIMENT = Experiment(
     work=each(memory),
     chart=charts.memory,
     claims=(Claim("It saves memory", "18.9 to 14.7 GB, all told (section 4.2)", saves_memory),),
-    version=2,
+    version=3,
     speed=True,
 )

@@ -6,7 +6,7 @@ from itertools import product
 
 from fastvar_lab.experiments.base import Experiment
 from fastvar_lab.methods.prune import Prune
-from fastvar_lab.methods.schedule import ScaleName
+from fastvar_lab.methods.ratios import ScaleName
 from fastvar_lab.models.model import Model
 from fastvar_lab.plotting import charts
 from fastvar_lab.seam import Method

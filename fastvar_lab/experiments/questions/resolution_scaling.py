@@ -8,7 +8,13 @@ from typing import Any
 
 import pandas as pd
 
-from fastvar_lab.experiments.base import Cell, Experiment, Question, timed_cells
+from fastvar_lab.experiments.base import (
+    Cell,
+    Experiment,
+    Question,
+    has_random_weights,
+    timed_cells,
+)
 from fastvar_lab.experiments.verdicts import Answer, Claim, verdict
 from fastvar_lab.experiments.watching import total_ms, watched
 from fastvar_lab.generation import generate
@@ -28,12 +34,15 @@ LINEAR = 1.15  # greatest exponent that is called about linear
 
 
 def cells(question: Question) -> list[list[Cell]]:
-    """Return cells to time by side and method, and to score where the prompts have a judge."""
+    """Return cells to time by side and method, and to score where the prompts have a judge.
+
+    Random weights are timed alone.
+    """
     sides = (*SIDES, 96) if question.scope.name == "paper" else SIDES
     repeats = 2 * question.scope.repeats
     schedules = {side: stretch(question.model.sizes, side, side) for side in sides}
     timed = [timed_cells(question, repeats, schedules[s], what="time", side=s) for s in sides]
-    if question.prompts.judge is None:
+    if question.prompts.judge is None or has_random_weights(question.model):
         return timed
     scored = [
         [
@@ -125,4 +134,5 @@ EXPERIMENT = Experiment(
     seed=23,
     version=4,
     slow=True,
+    speed=True,
 )

@@ -11,6 +11,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 
+from fastvar_lab.measure.speedup import DISTURBED, disturbances
 from fastvar_lab.plotting.style import PALETTE, Figure, Look, legend_label, looks
 
 LONGEST = 34  # characters of a label on one line
@@ -65,8 +66,25 @@ def places(axes: Axes, n: int) -> np.ndarray:
     return np.arange(n)[::-1]
 
 
+def marked(frame: pd.DataFrame) -> pd.DataFrame:
+    """Say in the names of methods that a timing of theirs was disturbed.
+
+    >>> frame = pd.DataFrame({"method": ["full", "mine"], "disturbed": [False, True]})
+    >>> marked(frame).method.to_list()
+    ['full', 'mine, timing disturbed']
+    """
+    wide = set(frame.method[disturbances(frame)])
+    return frame.assign(method=[f"{m}, {DISTURBED}" if m in wide else m for m in frame.method])
+
+
+def speedup_colors(rows: pd.DataFrame) -> list[tuple[float, float, float, float]]:
+    """Give the color (RGBA) of each row's speedup: pale if its timing was disturbed."""
+    return [(*PALETTE[0], 0.3 if wide else 1.0) for wide in disturbances(rows)]
+
+
 def medians(axes: Axes, frame: pd.DataFrame, x: str, y: str) -> None:
     """Draw medians over the turns side by side, and what the middle half of them spans."""
+    frame = marked(frame)
     spread = {"estimator": "median", "errorbar": ("pi", 50), "err_kws": {"lw": 1}}
     by_method(axes, frame, x, y, **spread)
 

@@ -11,11 +11,17 @@ from matplotlib.axes import Axes
 
 from fastvar_lab.measure.speedup import undisturbed
 from fastvar_lab.measure.statistics import summary
-from fastvar_lab.plotting.charts.axes import COLUMN, bars, panels, places, wrapped
+from fastvar_lab.plotting.charts.axes import (
+    COLUMN,
+    bars,
+    panels,
+    places,
+    speedup_colors,
+    wrapped,
+)
 from fastvar_lab.plotting.style import (
     FAST,
     OTHER,
-    PALETTE,
     WIDTH,
     Figure,
     legend_label,
@@ -216,10 +222,8 @@ def _speedups(axes: Axes, times: pd.DataFrame) -> None:
         spread = np.abs(
             [times.speedup - times.speedup_low, times.speedup_high - times.speedup]
         ).astype(float)
-    pale = times["disturbed"].eq(True) if "disturbed" in times else [False] * len(times)
-    colors = [(*PALETTE[0], 0.3 if p else 1.0) for p in pale]
     axes.barh(rows, times.speedup, 0.6, xerr=spread, error_kw={"lw": 0.8, "ecolor": "0.3"},
-              color=colors, label="measured")  # fmt: skip
+              color=speedup_colors(times), label="measured")  # fmt: skip
     axes.plot(times.speedup_flop_bound, rows, "|", ms=8, color="k", label="FLOP bound")
     axes.set_yticks(rows, [])
     axes.set_xlabel("speedup")

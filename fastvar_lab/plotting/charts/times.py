@@ -13,9 +13,11 @@ from fastvar_lab.plotting.charts.axes import (
     COLUMN,
     bars,
     by_method,
+    marked,
     medians,
     method_looks,
     panels,
+    speedup_colors,
 )
 from fastvar_lab.plotting.style import FAST, FULL, PALETTE, WIDTH, Figure, legend_label, style
 
@@ -71,8 +73,12 @@ def exponents(timed: pd.DataFrame) -> tuple[float, float]:
 
 
 def scaling(frame: pd.DataFrame) -> Figure:
-    """Time against tokens of the final map, with fitted exponents; scores of larger pictures."""
+    """Time against tokens of the final map, with fitted exponents; scores of larger pictures.
+
+    `frame` comes from `resolution_scaling`: times in ms, scores in 0 to 1.
+    """
     rows, scored = (frame[frame.what == what] for what in ("time", "zero-shot"))
+    rows = marked(rows)
     looks = method_looks(rows)
     with style():
         fig, (axes, *scores) = panels(*((WIDTH, 2.2, 2) if len(scored) else ()))
@@ -190,7 +196,7 @@ def suite(cases: pd.DataFrame, growing: pd.DataFrame) -> Figure:
         columns = 2 + (len(growing) > 1)
         fig, (left, middle, *right) = panels(WIDTH, max(2.4, 0.2 * len(rows) + 1.2), columns)
         places = np.arange(len(rows))[::-1]
-        left.barh(places, rows.speedup, color=PALETTE[0])
+        left.barh(places, rows.speedup, color=speedup_colors(rows))
         left.plot(rows.speedup_flop_bound, places, "k|", ms=7, label="bound by operations")
         left.set_yticks(places, [_wrapped(name) for name in rows.name], fontsize=6)
         left.set(xlabel="speedup over the full run", ylim=(-0.7, len(rows) + 0.6))

@@ -1,0 +1,49 @@
+"""Lists, fetches and converts the networks of the evaluators."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from fastvar_lab.cli import options
+
+HELP = "list, fetch or convert the networks of the evaluators"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this command."""
+    parser.add_argument("--networks", type=options.path, help="their folder; default: user's cache")
+    parser.add_argument("--fetch", nargs="+", metavar="NAME", help="download and convert networks")
+    parser.add_argument("--convert", metavar="NAME", help="convert downloaded files to a network")
+    parser.add_argument(
+        "--files", nargs="+", type=Path, default=[], help="the files, under their published names"
+    )
+    parser.add_argument(
+        "--rehearse", action="store_true", help="write tiny random networks of every kind"
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    """List, fetch or convert networks."""
+    if (args.fetch is not None) + (args.convert is not None) + args.rehearse > 1:
+        raise ValueError("--fetch, --convert and --rehearse exclude each other; give at most one")
+    if args.files and args.convert is None:
+        raise ValueError("--files are those of --convert NAME")
+    from fastvar_lab.networks import collection, rehearsal
+
+    if args.rehearse:
+        if args.networks is None:
+            raise ValueError("--rehearse writes to a folder of its own: give --networks DIR")
+        print(rehearsal.write_collection(args.networks))
+        return
+    if args.convert is not None:
+        print(collection.convert(args.convert, args.files, args.networks))
+        return
+    for name in args.fetch or ():
+        collection.find(name)
+    if args.fetch is None:
+        print(collection.table(args.networks))
+    for name in args.fetch or ():
+        network = collection.find(name)
+        print(f"{name}: {network.megabytes} MB, {network.licence}")
+        print(collection.fetch(name, args.networks))

@@ -1,0 +1,229 @@
+"""Folders of pictures as the scores read them, and rows of numbers cached beside them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from tqdm.auto import tqdm
+
+from fastvar_lab.errors import short
+from fastvar_lab.evaluators.benchmarks import Plan, Sample, read_samples
+from fastvar_lab.files import cache_folder, digest, expanded, folder, read_json
+
+SETTINGS, SAMPLES = "settings.json", "samples.jsonl"
+ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+READERS = 4  # threads
+
+Rows = Callable[[Sequence[np.ndarray], Sequence[int]], np.ndarray]
+"""Computes rows (n, D) of pictures, given with their places."""
+
+
+class Pictures:
+    """Pictures by place, and rows of numbers of them that are computed once.
+
+    `names` are relative to `root`; `stamp(i)` changes when a picture does.
+    """
+
+    def __init__(self, root: Path, names: Sequence[str], cache: Path) -> None:
+        self.root, self.names, self.cache = root, list(names), cache
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def read(self, i: int) -> np.ndarray:
+        """Return picture i, (H, W, 3) uint8; raise ValueError that names an unreadable one."""
+        path = self.root / self.names[i]
+        try:
+            with Image.open(path) as image:
+                if path.suffix.lower() == ".png" and image.format != "PNG":
+                    raise ValueError(f"it is {image.format}, named as PNG")
+                return np.asarray(image.convert("RGB"))
+        except (OSError, ValueError, SyntaxError) as error:
+            raise ValueError(f"cannot read the picture {path}: {short(error, 100)}") from None
+
+    def stamp(self, i: int) -> tuple[int, int]:
+        try:
+            found = (self.root / self.names[i]).stat()
+        except OSError as error:
+            path = self.root / self.names[i]
+            raise ValueError(f"cannot read the picture {path}: {error.strerror}") from None
+        return found.st_size, found.st_mtime_ns
+
+    def batches(self, places: Sequence[int], size: int) -> Iterator[tuple[list[int], list[Any]]]:
+        """Yield pictures in batches, the next one being read meanwhile."""
+        parts = [list(places[i : i + size]) for i in range(0, len(places), size)]
+        with ThreadPoolExecutor(READERS) as pool:
+            reading = [pool.submit(self.read, i) for i in (parts[0] if parts else [])]
+            for part, after in zip(parts, [*parts[1:], []]):
+                pictures = [future.result() for future in reading]
+                reading = [pool.submit(self.read, i) for i in after]
+                yield part, pictures
+
+    def rows(self, name: str, compute: Rows, batch: int, **depends: Any) -> np.ndarray:
+        """Return rows (N, D) float32 of all pictures; what is cached is not computed again.
+
+        `depends` is what the rows depend on beside the pictures, such as a network's hash. Every
+        batch is kept when it is done. A picture that has changed is computed anew.
+        """
+        key = digest(json.dumps([name, depends, self.names], sort_keys=True, default=str))[:12]
+        base = folder(self.cache) / f"{name}-{key}"
+        stamps = np.array([self.stamp(i) for i in range(len(self))], dtype=np.int64).reshape(-1, 2)
+        values, known = _opened(base, len(self))
+        todo = list(map(int, (known != stamps).any(1).nonzero()[0]))
+        bar = tqdm(total=len(self), initial=len(self) - len(todo), desc=name, unit="picture")
+        with bar:
+            for places, pictures in self.batches(todo, batch):
+                part = np.asarray(compute(pictures, places), dtype=np.float32)
+                part = part.reshape(len(places), -1)
+                if values is None:
+                    values = _created(base, (len(self), part.shape[1]))
+                values[places] = part
+                known[places] = stamps[places]  # after the values: a kill between loses the batch
+                bar.update(len(places))
+        if values is None:
+            raise ValueError(f"there is no picture in {self.root}")
+        return np.array(values)
+
+
+def _opened(base: Path, n: int) -> tuple[np.ndarray | None, np.ndarray]:
+    """Open cached rows and their stamps for writing; the stamps are created if need be."""
+    rows, stamps = base.with_suffix(".npy"), base.with_suffix(".stamps.npy")
+    try:
+        values = np.lib.format.open_memmap(rows, mode="r+")
+        known = np.lib.format.open_memmap(stamps, mode="r+")
+        if len(values) == n and known.shape == (n, 2):
+            return values, known
+    except (OSError, ValueError):
+        pass  # not there, or damaged
+    known = np.lib.format.open_memmap(stamps, mode="w+", dtype=np.int64, shape=(n, 2))
+    return None, known
+
+
+def _created(base: Path, shape: tuple[int, int]) -> np.ndarray:
+    return np.lib.format.open_memmap(
+        base.with_suffix(".npy"), mode="w+", dtype=np.float32, shape=shape
+    )
+
+
+class PictureFolder(Pictures):
+    """A folder of a benchmark's pictures: its samples, and its settings if `make` wrote them."""
+
+    def __init__(self, root: str | Path, plan: Plan | None = None) -> None:
+        path = expanded(root)
+        if not path.is_dir():
+            raise ValueError(f"there is no folder {path}")
+        self.settings = read_settings(path)
+        if plan is None and self.settings is None:
+            raise ValueError(
+                f"{path} has no {SETTINGS}: name its benchmark to score pictures made elsewhere"
+            )
+        self.samples = plan.samples() if plan is not None else _samples(path)
+        self.plan = plan
+        names = [sample.path for sample in self.samples]
+        super().__init__(path, names, path.with_name(f"{path.name}.scores"))
+
+    @property
+    def benchmark(self) -> str:
+        if self.plan is not None:
+            return self.plan.benchmark.name
+        assert self.settings is not None
+        return str(self.settings["benchmark"])
+
+    @property
+    def prompts(self) -> list[str]:
+        return [sample.prompt for sample in self.samples]
+
+    @property
+    def groups(self) -> list[str]:
+        return [sample.group for sample in self.samples]
+
+    def check(self) -> None:
+        """Raise ValueError for missing or further pictures, or another prompt list than recorded.
+
+        What is scored is exactly what was to be made: no picture is skipped.
+        """
+        if self.plan is None and self.settings is not None:
+            listed = digest(json.dumps(list(dict.fromkeys(self.prompts))))
+            if listed != self.settings.get("prompts_sha256"):
+                raise ValueError(f"the prompts in {self.root / SAMPLES} are not those recorded")
+        there = {
+            path.relative_to(self.root).as_posix()
+            for path in self.root.rglob("*")
+            if path.suffix.lower() in ENDINGS and not path.name.startswith(".")
+        }
+        expected = set(self.names)
+        for kind, names in (("lacks", expected - there), ("also holds", there - expected)):
+            if names:
+                shown = ", ".join(sorted(names)[:3])
+                raise ValueError(
+                    f"{self.root} {kind} {len(names)} pictures, of {len(expected)}: {shown}"
+                )
+
+
+def read_settings(root: Path) -> dict[str, Any] | None:
+    """Return what `make` recorded in a folder; None if it recorded nothing."""
+    path = root / SETTINGS
+    try:
+        return read_json(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise ValueError(f"cannot read {path}: {short(error, 100)}") from None
+
+
+def _samples(root: Path) -> list[Sample]:
+    path = root / SAMPLES
+    try:
+        return read_samples(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"cannot read {path}: {short(error, 100)}") from None
+
+
+class PlainFolder(Pictures):
+    """Any folder of pictures, such as a reference set; its rows are cached beside it if possible.
+
+    Folders inside it are read, too, as clean-fid does.
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        path = expanded(root)
+        if not path.is_dir():
+            raise ValueError(f"there is no folder {path}")
+        found = sorted(p for p in path.rglob("*") if p.suffix.lower() in ENDINGS)
+        cache = path.with_name(f"{path.name}.scores")
+        try:
+            folder(cache)
+        except OSError:
+            cache = cache_folder("references") / digest(str(path.resolve()), length=12)
+        super().__init__(path, [p.relative_to(path).as_posix() for p in found], cache)
+
+
+class PictureArray(Pictures):
+    """The pictures `arr_0` (N, H, W, 3) uint8 of an npz file, as guided-diffusion keeps them."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = expanded(path)
+        try:
+            with np.load(self.path) as held:
+                self.array = held["arr_0"]
+        except (OSError, ValueError, KeyError) as error:
+            raise ValueError(f"{path} is no npz file of pictures: {short(error, 100)}") from None
+        if self.array.ndim != 4 or self.array.shape[3] != 3 or self.array.dtype != np.uint8:
+            raise ValueError(
+                f"{path} must hold pictures (N, H, W, 3) uint8; not {self.array.shape}"
+            )
+        cache = self.path.with_name(f"{self.path.name}.scores")
+        super().__init__(self.path, [str(i) for i in range(len(self.array))], cache)
+
+    def read(self, i: int) -> np.ndarray:
+        return self.array[i]
+
+    def stamp(self, i: int) -> tuple[int, int]:
+        found = self.path.stat()
+        return found.st_size, found.st_mtime_ns

@@ -1,0 +1,151 @@
+"""Scores a folder: checks it, computes what is not cached, writes the results beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastvar_lab.errors import short
+from fastvar_lab.evaluators import benchmarks
+from fastvar_lab.evaluators.picture_folder import PictureFolder
+from fastvar_lab.evaluators.scores import Case, Options, Result, Score, find
+from fastvar_lab.files import read_json, write_json
+from fastvar_lab.measure.quality import METRICS, Metric, as_metrics
+from fastvar_lab.measure.statistics import bootstrap
+from fastvar_lab.networks import collection
+from fastvar_lab.provenance import environment
+
+RESULTS = "scores.json"
+
+
+def score(
+    folder: PictureFolder,
+    names: Iterable[str] | None = None,
+    options: Options | None = None,
+    networks: str | Path | None = None,
+    device: str = "cpu",
+    batch: int = 16,
+) -> dict[str, Result]:
+    """Score a folder of pictures; return results by name, and keep them beside it.
+
+    `names` are those of `SCORES`, by default the benchmark's. Rows of numbers are cached, a batch
+    at a time. Raises ValueError, before anything is computed, for pictures that are missing or too
+    many, for a network or reference that is not there.
+    """
+    case = Case(folder, options or Options(), networks, device, batch)
+    chosen = [find(name) for name in names or benchmarks.find(folder.benchmark).scores]
+    check(case, chosen)
+    results = {}
+    for one in chosen:
+        results[one.name] = one.function(case)
+        keep(folder, one.name, results[one.name], device)
+    return results
+
+
+def check(case: Case, chosen: Iterable[Score]) -> None:
+    """Raise ValueError for whatever a score would lack."""
+    case.folder.check()
+    for one in chosen:
+        if one.reference and case.options.reference is None:
+            raise ValueError(
+                f"the score {one.name} compares with a reference: give --reference, a folder of "
+                "pictures or an npz file"
+            )
+        for network in one.networks:
+            collection.place(network, case.networks)
+    path = case.options.reference
+    if path is not None and not path.exists():
+        raise ValueError(f"there is no reference {path}")
+    if path is not None and path.resolve() == case.folder.root.resolve():
+        raise ValueError(f"{path} is compared with itself; name another reference")
+
+
+def keep(folder: PictureFolder, name: str, result: Result, device: str) -> None:
+    """Write a result to the folder's `scores.json`, beside those of other scores."""
+    folder.cache.mkdir(parents=True, exist_ok=True)
+    known = {**stored(folder.root), name: {**asdict(result), "environment": environment(device)}}
+    write_json(folder.cache / RESULTS, _plain(known))
+
+
+def _plain(value: Any) -> Any:
+    """Bring a value to standard JSON: numbers that are none become null."""
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
+def stored(root: Path) -> dict[str, Any]:
+    """Return the results that are kept beside a folder, by name."""
+    path = root.with_name(f"{root.name}.scores") / RESULTS
+    try:
+        return read_json(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise ValueError(f"cannot read {path}: {short(error, 100)}") from None
+
+
+def paired(
+    folder: PictureFolder, other: PictureFolder, names: Iterable[str | Metric], batch: int = 16
+) -> dict[str, Result]:
+    """Compare each picture of a folder with that of the same name in another one.
+
+    `names` are metrics of `measure.quality`; each is averaged over pictures, not pooled. Raises
+    ValueError for folders of different prompts.
+    """
+    folder.check()
+    other.check()
+    if folder.names != other.names or folder.prompts != other.prompts:
+        raise ValueError(f"{folder.root} and {other.root} are not of the same prompts")
+    results = {}
+    for metric in as_metrics(list(names)):
+        if metric.wants - {"item"}:
+            raise ValueError(f"the metric {metric.name} reads tokens, which folders do not hold")
+        results[metric.name] = _paired(folder, other, metric, batch)
+    return results
+
+
+def _paired(folder: PictureFolder, other: PictureFolder, metric: Metric, batch: int) -> Result:
+    def compute(pictures: Any, places: Any) -> np.ndarray:
+        rows = []
+        for picture, i in zip(pictures, places):
+            reference = other.read(i)
+            if reference.shape != picture.shape:
+                raise ValueError(
+                    f"{folder.names[i]} has {picture.shape[:2]} pixels and {reference.shape[:2]}"
+                )
+            (value,) = metric.columns(picture, reference).values()
+            rows.append(value)
+        return np.array(rows)
+
+    stamps = [other.stamp(i) for i in range(len(other))]
+    rows = folder.rows(metric.name, compute, batch, metric=metric.address, other=stamps)[:, 0]
+    low, high = bootstrap(rows)
+    depends = {"against": other.root.name, "metric": metric.address}
+    return Result(float(rows.mean()), low, high, len(rows), len(set(folder.prompts)), {}, depends)
+
+
+def _interval(low: float, high: float, digits: int) -> str:
+    return f"{low:.{digits}f} to {high:.{digits}f}" if np.isfinite(low) else "-"
+
+
+def table(results: Mapping[str, Result]) -> str:
+    """Format results for a terminal."""
+    lines = [f"{'score':<24} {'value':>9}  {'95 % interval':>19} {'pictures':>9} {'prompts':>8}"]
+    for name, result in results.items():
+        title = find(name).title if name not in METRICS else METRICS[name].title
+        digits = find(name).digits if name not in METRICS else METRICS[name].digits
+        interval = _interval(result.low, result.high, digits)
+        lines.append(
+            f"{title:<24} {result.value:9.{digits}f}  {interval:>19} {result.n:>9} "
+            f"{result.prompts:>8}"
+        )
+        for part, (value, low, high) in result.parts.items():
+            lines.append(f"  {part:<22} {value:9.{digits}f}  {_interval(low, high, digits):>19}")
+    return "\n".join(lines)

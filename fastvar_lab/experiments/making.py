@@ -1,0 +1,214 @@
+"""Makes a benchmark's pictures: a folder that is resumed, sharded, and never mixed."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from concurrent.futures import Executor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from tqdm.auto import tqdm
+
+from fastvar_lab.audit import checked_acts
+from fastvar_lab.errors import short
+from fastvar_lab.evaluators.benchmarks import Plan, Sample, sample_rows
+from fastvar_lab.evaluators.picture_folder import SAMPLES, SETTINGS, read_settings
+from fastvar_lab.experiments.workers import ModelSpec
+from fastvar_lab.files import folder as writable
+from fastvar_lab.files import write, write_json
+from fastvar_lab.generation import generate
+from fastvar_lab.methods.columns import written
+from fastvar_lab.models.model import Model
+from fastvar_lab.pictures import to_uint8
+from fastvar_lab.provenance import environment, versions
+from fastvar_lab.sampling import Sampling
+from fastvar_lab.scales import Sizes, as_sizes
+from fastvar_lab.seam import Method
+
+QUALITY = 95  # of JPEG files, the default of OpenCV, which the released scripts use
+BYTES = {"png": 1.5, "jpg": 0.25}  # for each pixel, of photographs
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that decides how a folder's pictures are made, beside the model."""
+
+    plan: Plan
+    method: Method
+    sampling: Sampling | None = None
+    sizes: Sizes | None = None
+    batch: int = 4
+    quality: int = QUALITY
+
+    def batches(self) -> list[list[Sample]]:
+        """Return the pictures that are generated together; resuming and sharding keep them."""
+        samples = self.plan.samples()
+        return [samples[i : i + self.batch] for i in range(0, len(samples), self.batch)]
+
+    def settings(self, model: Model) -> dict[str, Any]:
+        """Return what decides the pictures, as plain values: a folder holds those of one."""
+        sampling = model.sampling if self.sampling is None else self.sampling
+        sizes = model.sizes if self.sizes is None else as_sizes(self.sizes)
+        return json.loads(
+            json.dumps(
+                {
+                    **self.plan.record(),
+                    "model": model.name,
+                    "family": model.family,
+                    "weights": model.fingerprint,
+                    "precision": model.precision,
+                    "device": model.device.type,
+                    "method": written(self.method),
+                    "guidance": sampling.guidance,
+                    "temperature": sampling.temperature,
+                    "sampling": repr(sampling),
+                    "sizes": [list(size) for size in sizes],
+                    "quality": self.quality if self.plan.format == "jpg" else None,
+                    "batch": self.batch,
+                    "versions": versions("fastvar-lab", "pillow"),
+                }
+            )
+        )
+
+
+def make(
+    model: Model | ModelSpec,
+    job: Job,
+    folder: Path,
+    shard: tuple[int, int] = (0, 1),
+    executor: Executor | None = None,
+) -> int:
+    """Make the pictures of a folder that are not there; return how many were made.
+
+    `shard` (i, n) makes every n-th batch from batch i, for several GPUs with one folder. An
+    `executor` takes batches to workers, which need the same files and a `ModelSpec`. Every picture
+    is written whole, and those of a batch when it is done. Raises ValueError for a folder that
+    holds the pictures of other settings, and whatever the method or a prompt makes impossible.
+    """
+    opened = model.open() if isinstance(model, ModelSpec) else model
+    prepare(opened, job, folder)
+    index, count = shard
+    if not 0 <= index < count:
+        raise ValueError(f"a shard is i/n with i from 0 to n - 1; not {index}/{count}")
+    todo = [b for b in job.batches()[index::count] if any(missing(folder, s) for s in b)]
+    total, done = sum(map(len, todo)), 0
+    with tqdm(total=total, desc=job.plan.benchmark.name, unit="picture") as bar:
+        if executor is None:
+            for part in todo:
+                done += _make_batch(opened, job, part, folder)
+                bar.update(len(part))
+        else:
+            if not isinstance(model, ModelSpec):
+                raise ValueError("workers open a model by a ModelSpec; give one")
+            futures = [executor.submit(_on_worker, model, job, b, folder.resolve()) for b in todo]
+            try:
+                for future in as_completed(futures):
+                    done += future.result()
+                    bar.update(job.batch)
+            finally:
+                for future in futures:
+                    future.cancel()
+    return done
+
+
+def prepare(model: Model, job: Job, folder: Path) -> None:
+    """Check everything that can be checked, and record the settings; raise ValueError otherwise."""
+    samples = job.plan.samples()
+    for sample in samples:
+        model.check(sample.written)
+    checked_acts(job.method, model.grids(job.sizes), model.depth)
+    settings, rows = job.settings(model), sample_rows(samples)
+    known = read_settings(folder) if folder.exists() else None
+    if known is None:
+        if folder.exists() and any(folder.iterdir()):
+            raise ValueError(f"{folder} holds other files; name a new folder")
+        writable(folder)
+        write(folder / SAMPLES, lambda p: p.write_text(rows, encoding="utf-8"))
+        extra = {"environment": environment(model.device), "source": model.source}
+        write_json(folder / SETTINGS, {**settings, **extra})
+        return
+    for name, value in settings.items():
+        if known.get(name) != value:
+            raise ValueError(
+                f"{folder} holds pictures with {name} {short(known.get(name))}; now it is "
+                f"{short(value)}: name another folder"
+            )
+
+
+def missing(folder: Path, sample: Sample) -> bool:
+    """Tell whether a picture has yet to be made."""
+    return not (folder / sample.path).exists()
+
+
+def _make_batch(model: Model, job: Job, part: Sequence[Sample], folder: Path) -> int:
+    """Generate a batch and write those of its pictures that are not there; return how many."""
+    generation = generate(
+        model,
+        [sample.written for sample in part],
+        job.method,
+        seed=[sample.seed for sample in part],
+        sizes=job.sizes,
+        sampling=job.sampling,
+    )
+    count = 0
+    for sample, picture in zip(part, to_uint8(model.decode(generation.canvas)), strict=True):
+        if missing(folder, sample):
+            _write(folder / sample.path, picture, job.quality)
+            _write_metadata(folder, sample)
+            count += 1
+    return count
+
+
+def _write(path: Path, picture: np.ndarray, quality: int) -> None:
+    writable(path.parent)
+    image = Image.fromarray(picture)
+    more = {"quality": quality} if path.suffix == ".jpg" else {}
+    write(path, lambda partial: image.save(partial, **more))  # type: ignore[arg-type]
+
+
+def _write_metadata(folder: Path, sample: Sample) -> None:
+    """Write a prompt's metadata where GenEval's scripts read them: beside its `samples`."""
+    path = (folder / sample.path).parent.parent / "metadata.jsonl"
+    if sample.metadata is not None and not path.exists():
+        text = json.dumps(dict(sample.metadata))
+        write(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
+def _on_worker(spec: ModelSpec, job: Job, part: Sequence[Sample], folder: Path) -> int:
+    return _make_batch(spec.open(), job, part, folder)
+
+
+class Estimate(NamedTuple):
+    """What making a folder takes: pictures left, seconds, gigabytes of files."""
+
+    pictures: int
+    seconds: float
+    gigabytes: float
+
+
+def estimate(model: Model, job: Job, folder: Path) -> Estimate:
+    """Time one batch, after one to warm up, and estimate what the rest takes; writes nothing."""
+    batches = job.batches()
+    left = [s for b in batches for s in b if missing(folder, s)]
+    if not left:
+        return Estimate(0, 0.0, 0.0)
+    seconds = 0.0
+    for _ in range(2):
+        begin = time.perf_counter()
+        generation = generate(model, [s.written for s in batches[0]], job.method,
+                        seed=[s.seed for s in batches[0]], sizes=job.sizes,
+                        sampling=job.sampling)  # fmt: skip
+        model.decode(generation.canvas)
+        if model.device.type == "cuda":
+            torch.cuda.synchronize(model.device)
+        seconds = (time.perf_counter() - begin) / len(batches[0])
+    height, width = generation.canvas.shape[-2:]
+    pixels = height * width * model.tokenizer.config.stride**2
+    size = len(left) * pixels * BYTES[job.plan.format] / 1e9
+    return Estimate(len(left), seconds * len(left), size)

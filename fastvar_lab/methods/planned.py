@@ -1,0 +1,189 @@
+"""Planned: pruning with its own share at every step, layer and kind of sublayer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from fastvar_lab.methods.prune import Prune
+from fastvar_lab.methods.prune_runner import PruneRunner
+from fastvar_lab.methods.ratios import ScaleName, scale_name
+from fastvar_lab.methods.registry import method
+from fastvar_lab.methods.restore import CachedBranch, Restorer
+from fastvar_lab.methods.schedule import find
+from fastvar_lab.methods.select import FarFromMean, Selector
+from fastvar_lab.seam import KINDS, Act, Branch, Grid, Rows, Runner, Site
+
+EIGHTHS, DIGITS = 8, "012345678"
+ROWS = ("cond", "null", "skip")
+
+Digits = str
+"""A digit a layer: the eighths of its tokens that are pruned; 8 is a sublayer not computed."""
+
+
+@method
+@dataclass(frozen=True)
+class Planned:
+    """Prune its own share of tokens at every step, layer and kind of sublayer.
+
+    `pruned` maps scale names to kinds of sublayers, and those to a digit a layer: how many eighths
+    of the tokens are pruned, from 0 to 8. At 8 the sublayer is not computed, its whole output is
+    restored, and an attention leaves no keys or values. `rows` maps scale names to "cond" or
+    "null", the guidance rows that run alone, or to "skip". Selection, restoration and the cache
+    step are those of `Prune`. `origin` says what the schedule was planned on; it does not take
+    part in comparisons.
+
+    `fv.plan` makes such schedules; any can be written by hand. Raises ValueError for other digits,
+    kinds or rows; `start` and `acts` for a model of another depth and for scales that are not
+    there.
+
+    >>> from fastvar_lab.scales import TINY, grids
+    >>> plan = Planned({-1: {"attn": "44668888"}}, rows={-1: "cond"})
+    >>> plan.start(grids(TINY), depth=8).forwarded(Site(0, "attn"), grids(TINY)[-1])
+    512
+    """
+
+    pruned: Any = ()
+    rows: Any = ()
+    select: Selector = field(default_factory=FarFromMean)
+    restore: Restorer = field(default_factory=CachedBranch)
+    cache_step: ScaleName | None = None
+    origin: str = field(default="", compare=False)
+
+    family: ClassVar[str] = "planned"
+
+    def __post_init__(self) -> None:
+        schedule = {scale_name(n): _kinds(n, kinds) for n, kinds in _pairs(self.pruned)}
+        rows = {scale_name(name): str(which) for name, which in _pairs(self.rows)}
+        for name, which in rows.items():
+            if which not in ROWS:
+                raise ValueError(
+                    f"the rows of scale {name} must be one of {', '.join(ROWS)}; not {which!r}"
+                )
+        set_field = object.__setattr__
+        set_field(self, "pruned", tuple((n, k) for n, k in schedule.items() if k))
+        set_field(self, "rows", tuple(rows.items()))
+        if self.cache_step is not None:
+            set_field(self, "cache_step", scale_name(self.cache_step))
+        depths = {len(digits) for _, kinds in self.pruned for _, digits in kinds}
+        if len(depths) > 1:
+            raise ValueError(
+                f"a plan has as many digits as layers everywhere; this one has {sorted(depths)}"
+            )
+
+    def __repr__(self) -> str:
+        parts = [repr({name: dict(kinds) for name, kinds in self.pruned})]
+        parts += [f"rows={dict(self.rows)!r}"] if self.rows else []
+        if self.select != FarFromMean():
+            parts.append(f"select={self.select!r}")
+        if self.restore != CachedBranch():
+            parts.append(f"restore={self.restore!r}")
+        parts += [f"cache_step={self.cache_step!r}"] if self.cache_step is not None else []
+        return f"Planned({', '.join(parts)})"
+
+    @property
+    def depth(self) -> int | None:
+        """The number of layers that the plan is for; None if it prunes nothing."""
+        return next((len(digits) for _, kinds in self.pruned for _, digits in kinds), None)
+
+    def steps(self, grids: Sequence[Grid]) -> dict[int, dict[str, Digits]]:
+        """Return the digits by step index and kind; skipped steps have none."""
+        rows = self.rows_by_step(grids)
+        steps = {find(name, grids): dict(kinds) for name, kinds in self.pruned}
+        if len(steps) < len(self.pruned):
+            raise ValueError("two names of the plan are the same scale step")
+        return {s: kinds for s, kinds in sorted(steps.items()) if rows.get(s) is not Rows.SKIP}
+
+    def rows_by_step(self, grids: Sequence[Grid]) -> dict[int, Rows]:
+        """Return the rows that run, of steps that do not run both, by step index."""
+        return {find(name, grids): Rows(which) for name, which in self.rows}
+
+    def uniform(self, grids: Sequence[Grid]) -> Prune:
+        """Return the `Prune` that prunes and skips at the same steps, with one share for all."""
+        steps = dict.fromkeys(self.steps(grids), 1 / EIGHTHS)
+        rows = self.rows_by_step(grids).items()
+        skipped = {step: 1.0 for step, which in rows if which is Rows.SKIP}
+        ratios = ((step - len(grids), share) for step, share in (steps | skipped).items())
+        return Prune(tuple(ratios), self.select, self.restore, self.cache_step)
+
+    def cache_index(self, grids: Sequence[Grid]) -> int | None:
+        """Return the step whose branch outputs are restored from; None if none is needed."""
+        return self.uniform(grids).cache_index(grids)
+
+    def acts(self, grids: Sequence[Grid]) -> tuple[Act, ...]:
+        steps, rows = self.steps(grids), self.rows_by_step(grids)
+        return tuple(
+            act._replace(
+                rows=rows.get(step, act.rows),
+                key=act.key and (*act.key, *sorted(steps.get(step, {}).items())),
+            )
+            for step, act in enumerate(self.uniform(grids).acts(grids))
+        )
+
+    def start(
+        self,
+        grids: Sequence[Grid],
+        depth: int,
+        held: Mapping[tuple[int, Site], Tensor] | None = None,
+    ) -> Runner:
+        if self.depth not in (None, depth):
+            raise ValueError(
+                f"this schedule was planned for {self.depth} layers; the model has {depth}"
+            )
+        return PlannedRunner(self, grids, depth, held or {})
+
+
+class PlannedRunner(PruneRunner):
+    """Runs one generation under `Planned`."""
+
+    def __init__(
+        self,
+        method: Planned,
+        grids: Sequence[Grid],
+        depth: int,
+        held: Mapping[tuple[int, Site], Tensor],
+    ) -> None:
+        super().__init__(method.uniform(grids), grids, depth, held)
+        self.shares = {
+            (step, Site(layer, kind)): int(digit) / EIGHTHS
+            for step, kinds in method.steps(grids).items()
+            for kind, digits in kinds.items()
+            for layer, digit in enumerate(digits)
+        }
+
+    def ratio(self, site: Site, grid: Grid) -> float:
+        return self.shares.get((grid.index, site), 0.0)
+
+    def prunes(self, site: Site) -> bool:
+        return any(share > 0 for (_, pruned), share in self.shares.items() if pruned == site)
+
+    def sublayer(self, site: Site, grid: Grid, branch: Branch, x: Tensor) -> Tensor:
+        if self.ratio(site, grid) < 1:
+            return super().sublayer(site, grid, branch, x)
+        none = torch.zeros(len(x), 0, dtype=torch.long, device=x.device)
+        cached = self.on_rows(self.cache.get(site), len(x))
+        return self.restore.restore(x[:, :0], none, grid, cached)
+
+
+def _pairs(mapping: Any) -> Sequence[tuple[Any, Any]]:
+    return list(mapping.items()) if isinstance(mapping, Mapping) else list(mapping)
+
+
+def _kinds(name: Any, kinds: Any) -> tuple[tuple[str, Digits], ...]:
+    """Check the digits of one step; kinds of which nothing is pruned are left out."""
+    settled = []
+    for kind, digits in sorted(_pairs(kinds), key=lambda pair: str(pair[0])):
+        if kind not in KINDS:
+            raise ValueError(f"scale {name}: sublayers are {', '.join(KINDS)}; not {kind!r}")
+        if not isinstance(digits, str) or not digits or set(digits) - set(DIGITS):
+            raise ValueError(
+                f"scale {name}, {kind}: a digit a layer from 0 to 8, the eighths of its tokens "
+                f"that are pruned; not {digits!r}"
+            )
+        if set(digits) != {"0"}:
+            settled.append((kind, digits))
+    return tuple(settled)

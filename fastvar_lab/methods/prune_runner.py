@@ -1,0 +1,205 @@
+"""One generation under `Prune`: selects tokens, runs them, restores the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastvar_lab.methods.observer import Observer, observer
+from fastvar_lab.methods.restore import Cached
+from fastvar_lab.methods.schedule import ScheduledRunner, kept
+from fastvar_lab.methods.select import check, score, top
+from fastvar_lab.seam import Branch, Grid, Handles, Site, Stack
+from fastvar_lab.tokens import gather, resize, rows_like, scatter, wide
+
+if TYPE_CHECKING:
+    from fastvar_lab.methods.prune import Prune
+
+
+class Stored(NamedTuple):
+    """A whole branch output (B, L, C) and the step that it belongs to."""
+
+    output: Tensor
+    grid: Grid
+
+
+class PruneRunner(ScheduledRunner):
+    """Runs one generation under `Prune`; holds the branch outputs of the cache step."""
+
+    def __init__(
+        self,
+        method: Prune,
+        grids: Sequence[Grid],
+        depth: int,
+        held: Mapping[tuple[int, Site], Tensor],
+    ) -> None:
+        super().__init__(method, grids, depth)
+        self.method, self.cache_index = method, method.cache_index(grids)
+        self.cache = {
+            site: Stored(out, grids[step])
+            for (step, site), out in held.items()
+            if step == self.cache_index
+        }
+        since = method.watched(grids)
+        rules = [observer(rule, grids, depth, since) for rule in (method.select, method.restore)]
+        self.select, self.restore = rules
+        self.observers = [rule for rule in rules if isinstance(rule, Observer)]
+        self.by_layer = method.granularity != "stack"
+        self.oracle = getattr(method.select, "needs_output", False)
+        self.rolling = getattr(method.restore, "rolling", False)
+        self.always = getattr(method.restore, "always", None)
+        self.live = slice(None)  # the guidance rows that run
+        self.index: tuple[Any, Tensor] | None = None
+        self.inside: Tensor | None = None  # the tokens that run through a pruned stack
+        self.stacked: Stored | None = None  # what a whole stack adds
+
+    def forwarded(self, site: Site, grid: Grid) -> int:
+        tokens = super().forwarded(site, grid)
+        return grid.tokens if self.oracle and tokens else tokens
+
+    def prepare(self, handles: Handles) -> None:
+        for one in self.observers:
+            one.prepare(handles)
+
+    def keep_rows(self, rows: slice) -> None:
+        self.live = rows  # the cache keeps all rows: a snapshot may resume before they are dropped
+
+    def stack(self, grid: Grid, blocks: Stack, x: Tensor) -> Tensor:
+        site = Site(self.layers.start, "attn")
+        if self.by_layer or self.ratio(site, grid) == 0:
+            return super().stack(grid, blocks, x)
+        for block in blocks[: self.layers.start]:
+            x = block(x)
+        index = self.inside = self.choose(site, grid, x)
+        states = gather(x, index)
+        for block in blocks[self.layers.start : self.layers.stop]:
+            states = block(states)
+        self.inside = None
+        x = self.fill(states, index, grid, x)
+        for block in blocks[self.layers.stop :]:
+            x = block(x)
+        return x
+
+    def fill(self, states: Tensor, index: Tensor, grid: Grid, x: Tensor) -> Tensor:
+        """Return all hidden states (B, L, C) after a pruned stack from those of kept tokens."""
+        name = f"{self.method.restore!r}"
+        if hasattr(self.restore, "fill"):
+            out: Tensor = self.restore.fill(states, index, grid, x)
+            check(f"{name}.fill", out, tuple(x.shape))
+            return out
+        if self.stacked is None and self.cache_index is not None:
+            parts = [stored for site, stored in self.cache.items() if site.layer in self.layers]
+            total = parts[0].output.clone()
+            for stored in parts[1:]:
+                total += stored.output
+            self.stacked = Stored(total, parts[0].grid)
+        fresh = states - gather(x, index)
+        added = self.restore.restore(fresh, index, grid, self.on_rows(self.stacked, len(x)))
+        check(f"{name}.restore", added, tuple(x.shape))
+        if self.rolling:
+            self.stacked = Stored(added, grid)
+        return scatter(x + added, index, states.to(x.dtype))
+
+    def sublayer(self, site: Site, grid: Grid, branch: Branch, x: Tensor) -> Tensor:
+        index = self.inside
+        if index is not None:
+            out = branch(x, index)
+        elif self.ratio(site, grid) == 0:
+            out = branch(x)
+            if grid.index == self.cache_index and self.prunes(site):
+                self.cache[site] = Stored(out, grid)
+        else:
+            out = self.pruned(site, grid, branch, x)
+        for one in self.observers:
+            one.added(site, grid, out, index)
+        return out
+
+    def pruned(self, site: Site, grid: Grid, branch: Branch, x: Tensor) -> Tensor:
+        """Return the output (B, L, C) of a sublayer that computes some tokens."""
+        cached = self.on_rows(self.cache.get(site), len(x))
+        if self.oracle:
+            whole = branch(x)
+            index = self.choose(site, grid, whole - _resized(cached, grid))
+            fresh = gather(whole, index)
+        else:
+            index = self.choose(site, grid, x)
+            fresh = branch(gather(x, index), index)
+        out: Tensor = self.restore.restore(fresh, index, grid, cached)
+        check(f"{self.method.restore!r}.restore", out, tuple(x.shape))
+        if self.rolling:
+            self.cache[site] = Stored(out, grid)
+        return out
+
+    def on_rows(self, stored: Stored | None, rows: int) -> Cached | None:
+        """Return a stored output for the guidance rows that run, without text tokens."""
+        if stored is None:
+            return None
+        output, grid = stored
+        output = rows_like(output, rows, self.live)
+        return Cached(output[:, grid.prefix :], grid.h, grid.w)
+
+    def choose(self, site: Site, grid: Grid, x: Tensor) -> Tensor:
+        """Return the tokens to forward, (B, K); the granularity decides how often they change."""
+        scope = {"sublayer": site, "block": site.layer}.get(self.method.granularity)
+        now = (grid.index, scope, kept(grid.tokens, self.ratio(site, grid)), len(x))
+        if self.index is None or self.index[0] != now:
+            scores = score(self.method.select, x, grid, site, self.select)
+            if (
+                scores.device.type == "cpu" and scores.isnan().any()
+            ):  # not on a GPU, where it would wait
+                raise ValueError(f"{self.method.select!r}.scores returned nan, which has no rank")
+            if self.always is not None:
+                places = torch.tensor(self.always(grid), device=scores.device)
+                scores = wide(scores).index_fill(1, places, float("inf"))
+            self.index = (now, top(scores, now[2], self.method.raster))
+        return self.index[1]
+
+    def reads(
+        self,
+        site: Site,
+        grid: Grid,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        mask: Tensor | None = None,
+        scale: float = 1.0,
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        if site.kind == "attn":
+            for one in self.observers:
+                one.attended(site, grid, q, k, scale)
+        return k, v, mask
+
+    def places(self, grid: Grid, tokens: Tensor) -> Tensor | None:
+        chosen = self.index is not None and self.index[0][0] == grid.index
+        if not chosen or not hasattr(self.restore, "places"):
+            return None
+        assert self.index is not None
+        places: Tensor = self.restore.places(self.index[1][: len(tokens)], grid)
+        return places
+
+    def after(
+        self, grid: Grid, tokens: Tensor | None, canvas: Tensor, logits: Tensor | None = None
+    ) -> None:
+        self.recall(grid, tokens, canvas)
+        for one in self.observers:
+            one.after(grid, logits)
+
+    def recall(self, grid: Grid, tokens: Tensor | None, canvas: Tensor) -> None:
+        if tokens is not None:
+            for one in self.observers:
+                one.latent(canvas)
+
+    def held(self) -> dict[tuple[int, Site], Tensor]:
+        if self.cache_index is None or self.rolling:
+            return {}
+        return {(self.cache_index, site): stored.output for site, stored in self.cache.items()}
+
+
+def _resized(cached: Cached | None, grid: Grid) -> Tensor | float:
+    """Return a cached output on another map; 0 without a cache."""
+    if cached is None:
+        return 0.0
+    return resize(cached.output, (cached.h, cached.w), (grid.h, grid.w))

@@ -1,0 +1,127 @@
+"""Selectors that compare: both guidance rows, one set for both rows, outputs with restored ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from fastvar_lab.methods.observer import Observed, Observer, looks_back, observer
+from fastvar_lab.methods.registry import selector
+from fastvar_lab.methods.select import FarFromMean, Selector
+from fastvar_lab.seam import Grid, Handles, Site
+from fastvar_lab.tokens import wide
+
+
+@selector("guidance gap")
+@dataclass(frozen=True)
+class GuidanceGap(Observed):
+    """Distance between the conditional and the null row of a token; one set for both rows.
+
+    s_i = ||x_i(cond) - x_i(null)||. Source: released FocusVAR code ("spacevar"), which scores
+    again before every sublayer, as granularity "sublayer" does. Raises ValueError without
+    guidance.
+    """
+
+    needs_guidance: ClassVar[bool] = True
+
+    def observer(self, grids: Sequence[Grid], depth: int, since: int) -> Observer:
+        return _GuidanceGap()
+
+
+class _Paired(Observer):
+    """Knows the number of pictures, and so where null rows begin."""
+
+    pictures, guided = 0, False
+
+    def prepare(self, handles: Handles) -> None:
+        self.pictures, self.guided = handles.pictures, handles.guided
+
+
+class _GuidanceGap(_Paired):
+    def prepare(self, handles: Handles) -> None:
+        super().prepare(handles)
+        if not handles.guided:
+            raise ValueError(
+                "GuidanceGap() compares conditional with null rows; this sampling has no guidance"
+            )
+
+    def scores(self, x: Tensor, grid: Grid, site: Site) -> Tensor:
+        gap = wide(x[: self.pictures]) - wide(x[self.pictures :])
+        return gap.norm(dim=-1).repeat(2, 1)
+
+
+@selector("far from mean, one set for both rows")
+@dataclass(frozen=True)
+class Shared(Observed):
+    """One token set for both guidance rows: the mean of the two rows' scores of another selector.
+
+    Without null rows it is the selector itself.
+
+    >>> Shared()
+    Shared(select=FarFromMean())
+    """
+
+    select: Selector = field(default_factory=FarFromMean)
+
+    @property
+    def looks_back(self) -> bool:
+        """Whether the inner selector looks at the step before."""
+        return looks_back(self.select)
+
+    @property
+    def needs_latents(self) -> int:
+        """The number of earlier latents that the inner selector looks at."""
+        return int(getattr(self.select, "needs_latents", 0))
+
+    def observer(self, grids: Sequence[Grid], depth: int, since: int) -> Observer:
+        return _Shared(observer(self.select, grids, depth, since))
+
+
+class _Shared(_Paired):
+    def __init__(self, inner: Any) -> None:
+        super().__init__()
+        self.inner = inner
+        self.watching = inner if isinstance(inner, Observer) else Observer()
+
+    def prepare(self, handles: Handles) -> None:
+        super().prepare(handles)
+        self.watching.prepare(handles)
+
+    def attended(self, site: Site, grid: Grid, q: Tensor, k: Tensor, scale: float) -> None:
+        self.watching.attended(site, grid, q, k, scale)
+
+    def added(self, site: Site, grid: Grid, delta: Tensor, index: Tensor | None) -> None:
+        self.watching.added(site, grid, delta, index)
+
+    def latent(self, canvas: Tensor) -> None:
+        self.watching.latent(canvas)
+
+    def after(self, grid: Grid, logits: Tensor | None) -> None:
+        self.watching.after(grid, logits)
+
+    def scores(self, x: Tensor, grid: Grid, site: Site) -> Tensor:
+        scores: Tensor = self.inner.scores(x, grid, site)
+        if not self.guided or len(x) == self.pictures:
+            return scores
+        return ((scores[: self.pictures] + scores[self.pictures :]) / 2).repeat(2, 1)
+
+
+@selector("true change (oracle)")
+@dataclass(frozen=True)
+class TrueChange(Observed):
+    """An oracle: how far a sublayer's true output is from what restoration would put there.
+
+    Every sublayer computes all tokens; those with the largest squared distance to the resized
+    output of the cache step (to 0 without a cache) count as kept, and the rest is restored as
+    usual. It saves nothing, and counts so: it bounds what a selector could know. Keys and values
+    of all tokens are cached. Only for granularity "sublayer".
+    """
+
+    needs_output: ClassVar[bool] = True
+
+    def scores(self, x: Tensor, grid: Grid, site: Site) -> Tensor:
+        """Return the squared norm of x (B, L, C), the output less what would be restored."""
+        return wide(x).square().sum(dim=-1)

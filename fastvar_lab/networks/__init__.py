@@ -1,0 +1,1 @@
+"""Networks that look at pictures: Inception, CLIP, a detector, and others."""

@@ -1,0 +1,292 @@
+"""The evaluators' networks: their files, licences and sizes; fetched, converted, opened.
+
+Each network is a folder `NAME` of a collection, by default in the user's cache, with its weights in
+`model.safetensors`. It is written by `fetch` or `convert`; afterwards nothing needs the internet.
+"""
+
+from __future__ import annotations
+
+import shutil
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+from urllib.parse import urlsplit
+
+import torch
+from torch import nn
+
+from fastvar_lab.errors import WeightsError, short, unknown
+from fastvar_lab.files import cache_folder, digest, digest_of_file, expanded, folder, write_json
+from fastvar_lab.networks import conversion, pretrained, resizing
+from fastvar_lab.networks.conversion import CONFIG, WEIGHTS
+from fastvar_lab.networks.inception import Inception
+from fastvar_lab.networks.lpips import LPIPS
+
+SOURCE = "source.json"
+
+
+@dataclass(frozen=True)
+class File:
+    """A file to fetch: from a repository of the Hugging Face Hub, or the whole address.
+
+    `begins` is the start of its SHA-256, where the publisher says it in the file's name.
+    """
+
+    name: str
+    repo: str = ""
+    url: str = ""
+    begins: str = ""
+
+    @property
+    def address(self) -> str:
+        return self.url or f"https://huggingface.co/{self.repo}/blob/main/{self.name}"
+
+
+@dataclass(frozen=True)
+class Network:
+    """One network: what it is for, where its files are, how they are converted and opened.
+
+    `convert(paths, folder)` writes the folder from the files by name.
+    """
+
+    name: str
+    use: str
+    files: tuple[File, ...]
+    megabytes: int
+    licence: str
+    convert: Callable[[Mapping[str, Path], Path], None]
+    open: Callable[[Path], nn.Module]
+
+
+def default_folder() -> Path:
+    """Return the folder of networks in the user's cache."""
+    return cache_folder("networks")
+
+
+def find(name: str) -> Network:
+    """Return a network by name; raise ValueError for an unknown one."""
+    if name not in NETWORKS:
+        raise unknown("network", name, NETWORKS)
+    return NETWORKS[name]
+
+
+def place(name: str, collection: str | Path | None = None) -> Path:
+    """Return the folder of a network; raise WeightsError if it is not there."""
+    network = find(name)
+    path = expanded(collection or default_folder()) / name
+    if not (path / WEIGHTS).exists():
+        raise WeightsError(
+            f"the network {name} is not in {path}; `fastvar-lab networks --fetch {name}` brings "
+            f"it ({network.megabytes} MB, {network.licence})"
+        )
+    return path
+
+
+def open_network(
+    name: str, collection: str | Path | None = None, device: torch.device | str = "cpu"
+) -> Any:
+    """Open a network in float32, without gradients, once per process.
+
+    Raises WeightsError for files that are missing or do not match.
+    """
+    path = place(name, collection)
+    return _open(name, path.resolve(), str(device), _stamp(path))
+
+
+@lru_cache(maxsize=8)
+def _open(name: str, path: Path, device: str, stamp: tuple[int, int]) -> nn.Module:
+    return find(name).open(path).to(device).eval().requires_grad_(False)
+
+
+def fingerprint(name: str, collection: str | Path | None = None) -> str:
+    """Return 16 hex digits of the SHA-256 of a network's weights and configuration."""
+    path = place(name, collection)
+    return _fingerprint(path.resolve(), _stamp(path))
+
+
+@lru_cache(maxsize=64)
+def _fingerprint(path: Path, stamp: tuple[int, int]) -> str:
+    config = path / CONFIG
+    text = config.read_text(encoding="utf-8") if config.exists() else ""
+    return digest(digest_of_file(path / WEIGHTS), text, length=16)
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    found = (path / WEIGHTS).stat()
+    return found.st_size, found.st_mtime_ns
+
+
+def fetch(name: str, collection: str | Path | None = None) -> Path:
+    """Download a network's files and convert them; return its folder.
+
+    Raises OSError if a file cannot be fetched.
+    """
+    network = find(name)
+    with TemporaryDirectory() as temporary:
+        paths = {file.name: _fetched(file, Path(temporary)) for file in network.files}
+        return convert(name, paths, collection)
+
+
+def _fetched(file: File, temporary: Path) -> Path:
+    try:
+        if file.repo:
+            from huggingface_hub import hf_hub_download
+
+            return Path(hf_hub_download(file.repo, file.name))
+        path = temporary / Path(urlsplit(file.url).path).name
+        with urllib.request.urlopen(file.url) as source, path.open("wb") as target:
+            shutil.copyfileobj(source, target)
+    except Exception as error:  # of the hub, of its client's transport, of the disk
+        raise OSError(f"cannot fetch {file.address}: {short(error, 160)}") from error
+    return path
+
+
+def convert(
+    name: str, paths: Mapping[str, Path] | Sequence[Path], collection: str | Path | None = None
+) -> Path:
+    """Convert downloaded files to a network's folder and return it.
+
+    `paths` are the files by their published names, or a list of files that still have them. Raises
+    WeightsError for a missing file, and for one whose SHA-256 is not the published one.
+    """
+    network = find(name)
+    if not isinstance(paths, Mapping):
+        paths = {path.name: path for path in map(expanded, paths)}
+    by_name = {file.name: paths.get(file.name) or paths.get(Path(file.name).name)
+               for file in network.files}  # fmt: skip
+    hashes = {}
+    for file in network.files:
+        path = by_name[file.name]
+        if path is None or not path.exists():
+            raise WeightsError(f"the network {name} needs the file {file.name}, {file.address}")
+        hashes[file.name] = digest_of_file(path)
+        if not hashes[file.name].startswith(file.begins):
+            raise WeightsError(
+                f"{path} has the SHA-256 {hashes[file.name][:8]}...; that of the published file "
+                f"begins with {file.begins}"
+            )
+    target = folder(expanded(collection or default_folder()) / name)
+    network.convert({k: v for k, v in by_name.items() if v is not None}, target)
+    write_json(target / SOURCE, {"network": name, "licence": network.licence, "sha256": hashes})
+    return target
+
+
+_CLIP = "openai/clip-vit-large-patch14"
+_BERT, _BERT_TOKENS = "google-bert/bert-base-uncased", ("tokenizer.json", "vocab.txt")
+_MMDET = "mask2former_swin-s-p4-w7-224_lsj_8x2_50e_coco"
+_TOKENS = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt",
+           "special_tokens_map.json")  # fmt: skip
+NETWORKS: dict[str, Network] = {
+    network.name: network
+    for network in (
+        Network(
+            "inception",
+            "FID, sFID, IS, precision and recall",
+            (
+                File(
+                    "pt_inception-2015-12-05-6726825d.pth",
+                    url="https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/"
+                    "pt_inception-2015-12-05-6726825d.pth",
+                    begins="6726825d",
+                ),
+            ),
+            95,
+            "Apache-2.0",
+            conversion.inception,
+            partial(conversion.filled, Inception),
+        ),
+        Network(
+            "clip",
+            "CLIP score, GenEval's colors, CLIP-I",
+            tuple(File(name, _CLIP) for name in (WEIGHTS, CONFIG, *_TOKENS)),
+            1710,
+            "MIT",
+            conversion.as_it_is,
+            pretrained.Clip,
+        ),
+        Network(
+            "hps",
+            "HPSv2.1",
+            (
+                File("HPS_v2.1_compressed.pt", "xswu/HPSv2"),
+                *(File(name, _CLIP) for name in _TOKENS),
+            ),
+            1970,
+            "Apache-2.0",
+            conversion.hps,
+            partial(pretrained.Clip, preprocess=resizing.float_crop),
+        ),
+        Network(
+            "imagereward",
+            "ImageReward",
+            (
+                File("ImageReward.pt", "THUDM/ImageReward"),
+                *(File(name, _BERT) for name in (CONFIG, *_BERT_TOKENS)),
+            ),
+            1790,
+            "Apache-2.0",
+            conversion.image_reward,
+            conversion.open_image_reward,
+        ),
+        Network(
+            "detector",
+            "GenEval's objects",
+            (
+                File(
+                    f"{_MMDET}_20220504_001756-743b7d99.pth",
+                    url=f"https://download.openmmlab.com/mmdetection/v2.0/mask2former/{_MMDET}/"
+                    f"{_MMDET}_20220504_001756-743b7d99.pth",
+                    begins="743b7d99",
+                ),
+            ),
+            275,
+            "Apache-2.0",
+            conversion.detector,
+            pretrained.Detector,
+        ),
+        Network(
+            "lpips",
+            "LPIPS",
+            (
+                File(
+                    "alexnet-owt-7be5be79.pth",
+                    url="https://download.pytorch.org/models/alexnet-owt-7be5be79.pth",
+                    begins="7be5be79",
+                ),
+            ),
+            244,
+            "BSD-3-Clause; its heads, from torchmetrics, Apache-2.0",
+            conversion.lpips,
+            partial(conversion.filled, LPIPS),
+        ),
+        Network(
+            "dino",
+            "DINO",
+            tuple(File(name, "facebook/dino-vits16") for name in (CONFIG, "pytorch_model.bin")),
+            87,
+            "Apache-2.0",
+            conversion.dino,
+            pretrained.Dino,
+        ),
+    )
+}
+"""Every network, by name."""
+
+
+def table(collection: str | Path | None = None) -> str:
+    """List the networks for a terminal: use, size, licence, whether they are here, their files."""
+    lines = [f"{'network':<12} {'MB':>5}  here  {'used for':<37} licence"]
+    for network in NETWORKS.values():
+        here = (expanded(collection or default_folder()) / network.name / WEIGHTS).exists()
+        lines.append(
+            f"{network.name:<12} {network.megabytes:>5}  {'yes' if here else 'no':<4}  "
+            f"{network.use:<37} {network.licence}"
+        )
+        for file in network.files:
+            known = f" (SHA-256 {file.begins}...)" if file.begins else ""
+            lines.append(f"{'':<12} {file.address}{known}")
+    return "\n".join(lines)

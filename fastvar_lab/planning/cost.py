@@ -1,0 +1,204 @@
+"""What a schedule costs: operations, or the predicted time on this machine."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+import numpy as np
+from scipy.optimize import nnls
+from tqdm.auto import tqdm
+
+from fastvar_lab.generation import generate
+from fastvar_lab.instruments.stopwatch import Stopwatch
+from fastvar_lab.methods.planned import DIGITS, Planned
+from fastvar_lab.methods.prune import Dense
+from fastvar_lab.models.model import Model
+from fastvar_lab.sampling import Sampling
+from fastvar_lab.seam import Grid, Method, Runner
+from fastvar_lab.speed import flops
+from fastvar_lab.speed.flops import Call
+
+SCHEDULES, REPEATS, SEED = 12, 2, 5  # random schedules that are timed for a fit
+VARIED = 4  # last steps that they prune
+
+
+class Cost(Protocol):
+    """The cost of one generated picture, as a sum over sublayer calls and steps."""
+
+    @property
+    def unit(self) -> str: ...
+
+    def call(self, call: Call, grid: Grid) -> float:
+        """Return the cost of one sublayer call."""
+        ...
+
+    def ends(self, grid: Grid, rows: int) -> float:
+        """Return the cost of a step without its sublayers; `rows` is 0 if it is skipped."""
+        ...
+
+
+def total(
+    cost: Cost,
+    model: Model,
+    method: Method,
+    grids: Sequence[Grid],
+    text_tokens: int = 8,
+    sampling: Sampling | None = None,
+) -> float:
+    """Return the cost of a whole generation under a method."""
+    return math.fsum(
+        cost.ends(step.grid, step.rows) + sum(cost.call(call, step.grid) for call in step.calls)
+        for step in flops.steps(model, method, grids, text_tokens, sampling)
+    )
+
+
+@dataclass(frozen=True)
+class Operations:
+    """Counted operations, in GFLOP; the same on every machine."""
+
+    model: Model
+    last: Grid
+    unit: str = "GFLOP"
+
+    def call(self, call: Call, grid: Grid) -> float:
+        flop = self.model.transformer.sublayer_flops(call.site.kind, call.tokens, call.keys)
+        return call.rows * flop / 1e9
+
+    def ends(self, grid: Grid, rows: int) -> float:
+        if not rows:
+            return 0.0
+        backbone = self.model.transformer
+        embedding, head = backbone.ends_flops(grid)
+        if grid == self.last:
+            head += backbone.finish_flops * grid.h * grid.w
+        return (embedding + rows * head) / 1e9
+
+
+@dataclass(frozen=True)
+class Times:
+    """Milliseconds on the machine that they were measured on, linear in tokens and keys.
+
+    `calls` holds for each kind of sublayer: per call, per token, per token and key, and per token
+    of a map that is restored, the last three for each guidance row. `ends_ms` holds for each step
+    what it takes beside its sublayers, with one guidance row and with two; `start_ms` is what comes
+    before the first step.
+    """
+
+    calls: Mapping[str, tuple[float, float, float, float]]
+    ends_ms: Mapping[int, tuple[float, float]]
+    start_ms: float = 0.0
+    unit: str = "ms"
+
+    def call(self, call: Call, grid: Grid) -> float:
+        return float(np.dot(self.calls[call.site.kind], _features(call, grid)))
+
+    def ends(self, grid: Grid, rows: int) -> float:
+        first = self.start_ms if grid.index == 0 else 0.0
+        return first + (self.ends_ms[grid.index][rows - 1] if rows else 0.0)
+
+
+def _features(call: Call, grid: Grid) -> tuple[float, float, float, float]:
+    restored = call.rows * grid.tokens if call.tokens < grid.tokens else 0
+    tokens = call.rows * call.tokens
+    return float(call.tokens > 0), tokens, tokens * call.keys, restored
+
+
+def measure(
+    model: Model,
+    prompt: str,
+    sizes: Sequence[tuple[int, int]] | None = None,
+    sampling: Sampling | None = None,
+    progress: bool = True,
+) -> Times:
+    """Time sublayer calls under random schedules on this machine, and fit `Times` to them.
+
+    Takes about 30 generations of one picture.
+    """
+    grids = model.grids(sizes)
+    methods: list[Method] = [Dense(), *random_schedules(model, grids, SCHEDULES, SEED)]
+    methods += [Planned(rows={i - len(grids): "cond" for i in range(1, len(grids))})]
+    seen: defaultdict[tuple[str, Call, Grid], list[float]] = defaultdict(list)
+    ends: defaultdict[tuple[int, int], list[float]] = defaultdict(list)
+    start: list[float] = []
+    with tqdm(
+        total=(REPEATS + 1) * len(methods), desc="time", unit="run", disable=not progress
+    ) as bar:
+        for turn in range(REPEATS + 1):
+            for method in methods:
+                clocks: list[Stopwatch] = []
+                run = generate(
+                    model, prompt, method, seed=0, sizes=sizes, sampling=sampling,
+                    watch=[partial(_clock, clocks)],
+                )  # fmt: skip
+                bar.update()
+                if turn == 0:
+                    continue  # warms up
+                calls, steps = clocks[0].call_ms(), clocks[0].step_ms()
+                start.append(run.seconds * 1e3 - sum(steps.values()))
+                for step in flops.steps(model, method, grids, len(prompt.split()), sampling):
+                    if not step.rows:
+                        continue
+                    parts = {k: iter(calls[step.grid.index, k]) for k in model.transformer.kinds}
+                    spent = 0.0
+                    for call in step.calls:
+                        ms = next(parts[call.site.kind])
+                        spent += ms
+                        seen[call.site.kind, call._replace(site=call.site._replace(layer=0)),
+                             step.grid].append(ms)  # fmt: skip
+                    ends[step.grid.index, step.rows].append(steps[step.grid.index] - spent)
+    return Times(
+        {kind: _fit(seen, kind) for kind in model.transformer.kinds},
+        {
+            grid.index: (_middle(ends, grid.index, 1, 2), _middle(ends, grid.index, 2, 1))
+            for grid in grids
+        },
+        statistics.median(start),
+    )
+
+
+def _clock(clocks: list[Stopwatch], runner: Runner) -> Stopwatch:
+    """Wrap a runner in a stopwatch, and keep it."""
+    clocks.append(Stopwatch(runner, sublayers=True))
+    return clocks[-1]
+
+
+def _middle(ends: Mapping[tuple[int, int], list[float]], step: int, rows: int, other: int) -> float:
+    """Return the median of a step's ends; of the other number of rows where none was seen."""
+    return statistics.median(ends.get((step, rows)) or ends[step, other])
+
+
+def _fit(
+    seen: Mapping[tuple[str, Call, Grid], list[float]], kind: str
+) -> tuple[float, float, float, float]:
+    """Fit coefficients of 0 or more to the medians of equal calls, by relative error."""
+    rows = [
+        (_features(call, grid), statistics.median(ms))
+        for (name, call, grid), ms in seen.items()
+        if name == kind
+    ]
+    features, ms = np.array([f for f, _ in rows]), np.array([t for _, t in rows])
+    scale = np.maximum(features.max(axis=0), 1e-12)
+    weight = 1 / np.sqrt(np.maximum(ms, 1e-3))  # between absolute and relative error
+    found, _ = nnls(features / scale * weight[:, None], ms * weight)
+    return tuple(float(c) for c in found / scale)  # type: ignore[return-value]
+
+
+def random_schedules(model: Model, grids: Sequence[Grid], n: int, seed: int) -> Iterator[Planned]:
+    """Yield schedules that prune the last steps at random, with null rows dropped at random."""
+    rng = np.random.default_rng(seed)
+    last = min(VARIED, len(grids) - 2)
+    for _ in range(n):
+        pruned = {
+            -i: {
+                kind: "".join(rng.choice(list(DIGITS), model.depth))
+                for kind in model.transformer.kinds
+            }
+            for i in range(1, 1 + int(rng.integers(1, last + 1)))
+        }
+        yield Planned(pruned, rows={-i: "cond" for i in range(1, 1 + int(rng.integers(0, last)))})

@@ -1,0 +1,144 @@
+"""What methods do to pictures: squared errors against full generation, over calibration prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from fastvar_lab.generation import Generation, generate, resume
+from fastvar_lab.methods.prune import Dense
+from fastvar_lab.models.model import Model
+from fastvar_lab.prompts import Item, PromptSet, seeded
+from fastvar_lab.sampling import Sampling
+from fastvar_lab.seam import Grid, Method
+from fastvar_lab.store import Store
+
+SEED, BATCH = 101, 4  # of the calibration's own prompt set; pictures generated at once
+LEAST = 1e-10  # squared error of pictures that count as equal: 100 dB
+
+
+@dataclass
+class Calibration:
+    """The pictures on which a schedule is planned, and what is known of them.
+
+    Its prompts are drawn from a seed of their own, so that they are not those that anything is
+    judged on. Errors are kept in `store`; a stopped plan goes on.
+    """
+
+    model: Model
+    items: Sequence[Item]
+    sampling: Sampling | None = None
+    sizes: Sequence[tuple[int, int]] | None = None
+    store: Store | None = None
+    progress: bool = True
+    _full: dict[int, Generation] = field(default_factory=dict, repr=False)
+    _pictures: dict[int, torch.Tensor] = field(default_factory=dict, repr=False)
+    _known: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
+
+    @property
+    def grids(self) -> tuple[Grid, ...]:
+        return self.model.grids(self.sizes)
+
+    @property
+    def sampled(self) -> Sampling:
+        """How its pictures are sampled: as the model does unless said otherwise."""
+        return self.sampling or self.model.sampling
+
+    @property
+    def guided(self) -> bool:
+        """Whether null rows run."""
+        return self.model.transformer.guided(self.sampled)
+
+    @property
+    def text_tokens(self) -> int:
+        """The mean number of words of its prompts."""
+        return round(float(np.mean([len(item.prompt.split()) for item in self.items])))
+
+    def errors(self, methods: Iterable[Method], title: str = "effects") -> np.ndarray:
+        """Return the squared error (methods, pictures) of each method to full generation.
+
+        Errors are means over the pixels of pictures in [0, 1], at least 1e-10.
+        """
+        methods = list(methods)
+        missing = [m for m in dict.fromkeys(methods) if not self._read(m)]
+        batches = range(0, len(self.items), BATCH)
+        with tqdm(
+            total=len(missing) * len(batches), desc=title, unit="run",
+            disable=not self.progress or not missing,
+        ) as bar:  # fmt: skip
+            for method in missing:
+                parts = []
+                for first in batches:
+                    parts.append(self._measured(method, first))
+                    bar.update()
+                self._keep(method, np.concatenate(parts))
+        return np.stack([self._known[repr(method)] for method in methods])
+
+    def _measured(self, method: Method, first: int) -> np.ndarray:
+        """Measure one batch of pictures, resumed from a snapshot of full generation."""
+        if first not in self._full:
+            part = self.items[first : first + BATCH]
+            self._full[first] = generate(
+                self.model, [i.prompt for i in part], Dense(), seed=[i.seed for i in part],
+                sizes=self.sizes, sampling=self.sampling, snapshot=True,
+            )  # fmt: skip
+            self._pictures[first] = self.model.decode(self._full[first].canvas)
+        run = resume(self.model, self._full[first], method)
+        gap = self.model.decode(run.canvas) - self._pictures[first]
+        return np.maximum(gap.double().square().mean((1, 2, 3)).cpu().numpy(), LEAST)
+
+    def _address(self, method: Method) -> dict[str, Any]:
+        return {
+            **self.model.context,
+            "sampling": repr(self.sampled),
+            "sizes": [[g.h, g.w] for g in self.grids],
+            "experiment": "plan",
+            "items": [list(item) for item in self.items],
+            "batch": BATCH,
+            "method": repr(method),
+        }
+
+    def _read(self, method: Method) -> bool:
+        if repr(method) not in self._known and self.store is not None:
+            rows = self.store.get(self._address(method))
+            if rows is not None:
+                self._known[repr(method)] = np.array([row["error"] for row in rows])
+        return repr(method) in self._known
+
+    def _keep(self, method: Method, errors: np.ndarray) -> None:
+        self._known[repr(method)] = errors
+        if self.store is not None:
+            rows = [{"error": float(error)} for error in errors]
+            self.store.put(self._address(method), rows, experiment="plan")
+
+
+def calibration_items(model: Model, n: int, prompts: PromptSet | None = None) -> tuple[Item, ...]:
+    """Return `n` calibration prompts: of the model's own set under a seed of their own, or given.
+
+    Raises ValueError for a set of the same prompts and seeds as the judged ones.
+    """
+    if prompts is None:
+        base = model.prompts
+        prompts = seeded(base, SEED)
+        if prompts == base:  # a set without a seed of its own: the same prompts, other noise
+            return tuple(replace_seed(item, i) for i, item in enumerate(base.take(n)))
+    return prompts.take(n)
+
+
+def replace_seed(item: Item, place: int) -> Item:
+    """Return an item with other noise."""
+    return item._replace(seed=item.seed + 1_000_003 + place)
+
+
+def psnr(errors: np.ndarray) -> np.ndarray:
+    """Return PSNR in dB of squared errors of pictures in [0, 1].
+
+    >>> psnr(np.array([1e-3])).round(6).tolist()
+    [30.0]
+    """
+    return -10 * np.log10(errors)

@@ -1,0 +1,449 @@
+"""Benchmarks from prompts to tables: made, killed, resumed, sharded, scored, printed."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import fastvar_lab as fv
+from fastvar_lab.cli import options
+from fastvar_lab.cli.main import main
+from fastvar_lab.errors import WeightsError
+from fastvar_lab.evaluators import benchmarks, distances, scores
+from fastvar_lab.evaluators.benchmarks import Plan
+from fastvar_lab.evaluators.geneval_pictures import GenEvalPrompts, PictureJudge, cut_out
+from fastvar_lab.evaluators.picture_folder import PictureFolder, PlainFolder
+from fastvar_lab.evaluators.scoring import paired, score, stored
+from fastvar_lab.experiments import making, paper_tables
+from fastvar_lab.experiments.making import Job, make
+from fastvar_lab.measure.quality import METRICS
+from fastvar_lab.networks import rehearsal
+from fastvar_lab.networks.pretrained import Objects
+
+WORLD = benchmarks.find("closed-world")
+TEN = Plan(WORLD, n=10)
+
+
+@pytest.fixture(scope="session")
+def tiny_networks(tmp_path_factory):
+    pytest.importorskip("transformers")
+    return rehearsal.write_collection(tmp_path_factory.mktemp("networks"))
+
+
+@pytest.fixture(scope="module")
+def made(small, tmp_path_factory):
+    """Ten pictures of the closed world, by a random model."""
+    folder = tmp_path_factory.mktemp("made") / "full"
+    assert make(small, Job(TEN, fv.Dense()), folder) == 10
+    return folder
+
+
+def contents(folder):
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*.png")}
+
+
+def pictures(folder, names, side=64, seed=0):
+    rng = np.random.default_rng(seed)
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        low = rng.integers(0, 256, (8, 8, 3)).astype(np.uint8)
+        Image.fromarray(low).resize((side, side)).save(folder / name)
+    return folder
+
+
+def test_plans_take_prompts_of_every_group_and_keep_their_numbers():
+    full = Plan(benchmarks.find("geneval")).samples()
+    assert len(full) == 2212
+    assert (full[0].path, full[5].path) == ("00000/samples/0000.png", "00001/samples/0001.png")
+    few = Plan(benchmarks.find("geneval"), n=6, images=2).samples()
+    assert len({sample.group for sample in few}) == 6
+    plain = Plan(benchmarks.find("geneval"), n=6).samples()
+    by_path = {sample.path: sample for sample in full}
+    assert all(sample == by_path[sample.path] for sample in plain)
+    assert len(Plan(benchmarks.find("imagenet")).samples()) == 50_000
+
+
+@pytest.mark.parametrize(
+    ("rule", "seeds"),
+    [("each", [7, 8, 9, 10]), ("per-prompt", [7, 8, 7, 8]), ("one", [7, 7, 7, 7])],
+)
+def test_seed_rules(rule, seeds):
+    plan = Plan(WORLD, images=2, seeds=rule, seed=7)
+    assert [sample.seed for sample in plan.samples()[:4]] == seeds
+
+
+def test_prompts_from_files_of_the_user(tmp_path):
+    table = {"a1": {"category": "people", "prompt": "x"}, "b2": {"category": "food", "prompt": "y"}}
+    (tmp_path / "meta_data.json").write_text(json.dumps(table))
+    mjhq = benchmarks.find("mjhq")
+    assert [s.path for s in Plan(mjhq, tmp_path, "people").samples()] == ["people/a1.png"]
+    for style in benchmarks.STYLES:
+        (tmp_path / f"{style}.json").write_text(json.dumps([f"{style} {i}" for i in range(3)]))
+    hps = Plan(benchmarks.find("hps"), tmp_path).samples()
+    assert (len(hps), hps[4].path) == (12, "concept-art/00001.jpg")
+    prompts = tmp_path / "benchmark-prompts.json"
+    prompts.write_text(json.dumps([{"id": "000-1", "prompt": "x"}]))
+    assert len(Plan(benchmarks.find("imagereward"), prompts).samples()) == 10
+    rewritten = tmp_path / "rewritten.json"
+    rewritten.write_text(json.dumps({"x": "a long x"}))
+    sample = Plan(mjhq, tmp_path, "people", rewritten=rewritten).samples()[0]
+    assert (sample.prompt, sample.written) == ("x", "a long x")
+    with pytest.raises(ValueError, match=r"rewritten\.json has no text for y"):
+        Plan(mjhq, tmp_path, "food", rewritten=rewritten).samples()
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("mjhq", {}, "scored by category, one of animals"),
+        ("mjhq", {"category": "people"}, "mjhq needs --data"),
+        ("geneval", {"category": "people"}, "geneval has no categories"),
+        ("imagenet", {"ending": "jpg"}, "pictures of imagenet are png; not jpg"),
+        ("geneval", {"seeds": "random"}, "seeds must be one of each, per-prompt, one"),
+        ("geneval", {"images": 0}, "images must be 1 or more; not 0"),
+    ],
+)
+def test_plans_that_do_not_fit_are_refused(name, options, message):
+    with pytest.raises(ValueError, match=message):
+        Plan(benchmarks.find(name), **options)
+
+
+def test_a_killed_run_goes_on_where_it_was(small, made, tmp_path, monkeypatch):
+    folder, job, written = tmp_path / "killed", Job(TEN, fv.Dense()), []
+
+    def write_few(path, picture, quality, real=making._write):
+        if len(written) == 6:  # within the second batch
+            raise KeyboardInterrupt
+        written.append(path)
+        real(path, picture, quality)
+
+    monkeypatch.setattr(making, "_write", write_few)
+    with pytest.raises(KeyboardInterrupt):
+        make(small, job, folder)
+    monkeypatch.undo()
+    assert len(contents(folder)) == 6
+    assert make(small, job, folder) == 4
+    assert contents(folder) == contents(made)
+    assert make(small, job, folder) == 0
+
+
+def test_shards_together_equal_one_run(small, made, tmp_path):
+    job = Job(TEN, fv.Dense())
+    counts = [make(small, job, tmp_path / "shards", (i, 2)) for i in (1, 0)]
+    assert counts == [4, 6]
+    assert contents(tmp_path / "shards") == contents(made)
+    with pytest.raises(ValueError, match="a shard is i/n"):
+        make(small, job, tmp_path / "shards", (2, 2))
+
+
+def test_a_folder_is_never_mixed(small, made, tmp_path):
+    for job, name in (
+        (Job(TEN, fv.Prune({-1: 0.5})), "method"),
+        (Job(Plan(WORLD, n=9), fv.Dense()), "prompts 10; now it is 9"),
+        (Job(Plan(WORLD, n=10, seed=1), fv.Dense()), "seed 0; now it is 1"),
+        (Job(TEN, fv.Dense(), fv.Sampling(guidance=3.0)), "guidance"),
+    ):
+        with pytest.raises(ValueError, match=f"holds pictures with {name}"):
+            make(small, job, made)
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match="holds other files; name a new folder"):
+        make(small, Job(TEN, fv.Dense()), tmp_path)
+
+
+def test_jpeg_is_written_with_its_quality(small, tmp_path):
+    (tmp_path / "prompts.txt").write_text("a red ring\n")
+    plan = Plan(benchmarks.find("prompts"), tmp_path / "prompts.txt", ending="jpg")
+    for quality in (95, 40):
+        make(small, Job(plan, fv.Dense(), quality=quality), tmp_path / f"q{quality}")
+    sizes = [(tmp_path / f"q{q}" / "00000_0.jpg").stat().st_size for q in (95, 40)]
+    assert sizes[0] > 1.5 * sizes[1]
+
+
+def test_an_estimate_counts_what_is_missing(small, made, tmp_path):
+    assert making.estimate(small, Job(TEN, fv.Dense()), made) == (0, 0.0, 0.0)
+    pictures_left, seconds, gigabytes = making.estimate(small, Job(TEN, fv.Dense()), tmp_path)
+    assert pictures_left == 10
+    assert seconds > 0
+    assert gigabytes == pytest.approx(10 * 64 * 64 * 1.5 / 1e9)
+
+
+def test_scores_are_cached_and_survive_a_kill(made, tmp_path):
+    shutil.copytree(made, tmp_path / "p")
+    folder, seen = PictureFolder(tmp_path / "p"), []
+
+    def rows(batch, stop=99):
+        def compute(part, places):
+            if len(seen) >= stop:
+                raise KeyboardInterrupt
+            seen.extend(places)
+            return np.array([[picture.mean(), i] for picture, i in zip(part, places)])
+
+        return folder.rows("mean", compute, batch)
+
+    with pytest.raises(KeyboardInterrupt):
+        rows(3, stop=6)
+    assert seen == [0, 1, 2, 3, 4, 5]
+    whole = rows(4)
+    assert seen == list(range(10))
+    assert np.array_equal(whole[:, 1], np.arange(10))
+    assert np.allclose(whole[:, 0], [folder.read(i).mean() for i in range(10)])
+    path = tmp_path / "p" / folder.names[3]
+    Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(path)
+    assert rows(4)[3, 0] == 0
+    assert seen[10:] == [3]
+
+
+def test_what_is_not_whole_is_refused(made, tmp_path):
+    def copied(name):
+        shutil.copytree(made, tmp_path / name)
+        return PictureFolder(tmp_path / name), tmp_path / name
+
+    folder, root = copied("missing")
+    first = next(root.rglob("*.png"))
+    first.unlink()
+    with pytest.raises(ValueError, match=f"lacks 1 pictures, of 10: {first.name}"):
+        score(folder)
+    folder, root = copied("extra")
+    pictures(root, ["stranger.png"])
+    with pytest.raises(ValueError, match=r"also holds 1 pictures, of 10: stranger\.png"):
+        score(folder)
+    folder, root = copied("damaged")
+    first = next(root.rglob("*.png"))
+    first.write_bytes(first.read_bytes()[:90])
+    with pytest.raises(ValueError, match=f"cannot read the picture .*{first.name}"):
+        score(folder)
+    folder, root = copied("jpeg")
+    first = next(root.rglob("*.png"))
+    Image.open(first).save(first, format="JPEG")
+    with pytest.raises(ValueError, match="it is JPEG, named as PNG"):
+        score(folder)
+    _, root = copied("prompts")
+    text = (root / "samples.jsonl").read_text()
+    (root / "samples.jsonl").write_text(text.replace("red", "blue"))
+    with pytest.raises(ValueError, match=r"samples\.jsonl are not those recorded"):
+        score(PictureFolder(root))
+    with pytest.raises(ValueError, match=r"has no settings\.json: name its benchmark"):
+        PictureFolder(pictures(tmp_path / "plain", ["a.png"]))
+
+
+def test_scores_need_their_networks_and_references_before_they_begin(made, tmp_path, tiny_networks):
+    folder = PictureFolder(made)
+    with pytest.raises(WeightsError, match="network clip is not in"):
+        score(folder, ["clip"], networks=tmp_path)
+    with pytest.raises(ValueError, match="the score fid compares with a reference"):
+        score(folder, ["fid"], networks=tiny_networks)
+    with pytest.raises(ValueError, match="is compared with itself"):
+        score(folder, ["fid"], scores.Options(made), networks=tiny_networks)
+    with pytest.raises(ValueError, match="no resize 'cleam'; nearest: clean"):
+        scores.Options(resize="cleam")
+
+
+def test_distances_of_a_folder_are_those_of_its_features(made, tmp_path, tiny_networks):
+    reference = pictures(tmp_path / "reference", [f"{i}.png" for i in range(9)])
+    folder, options = PictureFolder(made), scores.Options(reference)
+    names = ["fid", "kid", "sfid", "is", "precision", "recall"]
+    results = score(folder, names, options, tiny_networks)
+    case = scores.Case(folder, options, tiny_networks)
+    mine = case.activations("pooled"), case.activations("pooled", PlainFolder(reference))
+    assert mine[0].shape == (10, 128)
+    expected = distances.frechet(*map(distances.moments, mine))
+    assert results["fid"].value == pytest.approx(expected)
+    assert results["precision"].value == distances.precision_recall(*mine).precision.mean()
+    other = score(folder, ["fid"], scores.Options(reference, "tensorflow"), tiny_networks)
+    assert other["fid"].value != results["fid"].value
+    # as guided-diffusion keeps a reference: its statistics are read, not computed
+    arrays = [np.asarray(Image.open(p)) for p in sorted(reference.glob("*.png"))]
+    moments = distances.moments(mine[1])
+    np.savez(tmp_path / "ref.npz", arr_0=np.stack(arrays), mu=moments.mean + 1, sigma=moments[1])
+    shifted = score(folder, ["fid", "precision"], scores.Options(tmp_path / "ref.npz"),
+                    tiny_networks)  # fmt: skip
+    one = distances.moments(mine[0])
+    moved = distances.frechet(one, distances.Moments(moments.mean + 1, moments[1]))
+    assert shifted["fid"].value == pytest.approx(moved)
+    assert shifted["precision"].value == results["precision"].value
+
+
+def test_scores_of_text_and_picture(made, tiny_networks):
+    folder = PictureFolder(made)
+    results = score(folder, ["clip", "hps", "imagereward"], networks=tiny_networks)
+    network = rehearsal_network("clip", tiny_networks)
+    cosines = [
+        float(network.pictures([folder.read(i)])[0] @ network.texts([folder.prompts[i]])[0])
+        for i in range(10)
+    ]
+    assert results["clip"].value == pytest.approx(100 * np.mean(cosines), rel=1e-5)
+    assert results["clip"].low < results["clip"].value < results["clip"].high
+    assert set(results["clip"].parts) == set(folder.groups)
+    alias = score(folder, ["hps"], scores.Options(hps_resize="alias"), networks=tiny_networks)
+    assert alias["hps"].value != results["hps"].value
+    assert stored(made)["hps"]["depends"]["antialias"] is False
+
+
+def rehearsal_network(name, networks):
+    from fastvar_lab.networks.collection import open_network
+
+    return open_network(name, networks)
+
+
+def test_pairs_of_pictures(small, made, tmp_path, tiny_networks, monkeypatch):
+    make(small, Job(TEN, fv.Prune({-1: 0.5})), tmp_path / "pruned")
+    one, other = PictureFolder(tmp_path / "pruned"), PictureFolder(made)
+    results = paired(one, other, ["psnr", "ssim"])
+    each = [METRICS["psnr"].columns(one.read(i), other.read(i))["psnr"] for i in range(10)]
+    assert results["psnr"].value == pytest.approx(np.mean(each), rel=1e-6)
+    monkeypatch.setattr("fastvar_lab.networks.collection.default_folder", lambda: tiny_networks)
+    learned = paired(one, other, ["lpips", "clip_i", "dino"])
+    assert learned["lpips"].value > 0
+    assert paired(other, other, ["lpips", "clip_i"])["lpips"].value == 0
+    assert 0 < learned["dino"].value <= 1
+    assert METRICS["lpips"].address != METRICS["clip_i"].address
+    with pytest.raises(ValueError, match="reads tokens, which folders do not hold"):
+        paired(one, other, ["agree"])
+
+
+def test_gray_ground_and_cut():
+    picture = np.arange(6 * 6 * 3, dtype=np.uint8).reshape(6, 6, 3)
+    mask = np.zeros((1, 6, 6), bool)
+    mask[0, 2:4, 1:5] = True
+    mask[0, 2, 1] = False
+    found = Objects(np.array([3]), np.array([0.9]), np.array([[1, 2, 5, 4]]), mask)
+    cut = cut_out(picture, found, 0)
+    assert cut.shape == (2, 4, 3)
+    assert (cut[0, 0] == 0x99).all()
+    assert np.array_equal(cut[1], picture[3, 1:5])
+
+
+def test_the_picture_judge_counts_and_names_colors(tiny_networks):
+    class Detector:
+        def detect(self, picture, at_least):
+            masks = np.zeros((2, 8, 8), bool)
+            masks[:, :4, :4] = True
+            boxes = np.array([[0, 0, 4, 4], [0, 0, 4, 4]])
+            return Objects(np.array([15, 16]), np.array([0.8, 0.2]), boxes, masks)
+
+    judge = PictureJudge(Detector(), rehearsal_network("clip", tiny_networks))
+    picture = np.full((8, 8, 3), 200, np.uint8)
+    cat = {"tag": "single_object", "include": [{"class": "cat", "count": 1}]}
+    dog = {"tag": "single_object", "include": [{"class": "dog", "count": 1}]}
+    assert judge.judge(cat, picture) == (True, "")
+    assert judge.judge(dog, picture) == (False, "0 of 1 dog")
+    (color,) = judge.colors("cat", [picture[:4, :4]])
+    for name, right in ((color, True), ("plaid", False)):
+        clause = {"class": "cat", "count": 1, "color": name}
+        assert judge.judge({"tag": "colors", "include": [clause]}, picture)[0] is right
+
+
+def test_geneval_is_a_prompt_set_with_a_judge(tiny_networks):
+    prompts = GenEvalPrompts(str(tiny_networks))
+    items = prompts.take(12)
+    assert [item.group for item in items[:6]] == [item.group for item in items[6:]]
+    picture = np.zeros((32, 32, 3), np.uint8)
+    assert prompts.judge(items[0], picture) in (0.0, 1.0)
+    with pytest.raises(ValueError, match="'a dog' is no prompt of GenEval"):
+        prompts.judge(items[0]._replace(prompt="a dog"), picture)
+
+
+def test_tables_print_ours_beside_theirs(small, made, tmp_path):
+    table = paper_tables.find("1")
+    frame = paper_tables.rows(table, [])
+    assert len(frame) == 16
+    assert set(frame.source) == {"printed"}
+    with pytest.raises(ValueError, match="Table 1 has no column of closed-world"):
+        paper_tables.rows(table, [made])
+    folder = tmp_path / "ge"
+    folder.mkdir()
+    settings = {"benchmark": "geneval", "category": None, "model": "infinity-2b",
+                "family": "infinity", "method": "Dense()", "guidance": 4.0, "temperature": 1.0,
+                "rewritten_sha256": "ab", "sizes": [[64, 64]], "format": "jpg",
+                "seeds": "per-prompt"}  # fmt: skip
+    (folder / "settings.json").write_text(json.dumps(settings))
+    with pytest.raises(ValueError, match=r"has no score geneval; `fastvar-lab score"):
+        paper_tables.rows(table, [folder])
+    parts = {task: [0.5, 0.4, 0.6] for task in ("two_object", "position", "color_attr")}
+    result = {"value": 0.7, "low": 0.68, "high": 0.72, "n": 2212, "parts": parts, "depends": {}}
+    (tmp_path / "ge.scores").mkdir()
+    (tmp_path / "ge.scores" / "scores.json").write_text(json.dumps({"geneval": result}))
+    frame = paper_tables.rows(table, [folder])
+    ours = frame[frame.source == "ours"].set_index("column")
+    assert ours.value["GenEval"] == 0.7
+    assert (ours.differs == "").all()
+    shown = paper_tables.wide(table, frame)
+    assert shown.iloc[-1]["GenEval"] == "0.70 (0.68 to 0.72)"
+    (folder / "settings.json").write_text(json.dumps({**settings, "guidance": 3.0,
+                                                      "rewritten_sha256": None}))  # fmt: skip
+    frame = paper_tables.rows(table, [folder])
+    assert frame.differs.iloc[-1] == "guidance 3.0, not 4.0; rewritten no, not yes"
+    (tmp_path / "ge.scores" / "scores.json").write_text(json.dumps({"geneval": {**result, "n": 8}}))
+    with pytest.raises(ValueError, match="has 8 pictures; Table 1 compares 2212"):
+        paper_tables.rows(table, [folder])
+    frame = paper_tables.rows(table, [folder], any_count=True)
+    assert frame.differs.iloc[-1].endswith("8 pictures, not 2212")
+
+
+def run(capsys, *arguments):
+    status = main(list(map(str, arguments)))
+    found = capsys.readouterr()
+    return status, found.out, found.err
+
+
+def test_the_commands_from_prompts_to_a_table(tmp_path, capsys, tiny_networks, monkeypatch):
+    out = tmp_path / "ge"
+    shallow = fv.load("infinity-125m", weights="random", depth=1)
+    monkeypatch.setattr(options, "open_model", lambda args: shallow)
+    model = ("--model", "infinity-125m", "--weights", "random", "--size", "2")
+    benchmark = ("make", "geneval", "--n", "6", "--images", "1", "--out", out, *model)
+    status, text, error = run(capsys, *benchmark)
+    assert status == 0, error
+    assert "6 pictures to make: about" in text
+    assert "made 6 pictures" in text
+    assert "random weights" in error
+    assert json.loads((out / "00000" / "metadata.jsonl").read_text())["tag"] == "single_object"
+    status, text, error = run(capsys, "score", out, "--networks", tiny_networks)
+    assert status == 0, error
+    assert "GenEval" in text
+    assert "color_attr" in text
+    status, text, error = run(capsys, "table", "1", out)
+    assert (status, "has 6 pictures; Table 1 compares 2212" in error) == (2, True)
+    for style, part in (("markdown", "| Infinity-2B "), ("latex", "Infinity-2B &"),
+                        ("csv", "Infinity-2B,printed")):  # fmt: skip
+        status, text, _ = run(capsys, "table", "1", out, "--any-count", "--format", style)
+        assert status == 0
+        assert part in text
+    # pictures from elsewhere, without a record
+    (out / "settings.json").unlink()
+    status, text, error = run(capsys, "score", out, "--networks", tiny_networks, "--benchmark",
+                              "geneval", "--n", "6", "--images", "1", "--json")  # fmt: skip
+    assert status == 0, error
+    assert json.loads(text)["scores"]["geneval"]["n"] == 6
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["make", "genevall", "--out", "x"], "no benchmark 'genevall'; nearest: geneval"),
+        (["make", "geneval", "--out", "x", "--shard", "4/4"], "--shard is i/n"),
+        (["make", "geneval", "--out", "x", "--ratios", "-1:0.5", "--paper"], "exclude each other"),
+        (["make", "mjhq", "--out", "x", "--category", "people"], "mjhq needs --data"),
+        (["score", "nowhere"], "there is no folder nowhere"),
+        (["score", "nowhere", "--scores", "fidd"], "no score 'fidd'; nearest: fid"),
+        (["table", "7"], "no table '7'"),
+        (["networks", "--fetch", "clipp"], "no network 'clipp'; nearest: clip"),
+        (["networks", "--rehearse"], "give --networks DIR"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_commands_refuse_in_one_sentence(arguments, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    status, _, error = run(capsys, *arguments)
+    assert status == 2
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_networks_are_listed(capsys, tmp_path):
+    status, text, _ = run(capsys, "networks", "--networks", tmp_path)
+    assert status == 0
+    assert "Apache-2.0" in text
+    assert "SHA-256 6726825d..." in text
