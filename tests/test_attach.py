@@ -189,6 +189,32 @@ def test_functions_as_decoder_and_text_encoder():
         bare.decode(made.canvas)
 
 
+class Encoder:
+    def __init__(self, gain):
+        self.gain = gain
+
+    def __call__(self, prompts):
+        features, mask = text()
+        return features * self.gain, mask
+
+
+class Encoding(nn.Module):
+    def __init__(self, gain):
+        super().__init__()
+        self.gain = nn.Parameter(torch.tensor(gain))
+
+
+def test_functions_are_part_of_the_identity():
+    live = standins.live_infinity()
+    encoders = [
+        lambda prompts: tuple(text()),
+        lambda prompts: (text()[0] * 2, text()[1]),
+        *(Encoder(1.0), Encoder(2.0), Encoding(1.0), Encoding(2.0)),
+    ]
+    identities = {fv.attach(live, text=encode).fingerprint for encode in encoders}
+    assert len(identities) == len(encoders)
+
+
 def test_blocks_in_bfloat16_run_under_autocast():
     live = standins.live_infinity()
     live.block_chunks.bfloat16()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from types import FunctionType, MethodType
 from typing import Any, cast
 
 import torch
@@ -75,12 +76,20 @@ class Attached(Model):
         )
 
 
+def _function(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a callable in a form that is part of a model's identity, an object as its method."""
+    call = type(function).__call__
+    if isinstance(function, nn.Module) or not isinstance(call, FunctionType):
+        return function
+    return MethodType(call, function)
+
+
 class LiveDecoder(AutoEncoder):
     """A decoder that the user gave as a function: latents (n, d, H, W) to pictures in [0, 1]."""
 
     def __init__(self, decode: Callable[[Tensor], Tensor], config: AutoEncoderConfig) -> None:
         nn.Module.__init__(self)
-        self.config, self.function = config, decode
+        self.config, self.function = config, _function(decode)
 
     def decode(self, latent: Tensor) -> Tensor:
         """Decode by the function; raise ValueError for what is no batch of pictures."""
@@ -96,7 +105,7 @@ class LiveText(ConditionEncoder):
 
     def __init__(self, encode: Callable[[list[str]], Any], condition: type) -> None:
         super().__init__()
-        self.function, self.condition = encode, condition
+        self.function, self.condition = _function(encode), condition
 
     def encode(self, prompts: Sequence[str]) -> Any:
         """Encode by the function; a tuple of tensors becomes the transformer's condition."""
