@@ -16,6 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastvar_lab.errors import short
+from fastvar_lab.scales import whole
+
 
 class Stream(Protocol):
     """The random draws of one generation."""
@@ -190,11 +193,22 @@ class Streamed:
     from the CPU's, the rest from the device's (on a CPU they are the same), for both guidance rows.
     Its mask iterations follow orders of NumPy's global generator. Here generators seeded with
     `rest` take their place. Steps whose tokens are given are drawn all the same, as in the released
-    code, so that later steps get the same numbers.
+    code, so that later steps get the same numbers. Raises ValueError for seeds that generators do
+    not take: `seed` has 64 bits, `rest` 32.
     """
 
     seed: int
     rest: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least, bits in (("seed", -(2**63), 64), ("rest", 0, 32)):
+            value = whole(f"{name} of streamed draws", getattr(self, name))
+            if not least <= value < 2**bits:
+                raise ValueError(
+                    f"the {name} of streamed draws must lie in {least} to {2**bits - 1}; "
+                    f"not {short(value)}"
+                )
+            object.__setattr__(self, name, value)
 
     @property
     def seeds(self) -> tuple[int, ...]:

@@ -23,7 +23,8 @@ Box = tuple[float, float, float, float]
 def region_mask(h: int, w: int, box: Box, outpaint: bool = False) -> Tensor:
     """Return the mask (h, w) of tokens that stay: those outside of `box`, bool.
 
-    With `outpaint`, those inside. Raises ValueError for a box that is no region of the picture.
+    With `outpaint`, those inside. Raises ValueError for a box that is no region of the picture, or
+    covers no token.
 
     >>> region_mask(2, 4, (0.0, 0.5, 1.0, 1.0)).int()
     tensor([[1, 1, 0, 0],
@@ -37,6 +38,8 @@ def region_mask(h: int, w: int, box: Box, outpaint: bool = False) -> Tensor:
         )
     inside = torch.zeros(h, w, dtype=torch.bool)
     inside[round(top * h) : round(bottom * h), round(left * w) : round(right * w)] = True
+    if not inside.any():
+        raise ValueError(f"the region {tuple(box)} covers no token of a map of {h}x{w}")
     return inside if outpaint else ~inside
 
 

@@ -166,5 +166,6 @@ def edited(live: Live, step: Grid, drawn: Tensor) -> Tensor:
         given, drawn = (
             t if t.is_floating_point() else F.embedding(t, book) for t in (given, drawn)
         )
-        given = given.to(drawn.dtype)
+        kind = torch.promote_types(given.dtype, drawn.dtype)  # the wider one, as released
+        given, drawn = given.to(kind), drawn.to(kind)
     return torch.where(keep if drawn.ndim == 2 else keep.unsqueeze(-1), given, drawn)

@@ -28,6 +28,7 @@ PLAIN = {"null_until": None, "group": False}  # fields without which no row or s
 NEXT_TO_NONE = 1e-9  # a ratio that runs the pruned path but prunes no token
 CLOSE = 0.02  # relative difference allowed between counted and issued operations
 MOVED = 1e-3  # difference of logits, in standard deviations, that is more than rounding
+ROUNDINGS = 16  # or, in types of 16 bits, so many steps of the type: sums have other orders
 LONGEST = 200  # characters of an error's note
 FEW = 0.02  # share of tokens whose logits may differ: rounding may change which are kept
 
@@ -44,10 +45,11 @@ def verify(model: Model, method: Method, prompt: str | None = None, seed: int = 
 
     Counted operations equal those issued (or bound them, if the method decides from the data). A
     resumed generation equals one from scratch. A batch equals its pictures generated alone.
-    Keeping all tokens equals full generation. `repr` can be read back. The model is unchanged
-    afterwards. The last row is the time that the method spends outside of branches. `passed` is
-    None if a promise does not apply. What the method raises is the note of a failed test. It takes
-    about twelve generations; use a float64 model to distinguish rounding from faults.
+    Keeping all tokens equals full generation, but for rounding in the model's precision. `repr` can
+    be read back. The model is unchanged afterwards. The last row is the time that the method spends
+    outside of branches. `passed` is None if a promise does not apply. What the method raises is the
+    note of a failed test. It takes about twelve generations; use a float64 model to distinguish
+    rounding from faults.
 
     >>> import fastvar_lab as fv
     >>> bool(verify(fv.load("tiny"), fv.Prune({-1: 0.75})).passed.all())
@@ -128,10 +130,15 @@ def _seen(
     return watches[0]
 
 
-def _share_moved(first: Seen, second: Seen) -> float:
+def _limit(model: Model) -> float:
+    """Return the difference of logits, in standard deviations, that rounding may make."""
+    return max(MOVED, ROUNDINGS * torch.finfo(model.autocast or model.dtype).eps)
+
+
+def _share_moved(first: Seen, second: Seen, limit: float) -> float:
     """Return the share of tokens whose logits differ, up to the first step of other tokens.
 
-    Later steps continue another picture. Logits differ if one of them does by more than `MOVED` of
+    Later steps continue another picture. Logits differ if one of them does by more than `limit` of
     their standard deviation.
     """
     moved = total = 0
@@ -139,7 +146,7 @@ def _share_moved(first: Seen, second: Seen) -> float:
         if one is None or other is None:
             continue
         gap = (one[1] - other[1]).abs().flatten(2).amax(-1) / other[1].std()
-        moved, total = moved + int((gap > MOVED).sum()), total + gap.numel()
+        moved, total = moved + int((gap > limit).sum()), total + gap.numel()
         if not torch.equal(one[0], other[0]):
             break
     return moved / max(total, 1)
@@ -188,7 +195,7 @@ def _batch_gap(model: Model, method: Method, prompt: str, seed: int) -> float:
     for i, alone in enumerate(_seen(model, method, p, s) for p, s in zip(prompts, seeds)):
         part = Seen(both)
         part.steps = [s and (s[0][i : i + 1], s[1][i : i + 1]) for s in both.steps]
-        shares.append(_share_moved(part, alone))
+        shares.append(_share_moved(part, alone, _limit(model)))
     return max(shares)
 
 
@@ -202,7 +209,7 @@ def all_kept(model: Model, method: Method, prompt: str, seed: int) -> Verdict:
     changes |= {name: value for name, value in PLAIN.items() if name in names}
     forced = cast(Method, replace(cast(Any, method), **changes))
     kept, full = (_seen(model, m, prompt, seed) for m in (forced, Dense()))
-    gap = _share_moved(kept, full)
+    gap = _share_moved(kept, full, _limit(model))
     if gap == 0:
         return Verdict(True, "the same logits")
     return Verdict(gap <= FEW, f"{gap:.2%} of the tokens have other logits")

@@ -1,5 +1,7 @@
 """The official precision against references that write out every type of the released mixture."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -15,6 +17,7 @@ from fastvar_lab.scales import infinity as schedule
 from fastvar_lab.scales import square
 from fastvar_lab.seam import Grid
 from tests import mixture
+from tests.families import small_model
 from tests.test_parity import lively
 
 LOW = pytest.mark.parametrize("low", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
@@ -111,6 +114,61 @@ def test_hart_up_to_its_last_step(low, sides):
     model = fv.from_states("hart", config, state, book)
     sampling = fv.Sampling(guidance=4.5, top_p=1.0)
     compared(model, low, context, *wanted, sampling=sampling)
+
+
+@LOW
+def test_kept_tokens_are_exact_beside_narrow_mixtures(low):
+    model = small_model("var").set_precision("official", low)
+    model.sampling = replace(model.sampling, smooth=True)
+    rows = fv.generate(
+        model, "7", fv.Dense(), sampling=replace(model.sampling, smooth=False)
+    ).tokens
+    left = torch.tensor([[1.0, 0.0]])
+    made = fv.generate(model, "7", fv.Dense(), given=rows, keep=left)
+    side = model.sizes[-1][1]
+    exact = model.quantizer.codebook[rows[-1]].unflatten(1, (-1, side))[:, :, : side // 2]
+    codes = made.tokens[-1].unflatten(1, (-1, side))
+    assert torch.equal(codes[:, :, : side // 2], exact)
+    drawn = codes[:, :, -(side // 2) :]
+    assert torch.equal(drawn, drawn.to(low).float())  # drawn ones stay narrow
+
+
+@LOW
+def test_products_are_scaled_in_the_kernel(low):
+    config = {
+        "depth": 1, "width": 64, "heads": 2, "sides": (1, 2, 3), "classes": 10,
+        "vocabulary": 32, "code": 8, "attn_l2_norm": False,
+    }  # fmt: skip
+    state = lively(VAR(VARConfig(**config)))
+    book = {f"quantize.{k}": v for k, v in lively(VectorQuantizer(32, 8, 3), 1).items()}
+    model, calls = fv.from_states("var", config, state, book), []
+    model.set_precision("official", low)
+
+    class Scales(fv.Wrapper):
+        def attend(self, site, grid, q, k, v, mask=None, scale=1.0):
+            calls.append((q.dtype, scale))
+            return self.inner.attend(site, grid, q, k, v, mask, scale)
+
+    fv.generate(model, torch.tensor([3]), fv.Dense(), watch=[Scales])
+    assert calls == [(low, 0.25 * 32**-0.5)] * 3
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("patch", [1, 2])
+def test_official_infinity_embeds_in_the_released_layout(dtype, patch):
+    config = {
+        "depth": 1, "width": 32, "heads": 2, "ffn": 32, "bits": 6, "patch": patch,
+        "text_width": 32, "text_length": 12, "pool_heads": 4,
+    }  # fmt: skip
+    state, layouts = lively(Infinity(InfinityConfig(**config))), []
+    model = fv.from_states("infinity", config, state, sizes=square(1, 2, 4))
+    model.set_precision("official", dtype)
+    model.transformer.word_embed.register_forward_pre_hook(
+        lambda _, inputs: layouts.append(inputs[0].is_contiguous())
+    )
+    text = Text(torch.randn(2, 4, 32), torch.ones(2, 4, dtype=torch.bool))
+    fv.generate(model, text, fv.Dense())
+    assert layouts == [patch == 1] * 2
 
 
 @pytest.mark.parametrize("bits", [14, 16, 32, 64])

@@ -369,11 +369,12 @@ class Infinity(Backbone):
     def embed_latent(self, latent: Tensor) -> Tensor:
         """Project a resized latent (n, d, h, w) to tokens (n, h * w, C).
 
-        Under autocast the layout of a linear map's input decides whether its bias is added before
-        rounding or after. The released input is contiguous, except in patchified models on a GPU.
+        The layout of a linear map's input decides how its sum is rounded: under autocast, whether
+        the bias is added before rounding or after. The released input is contiguous, except in
+        patchified models on a GPU; official precision follows it.
         """
         flat = rearrange(latent, "b d h w -> b (h w) d").to(self.pos_start.dtype)
-        if self.config.patch == 1 and torch.is_autocast_enabled(flat.device.type):
+        if self.config.patch == 1 and self.rounds_text_attention:
             flat = flat.contiguous()
         return self.word_embed(flat)
 
@@ -397,6 +398,11 @@ class Infinity(Backbone):
         head = 4.0 * self.config.width * self.config.token_bits * grid.tokens
         places = 8.0 * self.config.waves * self.config.width * grid.tokens
         return (head / 2 + places) * (grid.index > 0), head
+
+    def check_sampling(self, sampling: Sampling, grids: Sequence[Grid]) -> None:
+        """Raise ValueError for a sampling that bits do not allow, too."""
+        super().check_sampling(sampling, grids)
+        _check_bits(sampling)
 
     def guidance(self, state: State, grid: Grid, sampling: Sampling) -> float:
         return sampling.guidance_at(grid.index)
@@ -429,9 +435,14 @@ class Infinity(Backbone):
 
         Raises ValueError for `smooth` or a `top_k` of 1, which mix or cut rows of a codebook.
         """
-        if sampling.smooth or sampling.top_k == 1:
-            raise ValueError(
-                "this model draws bits: smooth must be False and top_k 0; for the likelier value "
-                "of every bit lower top_p to 0.5"
-            )
+        _check_bits(sampling)
         return draws.pick(grid.index, bit_probabilities(logits, sampling.top_p)).bool()
+
+
+def _check_bits(sampling: Sampling) -> None:
+    """Raise ValueError for settings that mix or cut rows of a codebook."""
+    if sampling.smooth or sampling.top_k == 1:
+        raise ValueError(
+            "this model draws bits: smooth must be False and top_k 0; for the likelier value "
+            "of every bit lower top_p to 0.5"
+        )

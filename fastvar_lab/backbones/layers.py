@@ -168,8 +168,12 @@ def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 class SelfAttention(nn.Module):
-    """Cosine attention with a learned log temperature per head and optional rotary positions."""
+    """Cosine attention with a learned log temperature per head and optional rotary positions.
 
+    `scale` is that of the products of queries and keys.
+    """
+
+    scale = 1.0
     zero_k_bias: Tensor
 
     def __init__(self, width: int, heads: int) -> None:
@@ -407,7 +411,7 @@ def attention_branch(
         table = table[index]
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return run.attend(site, grid, q, *cache.append(site.layer, k, v))
+        return run.attend(site, grid, q, *cache.append(site.layer, k, v), scale=attention.scale)
 
     out = attention(modulate(x, mod.up1, mod.shift1), attend, constants, table)
     return (out * mod.gate1).to(out.dtype)

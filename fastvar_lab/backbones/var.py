@@ -106,18 +106,16 @@ class ProductAttention(nn.Module):
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.scale = heads, 0.25 * (width // heads) ** -0.5
         self.mat_qkv = Projection(width, 3 * width)
         self.q_bias, self.v_bias = (nn.Parameter(torch.zeros(width)) for _ in range(2))
         self.register_buffer("zero_k_bias", torch.zeros(width))
         self.proj = nn.Linear(width, width)
 
     def constants(self) -> tuple[Tensor, Tensor]:
-        """Return the bias of q, k, v (3C,), and the scale of the products."""
+        """Return the bias of q, k, v (3C,), and no head temperatures (0,)."""
         bias = torch.cat((self.q_bias, self.zero_k_bias, self.v_bias))
-        head_dim = len(self.q_bias) // self.heads
-        scale = torch.full((), 0.25 * head_dim**-0.5, dtype=bias.dtype, device=bias.device)
-        return bias.to(compute_dtype(self.q_bias)), scale
+        return bias.to(compute_dtype(self.q_bias)), bias.new_empty(0)
 
     def forward(
         self,
@@ -127,10 +125,8 @@ class ProductAttention(nn.Module):
         table: Tensor | None = None,
     ) -> Tensor:
         """Project, attend, project back: (B, K, C) -> (B, K, C)."""
-        bias, scale = constants
-        qk, v = qk_and_v(x, self.mat_qkv, bias, self.heads)
+        qk, v = qk_and_v(x, self.mat_qkv, constants[0], self.heads)
         q, k, v = (rearrange(t, "b l h c -> b h l c") for t in (*qk.chunk(2, dim=2), v))
-        q = q * scale.to(q.dtype)
         return self.proj(rearrange(attend(q, k, v), "b h l c -> b l (h c)"))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fastvar_lab.cli import generate_options, options
 
@@ -67,6 +67,7 @@ def run(args: argparse.Namespace) -> None:
     from fastvar_lab.models.model import paper_preset
     from fastvar_lab.pictures import file_name, to_uint8, write_image
     from fastvar_lab.provenance import picture_key
+    from fastvar_lab.request import make_request
 
     method, prompts = options.pruning(args) or Dense(), generate_options.prompts(args)
     model = load(
@@ -92,19 +93,17 @@ def run(args: argparse.Namespace) -> None:
     method.start(model.grids(), model.depth)
     checked_acts(method, model.grids(), model.depth)
     given, keep = generate_options.editing(args, model)
+    choices: dict[str, Any] = {
+        "seed": None if args.streamed else args.seed,
+        "draws": Streamed(args.seed) if args.streamed else None,
+        "sampling": sampling,
+        "given": given,
+        "keep": keep,
+        "negative": args.negative,
+    }
+    make_request(model, prompts, **choices)  # raises before anything is written
     folder(args.out)
-    generation = generate(
-        model,
-        prompts,
-        method,
-        seed=None if args.streamed else args.seed,
-        draws=Streamed(args.seed) if args.streamed else None,
-        sampling=sampling,
-        given=given,
-        keep=keep,
-        negative=args.negative,
-        progress=True,
-    )
+    generation = generate(model, prompts, method, **choices, progress=True)
     request, pruned = generation.request, not isinstance(method, Dense)
     for i, image in enumerate(to_uint8(model.decode(generation.canvas))):
         key = picture_key(model, method, request, i)

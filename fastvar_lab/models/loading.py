@@ -34,7 +34,7 @@ CONFIGURED = {
     "reference": "a rotary reference grid belongs to Infinity",
     "rotary_mode": "modes of rotary positions belong to Infinity",
     "level_every": "level embeddings of later layers belong to Infinity",
-    "attn_l2_norm": "the norm of queries and keys is a setting of VAR",
+    "attn_l2_norm": "the norm of queries and keys belongs to VAR",
     "share_quant_resi": "shared convolutions of the codebook belong to VAR and HART",
 }
 """Options of `load` that replace a field of the configuration, and whose they are."""
@@ -169,13 +169,12 @@ def _source(name: str, options: Mapping[str, Any]) -> str:
 def _shipped(name: str, options: Mapping[str, Any]) -> Model:
     """Open a model whose weights are in the package; raise ValueError for unsupported options."""
     for option in ("depth", "instruction", "download", *CONFIGURED):
-        if options[option] not in (None, False):
+        if options[option] is not (False if option == "download" else None):
             raise ValueError(f"the model {name} does not take the option {option}")
     if options["weights"] == "random":
         with seeded(options["seed"]):
             return skeleton(name)
-    with seeded(0):  # what is built is filled from files, and must not draw from the process
-        return SHIPPED[name].open_tiny(options["weights"])
+    return SHIPPED[name].open_tiny(options["weights"])
 
 
 def _configured(name: str, release: Release, options: Mapping[str, Any]) -> Release:

@@ -21,6 +21,7 @@ from fastvar_lab.methods.prune import Prune
 from fastvar_lab.models import states
 from fastvar_lab.models.families import FAMILIES
 from fastvar_lab.models.model import Model
+from fastvar_lab.models.seeding import seeded
 from fastvar_lab.models.shipped import TOKENIZER_FILE, TRANSFORMER_FILE, WEIGHTS, check_hashes
 from fastvar_lab.prompts import ClosedWorld
 from fastvar_lab.sampling import Sampling
@@ -106,7 +107,8 @@ def open_tiny(folder: str | Path | None = None) -> Model:
     config = {**config, **vision_config}
     try:
         _check_config(config, {**parts, **vision})
-        with torch.device("meta"):
+        # filled from files: building must not draw from the process, nor take memory
+        with seeded(0), torch.device("meta"):
             model = build_tiny(config)
     except WeightsError:
         raise

@@ -12,17 +12,17 @@ from typing import Protocol
 
 import numpy as np
 from scipy.optimize import nnls
-from tqdm.auto import tqdm
 
-from fastvar_lab.generation import generate
+from fastvar_lab.generation import Generation, generate
 from fastvar_lab.instruments.stopwatch import Stopwatch
 from fastvar_lab.methods.planned import DIGITS, Planned
 from fastvar_lab.methods.prune import Dense
 from fastvar_lab.models.model import Model
 from fastvar_lab.sampling import Sampling
-from fastvar_lab.seam import Grid, Method, Runner
+from fastvar_lab.seam import Grid, Method, Runner, Site
 from fastvar_lab.speed import flops
 from fastvar_lab.speed.flops import Call
+from fastvar_lab.speed.timed import turns
 
 SCHEDULES, REPEATS, SEED = 12, 2, 5  # random schedules that are timed for a fit
 VARIED = 4  # last steps that they prune
@@ -121,37 +121,37 @@ def measure(
     Takes about 30 generations of one picture.
     """
     grids = model.grids(sizes)
-    methods: list[Method] = [Dense(), *random_schedules(model, grids, SCHEDULES, SEED)]
-    methods += [Planned(rows={i - len(grids): "cond" for i in range(1, len(grids))})]
+    alone = Planned(rows={i - len(grids): "cond" for i in range(1, len(grids))})
+    methods: list[Method] = [Dense(), alone, *random_schedules(model, grids, SCHEDULES, SEED)]
+
+    def once(method: Method) -> tuple[Generation, Stopwatch]:
+        clocks: list[Stopwatch] = []
+        run = generate(
+            model, prompt, method, seed=0, sizes=sizes, sampling=sampling,
+            watch=[partial(_clock, clocks)],
+        )  # fmt: skip
+        return run, clocks[0]
+
+    timed = turns(
+        {repr(method): partial(once, method) for method in methods}, REPEATS,
+        progress="time" if progress else None,
+    )  # fmt: skip
     seen: defaultdict[tuple[str, Call, Grid], list[float]] = defaultdict(list)
     ends: defaultdict[tuple[int, int], list[float]] = defaultdict(list)
     start: list[float] = []
-    with tqdm(
-        total=(REPEATS + 1) * len(methods), desc="time", unit="run", disable=not progress
-    ) as bar:
-        for turn in range(REPEATS + 1):
-            for method in methods:
-                clocks: list[Stopwatch] = []
-                run = generate(
-                    model, prompt, method, seed=0, sizes=sizes, sampling=sampling,
-                    watch=[partial(_clock, clocks)],
-                )  # fmt: skip
-                bar.update()
-                if turn == 0:
-                    continue  # warms up
-                calls, steps = clocks[0].call_ms(), clocks[0].step_ms()
-                start.append(run.seconds * 1e3 - sum(steps.values()))
-                for step in flops.steps(model, method, grids, len(prompt.split()), sampling):
-                    if not step.rows:
-                        continue
-                    parts = {k: iter(calls[step.grid.index, k]) for k in model.transformer.kinds}
-                    spent = 0.0
-                    for call in step.calls:
-                        ms = next(parts[call.site.kind])
-                        spent += ms
-                        seen[call.site.kind, call._replace(site=call.site._replace(layer=0)),
-                             step.grid].append(ms)  # fmt: skip
-                    ends[step.grid.index, step.rows].append(steps[step.grid.index] - spent)
+    for run, clock in (result for results in timed.values() for result in results):
+        calls, steps = clock.call_ms(), clock.step_ms()
+        start.append(run.seconds * 1e3 - sum(steps.values()))
+        for step in flops.steps(model, run.method, grids, len(prompt.split()), sampling):
+            if not step.rows:
+                continue
+            parts = {kind: iter(calls[step.grid.index, kind]) for kind in model.transformer.kinds}
+            spent = 0.0
+            for call in step.calls:
+                ms, alike = next(parts[call.site.kind]), call._replace(site=Site(0, call.site.kind))
+                spent += ms
+                seen[call.site.kind, alike, step.grid].append(ms)
+            ends[step.grid.index, step.rows].append(steps[step.grid.index] - spent)
     return Times(
         {kind: _fit(seen, kind) for kind in model.transformer.kinds},
         {
