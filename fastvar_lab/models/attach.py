@@ -49,14 +49,14 @@ class Attached(Model):
         if precision not in PRECISIONS:
             raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}; not {precision!r}")
         official = precision == "official"
-        self.autocast = dtype if official and dtype.itemsize == 2 else None
+        autocast = dtype if official and dtype.itemsize == 2 else None
         mixture = FAMILIES[self.family].official
-        stored = _stored(self.transformer)
-        needed = {dtype if self.autocast is None else torch.float32}
-        if self.autocast is not None and mixture.stores_blocks:
+        needed = {dtype if autocast is None else torch.float32}
+        if autocast is not None and mixture.stores_blocks:
             needed.add(dtype)
-        if not stored <= needed:
+        if not _stored(self.transformer) <= needed:
             raise self._fixed(f"{precision} in {dtype}")
+        self.autocast = autocast
         if mixture.rounds_text:
             cast(Any, self.transformer).round_text_attention(official)
         return self
