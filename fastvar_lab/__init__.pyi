@@ -60,10 +60,12 @@ from .methods.select_previous import OutputEntropy as OutputEntropy
 from .methods.skipvar import SkipVAR as SkipVAR
 from .methods.sparsevar import SparseVAR as SparseVAR
 from .methods.stepvar import StepVAR as StepVAR
+from .models.attach import attach as attach
 from .models.build import from_states as from_states
 from .models.loading import load as load
 from .models.model import Model as Model
 from .models.model import paper_preset as paper_preset
+from .parity import check as check
 from .pictures import to_uint8 as to_uint8
 from .planning.planner import Planner as Planner
 from .planning.planner import plan as plan

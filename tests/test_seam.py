@@ -22,6 +22,7 @@ ROOMS = (
         "plotting",
         "speed",
         "verification",
+        "parity",
         "planning",
         "first_contact",
         "evaluators",
@@ -74,7 +75,7 @@ INSIDE = {
         *("names", "shipped", "absent", "precision", "families", "releases", "hub", "wrappers"),
         "states",
         *("checkpoints", "stamps", "features", "seeding", "model", "build", "tiny"),
-        *("loading", "requirements", "catalog"),
+        *("loading", "requirements", "catalog", "live", "recognition", "attach"),
     ),
     "networks": (
         *("resizing", "inception", "lpips", "renaming", "pretrained", "conversion"),

@@ -315,8 +315,11 @@ class StepEmbedding(nn.Module):
         half = self.sinusoid // 2
         rate = -math.log(10000.0) / half * torch.arange(half, device=step.device).float()
         angle = wide(step.unsqueeze(-1)) * rate.exp()
-        kind = next(self.mlp.parameters()).dtype
-        return self.mlp(torch.cat((angle.cos(), angle.sin()), dim=-1).to(kind))
+        kinds = (p.dtype for p in self.mlp.parameters() if p.is_floating_point())
+        rows = torch.cat((angle.cos(), angle.sin()), dim=-1)
+        if (kind := next(kinds, None)) is None:  # quantised layers take rows in float32
+            return self.mlp(rows.float().view(-1, self.sinusoid))
+        return self.mlp(rows.to(kind))
 
 
 class AdaLNHeadNorm(nn.Module):

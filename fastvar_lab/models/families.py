@@ -82,7 +82,7 @@ def _hart(config: HARTConfig, tokenizer: AutoEncoderConfig | None) -> Modules:
     return HART(config), vision, vision.quantize
 
 
-_HART_NEEDS = {"attn_type": "llama", "mlp_type": "llama", "disable_aln": True, "shared_aln": False}
+HART_NEEDS = {"attn_type": "llama", "mlp_type": "llama", "disable_aln": True, "shared_aln": False}
 _HART_NAMES = {  # key of the release's config.json -> field of HARTConfig
     "embed_dim": "width",
     "num_heads": "heads",
@@ -103,7 +103,7 @@ def hart_config(config: HARTConfig, folder: Path) -> HARTConfig:
     if not path.exists():
         return config
     content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    for key, value in _HART_NEEDS.items():
+    for key, value in HART_NEEDS.items():
         if content.get(key, value) != value:
             raise WeightsError(f"{path} has {key} {content[key]!r}; only {value!r} is implemented")
     settings = {_HART_NAMES.get(key, key): value for key, value in content.items()}

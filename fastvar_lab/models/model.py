@@ -15,12 +15,11 @@ from fastvar_lab.backbones.protocol import Backbone, ConditionEncoder
 from fastvar_lab.backbones.quantize import Quantizer
 from fastvar_lab.models import stamps
 from fastvar_lab.models.absent import NoAutoEncoder
-from fastvar_lab.models.precision import PRECISIONS, Official
+from fastvar_lab.models.precision import PRECISIONS, Official, narrow_layers
 from fastvar_lab.prompts import PromptList, PromptSet
 from fastvar_lab.sampling import Sampling
 from fastvar_lab.scales import Buckets, Sizes, as_sizes, extend, stretch
 from fastvar_lab.seam import Grid, Method
-from fastvar_lab.tokens import wide
 
 Preset = Method | Callable[[int, int], Method]  # a function of the numbers of steps and layers
 
@@ -88,11 +87,12 @@ class Model:
 
     @property
     def device(self) -> torch.device:
-        return self.transformer.head.weight.device
+        return next(self.transformer.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.transformer.head.weight.dtype
+        kept = (p.dtype for p in self.transformer.parameters() if p.is_floating_point())
+        return next(kept)  # first come those outside of the layers
 
     @property
     def context(self) -> dict[str, Any]:
@@ -187,7 +187,7 @@ class Model:
 
     def blank(self, n: int, last: Grid) -> Tensor:
         """Return the latent before the first step: zeros (n, d, H, W) of the size of map `last`."""
-        dtype = wide(self.transformer.head.weight).dtype
+        dtype = torch.promote_types(self.dtype, torch.float32)
         if self.autocast is not None and self.official is not None and self.official.latent:
             dtype = self.autocast  # as in the released code: HART sums its latent in float16
         p = self.quantizer.patch
@@ -248,7 +248,7 @@ class Model:
     @property
     def precision(self) -> str:
         """The types that the model computes in, as text for provenance."""
-        named = [str(self.dtype).removeprefix("torch.")]
+        named = [str(self.dtype).removeprefix("torch."), *narrow_layers(self.transformer)]
         if self.autocast is not None:
             named.append(f"autocast {str(self.autocast).removeprefix('torch.')}")
         if self.official and self.official.rounds_text and self.transformer.rounds_text_attention:

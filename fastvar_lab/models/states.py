@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -69,16 +69,11 @@ def by_own_names(tensors: Mapping[str, Tensor], module: nn.Module) -> dict[str, 
     `scale_mul_1H11` are accepted. Infinity's null prompt is cut or padded to the module's length.
     """
     state = module.state_dict(keep_vars=True)
-    chunked = [re.match(r"block_chunks\.(\d+)\.module\.(\d+)\.", key) for key in tensors]
-    chunk = 1 + max((int(m[2]) for m in chunked if m), default=0)
     renamed = {}
-    for key, value in tensors.items():
+    for (key, value), name in zip(tensors.items(), consecutive(tensors), strict=True):
         if key.startswith("disc.") or key.split(".")[-1] in _UNUSED:
             continue
-        name = key.removeprefix("vae.")
-        match = re.match(r"block_chunks\.(\d+)\.module\.(\d+)\.(.*)", name)
-        if match:
-            name = f"blocks.{int(match[1]) * chunk + int(match[2])}.{match[3]}"
+        name = name.removeprefix("vae.")
         *head, module_name, leaf = name.split(".") if "." in name else ("", name)
         if name not in state and module_name in ("conv", "norm"):
             name = ".".join((*head, leaf))
@@ -90,6 +85,23 @@ def by_own_names(tensors: Mapping[str, Tensor], module: nn.Module) -> dict[str, 
             raise WeightsError(f"{short(name)} appears twice, once as {short(key)}")
         renamed[name] = value
     return renamed
+
+
+_CHUNK = re.compile(r"block_chunks\.(\d+)\.module\.(\d+)(?=\.|$)")
+
+
+def consecutive(names: Collection[str]) -> list[str]:
+    """Give blocks in chunks consecutive numbers.
+
+    >>> consecutive(["block_chunks.0.module.1.ada_gss", "block_chunks.1.module.0.ada_gss"])
+    ['blocks.1.ada_gss', 'blocks.2.ada_gss']
+    """
+    chunked = [_CHUNK.match(name) for name in names]
+    chunk = 1 + max((int(m[2]) for m in chunked if m), default=0)
+    return [
+        f"blocks.{int(match[1]) * chunk + int(match[2])}{name[match.end() :]}" if match else name
+        for name, match in zip(names, chunked, strict=True)
+    ]
 
 
 def _resized(rows: Tensor, count: int) -> Tensor:
@@ -140,14 +152,14 @@ def fill(module: nn.Module, tensors: dict[str, Tensor], source: object) -> None:
 _BLOCK = re.compile(r"(?:blocks\.|block_chunks\.)[\d.]+(?:module\.\d+)?")
 
 
-_MARKS = {  # keys that only one family has
+MARKS = {  # keys that only one family has
     "class_emb.weight": ("var", "a VAR"),
     "text_proj_for_ca.0.weight": ("infinity", "an Infinity"),
     "context_embed.weight": ("hart", "a HART"),
 }
 
 
-def _released() -> dict[Config, str]:
+def released() -> dict[Config, str]:
     """Return a dict from the configuration of each model with released files to its name."""
     names = [name for name in releases.NAMES if releases.release(name).files]
     return {releases.release(name).config: name for name in reversed(names)}
@@ -163,9 +175,9 @@ def looks_like(tensors: Mapping[str, Tensor]) -> str | None:
 
     width, blocks = size("word_embed.weight"), map(_BLOCK.match, keys)
     depth = len({match[0] for match in blocks if match})
-    for mark, (name, family) in _MARKS.items():
+    for mark, (name, family) in MARKS.items():
         if mark in keys:
-            for config, release in _released().items():
+            for config, release in released().items():
                 same = type(config) is FAMILIES[name].config
                 if same and (config.width, config.depth) == (width, depth):
                     return f"the transformer of {release}"
@@ -174,7 +186,7 @@ def looks_like(tensors: Mapping[str, Tensor]) -> str | None:
         return f"a VAR or HART tokenizer of {size('quantize.embedding.weight')} codes"
     for name in ("encoder.conv_out.weight", "encoder.conv_out.conv.weight"):
         if name in keys:
-            owners = [release for config, release in _released().items()
+            owners = [release for config, release in released().items()
                       if getattr(config, "bits", None) == size(name)]  # fmt: skip
             return f"an Infinity tokenizer of {size(name)} channels" + (
                 f", as {owners[0]} uses" if owners else ""
@@ -185,12 +197,31 @@ def looks_like(tensors: Mapping[str, Tensor]) -> str | None:
 def fingerprint(config: Mapping[str, Any], *modules: nn.Module) -> str:
     """Hash configuration and weights to 16 hex digits, independent of the device."""
 
-    def parts() -> Iterator[str | memoryview]:
+    def parts() -> Iterator[Any]:
         yield json.dumps(config, sort_keys=True)
         for module in modules:  # variables: state dicts of weights laid out anew hold copies
-            for key, tensor in sorted(module.state_dict(keep_vars=True).items()):
+            for key, value in sorted(module.state_dict(keep_vars=True).items()):
                 yield key
-                flat = tensor.detach().cpu().contiguous().flatten()
-                yield memoryview(flat.view(torch.uint8).numpy())
+                yield from contents(value)
 
     return digest_of(parts(), length=16)
+
+
+def contents(value: Any) -> Iterator[Any]:
+    """Write the value of a state dict as bytes or text; quantised layers hold more than tensors."""
+    if isinstance(value, tuple | list):
+        for part in value:
+            yield from contents(part)
+    elif not isinstance(value, Tensor):
+        yield repr(value)
+    elif value.is_quantized:
+        yield f"{value.dtype} {value.qscheme()}"
+        yield from contents(value.int_repr())
+        if value.qscheme() in (torch.per_channel_affine, torch.per_channel_symmetric):
+            yield from contents((value.q_per_channel_scales(), value.q_per_channel_zero_points()))
+        else:
+            yield repr((value.q_scale(), value.q_zero_point()))
+    else:
+        flat = value.detach().cpu().contiguous().flatten()
+        array: Any = flat.view(torch.uint8).numpy()
+        yield memoryview(array)

@@ -1,0 +1,245 @@
+"""Attaches to a live object: a `Model` that shares the parameters of an Infinity, VAR or HART."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from types import FunctionType, MethodType
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from fastvar_lab.backbones.autoencoder import AutoEncoder, AutoEncoderConfig
+from fastvar_lab.backbones.protocol import ConditionEncoder
+from fastvar_lab.errors import short
+from fastvar_lab.models import recognition, releases, states
+from fastvar_lab.models.absent import NoAutoEncoder, NoText
+from fastvar_lab.models.build import build
+from fastvar_lab.models.families import FAMILIES, Config, Family
+from fastvar_lab.models.live import Live, share
+from fastvar_lab.models.model import Model
+from fastvar_lab.models.precision import PRECISIONS
+from fastvar_lab.sampling import Sampling
+from fastvar_lab.scales import INFINITY_BUDGETS, Sizes, as_sizes, infinity
+
+
+@dataclass(repr=False, kw_only=True)
+class Attached(Model):
+    """A model whose parameters are those of a live object, `live`, which stays as it is.
+
+    To move it or to change the type of its weights, do so with the live object and attach again.
+    """
+
+    live: Live
+
+    def freeze(self) -> Model:
+        """Do nothing: the live object was in evaluation mode, and its gradients are its own."""
+        return self
+
+    def lay_out(self) -> Model:
+        """Do nothing: weights stay in the live object's layout."""
+        return self
+
+    def set_precision(self, precision: str, dtype: torch.dtype = torch.float32) -> Model:
+        """Set how it computes, as `Model.set_precision` does; weights must be stored so already.
+
+        Raises ValueError for a type that they would have to be converted to.
+        """
+        if precision not in PRECISIONS:
+            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}; not {precision!r}")
+        official = precision == "official"
+        autocast = dtype if official and dtype.itemsize == 2 else None
+        mixture = FAMILIES[self.family].official
+        needed = {dtype if autocast is None else torch.float32}
+        if autocast is not None and mixture.stores_blocks:
+            needed.add(dtype)
+        if not _stored(self.transformer) <= needed:
+            raise self._fixed(f"{precision} in {dtype}")
+        self.autocast = autocast
+        if mixture.rounds_text:
+            cast(Any, self.transformer).round_text_attention(official)
+        return self
+
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Model:
+        """Return the model if it is there already; raise ValueError otherwise."""
+        place = torch.device(device)
+        there = place.type == self.device.type and place.index in (None, self.device.index)
+        if there and dtype in (None, self.dtype):
+            return self
+        raise self._fixed(f"{place}" if dtype is None else f"{place} in {dtype}")
+
+    def _fixed(self, wanted: str) -> ValueError:
+        return ValueError(
+            f"{self.name} shares the weights of a live object, {self.precision} on {self.device}; "
+            f"for {wanted} convert that object and attach it again"
+        )
+
+
+def _function(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a callable in a form that is part of a model's identity, an object as its method."""
+    call = type(function).__call__
+    if isinstance(function, nn.Module) or not isinstance(call, FunctionType):
+        return function
+    return MethodType(call, function)
+
+
+class LiveDecoder(AutoEncoder):
+    """A decoder that the user gave as a function: latents (n, d, H, W) to pictures in [0, 1]."""
+
+    def __init__(self, decode: Callable[[Tensor], Tensor], config: AutoEncoderConfig) -> None:
+        nn.Module.__init__(self)
+        self.config, self.function = config, _function(decode)
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """Decode by the function; raise ValueError for what is no batch of pictures."""
+        pictures = self.function(latent)
+        if not isinstance(pictures, Tensor) or pictures.shape[:2] != (len(latent), 3):
+            shape = tuple(pictures.shape) if isinstance(pictures, Tensor) else short(pictures)
+            raise ValueError(f"the decoder must return pictures (n, 3, h, w); not {shape}")
+        return pictures.float()
+
+
+class LiveText(ConditionEncoder):
+    """A text encoder that the user gave as a function of a list of prompts."""
+
+    def __init__(self, encode: Callable[[list[str]], Any], condition: type) -> None:
+        super().__init__()
+        self.function, self.condition = _function(encode), condition
+
+    def encode(self, prompts: Sequence[str]) -> Any:
+        """Encode by the function; a tuple of tensors becomes the transformer's condition."""
+        encoded = self.function(list(prompts))
+        if isinstance(encoded, self.condition):
+            return encoded
+        count = len(getattr(self.condition, "_fields", ()))
+        if isinstance(encoded, tuple) and len(encoded) == count:
+            return self.condition(*encoded)
+        raise ValueError(
+            f"the text encoder must return a {self.condition.__name__} or its "
+            f"{count} tensors; not {short(encoded)}"
+        )
+
+
+def attach(
+    live: nn.Module,
+    *,
+    tokenizer: nn.Module | Callable[[Tensor], Tensor] | None = None,
+    text: ConditionEncoder | Callable[[list[str]], Any] | None = None,
+    name: str | None = None,
+    sizes: Sequence[Sequence[int]] | None = None,
+    sampling: Sampling | None = None,
+    autocast: torch.dtype | None = None,
+) -> Model:
+    """Open a live Infinity, VAR or HART as a model that shares its parameters.
+
+    `live` is the object of the released code, a fork or a fine-tune, recognised by the names and
+    shapes of its parameters; its repository is not imported. Sizes are read off its modules. Data
+    parallelism, compilation and peft around it are looked through. Linear layers are used as they
+    are: adapters, hooks and quantised weights act. The live object's own forward code is not
+    called, so a fork that changed it gives other pictures: `check` compares them.
+
+    `tokenizer` is the live tokenizer; by default the one that the object carries (`vae_proxy`).
+    Infinity, whose quantiser has no weights, also takes a function from latents (n, d, H, W) to
+    pictures (n, 3, h, w) in [0, 1], or none: latents stay latents. `text` is a `ConditionEncoder`,
+    or a function from a list of prompts to the condition's tensors: features (n, T, D) and mask
+    (n, T), bool, for Infinity; features and positions (n, T) for HART. Without it prompts come
+    encoded; VAR needs none. `name`, `sizes` and `sampling` default to those of the release of this
+    configuration, else of the family.
+
+    `autocast` is the type in which the object's own sampler runs under autocast; by default the
+    type of its blocks, if the other weights are wider. Nothing of the object changes: weights keep
+    their device, type and layout, and a model in memory is not held twice. Layers that are replaced
+    in it afterwards, for instance by an adapter, are seen when it is attached again.
+
+    Raises ValueError for an object of no known family, in training mode, on several devices, or
+    whose settings are not implemented; WeightsError for parameters that do not match.
+    """
+    whole = Live(live, "the live object")
+    family = FAMILIES[recognition.family_name(whole)]
+    carried = whole.setting("vae_proxy")
+    if tokenizer is None and isinstance(carried, tuple) and carried:
+        tokenizer = carried[0]
+    vision = Live(tokenizer, "the live tokenizer") if isinstance(tokenizer, nn.Module) else None
+    if vision is None and tokenizer is not None and not callable(tokenizer):
+        raise ValueError(f"tokenizer must be a live module or a function; not {short(tokenizer)}")
+    sized = None if vision is None else recognition.tokenizer_of(vision)
+    config = recognition.config_of(whole, family.name, None if sized is None else sized.channels)
+    if vision is None and family.name != "infinity":
+        raise ValueError(f"{whole.noun} needs its live tokenizer, which holds its codebook")
+    parts = _parts(whole, config, sized)
+    share(parts.transformer, whole)
+    if vision is not None:
+        share(parts.tokenizer, vision)
+        if vision.device != whole.device:
+            raise ValueError(
+                f"{whole.noun} is on {whole.device}, its tokenizer on {vision.device}; "
+                "move them to one device before attaching"
+            )
+    elif tokenizer is None:
+        parts.tokenizer = NoAutoEncoder()
+    else:
+        parts.tokenizer = LiveDecoder(tokenizer, parts.tokenizer.config)
+    known = _known(config)
+    named = name or known or family.name
+    _put_text(parts, text, named, family)
+    model = Attached(
+        live=whole,
+        **{f.name: getattr(parts, f.name) for f in fields(Model) if f.init},
+    )
+    model.name = named
+    release = None if known is None else releases.release(known)
+    model.sampling = sampling or (release and release.sampling) or model.sampling
+    model.sizes = _sizes(whole, family, sizes) or (release and release.sizes) or model.sizes
+    for module in (*model.transformer.modules(), *model.tokenizer.modules()):
+        module.training = False  # of this library's; those of the live object are so already
+    stored = _stored(model.transformer)
+    model.autocast = autocast
+    if autocast is None and torch.float32 in stored and len(stored) == 2:
+        model.autocast = min(stored, key=lambda dtype: dtype.itemsize)
+    if family.official.rounds_text and model.autocast is not None:
+        cast(Any, model.transformer).round_text_attention(True)
+    return model
+
+
+def _parts(live: Live, config: Config, tokenizer: AutoEncoderConfig | None) -> Model:
+    """Build a model on the meta device; raise ValueError for sizes that no model has."""
+    try:
+        with torch.device("meta"):
+            return build(config, tokenizer=tokenizer)
+    except (AssertionError, RuntimeError, ValueError, ZeroDivisionError, IndexError) as error:
+        raise ValueError(
+            f"the sizes of {live.noun} are none of a model: {short(error, 100)}"
+        ) from None
+
+
+def _known(config: Config) -> str | None:
+    """Return the name of the release with this configuration; None if there is none."""
+    return states.released().get(config)
+
+
+def _sizes(live: Live, family: Family, sizes: Sequence[Sequence[int]] | None) -> Sizes | None:
+    """Return the schedule given, or the one of an Infinity's own pixel budget `pn`."""
+    if sizes is not None:
+        return as_sizes(sizes)
+    budget = live.setting("pn")
+    if family.name == "infinity" and budget in INFINITY_BUDGETS:
+        return infinity(1.0, budget)
+    return None
+
+
+def _put_text(model: Model, text: Any, name: str, family: Family) -> None:
+    """Set the text encoder of a model: what was given, or a `NoText`."""
+    if isinstance(text, ConditionEncoder):
+        model.text_encoder = text
+    elif callable(text):
+        model.text_encoder = LiveText(text, model.transformer.condition)
+    elif text is not None:
+        raise ValueError(f"text must be a ConditionEncoder or a function; not {short(text)}")
+    elif family.text_length is not None:
+        model.text_encoder = NoText(name)
+
+
+def _stored(module: nn.Module) -> set[torch.dtype]:
+    """Return the floating-point types of a module's parameters."""
+    return {p.dtype for p in module.parameters() if p.is_floating_point()}

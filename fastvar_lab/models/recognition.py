@@ -1,0 +1,150 @@
+"""Reads the family and the sizes of a live object off its modules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import isqrt
+from typing import Any
+
+from fastvar_lab.backbones.autoencoder import AutoEncoderConfig
+from fastvar_lab.backbones.hart import HARTConfig
+from fastvar_lab.backbones.infinity import InfinityConfig
+from fastvar_lab.backbones.var import VARConfig
+from fastvar_lab.errors import WeightsError, short
+from fastvar_lab.models import states
+from fastvar_lab.models.families import HART_NEEDS, Config
+from fastvar_lab.models.live import Live
+
+# attributes that change what is computed, but no parameter: the values that are implemented
+_NEEDS: dict[str, dict[str, Any]] = {
+    "var": {"norm_eps": 1e-6},
+    "infinity": {
+        "norm_eps": 1e-6,
+        "use_bit_label": True,
+        "rope2d_each_sa_layer": True,
+        "rope2d_normalized_by_hw": 2,
+        "add_lvl_embeding_only_first_block": True,  # spelled so in the released code
+    },
+    "hart": {"norm_eps": 1e-6, "attn_l2_norm": False, **HART_NEEDS},
+}
+
+
+def family_name(live: Live) -> str:
+    """Return "var", "infinity" or "hart"; raise ValueError that says what was looked for."""
+    for mark, (name, _) in states.MARKS.items():
+        if live.layer(mark.removesuffix(".weight")) is not None:
+            return name
+    looks = states.looks_like(live.tensors)
+    held = ", ".join(map(short, [*live.tensors][:3])) or "no parameters"
+    raise ValueError(
+        f"{live.noun} is no VAR (class_emb), Infinity (text_proj_for_ca) or HART (context_embed): "
+        f"it holds {held}{f', as {looks} does' if looks else ''}"
+    )
+
+
+def config_of(live: Live, family: str, channels: int | None) -> Config:
+    """Read a transformer's configuration; `channels` are those of its tokenizer, if it is here.
+
+    Raises WeightsError for a part that is missing, ValueError for settings that contradict the
+    shapes or that are not implemented.
+    """
+    for name, needed in _NEEDS[family].items():
+        value = live.setting(name)
+        if value is not None and value != needed:
+            raise ValueError(f"{live.noun} has {name} {value!r}; only {needed!r} is implemented")
+    config = _READERS[family](live, channels)
+    stated = {"depth": config.depth, "num_heads": config.heads, "C": config.width}
+    for name, size in stated.items():
+        value = live.setting(name)
+        if isinstance(value, int) and value != size:
+            raise ValueError(f"{live.noun} has {name} {value}; its modules have {size}")
+    return config
+
+
+def _var(live: Live, channels: int | None) -> VARConfig:
+    width, code = live.shape("word_embed")
+    return VARConfig(
+        depth=live.count("blocks"),
+        width=width,
+        heads=live.tensor("blocks.0.attn.scale_mul_1H11").numel(),
+        sides=live.sides(),
+        shared_aln="blocks.0.ada_gss" in live.tensors,
+        classes=live.shape("class_emb")[0] - 1,
+        vocabulary=live.shape("head")[0],
+        code=code,
+    )
+
+
+def _infinity(live: Live, channels: int | None) -> InfinityConfig:
+    width, bits = live.shape("word_embed")
+    patch = 2 if live.setting("apply_spatial_patchify") else 1
+    if channels is not None:
+        patch = isqrt(bits // channels)
+        if channels * patch**2 != bits:
+            raise ValueError(
+                f"{live.noun} has tokens of {bits} bits, its tokenizer {channels} channels; "
+                "they belong to different models"
+            )
+    return InfinityConfig(
+        depth=live.count("blocks"),
+        width=width,
+        heads=live.tensor("blocks.0.sa.scale_mul_1H11").numel(),
+        ffn=live.shape("blocks.0.ffn.fc1")[0],
+        bits=bits // patch**2,
+        patch=patch,
+        text_width=live.shape("text_proj_for_ca.0")[1],
+        text_length=len(live.tensor("cfg_uncond")),
+        levels=live.shape("lvl_embed")[0],
+        pool_heads=live.tensor("text_proj_for_sos.ca.mat_q").shape[1],
+    )
+
+
+def _hart(live: Live, channels: int | None) -> HARTConfig:
+    width, code = live.shape("word_embed")
+    heads = live.setting("num_heads", "config.num_heads")
+    if not isinstance(heads, int):
+        raise ValueError(f"{live.noun} has no num_heads, which its shapes do not tell")
+    counts = live.counts()
+    context = counts[0] if counts else live.setting("context_token")
+    if not isinstance(context, int):
+        raise WeightsError(
+            f"{live.noun} has neither a buffer lvl_1L nor context_token, the length of its text"
+        )
+    steps = live.setting("diffloss.gen_diffusion.num_timesteps")
+    return HARTConfig(
+        depth=live.count("blocks"),
+        width=width,
+        heads=heads,
+        hidden=live.shape("blocks.0.ffn.gate_proj")[0],
+        sides=live.sides(prefix=True),
+        context=context,
+        context_width=live.shape("context_embed")[1],
+        vocabulary=live.shape("head")[0],
+        code=code,
+        diffusion_width=live.shape("diffloss.net.input_proj")[0],
+        diffusion_depth=live.count("diffloss.net.res_blocks"),
+        diffusion_steps=steps if isinstance(steps, int) else HARTConfig.diffusion_steps,
+    )
+
+
+_READERS: dict[str, Callable[[Live, int | None], Config]] = {
+    "var": _var,
+    "infinity": _infinity,
+    "hart": _hart,
+}
+
+
+def tokenizer_of(live: Live) -> AutoEncoderConfig:
+    """Read the sizes of an autoencoder; raise WeightsError for a part that is missing."""
+    levels = live.count("decoder.up")
+    shapes = [live.shape(f"decoder.up.{i}.block.0.conv1") for i in range(levels)]
+    channels = live.shape("decoder.conv_in")[1]
+    pixels = live.shape("decoder.conv_out")[0]
+    return AutoEncoderConfig(
+        channels,
+        tuple(shape[0] for shape in shapes),
+        encoder_blocks=live.count("encoder.down.0.block"),
+        decoder_blocks=live.count("decoder.up.0.block"),
+        patch=isqrt(pixels // 3),
+        attention=live.layer("decoder.mid.attn_1.qkv") is not None,
+    )

@@ -1,0 +1,195 @@
+"""Compares an attached model with its live object's own sampler, layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from fastvar_lab.draws import Draws, Streamed
+from fastvar_lab.errors import short
+from fastvar_lab.generation import generate
+from fastvar_lab.methods.prune import Dense
+from fastvar_lab.models.attach import Attached
+from fastvar_lab.models.model import Model
+from fastvar_lab.request import Condition
+from fastvar_lab.sampling import Sampling
+from fastvar_lab.seam import Grid, Runner, Stack, Wrapper
+
+MOST = 256  # tokens of a step that are compared: 13 steps of 32 layers of a 2B fit into 2 GB
+ENTERING = -1  # in place of a layer: the tokens that enter the first one
+
+
+@dataclass(frozen=True, repr=False)
+class Check:
+    """The result of `check`.
+
+    `largest` is the largest absolute difference of the pictures. `step` and `layer` are the first
+    at which hidden states differ by more than `tolerance` of their standard deviation, None if they
+    do nowhere; layer -1 are the tokens that enter the first layer, which depend on what was drawn
+    before. `layers` is a frame with the columns step, map, layer, difference.
+    """
+
+    largest: float
+    step: int | None
+    layer: int | None
+    tolerance: float
+    layers: pd.DataFrame
+
+    def __repr__(self) -> str:
+        text = f"the pictures differ by at most {self.largest:.2g}"
+        if self.layers.empty:
+            return f"{text}; no layer of the live object was called, so none was compared"
+        if self.step is None:
+            most = self.layers["difference"].max()
+            return f"{text}; hidden states by at most {most:.2g} of their standard deviation"
+        first = self.layers[(self.layers.step == self.step) & (self.layers.layer == self.layer)]
+        gap = f"by {first.difference.iloc[0]:.2g} of their standard deviation"
+        if self.layer != ENTERING:
+            return f"{text}; they part at step {self.step}, layer {self.layer}, {gap}"
+        cause = "check what is drawn at the step before: seed and sampling" if self.step else (
+            "check the prompt and its encoding"
+        )  # fmt: skip
+        return f"{text}; they part in the tokens that enter step {self.step}, {gap}: {cause}"
+
+
+def check(
+    model: Model,
+    live_sample: Callable[[], Tensor],
+    *,
+    prompt: str | Condition | None = None,
+    seed: int = 0,
+    sampling: Sampling | None = None,
+    sizes: Sequence[tuple[int, int]] | None = None,
+    draws: Draws | None = None,
+    tolerance: float = 1e-2,
+) -> Check:
+    """Compare one picture of an attached model with that of its live object's own sampler.
+
+    `live_sample` calls the sampler once, for one picture of the same `prompt`, `seed`, `sampling`
+    and `sizes`, and returns that picture (1, 3, h, w) in [0, 1], uint8 (1, h, w, 3), or the latent
+    (1, d, H, W). Noise is drawn in the released order, unless `draws` says otherwise; torch's
+    global generators, which HART's sampler draws from, are seeded with `seed` for the call.
+
+    The default `tolerance` leaves room for kernels in bfloat16; in float32 on a CPU, VAR and HART
+    agree within 1e-4. Up to 256 tokens of every step are compared after every layer, through hooks
+    that are removed again. Raises ValueError for a model that was not attached, and for a result of
+    other shape.
+    """
+    if not isinstance(model, Attached):
+        raise ValueError(f"{model.name} is attached to no live object; open it with fv.attach")
+    if not callable(live_sample):
+        raise ValueError(f"live_sample is a function without arguments; not {short(live_sample)}")
+    seen = _Seen()
+    handles = seen.hook([model.live.modules[f"blocks.{i}"] for i in range(model.depth)])
+    try:
+        with torch.no_grad(), torch.random.fork_rng():
+            torch.manual_seed(seed)
+            theirs = live_sample()
+    finally:
+        for handle in handles:
+            handle.remove()
+    watches = list[_Compare]()
+
+    def watch(run: Runner) -> Runner:
+        watches.append(_Compare(run, seen))
+        return watches[0]
+
+    ours = generate(
+        model,
+        model.example if prompt is None else prompt,
+        Dense(),
+        sizes=sizes,
+        sampling=sampling,
+        draws=draws or Streamed(seed, rest=seed),
+        watch=[watch],
+    ).canvas
+    theirs = _picture(theirs)
+    if theirs.shape != ours.shape:
+        ours = model.decode(ours)
+    if theirs.shape != ours.shape:
+        raise ValueError(
+            f"live_sample returned {tuple(theirs.shape)}; this model gives {tuple(ours.shape)}"
+        )
+    frame = pd.DataFrame(watches[0].gaps, columns=["step", "map", "layer", "difference"])
+    parted = frame[~(frame["difference"] <= tolerance)]  # what is no number parts too
+    step = layer = None
+    if len(parted):
+        step, layer = (int(parted.iloc[0][column]) for column in ("step", "layer"))
+    gap = float((ours.float() - theirs.to(ours.device).float()).abs().max())
+    return Check(gap, step, layer, tolerance, frame)
+
+
+def _picture(result: Any) -> Tensor:
+    """Bring what a sampler returned to a tensor of pictures or of latents, (1, c, h, w)."""
+    if not isinstance(result, Tensor) or result.ndim not in (3, 4):
+        raise ValueError(
+            "live_sample must return a picture (1, 3, h, w) or a latent (1, d, H, W); "
+            f"not {short(result)}"
+        )
+    result = result if result.ndim == 4 else result.unsqueeze(0)
+    if result.dtype == torch.uint8:
+        result = result.movedim(-1, 1) / 255
+    return result
+
+
+def _some(x: Tensor) -> Tensor:
+    """Return up to `MOST` tokens of x (B, L, C), evenly spaced."""
+    count = x.shape[1]
+    if count <= MOST:
+        return x.detach().clone()
+    places = torch.linspace(0, count - 1, MOST, device=x.device).long()
+    return x.detach()[:, places]
+
+
+class _Seen:
+    """Keeps what enters the first layer of a live object, and leaves every one, by step."""
+
+    def __init__(self) -> None:
+        self.states = dict[int, list[Tensor]]()
+
+    def hook(self, blocks: Sequence[nn.Module]) -> list[Any]:
+        handles: list[Any] = [
+            blocks[0].register_forward_pre_hook(
+                lambda _, args, kwargs: self._keep(ENTERING, args[0] if args else kwargs.get("x")),
+                with_kwargs=True,
+            )
+        ]
+        for layer, block in enumerate(blocks):
+            handles.append(
+                block.register_forward_hook(lambda _, __, out, i=layer: self._keep(i, out))
+            )
+        return handles
+
+    def _keep(self, layer: int, x: Any) -> None:
+        x = x[0] if isinstance(x, tuple) else x
+        if isinstance(x, Tensor) and x.ndim == 3:
+            self.states.setdefault(layer, []).append(_some(x))
+
+
+class _Compare(Wrapper):
+    """Runs the layers one by one, and compares what they return with what was seen."""
+
+    def __init__(self, inner: Runner, seen: _Seen) -> None:
+        super().__init__(inner)
+        self.seen, self.gaps = seen, list[tuple[int, str, int, float]]()
+
+    def stack(self, grid: Grid, blocks: Stack, x: Tensor) -> Tensor:
+        self._compare(grid, ENTERING, x)
+        for layer, block in enumerate(blocks):
+            x = block(x)
+            self._compare(grid, layer, x)
+        return x
+
+    def _compare(self, grid: Grid, layer: int, x: Tensor) -> None:
+        theirs = self.seen.states.get(layer, [])
+        if grid.index >= len(theirs):
+            return
+        ours, other = _some(x).float(), theirs[grid.index].to(x.device).float()
+        same = ours.shape == other.shape
+        gap = float((ours - other).abs().max() / other.std()) if same else float("inf")
+        self.gaps.append((grid.index, grid.name, layer, gap))

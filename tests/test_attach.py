@@ -1,0 +1,382 @@
+"""Live objects under the released names, attached: their own pictures, and nothing changed."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+import fastvar_lab as fv
+from fastvar_lab.backbones.hart import Context
+from fastvar_lab.backbones.infinity import Text
+from fastvar_lab.errors import WeightsError
+from tests import reference, standins
+
+SAMPLING = fv.Sampling(guidance=4.0, top_k=20, top_p=0.95)
+
+
+@pytest.fixture
+def var():
+    return standins.LiveVAR()
+
+
+def text():
+    torch.manual_seed(3)
+    return Text(torch.randn(1, 7, 32), torch.ones(1, 7, dtype=torch.bool))
+
+
+def context():
+    torch.manual_seed(3)
+    return Context(torch.randn(1, 9, 24), torch.arange(9)[None])
+
+
+def attached(family):
+    """A live object of a family, its tokenizer, the model, and a condition."""
+    if family == "var":
+        live = standins.LiveVAR()
+        return live, live.vae_proxy[0], fv.attach(live), torch.tensor([7])
+    if family == "infinity":
+        live = standins.live_infinity()
+        tokenizer = standins.tree(standins.autoencoder_names(6, 32, False, 0, wrap=True), seed=1)
+        model = fv.attach(live, tokenizer=tokenizer, sizes=[(1, 1), (2, 2), (4, 4), (6, 6)])
+        return live, tokenizer, model, text()
+    live, tokenizer = standins.live_hart()
+    return live, tokenizer, fv.attach(live, tokenizer=tokenizer), context()
+
+
+FAMILIES = ["var", "infinity", "hart"]
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request):
+    return request.param, *attached(request.param)
+
+
+def pictures(model, condition, method=None, seed=1):
+    return fv.generate(model, condition, method or fv.Dense(), seed=seed).canvas
+
+
+def test_every_parameter_is_shared(family):
+    _, live, tokenizer, model, _ = family
+    for module, ours in ((live, model.transformer), (tokenizer, model.tokenizer)):
+        theirs = {id(p) for name, p in module.named_parameters() if not name.startswith("disc.")}
+        assert {id(p) for p in ours.parameters()} == theirs
+
+
+def test_sizes_are_read_off(family):
+    name, _, _, model, _ = family
+    config = model.transformer.config
+    assert (config.width, config.heads) == (64, 2)
+    assert config.depth == {"var": 2, "infinity": 4, "hart": 2}[name]
+    assert (model.name, model.family) == (name, name)
+    assert model.tokenizer.config.widths == (32, 32)
+    assert model.quantizer.channels == {"var": 8, "infinity": 6, "hart": 32}[name]
+
+
+def test_pictures_are_those_of_the_formulas(family):
+    """The reference knows nothing of modules: state dicts in, latents out."""
+    name, live, tokenizer, model, condition = family
+    book = {k.removeprefix("vae."): v for k, v in tokenizer.state_dict().items()}
+    if name == "var":
+        made = fv.generate(model, condition, fv.Dense(), draws=fv.Streamed(4), sampling=SAMPLING)
+        sides = live.patch_nums
+        latent, _ = reference.var(live.state_dict(), book, condition, sides, 2, 2, shared=False,
+                                  seed=4, cfg=4.0, top_k=20, top_p=0.95)  # fmt: skip
+    elif name == "infinity":
+        sampling = fv.Sampling(guidance=3.0, temperature=0.5)
+        made = fv.generate(model, condition, fv.Dense(), draws=fv.Streamed(4), sampling=sampling)
+        flat = dict(zip(standins.infinity_names(chunks=1), standins.infinity_names(), strict=True))
+        state = {key: live.state_dict()[chunked] for key, chunked in flat.items()}
+        latent, _ = reference.infinity(state, *condition, model.sizes, (64, 64), 4, 2, 6, seed=4,
+                                       pool_heads=4, cfg=3.0, tau=0.5)  # fmt: skip
+    else:
+        sampling = fv.Sampling(guidance=4.5, top_p=1.0)
+        draws = fv.Streamed(4, rest=3)
+        made = fv.generate(model, condition, fv.Dense(), draws=draws, sampling=sampling)
+        latent, _ = reference.hart(live.state_dict(), book, *condition, (1, 2, 3, 4, 5, 6), 2, 2,
+                                   seed=4, rest=3, cfg=4.5, smooth=False)  # fmt: skip
+    assert (made.canvas - latent).abs().max() < 1e-4 * latent.abs().max()
+    shown = model.decode(made.canvas)
+    assert shown.shape[:2] == (1, 3)
+    assert shown.isfinite().all()
+
+
+def test_nothing_of_the_live_object_changes(family):
+    _, live, tokenizer, model, condition = family
+
+    def state():
+        modules = [m for part in (live, tokenizer) for m in part.modules()]
+        return (
+            [(type(m), m.training, sorted(vars(m)), len(m._forward_hooks)) for m in modules],
+            [(p.data_ptr(), p.stride(), p.requires_grad, p.grad) for p in live.parameters()],
+            [p.clone() for part in (live, tokenizer) for p in part.parameters()],
+        )
+
+    before = state()
+    pictures(model, condition, fv.Prune({-1: 0.5}))
+    model.freeze().lay_out()
+    after = state()
+    assert before[:2] == after[:2]
+    assert all(torch.equal(a, b) for a, b in zip(before[2], after[2], strict=True))
+
+
+def test_a_change_of_the_live_object_is_seen(family):
+    _, live, _, model, condition = family
+    full = fv.generate(model, condition, fv.Dense(), seed=1, snapshot=True)
+    identity = model.fingerprint
+    with torch.no_grad():
+        live.head.bias.add_(torch.randn_like(live.head.bias) * 3)
+    assert model.fingerprint != identity
+    assert not torch.equal(pictures(model, condition), full.canvas)
+    with pytest.raises(ValueError, match="have changed since the snapshot"):
+        fv.resume(model, full, fv.Prune({-1: 0.5}))
+
+
+class Wrapped(nn.Module):
+    def __init__(self, module):
+        super().__init__()
+        self.module = module
+
+
+def test_wrappers_are_looked_through(var):
+    plain = pictures(fv.attach(var), torch.tensor([3]))
+    whole = Wrapped(torch.compile(var))  # as trainers nest them
+    tokenizer = Wrapped(var.vae_proxy[0])
+    assert torch.equal(pictures(fv.attach(whole, tokenizer=tokenizer), torch.tensor([3])), plain)
+    inside = copy.deepcopy(var)
+    inside.blocks[1] = torch.compile(inside.blocks[1])
+    inside.blocks[0] = Wrapped(inside.blocks[0])
+    assert torch.equal(pictures(fv.attach(inside), torch.tensor([3])), plain)
+
+
+def test_the_other_layout_of_temperatures():
+    live = standins.live_infinity()
+    for chunk in live.block_chunks._modules.values():
+        for block in chunk.module._modules.values():
+            block.sa.scale_mul_1H11 = nn.Parameter(block.sa.scale_mul_1H11.data.transpose(1, 2))
+    sizes = [(1, 1), (2, 2)]
+    model, plain = (fv.attach(o, sizes=sizes) for o in (live, standins.live_infinity()))
+    assert torch.equal(pictures(model, text()), pictures(plain, text()))
+
+
+def test_schedule_of_a_pixel_budget_and_name():
+    model = fv.attach(standins.live_infinity(), name="mine")
+    assert model.sizes[-1] == (16, 16)
+    assert model.name == "mine"
+
+
+def test_functions_as_decoder_and_text_encoder():
+    asked = []
+
+    def encode(prompts):
+        asked.extend(prompts)
+        return tuple(text())
+
+    model = fv.attach(
+        standins.live_infinity(),
+        sizes=[(1, 1), (4, 4)],
+        tokenizer=lambda latent: latent[:, :3].sigmoid(),
+        text=encode,
+    )
+    made = fv.generate(model, "a cat", fv.Dense(), seed=1)
+    assert asked == ["a cat"]
+    assert model.decode(made.canvas).shape == (1, 3, 4, 4)
+    assert torch.equal(made.canvas, pictures(model, text()))
+    bare = fv.attach(standins.live_infinity(), sizes=[(1, 1), (4, 4)])
+    with pytest.raises(ValueError, match="pass encoded prompts"):
+        fv.generate(bare, "a cat", fv.Dense())
+    with pytest.raises(ValueError, match="without an autoencoder"):
+        bare.decode(made.canvas)
+
+
+class Encoder:
+    def __init__(self, gain):
+        self.gain = gain
+
+    def __call__(self, prompts):
+        features, mask = text()
+        return features * self.gain, mask
+
+
+class Encoding(nn.Module):
+    def __init__(self, gain):
+        super().__init__()
+        self.gain = nn.Parameter(torch.tensor(gain))
+
+
+def test_functions_are_part_of_the_identity():
+    live = standins.live_infinity()
+    encoders = [
+        lambda prompts: tuple(text()),
+        lambda prompts: (text()[0] * 2, text()[1]),
+        *(Encoder(1.0), Encoder(2.0), Encoding(1.0), Encoding(2.0)),
+    ]
+    identities = {fv.attach(live, text=encode).fingerprint for encode in encoders}
+    assert len(identities) == len(encoders)
+
+
+def test_blocks_in_bfloat16_run_under_autocast():
+    live = standins.live_infinity()
+    live.block_chunks.bfloat16()
+    model = fv.attach(live, sizes=[(1, 1), (2, 2)])
+    assert model.precision == "float32, autocast bfloat16, text attention rounded"
+    assert pictures(model, text()).isfinite().all()
+
+
+def test_a_move_is_refused(var):
+    model = fv.attach(var)
+    assert model.to("cpu") is model
+    assert model.set_precision("float32") is model
+    for change in (lambda: model.to("cpu", torch.float64), lambda: model.to("meta"),
+                   lambda: model.set_precision("float32", torch.bfloat16)):  # fmt: skip
+        with pytest.raises(ValueError, match="convert that object and attach it again"):
+            change()
+    assert var.head.weight.dtype == torch.float32
+
+
+def test_check_finds_equal_pictures(var):
+    model = fv.attach(var)
+    result = fv.check(model, lambda: var.sample(7, 4), prompt="7", seed=4, sampling=SAMPLING)
+    assert result.largest < 1e-4
+    assert result.step is None
+    assert len(result.layers) == 5 * 3  # what enters, and two layers, at every step
+    assert "hidden states by at most" in repr(result)
+    shown = fv.check(
+        model, lambda: model.decode(var.sample(7, 4)), prompt="7", seed=4, sampling=SAMPLING
+    )
+    assert shown.largest < 1e-4
+    assert not var.blocks[0]._forward_hooks
+
+
+def test_check_says_where_they_part(var):
+    model, bias = fv.attach(var), var.blocks[1].ffn.fc2.bias
+
+    def other():
+        bias.data += 1
+        try:
+            return var.sample(7, 4)
+        finally:
+            bias.data -= 1
+
+    result = fv.check(model, other, prompt="7", seed=4, sampling=SAMPLING)
+    assert (result.step, result.layer) == (0, 1)
+    assert "they part at step 0, layer 1" in repr(result)
+    result = fv.check(
+        model, lambda: var.sample(7, 4, top_p=0.3), prompt="7", seed=4, sampling=SAMPLING
+    )
+    assert result.step > 0
+    assert result.layer == -1
+    assert "seed and sampling" in repr(result)
+    result = fv.check(model, lambda: var.sample(3, 4), prompt="7", seed=4, sampling=SAMPLING)
+    assert (result.step, result.layer) == (0, -1)
+
+
+def test_check_refuses_what_it_cannot_compare(var, small):
+    with pytest.raises(ValueError, match="small is attached to no live object"):
+        fv.check(small, lambda: None)
+    model = fv.attach(var)
+    with pytest.raises(ValueError, match="a function without arguments; not 3"):
+        fv.check(model, 3)
+    with pytest.raises(ValueError, match="must return a picture"):
+        fv.check(model, lambda: "picture")
+    with pytest.raises(ValueError, match=r"returned \(1, 8, 2, 2\); this model gives"):
+        fv.check(model, lambda: torch.zeros(1, 8, 2, 2))
+    assert not var.blocks[0]._forward_hooks
+
+
+def broken(change):
+    live = standins.LiveVAR()
+    change(live)
+    return live
+
+
+def other_place(live):
+    live.head.to("meta")
+
+
+@pytest.mark.parametrize(
+    ("live", "error", "message"),
+    [
+        ({}, ValueError, "must be a live torch module; not a dict .*from_states"),
+        (nn.Linear(2, 2).eval(), ValueError, r"\(Linear\) is no VAR .*holds weight, bias"),
+        (
+            standins.tree(standins.autoencoder_names()),
+            ValueError,
+            "is no VAR .*as a VAR or HART tokenizer of 50 codes does",
+        ),
+        (broken(nn.Module.train), ValueError, r"\(LiveVAR\) is in training mode; call its eval"),
+        (
+            broken(lambda live: live.blocks[1].train()),
+            ValueError,
+            "in training mode at blocks.1; call",
+        ),
+        (
+            broken(lambda live: live.blocks[1]._modules.pop("ffn")),
+            WeightsError,
+            r"lacks blocks.1.ffn.fc1.weight \(256, 64\), blocks.1.ffn.fc1.bias .* and 1 more",
+        ),
+        (
+            broken(lambda live: live._modules.pop("head")),
+            WeightsError,
+            "lacks head.weight, from which its sizes are read",
+        ),
+        (
+            broken(lambda live: live.blocks[0].add_module("q_norm", nn.LayerNorm(64).eval())),
+            WeightsError,
+            "has parameters that this model lacks: blocks.0.q_norm.weight, blocks.0.q_norm.bias",
+        ),
+        (
+            broken(lambda live: setattr(live.blocks[1].ffn, "fc1", nn.Linear(64, 96).eval())),
+            WeightsError,
+            r"blocks.1.ffn.fc1.weight in .* has shape \(96, 64\); this model needs \(256, 64\)",
+        ),
+        (
+            broken(lambda live: setattr(live, "depth", 16)),
+            ValueError,
+            "has depth 16; its modules have 2",
+        ),
+        (
+            broken(lambda live: setattr(live, "patch_nums", (1, 2, 3))),
+            ValueError,
+            r"has patch_nums \(1, 2, 3\); its buffer lvl_1L is that of \(1, 2, 3, 5, 6\)",
+        ),
+        (
+            broken(lambda live: setattr(live, "vae_proxy", None)),
+            ValueError,
+            "needs its live tokenizer, which holds its codebook",
+        ),
+        (broken(other_place), WeightsError, "head.weight in .* is without content"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_bad_objects(live, error, message):
+    with pytest.raises(error, match=message):
+        fv.attach(live)
+
+
+def test_bad_infinity_and_hart():
+    live = standins.live_infinity()
+    live.add_lvl_embeding_only_first_block = 0
+    with pytest.raises(ValueError, match="add_lvl_embeding_only_first_block 0; only True is"):
+        fv.attach(live)
+    live = standins.live_infinity()
+    other = standins.tree(standins.autoencoder_names(8, 32, False, 0, wrap=True))
+    with pytest.raises(ValueError, match="tokens of 6 bits, its tokenizer 8 channels"):
+        fv.attach(live, tokenizer=other)
+    with pytest.raises(ValueError, match="tokenizer must be a live module or a function; not 3"):
+        fv.attach(live, tokenizer=3)
+    with pytest.raises(ValueError, match="text must be a ConditionEncoder or a function; not 3"):
+        fv.attach(live, text=3)
+    live, tokenizer = standins.live_hart()
+    del live.num_heads
+    with pytest.raises(ValueError, match="has no num_heads, which its shapes do not tell"):
+        fv.attach(live, tokenizer=tokenizer)
+
+
+def test_gradients_are_left_alone(var):
+    model = fv.attach(var)
+    var.head(torch.randn(1, 64)).sum().backward()
+    kept = var.head.weight.grad.clone()
+    assert not pictures(model, torch.tensor([1])).requires_grad
+    assert torch.equal(var.head.weight.grad, kept)
+    assert all(p.requires_grad for p in model.transformer.parameters())

@@ -1,0 +1,115 @@
+"""Adapters and quantised layers inside of live objects act, and change the model's identity."""
+
+import pytest
+import torch
+from torch import nn
+
+import fastvar_lab as fv
+from tests.test_attach import FAMILIES, attached
+
+
+class LoRA(nn.Module):
+    """As peft puts it around a linear layer: a low-rank product beside it, or added to its weight.
+
+    `base_layer`, `lora_A`, `lora_B`, `scaling` are its names.
+    """
+
+    def __init__(self, base, rank=3, size=0.3):
+        super().__init__()
+        self.base_layer, self.scaling, self.merged = base, {"default": 2.0}, False
+        self.in_features, self.out_features = base.in_features, base.out_features
+        down = nn.Linear(base.in_features, rank, bias=False)
+        up = nn.Linear(rank, base.out_features, bias=False)
+        nn.init.normal_(down.weight, std=base.in_features**-0.5)
+        nn.init.normal_(up.weight, std=size)
+        self.lora_A, self.lora_B = (nn.ModuleDict({"default": part}) for part in (down, up))
+        self.called = False
+
+    @property
+    def weight(self):
+        return self.base_layer.weight
+
+    def forward(self, x):
+        self.called = True
+        out = self.base_layer(x)
+        if self.merged:
+            return out
+        return out + self.lora_B["default"](self.lora_A["default"](x)) * self.scaling["default"]
+
+    def merge(self):
+        product = self.lora_B["default"].weight @ self.lora_A["default"].weight
+        self.base_layer.weight.data += product.data * self.scaling["default"]
+        self.merged = True
+
+
+def adapt(live, size=0.3):
+    """Put an adapter around every linear layer; return the adapters by name."""
+    torch.manual_seed(5)
+    linear = [name for name, m in live.named_modules() if type(m) is nn.Linear]
+    adapters = {}
+    for name in linear:
+        parent, _, leaf = name.rpartition(".")
+        owner = live.get_submodule(parent)
+        adapters[name] = LoRA(owner._modules[leaf], size=size)
+        owner._modules[leaf] = adapters[name].eval()
+    return adapters
+
+
+def attach(live, tokenizer, model):
+    return fv.attach(live, tokenizer=tokenizer, sizes=model.sizes)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_adapters_on_every_projection(family):
+    live, tokenizer, model, condition = attached(family)
+    plain = fv.generate(model, condition, fv.Dense(), seed=1)
+    adapters = adapt(live)
+    adapted = attach(live, tokenizer, model)
+    assert torch.equal(fv.generate(model, condition, fv.Dense(), seed=1).canvas, plain.canvas)
+    identity = adapted.fingerprint
+    assert identity != model.fingerprint
+    made = fv.generate(adapted, condition, fv.Dense(), seed=1)
+    assert all(adapter.called for adapter in adapters.values())
+    assert not torch.equal(made.canvas, plain.canvas)
+
+    for adapter in adapters.values():
+        adapter.merge()
+    assert adapted.fingerprint != identity
+    merged = fv.generate(adapted, condition, fv.Dense(), seed=1)
+    for name, adapter in adapters.items():  # as peft's merge_and_unload leaves the object
+        parent, _, leaf = name.rpartition(".")
+        live.get_submodule(parent)._modules[leaf] = adapter.base_layer
+    unloaded = fv.generate(attach(live, tokenizer, model), condition, fv.Dense(), seed=1)
+    most = made.canvas.abs().max()
+    assert (merged.canvas - made.canvas).abs().max() < 1e-3 * most
+    assert (unloaded.canvas - made.canvas).abs().max() < 1e-3 * most
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_adapters_of_nothing_change_nothing(family):
+    live, tokenizer, model, condition = attached(family)
+    plain = fv.generate(model, condition, fv.Dense(), seed=1).canvas
+    adapt(live, size=0.0)
+    made = fv.generate(attach(live, tokenizer, model), condition, fv.Dense(), seed=1).canvas
+    assert (made - plain).abs().max() < 1e-4 * plain.abs().max()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_quantised_layers(family):
+    live, tokenizer, model, condition = attached(family)
+    plain = fv.generate(model, condition, fv.Dense(), seed=1).canvas
+    count = sum(type(m) is nn.Linear for m in live.modules())
+    narrow = torch.ao.quantization.quantize_dynamic(live, {nn.Linear})
+    quantised = attach(narrow, tokenizer, model)
+    assert quantised.precision == f"float32, {count} layers in qint8"
+    assert model.precision == "float32"
+    made = fv.generate(quantised, condition, fv.Prune({-1: 0.5}), seed=1, snapshot=True)
+    assert made.canvas.isfinite().all()
+    assert not torch.equal(made.canvas, plain)
+    assert quantised.fingerprint != model.fingerprint
+    again = torch.ao.quantization.quantize_dynamic(live, {nn.Linear})
+    assert attach(again, tokenizer, model).fingerprint == quantised.fingerprint
+    with torch.no_grad():
+        live.head.weight[0] += 1
+    other = torch.ao.quantization.quantize_dynamic(live, {nn.Linear})
+    assert attach(other, tokenizer, model).fingerprint != quantised.fingerprint
