@@ -123,7 +123,7 @@ def step_bytes(
     Activations are left out, because a fused kernel need not write them to memory.
     """
     backbone, out = model.transformer, []
-    size = backbone.head.weight.element_size()
+    size = model.dtype.itemsize
     for grid, rows, calls in steps(model, method, grids, text_tokens, sampling):
         count = sum(
             sublayer_bytes(model, site.kind, pictures * live, keys)
@@ -143,7 +143,7 @@ def sublayer_bytes(model: Model, kind: str, live: int, keys: int) -> float:
     """Return a lower bound of the bytes read by one sublayer for `live` rows."""
     backbone = model.transformer
     read = backbone.sublayer_flops(kind, 1, 0) / 2 + live * 2 * keys * backbone.config.width
-    return read * backbone.head.weight.element_size()
+    return read * model.dtype.itemsize
 
 
 def named(methods: object) -> None:
