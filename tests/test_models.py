@@ -68,7 +68,10 @@ def test_bytes_of_a_step_are_its_weights_and_its_keys():
         for name, w in model.transformer.state_dict().items()
         if w.ndim == 2 and any(part in name for part in read) and not name.startswith("text")
     )
-    embedding, keys = model.transformer.word_embed.weight.numel(), 0
+    embedding = (
+        model.transformer.word_embed.weight.numel() + model.transformer.places.weight.numel()
+    )
+    keys = 0
     found = flops.step_bytes(model, fv.Dense(), steps, words, pictures=3)
     for step, count in zip(steps, found, strict=True):
         keys += step.tokens
