@@ -265,11 +265,11 @@ def null_prompt(model: Model) -> Iterator[Finding]:
                   if empty else "")  # fmt: skip
 
 
-def round_trip(picture: np.ndarray, again: np.ndarray, own: bool = False) -> Finding:
+def round_trip(picture: np.ndarray, again: np.ndarray, drawn_here: bool = False) -> Finding:
     """Compare a picture with its reconstruction and its mean color; `own`: it was generated."""
     blank = np.broadcast_to(picture.mean((0, 1)).round().astype(np.uint8), picture.shape)
     value, least = psnr(again, picture), psnr(blank, picture) + LEAST_GAIN
-    if own:
+    if drawn_here:
         return Finding("tokenizer", OPEN, f"{value:.1f} dB of its own picture",
                        "give --picture to test it on a photograph")  # fmt: skip
     good = value >= least
@@ -321,7 +321,7 @@ def sublayers(subject: Subject) -> Iterator[Finding]:
 def alternatives(subject: Subject, picture: np.ndarray) -> Iterator[Finding]:
     """Compare the likelihood with that under other rotary grids and another schedule."""
     model, base = subject.model, subject.likelihood().mean()
-    found = dict[str, float]()
+    likelihoods = dict[str, float]()
     config: Any = model.transformer.config
     reference = getattr(config, "reference", None)
     for factor in (0.5, 2.0):
@@ -330,15 +330,19 @@ def alternatives(subject: Subject, picture: np.ndarray) -> Iterator[Finding]:
         other = tuple(int(n * factor) for n in reference)
         model.transformer.config = replace(config, reference=other)
         try:
-            found[f"rotary grid {other}"] = subject.likelihood().mean()
+            likelihoods[f"rotary grid {other}"] = subject.likelihood().mean()
         finally:
             model.transformer.config = config
     for sizes in _schedules(model):
         tokens, _ = tokens_of(model, picture, sizes)
-        found[f"schedule {_maps(sizes)}"] = subject.likelihood(tokens=tokens, sizes=sizes).mean()
-    better = {k: v - base for k, v in found.items() if v - base > NEAR * abs(base - chance(model))}
-    numbers = ", ".join(f"{name} {value - base:+.3f}" for name, value in found.items())
-    if found:
+        likelihoods[f"schedule {_maps(sizes)}"] = subject.likelihood(
+            tokens=tokens, sizes=sizes
+        ).mean()
+    better = {
+        k: v - base for k, v in likelihoods.items() if v - base > NEAR * abs(base - chance(model))
+    }
+    numbers = ", ".join(f"{name} {value - base:+.3f}" for name, value in likelihoods.items())
+    if likelihoods:
         yield Finding("alternatives", OFF if better else RIGHT, numbers,
                       f"likelier with {', '.join(better)}: it may have been trained so"
                       if better else "")  # fmt: skip
@@ -377,11 +381,11 @@ def _measured(model: Model, condition: Any, method: Any) -> tuple[Generation, fl
     if cuda:
         torch.cuda.reset_peak_memory_stats(model.device)
     begin = time.perf_counter()
-    made = generate(model, condition, method, seed=0)
+    generation = generate(model, condition, method, seed=0)
     seconds = time.perf_counter() - begin
     process = psutil.Process().memory_info().rss
     peak = torch.cuda.max_memory_allocated(model.device) if cuda else process
-    return made, seconds, peak / 1e9
+    return generation, seconds, peak / 1e9
 
 
 def _precision(subject: Subject) -> Iterator[Finding]:

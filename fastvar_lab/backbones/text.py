@@ -135,6 +135,6 @@ class RandomContext(ConditionEncoder):
         width, length = self.config
         rows = [(p.split() + ["<pad>"] * length)[:length] for p in prompts]
         features = torch.stack([random_features(row, width) for row in rows])
-        words = torch.tensor([[w != "<pad>" for w in row] for row in rows], device="cpu")
+        present = torch.tensor([[w != "<pad>" for w in row] for row in rows], device="cpu")
         where = self.get_buffer("where")
-        return Context(features.to(where), (words.cumsum(1) - 1).to(where.device))
+        return Context(features.to(where), (present.cumsum(1) - 1).to(where.device))

@@ -152,9 +152,9 @@ class Plan:
                     raise ValueError(f"{self.rewritten} has no text for {short(prompt.text)}")
                 written = rewritten[prompt.text]
             for j in range(images):
-                own = {"each": i * images + j, "per-prompt": j, "one": 0}[self.seeds]
+                offset = {"each": i * images + j, "per-prompt": j, "one": 0}[self.seeds]
                 path = self.benchmark.layout.format(name=prompt.name, j=j)
-                samples.append(Sample(f"{path}.{self.format}", prompt.text, self.seed + own,
+                samples.append(Sample(f"{path}.{self.format}", prompt.text, self.seed + offset,
                                       prompt.group, written, prompt.metadata))  # fmt: skip
         return samples
 

@@ -120,9 +120,9 @@ Colors = Callable[[str, Sequence[Detected]], Sequence[str]]
 def kept(objects: Sequence[Detected], counting: bool, rules: Rules) -> list[Detected]:
     """Return the objects of one class that the judge looks at, best first."""
     least = rules.counting_threshold if counting else rules.threshold
-    found = sorted((o for o in objects if o.score > least), key=lambda o: -o.score)[: rules.most]
+    boxes = sorted((o for o in objects if o.score > least), key=lambda o: -o.score)[: rules.most]
     result = list[Detected]()
-    for candidate in found:  # an overlap of 1 drops nothing
+    for candidate in boxes:  # an overlap of 1 drops nothing
         if rules.overlap >= 1 or all(_iou(candidate, o) < rules.overlap for o in result):
             result.append(candidate)
     return result

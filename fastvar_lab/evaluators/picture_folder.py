@@ -49,11 +49,11 @@ class Pictures:
 
     def stamp(self, i: int) -> tuple[int, int]:
         try:
-            found = (self.root / self.names[i]).stat()
+            status = (self.root / self.names[i]).stat()
         except OSError as error:
             path = self.root / self.names[i]
             raise ValueError(f"cannot read the picture {path}: {error.strerror}") from None
-        return found.st_size, found.st_mtime_ns
+        return status.st_size, status.st_mtime_ns
 
     def batches(self, places: Sequence[int], size: int) -> Iterator[tuple[list[int], list[Any]]]:
         """Yield pictures in batches, the next one being read meanwhile."""
@@ -195,13 +195,13 @@ class PlainFolder(Pictures):
         path = expanded(root)
         if not path.is_dir():
             raise ValueError(f"there is no folder {path}")
-        found = sorted(p for p in path.rglob("*") if p.suffix.lower() in ENDINGS)
+        entries = sorted(p for p in path.rglob("*") if p.suffix.lower() in ENDINGS)
         cache = path.with_name(f"{path.name}.scores")
         try:
             folder(cache)
         except OSError:
             cache = cache_folder("references") / digest(str(path.resolve()), length=12)
-        super().__init__(path, [p.relative_to(path).as_posix() for p in found], cache)
+        super().__init__(path, [p.relative_to(path).as_posix() for p in entries], cache)
 
 
 class PictureArray(Pictures):
@@ -225,5 +225,5 @@ class PictureArray(Pictures):
         return self.array[i]
 
     def stamp(self, i: int) -> tuple[int, int]:
-        found = self.path.stat()
-        return found.st_size, found.st_mtime_ns
+        status = self.path.stat()
+        return status.st_size, status.st_mtime_ns

@@ -211,13 +211,13 @@ def gen_eval(case: Case) -> Result:
             judges.append(
                 PictureJudge(case.open("detector"), case.open("clip"), case.options.rules)
             )
-        found = []
+        verdicts = []
         for picture, i in zip(pictures, places):
             entry = case.folder.samples[i].metadata
             if entry is None:
                 raise ValueError("GenEval's score needs its metadata of each prompt")
-            found.append(judges[0].judge(entry, picture)[0])
-        return np.array(found)
+            verdicts.append(judges[0].judge(entry, picture)[0])
+        return np.array(verdicts)
 
     hits = case.folder.rows("geneval", compute, case.batch, **depends)[:, 0]
     return _tasks(case, hits, depends)
@@ -229,8 +229,11 @@ def _tasks(case: Case, hits: np.ndarray, depends: Mapping[str, Any]) -> Result:
     parts = {"right": (float(hits.mean()), *UNKNOWN)}
     for task in dict.fromkeys(tasks):
         rows = np.flatnonzero(np.array(tasks) == task)
-        texts, own = [prompts[i] for i in rows], hits[rows].tolist()
-        parts[task] = (float(np.mean(own)), *geneval.interval([task] * len(own), texts, own))
+        texts, task_hits = [prompts[i] for i in rows], hits[rows].tolist()
+        parts[task] = (
+            float(np.mean(task_hits)),
+            *geneval.interval([task] * len(task_hits), texts, task_hits),
+        )
     n = len(set(zip(tasks, prompts)))
     return Result(geneval.overall(tasks, list(hits)), low, high, len(hits), n, parts, depends)
 

@@ -219,8 +219,8 @@ class PictureJob:
         """Name the columns that are hits, beside the judge's, and title those of your metrics."""
         others = [m for m in self.metrics if m.name != SCORE]
         hits = [c for m in others if m.hits for c in known[m.address]]
-        own = [m for m in others if m.name not in METRICS]
-        titles = {c: m.heading(c) for m in own for c in known[m.address]}
+        user_metrics = [m for m in others if m.name not in METRICS]
+        titles = {c: m.heading(c) for m in user_metrics for c in known[m.address]}
         return {
             **({HITS: ",".join(hits)} if hits else {}),
             **({TITLES: json.dumps(titles)} if titles else {}),

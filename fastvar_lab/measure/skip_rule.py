@@ -127,8 +127,8 @@ def logistic(values: np.ndarray, labels: Sequence[int], strength: float = 1.0) -
         slope = np.column_stack((strength * error.T @ z + weights, strength * error.sum(axis=0)))
         return strength * likelihood + (weights**2).sum() / 2, slope.ravel()
 
-    found = minimize(loss, np.zeros(shape).ravel(), jac=True, method="L-BFGS-B", tol=1e-10)
-    rows = np.round(found.x.reshape(shape), 5)
+    fit = minimize(loss, np.zeros(shape).ravel(), jac=True, method="L-BFGS-B", tol=1e-10)
+    rows = np.round(fit.x.reshape(shape), 5)
     return Linear(
         tuple(np.round(mean, 5).tolist()),
         tuple(np.round(scale, 5).tolist()),

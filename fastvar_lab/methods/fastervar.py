@@ -94,20 +94,20 @@ class FasterVAR:
 
     def by_step(self, grids: Sequence[Grid]) -> dict[int, Shares]:
         """Return the rank shares by step index; raise ValueError where they do not fit."""
-        found: dict[int, Shares] = {}
+        by_step: dict[int, Shares] = {}
         for name, shares in cast(tuple[tuple[ScaleName, Shares], ...], self.ranks):
             step = find(name, grids)
-            if step in found:
+            if step in by_step:
                 raise ValueError(f"scale {name} names step {step}, which has rank shares already")
-            found[step] = shares
-        if all(found.get(step) == 0 for step in range(len(grids))):
+            by_step[step] = shares
+        if all(by_step.get(step) == 0 for step in range(len(grids))):
             raise ValueError("every scale step is skipped; leave at least one")
-        first = self._first(found)
-        if first is not None and not any(found.get(step) != 0 for step in range(first)):
+        first = self._first(by_step)
+        if first is not None and not any(by_step.get(step) != 0 for step in range(first)):
             raise ValueError(
                 f"FasterVAR restores {grids[first].name} from the step before; none comes before it"
             )
-        return found
+        return by_step
 
     @staticmethod
     def _first(shares: Mapping[int, Shares]) -> int | None:

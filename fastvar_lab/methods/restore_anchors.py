@@ -134,8 +134,8 @@ class AnchorObserver(Observer):
     def fill(self, states: Tensor, index: Tensor, grid: Grid, x: Tensor) -> Tensor:
         """Return hidden states (B, L, C): of kept tokens, copies of anchors, and those of x."""
         anchors, alike = (part.repeat(len(x) // len(part), 1) for part in self.matched(grid))
-        own = torch.arange(x.shape[1], device=x.device).expand_as(anchors)
-        source = torch.where(alike & ~mask_of(index, grid), anchors, own)
+        identity = torch.arange(x.shape[1], device=x.device).expand_as(anchors)
+        source = torch.where(alike & ~mask_of(index, grid), anchors, identity)
         full = scatter(x.clone(), index, states.to(x.dtype))
         return full.gather(1, source.unsqueeze(-1).expand_as(full))
 

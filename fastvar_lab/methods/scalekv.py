@@ -207,9 +207,11 @@ def important(
     """
     spots = torch.tensor(window_positions(grid.h, grid.w, method.window), device=q.device)
     spots = spots + grid.prefix
-    own = spots + k.shape[2] - grid.tokens
+    positions = spots + k.shape[2] - grid.tokens
     products = wide(q[:, :, spots]) @ wide(k).transpose(-1, -2)
-    blocked = torch.zeros(k.shape[2], dtype=torch.bool, device=k.device).index_fill_(0, own, True)
+    blocked = torch.zeros(k.shape[2], dtype=torch.bool, device=k.device).index_fill_(
+        0, positions, True
+    )
     if method.score == "raw":
         total = (products / q.shape[-1] ** 0.5).sum(dim=2).masked_fill(blocked, float("-inf"))
         pooled = F.max_pool1d(total, method.pool, stride=1, padding=method.pool // 2)
@@ -218,7 +220,7 @@ def important(
         pooled = F.avg_pool1d(total, method.pool, stride=1, padding=method.pool // 2)
     pooled = pooled.masked_fill(blocked, float("-inf"))
     rest = pooled.topk(budget - len(spots), dim=-1).indices
-    return torch.cat((rest, own.expand(*rest.shape[:2], -1)), dim=-1).sort(dim=-1).values
+    return torch.cat((rest, positions.expand(*rest.shape[:2], -1)), dim=-1).sort(dim=-1).values
 
 
 RELEASED_2B = {8: (632, 920), 9: (594, 1490), 10: (526, 2510), 11: (420, 4100)}

@@ -192,14 +192,14 @@ class Identity:
 
     def _changed(self, parts: Sequence[nn.Module]) -> dict[str, Any]:
         """Describe modules of users' classes, and those that differ from how they were built."""
-        found = dict[str, Any]()
+        attributes = dict[str, Any]()
         for part in parts:
             now = _described([part])
             built = self._built.get(part._get_name(), now)
             added = {name for name, (kind, _) in settings([part]).items() if not _is_shipped(kind)}
-            found |= {n: now.get(n) for n in sorted({*built, *now})
+            attributes |= {n: now.get(n) for n in sorted({*built, *now})
                       if n in added or now.get(n) != built.get(n)}  # fmt: skip
-        return found
+        return attributes
 
 
 def _described(parts: Sequence[nn.Module]) -> dict[str, tuple[str, list[tuple[str, str]]]]:

@@ -116,8 +116,8 @@ def _fingerprint(path: Path, stamp: tuple[int, int]) -> str:
 
 
 def _stamp(path: Path) -> tuple[int, int]:
-    found = (path / WEIGHTS).stat()
-    return found.st_size, found.st_mtime_ns
+    status = (path / WEIGHTS).stat()
+    return status.st_size, status.st_mtime_ns
 
 
 def fetch(name: str, collection: str | Path | None = None) -> Path:

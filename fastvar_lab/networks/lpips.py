@@ -37,11 +37,11 @@ class LPIPS(nn.Module):
     def taps(self, x: Tensor) -> list[Tensor]:
         """Return the five layers' features of pictures in [0, 1], of unit length per place."""
         shift, scale = (x.new_tensor(v).view(3, 1, 1) for v in (_SHIFT, _SCALE))
-        x, found = (2 * x - 1 - shift) / scale, []
+        x, features = (2 * x - 1 - shift) / scale, []
         for i, conv in enumerate(self.features.values()):
             x = relu(conv(max_pool2d(x, 3, stride=2) if i in _POOLED_BEFORE else x))
-            found.append(x / (1e-8 + x.square().sum(1, keepdim=True)).sqrt())
-        return found
+            features.append(x / (1e-8 + x.square().sum(1, keepdim=True)).sqrt())
+        return features
 
     def forward(self, one: Tensor, other: Tensor) -> Tensor:
         """Return the distances (n,) of pictures (n, 3, H, W) in [0, 1]."""

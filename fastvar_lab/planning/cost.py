@@ -185,8 +185,8 @@ def _fit(
     features, ms = np.array([f for f, _ in rows]), np.array([t for _, t in rows])
     scale = np.maximum(features.max(axis=0), 1e-12)
     weight = 1 / np.sqrt(np.maximum(ms, 1e-3))  # between absolute and relative error
-    found, _ = nnls(features / scale * weight[:, None], ms * weight)
-    return tuple(float(c) for c in found / scale)  # type: ignore[return-value]
+    coefficients, _ = nnls(features / scale * weight[:, None], ms * weight)
+    return tuple(float(c) for c in coefficients / scale)  # type: ignore[return-value]
 
 
 def random_schedules(model: Model, grids: Sequence[Grid], n: int, seed: int) -> Iterator[Planned]:

@@ -100,10 +100,10 @@ def metric_columns(pictures: pd.DataFrame) -> dict[str, tuple[str, int]]:
     A title that another column has already is followed by the name of the column.
     """
     known = {SCORE: ("score", 2)} | {m.name: (m.title, m.digits) for m in METRICS.values()}
-    own = titles(pictures)
+    user_titles = titles(pictures)
     for column in pictures.select_dtypes("number"):
         if not is_described(column) and column not in known:
-            known[column] = own.get(column, (column, 3))
+            known[column] = user_titles.get(column, (column, 3))
     columns, taken = dict[str, tuple[str, int]](), set(TAKEN)
     for column, (title, digits) in known.items():
         if column in pictures and pictures[column].notna().any():

@@ -72,8 +72,8 @@ def measures(image: np.ndarray, prompt: Prompt | None = None) -> dict[str, float
                 values[name].append(value)
         values["outline"].append(_outline(picture, region, mask))
     values["grain"].append(_grain(picture, mask, side))
-    finite = {name: [v for v in found if np.isfinite(v)] for name, found in values.items()}
-    return {name: float(np.mean(found)) for name, found in finite.items() if found}
+    finite = {name: [v for v in measured if np.isfinite(v)] for name, measured in values.items()}
+    return {name: float(np.mean(measured)) for name, measured in finite.items() if measured}
 
 
 def _fit(
