@@ -19,7 +19,7 @@ from fastvar_lab.evaluators.scoring import paired, score, stored
 from fastvar_lab.experiments import making, paper_tables
 from fastvar_lab.experiments.making import Job, make
 from fastvar_lab.measure.quality import METRICS
-from fastvar_lab.networks import rehearsal
+from fastvar_lab.networks import random_networks
 from fastvar_lab.networks.pretrained import Objects
 
 WORLD = benchmarks.find("closed-world")
@@ -29,7 +29,7 @@ TEN = Plan(WORLD, n=10)
 @pytest.fixture(scope="session")
 def tiny_networks(tmp_path_factory):
     pytest.importorskip("transformers")
-    return rehearsal.write_collection(tmp_path_factory.mktemp("networks"))
+    return random_networks.write_collection(tmp_path_factory.mktemp("networks"))
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import torch
 from torch.nn.functional import interpolate, max_pool2d
 
 from fastvar_lab.errors import WeightsError
-from fastvar_lab.networks import collection, conversion, rehearsal, renaming, resizing
+from fastvar_lab.networks import collection, conversion, random_networks, renaming, resizing
 from fastvar_lab.networks.inception import Inception
 from fastvar_lab.networks.lpips import LPIPS
 from fastvar_lab.networks.pretrained import ImageReward, objects
@@ -20,7 +20,7 @@ def picture(h, w, seed=0):
 
 @pytest.fixture(scope="session")
 def tiny_networks(tmp_path_factory):
-    return rehearsal.write_collection(tmp_path_factory.mktemp("networks"))
+    return random_networks.write_collection(tmp_path_factory.mktemp("networks"))
 
 
 def test_clean_resize_is_antialiased_bicubic_without_rounding():
@@ -172,7 +172,9 @@ def test_objects_are_those_of_the_protocol():
 
 def test_names_of_mmdetection_cover_the_whole_network(tmp_path):
     transformers = pytest.importorskip("transformers")
-    conversion.write_json(tmp_path / "config.json", conversion.mask2former(**rehearsal.DETECTOR))
+    conversion.write_json(
+        tmp_path / "config.json", conversion.mask2former(**random_networks.DETECTOR)
+    )
     config = transformers.AutoConfig.from_pretrained(tmp_path)
     network = transformers.Mask2FormerForUniversalSegmentation(config)
     network.save_pretrained(tmp_path)

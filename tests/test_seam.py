@@ -75,11 +75,11 @@ INSIDE = {
         *("names", "shipped", "absent", "precision", "families", "releases", "hub", "wrappers"),
         "states",
         *("checkpoints", "stamps", "features", "seeding", "model", "build", "tiny"),
-        *("loading", "requirements", "catalog", "live", "recognition", "attach"),
+        *("loading", "requirements", "catalog", "live_object", "recognition", "attach"),
     ),
     "networks": (
         *("resizing", "inception", "lpips", "renaming", "pretrained", "conversion"),
-        *("collection", "rehearsal"),
+        *("collection", "random_networks"),
     ),
     "cli": (
         "options",

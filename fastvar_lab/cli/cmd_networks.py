@@ -29,12 +29,12 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError("--fetch, --convert and --rehearse exclude each other; give at most one")
     if args.files and args.convert is None:
         raise ValueError("--files are those of --convert NAME")
-    from fastvar_lab.networks import collection, rehearsal
+    from fastvar_lab.networks import collection, random_networks
 
     if args.rehearse:
         if args.networks is None:
             raise ValueError("--rehearse writes to a folder of its own: give --networks DIR")
-        print(rehearsal.write_collection(args.networks))
+        print(random_networks.write_collection(args.networks))
         return
     if args.convert is not None:
         print(collection.convert(args.convert, args.files, args.networks))

@@ -17,7 +17,7 @@ from fastvar_lab.models import recognition, releases, states
 from fastvar_lab.models.absent import NoAutoEncoder, NoText
 from fastvar_lab.models.build import build
 from fastvar_lab.models.families import FAMILIES, Config, Family
-from fastvar_lab.models.live import Live, share
+from fastvar_lab.models.live_object import LiveObject, share
 from fastvar_lab.models.model import Model
 from fastvar_lab.models.precision import PRECISIONS
 from fastvar_lab.sampling import Sampling
@@ -31,7 +31,7 @@ class Attached(Model):
     To move it or to change the type of its weights, do so with the live object and attach again.
     """
 
-    live: Live
+    live: LiveObject
 
     def freeze(self) -> Model:
         """Do nothing: the live object was in evaluation mode, and its gradients are its own."""
@@ -155,12 +155,14 @@ def attach(
     Raises ValueError for an object of no known family, in training mode, on several devices, or
     whose settings are not implemented; WeightsError for parameters that do not match.
     """
-    whole = Live(live, "the live object")
+    whole = LiveObject(live, "the live object")
     family = FAMILIES[recognition.family_name(whole)]
     carried = whole.setting("vae_proxy")
     if tokenizer is None and isinstance(carried, tuple) and carried:
         tokenizer = carried[0]
-    vision = Live(tokenizer, "the live tokenizer") if isinstance(tokenizer, nn.Module) else None
+    vision = (
+        LiveObject(tokenizer, "the live tokenizer") if isinstance(tokenizer, nn.Module) else None
+    )
     if vision is None and tokenizer is not None and not callable(tokenizer):
         raise ValueError(f"tokenizer must be a live module or a function; not {short(tokenizer)}")
     sized = None if vision is None else recognition.tokenizer_of(vision)
@@ -202,7 +204,7 @@ def attach(
     return model
 
 
-def _parts(live: Live, config: Config, tokenizer: AutoEncoderConfig | None) -> Model:
+def _parts(live: LiveObject, config: Config, tokenizer: AutoEncoderConfig | None) -> Model:
     """Build a model on the meta device; raise ValueError for sizes that no model has."""
     try:
         with torch.device("meta"):
@@ -218,7 +220,7 @@ def _known(config: Config) -> str | None:
     return states.released().get(config)
 
 
-def _sizes(live: Live, family: Family, sizes: Sequence[Sequence[int]] | None) -> Sizes | None:
+def _sizes(live: LiveObject, family: Family, sizes: Sequence[Sequence[int]] | None) -> Sizes | None:
     """Return the schedule given, or the one of an Infinity's own pixel budget `pn`."""
     if sizes is not None:
         return as_sizes(sizes)

@@ -13,7 +13,7 @@ from fastvar_lab.backbones.var import VARConfig
 from fastvar_lab.errors import WeightsError, short
 from fastvar_lab.models import states
 from fastvar_lab.models.families import HART_NEEDS, Config
-from fastvar_lab.models.live import Live
+from fastvar_lab.models.live_object import LiveObject
 
 # attributes that change what is computed, but no parameter: the values that are implemented
 _NEEDS: dict[str, dict[str, Any]] = {
@@ -29,7 +29,7 @@ _NEEDS: dict[str, dict[str, Any]] = {
 }
 
 
-def family_name(live: Live) -> str:
+def family_name(live: LiveObject) -> str:
     """Return "var", "infinity" or "hart"; raise ValueError that says what was looked for."""
     for mark, (name, _) in states.MARKS.items():
         if live.layer(mark.removesuffix(".weight")) is not None:
@@ -42,7 +42,7 @@ def family_name(live: Live) -> str:
     )
 
 
-def config_of(live: Live, family: str, channels: int | None) -> Config:
+def config_of(live: LiveObject, family: str, channels: int | None) -> Config:
     """Read a transformer's configuration; `channels` are those of its tokenizer, if it is here.
 
     Raises WeightsError for a part that is missing, ValueError for settings that contradict the
@@ -61,7 +61,7 @@ def config_of(live: Live, family: str, channels: int | None) -> Config:
     return config
 
 
-def _var(live: Live, channels: int | None) -> VARConfig:
+def _var(live: LiveObject, channels: int | None) -> VARConfig:
     width, code = live.shape("word_embed")
     return VARConfig(
         depth=live.count("blocks"),
@@ -75,7 +75,7 @@ def _var(live: Live, channels: int | None) -> VARConfig:
     )
 
 
-def _infinity(live: Live, channels: int | None) -> InfinityConfig:
+def _infinity(live: LiveObject, channels: int | None) -> InfinityConfig:
     width, bits = live.shape("word_embed")
     patch = 2 if live.setting("apply_spatial_patchify") else 1
     if channels is not None:
@@ -99,7 +99,7 @@ def _infinity(live: Live, channels: int | None) -> InfinityConfig:
     )
 
 
-def _hart(live: Live, channels: int | None) -> HARTConfig:
+def _hart(live: LiveObject, channels: int | None) -> HARTConfig:
     width, code = live.shape("word_embed")
     heads = live.setting("num_heads", "config.num_heads")
     if not isinstance(heads, int):
@@ -127,14 +127,14 @@ def _hart(live: Live, channels: int | None) -> HARTConfig:
     )
 
 
-_READERS: dict[str, Callable[[Live, int | None], Config]] = {
+_READERS: dict[str, Callable[[LiveObject, int | None], Config]] = {
     "var": _var,
     "infinity": _infinity,
     "hart": _hart,
 }
 
 
-def tokenizer_of(live: Live) -> AutoEncoderConfig:
+def tokenizer_of(live: LiveObject) -> AutoEncoderConfig:
     """Read the sizes of an autoencoder; raise WeightsError for a part that is missing."""
     levels = live.count("decoder.up")
     shapes = [live.shape(f"decoder.up.{i}.block.0.conv1") for i in range(levels)]

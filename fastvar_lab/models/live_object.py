@@ -1,7 +1,7 @@
 """Looks into a live object: its modules by their released names, whatever wraps them.
 
-`Live` reads sizes off; `share` puts the object's layers and parameters into modules of this library
-without a copy. The object itself is never changed, and its repository is never imported.
+`LiveObject` reads sizes off; `share` puts the object's layers and parameters into modules of this
+library without a copy. The object itself is never changed, and its repository is never imported.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def bare(module: nn.Module) -> nn.Module:
         module = inner
 
 
-class Live:
+class LiveObject:
     """The modules and tensors of a live object by their released names, blocks in one row.
 
     `noun` is what messages call the object. Tensors are parameters and persistent buffers.
@@ -183,7 +183,7 @@ def is_plain(module: nn.Module) -> bool:
     )
 
 
-def share(module: nn.Module, live: Live) -> None:
+def share(module: nn.Module, live: LiveObject) -> None:
     """Put a live object's layers and parameters into a module on the meta device.
 
     Layers go in as they are, so that hooks, adapters and quantised weights act; where a layer of
@@ -235,12 +235,14 @@ def _goes_in(part: nn.Module, other: nn.Module) -> bool:
     return type(other) is type(part) or not is_plain(other)
 
 
-def _check_shape(live: Live, name: str, shape: tuple[int, ...], expected: tuple[int, ...]) -> None:
+def _check_shape(
+    live: LiveObject, name: str, shape: tuple[int, ...], expected: tuple[int, ...]
+) -> None:
     if shape != expected:
         raise WeightsError(f"{name} in {live.noun} has shape {shape}; this model needs {expected}")
 
 
-def _check_places(live: Live, module: nn.Module) -> None:
+def _check_places(live: LiveObject, module: nn.Module) -> None:
     """Raise WeightsError for tensors without content, or on several devices."""
     places = dict[torch.device, str]()
     for name, tensor in (*module.named_parameters(), *module.named_buffers()):
