@@ -212,7 +212,7 @@ def test_acts_that_no_generation_can_follow_are_refused(small, acts, sentence):
     ("mask", "kind"),
     [
         (torch.ones(1, 3, dtype=torch.bool), r"torch.bool \(1, 3\)"),
-        (torch.ones(1, 1), r"torch.float32 \(1, 1\)"),
+        (torch.ones(1, 1, dtype=torch.int64), r"torch.int64 \(1, 1\)"),
         (torch.ones(1, 1, 1, dtype=torch.bool), r"torch.bool \(1, 1, 1\)"),
         ([True], r"\[True\]"),
     ],
@@ -226,7 +226,7 @@ def test_places_that_are_no_mask_of_the_map_are_refused(small, mask, kind):
         def start(self, grids, depth, held=None):
             return Masks()
 
-    sentence = rf"step 0 \(1x1\): `places` must return a mask \(1, 1\), bool; it returned {kind}"
+    sentence = rf"step 0 \(1x1\): `places` must return a mask \(1, 1\), bool, or weights; it returned {kind}"
     with pytest.raises(ValueError, match=sentence):
         fv.generate(small, PROMPT, Liar())
 

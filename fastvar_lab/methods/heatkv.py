@@ -44,7 +44,7 @@ class HeatKV:
     >>> from fastvar_lab.scales import TINY, grids
     >>> method = HeatKV(0.25, orders=(tuple(range(32)),) * 6)
     >>> [method.dropped_pairs(grids(TINY), step) for step in (7, 8, 9)]
-    [11, 20, 25]
+    [10, 20, 25]
     """
 
     family: ClassVar[str] = "HeatKV"

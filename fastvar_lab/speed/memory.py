@@ -187,7 +187,7 @@ def memory(
 
     >>> import fastvar_lab as fv
     >>> memory(fv.load("tiny"), fv.Dense()).cache // 2**20
-    27
+    56
     """
     with hollow_model(model, pictures) as (shadow, condition):
         return allocated(shadow, condition, method, sizes=sizes, sampling=sampling)
