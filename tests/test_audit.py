@@ -226,7 +226,10 @@ def test_places_that_are_no_mask_of_the_map_are_refused(small, mask, kind):
         def start(self, grids, depth, held=None):
             return Masks()
 
-    sentence = rf"step 0 \(1x1\): `places` must return a mask \(1, 1\), bool, or weights; it returned {kind}"
+    sentence = (
+        r"step 0 \(1x1\): `places` must return a mask \(1, 1\), bool, or weights; "
+        rf"it returned {kind}"
+    )
     with pytest.raises(ValueError, match=sentence):
         fv.generate(small, PROMPT, Liar())
 

@@ -94,7 +94,9 @@ def _skipvar(args: argparse.Namespace, model: Model, items: Sequence[Item]) -> N
     given = {name: value for name, value in settings.items() if value is not None}
     rule, source = skip_rule.skipvar(model, items, **given)
     path = folder(args.out) / "skipvar.json"
-    write(path, lambda partial: partial.write_text(write_rule(rule, source=source)))
+    write(
+        path, lambda partial: partial.write_text(write_rule(rule, source=source), encoding="utf-8")
+    )
     print(SkipVAR(str(path)))
     print(source)
 

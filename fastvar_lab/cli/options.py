@@ -117,8 +117,9 @@ def check(args: argparse.Namespace, argv: Sequence[str]) -> None:
         check_name(args.model)
     if getattr(args, "ratios", None) is not None:
         parse_ratios(args.ratios)
-    if getattr(args, "size", None) is not None:
-        parse_size(args.size)
+    sizes = getattr(args, "size", None)
+    for size in [sizes] if isinstance(sizes, str) else sizes or ():
+        parse_size(size)
     for name, label in FOLDERS.items():
         path = getattr(args, name, None)
         if path is not None:

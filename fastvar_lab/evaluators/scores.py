@@ -81,7 +81,7 @@ class Case:
     device: str = "cpu"
     batch: int = 16
 
-    def open(self, name: str) -> Any:
+    def network(self, name: str) -> Any:
         return collection.open_network(name, self.networks, self.device)
 
     def hash(self, *names: str) -> dict[str, str]:
@@ -105,7 +105,7 @@ class Case:
         depends = {"resize": self.resize, **self.hash("inception")}
         compute = partial(_activations, self)
         rows = pictures.rows("inception", compute, self.batch, **depends)
-        network = self.open("inception")
+        network = self.network("inception")
         wide, classes = network.fc.in_features, network.fc.out_features
         pooled, spatial, logits = np.split(rows, [wide, rows.shape[1] - classes], axis=1)
         return {"pooled": pooled, "spatial": spatial, "logits": logits}[part]
@@ -127,7 +127,7 @@ def _activations(case: Case, pictures: Sequence[np.ndarray], places: Sequence[in
     resize = resizing.RESIZES[case.resize]
     pixels = torch.stack([resize(picture) for picture in pictures]).to(case.device)
     with torch.no_grad(), _exact():
-        return torch.cat([t.float().cpu() for t in case.open("inception")(pixels)], 1).numpy()
+        return torch.cat([t.float().cpu() for t in case.network("inception")(pixels)], 1).numpy()
 
 
 class _exact:
@@ -177,7 +177,7 @@ def _cosines(case: Case, name: str, options: dict[str, Any]) -> Result:
     known = dict[str, Any]()
 
     def compute(pictures: Sequence[np.ndarray], places: Sequence[int]) -> np.ndarray:
-        network, prompts = case.open(name), [case.folder.prompts[i] for i in places]
+        network, prompts = case.network(name), [case.folder.prompts[i] for i in places]
         for prompt in dict.fromkeys(p for p in prompts if p not in known):
             known[prompt] = network.texts([prompt])[0]
         texts = torch.stack([known[prompt] for prompt in prompts])
@@ -194,7 +194,7 @@ def image_reward(case: Case) -> Result:
 
     def compute(pictures: Sequence[np.ndarray], places: Sequence[int]) -> np.ndarray:
         prompts = [case.folder.prompts[i] for i in places]
-        return case.open("imagereward").score(prompts, pictures).cpu().numpy()
+        return case.network("imagereward").score(prompts, pictures).cpu().numpy()
 
     prompts = {"prompts": case.folder.prompts}
     rows = case.folder.rows("imagereward", compute, case.batch, **depends, **prompts)
@@ -209,7 +209,7 @@ def gen_eval(case: Case) -> Result:
     def compute(pictures: Sequence[np.ndarray], places: Sequence[int]) -> np.ndarray:
         if not judges:
             judges.append(
-                PictureJudge(case.open("detector"), case.open("clip"), case.options.rules)
+                PictureJudge(case.network("detector"), case.network("clip"), case.options.rules)
             )
         verdicts = []
         for picture, i in zip(pictures, places):

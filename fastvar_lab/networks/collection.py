@@ -59,7 +59,7 @@ class Network:
     megabytes: int
     licence: str
     convert: Callable[[Mapping[str, Path], Path], None]
-    open: Callable[[Path], nn.Module]
+    read: Callable[[Path], nn.Module]
 
 
 def default_folder() -> Path:
@@ -99,7 +99,7 @@ def open_network(
 
 @lru_cache(maxsize=8)
 def _open(name: str, path: Path, device: str, stamp: tuple[int, int]) -> nn.Module:
-    return find(name).open(path).to(device).eval().requires_grad_(False)
+    return find(name).read(path).to(device).eval().requires_grad_(False)
 
 
 def fingerprint(name: str, collection: str | Path | None = None) -> str:
