@@ -197,3 +197,5 @@ def test_commands_take_a_schedule_from_a_file_or_a_method_as_python(tmp_path, ca
         assert "--ratios and --method exclude each other" in capsys.readouterr().err
     assert main(["evaluate", "--method", str(tmp_path / "none.json")]) == 2
     assert "none.json: No such file" in capsys.readouterr().err
+    assert main(["evaluate", "--method", "nope"]) == 2
+    assert "'nope' is not a method; a method is a call such as" in capsys.readouterr().err

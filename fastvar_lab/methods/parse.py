@@ -24,7 +24,8 @@ def read_method(text: str, classes: Sequence[type] = ()) -> Method:
     """
     try:
         known = {**shipped(), **{kind.__name__: kind for kind in classes}}
-        value = _value(ast.parse(text.strip(), mode="eval").body, text, known)
+        written = ast.parse(text.strip(), mode="eval").body
+        value: Any = _value(written, text, known) if isinstance(written, ast.Call) else None
     except (SyntaxError, TypeError) as error:
         raise ValueError(f"cannot read a method from {text!r}: {error}") from error
     if not hasattr(value, "acts"):
