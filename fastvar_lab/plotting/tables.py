@@ -8,7 +8,16 @@ from typing import Any
 
 import pandas as pd
 
-from fastvar_lab.frames import GUIDANCE, KEPT, SCORE, is_described, titles
+from fastvar_lab.frames import (
+    CACHE,
+    GUIDANCE,
+    KEPT,
+    OPERATIONS,
+    SCORE,
+    counted,
+    is_described,
+    titles,
+)
 from fastvar_lab.measure.quality import METRICS
 from fastvar_lab.measure.speedup import DISTURBED, disturbances
 from fastvar_lab.measure.statistics import summary
@@ -57,6 +66,8 @@ def tabulate(frame: pd.DataFrame) -> pd.DataFrame:
         if wide.any():
             table["note"] = [DISTURBED if any_wide else "" for any_wide in wide]
         return table.reset_index().fillna("")
+    if not (frame.kind == "time").any():
+        return _counted_table(frame)
     parts = [_compared_table(part, place) for place, part in _places(frame)]
     return pd.concat(parts, ignore_index=True).fillna("")
 
@@ -67,16 +78,40 @@ def _compared_table(frame: pd.DataFrame, place: dict[str, Any]) -> pd.DataFrame:
     out = pd.DataFrame({"method": pictures.method.unique()})
     for column, (title, digits) in metric_columns(pictures).items():
         rows = summary(pictures, ["method"], column)
-        out[title] = [
-            f"{r['mean']:.{digits}f} ({r.low:.{digits}f} to {r.high:.{digits}f})" if r.n else ""
-            for _, r in rows.iterrows()
-        ]
+        out[title] = [_interval(row, digits) for _, row in rows.iterrows()]
     out["speedup"] = [_speedup(times.loc[m]) for m in out.method]
     out["FLOP bound"] = [f"{times.speedup_flop_bound[m]:.2f}" for m in out.method]
     out["n"] = [str((pictures.method == m).sum()) for m in out.method]
     for column, value in reversed(place.items()):
         out.insert(0, column, value)
     return out
+
+
+def _counted_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """Summarise a comparison that counts operations, at each guidance scale."""
+    pictures, tables = counted(frame), list[pd.DataFrame]()
+    scales = pictures.groupby(GUIDANCE) if GUIDANCE in pictures else [("", pictures)]
+    for scale, part in scales:
+        out = pd.DataFrame({"method": part.method.unique()})
+        for column, (title, digits) in metric_columns(part).items():
+            rows = summary(part, ["method"], column)
+            out[title] = [_interval(row, digits) for _, row in rows.iterrows()]
+        for column, title in ((OPERATIONS, "operations"), (CACHE, "cache")):
+            if column in part and part[column].notna().any():
+                shares = part.groupby("method", sort=False)[column].mean()
+                out[title] = ["" if s != s else f"{100 * s:.0f} %" for s in shares]
+        out["n"] = [str((part.method == m).sum()) for m in out.method]
+        if scale != "":
+            out.insert(0, GUIDANCE, scale)
+        tables.append(out)
+    return pd.concat(tables, ignore_index=True).fillna("")
+
+
+def _interval(row: pd.Series, digits: int) -> str:
+    """Write a mean with its interval; nothing where nothing was measured."""
+    if not row.n:
+        return ""
+    return f"{row['mean']:.{digits}f} ({row.low:.{digits}f} to {row.high:.{digits}f})"
 
 
 def _places(frame: pd.DataFrame) -> list[tuple[dict[str, Any], pd.DataFrame]]:
