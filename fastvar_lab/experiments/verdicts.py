@@ -65,8 +65,8 @@ def line_over(
 ) -> Callable[[pd.DataFrame], Answer]:
     """Make the answer to a claim that one line is better than another at equal operations.
 
-    `cost` may be another column that is to be equal. With `guidance` it is asked at that scale, of a
-    frame with several.
+    `cost` may be another column that is to be equal. With `guidance` it is asked at that scale, of
+    a frame with several.
     """
 
     def answer(frame: pd.DataFrame) -> Answer:
