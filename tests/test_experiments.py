@@ -66,7 +66,7 @@ from fastvar_lab.plotting import charts, tables
 from fastvar_lab.plotting.style import write_figure
 from fastvar_lab.prompts import ClosedWorld, PromptList
 from fastvar_lab.speed import flops, suite
-from fastvar_lab.speed.held import held_share
+from fastvar_lab.speed.kv_bytes import held_share
 from fastvar_lab.store import Drawn, Store, key
 from fastvar_lab.world.tasks import TASKS
 from tests.test_var import SMALL as AUTOENCODER
@@ -1319,7 +1319,7 @@ def test_commands_in_provenance_repeat_the_run(tmp_path, monkeypatch):
     assert line in (out / "claims.md").read_text()
     model, mine = fv.load("tiny"), fv.Metric("mine", "mine", lambda p, r: 0.0)
     for settings in ({"prompts": fv.PromptList("a ring")}, {"metrics": [mine]},
-                     {"prompts": fv.PromptFile(text, seed=3)}, {"scope": "default"}):  # fmt: skip
+                     {"prompts": fv.PromptFile(text, seed=3)}, {"scope": base.Scope("look", 2, 1)}):  # fmt: skip
         list(figures.draw(model, ["memory"], out, **settings))
         assert "command" not in json.loads((out / "memory.json").read_text())
     own = replace(run.find("memory"), version=9)
