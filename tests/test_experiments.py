@@ -1318,8 +1318,9 @@ def test_commands_in_provenance_repeat_the_run(tmp_path, monkeypatch):
     line = f"Written by `python -m fastvar_lab claims --quick --prompts '{text}'`."
     assert line in (out / "claims.md").read_text()
     model, mine = fv.load("tiny"), fv.Metric("mine", "mine", lambda p, r: 0.0)
+    look = base.Scope("look", 2, 1)
     for settings in ({"prompts": fv.PromptList("a ring")}, {"metrics": [mine]},
-                     {"prompts": fv.PromptFile(text, seed=3)}, {"scope": base.Scope("look", 2, 1)}):  # fmt: skip
+                     {"prompts": fv.PromptFile(text, seed=3)}, {"scope": look}):  # fmt: skip
         list(figures.draw(model, ["memory"], out, **settings))
         assert "command" not in json.loads((out / "memory.json").read_text())
     own = replace(run.find("memory"), version=9)
