@@ -22,9 +22,9 @@ GUIDANCE = "guidance"
 """The column of the guidance scale, in frames of experiments that ask at several."""
 
 DESCRIBED = (
-    *("kind", "model", "weights", "prompts", "machine", "method", "repr", "family", "selector"),
-    *("restorer", "granularity", "cache_step", "layers", "sublayers", "picture", "prompt"),
-    *("seed", "group", "ms", "speedup", "turns", "disturbed", GUIDANCE, HITS, TITLES),
+    *("kind", "model", "weights", "prompts", "machine", "method", "repr", "family", "axis"),
+    *("selector", "restorer", "granularity", "cache_step", "layers", "sublayers", "picture"),
+    *("prompt", "seed", "group", "ms", "speedup", "turns", "disturbed", GUIDANCE, HITS, TITLES),
 )
 """Columns of comparisons that hold no metric."""
 

@@ -111,6 +111,7 @@ def _frame(name: str | Experiment, frame: pd.DataFrame, out: Path, scope: str | 
     label = name if isinstance(name, str) else name.name
     kept = record.points(frame) if record.points else frame
     output.write_frame(out / label, frame, kept)
+    output.write_more_tables(out / label, record, frame)
     scope = scope if isinstance(scope, str) else scope.name
     return {"figure": label, **output.measured(scope, frame, len(kept))}
 
@@ -132,6 +133,7 @@ def draw_frame(
     out = folder(out)
     record = _record(experiment)
     written = output.write_frame(out / record.name, frame, frame)
+    output.write_more_tables(out / record.name, record, written)
     option = f" --{scope}" if scope != "default" else ""
     scales = tuple(frame[GUIDANCE].unique()) if GUIDANCE in frame else ()
     if scales != record.guidances:
@@ -185,7 +187,9 @@ def again(out: str | Path, names: Sequence[str], endings: Sequence[str]) -> Iter
             raise ValueError(f"{out / name}.json is not there: nothing says what {name} shows")
         report, figure = _report(out / f"{name}.json"), _from_data(name, out)
         if name in CHARTED and not _record(name).points:
-            output.write_tables(out / name, pd.read_csv(out / f"{name}.csv"))
+            frame = pd.read_csv(out / f"{name}.csv")
+            output.write_tables(out / name, frame)
+            output.write_more_tables(out / name, _record(name), frame)
         report["versions"] |= {p: version(p) for p in DRAWN_WITH}
         yield from _finish(out / name, name, report, figure, endings)
 

@@ -2,6 +2,7 @@
 
 from fastvar_lab.plotting.charts.comparisons import (
     front,
+    frontiers,
     methods,
     rivals,
     sensitivity,
@@ -34,6 +35,7 @@ __all__ = [
     "exponent",
     "exponents",
     "front",
+    "frontiers",
     "kernels",
     "latency",
     "memory",
