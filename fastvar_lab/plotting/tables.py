@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
+from typing import Any
 
 import pandas as pd
 
@@ -64,10 +65,11 @@ def _compared_table(frame: pd.DataFrame, place: dict[str, str]) -> pd.DataFrame:
     """Summarise the comparison on one machine of one model."""
     pictures, times = compared(frame)
     out = pd.DataFrame({"method": pictures.method.unique()})
+    full = set(pictures.method[pictures.family == "full"])
     for column, (title, digits) in metric_columns(pictures).items():
         rows = summary(pictures, ["method"], column)
         out[title] = [
-            f"{r['mean']:.{digits}f} ({r.low:.{digits}f} to {r.high:.{digits}f})" if r.n else ""
+            _interval(r, digits, itself=r.method in full and r.low == r.high)
             for _, r in rows.iterrows()
         ]
     out["speedup"] = [_speedup(times.loc[m]) for m in out.method]
@@ -76,6 +78,13 @@ def _compared_table(frame: pd.DataFrame, place: dict[str, str]) -> pd.DataFrame:
     for column, value in reversed(place.items()):
         out.insert(0, column, value)
     return out
+
+
+def _interval(row: pd.Series, digits: int, itself: bool) -> str:
+    """Write a mean with its interval; nothing of what compares full pictures with themselves."""
+    if itself or not row.n:
+        return ""
+    return f"{row['mean']:.{digits}f} ({row.low:.{digits}f} to {row.high:.{digits}f})"
 
 
 def _places(frame: pd.DataFrame) -> list[tuple[dict[str, str], pd.DataFrame]]:
@@ -217,8 +226,10 @@ def escaped(text: str, special: re.Pattern[str] = MARKUP) -> str:
     return one_line(special.sub(r"\\\g<0>", text))
 
 
-def latex(table: pd.DataFrame) -> str:
+def latex(table: pd.DataFrame, caption: str = "", label: str = "") -> str:
     r"""Write a table as LaTeX with booktabs' rules, its special characters escaped.
+
+    With a caption it is a whole float, which `label` names for references.
 
     >>> "{[}mine], 50 \\% \\$" in latex(pd.DataFrame({"method": ["[mine], 50 % $"]}))
     True
@@ -226,7 +237,11 @@ def latex(table: pd.DataFrame) -> str:
     columns = "l" + "r" * (len(table.columns) - 1)
     table = table.map(lambda cell: one_line(cell) if isinstance(cell, str) else cell)
     style = table.style.format(escape="latex").format_index(escape="latex", axis=1)
-    text = str(style.hide(axis="index").to_latex(hrules=True, column_format=columns))
+    floating: Any = {}
+    if caption:
+        text = re.sub(r"[&%$#_{}]", r"\\\g<0>", one_line(caption))
+        floating = {"caption": text, "label": label, "position_float": "centering"}
+    text = str(style.hide(axis="index").to_latex(hrules=True, column_format=columns, **floating))
     # after a rule or the end of a row, LaTeX takes a bracket or a star for an option
     return re.sub(r"^(\s*)([\[*])", r"\1{\2}", text, flags=re.M)
 
