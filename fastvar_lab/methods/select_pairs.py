@@ -9,8 +9,10 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from fastvar_lab.methods.observer import Observed, Observer, looks_back, observer
+from fastvar_lab.methods.prune import Prune
 from fastvar_lab.methods.registry import selector
 from fastvar_lab.methods.select import FarFromMean, Selector
+from fastvar_lab.methods.spaces import PRUNED, Subject, rising, space
 from fastvar_lab.seam import Grid, Handles, Site
 from fastvar_lab.tokens import wide
 
@@ -125,3 +127,16 @@ class TrueChange(Observed):
     def scores(self, x: Tensor, grid: Grid, site: Site) -> Tensor:
         """Return the squared norm of x (B, L, C), the output less what would be restored."""
         return wide(x).square().sum(dim=-1)
+
+
+@space(
+    "pruning, guidance gap", "selection",
+    third=PRUNED, second=PRUNED, last=PRUNED, spared=(0.0, 0.125, 0.25),
+)  # fmt: skip
+def _guidance_gap(
+    subject: Subject, third: float, second: float, last: float, spared: float
+) -> Prune:
+    """FocusVAR's selector under FastVAR's restoration."""
+    first = round(spared * subject.depth)
+    layers = (first, subject.depth) if first else None
+    return Prune(rising(third, second, last), select=GuidanceGap(), layers=layers)
