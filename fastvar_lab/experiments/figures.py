@@ -24,6 +24,7 @@ from fastvar_lab.experiments.galleries import GALLERIES, make
 from fastvar_lab.experiments.output import DRAWN_WITH, Report
 from fastvar_lab.experiments.workers import ModelSpec
 from fastvar_lab.files import expanded, folder, read_json, write, write_json
+from fastvar_lab.frames import GUIDANCE
 from fastvar_lab.measure import quality
 from fastvar_lab.models.model import Model
 from fastvar_lab.plotting.style import write_figure
@@ -132,6 +133,9 @@ def draw_frame(
     record = _record(experiment)
     written = output.write_frame(out / record.name, frame, frame)
     option = f" --{scope}" if scope != "default" else ""
+    scales = tuple(frame[GUIDANCE].unique()) if GUIDANCE in frame else ()
+    if scales != record.guidances:
+        option += f" --guidance {' '.join(f'{scale:g}' for scale in scales)}"
     command = f"experiment {record.name} --model {model.name}{option}"
     shipped = run.REGISTRY.get(record.name) is record
     report = {

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
+from typing import Any
 
 import pandas as pd
 
-from fastvar_lab.frames import KEPT, SCORE, is_described, titles
+from fastvar_lab.frames import GUIDANCE, KEPT, SCORE, is_described, titles
 from fastvar_lab.measure.quality import METRICS
 from fastvar_lab.measure.speedup import DISTURBED, disturbances
 from fastvar_lab.measure.statistics import summary
 
-PLACE = ("model", "machine")  # columns that say of what and where, shown if there are several
+PLACE = ("model", "machine", GUIDANCE)  # columns that say of what, shown if there are several
 TAKEN = ("method", "speedup", "FLOP bound", "n", *PLACE)  # titles of a comparison's other columns
 SETTINGS = ("method", "kernel", "what", "domain", "side", "size", "source_size", "kind")
 MEASURED = (
@@ -60,7 +61,7 @@ def tabulate(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True).fillna("")
 
 
-def _compared_table(frame: pd.DataFrame, place: dict[str, str]) -> pd.DataFrame:
+def _compared_table(frame: pd.DataFrame, place: dict[str, Any]) -> pd.DataFrame:
     """Summarise the comparison on one machine of one model."""
     pictures, times = compared(frame)
     out = pd.DataFrame({"method": pictures.method.unique()})
@@ -78,7 +79,7 @@ def _compared_table(frame: pd.DataFrame, place: dict[str, str]) -> pd.DataFrame:
     return out
 
 
-def _places(frame: pd.DataFrame) -> list[tuple[dict[str, str], pd.DataFrame]]:
+def _places(frame: pd.DataFrame) -> list[tuple[dict[str, Any], pd.DataFrame]]:
     """Split a comparison by model and machine; a machine's times go with its model's pictures."""
     several = [c for c in PLACE if c in frame and frame[c].nunique() > 1]
     if not several:
@@ -86,7 +87,7 @@ def _places(frame: pd.DataFrame) -> list[tuple[dict[str, str], pd.DataFrame]]:
     times = frame[frame.kind == "time"]
     places = []
     for _, row in times[several].drop_duplicates().iterrows():
-        place = {column: str(row[column]) for column in several}
+        place = {column: row[column] for column in several}
         same = pd.Series(True, index=frame.index)
         for column, value in place.items():
             same &= (frame[column] == value) | (frame[column].isna() & (frame.kind == "quality"))
@@ -128,10 +129,9 @@ def compared(frame: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
         names = list(frame[column].dropna().unique()) if column in frame else []
         if len(names) > 1:
             one = f"frame.{column} == {names[0]!r}"
-            one = one if column == "model" else f"frame.{column}.isna() | ({one})"
-            raise ValueError(
-                f"the frame holds the {column}s {' and '.join(names)}; draw one: frame[{one}]"
-            )
+            one = f"frame.{column}.isna() | ({one})" if column == "machine" else one
+            several = " and ".join(map(str, names))
+            raise ValueError(f"the frame holds the {column}s {several}; draw one: frame[{one}]")
     pictures = frame[frame.kind == "quality"]
     times = frame[frame.kind == "time"].set_index("method")
     twice = [
