@@ -1,7 +1,7 @@
 """Charts from tidy frames, one function per kind of experiment: no torch, no generation."""
 
+from fastvar_lab.measure.frontier import front
 from fastvar_lab.plotting.charts.comparisons import (
-    front,
     methods,
     rivals,
     sensitivity,

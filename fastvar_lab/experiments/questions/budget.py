@@ -1,0 +1,113 @@
+"""Planned schedules beside those that people write by hand, at equal time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import pandas as pd
+
+from fastvar_lab.branching import Branches, branching
+from fastvar_lab.experiments.base import Cell, Experiment, Methods, Question
+from fastvar_lab.generation import generate
+from fastvar_lab.measure.quality import psnr
+from fastvar_lab.methods.columns import labelled
+from fastvar_lab.methods.prune import Dense
+from fastvar_lab.models.model import Model
+from fastvar_lab.pictures import to_uint8
+from fastvar_lab.planning.by_hand import by_hand
+from fastvar_lab.plotting import charts
+from fastvar_lab.seam import Method
+from fastvar_lab.speed import flops
+from fastvar_lab.store import Rows
+
+GUIDANCES = (2.0, 4.0)
+LOOKED = 8  # prompts on which the whole grid is looked at
+NEAR = 1.0  # dB below the grid's envelope within which schedules are compared on all prompts
+
+
+def methods(model: Model) -> Methods:
+    """Return the schedules that were planned for a model."""
+    return {}
+
+
+def hand_methods(model: Model) -> Methods:
+    """Return the schedules by hand, by label."""
+    guided = model.transformer.guided(model.sampling)
+    return labelled(by_hand(model.grids(), model.depth, guided), model.grids(), model.depth)
+
+
+def cells(question: Question) -> list[list[Cell]]:
+    """Return a cell for each schedule by hand and each of the first batches of prompts."""
+    grid = hand_methods(question.model)
+    return [
+        [Cell({"kind": "grid"}, method, label, items, first) for label, method in grid.items()]
+        for first, items in question.batches()
+        if first < LOOKED
+    ]
+
+
+def grid_quality(model: Model, cells: Sequence[Cell]) -> Iterator[tuple[Cell, Rows]]:
+    """PSNR of schedules to full generation, and the speedups that counted operations allow."""
+    first = cells[0]
+    full = generate(model, first.prompts, Dense(), seed=first.seeds, snapshot=True)
+    references, branches = to_uint8(model.decode(full.canvas)), Branches(model, full)
+    by_method = {repr(cell.method): cell for cell in cells}
+    every = [cell.method for cell in cells if cell.method is not None]
+    for method in branching(every, model.grids()):
+        pictures = to_uint8(model.decode(branches.run(method).canvas))
+        bound = _bound(model, method, first.text_tokens)
+        yield (
+            by_method[repr(method)],
+            [
+                {
+                    "picture": first.first + i,
+                    "psnr": psnr(picture, reference),
+                    "speedup_flop_bound": bound,
+                }
+                for i, (picture, reference) in enumerate(zip(pictures, references, strict=True))
+            ],
+        )
+
+
+def _bound(model: Model, method: Method, text_tokens: int) -> float:
+    """Return counted operations of full generation over those of a method."""
+    costs = [
+        flops.total(flops.step_flops(model, m, model.grids(), text_tokens, sampling=model.sampling))
+        for m in (Dense(), method)
+    ]
+    return costs[0] / costs[1]
+
+
+def near_envelope(question: Question, frame: pd.DataFrame) -> Methods:
+    """Return the planned schedules, and those by hand that may be on one of the two envelopes.
+
+    These are at most 1 dB below the best schedule that needs as few operations, among all and among
+    those that keep null rows, on the prompts that were looked at.
+    """
+    grid = frame[frame.kind == "grid"]
+    points = grid.groupby("method", sort=False).agg({"psnr": "mean", "speedup_flop_bound": "first"})
+    near = set[str]()
+    for part in (points, points[~points.index.isin(without_null(grid))]):
+        ranked = part.sort_values("speedup_flop_bound", ascending=False)
+        near |= set(ranked.index[ranked.psnr >= ranked.psnr.cummax() - NEAR])
+    grid_methods = hand_methods(question.model)
+    return {**question.methods, **{m: grid_methods[m] for m in points.index if m in near}}
+
+
+def without_null(frame: pd.DataFrame) -> set[str]:
+    """Return the methods of a frame that run some step without its null rows."""
+    rows = frame.drop_duplicates("method").set_index("method").filter(like="rows_")
+    return set(rows.index[(rows == 1).any(axis=1)])
+
+
+EXPERIMENT = Experiment(
+    question="Are planned schedules better than those by hand at equal time?",
+    source="ours",
+    methods=methods,
+    cells=cells,
+    work=grid_quality,
+    then=near_envelope,
+    chart=charts.rivals,
+    guidances=GUIDANCES,
+    slow=True,
+)
