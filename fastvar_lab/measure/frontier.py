@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 
+from fastvar_lab.frames import ROWS
+from fastvar_lab.measure.speedup import undisturbed
 from fastvar_lab.measure.statistics import bootstrap
+from fastvar_lab.methods.columns import FASTVAR, FULL, SKIPPING
+
+SPEEDUPS = (1.5, 2.0, 3.0, 4.0)
+"""The speedups at which planned schedules are judged."""
 
 
 def front(points: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
@@ -44,30 +50,53 @@ def reached(values: pd.DataFrame, speedups: pd.Series, speedup: float) -> pd.Ser
     return (1 - share) * values[left] + share * values[right]
 
 
-def gain(
-    values: pd.DataFrame,
-    speedups: pd.Series,
-    ours: Collection[str],
-    others: Collection[str],
-    speedup: float,
-) -> dict[str, float]:
-    """Return the mean difference between two groups of methods at a speedup, on the same pictures.
+ENVELOPES = {"null rows kept": False, "whole grid": True}
+"""The two envelopes of schedules by hand; True holds those that drop null rows at some steps."""
 
-    Keys: difference, low and high (95 % bootstrap interval over pictures), n. Which methods are on
-    a front is decided on these same pictures, which favors the group with more methods. Raises
-    ValueError if a group does not reach the speedup.
 
-    >>> values = pd.DataFrame({"mine": [41.0, 43.0], "theirs": [40.0, 41.0]})
-    >>> speedups = pd.Series({"mine": 2.0, "theirs": 2.0})
-    >>> gain(values, speedups, ["mine"], ["theirs"], 2.0)["difference"]
-    1.5
+def gains(
+    frame: pd.DataFrame,
+    speedups: Sequence[float] = SPEEDUPS,
+    value: str = "psnr",
+    speed: str = "speedup",
+) -> pd.DataFrame:
+    """Return what planned schedules gain over the envelopes of those by hand, at equal speed.
+
+    `frame` compares them at one guidance scale; `speed` is its column of speedups, measured or
+    counted. Columns: `envelope`, `at` (the speedup), `difference` with `low` and `high` (95 %
+    bootstrap interval over the pictures), and `n`; nan where one side does not reach a speedup.
+    Which methods are on a front is decided on these same pictures, which favors the side with more
+    methods: the one by hand.
     """
-    sides = []
-    for group in (ours, others):
-        side = reached(values[[m for m in values if m in group]], speedups, speedup)
-        if side is None:
-            raise ValueError(f"no method of {', '.join(map(str, group))} is {speedup:g}x as fast")
-        sides.append(side)
-    gaps = (sides[0] - sides[1]).dropna()
-    low, high = bootstrap(gaps)
-    return {"difference": float(gaps.mean()), "low": low, "high": high, "n": len(gaps)}
+    pictures = frame[frame.kind == "quality"]
+    times = undisturbed(frame[frame.kind == "time"]).set_index("method")[speed]
+    values = pictures.pivot_table(index="picture", columns="method", values=value)
+    sides, rows = groups(frame), []
+    for envelope, dropping in ENVELOPES.items():
+        hand = sides["by hand"] - (set() if dropping else without_null(frame))
+        for at in speedups:
+            ours, others = (
+                reached(values[[m for m in values if m in side]], times, at)
+                for side in (sides["planned"], hand)
+            )
+            gaps = pd.Series(dtype=float) if ours is None or others is None else ours - others
+            low, high = bootstrap(gaps)
+            gap = {"difference": gaps.mean(), "low": low, "high": high, "n": int(gaps.count())}
+            rows.append({"envelope": envelope, "at": at, **gap})
+    return pd.DataFrame(rows)
+
+
+def groups(frame: pd.DataFrame) -> dict[str, set[str]]:
+    """Return the methods of a frame that are planned, by hand, and others, without full ones."""
+    families = frame.dropna(subset=["method"]).drop_duplicates("method").set_index("method").family
+    planned = families.str.startswith("planned")
+    hand = families.isin((FASTVAR, SKIPPING))
+    others = ~planned & ~hand & (families != FULL)
+    sides = {"planned": planned, "by hand": hand, "others": others}
+    return {name: set(families.index[chosen]) for name, chosen in sides.items()}
+
+
+def without_null(frame: pd.DataFrame) -> set[str]:
+    """Return the methods of a frame that run some step without its null rows."""
+    rows = frame.drop_duplicates("method").set_index("method").filter(regex=f"^{ROWS}")
+    return set(rows.index[(rows == 1).any(axis=1)])

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import pandas as pd
 
 from fastvar_lab.branching import Branches, branching
 from fastvar_lab.experiments.base import Cell, Experiment, Methods, Question
+from fastvar_lab.experiments.verdicts import Answer, Claim, quality, verdict
+from fastvar_lab.frames import GUIDANCE
 from fastvar_lab.generation import generate
+from fastvar_lab.measure.frontier import SPEEDUPS, gains, without_null
 from fastvar_lab.measure.quality import psnr
 from fastvar_lab.methods.columns import labelled
 from fastvar_lab.methods.prune import Dense
@@ -21,7 +25,14 @@ from fastvar_lab.speed import flops
 from fastvar_lab.store import Rows
 
 GUIDANCES = (2.0, 4.0)
-LOOKED = 8  # prompts on which the whole grid is looked at
+LOOKED = 4  # prompts on which the whole grid is looked at
+BARS = {
+    ("null rows kept", (1.5, 2.0)): 3.0,
+    ("whole grid", (1.5, 2.0)): 1.0,
+    ("null rows kept", (3.0, 4.0)): 1.5,
+    ("whole grid", (3.0, 4.0)): 0.5,
+}  # dB that planned schedules must gain, by envelope and speedups
+SCORE_LOST = 0.02
 NEAR = 1.0  # dB below the grid's envelope within which schedules are compared on all prompts
 
 
@@ -94,10 +105,52 @@ def near_envelope(question: Question, frame: pd.DataFrame) -> Methods:
     return {**question.methods, **{m: grid_methods[m] for m in points.index if m in near}}
 
 
-def without_null(frame: pd.DataFrame) -> set[str]:
-    """Return the methods of a frame that run some step without its null rows."""
-    rows = frame.drop_duplicates("method").set_index("method").filter(like="rows_")
-    return set(rows.index[(rows == 1).any(axis=1)])
+def beats(envelope: str, speedups: Sequence[float], least: float, frame: pd.DataFrame) -> Answer:
+    """Judge gains in dB over an envelope: all of `least` or more, and their intervals above 0."""
+    rows = _gains(frame, envelope, speedups, "psnr")
+    text = "; ".join(
+        f"{row.asked}: {row.difference:+.2f} dB ({row.low:+.2f} to {row.high:+.2f})"
+        for row in rows.itertuples()
+    )
+    yes = (rows.difference >= least) & (rows.low > 0)
+    return Answer(
+        f"{text}; n = {rows.n.min()}, all to be at least {least} with intervals above 0",
+        verdict(bool(yes.all()), bool((rows.difference < least).any()), rows.n.min()),
+    )
+
+
+def keeps_scores(frame: pd.DataFrame) -> Answer:
+    """Task score against the whole envelope at all speedups, by the intervals."""
+    quality(frame, "right")
+    rows = _gains(frame, "whole grid", SPEEDUPS, "right")
+    text = "; ".join(
+        f"{row.asked}: {row.difference:+.3f} ({row.low:+.3f} to {row.high:+.3f})"
+        for row in rows.itertuples()
+    )
+    return Answer(
+        f"{text}; n = {rows.n.min()}, none to be below -{SCORE_LOST}",
+        verdict(
+            bool((rows.low >= -SCORE_LOST).all()),
+            bool((rows.high < -SCORE_LOST).any()),
+            rows.n.min(),
+        ),
+    )
+
+
+def _gains(
+    frame: pd.DataFrame, envelope: str, speedups: Sequence[float], value: str
+) -> pd.DataFrame:
+    """Return gains at all guidance scales; raise ValueError where a side is not fast enough."""
+    parts = []
+    for guidance, part in frame.groupby(GUIDANCE) if GUIDANCE in frame else [("", frame)]:
+        rows = gains(part, speedups, value)
+        rows = rows[rows.envelope == envelope]
+        scale = f"guidance {guidance:g}, " if guidance else ""
+        parts.append(rows.assign(asked=[f"{scale}{at:g}x" for at in rows["at"]]))
+    rows = pd.concat(parts)
+    if rows.difference.isna().any():
+        raise ValueError(f"not both sides are fast enough at {rows.asked[rows.n == 0].iloc[0]}")
+    return rows
 
 
 EXPERIMENT = Experiment(
@@ -107,7 +160,24 @@ EXPERIMENT = Experiment(
     cells=cells,
     work=grid_quality,
     then=near_envelope,
-    chart=charts.rivals,
+    chart=charts.budget,
+    points=charts.budget_points,
+    claims=(
+        *(
+            Claim(
+                f"Planned schedules beat those by hand, {envelope}, at {names} times the speed",
+                f"ours: at least {least} dB, at both guidance scales",
+                partial(beats, envelope, speedups, least),
+            )
+            for (envelope, speedups), least in BARS.items()
+            for names in [" and ".join(f"{s:g}" for s in speedups)]
+        ),
+        Claim(
+            "Planned schedules keep the task score of those by hand",
+            f"ours: not below by more than {SCORE_LOST}",
+            keeps_scores,
+        ),
+    ),
     guidances=GUIDANCES,
     slow=True,
 )

@@ -1,6 +1,7 @@
 """Charts from tidy frames, one function per kind of experiment: no torch, no generation."""
 
 from fastvar_lab.measure.frontier import front
+from fastvar_lab.plotting.charts.budgets import budget, budget_points
 from fastvar_lab.plotting.charts.comparisons import (
     methods,
     rivals,
@@ -30,6 +31,8 @@ from fastvar_lab.plotting.charts.times import (
 )
 
 __all__ = [
+    "budget",
+    "budget_points",
     "costs",
     "exponent",
     "exponents",

@@ -1,0 +1,123 @@
+"""Charts of planned schedules: what they gain over schedules by hand, and where pruning hurts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+
+from fastvar_lab.frames import GUIDANCE
+from fastvar_lab.measure.frontier import ENVELOPES, front, gains, groups, without_null
+from fastvar_lab.plotting.charts.comparisons import tradeoff_points
+from fastvar_lab.plotting.style import (
+    FAST,
+    FULL,
+    OTHER,
+    PALETTE,
+    WIDTH,
+    Figure,
+    legend_label,
+    looks,
+    style,
+)
+
+PLANNED = FULL  # full generation is no point of these charts
+SHADES = dict(zip(ENVELOPES, (FAST, PALETTE[1]), strict=True))
+
+
+def budget_points(frame: pd.DataFrame) -> pd.DataFrame:
+    """Sum up what `budget` draws: a row a method, and a row a gain, at each guidance scale.
+
+    A frame that is summed up already is returned as it is.
+    """
+    if "what" in frame:
+        return frame
+    parts = []
+    for scale, part in _scales(frame):
+        compared = part[part.kind != "grid"]
+        points, dropped = tradeoff_points(compared), without_null(compared)
+        points["group"] = [
+            next(name for name, methods in groups(compared).items() if method in methods)
+            for method in points.method
+        ]
+        points["without_null"] = points.method.isin(dropped)
+        n = {"n": compared.picture.nunique()}
+        parts.append(points.assign(what="method", **n, **scale))
+        parts.append(gains(compared).assign(what="gain", **scale))
+    return pd.concat(parts, ignore_index=True)
+
+
+def budget(frame: pd.DataFrame) -> Figure:
+    """PSNR over speedup of planned schedules and those by hand, and the gain at equal speed."""
+    rows = budget_points(frame)
+    scales = list(_scales(rows))
+    with style():
+        fig = Figure(figsize=(WIDTH, 4.3), layout="constrained")
+        grid = fig.subplots(2, len(scales), squeeze=False, sharey="row", height_ratios=(1.7, 1))
+        for (scale, part), upper, lower in zip(scales, *grid, strict=True):
+            title = f"guidance {scale[GUIDANCE]:g}" if scale else ""
+            _fronts(upper, part[part.what == "method"])
+            upper.set(title=title, xlabel="measured speedup")
+            _gains(lower, part[part.what == "gain"])
+            lower.set(xlabel="at the measured speedup")
+        n = int(rows.n.max())
+        grid[0][0].set(ylabel=f"PSNR to full (dB), n = {n}")
+        grid[1][0].set(ylabel="gain of planned (dB)")
+        grid[0][0].legend(frameon=False)
+        grid[1][0].legend(frameon=False, title="over those by hand")
+        for axes in grid.flat:
+            axes.grid(lw=0.4, color="0.9")
+            sns.despine(ax=axes)
+    return fig
+
+
+def _scales(frame: pd.DataFrame) -> Iterator[tuple[dict[str, float], pd.DataFrame]]:
+    """Split a frame by guidance scale; one that was measured at the model's own is not split."""
+    if GUIDANCE not in frame:
+        yield {}, frame
+        return
+    for scale, part in frame.groupby(GUIDANCE):
+        yield {GUIDANCE: float(scale)}, part
+
+
+def _fronts(axes: Axes, points: pd.DataFrame) -> None:
+    """Draw schedules by hand as dots with their two envelopes, planned ones with intervals."""
+    hand = points[points.group == "by hand"]
+    axes.plot(hand.speedup, hand["mean"], ".", ms=2.5, color=OTHER, mew=0)
+    for (name, dropping), color in zip(ENVELOPES.items(), SHADES.values()):
+        part = hand if dropping else hand[~hand.without_null]
+        best = front(part, "speedup", "mean")
+        axes.plot(best.speedup, best["mean"], "-", lw=1, color=color, label=f"by hand, {name}")
+    others = points[points.group == "others"]
+    for family, part in others.groupby("family", sort=False):
+        color, marker = looks(others.family)[str(family)]
+        axes.plot(part.speedup, part["mean"], marker, ms=3, color=color, label=legend_label(family))
+    planned = points[points.group == "planned"].sort_values("speedup")
+    spread = np.abs([planned["mean"] - planned.low, planned.high - planned["mean"]])
+    across = np.abs([planned.speedup - planned.speedup_low, planned.speedup_high - planned.speedup])
+    axes.errorbar(
+        planned.speedup, planned["mean"], yerr=spread, xerr=across, fmt="o-", ms=3.5, lw=1.2,
+        elinewidth=0.6, color=PLANNED, label="planned",
+    )  # fmt: skip
+    axes.set_xscale("log", base=2)
+    ticks = [1, 1.5, 2, 3, 4, 6, 8]
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks], minor=False)
+    axes.set_xticks([], minor=True)
+
+
+def _gains(axes: Axes, rows: pd.DataFrame) -> None:
+    """Draw gains over both envelopes, side by side at each speedup, with their intervals."""
+    at = sorted(rows["at"].unique())
+    for shift, (name, part) in zip((-0.1, 0.1), rows.groupby("envelope", sort=False)):
+        part = part.set_index("at").reindex(at)
+        spread = np.abs([part.difference - part.low, part.high - part.difference])
+        axes.errorbar(
+            np.arange(len(at)) + shift, part.difference, yerr=spread, fmt="o", ms=3.5, lw=1,
+            color=SHADES[str(name)], label=str(name),
+        )  # fmt: skip
+    axes.axhline(0, lw=0.8, color="0.6")
+    axes.set_xticks(np.arange(len(at)), [f"{each:g}" for each in at])
+    axes.set_xlim(-0.5, len(at) - 0.5)
