@@ -19,8 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--suite",
         choices=("paper", "launches", "plans"),
-        help="time the paper's models and sizes with random weights, count GPU launches, or compare "
-        "predicted with measured times of schedules",
+        help="time the paper's models and sizes with random weights, count GPU launches, or "
+        "compare predicted with measured times of schedules",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument(

@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 import pandas as pd
 
-from fastvar_lab.branching import Branches, branching
 from fastvar_lab.experiments.base import Cell, Experiment, Methods, Question
+from fastvar_lab.experiments.resumed import resumed
 from fastvar_lab.experiments.verdicts import Answer, Claim, quality, verdict
 from fastvar_lab.frames import GUIDANCE
-from fastvar_lab.generation import generate
 from fastvar_lab.measure.frontier import SPEEDUPS, gains, without_null
-from fastvar_lab.measure.quality import psnr
 from fastvar_lab.methods.columns import labelled
-from fastvar_lab.methods.prune import Dense
 from fastvar_lab.models.model import Model
-from fastvar_lab.pictures import to_uint8
 from fastvar_lab.planning.by_hand import by_hand
 from fastvar_lab.plotting import charts
-from fastvar_lab.seam import Method
-from fastvar_lab.speed import flops
-from fastvar_lab.store import Rows
 
 GUIDANCES = (2.0, 4.0)
 LOOKED = 4  # prompts on which the whole grid is looked at
@@ -55,38 +48,6 @@ def cells(question: Question) -> list[list[Cell]]:
         for first, items in question.batches()
         if first < LOOKED
     ]
-
-
-def grid_quality(model: Model, cells: Sequence[Cell]) -> Iterator[tuple[Cell, Rows]]:
-    """PSNR of schedules to full generation, and the speedups that counted operations allow."""
-    first = cells[0]
-    full = generate(model, first.prompts, Dense(), seed=first.seeds, snapshot=True)
-    references, branches = to_uint8(model.decode(full.canvas)), Branches(model, full)
-    by_method = {repr(cell.method): cell for cell in cells}
-    every = [cell.method for cell in cells if cell.method is not None]
-    for method in branching(every, model.grids()):
-        pictures = to_uint8(model.decode(branches.run(method).canvas))
-        bound = _bound(model, method, first.text_tokens)
-        yield (
-            by_method[repr(method)],
-            [
-                {
-                    "picture": first.first + i,
-                    "psnr": psnr(picture, reference),
-                    "speedup_flop_bound": bound,
-                }
-                for i, (picture, reference) in enumerate(zip(pictures, references, strict=True))
-            ],
-        )
-
-
-def _bound(model: Model, method: Method, text_tokens: int) -> float:
-    """Return counted operations of full generation over those of a method."""
-    costs = [
-        flops.total(flops.step_flops(model, m, model.grids(), text_tokens, sampling=model.sampling))
-        for m in (Dense(), method)
-    ]
-    return costs[0] / costs[1]
 
 
 def near_envelope(question: Question, frame: pd.DataFrame) -> Methods:
@@ -158,7 +119,7 @@ EXPERIMENT = Experiment(
     source="ours",
     methods=methods,
     cells=cells,
-    work=grid_quality,
+    work=resumed,
     then=near_envelope,
     chart=charts.budget,
     points=charts.budget_points,

@@ -1,7 +1,12 @@
 """Charts from tidy frames, one function per kind of experiment: no torch, no generation."""
 
 from fastvar_lab.measure.frontier import front
-from fastvar_lab.plotting.charts.budgets import budget, budget_points
+from fastvar_lab.plotting.charts.budgets import (
+    budget,
+    budget_points,
+    sublayer_points,
+    sublayer_sensitivity,
+)
 from fastvar_lab.plotting.charts.comparisons import (
     methods,
     rivals,
@@ -52,6 +57,8 @@ __all__ = [
     "spectra",
     "spectra_points",
     "speedups",
+    "sublayer_points",
+    "sublayer_sensitivity",
     "suite",
     "tradeoff",
     "tradeoff_points",
