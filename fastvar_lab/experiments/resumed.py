@@ -11,7 +11,7 @@ from fastvar_lab.measure.quality import psnr
 from fastvar_lab.methods.prune import Dense
 from fastvar_lab.models.model import Model
 from fastvar_lab.pictures import to_uint8
-from fastvar_lab.seam import Method
+from fastvar_lab.seam import Grid, Method
 from fastvar_lab.speed import flops
 from fastvar_lab.store import Rows
 
@@ -22,32 +22,33 @@ def resumed(model: Model, cells: Sequence[Cell]) -> Iterator[tuple[Cell, Rows]]:
     The bound is the speedup that counted operations allow. The cells have the same items and sizes,
     and a method each. No picture is kept.
     """
-    first, by_method = cells[0], {repr(cell.method): cell for cell in cells}
+    first, grids = cells[0], model.grids(cells[0].sizes)
+    by_method = {repr(cell.method): cell for cell in cells}
     full = generate(
         model, first.prompts, Dense(), seed=first.seeds, sizes=first.sizes, snapshot=True
     )
     references, branches = to_uint8(model.decode(full.canvas)), Branches(model, full)
     every = [cell.method for cell in cells if cell.method is not None]
-    for method in branching(every, model.grids(first.sizes)):
+    for method in branching(every, grids):
         pictures = to_uint8(model.decode(branches.run(method).canvas))
-        cell, bound = by_method[repr(method)], _bound(model, method, first)
+        cell = by_method[repr(method)]
+        speedup = bound(model, method, grids, first.text_tokens)
         rows = [
             {
                 "picture": cell.first + i,
                 "psnr": psnr(picture, reference),
                 **cell.score(i, picture),
-                "speedup_flop_bound": bound,
+                "speedup_flop_bound": speedup,
             }
             for i, (picture, reference) in enumerate(zip(pictures, references, strict=True))
         ]
         yield cell, rows
 
 
-def _bound(model: Model, method: Method, cell: Cell) -> float:
+def bound(model: Model, method: Method, grids: Sequence[Grid], text_tokens: int) -> float:
     """Return counted operations of full generation over those of a method."""
-    grids, sampling = model.grids(cell.sizes), model.sampling
     costs = [
-        flops.total(flops.step_flops(model, m, grids, cell.text_tokens, sampling=sampling))
+        flops.total(flops.step_flops(model, m, grids, text_tokens, sampling=model.sampling))
         for m in (Dense(), method)
     ]
     return costs[0] / costs[1]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import pandas as pd
@@ -50,8 +50,8 @@ def reached(values: pd.DataFrame, speedups: pd.Series, speedup: float) -> pd.Ser
     return (1 - share) * values[left] + share * values[right]
 
 
-ENVELOPES = {"null rows kept": False, "whole grid": True}
-"""The two envelopes of schedules by hand; True holds those that drop null rows at some steps."""
+ENVELOPES = KEPT, WHOLE = "null rows kept", "whole grid"
+"""The envelopes of schedules by hand: of those that run null rows at all steps, and of all."""
 
 
 def gains(
@@ -71,19 +71,45 @@ def gains(
     pictures = frame[frame.kind == "quality"]
     times = undisturbed(frame[frame.kind == "time"]).set_index("method")[speed]
     values = pictures.pivot_table(index="picture", columns="method", values=value)
-    sides, rows = groups(frame), []
-    for envelope, dropping in ENVELOPES.items():
-        hand = sides["by hand"] - (set() if dropping else without_null(frame))
-        for at in speedups:
-            ours, others = (
-                reached(values[[m for m in values if m in side]], times, at)
-                for side in (sides["planned"], hand)
-            )
-            gaps = pd.Series(dtype=float) if ours is None or others is None else ours - others
-            low, high = bootstrap(gaps)
-            gap = {"difference": gaps.mean(), "low": low, "high": high, "n": int(gaps.count())}
-            rows.append({"envelope": envelope, "at": at, **gap})
+    sides = groups(frame)
+    hand = {name: sides["by hand"] for name in ENVELOPES}
+    hand[KEPT] = hand[KEPT] - without_null(frame)
+    rows = [
+        {"envelope": name, "at": at, **gain(values, times, sides["planned"], methods, at)}
+        for name, methods in hand.items()
+        for at in speedups
+    ]
     return pd.DataFrame(rows)
+
+
+def gain(
+    values: pd.DataFrame,
+    speedups: pd.Series,
+    ours: Collection[str],
+    others: Collection[str],
+    speedup: float,
+) -> dict[str, float]:
+    """Return the mean difference between two groups of methods at a speedup, on the same pictures.
+
+    Keys: difference, low and high (95 % bootstrap interval over pictures), n; nan, and 0 pictures,
+    where a group does not reach the speedup.
+
+    >>> values = pd.DataFrame({"mine": [41.0, 43.0], "theirs": [40.0, 41.0]})
+    >>> speedups = pd.Series({"mine": 2.0, "theirs": 2.0})
+    >>> gain(values, speedups, ["mine"], ["theirs"], 2.0)["difference"]
+    1.5
+    """
+    known = speedups.index
+    sides = [
+        reached(values[[m for m in values if m in group and m in known]], speedups, speedup)
+        for group in (ours, others)
+    ]
+    gaps = pd.Series(dtype=float)
+    if sides[0] is not None and sides[1] is not None:
+        gaps = sides[0] - sides[1]
+    low, high = bootstrap(gaps)
+    n = int(gaps.count())
+    return {"difference": float(gaps.mean()) if n else np.nan, "low": low, "high": high, "n": n}
 
 
 def groups(frame: pd.DataFrame) -> dict[str, set[str]]:

@@ -11,27 +11,33 @@ from fastvar_lab.experiments.base import Cell, Experiment, Methods, Question
 from fastvar_lab.experiments.resumed import resumed
 from fastvar_lab.experiments.verdicts import Answer, Claim, quality, verdict
 from fastvar_lab.frames import GUIDANCE
-from fastvar_lab.measure.frontier import SPEEDUPS, gains, without_null
+from fastvar_lab.measure.frontier import KEPT, SPEEDUPS, WHOLE, gains, without_null
 from fastvar_lab.methods.columns import labelled
 from fastvar_lab.models.model import Model
 from fastvar_lab.planning.by_hand import by_hand
+from fastvar_lab.planning.plans import frontier
 from fastvar_lab.plotting import charts
 
 GUIDANCES = (2.0, 4.0)
 LOOKED = 4  # prompts on which the whole grid is looked at
 BARS = {
-    ("null rows kept", (1.5, 2.0)): 3.0,
-    ("whole grid", (1.5, 2.0)): 1.0,
-    ("null rows kept", (3.0, 4.0)): 1.5,
-    ("whole grid", (3.0, 4.0)): 0.5,
+    (KEPT, (1.5, 2.0)): 3.0,
+    (WHOLE, (1.5, 2.0)): 1.0,
+    (KEPT, (3.0, 4.0)): 1.5,
+    (WHOLE, (3.0, 4.0)): 0.5,
 }  # dB that planned schedules must gain, by envelope and speedups
 SCORE_LOST = 0.02
 NEAR = 1.0  # dB below the grid's envelope within which schedules are compared on all prompts
 
 
 def methods(model: Model) -> Methods:
-    """Return the schedules that were planned for a model."""
-    return {}
+    """Return the schedules that were planned for a model; ValueError if there are none."""
+    plans = frontier(model)
+    if not plans:
+        raise ValueError(
+            f"no schedules were planned for {model.name}: plan some, and give them as methods"
+        )
+    return {f"planned {speedup:g}x": method for speedup, method in plans}
 
 
 def hand_methods(model: Model) -> Methods:
@@ -83,7 +89,7 @@ def beats(envelope: str, speedups: Sequence[float], least: float, frame: pd.Data
 def keeps_scores(frame: pd.DataFrame) -> Answer:
     """Task score against the whole envelope at all speedups, by the intervals."""
     quality(frame, "right")
-    rows = _gains(frame, "whole grid", SPEEDUPS, "right")
+    rows = _gains(frame, WHOLE, SPEEDUPS, "right")
     text = "; ".join(
         f"{row.asked}: {row.difference:+.3f} ({row.low:+.3f} to {row.high:+.3f})"
         for row in rows.itertuples()

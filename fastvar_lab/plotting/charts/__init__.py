@@ -6,6 +6,8 @@ from fastvar_lab.plotting.charts.budgets import (
     budget_points,
     sublayer_points,
     sublayer_sensitivity,
+    transfer,
+    transfer_points,
 )
 from fastvar_lab.plotting.charts.comparisons import (
     methods,
@@ -62,4 +64,6 @@ __all__ = [
     "suite",
     "tradeoff",
     "tradeoff_points",
+    "transfer",
+    "transfer_points",
 ]

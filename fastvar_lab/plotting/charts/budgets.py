@@ -10,11 +10,21 @@ import seaborn as sns
 from matplotlib.axes import Axes
 
 from fastvar_lab.frames import GUIDANCE
-from fastvar_lab.measure.frontier import ENVELOPES, front, gains, groups, without_null
+from fastvar_lab.measure.frontier import (
+    ENVELOPES,
+    KEPT,
+    WHOLE,
+    front,
+    gain,
+    gains,
+    groups,
+    without_null,
+)
 from fastvar_lab.plotting.charts.comparisons import tradeoff_points
 from fastvar_lab.plotting.style import (
     FAST,
     FULL,
+    MARKERS,
     OTHER,
     PALETTE,
     WIDTH,
@@ -25,6 +35,9 @@ from fastvar_lab.plotting.style import (
 )
 
 PLANNED = FULL  # full generation is no point of these charts
+KIND_NAMES = {"attn": "attention", "cross": "cross-attention", "ffn": "feed-forward"}
+TRANSFERRED = (2.0, 3.0)
+"""Speedups, in operations, at which schedules are judged elsewhere."""
 SHADES = dict(zip(ENVELOPES, (FAST, PALETTE[1]), strict=True))
 
 
@@ -43,7 +56,8 @@ def budget_points(frame: pd.DataFrame) -> pd.DataFrame:
             next(name for name, methods in groups(compared).items() if method in methods)
             for method in points.method
         ]
-        points["without_null"] = points.method.isin(dropped)
+        hand = points.group == "by hand"
+        points.loc[hand & ~points.method.isin(dropped), "group"] = KEPT
         n = {"n": compared.picture.nunique()}
         parts.append(points.assign(what="method", **n, **scale))
         parts.append(gains(compared).assign(what="gain", **scale))
@@ -85,10 +99,10 @@ def _scales(frame: pd.DataFrame) -> Iterator[tuple[dict[str, float], pd.DataFram
 
 def _fronts(axes: Axes, points: pd.DataFrame) -> None:
     """Draw schedules by hand as dots with their two envelopes, planned ones with intervals."""
-    hand = points[points.group == "by hand"]
+    hand = points[points.group.isin(("by hand", KEPT))]
     axes.plot(hand.speedup, hand["mean"], ".", ms=2.5, color=OTHER, mew=0)
-    for (name, dropping), color in zip(ENVELOPES.items(), SHADES.values()):
-        part = hand if dropping else hand[~hand.without_null]
+    for name, color in SHADES.items():
+        part = hand[hand.group == KEPT] if name == KEPT else hand
         best = front(part, "speedup", "mean")
         axes.plot(best.speedup, best["mean"], "-", lw=1, color=color, label=f"by hand, {name}")
     others = points[points.group == "others"]
@@ -179,4 +193,63 @@ def sublayer_sensitivity(frame: pd.DataFrame) -> Figure:
     return fig
 
 
-KIND_NAMES = {"attn": "attention", "cross": "cross-attention", "ffn": "feed-forward"}
+def transfer_points(frame: pd.DataFrame) -> pd.DataFrame:
+    """Sum up what `transfer` draws: gains over schedules by hand, where plans are used elsewhere.
+
+    Columns beside those of `gain`: `setting`, the guidance scale, and `planned`, the scale that the
+    schedules were planned at. Speedups are those of counted operations. A frame that is summed up
+    already is returned as it is.
+    """
+    if "difference" in frame:
+        return frame
+    rows = []
+    for scale, part in _scales(frame):
+        for setting, there in part.groupby("setting", sort=False):
+            values = there.pivot_table(index="picture", columns="method", values="psnr")
+            bounds = there.groupby("method").speedup_flop_bound.mean()
+            sides = groups(there)
+            hand = {WHOLE: sides["by hand"], KEPT: sides["by hand"] - without_null(there)}
+            planned = pd.Series({m: m.rpartition(" ")[2] for m in sides["planned"]})
+            for at_scale, names in planned.groupby(planned):
+                for envelope, others in hand.items():
+                    for at in TRANSFERRED:
+                        gap = gain(values, bounds, list(names.index), others, at)
+                        place = {"setting": setting, "planned": at_scale, **scale}
+                        rows.append({**place, "envelope": envelope, "at": at, **gap})
+    return pd.DataFrame(rows)
+
+
+def transfer(frame: pd.DataFrame) -> Figure:
+    """Gain of planned schedules over those by hand at equal operations, by setting and guidance."""
+    rows = transfer_points(frame)
+    rows = rows[rows.envelope == WHOLE]
+    scales = list(_scales(rows))
+    with style():
+        fig = Figure(figsize=(WIDTH, 2.2), layout="constrained")
+        (grid,) = fig.subplots(1, len(scales), squeeze=False, sharey=True)
+        for (scale, part), axes in zip(scales, grid, strict=True):
+            settings = list(part.setting.unique())
+            lines = list(part.groupby(["planned", "at"], sort=True))
+            for i, ((planned, at), line) in enumerate(lines):
+                line = line.set_index("setting").reindex(settings)
+                spread = np.abs([line.difference - line.low, line.high - line.difference])
+                place = np.arange(len(settings)) + (i - (len(lines) - 1) / 2) * 0.15
+                axes.errorbar(
+                    place, line.difference, yerr=spread, fmt=MARKERS[list(TRANSFERRED).index(at)],
+                    ms=3.5, lw=1, color=PALETTE[0 if _same(planned, scale) else 7],
+                    label=f"planned at guidance {planned}, {at:g}x",
+                )  # fmt: skip
+            axes.axhline(0, lw=0.8, color="0.6")
+            axes.set_xticks(np.arange(len(settings)), settings)
+            n = int(part.n.max())
+            title = f"guidance {scale[GUIDANCE]:g}, n = {n}" if scale else f"n = {n}"
+            axes.set(title=title, xlabel="judged on")
+            axes.legend(frameon=False)
+            axes.grid(axis="y", lw=0.4, color="0.9")
+            sns.despine(ax=axes)
+        grid[0].set_ylabel("gain over the best by hand (dB)")
+    return fig
+
+
+def _same(planned: object, scale: dict[str, float]) -> bool:
+    return GUIDANCE not in scale or str(planned) == f"{scale[GUIDANCE]:g}"
