@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from fastvar_lab.experiments.base import BATCH, Cell, Experiment, Methods, Question
-from fastvar_lab.experiments.questions.budget import GUIDANCES, hand_methods
+from fastvar_lab.experiments.questions.budget import GUIDANCES, NO_PLANS, hand_methods
 from fastvar_lab.experiments.resumed import bound, resumed
 from fastvar_lab.methods.columns import labelled
 from fastvar_lab.models.model import Model
@@ -40,6 +40,8 @@ def methods(model: Model) -> Methods:
         for speedup, method in frontier(model, scale)
         if min(TRANSFERRED) * 0.8 <= speedup <= max(TRANSFERRED) * 1.25
     }
+    if not planned:
+        raise ValueError(NO_PLANS.format(model.name))
     speeds = {label: bound(model, m, grids, text) for label, m in hand_methods(model).items()}
     by_hand = {
         label: method
