@@ -129,11 +129,13 @@ class Experiment:
 
     `methods(model)` are compared with full generation over the prompts; an experiment of another
     shape says its `cells(question)` too, lists of those that are worked on together, and the
-    `work(model, cells)` that yields each with its rows. `chart` draws its frame, or the sums of it
-    that `points` makes where the frame is too long to keep. `metrics` are computed beside the usual
-    ones; `seed` draws the prompts of sets that have one. `speed` says that random weights answer
-    it: no number depends on what the weights have learned, or such cells are left out. Raise
-    `version` when the meaning of its cells' numbers changes.
+    `work(model, cells)` that yields each with its rows. Where their results decide what is worth
+    comparing, `then(question, frame)` returns those methods: they are compared as in any other
+    experiment, and their rows follow in the frame. `chart` draws the frame, or the sums of it that
+    `points` makes where it is too long to keep. `metrics` are computed beside the usual ones;
+    `seed` draws the prompts of sets that have one. `speed` says that random weights answer it: no
+    number depends on what the weights have learned, or such cells are left out. Raise `version`
+    when the meaning of its cells' numbers changes.
 
     `guidances` are the guidance scales that it is asked at, one after another, each of a model that
     samples so; its frame then has the column `guidance`. Without any, the model's own is used.
@@ -145,6 +147,7 @@ class Experiment:
     methods: Callable[[Model], Methods | Sequence[Method]] = full_and_preset
     cells: Callable[[Question], list[list[Cell]]] | None = None
     work: Work | None = None
+    then: Callable[[Question, pd.DataFrame], Methods] | None = None
     claims: tuple[Claim, ...] = ()
     metrics: tuple[str, ...] = ()
     points: Callable[[pd.DataFrame], pd.DataFrame] | None = None
@@ -158,6 +161,8 @@ class Experiment:
     def __post_init__(self) -> None:
         if (self.cells is None) != (self.work is None):
             raise ValueError(f"{self.question!r}: cells need a work, and a work needs cells")
+        if self.then is not None and self.cells is None:
+            raise ValueError(f"{self.question!r}: methods that follow need cells to follow from")
 
     def labelled(self, model: Model) -> Methods:
         """Return its methods for a model, by label."""

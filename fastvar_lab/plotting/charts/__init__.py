@@ -1,7 +1,15 @@
 """Charts from tidy frames, one function per kind of experiment: no torch, no generation."""
 
+from fastvar_lab.measure.frontier import front
+from fastvar_lab.plotting.charts.budgets import (
+    budget,
+    budget_points,
+    sublayer_points,
+    sublayer_sensitivity,
+    transfer,
+    transfer_points,
+)
 from fastvar_lab.plotting.charts.comparisons import (
-    front,
     methods,
     rivals,
     sensitivity,
@@ -30,6 +38,8 @@ from fastvar_lab.plotting.charts.times import (
 )
 
 __all__ = [
+    "budget",
+    "budget_points",
     "costs",
     "exponent",
     "exponents",
@@ -49,7 +59,11 @@ __all__ = [
     "spectra",
     "spectra_points",
     "speedups",
+    "sublayer_points",
+    "sublayer_sensitivity",
     "suite",
     "tradeoff",
     "tradeoff_points",
+    "transfer",
+    "transfer_points",
 ]

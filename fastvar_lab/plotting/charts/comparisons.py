@@ -9,6 +9,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 
+from fastvar_lab.measure.frontier import front
 from fastvar_lab.measure.speedup import undisturbed
 from fastvar_lab.measure.statistics import summary
 from fastvar_lab.plotting.charts.axes import (
@@ -106,13 +107,6 @@ def sensitivity(frame: pd.DataFrame) -> Figure:
             axes.grid(lw=0.4, color="0.9")
             sns.despine(ax=axes)
     return fig
-
-
-def front(points: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
-    """Keep the points that no other beats in both columns, by rising x."""
-    ranked = points.sort_values([x, y], ascending=[False, False])
-    best = ranked[y].cummax()
-    return ranked[(ranked[y] >= best) & ~ranked[y].duplicated()].sort_values(x)
 
 
 def tradeoff_points(frame: pd.DataFrame, value: str = "psnr") -> pd.DataFrame:
