@@ -17,6 +17,7 @@ from fastvar_lab.plotting.charts.comparisons import (
     tradeoff,
     tradeoff_points,
 )
+from fastvar_lab.plotting.charts.frontiers import frontier, frontier_points
 from fastvar_lab.plotting.charts.steps import (
     outputs,
     relation_points,
@@ -44,6 +45,8 @@ __all__ = [
     "exponent",
     "exponents",
     "front",
+    "frontier",
+    "frontier_points",
     "kernels",
     "latency",
     "memory",
