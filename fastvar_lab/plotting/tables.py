@@ -14,7 +14,18 @@ from fastvar_lab.measure.statistics import summary
 
 PLACE = ("model", "machine")  # columns that say of what and where, shown if there are several
 TAKEN = ("method", "speedup", "FLOP bound", "n", *PLACE)  # titles of a comparison's other columns
-SETTINGS = ("method", "kernel", "what", "domain", "side", "size", "source_size", "kind")
+SETTINGS = (
+    "method",
+    "precision",
+    "release",
+    "kernel",
+    "what",
+    "domain",
+    "side",
+    "size",
+    "source_size",
+    "kind",
+)
 MEASURED = (
     "ms",
     "speedup",
@@ -29,6 +40,10 @@ MEASURED = (
     "energy",
     "to_last",
     "psnr",
+    "psnr_same",
+    "weights",
+    "caches",
+    "peak",
 )
 
 

@@ -9,6 +9,7 @@ from fastvar_lab.plotting.charts.comparisons import (
     tradeoff,
     tradeoff_points,
 )
+from fastvar_lab.plotting.charts.precisions import precisions
 from fastvar_lab.plotting.charts.steps import (
     outputs,
     relation_points,
@@ -41,6 +42,7 @@ __all__ = [
     "modules",
     "outputs",
     "overhead",
+    "precisions",
     "relation_points",
     "relations",
     "rivals",
