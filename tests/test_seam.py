@@ -74,7 +74,7 @@ INSIDE = {
     "models": (
         *("names", "shipped", "absent", "precision", "families", "releases", "hub", "wrappers"),
         "states",
-        *("checkpoints", "stamps", "features", "seeding", "model", "build", "tiny"),
+        *("checkpoints", "stamps", "features", "seeding", "model", "lora", "build", "tiny"),
         *("loading", "requirements", "catalog", "live_object", "recognition", "attach"),
     ),
     "networks": (

@@ -24,7 +24,18 @@ from fastvar_lab.measure.statistics import summary
 
 PLACE = ("model", "machine", GUIDANCE)  # columns that say of what, shown if there are several
 TAKEN = ("method", "speedup", "FLOP bound", "n", *PLACE)  # titles of a comparison's other columns
-SETTINGS = ("method", "kernel", "what", "domain", "side", "size", "source_size", "kind")
+SETTINGS = (
+    "method",
+    "precision",
+    "release",
+    "kernel",
+    "what",
+    "domain",
+    "side",
+    "size",
+    "source_size",
+    "kind",
+)
 MEASURED = (
     "ms",
     "speedup",
@@ -39,6 +50,10 @@ MEASURED = (
     "energy",
     "to_last",
     "psnr",
+    "psnr_same",
+    "weights",
+    "caches",
+    "peak",
 )
 
 

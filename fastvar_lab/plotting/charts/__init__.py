@@ -18,6 +18,7 @@ from fastvar_lab.plotting.charts.comparisons import (
     tradeoff_points,
 )
 from fastvar_lab.plotting.charts.frontiers import frontier, frontier_points
+from fastvar_lab.plotting.charts.precisions import precisions
 from fastvar_lab.plotting.charts.steps import (
     outputs,
     relation_points,
@@ -54,6 +55,7 @@ __all__ = [
     "modules",
     "outputs",
     "overhead",
+    "precisions",
     "relation_points",
     "relations",
     "rivals",
