@@ -81,6 +81,9 @@ INSIDE = {
         *("resizing", "inception", "lpips", "renaming", "pretrained", "conversion"),
         *("collection", "random_networks"),
     ),
+    "first_contact": (
+        *("finding", "configuration", "effort", "likelihood", "probes", "examination"),
+    ),
     "cli": (
         "options",
         "generate_options",
