@@ -31,7 +31,10 @@ CLOSE = 0.05  # nats a token: rounding to bfloat16 changes less
 
 
 def round_trip(picture: np.ndarray, again: np.ndarray, drawn_here: bool = False) -> Finding:
-    """Compare a picture with its reconstruction and its mean color; `drawn_here`: it was generated."""
+    """Compare a picture with its reconstruction and its mean color.
+
+    `drawn_here` says that the model generated it.
+    """
     blank = np.broadcast_to(picture.mean((0, 1)).round().astype(np.uint8), picture.shape)
     value, least = psnr(again, picture), psnr(blank, picture) + LEAST_GAIN
     if drawn_here:
