@@ -11,8 +11,9 @@ import fastvar_lab as fv
 from fastvar_lab.cli import options
 from fastvar_lab.cli.main import main
 from fastvar_lab.errors import WeightsError
-from fastvar_lab.evaluators import benchmarks, distances, scores
+from fastvar_lab.evaluators import benchmarks, distances, inception_scores
 from fastvar_lab.evaluators.benchmarks import Plan
+from fastvar_lab.evaluators.case import Case, Options
 from fastvar_lab.evaluators.geneval_pictures import GenEvalPrompts, PictureJudge, cut_out
 from fastvar_lab.evaluators.picture_folder import PictureFolder, PlainFolder
 from fastvar_lab.evaluators.scoring import paired, score, stored
@@ -235,29 +236,34 @@ def test_scores_need_their_networks_and_references_before_they_begin(made, tmp_p
     with pytest.raises(ValueError, match="the score fid compares with a reference"):
         score(folder, ["fid"], networks=tiny_networks)
     with pytest.raises(ValueError, match="is compared with itself"):
-        score(folder, ["fid"], scores.Options(made), networks=tiny_networks)
+        score(folder, ["fid"], Options(made), networks=tiny_networks)
     with pytest.raises(ValueError, match="no resize 'cleam'; nearest: clean"):
-        scores.Options(resize="cleam")
+        Options(resize="cleam")
 
 
 def test_distances_of_a_folder_are_those_of_its_features(made, tmp_path, tiny_networks):
     reference = pictures(tmp_path / "reference", [f"{i}.png" for i in range(9)])
-    folder, options = PictureFolder(made), scores.Options(reference)
+    folder, options = PictureFolder(made), Options(reference)
     names = ["fid", "kid", "sfid", "is", "precision", "recall"]
     results = score(folder, names, options, tiny_networks)
-    case = scores.Case(folder, options, tiny_networks)
-    mine = case.activations("pooled"), case.activations("pooled", PlainFolder(reference))
+    case = Case(folder, options, tiny_networks)
+    mine = tuple(inception_scores.activations(case, "pooled", pictures) for pictures in
+                 (None, PlainFolder(reference)))  # fmt: skip
     assert mine[0].shape == (10, 128)
     expected = distances.frechet(*map(distances.moments, mine))
     assert results["fid"].value == pytest.approx(expected)
+    assert results["fid"].low < results["fid"].value < results["fid"].high
+    assert results["is"].low < results["is"].value < results["is"].high
+    assert results["fid"].depends["interval"] == "jackknife over 5 groups of pictures"
+    assert np.isnan(score(folder, ["fid"], Options(reference, groups=0), tiny_networks)["fid"].low)
     assert results["precision"].value == distances.precision_recall(*mine).precision.mean()
-    other = score(folder, ["fid"], scores.Options(reference, "tensorflow"), tiny_networks)
+    other = score(folder, ["fid"], Options(reference, "tensorflow"), tiny_networks)
     assert other["fid"].value != results["fid"].value
     # as guided-diffusion keeps a reference: its statistics are read, not computed
     arrays = [np.asarray(Image.open(p)) for p in sorted(reference.glob("*.png"))]
     moments = distances.moments(mine[1])
     np.savez(tmp_path / "ref.npz", arr_0=np.stack(arrays), mu=moments.mean + 1, sigma=moments[1])
-    shifted = score(folder, ["fid", "precision"], scores.Options(tmp_path / "ref.npz"),
+    shifted = score(folder, ["fid", "precision"], Options(tmp_path / "ref.npz"),
                     tiny_networks)  # fmt: skip
     one = distances.moments(mine[0])
     moved = distances.frechet(one, distances.Moments(moments.mean + 1, moments[1]))
@@ -276,7 +282,7 @@ def test_scores_of_text_and_picture(made, tiny_networks):
     assert results["clip"].value == pytest.approx(100 * np.mean(cosines), rel=1e-5)
     assert results["clip"].low < results["clip"].value < results["clip"].high
     assert set(results["clip"].parts) == set(folder.groups)
-    alias = score(folder, ["hps"], scores.Options(hps_resize="alias"), networks=tiny_networks)
+    alias = score(folder, ["hps"], Options(hps_resize="alias"), networks=tiny_networks)
     assert alias["hps"].value != results["hps"].value
     assert stored(made)["hps"]["depends"]["antialias"] is False
 

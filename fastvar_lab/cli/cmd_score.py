@@ -31,8 +31,9 @@ def run(args: argparse.Namespace) -> None:
     """Score folders, one after the other."""
     if args.batch < 1:
         raise ValueError(f"--batch must be 1 or more; not {args.batch}")
+    from fastvar_lab.evaluators.case import Options
     from fastvar_lab.evaluators.picture_folder import PictureFolder
-    from fastvar_lab.evaluators.scores import Options, find
+    from fastvar_lab.evaluators.scores import find
     from fastvar_lab.evaluators.scoring import paired, score, table
     from fastvar_lab.models.loading import require
 

@@ -11,8 +11,9 @@ import numpy as np
 
 from fastvar_lab.errors import short
 from fastvar_lab.evaluators import benchmarks
+from fastvar_lab.evaluators.case import Case, Options, Result
 from fastvar_lab.evaluators.picture_folder import PictureFolder
-from fastvar_lab.evaluators.scores import Case, Options, Result, Score, find
+from fastvar_lab.evaluators.scores import Score, find
 from fastvar_lab.files import read_json, write_json
 from fastvar_lab.measure.quality import METRICS, Metric, as_metrics
 from fastvar_lab.measure.statistics import bootstrap
