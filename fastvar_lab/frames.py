@@ -18,10 +18,13 @@ HITS = "hits"
 TITLES = "titles"
 """The column of title and digits of metrics that do not ship here, by column, as JSON."""
 
+GUIDANCE = "guidance"
+"""The column of the guidance scale, in frames of experiments that ask at several."""
+
 DESCRIBED = (
     *("kind", "model", "weights", "prompts", "machine", "method", "repr", "family", "selector"),
     *("restorer", "granularity", "cache_step", "layers", "sublayers", "picture", "prompt"),
-    *("seed", "group", "ms", "speedup", "turns", "disturbed", HITS, TITLES),
+    *("seed", "group", "ms", "speedup", "turns", "disturbed", GUIDANCE, HITS, TITLES),
 )
 """Columns of comparisons that hold no metric."""
 

@@ -134,6 +134,9 @@ class Experiment:
     ones; `seed` draws the prompts of sets that have one. `speed` says that random weights answer
     it: no number depends on what the weights have learned, or such cells are left out. Raise
     `version` when the meaning of its cells' numbers changes.
+
+    `guidances` are the guidance scales that it is asked at, one after another, each of a model that
+    samples so; its frame then has the column `guidance`. Without any, the model's own is used.
     """
 
     question: str
@@ -147,6 +150,7 @@ class Experiment:
     points: Callable[[pd.DataFrame], pd.DataFrame] | None = None
     seed: int = 11
     version: int = 1
+    guidances: tuple[float, ...] = ()
     slow: bool = False
     speed: bool = False
     name: str = ""

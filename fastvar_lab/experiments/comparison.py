@@ -17,7 +17,7 @@ from fastvar_lab.experiments.base import (
     timed_cells,
 )
 from fastvar_lab.experiments.jobs import CellJob, Job, PictureJob, method_address
-from fastvar_lab.frames import HITS, TITLES, joined_notes
+from fastvar_lab.frames import GUIDANCE, HITS, TITLES, joined_notes
 from fastvar_lab.generation import Generation, generate
 from fastvar_lab.measure.quality import Metric
 from fastvar_lab.measure.speedup import disturbances
@@ -73,7 +73,10 @@ def times(model: Model, cells: Sequence[Cell]) -> Iterator[tuple[Cell, Rows]]:
 
     def cost(method: Method | None) -> float:
         assert method is not None
-        steps = flops.step_flops(model, method, model.grids(), text_tokens=cells[0].text_tokens)
+        text = cells[0].text_tokens
+        steps = flops.step_flops(
+            model, method, model.grids(), text_tokens=text, sampling=model.sampling
+        )
         return flops.total(steps)
 
     full = cost(Dense())
@@ -121,7 +124,8 @@ def merge_frames(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
     if len(set(prompts)) > 1:
         raise ValueError("the models drew different prompts; give all of them the same `prompts`")
     joined = joined.drop_duplicates(ignore_index=True)
-    keys = [k for k in ("kind", "model", "machine", "method", "picture") if k in joined]
+    named = ("kind", "model", "machine", GUIDANCE, "method", "picture")
+    keys = [k for k in named if k in joined]
     if "picture" in keys and "kind" in keys:
         return _filled(joined, keys)
     return joined

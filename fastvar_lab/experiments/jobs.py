@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from fastvar_lab.draws import Keyed
 from fastvar_lab.experiments.base import Cell, Methods, Work
-from fastvar_lab.frames import HITS, KEPT, ROWS, SCORE, TITLES
+from fastvar_lab.frames import GUIDANCE, HITS, KEPT, ROWS, SCORE, TITLES
 from fastvar_lab.generation import Generation, generate, resume
 from fastvar_lab.measure.quality import METRICS, Metric
 from fastvar_lab.measure.speedup import disturbed
@@ -225,6 +225,32 @@ class PictureJob:
             **({HITS: ",".join(hits)} if hits else {}),
             **({TITLES: json.dumps(titles)} if titles else {}),
         }
+
+
+@dataclass(frozen=True)
+class GuidedJob:
+    """Another job under a guidance scale that is not the model's; its rows say which."""
+
+    job: Job
+    guidance: float
+
+    @property
+    def timed(self) -> bool:
+        return self.job.timed
+
+    def __len__(self) -> int:
+        return len(self.job)
+
+    def missing(self, model: Model, store: Store) -> GuidedJob | None:
+        lacking = self.job.missing(model.with_guidance(self.guidance), store)
+        return None if lacking is None else replace(self, job=lacking)
+
+    def compute(self, model: Model, store: Store) -> Disturbed:
+        return self.job.compute(model.with_guidance(self.guidance), store)
+
+    def rows(self, model: Model, store: Store, disturbed: Disturbed) -> Iterator[Rows | None]:
+        for rows in self.job.rows(model.with_guidance(self.guidance), store, disturbed):
+            yield None if rows is None else [{GUIDANCE: self.guidance, **row} for row in rows]
 
 
 class _Once:
