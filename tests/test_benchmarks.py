@@ -71,7 +71,7 @@ def test_plans_take_prompts_of_every_group_and_keep_their_numbers():
     [("each", [7, 8, 9, 10]), ("per-prompt", [7, 8, 7, 8]), ("one", [7, 7, 7, 7])],
 )
 def test_seed_rules(rule, seeds):
-    plan = Plan(WORLD, images=2, seeds=rule, seed=7)
+    plan = Plan(benchmarks.find("geneval"), images=2, seeds=rule, seed=7)
     assert [sample.seed for sample in plan.samples()[:4]] == seeds
 
 

@@ -75,7 +75,8 @@ INSIDE = {
         *("names", "shipped", "absent", "precision", "families", "releases", "hub", "wrappers"),
         "states",
         *("checkpoints", "stamps", "features", "seeding", "model", "build", "tiny"),
-        *("loading", "requirements", "catalog", "live_object", "recognition", "attach"),
+        *("loading", "staging", "requirements", "catalog", "live_object", "recognition"),
+        "attach",
     ),
     "networks": (
         *("resizing", "inception", "lpips", "renaming", "pretrained", "conversion"),
@@ -87,6 +88,7 @@ INSIDE = {
     "cli": (
         "options",
         "generate_options",
+        "release_options",
         "notebook_copies",
         "notebook_pages",
         "notebook_runner",

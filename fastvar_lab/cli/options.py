@@ -76,7 +76,9 @@ def add_cells(parser: argparse.ArgumentParser) -> None:
 
 def add_prompts(parser: argparse.ArgumentParser) -> None:
     """Add --prompts."""
-    parser.add_argument("--prompts", type=path, help="text file of prompts; default: the model's")
+    parser.add_argument(
+        "--prompts", help="text file of prompts, geneval or closed-world; default: the model's"
+    )
 
 
 def add_benchmark(parser: argparse.ArgumentParser, named: bool = False) -> None:
@@ -130,10 +132,16 @@ def check(args: argparse.Namespace, argv: Sequence[str]) -> None:
 
 
 def prompts(args: argparse.Namespace) -> PromptSet | None:
-    """Return the prompt set of --prompts, None without it."""
-    from fastvar_lab.prompts import PromptFile
+    """Return the prompt set of --prompts, by name or from a file; None without it."""
+    from fastvar_lab.prompts import ClosedWorld, PromptFile
 
-    return None if args.prompts is None else PromptFile(args.prompts)
+    if args.prompts == "geneval":
+        from fastvar_lab.evaluators.geneval_pictures import GenEvalPrompts
+
+        return GenEvalPrompts(device=args.device)
+    if args.prompts == ClosedWorld.name:
+        return ClosedWorld()
+    return None if args.prompts is None else PromptFile(path(args.prompts))
 
 
 def metrics(args: argparse.Namespace) -> list[str] | None:

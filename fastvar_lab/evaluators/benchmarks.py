@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from fastvar_lab.errors import short, unknown
 from fastvar_lab.evaluators import geneval
 from fastvar_lab.files import digest, expanded
-from fastvar_lab.prompts import ClosedWorld, PromptFile
+from fastvar_lab.prompts import ClosedWorld, PromptFile, positive_prompt
 
 STYLES = ("anime", "concept-art", "paintings", "photo")  # of HPSv2
 CATEGORIES = ("animals", "art", "fashion", "food", "indoor", "landscape", "logo", "people",
@@ -28,13 +28,15 @@ SEEDS = ("each", "per-prompt", "one")
 class Prompt(NamedTuple):
     """A prompt of a benchmark: its text, the group it counts in, its name in the layout.
 
-    `metadata` is what a judge or an official script reads beside the pictures.
+    `metadata` is what a judge or an official script reads beside the pictures. `seed` is that of
+    the prompt's first picture, where it comes with one.
     """
 
     text: str
     group: str
     name: str
     metadata: Mapping[str, Any] | None = None
+    seed: int | None = None
 
 
 class Sample(NamedTuple):
@@ -51,8 +53,8 @@ class Sample(NamedTuple):
     metadata: Mapping[str, Any] | None = None
 
 
-Source = Callable[[Path | None, str | None], list[Prompt]]
-"""Reads the prompts from the user's data, for one category where there are several."""
+Source = Callable[["Plan"], list[Prompt]]
+"""Reads the prompts of a plan: from its data, for its category where there are several."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,8 @@ class Plan:
     """What is to be made of a benchmark, and what decides it; the defaults are the protocol.
 
     `n` prompts are taken from all groups in turn, None takes all. `rewritten` is a JSON file from
-    prompts to what the model is given instead.
+    prompts to what the model is given instead; `suffix` follows prompts about people (see
+    `positive_prompt`). `seed` is that of the first picture, and of the closed world's prompts.
     """
 
     benchmark: Benchmark
@@ -101,6 +104,7 @@ class Plan:
     seeds: str = "each"
     seed: int = 0
     rewritten: Path | None = None
+    suffix: str | None = None
 
     def __post_init__(self) -> None:
         mark = self.benchmark
@@ -132,7 +136,7 @@ class Plan:
 
         Raises ValueError for data that are not those of the benchmark.
         """
-        every = list(enumerate(self.benchmark.prompts(self.data, self.category)))
+        every = list(enumerate(self.benchmark.prompts(self)))
         if not every:
             raise ValueError(f"{self.data} holds no prompt of {self.benchmark.name}")
         turns, ranked = Counter[str](), list[tuple[int, int, Prompt]]()
@@ -151,10 +155,14 @@ class Plan:
                 if prompt.text not in rewritten:
                     raise ValueError(f"{self.rewritten} has no text for {short(prompt.text)}")
                 written = rewritten[prompt.text]
+            if self.suffix is not None:
+                written = positive_prompt(written, self.suffix)
+            first = self.seed if prompt.seed is None else prompt.seed
+            number = i * images if prompt.seed is None else 0
             for j in range(images):
-                offset = {"each": i * images + j, "per-prompt": j, "one": 0}[self.seeds]
+                offset = {"each": number + j, "per-prompt": j, "one": 0}[self.seeds]
                 path = self.benchmark.layout.format(name=prompt.name, j=j)
-                samples.append(Sample(f"{path}.{self.format}", prompt.text, self.seed + offset,
+                samples.append(Sample(f"{path}.{self.format}", prompt.text, first + offset,
                                       prompt.group, written, prompt.metadata))  # fmt: skip
         return samples
 
@@ -167,11 +175,12 @@ class Plan:
             "benchmark": self.benchmark.name,
             "category": self.category,
             "prompts": len(self.prompts()),
-            "prompts_sha256": digest(json.dumps(prompts)),
-            "rewritten_sha256": None if self.rewritten is None else digest(json.dumps(written)),
             "images": self.images or self.benchmark.images,
             "seeds": self.seeds,
             "seed": self.seed,
+            "prompts_sha256": digest(json.dumps(prompts)),
+            "rewritten_sha256": None if self.rewritten is None else digest(json.dumps(written)),
+            "positive_prompt": self.suffix is not None,
             "format": self.format,
         }
 
@@ -203,31 +212,33 @@ def _json(path: Path, kind: type) -> Any:
         raise ValueError(f"cannot read {path}: {short(error, 120)}") from None
 
 
-def _geneval(data: Path | None, category: str | None) -> list[Prompt]:
+def _geneval(plan: Plan) -> list[Prompt]:
     return [
         Prompt(item["prompt"], item["tag"], f"{i:05d}", item)
         for i, item in enumerate(geneval.metadata())
     ]
 
 
-def _mjhq(data: Path | None, category: str | None) -> list[Prompt]:
+def _mjhq(plan: Plan) -> list[Prompt]:
+    data = plan.data
     assert data is not None
     table = _json(data / "meta_data.json" if data.is_dir() else data, dict)
     try:
         return [
             Prompt(entry["prompt"], entry["category"], f"{entry['category']}/{name}")
             for name, entry in table.items()
-            if entry["category"] == category
+            if entry["category"] == plan.category
         ]
     except (KeyError, TypeError):
         raise ValueError(f"{data} is not MJHQ-30K's meta_data.json") from None
 
 
-def _imagenet(data: Path | None, category: str | None) -> list[Prompt]:
+def _imagenet(plan: Plan) -> list[Prompt]:
     return [Prompt(str(label), "class", str(label)) for label in range(1000)]
 
 
-def _hps(data: Path | None, category: str | None) -> list[Prompt]:
+def _hps(plan: Plan) -> list[Prompt]:
+    data = plan.data
     assert data is not None
     return [
         Prompt(text, style, f"{style}/{i:05d}")
@@ -236,7 +247,8 @@ def _hps(data: Path | None, category: str | None) -> list[Prompt]:
     ]
 
 
-def _image_reward(data: Path | None, category: str | None) -> list[Prompt]:
+def _image_reward(plan: Plan) -> list[Prompt]:
+    data = plan.data
     assert data is not None
     try:
         entries = [(entry["prompt"], str(entry["id"])) for entry in _json(data, list)]
@@ -245,12 +257,15 @@ def _image_reward(data: Path | None, category: str | None) -> list[Prompt]:
     return [Prompt(text, "prompt", name) for text, name in entries]
 
 
-def _closed_world(data: Path | None, category: str | None) -> list[Prompt]:
-    items = ClosedWorld().take(WORLD)
-    return [Prompt(item.prompt, item.group, f"{i:05d}") for i, item in enumerate(items)]
+def _closed_world(plan: Plan) -> list[Prompt]:
+    items = ClosedWorld(plan.seed).take(max(WORLD, plan.n or 0))
+    return [
+        Prompt(item.prompt, item.group, f"{i:05d}", seed=item.seed) for i, item in enumerate(items)
+    ]
 
 
-def _texts(data: Path | None, category: str | None) -> list[Prompt]:
+def _texts(plan: Plan) -> list[Prompt]:
+    data = plan.data
     assert data is not None
     lines = [line for line in expanded(data).read_text(encoding="utf-8-sig").splitlines() if line]
     items = PromptFile(data).take(len([line for line in lines if line.strip()]))

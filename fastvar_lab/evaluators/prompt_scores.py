@@ -13,8 +13,9 @@ from fastvar_lab.evaluators import geneval
 from fastvar_lab.evaluators.case import Case, Result, mean
 from fastvar_lab.evaluators.geneval_pictures import PictureJudge
 from fastvar_lab.measure.statistics import UNKNOWN, wilson, wilson_of_means
-from fastvar_lab.prompts import Item, world_judge
-from fastvar_lab.world.tasks import SIX
+from fastvar_lab.world.detect import detect
+from fastvar_lab.world.grammar import Prompt, parse
+from fastvar_lab.world.tasks import SIX, verdict
 
 
 def clip_score(case: Case) -> Result:
@@ -101,23 +102,41 @@ def _tasks(case: Case, hits: np.ndarray, depends: Mapping[str, Any]) -> Result:
     return Result(value, low, high, len(hits), n, parts, depends)
 
 
+MISMATCHED = "mismatched"
+
+
 def closed_world(case: Case) -> Result:
     """Return the mean of the shares of right pictures in the closed world's six tasks.
 
-    Parts are the tasks, and texture, which is no task of GenEval.
+    Parts are the tasks, texture, which is no task of GenEval, and the share of pictures that are
+    right for another prompt of their task: the judge's chance rate.
     """
+    prompts = [parse(prompt) for prompt in case.folder.prompts]
+    tasks = np.array(case.folder.groups)
+
+    def other(i: int) -> Prompt | None:
+        """Return the next prompt of the same task that asks for something else."""
+        alike = np.flatnonzero(tasks == tasks[i])
+        after = (*alike[alike > i], *alike[alike < i])
+        return next(
+            (prompts[j] for j in after if prompts[j].canonical != prompts[i].canonical), None
+        )
 
     def compute(pictures: Sequence[np.ndarray], places: Sequence[int]) -> np.ndarray:
-        return np.array([
-            world_judge(Item(case.folder.prompts[i], 0), picture)
-            for picture, i in zip(pictures, places)
-        ])  # fmt: skip
+        rows = []
+        for picture, i in zip(pictures, places):
+            objects, aspect = detect(picture), picture.shape[0] / picture.shape[1]
+            wrong = other(i)
+            chance = np.nan if wrong is None else verdict(wrong, objects, aspect)
+            rows.append((verdict(prompts[i], objects, aspect), chance))
+        return np.array(rows, dtype=float)
 
-    prompts = {"prompts": case.folder.prompts}
-    hits = case.folder.rows("closed-world", compute, case.batch, **prompts)[:, 0]
-    tasks = np.array(case.folder.groups)
+    rows = case.folder.rows("closed-world", compute, case.batch, prompts=case.folder.prompts)
+    hits, chances = rows[:, 0], rows[:, 1][np.isfinite(rows[:, 1])]
     by_task = {task: hits[tasks == task].tolist() for task in dict.fromkeys(case.folder.groups)}
     parts = {task: (float(np.mean(several)), *wilson(several)) for task, several in by_task.items()}
+    if len(chances):
+        parts[MISMATCHED] = (float(chances.mean()), *UNKNOWN)
     six = [by_task[task] for task in SIX if task in by_task]
     low, high = wilson_of_means(six)
     value = float(np.mean([np.mean(several) for several in six]))

@@ -18,6 +18,7 @@ from fastvar_lab.files import read_json, write_json
 from fastvar_lab.measure.quality import METRICS, Metric, as_metrics
 from fastvar_lab.measure.statistics import bootstrap
 from fastvar_lab.networks import collection
+from fastvar_lab.prompts import Item
 from fastvar_lab.provenance import environment
 
 RESULTS = "scores.json"
@@ -100,19 +101,45 @@ def paired(
     `names` are metrics of `measure.quality`; each is averaged over pictures, not pooled. Raises
     ValueError for folders of different prompts.
     """
+    check_pair(folder, other)
+    return {m.name: _paired(folder, other, m, batch) for m in metrics_of_pictures(names)}
+
+
+def check_pair(folder: PictureFolder, other: PictureFolder) -> None:
+    """Raise ValueError for folders that are not whole, or not of the same prompts and seeds."""
     folder.check()
     other.check()
     if folder.names != other.names or folder.prompts != other.prompts:
         raise ValueError(f"{folder.root} and {other.root} are not of the same prompts")
-    results = {}
-    for metric in as_metrics(list(names)):
+    if [s.seed for s in folder.samples] != [s.seed for s in other.samples]:
+        raise ValueError(f"{folder.root} and {other.root} are not of the same seeds")
+
+
+def metrics_of_pictures(names: Iterable[str | Metric]) -> list[Metric]:
+    """Return metrics by name; raise ValueError for those that read more than pictures hold."""
+    metrics = as_metrics(list(names))
+    for metric in metrics:
         if metric.wants - {"item"}:
             raise ValueError(f"the metric {metric.name} reads tokens, which folders do not hold")
-        results[metric.name] = _paired(folder, other, metric, batch)
-    return results
+    return metrics
 
 
 def _paired(folder: PictureFolder, other: PictureFolder, metric: Metric, batch: int) -> Result:
+    rows = paired_rows(folder, other, metric, batch)
+    low, high = bootstrap(rows)
+    depends = {"against": other.root.name, "metric": metric.address,
+               "interval": "bootstrap over pictures"}  # fmt: skip
+    return Result(float(rows.mean()), low, high, len(rows), len(set(folder.prompts)), {}, depends)
+
+
+def paired_rows(
+    folder: PictureFolder, other: PictureFolder, metric: Metric, batch: int = 16
+) -> np.ndarray:
+    """Return a metric of each picture of a folder beside that of another one: numbers (N,).
+
+    They are cached beside the folder. Raises ValueError for pictures of different sizes.
+    """
+
     def compute(pictures: Any, places: Any) -> np.ndarray:
         rows = []
         for picture, i in zip(pictures, places):
@@ -121,15 +148,15 @@ def _paired(folder: PictureFolder, other: PictureFolder, metric: Metric, batch: 
                 raise ValueError(
                     f"{folder.names[i]} has {picture.shape[:2]} pixels and {reference.shape[:2]}"
                 )
-            (value,) = metric.columns(picture, reference).values()
+            sample = folder.samples[i]
+            item = Item(sample.prompt, sample.seed, sample.group)
+            (value,) = metric.columns(picture, reference, item=item).values()
             rows.append(value)
         return np.array(rows)
 
     stamps = [other.stamp(i) for i in range(len(other))]
-    rows = folder.rows(metric.name, compute, batch, metric=metric.address, other=stamps)[:, 0]
-    low, high = bootstrap(rows)
-    depends = {"against": other.root.name, "metric": metric.address}
-    return Result(float(rows.mean()), low, high, len(rows), len(set(folder.prompts)), {}, depends)
+    depends = {"metric": metric.address, "other": stamps, "prompts": folder.prompts}
+    return folder.rows(metric.name, compute, batch, **depends)[:, 0]
 
 
 def _interval(low: float, high: float, digits: int) -> str:
