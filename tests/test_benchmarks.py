@@ -17,7 +17,7 @@ from fastvar_lab.evaluators.case import Case, Options
 from fastvar_lab.evaluators.geneval_pictures import GenEvalPrompts, PictureJudge, cut_out
 from fastvar_lab.evaluators.picture_folder import PictureFolder, PlainFolder
 from fastvar_lab.evaluators.scoring import paired, score, stored
-from fastvar_lab.experiments import making, paper_tables
+from fastvar_lab.experiments import making, paper_tables, printed_tables
 from fastvar_lab.experiments.making import Job, make
 from fastvar_lab.measure.quality import METRICS
 from fastvar_lab.networks import random_networks
@@ -352,7 +352,7 @@ def test_geneval_is_a_prompt_set_with_a_judge(tiny_networks):
 
 
 def test_tables_print_ours_beside_theirs(small, made, tmp_path):
-    table = paper_tables.find("1")
+    table = printed_tables.find("1")
     frame = paper_tables.rows(table, [])
     assert len(frame) == 16
     assert set(frame.source) == {"printed"}
@@ -363,7 +363,7 @@ def test_tables_print_ours_beside_theirs(small, made, tmp_path):
     settings = {"benchmark": "geneval", "category": None, "model": "infinity-2b",
                 "family": "infinity", "method": "Dense()", "guidance": 4.0, "temperature": 1.0,
                 "rewritten_sha256": "ab", "sizes": [[64, 64]], "format": "jpg",
-                "seeds": "per-prompt"}  # fmt: skip
+                "quality": 95, "seeds": "per-prompt"}  # fmt: skip
     (folder / "settings.json").write_text(json.dumps(settings))
     with pytest.raises(ValueError, match=r"has no score geneval; `fastvar-lab score"):
         paper_tables.rows(table, [folder])

@@ -13,12 +13,8 @@ import torch
 
 from fastvar_lab.errors import unknown
 from fastvar_lab.evaluators import benchmarks, distances, geneval, jackknife
-from fastvar_lab.evaluators.picture_folder import (
-    PictureArray,
-    PictureFolder,
-    Pictures,
-    PlainFolder,
-)
+from fastvar_lab.evaluators.picture_array import PictureArray
+from fastvar_lab.evaluators.picture_folder import Pictures, PlainFolder, Sampled
 from fastvar_lab.measure.statistics import bootstrap
 from fastvar_lab.networks import collection, resizing
 
@@ -91,7 +87,7 @@ class Exact:
 class Case:
     """A folder to score, under options, with a collection of networks on a device."""
 
-    folder: PictureFolder
+    folder: Sampled
     options: Options = field(default_factory=Options)
     networks: str | Path | None = None
     device: str = "cpu"

@@ -25,7 +25,6 @@ from fastvar_lab.networks import collection
 from fastvar_lab.networks.pretrained import Clip, Detector, Objects
 from fastvar_lab.prompts import Item
 
-GREY = 0x99  # of the ground on which objects are looked at
 TEMPLATES = ("a photo of a {color} {name}", "a photo of a {color}-colored {name}",
              "a photo of a {color} object")  # fmt: skip
 
@@ -47,7 +46,9 @@ class PictureJudge:
             detected.setdefault(CLASSES[kind], []).append(Detected(float(score), place, i))
 
         def colors(name: str, group: Sequence[Detected]) -> list[str]:
-            return self.colors(name, [cut_out(picture, objects, o.index) for o in group])
+            return self.colors(
+                name, [cut_out(picture, objects, o.index, self.rules) for o in group]
+            )
 
         return verdict(dict(item), detected, colors, self.rules)
 
@@ -65,12 +66,16 @@ class PictureJudge:
         return normalize(torch.stack(means), dim=-1)
 
 
-def cut_out(picture: np.ndarray, objects: Objects, i: int) -> np.ndarray:
+def cut_out(
+    picture: np.ndarray, objects: Objects, i: int, rules: Rules | None = None
+) -> np.ndarray:
     """Put object i of a picture on grey ground and cut it out; all of it for an empty box."""
-    ground = np.full_like(picture, GREY)
-    seen = np.where(objects.masks[i][..., None], picture, ground)
+    rules, seen = rules or Rules(), picture
+    if rules.ground >= 0:
+        ground = np.full_like(picture, rules.ground)
+        seen = np.where(objects.masks[i][..., None], picture, ground)
     x0, y0, x1, y1 = (int(v) for v in objects.boxes[i])
-    return seen[y0:y1, x0:x1] if x1 > x0 and y1 > y0 else seen
+    return seen[y0:y1, x0:x1] if rules.crop and x1 > x0 and y1 > y0 else seen
 
 
 def open_judge(

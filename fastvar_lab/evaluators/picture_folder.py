@@ -111,7 +111,26 @@ def _created(base: Path, shape: tuple[int, int]) -> np.ndarray:
     )
 
 
-class PictureFolder(Pictures):
+class Sampled(Pictures):
+    """Pictures of a benchmark, which can be scored: each with its sample."""
+
+    samples: list[Sample]
+    settings: dict[str, Any] | None = None
+    benchmark: str
+
+    @property
+    def prompts(self) -> list[str]:
+        return [sample.prompt for sample in self.samples]
+
+    @property
+    def groups(self) -> list[str]:
+        return [sample.group for sample in self.samples]
+
+    def check(self) -> None:
+        """Raise ValueError for pictures that are not exactly those that are to be scored."""
+
+
+class PictureFolder(Sampled):
     """A folder of a benchmark's pictures: its samples, and its settings if `make` wrote them."""
 
     def __init__(self, root: str | Path, plan: Plan | None = None) -> None:
@@ -125,23 +144,10 @@ class PictureFolder(Pictures):
             )
         self.samples = plan.samples() if plan is not None else _samples(path)
         self.plan = plan
+        known = self.settings or {}
+        self.benchmark = str(known.get("benchmark")) if plan is None else plan.benchmark.name
         names = [sample.path for sample in self.samples]
         super().__init__(path, names, path.with_name(f"{path.name}.scores"))
-
-    @property
-    def benchmark(self) -> str:
-        if self.plan is not None:
-            return self.plan.benchmark.name
-        assert self.settings is not None
-        return str(self.settings["benchmark"])
-
-    @property
-    def prompts(self) -> list[str]:
-        return [sample.prompt for sample in self.samples]
-
-    @property
-    def groups(self) -> list[str]:
-        return [sample.group for sample in self.samples]
 
     def check(self) -> None:
         """Raise ValueError for missing or further pictures, or another prompt list than recorded.
@@ -202,28 +208,3 @@ class PlainFolder(Pictures):
         except OSError:
             cache = cache_folder("references") / digest(str(path.resolve()), length=12)
         super().__init__(path, [p.relative_to(path).as_posix() for p in entries], cache)
-
-
-class PictureArray(Pictures):
-    """The pictures `arr_0` (N, H, W, 3) uint8 of an npz file, as guided-diffusion keeps them."""
-
-    def __init__(self, path: str | Path) -> None:
-        self.path = expanded(path)
-        try:
-            with np.load(self.path) as held:
-                self.array = held["arr_0"]
-        except (OSError, ValueError, KeyError) as error:
-            raise ValueError(f"{path} is no npz file of pictures: {short(error, 100)}") from None
-        if self.array.ndim != 4 or self.array.shape[3] != 3 or self.array.dtype != np.uint8:
-            raise ValueError(
-                f"{path} must hold pictures (N, H, W, 3) uint8; not {self.array.shape}"
-            )
-        cache = self.path.with_name(f"{self.path.name}.scores")
-        super().__init__(self.path, [str(i) for i in range(len(self.array))], cache)
-
-    def read(self, i: int) -> np.ndarray:
-        return self.array[i]
-
-    def stamp(self, i: int) -> tuple[int, int]:
-        status = self.path.stat()
-        return status.st_size, status.st_mtime_ns

@@ -12,7 +12,7 @@ import numpy as np
 from fastvar_lab.errors import short
 from fastvar_lab.evaluators import benchmarks
 from fastvar_lab.evaluators.case import Case, Options, Result
-from fastvar_lab.evaluators.picture_folder import PictureFolder
+from fastvar_lab.evaluators.picture_folder import Sampled
 from fastvar_lab.evaluators.scores import Score, find
 from fastvar_lab.files import read_json, write_json
 from fastvar_lab.measure.quality import METRICS, Metric, as_metrics
@@ -25,7 +25,7 @@ RESULTS = "scores.json"
 
 
 def score(
-    folder: PictureFolder,
+    folder: Sampled,
     names: Iterable[str] | None = None,
     options: Options | None = None,
     networks: str | Path | None = None,
@@ -58,7 +58,7 @@ def check(case: Case, chosen: Iterable[Score]) -> None:
                 "pictures or an npz file"
             )
         for network in one.networks:
-            collection.place(network, case.networks)
+            collection.check_weights(network, case.networks)
     path = case.options.reference
     if path is not None and not path.exists():
         raise ValueError(f"there is no reference {path}")
@@ -66,7 +66,7 @@ def check(case: Case, chosen: Iterable[Score]) -> None:
         raise ValueError(f"{path} is compared with itself; name another reference")
 
 
-def keep(folder: PictureFolder, name: str, result: Result, device: str) -> None:
+def keep(folder: Sampled, name: str, result: Result, device: str) -> None:
     """Write a result to the folder's `scores.json`, beside those of other scores."""
     folder.cache.mkdir(parents=True, exist_ok=True)
     known = {**stored(folder.root), name: {**asdict(result), "environment": environment(device)}}
@@ -94,7 +94,7 @@ def stored(root: Path) -> dict[str, Any]:
 
 
 def paired(
-    folder: PictureFolder, other: PictureFolder, names: Iterable[str | Metric], batch: int = 16
+    folder: Sampled, other: Sampled, names: Iterable[str | Metric], batch: int = 16
 ) -> dict[str, Result]:
     """Compare each picture of a folder with that of the same name in another one.
 
@@ -105,7 +105,7 @@ def paired(
     return {m.name: _paired(folder, other, m, batch) for m in metrics_of_pictures(names)}
 
 
-def check_pair(folder: PictureFolder, other: PictureFolder) -> None:
+def check_pair(folder: Sampled, other: Sampled) -> None:
     """Raise ValueError for folders that are not whole, or not of the same prompts and seeds."""
     folder.check()
     other.check()
@@ -124,7 +124,7 @@ def metrics_of_pictures(names: Iterable[str | Metric]) -> list[Metric]:
     return metrics
 
 
-def _paired(folder: PictureFolder, other: PictureFolder, metric: Metric, batch: int) -> Result:
+def _paired(folder: Sampled, other: Sampled, metric: Metric, batch: int) -> Result:
     rows = paired_rows(folder, other, metric, batch)
     low, high = bootstrap(rows)
     depends = {"against": other.root.name, "metric": metric.address,
@@ -132,9 +132,7 @@ def _paired(folder: PictureFolder, other: PictureFolder, metric: Metric, batch: 
     return Result(float(rows.mean()), low, high, len(rows), len(set(folder.prompts)), {}, depends)
 
 
-def paired_rows(
-    folder: PictureFolder, other: PictureFolder, metric: Metric, batch: int = 16
-) -> np.ndarray:
+def paired_rows(folder: Sampled, other: Sampled, metric: Metric, batch: int = 16) -> np.ndarray:
     """Return a metric of each picture of a folder beside that of another one: numbers (N,).
 
     They are cached beside the folder. Raises ValueError for pictures of different sizes.

@@ -20,7 +20,15 @@ import torch
 from torch import nn
 
 from fastvar_lab.errors import WeightsError, short, unknown
-from fastvar_lab.files import cache_folder, digest, digest_of_file, expanded, folder, write_json
+from fastvar_lab.files import (
+    cache_folder,
+    digest,
+    digest_of_file,
+    expanded,
+    folder,
+    read_json,
+    write_json,
+)
 from fastvar_lab.networks import conversion, pretrained, resizing
 from fastvar_lab.networks.conversion import CONFIG, WEIGHTS
 from fastvar_lab.networks.inception import Inception
@@ -86,6 +94,32 @@ def place(name: str, collection: str | Path | None = None) -> Path:
     return path
 
 
+def check_weights(name: str, collection: str | Path | None = None) -> None:
+    """Raise WeightsError if the weights are not those that were converted here.
+
+    A collection that was written otherwise, as for a rehearsal, records none.
+    """
+    path = place(name, collection)
+    _check_weights(path.resolve(), _stamp(path))
+
+
+@lru_cache(maxsize=64)
+def _check_weights(path: Path, stamp: tuple[int, int]) -> None:
+    record = path / SOURCE
+    if not record.exists():
+        return
+    try:
+        known = read_json(record.read_bytes()).get("weights")
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"cannot read {record}: {short(error, 100)}") from None
+    found = digest_of_file(path / WEIGHTS)
+    if known is not None and known != found:
+        raise WeightsError(
+            f"{path / WEIGHTS} has the SHA-256 {found[:8]}..., the converted one had "
+            f"{str(known)[:8]}...; `fastvar-lab networks --fetch {path.name}` brings it anew"
+        )
+
+
 def open_network(
     name: str, collection: str | Path | None = None, device: torch.device | str = "cpu"
 ) -> Any:
@@ -94,6 +128,7 @@ def open_network(
     Raises WeightsError for files that are missing or do not match.
     """
     path = place(name, collection)
+    check_weights(name, collection)
     return _open(name, path.resolve(), str(device), _stamp(path))
 
 
@@ -171,7 +206,8 @@ def convert(
             )
     target = folder(expanded(collection or default_folder()) / name)
     network.convert({k: v for k, v in by_name.items() if v is not None}, target)
-    write_json(target / SOURCE, {"network": name, "licence": network.licence, "sha256": hashes})
+    record = {"network": name, "licence": network.licence, "sha256": hashes}
+    write_json(target / SOURCE, {**record, "weights": digest_of_file(target / WEIGHTS)})
     return target
 
 
@@ -206,7 +242,7 @@ NETWORKS: dict[str, Network] = {
             1710,
             "MIT",
             conversion.as_it_is,
-            pretrained.Clip,
+            pretrained.Clip.read,
         ),
         Network(
             "hps",
@@ -218,7 +254,7 @@ NETWORKS: dict[str, Network] = {
             1970,
             "Apache-2.0",
             conversion.hps,
-            partial(pretrained.Clip, preprocess=resizing.float_crop),
+            partial(pretrained.Clip.read, preprocess=resizing.float_crop),
         ),
         Network(
             "imagereward",
@@ -246,7 +282,7 @@ NETWORKS: dict[str, Network] = {
             275,
             "Apache-2.0",
             conversion.detector,
-            pretrained.Detector,
+            pretrained.Detector.read,
         ),
         Network(
             "lpips",
@@ -270,7 +306,7 @@ NETWORKS: dict[str, Network] = {
             87,
             "Apache-2.0",
             conversion.dino,
-            pretrained.Dino,
+            pretrained.Dino.read,
         ),
     )
 }
