@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 import fastvar_lab as fv
-from fastvar_lab.cli import options
+from fastvar_lab.cli import release_options
 from fastvar_lab.cli.main import main
 from fastvar_lab.errors import WeightsError
 from fastvar_lab.evaluators import benchmarks, distances, inception_scores
@@ -20,17 +20,10 @@ from fastvar_lab.evaluators.scoring import paired, score, stored
 from fastvar_lab.experiments import making, paper_tables, printed_tables
 from fastvar_lab.experiments.making import Job, make
 from fastvar_lab.measure.quality import METRICS
-from fastvar_lab.networks import random_networks
 from fastvar_lab.networks.pretrained import Objects
 
 WORLD = benchmarks.find("closed-world")
 TEN = Plan(WORLD, n=10)
-
-
-@pytest.fixture(scope="session")
-def tiny_networks(tmp_path_factory):
-    pytest.importorskip("transformers")
-    return random_networks.write_collection(tmp_path_factory.mktemp("networks"))
 
 
 @pytest.fixture(scope="module")
@@ -397,7 +390,8 @@ def run(capsys, *arguments):
 def test_the_commands_from_prompts_to_a_table(tmp_path, capsys, tiny_networks, monkeypatch):
     out = tmp_path / "ge"
     shallow = fv.load("infinity-125m", weights="random", depth=1)
-    monkeypatch.setattr(options, "open_model", lambda args: shallow)
+    shallow.sizes = shallow.sizes_to(2, 2)
+    monkeypatch.setattr(release_options, "open_encoded", lambda args, prompts: shallow)
     model = ("--model", "infinity-125m", "--weights", "random", "--size", "2")
     benchmark = ("make", "geneval", "--n", "6", "--images", "1", "--out", out, *model)
     status, text, error = run(capsys, *benchmark)

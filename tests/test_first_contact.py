@@ -134,6 +134,16 @@ def test_another_text_encoder_is_seen():
     assert finding.verdict == OFF
 
 
+def test_a_decoder_that_bfloat16_breaks_is_seen():
+    model = fv.load("tiny")
+    canvas = fv.generate(model, CAPTION, fv.Dense(), sizes=[(1, 1), (4, 4)]).canvas
+    assert probes.bfloat16_decoder(model, canvas).verdict == RIGHT
+    assert model.tokenizer.decoder.conv_in.weight.dtype == torch.float32
+    model.tokenizer.decoder.conv_out.weight.data *= 3e4  # cancelled by what is added
+    model.tokenizer.decoder.conv_out.weight.data[:, ::2] *= -1
+    assert probes.bfloat16_decoder(model, canvas).verdict == OFF
+
+
 @pytest.mark.parametrize("name", ["var-d16", "hart-0.7b"])
 def test_every_family_gives_tokens_and_likelihoods(name):
     sizes = [(1, 1), (2, 2), (3, 3)]

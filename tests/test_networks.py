@@ -1,6 +1,7 @@
 """The evaluators' networks: resizes, names of released weights, shapes, and files."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,14 @@ import torch
 from torch.nn.functional import interpolate, max_pool2d
 
 from fastvar_lab.errors import WeightsError
-from fastvar_lab.networks import collection, conversion, random_networks, renaming, resizing
+from fastvar_lab.networks import (
+    collection,
+    conversion,
+    random_networks,
+    renaming,
+    resizing,
+    throughput,
+)
 from fastvar_lab.networks.inception import Inception
 from fastvar_lab.networks.lpips import LPIPS
 from fastvar_lab.networks.pretrained import ImageReward, objects
@@ -16,11 +24,6 @@ from fastvar_lab.networks.pretrained import ImageReward, objects
 
 def picture(h, w, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (h, w, 3)).astype(np.uint8)
-
-
-@pytest.fixture(scope="session")
-def tiny_networks(tmp_path_factory):
-    return random_networks.write_collection(tmp_path_factory.mktemp("networks"))
 
 
 def test_clean_resize_is_antialiased_bicubic_without_rounding():
@@ -408,3 +411,39 @@ def test_training_notes_with_numpy_numbers_open(tmp_path):
     assert list(conversion.read_tensors(tmp_path / "model.safetensors")[0]) == [
         "class_predictor.bias"
     ]
+
+
+def test_weights_that_were_changed_after_conversion_are_refused(tmp_path):
+    torch.manual_seed(0)
+    files = collection.NETWORKS["inception"].files
+    torch.save(Inception(16).state_dict(), tmp_path / files[0].name)
+    found = collection.digest_of_file(tmp_path / files[0].name)
+    with pytest.MonkeyPatch.context() as patch:
+        own = replace(collection.NETWORKS["inception"], files=(replace(files[0], begins=found),))
+        patch.setitem(collection.NETWORKS, "inception", own)
+        collection.convert("inception", [tmp_path / files[0].name], tmp_path)
+    collection.check_weights("inception", tmp_path)
+    conversion.save(Inception(16).state_dict(), tmp_path / "inception", {"unit": 16})
+    with pytest.raises(WeightsError, match=r"the converted one had .*--fetch inception"):
+        collection.open_network("inception", tmp_path)
+
+
+def test_every_network_can_be_timed_without_its_file():
+    assert list(throughput.BUILDERS) == list(collection.NETWORKS)
+    speeds = throughput.measure(["dino", "lpips"], batch=1, side=64, repeats=1)
+    assert [round(s.parameters / 1e6) for s in speeds] == [22, 2]
+    assert all(s.pictures_per_second > 0 for s in speeds)
+    assert "threads, random weights" in throughput.table(speeds)
+    with pytest.raises(ValueError, match="no network 'dyno'; nearest: dino"):
+        throughput.measure(["dyno"])
+
+
+def test_resizes_of_pytorch_fid_and_torchmetrics():
+    x = picture(40, 56)
+    plain = torch.from_numpy(x.transpose(2, 0, 1).copy()).float()[None]
+    half = interpolate(plain, (9, 9), mode="bilinear")[0]
+    # the network's (x - 128) / 128 of it is pytorch-fid's 2x - 1
+    assert torch.allclose((resizing.half_pixel(x, 9) - 128) / 128, half / 255 * 2 - 1, atol=1e-5)
+    assert torch.equal(
+        resizing.antialias(x, 9), interpolate(plain, (9, 9), mode="bilinear", antialias=True)[0]
+    )

@@ -36,6 +36,7 @@ def run(args: argparse.Namespace) -> None:
     from fastvar_lab.first_contact.finding import OFF, OPEN, RIGHT, Finding, table
     from fastvar_lab.models import catalog
     from fastvar_lab.models.loading import load, skeleton
+    from fastvar_lab.models.staging import load_encoded
 
     picture = None
     if args.picture is not None:
@@ -62,11 +63,13 @@ def run(args: argparse.Namespace) -> None:
                                       "another file, or a damaged one" if state == "differs"
                                       else "")]  # fmt: skip
     folder(args.out)
-    model = load(args.model, args.weights, args.device, getattr(torch, args.dtype))
-    findings.append(Finding("names and shapes", RIGHT, "all match"))
-    texts = [item.prompt for item in model.prompts.take(8)]
+    texts = [item.prompt for item in planned.prompts.take(8)]
     caption = args.caption or texts[0]
     other = args.other or next((t for t in texts if t != caption), f"not {caption}")
+    model = load_encoded(
+        [caption, other], args.model, args.weights, args.device, getattr(torch, args.dtype)
+    )
+    findings.append(Finding("names and shapes", RIGHT, "all match"))
     for finding in examination.check(model, caption, other, picture, args.out):
         print(f"{finding.verdict:<5} {finding.what}")
         findings.append(finding)

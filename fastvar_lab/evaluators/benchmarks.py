@@ -80,7 +80,11 @@ class Benchmark:
 
 
 def find(name: str) -> Benchmark:
-    """Return a benchmark by name; raise ValueError for an unknown one."""
+    """Return a benchmark by name; raise ValueError for an unknown one.
+
+    >>> find("geneval").pictures
+    2212
+    """
     if name not in BENCHMARKS:
         raise unknown("benchmark", name, BENCHMARKS)
     return BENCHMARKS[name]
@@ -93,6 +97,9 @@ class Plan:
     `n` prompts are taken from all groups in turn, None takes all. `rewritten` is a JSON file from
     prompts to what the model is given instead; `suffix` follows prompts about people (see
     `positive_prompt`). `seed` is that of the first picture, and of the closed world's prompts.
+
+    >>> Plan(find("geneval"), n=6, seeds="per-prompt").samples()[1].path
+    '00000/samples/0001.png'
     """
 
     benchmark: Benchmark

@@ -131,7 +131,14 @@ class Sampled(Pictures):
 
 
 class PictureFolder(Sampled):
-    """A folder of a benchmark's pictures: its samples, and its settings if `make` wrote them."""
+    """A folder of a benchmark's pictures: its samples, and its settings if `make` wrote them.
+
+    Raises ValueError for what is no folder, and without settings for a missing `plan`.
+
+    >>> PictureFolder("nowhere")
+    Traceback (most recent call last):
+    ValueError: there is no folder nowhere
+    """
 
     def __init__(self, root: str | Path, plan: Plan | None = None) -> None:
         path = expanded(root)

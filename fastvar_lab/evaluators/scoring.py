@@ -37,6 +37,16 @@ def score(
     `names` are those of `SCORES`, by default the benchmark's. Rows of numbers are cached, a batch
     at a time. Raises ValueError, before anything is computed, for pictures that are missing or too
     many, for a network or reference that is not there.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> from PIL import Image
+    >>> from fastvar_lab.evaluators.picture_folder import PictureFolder
+    >>> with TemporaryDirectory() as work:
+    ...     (Path(work) / "black").mkdir()
+    ...     Image.new("RGB", (64, 64)).save(Path(work) / "black" / "00000_0.png")
+    ...     plan = benchmarks.Plan(benchmarks.find("closed-world"), n=1)
+    ...     score(PictureFolder(Path(work) / "black", plan))["closed-world"].value
+    0.0
     """
     case = Case(folder, options or Options(), networks, device, batch)
     chosen = [find(name) for name in names or benchmarks.find(folder.benchmark).scores]
@@ -162,7 +172,12 @@ def _interval(low: float, high: float, digits: int) -> str:
 
 
 def table(results: Mapping[str, Result]) -> str:
-    """Format results for a terminal."""
+    """Format results for a terminal.
+
+    >>> print(table({"clip": Result(27.53, 27.1, 28.0, n=3000, prompts=3000)}))
+    score                        value       95 % interval  pictures  prompts
+    CLIP score                   27.53      27.10 to 28.00      3000     3000
+    """
     lines = [f"{'score':<24} {'value':>9}  {'95 % interval':>19} {'pictures':>9} {'prompts':>8}"]
     for name, result in results.items():
         title = find(name).title if name not in METRICS else METRICS[name].title

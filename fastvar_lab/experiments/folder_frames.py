@@ -28,6 +28,10 @@ def compare_folders(
     are names of `METRICS`, or functions of your own. GenEval and the closed world are judged, too,
     in the column of the judge; `networks` are those of GenEval. Values are cached beside folders.
     Raises ValueError for folders that are not whole, or of other prompts or seeds.
+
+    >>> compare_folders({"FastVAR": "runs/fast"})
+    Traceback (most recent call last):
+    ValueError: one folder is compared with: call it 'full'; not FastVAR
     """
     if FULL not in folders:
         raise ValueError(f"one folder is compared with: call it {FULL!r}; not {', '.join(folders)}")

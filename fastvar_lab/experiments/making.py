@@ -49,6 +49,11 @@ class Job:
 
     `quality` is that of JPEG files, `pixels` one of `PIXELS`. `given` first scales are not drawn,
     but get the tokens of a correct picture, in the closed world alone.
+
+    >>> from fastvar_lab.evaluators.benchmarks import find
+    >>> from fastvar_lab.methods.prune import Dense
+    >>> [len(batch) for batch in Job(Plan(find("closed-world"), n=10), Dense()).batches()]
+    [4, 4, 2]
     """
 
     plan: Plan
@@ -121,6 +126,14 @@ def make(
     `executor` takes batches to workers, which need the same files and a `ModelSpec`. Every picture
     is written whole, and those of a batch when it is done. Raises ValueError for a folder that
     holds the pictures of other settings, and whatever the method or a prompt makes impossible.
+
+    >>> import fastvar_lab as fv
+    >>> from tempfile import TemporaryDirectory
+    >>> from fastvar_lab.evaluators.benchmarks import find
+    >>> job = Job(Plan(find("closed-world"), n=1), fv.Dense(), sizes=((1, 1), (4, 4)))
+    >>> with TemporaryDirectory() as work:
+    ...     [make(fv.load("tiny"), job, Path(work) / "full") for _ in range(2)]
+    [1, 0]
     """
     opened = model.open() if isinstance(model, ModelSpec) else model
     prepare(opened, job, folder)

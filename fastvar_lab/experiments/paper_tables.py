@@ -26,6 +26,10 @@ def rows(table: Table, folders: Sequence[Path], any_count: bool = False) -> pd.D
     model, method and sampling make one row. Raises ValueError for a folder that is not scored, that
     no column of the table reads, unless `any_count` for another number of pictures, and for folders
     that networks of other weights scored.
+
+    >>> from fastvar_lab.experiments.printed_tables import find
+    >>> len(rows(find("1"), []))
+    16
     """
     _check_networks(folders)
     frame = [
@@ -125,7 +129,12 @@ def _said(value: Any) -> str:
 
 
 def wide(table: Table, frame: pd.DataFrame) -> pd.DataFrame:
-    """Bring the rows of a table to its printed shape: values as text, with intervals and n."""
+    """Bring the rows of a table to its printed shape: values as text, with intervals and n.
+
+    >>> from fastvar_lab.experiments.printed_tables import find
+    >>> wide(find("1"), rows(find("1"), []))["GenEval"].tolist()
+    ['0.51', '0.51', '0.73', '0.72']
+    """
     lines = []
     for (row, source), group in frame.groupby(["row", "source"], sort=False):
         line = {"": row, "source": source}

@@ -177,7 +177,11 @@ TABLES: dict[str, Table] = {
 
 
 def find(name: str) -> Table:
-    """Return a table by its number; raise ValueError for an unknown one."""
+    """Return a table by its number; raise ValueError for an unknown one.
+
+    >>> find("A.1").rows["VAR-d30"]
+    (306.6, 2.05, 81.76, 58.2)
+    """
     if name not in TABLES:
         raise unknown("table", name, TABLES)
     return TABLES[name]

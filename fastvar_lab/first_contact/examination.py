@@ -55,6 +55,7 @@ def check(
     yield from probes.sublayers(subject)
     yield from probes.alternatives(subject, source)
     yield from probes.bfloat16(subject)
+    yield probes.bfloat16_decoder(model, full.canvas)
 
 
 def _generated(model: Model, condition: Any, out: Path) -> Generator[Finding, None, Generation]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from fastvar_lab.first_contact.configuration import maps_text
 from fastvar_lab.first_contact.effort import first_steps
@@ -21,12 +22,14 @@ from fastvar_lab.first_contact.likelihood import Subject, chance, tokens_of
 from fastvar_lab.measure.quality import psnr
 from fastvar_lab.models.loading import skeleton
 from fastvar_lab.models.model import Model
+from fastvar_lab.pictures import to_uint8
 from fastvar_lab.scales import Sizes
 from fastvar_lab.seam import Site
 
 LEAST_GAIN = 6.0  # dB over a picture of the mean color alone
 NEAR = 0.01  # of the gap to chance: differences below it are no evidence
 HARMFUL = 0.03  # of the gap to chance, by which leaving a sublayer out must help to count
+LEAST_DECODED = 30.0  # dB between decoders in bfloat16 and float32
 CLOSE = 0.05  # nats a token: rounding to bfloat16 changes less
 
 
@@ -136,3 +139,21 @@ def bfloat16(subject: Subject) -> Iterator[Finding]:
     good = gap < CLOSE
     yield Finding("bfloat16", RIGHT if good else OFF, f"{gap:.4f} nats at most",
                   "" if good else "use float32: values leave bfloat16's precision")  # fmt: skip
+
+
+def bfloat16_decoder(model: Model, canvas: Tensor) -> Finding:
+    """Compare a decoded latent (1, d, H, W) in bfloat16 with that in the decoder's type."""
+    decoder = model.tokenizer
+    before = decoder.decoder.conv_in.weight.dtype
+    if before == torch.bfloat16:
+        return Finding("bfloat16 decoder", OPEN, "it runs in bfloat16")
+    exact = to_uint8(model.decode(canvas))[0]
+    decoder.to(torch.bfloat16)
+    try:
+        value = psnr(to_uint8(model.decode(canvas))[0], exact)
+    finally:
+        decoder.to(before)
+    good = value > LEAST_DECODED
+    meaning = "" if good else "decode in float32: values leave bfloat16's precision"
+    numbers = f"{value:.1f} dB, {LEAST_DECODED:.0f} needed"
+    return Finding("bfloat16 decoder", RIGHT if good else OFF, numbers, meaning)

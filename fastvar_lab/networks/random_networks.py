@@ -31,7 +31,13 @@ DETECTOR: dict[str, Any] = {"backbone_config": _SWIN, "feature_size": 32, "mask_
 
 
 def write_collection(collection: str | Path, seed: int = 0) -> Path:
-    """Write tiny random networks of every kind; return the folder of the collection."""
+    """Write tiny random networks of every kind; return the folder of the collection.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as work:
+    ...     sorted(p.name for p in write_collection(work).iterdir())
+    ['clip', 'detector', 'dino', 'hps', 'imagereward', 'inception', 'lpips']
+    """
     root = folder(expanded(collection))
     with seeded(seed):
         for name in ("inception", "lpips"):
