@@ -29,7 +29,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--precision",
         default="float32",
-        help="float32, or official: the precision of the released code",
+        help="float32, int8, or official: the precision of the released code",
     )
     parser.add_argument(
         "--instruction", type=options.path, help="file with HART's instruction text"
@@ -54,6 +54,8 @@ def open_encoded(args: argparse.Namespace, prompts: Sequence[str], **more: Any) 
         args.seed,
         download=args.download,
         precision=args.precision,
+        lora=args.lora,
+        lora_scale=args.lora_scale,
         features=args.features,
         instruction=args.instruction,
         sizes=trained_sizes(args),

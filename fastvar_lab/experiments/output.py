@@ -148,8 +148,8 @@ def repeating(
         return ""
     spec, usual = spec or ModelSpec(), ModelSpec()
     values = {
-        name: str(getattr(spec, name))
-        for name in ("weights", "device", "dtype")
+        name.replace("_", "-"): str(getattr(spec, name))
+        for name in ("weights", "device", "dtype", "lora", "lora_scale")
         if getattr(spec, name) != getattr(usual, name)
     }
     if isinstance(prompts, PromptFile):

@@ -39,6 +39,8 @@ class ModelSpec:
     weights: str | None = None
     device: str = "cpu"
     dtype: str = "float32"
+    lora: str | None = None
+    lora_scale: float = 1.0
     precision: str = "float32"
     sizes: tuple[tuple[int, int], ...] | None = None
     features: str | None = None
@@ -52,13 +54,13 @@ class ModelSpec:
 
     def resolved(self) -> ModelSpec:
         """Return the same with whole paths: workers run elsewhere."""
-        paths = {name: getattr(self, name) for name in ("weights", "features", "instruction")}
-        whole: dict[str, Any] = {
-            name: str(expanded(path).resolve())
-            for name, path in paths.items()
-            if path not in (None, "random")
+        names = ("weights", "lora", "features", "instruction")
+        paths: dict[str, Any] = {
+            name: str(expanded(str(getattr(self, name))).resolve())
+            for name in names
+            if getattr(self, name) not in (None, "random")
         }
-        return replace(self, **whole)
+        return replace(self, **paths)
 
 
 @lru_cache(maxsize=2)
@@ -71,6 +73,8 @@ def _open(spec: ModelSpec) -> Model:
         dtype,
         precision=spec.precision,
         sizes=spec.sizes,
+        lora=spec.lora,
+        lora_scale=spec.lora_scale,
         features=spec.features,
         instruction=spec.instruction,
         text=spec.text,

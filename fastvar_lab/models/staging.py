@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 
 from fastvar_lab.models.features import EncodedPrompts, StoredFeatures, encoder_name, row_of
 from fastvar_lab.models.loading import SHIPPED, load, open_text, require
+from fastvar_lab.models.lora import lora_file
 from fastvar_lab.models.model import Model
 from fastvar_lab.models.names import check_name
 
@@ -48,6 +49,8 @@ def load_encoded(
     check_name(name)
     require(device)
     common: dict[str, Any] = {"download": download, "precision": precision, **options}
+    if options.get("lora") is not None:
+        lora_file(options["lora"])  # raises before anything is encoded
     released = name not in SHIPPED and weights != "random"
     encoder = (
         open_text(name, weights, download=download, instruction=instruction) if released else None
@@ -56,7 +59,8 @@ def load_encoded(
         common |= {"features": features, "instruction": instruction}
         return load(name, weights, device, dtype, seed, **common)
     mixed = precision == "official" and dtype.itemsize == 2  # as `Model.set_precision`
-    encoder.eval().to(device, torch.float32 if mixed else dtype)
+    wide = mixed or dtype == torch.int8  # as `load`: text encoders have no int8 weights
+    encoder.eval().to(device, torch.float32 if wide else dtype)
     with torch.no_grad(), torch.autocast(torch.device(device).type, dtype, enabled=mixed):
         label = encoder_name(encoder)
         different = tqdm(

@@ -9,6 +9,8 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 
+from fastvar_lab.frames import counted
+from fastvar_lab.measure.frontier import front
 from fastvar_lab.measure.speedup import undisturbed
 from fastvar_lab.measure.statistics import summary
 from fastvar_lab.plotting.charts.axes import (
@@ -37,23 +39,24 @@ VALUES = {"psnr": "PSNR to full (dB)", "right": "task score"}
 def methods(frame: pd.DataFrame) -> Figure:
     """Compare methods: PSNR to the full picture, task score, measured speedup; 95 % intervals.
 
-    The score is left out where the prompts have no judge.
+    The score is left out where the prompts have no judge, the speedup where nothing was timed.
 
     >>> from fastvar_lab.experiments.run import run
     >>> methods(run("caching_step", "quick", progress=False)).axes[0].get_xlabel()
     'PSNR to the full picture (dB)'
     """
-    pictures, times = compared(frame)
+    timed = (frame.kind == "time").any()
+    pictures = compared(frame)[0] if timed else counted(frame)
     pruned = pictures[pictures.family != "full"]
     order = list(pruned.method.unique())
     with style():
         judged = "right" in measured(frame)
         lines = max(label.count("\n") + 1 for label in wrapped(order))
         height = (0.06 + 0.1 * lines) * len(order) + 1.0
-        fig, (left, *middle, right) = panels(WIDTH, height, 2 + judged)
+        fig, (left, *others) = panels(WIDTH, height, 1 + judged + timed)
         bars(left, summary(pruned, ["method"], "psnr"), "low", "high")
         left.set_xlabel("PSNR to the full picture (dB)")
-        for axes in middle:
+        for axes in others[:judged]:
             score = summary(pictures, ["family", "method"], "right")
             full = score[score.family == "full"].iloc[0]
             axes.axvspan(full.low, full.high, color="0.92", lw=0)
@@ -61,7 +64,8 @@ def methods(frame: pd.DataFrame) -> Figure:
             bars(axes, score[score.family != "full"], "low", "high")
             axes.set_xlabel(f"task score (grey: full), n = {int(full.n)}")
             axes.set_yticks(axes.get_yticks(), [])
-        _speedups(right, times.loc[order])
+        if timed:
+            _speedups(others[-1], compared(frame)[1].loc[order])
     return fig
 
 
@@ -106,13 +110,6 @@ def sensitivity(frame: pd.DataFrame) -> Figure:
             axes.grid(lw=0.4, color="0.9")
             sns.despine(ax=axes)
     return fig
-
-
-def front(points: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
-    """Keep the points that no other beats in both columns, by rising x."""
-    ranked = points.sort_values([x, y], ascending=[False, False])
-    best = ranked[y].cummax()
-    return ranked[(ranked[y] >= best) & ~ranked[y].duplicated()].sort_values(x)
 
 
 def tradeoff_points(frame: pd.DataFrame, value: str = "psnr") -> pd.DataFrame:
