@@ -215,7 +215,7 @@ def test_what_is_not_whole_is_refused(made, tmp_path):
         score(folder)
     _, root = copied("prompts")
     text = (root / "samples.jsonl").read_text()
-    (root / "samples.jsonl").write_text(text.replace("red", "blue"))
+    (root / "samples.jsonl").write_text(text.replace('"prompt": "', '"prompt": "not '))
     with pytest.raises(ValueError, match=r"samples\.jsonl are not those recorded"):
         score(PictureFolder(root))
     with pytest.raises(ValueError, match=r"has no settings\.json: name its benchmark"):
@@ -246,7 +246,7 @@ def test_distances_of_a_folder_are_those_of_its_features(made, tmp_path, tiny_ne
     expected = distances.frechet(*map(distances.moments, mine))
     assert results["fid"].value == pytest.approx(expected)
     assert results["fid"].low < results["fid"].value < results["fid"].high
-    assert results["is"].low < results["is"].value < results["is"].high
+    assert results["kid"].low < results["kid"].value < results["kid"].high
     assert results["fid"].depends["interval"] == "jackknife over 5 groups of pictures"
     assert np.isnan(score(folder, ["fid"], Options(reference, groups=0), tiny_networks)["fid"].low)
     assert results["precision"].value == distances.precision_recall(*mine).precision.mean()

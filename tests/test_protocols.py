@@ -110,7 +110,7 @@ def test_pixels_are_rounded_or_cut_off_and_people_get_a_suffix(shallow, tmp_path
 
 def test_a_run_that_is_killed_at_every_write_ends_the_same(shallow, tmp_path, monkeypatch):
     plan = Plan(benchmarks.find("geneval"), n=2, images=2)
-    job, real = Job(plan, fv.Dense(), batch=3), making.write
+    job, real = Job(plan, fv.Dense(), sizes=MAPS, batch=3), making.write
     make(shallow, job, tmp_path / "whole")
 
     def contents(root):

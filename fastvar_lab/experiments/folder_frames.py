@@ -12,7 +12,8 @@ from fastvar_lab.evaluators.geneval_pictures import GenEvalPrompts
 from fastvar_lab.evaluators.picture_folder import PictureFolder
 from fastvar_lab.evaluators.scoring import check_pair, metrics_of_pictures, paired_rows
 from fastvar_lab.measure.quality import Metric, score
-from fastvar_lab.methods.columns import FULL
+from fastvar_lab.methods.columns import FULL, family
+from fastvar_lab.methods.parse import read_method
 from fastvar_lab.prompts import Judge, world_judge
 
 
@@ -53,10 +54,23 @@ def judge_of(benchmark: str, networks: str | Path | None, device: str) -> Judge 
     return world_judge if benchmark == "closed-world" else None
 
 
+def family_of(method: str) -> str:
+    """Name the family of a method that is written as Python; of one of a user's, its class.
+
+    >>> family_of("Prune({-1: 0.5})"), family_of("Mine(share=0.5)"), family_of("Dense()")
+    ('FastVAR', 'Mine', 'full')
+    """
+    try:
+        return family(read_method(method))
+    except ValueError:
+        return method.partition("(")[0]
+
+
 def _rows(
     label: str, folder: PictureFolder, full: PictureFolder, metrics: Iterable[Metric]
 ) -> pd.DataFrame:
     settings: dict[str, Any] = folder.settings or {}
+    written = str(settings.get("method", ""))
     frame = pd.DataFrame(
         {
             "kind": "quality",
@@ -64,7 +78,8 @@ def _rows(
             "weights": settings.get("weights", ""),
             "prompts": folder.benchmark,
             "method": label,
-            "repr": settings.get("method", ""),
+            "repr": written,
+            "family": family_of(written),
             "picture": range(len(folder)),
             "prompt": folder.prompts,
             "seed": [sample.seed for sample in folder.samples],
