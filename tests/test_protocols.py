@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -182,6 +183,76 @@ def test_geneval_and_clip_score_are_metrics_of_experiments(
     assert rows[names].notna().all(axis=None)
     assert set(rows.group) == {"single_object", "two_object"}
     assert (rows[rows.method == "full"].lpips == 0).all()
+
+
+def test_pairs_are_compared_by_the_networks_that_are_named(
+    folders, tiny_networks, tmp_path, capsys
+):
+    names = ("--metrics", "lpips,clip_score", "--scores", "closed-world")
+    command = ("score", folders / "pruned", "--against", folders / "full", *names)
+    status, text, error = run(capsys, *command, "--networks", tiny_networks)
+    assert status == 0, error
+    assert "LPIPS" in text
+    assert "CLIP score" in text
+    status, _, error = run(capsys, *command, "--networks", tmp_path)
+    assert (status, f"lpips is not in {tmp_path / 'lpips'}" in error) == (2, True)
+
+
+def test_workers_make_the_same_pictures(tmp_path):
+    job, spec = Job(EIGHT, fv.Dense(), sizes=MAPS, batch=3), fv.ModelSpec("tiny", "random")
+    assert make(spec, job, tmp_path / "alone") == 8
+    with ThreadPoolExecutor(2) as pool:
+        assert make(spec, job, tmp_path / "workers", executor=pool) == 8
+        with pytest.raises(ValueError, match="workers open a model by a ModelSpec"):
+            make(spec.open(), job, tmp_path / "other", executor=pool)
+    one, other = (PictureFolder(tmp_path / name) for name in ("alone", "workers"))
+    assert all(np.array_equal(one.read(i), other.read(i)) for i in range(8))
+
+
+def test_categories_are_never_mixed(shallow, tiny_networks, tmp_path):
+    table = {f"{c}{i}": {"category": c, "prompt": f"{c} {i}"} for c in ("people", "food")
+             for i in range(4)}  # fmt: skip
+    (tmp_path / "meta_data.json").write_text(json.dumps(table))
+    for category in ("people", "food"):
+        (tmp_path / "real" / category).mkdir(parents=True)
+        for i in range(4):
+            Image.new("RGB", (48, 48), (9 * i, 90, 200)).save(
+                tmp_path / "real" / category / f"{category}{i}.jpg"
+            )
+    mjhq = benchmarks.find("mjhq")
+    make(shallow, Job(Plan(mjhq, tmp_path, "people"), fv.Dense()), tmp_path / "made")
+    with pytest.raises(ValueError, match="holds pictures with category people; now it is food"):
+        make(shallow, Job(Plan(mjhq, tmp_path, "food"), fv.Dense()), tmp_path / "made")
+    folder = PictureFolder(tmp_path / "made")
+    score(folder, ["fid"], Options(tmp_path / "real" / "people"), tiny_networks)
+    for name, message in (
+        ("real", r"holds the category food, people; .* is of people"),
+        ("real/food", r"holds the category food; .* is of people"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            score(folder, ["fid"], Options(tmp_path / name), tiny_networks)
+    shutil.copytree(tmp_path / "made" / "people", tmp_path / "made" / "food")
+    with pytest.raises(ValueError, match=r"also holds 4 pictures, of 4: food/people0\.png"):
+        score(folder, ["fid"], Options(tmp_path / "real" / "people"), tiny_networks)
+
+
+def test_styles_of_unequal_numbers_are_averaged_over_pictures(tiny_networks, tmp_path):
+    rng = np.random.default_rng(0)
+    for style, n in zip(benchmarks.STYLES, (1, 2, 3, 1)):
+        (tmp_path / f"{style}.json").write_text(json.dumps([f"{style} {i}" for i in range(n)]))
+        (tmp_path / "made" / style).mkdir(parents=True)
+        for i in range(n):
+            picture = Image.fromarray(rng.integers(0, 256, (64, 64, 3), np.uint8))
+            picture.save(tmp_path / "made" / style / f"{i:05d}.jpg")
+    folder = PictureFolder(tmp_path / "made", Plan(benchmarks.find("hps"), tmp_path))
+    result = score(folder, ["hps"], networks=tiny_networks)["hps"]
+    counts = [folder.groups.count(style) for style in benchmarks.STYLES]
+    means = [result.parts[style][0] for style in benchmarks.STYLES]
+    assert result.value == pytest.approx(np.average(means, weights=counts), rel=1e-6)
+    assert result.value != pytest.approx(np.mean(means), rel=1e-6)
+    (tmp_path / "made" / "anime" / "00000.jpg").unlink()
+    with pytest.raises(ValueError, match=r"lacks 1 pictures, of 7: anime/00000\.jpg"):
+        score(folder, ["hps"], networks=tiny_networks)
 
 
 def test_samples_in_an_npz_file_are_scored(tiny_networks, tmp_path, capsys):

@@ -60,4 +60,5 @@ def run(args: argparse.Namespace) -> None:
     for name in args.fetch or ():
         network = collection.find(name)
         print(f"{name}: {network.megabytes} MB, {network.licence}")
+        print("\n".join(collection.sources(network)))
         print(collection.fetch(name, args.networks))

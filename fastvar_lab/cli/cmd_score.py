@@ -137,7 +137,9 @@ def run(args: argparse.Namespace) -> None:
     for folder in folders:
         results = score(folder, names, chosen, args.networks, args.device, args.batch)
         if other is not None:
-            results |= paired(folder, other, args.metrics.split(","), args.batch)
+            results |= paired(
+                folder, other, args.metrics.split(","), args.batch, args.networks, args.device
+            )
         if args.json:
             plain = {name: asdict(result) for name, result in results.items()}
             print(json.dumps({"folder": str(folder.root), "scores": plain}, indent=1))

@@ -17,7 +17,7 @@ from fastvar_lab.evaluators.benchmarks import Plan, Sample, read_samples
 from fastvar_lab.files import cache_folder, digest, expanded, folder, read_json
 
 SETTINGS, SAMPLES = "settings.json", "samples.jsonl"
-ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".bmp": "BMP"}
 READERS = 4  # threads
 
 Rows = Callable[[Sequence[np.ndarray], Sequence[int]], np.ndarray]
@@ -41,8 +41,9 @@ class Pictures:
         path = self.root / self.names[i]
         try:
             with Image.open(path) as image:
-                if path.suffix.lower() == ".png" and image.format != "PNG":
-                    raise ValueError(f"it is {image.format}, named as PNG")
+                named = FORMATS[path.suffix.lower()]
+                if image.format != named:
+                    raise ValueError(f"it is {image.format}, named as {named}")
                 return np.asarray(image.convert("RGB"))
         except (OSError, ValueError, SyntaxError) as error:
             raise ValueError(f"cannot read the picture {path}: {short(error, 100)}") from None
@@ -168,7 +169,7 @@ class PictureFolder(Sampled):
         there = {
             path.relative_to(self.root).as_posix()
             for path in self.root.rglob("*")
-            if path.suffix.lower() in ENDINGS and not path.name.startswith(".")
+            if path.suffix.lower() in FORMATS and not path.name.startswith(".")
         }
         expected = set(self.names)
         for kind, names in (("lacks", expected - there), ("also holds", there - expected)):
@@ -208,7 +209,7 @@ class PlainFolder(Pictures):
         path = expanded(root)
         if not path.is_dir():
             raise ValueError(f"there is no folder {path}")
-        entries = sorted(p for p in path.rglob("*") if p.suffix.lower() in ENDINGS)
+        entries = sorted(p for p in path.rglob("*") if p.suffix.lower() in FORMATS)
         cache = path.with_name(f"{path.name}.scores")
         try:
             folder(cache)

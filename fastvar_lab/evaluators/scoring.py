@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from fastvar_lab.evaluators.case import Case, Options, Result
 from fastvar_lab.evaluators.picture_folder import Sampled
 from fastvar_lab.evaluators.scores import Score, find
 from fastvar_lab.files import read_json, write_json
+from fastvar_lab.measure.learned import Learned
 from fastvar_lab.measure.quality import METRICS, Metric, as_metrics
 from fastvar_lab.measure.statistics import bootstrap
 from fastvar_lab.networks import collection
@@ -74,6 +75,20 @@ def check(case: Case, chosen: Iterable[Score]) -> None:
         raise ValueError(f"there is no reference {path}")
     if path is not None and path.resolve() == case.folder.root.resolve():
         raise ValueError(f"{path} is compared with itself; name another reference")
+    if path is not None and path.is_dir():
+        _check_categories(case.folder, path)
+
+
+def _check_categories(folder: Sampled, reference: Path) -> None:
+    """Raise ValueError for a reference of other categories than the folder's."""
+    known = benchmarks.find(folder.benchmark).categories
+    mixed = sorted(p.name for p in reference.iterdir() if p.is_dir() and p.name in known)
+    asked = set(folder.groups)
+    if known and (mixed or (reference.name in known and reference.name not in asked)):
+        raise ValueError(
+            f"{reference} holds the category {', '.join(mixed) or reference.name}; {folder.root} "
+            f"is of {', '.join(sorted(asked))}: name the folder of that"
+        )
 
 
 def keep(folder: Sampled, name: str, result: Result, device: str) -> None:
@@ -104,7 +119,12 @@ def stored(root: Path) -> dict[str, Any]:
 
 
 def paired(
-    folder: Sampled, other: Sampled, names: Iterable[str | Metric], batch: int = 16
+    folder: Sampled,
+    other: Sampled,
+    names: Iterable[str | Metric],
+    batch: int = 16,
+    networks: str | Path | None = None,
+    device: str | None = None,
 ) -> dict[str, Result]:
     """Compare each picture of a folder with that of the same name in another one.
 
@@ -112,7 +132,8 @@ def paired(
     ValueError for folders of different prompts.
     """
     check_pair(folder, other)
-    return {m.name: _paired(folder, other, m, batch) for m in metrics_of_pictures(names)}
+    metrics = metrics_of_pictures(names, networks, device)
+    return {metric.name: _paired(folder, other, metric, batch) for metric in metrics}
 
 
 def check_pair(folder: Sampled, other: Sampled) -> None:
@@ -125,12 +146,21 @@ def check_pair(folder: Sampled, other: Sampled) -> None:
         raise ValueError(f"{folder.root} and {other.root} are not of the same seeds")
 
 
-def metrics_of_pictures(names: Iterable[str | Metric]) -> list[Metric]:
-    """Return metrics by name; raise ValueError for those that read more than pictures hold."""
+def metrics_of_pictures(
+    names: Iterable[str | Metric], networks: str | Path | None = None, device: str | None = None
+) -> list[Metric]:
+    """Return metrics by name, their networks of a collection, on a device.
+
+    Raises ValueError for those that read more than pictures hold.
+    """
     metrics = as_metrics(list(names))
-    for metric in metrics:
+    for i, metric in enumerate(metrics):
         if metric.wants - {"item"}:
             raise ValueError(f"the metric {metric.name} reads tokens, which folders do not hold")
+        if isinstance(metric.function, Learned):
+            place = None if networks is None else str(networks)
+            there = replace(metric.function, networks=place, device=device)
+            metrics[i] = replace(metric, function=there)
     return metrics
 
 

@@ -39,7 +39,10 @@ def compare_folders(
     opened = {label: PictureFolder(path) for label, path in folders.items()}
     full = opened[FULL]
     judge = judge_of(full.benchmark, networks, device)
-    chosen = [*([] if judge is None else [score(judge)]), *metrics_of_pictures(metrics)]
+    chosen = [
+        *([] if judge is None else [score(judge)]),
+        *metrics_of_pictures(metrics, networks, device),
+    ]
     for folder in opened.values():
         check_pair(folder, full)
     return pd.concat(

@@ -322,7 +322,13 @@ def table(collection: str | Path | None = None) -> str:
             f"{network.name:<12} {network.megabytes:>5}  {'yes' if here else 'no':<4}  "
             f"{network.use:<37} {network.licence}"
         )
-        for file in network.files:
-            known = f" (SHA-256 {file.begins}...)" if file.begins else ""
-            lines.append(f"{'':<12} {file.address}{known}")
+        lines += sources(network)
     return "\n".join(lines)
+
+
+def sources(network: Network) -> list[str]:
+    """List where the files of a network are, with what is known of their SHA-256."""
+    return [
+        f"{'':<12} {file.address}{f' (SHA-256 {file.begins}...)' if file.begins else ''}"
+        for file in network.files
+    ]

@@ -44,7 +44,7 @@ def measure(
     device: str = "cpu",
     batch: int = 4,
     side: int = 1024,
-    repeats: int = 3,
+    repeats: int = 2,
 ) -> list[Speed]:
     """Time networks, default all, on random pictures of `side` pixels: the fastest of `repeats`.
 
