@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from argparse import Namespace
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from PIL import Image
 
 import fastvar_lab as fv
+from fastvar_lab.cli import options
 from fastvar_lab.cli.main import main
 from fastvar_lab.evaluators import benchmarks, known_answers
 from fastvar_lab.evaluators.benchmarks import Plan
@@ -183,6 +185,17 @@ def test_geneval_and_clip_score_are_metrics_of_experiments(
     assert rows[names].notna().all(axis=None)
     assert set(rows.group) == {"single_object", "two_object"}
     assert (rows[rows.method == "full"].lpips == 0).all()
+
+
+def test_prompt_sets_are_named_on_the_command_line(tmp_path):
+    def chosen(name):
+        return options.prompts(Namespace(prompts=name, device="cpu"))
+
+    (tmp_path / "p.txt").write_text("a ring\n")
+    assert chosen(None) is None
+    assert chosen("geneval") == GenEvalPrompts()
+    assert chosen("closed-world") == fv.ClosedWorld()
+    assert chosen(str(tmp_path / "p.txt")).take(1)[0].prompt == "a ring"
 
 
 def test_pairs_are_compared_by_the_networks_that_are_named(

@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> None:
     method, prompts = options.method(args) or Dense(), generate_options.prompts(args)
     negative = [] if args.negative is None else [args.negative]
     variants = {name: getattr(args, name) for name in generate_options.VARIANTS}
-    model = release_options.open_encoded(args, [*prompts, *negative], **variants)
+    model = release_options.open_encoded(args, [*prompts, *negative], args.seed, **variants)
     for prompt in (*prompts, *negative):
         model.check(prompt)
     if args.paper:

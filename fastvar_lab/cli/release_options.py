@@ -36,10 +36,12 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def open_encoded(args: argparse.Namespace, prompts: Sequence[str], **more: Any) -> Model:
+def open_encoded(
+    args: argparse.Namespace, prompts: Sequence[str], seed: int = 0, **more: Any
+) -> Model:
     """Open the model of the options for these prompts, up to the map of --size.
 
-    A released text encoder is freed before the rest is read.
+    A released text encoder is freed before the rest is read. `seed` draws random weights.
     """
     import torch
 
@@ -51,7 +53,7 @@ def open_encoded(args: argparse.Namespace, prompts: Sequence[str], **more: Any) 
         args.weights,
         args.device,
         getattr(torch, args.dtype or "float32"),
-        args.seed,
+        seed,
         download=args.download,
         precision=args.precision,
         lora=args.lora,
