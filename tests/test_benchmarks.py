@@ -12,10 +12,10 @@ from fastvar_lab.cli import release_options
 from fastvar_lab.cli.main import main
 from fastvar_lab.errors import WeightsError
 from fastvar_lab.evaluators import benchmarks, distances, inception_scores
-from fastvar_lab.evaluators.benchmarks import Plan
 from fastvar_lab.evaluators.case import Case, Options
 from fastvar_lab.evaluators.geneval_pictures import GenEvalPrompts, PictureJudge, cut_out
 from fastvar_lab.evaluators.picture_folder import PictureFolder, PlainFolder
+from fastvar_lab.evaluators.plans import Plan
 from fastvar_lab.evaluators.scoring import paired, score, stored
 from fastvar_lab.experiments import making, paper_tables, printed_tables
 from fastvar_lab.experiments.making import Job, make

@@ -12,6 +12,7 @@ from fastvar_lab.errors import WeightsError
 from fastvar_lab.networks import (
     collection,
     conversion,
+    published,
     random_networks,
     renaming,
     resizing,
@@ -372,14 +373,14 @@ def test_a_networks_files_are_checked_and_named(tmp_path, tiny_networks):
         collection.open_network("hps", tmp_path)
     with pytest.raises(ValueError, match="no network 'inceptoin'; nearest: inception"):
         collection.open_network("inceptoin", tmp_path)
-    name = collection.NETWORKS["inception"].files[0].name
+    name = published.NETWORKS["inception"].files[0].name
     torch.save(Inception(16).state_dict(), tmp_path / name)
     with pytest.raises(WeightsError, match="the published file begins with 6726825d"):
         collection.convert("inception", [tmp_path / name], tmp_path)
     with pytest.raises(WeightsError, match=r"needs the file .*pth, https://github"):
         collection.convert("inception", [], tmp_path)
     text = collection.table(tiny_networks)
-    assert all(name in text for name in collection.NETWORKS)
+    assert all(name in text for name in published.NETWORKS)
     assert "Apache-2.0" in text
 
 
@@ -415,12 +416,12 @@ def test_training_notes_with_numpy_numbers_open(tmp_path):
 
 def test_weights_that_were_changed_after_conversion_are_refused(tmp_path):
     torch.manual_seed(0)
-    files = collection.NETWORKS["inception"].files
+    files = published.NETWORKS["inception"].files
     torch.save(Inception(16).state_dict(), tmp_path / files[0].name)
     found = collection.digest_of_file(tmp_path / files[0].name)
     with pytest.MonkeyPatch.context() as patch:
-        own = replace(collection.NETWORKS["inception"], files=(replace(files[0], begins=found),))
-        patch.setitem(collection.NETWORKS, "inception", own)
+        own = replace(published.NETWORKS["inception"], files=(replace(files[0], begins=found),))
+        patch.setitem(published.NETWORKS, "inception", own)
         collection.convert("inception", [tmp_path / files[0].name], tmp_path)
     collection.check_weights("inception", tmp_path)
     conversion.save(Inception(16).state_dict(), tmp_path / "inception", {"unit": 16})
@@ -429,7 +430,7 @@ def test_weights_that_were_changed_after_conversion_are_refused(tmp_path):
 
 
 def test_every_network_can_be_timed_without_its_file():
-    assert list(throughput.BUILDERS) == list(collection.NETWORKS)
+    assert list(throughput.BUILDERS) == list(published.NETWORKS)
     speeds = throughput.measure(["dino", "lpips"], batch=1, side=64, repeats=1)
     assert [round(s.parameters / 1e6) for s in speeds] == [22, 2]
     assert all(s.pictures_per_second > 0 for s in speeds)

@@ -13,7 +13,6 @@ import fastvar_lab as fv
 from fastvar_lab.cli import options
 from fastvar_lab.cli.main import main
 from fastvar_lab.evaluators import benchmarks, known_answers
-from fastvar_lab.evaluators.benchmarks import Plan
 from fastvar_lab.evaluators.case import Options
 from fastvar_lab.evaluators.closed_world import true_tokens
 from fastvar_lab.evaluators.geneval import Rules
@@ -21,6 +20,7 @@ from fastvar_lab.evaluators.geneval_pictures import GenEvalPrompts, cut_out
 from fastvar_lab.evaluators.known_answers import Inputs, KnownAnswer
 from fastvar_lab.evaluators.picture_array import SampleArray
 from fastvar_lab.evaluators.picture_folder import PictureFolder
+from fastvar_lab.evaluators.plans import Plan
 from fastvar_lab.evaluators.scoring import paired, score
 from fastvar_lab.experiments import making, paper_tables, printed_tables
 from fastvar_lab.experiments.evaluation import evaluate

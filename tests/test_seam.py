@@ -80,7 +80,7 @@ INSIDE = {
     ),
     "networks": (
         *("resizing", "inception", "lpips", "renaming", "pretrained", "conversion"),
-        *("collection", "random_networks", "throughput"),
+        *("published", "collection", "random_networks", "throughput"),
     ),
     "first_contact": (
         *("finding", "configuration", "effort", "likelihood", "probes", "examination"),

@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> None:
         )
     if args.files and args.convert is None:
         raise ValueError("--files are those of --convert NAME")
-    from fastvar_lab.networks import collection, random_networks
+    from fastvar_lab.networks import collection, published, random_networks
 
     if args.speed is not None:
         from fastvar_lab.models.loading import require
@@ -54,11 +54,11 @@ def run(args: argparse.Namespace) -> None:
         print(collection.convert(args.convert, args.files, args.networks))
         return
     for name in args.fetch or ():
-        collection.find(name)
+        published.find(name)
     if args.fetch is None:
         print(collection.table(args.networks))
     for name in args.fetch or ():
-        network = collection.find(name)
+        network = published.find(name)
         print(f"{name}: {network.megabytes} MB, {network.licence}")
         print("\n".join(collection.sources(network)))
         print(collection.fetch(name, args.networks))

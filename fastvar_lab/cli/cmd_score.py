@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 from fastvar_lab.cli import options
 
 if TYPE_CHECKING:
-    from fastvar_lab.evaluators.benchmarks import Plan
     from fastvar_lab.evaluators.case import Options
     from fastvar_lab.evaluators.picture_folder import Sampled
+    from fastvar_lab.evaluators.plans import Plan
 
 HELP = "score a folder of pictures"
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # imported when a command runs, to keep help and errors fast
     from concurrent.futures import Executor
 
-    from fastvar_lab.evaluators.benchmarks import Plan
+    from fastvar_lab.evaluators.plans import Plan
     from fastvar_lab.experiments.workers import ModelSpec
     from fastvar_lab.models.model import Model
     from fastvar_lab.prompts import PromptSet
@@ -161,7 +161,8 @@ def metrics(args: argparse.Namespace) -> list[str] | None:
 
 def plan(args: argparse.Namespace, **more: Any) -> Plan:
     """Return the plan of a benchmark; raises ValueError for options that do not fit it."""
-    from fastvar_lab.evaluators.benchmarks import Plan, find
+    from fastvar_lab.evaluators.benchmarks import find
+    from fastvar_lab.evaluators.plans import Plan
 
     mark = find(args.benchmark)
     return Plan(mark, args.data, args.category, args.n, args.images, args.format, **more)

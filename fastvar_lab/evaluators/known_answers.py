@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fastvar_lab.errors import unknown
-from fastvar_lab.evaluators.benchmarks import Plan, find
+from fastvar_lab.evaluators.benchmarks import find
 from fastvar_lab.evaluators.case import Options
 from fastvar_lab.evaluators.picture_array import SampleArray
 from fastvar_lab.evaluators.picture_folder import PictureFolder, PlainFolder
+from fastvar_lab.evaluators.plans import Plan
 from fastvar_lab.evaluators.scoring import score
 from fastvar_lab.networks import collection
 

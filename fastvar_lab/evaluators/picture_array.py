@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from fastvar_lab.errors import short
-from fastvar_lab.evaluators.benchmarks import Plan, Sample
 from fastvar_lab.evaluators.picture_folder import Pictures, Sampled
+from fastvar_lab.evaluators.plans import Plan, Sample
 from fastvar_lab.files import expanded
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from fastvar_lab.errors import short
-from fastvar_lab.evaluators.benchmarks import Plan, Sample, read_samples
+from fastvar_lab.evaluators.plans import Plan, Sample, read_samples
 from fastvar_lab.files import cache_folder, digest, expanded, folder, read_json
 
 SETTINGS, SAMPLES = "settings.json", "samples.jsonl"

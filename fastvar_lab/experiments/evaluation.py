@@ -8,9 +8,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from fastvar_lab.evaluators.benchmarks import Plan, find
+from fastvar_lab.evaluators.benchmarks import find
 from fastvar_lab.evaluators.closed_world import need_judge, reconstruction_psnr
 from fastvar_lab.evaluators.picture_folder import PictureFolder
+from fastvar_lab.evaluators.plans import Plan
 from fastvar_lab.evaluators.prompt_scores import MISMATCHED
 from fastvar_lab.evaluators.scoring import score
 from fastvar_lab.experiments.making import Job, make

@@ -18,9 +18,9 @@ from tqdm.auto import tqdm
 
 from fastvar_lab.audit import checked_acts
 from fastvar_lab.errors import short, unknown
-from fastvar_lab.evaluators.benchmarks import Plan, Sample, sample_rows
 from fastvar_lab.evaluators.closed_world import true_tokens
 from fastvar_lab.evaluators.picture_folder import SAMPLES, SETTINGS, read_settings
+from fastvar_lab.evaluators.plans import Plan, Sample, sample_rows
 from fastvar_lab.experiments.workers import ModelSpec
 from fastvar_lab.files import folder as writable
 from fastvar_lab.files import write, write_json

@@ -13,7 +13,7 @@ from fastvar_lab.evaluators import benchmarks
 from fastvar_lab.evaluators.picture_folder import read_settings
 from fastvar_lab.evaluators.scoring import stored
 from fastvar_lab.experiments.printed_tables import Table
-from fastvar_lab.networks.collection import NETWORKS
+from fastvar_lab.networks.published import NETWORKS
 
 USUAL = {"pixels": "round", "positive_prompt": False, "given": 0}
 """Settings that a table does not name, at their usual values."""

@@ -48,7 +48,8 @@ def load_encoded(
     """
     check_name(name)
     require(device)
-    common: dict[str, Any] = {"download": download, "precision": precision, **options}
+    common: dict[str, Any] = {"download": download, "precision": precision, "features": features,
+                              "instruction": instruction, **options}  # fmt: skip
     if options.get("lora") is not None:
         lora_file(options["lora"])  # raises before anything is encoded
     released = name not in SHIPPED and weights != "random"
@@ -56,7 +57,6 @@ def load_encoded(
         open_text(name, weights, download=download, instruction=instruction) if released else None
     )
     if encoder is None or not any(True for _ in encoder.parameters()):  # nothing to free
-        common |= {"features": features, "instruction": instruction}
         return load(name, weights, device, dtype, seed, **common)
     mixed = precision == "official" and dtype.itemsize == 2  # as `Model.set_precision`
     wide = mixed or dtype == torch.int8  # as `load`: text encoders have no int8 weights
