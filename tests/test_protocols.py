@@ -330,6 +330,17 @@ def test_known_answers_of_arrays_and_of_styles(tiny_networks, tmp_path):
     assert rows[0].value != rows[1].value
 
 
+def test_half_precision_of_networks_is_recorded_and_near(folders, tiny_networks, tmp_path):
+    shutil.copytree(folders / "full", tmp_path / "full")
+    folder = PictureFolder(tmp_path / "full")
+    exact, half = (
+        score(folder, ["clip"], Options(autocast=on), tiny_networks)["clip"] for on in (False, True)
+    )
+    assert 0 < abs(exact.value - half.value) < 0.5
+    assert half.depends["autocast"] == "float16"
+    assert "autocast" not in exact.depends
+
+
 def test_rules_of_the_judge_by_name():
     picture = np.arange(6 * 6 * 3, dtype=np.uint8).reshape(6, 6, 3)
     mask = np.zeros((1, 6, 6), bool)

@@ -144,7 +144,7 @@ def prompts(args: argparse.Namespace) -> PromptSet | None:
     if args.prompts == "geneval":
         from fastvar_lab.evaluators.geneval_pictures import GenEvalPrompts
 
-        return GenEvalPrompts(device=args.device)
+        return GenEvalPrompts(device=getattr(args, "device", "cpu"))
     if args.prompts == ClosedWorld.name:
         return ClosedWorld()
     return None if args.prompts is None else PromptFile(path(args.prompts))

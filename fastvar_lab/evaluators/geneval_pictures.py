@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, ClassVar
@@ -30,10 +31,20 @@ TEMPLATES = ("a photo of a {color} {name}", "a photo of a {color}-colored {name}
 
 
 class PictureJudge:
-    """Judges pictures by GenEval's protocol, with a detector and a CLIP."""
+    """Judges pictures by GenEval's protocol, with a detector and a CLIP.
 
-    def __init__(self, detector: Detector, clip: Clip, rules: Rules | None = None) -> None:
+    `mixed` gives the precision of CLIP, which the official script runs in float16 on a GPU.
+    """
+
+    def __init__(
+        self,
+        detector: Detector,
+        clip: Clip,
+        rules: Rules | None = None,
+        mixed: Callable[[], AbstractContextManager[object]] = nullcontext,
+    ) -> None:
         self.detector, self.clip, self.rules = detector, clip, rules or Rules()
+        self.mixed = mixed
         self.colors_of = lru_cache(maxsize=len(CLASSES))(self._colors_of)
 
     def judge(self, item: Mapping[str, Any], picture: np.ndarray) -> tuple[bool, str]:
@@ -54,7 +65,8 @@ class PictureJudge:
 
     def colors(self, name: str, crops: Sequence[np.ndarray]) -> list[str]:
         """Return the likeliest color of each crop of an object."""
-        nearest = (self.clip.pictures(crops) @ self.colors_of(name).T).argmax(1)
+        with self.mixed():
+            nearest = (self.clip.pictures(crops) @ self.colors_of(name).T).argmax(1)
         return [COLORS[int(i)] for i in nearest]
 
     def _colors_of(self, name: str) -> Tensor:

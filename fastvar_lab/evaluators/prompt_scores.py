@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from fastvar_lab.evaluators import geneval
-from fastvar_lab.evaluators.case import Case, Result, mean
+from fastvar_lab.evaluators.case import Case, Exact, Result, mean
 from fastvar_lab.evaluators.geneval_pictures import PictureJudge
 from fastvar_lab.measure.statistics import UNKNOWN, wilson, wilson_of_means
 from fastvar_lab.world.detect import detect
@@ -69,15 +69,14 @@ def gen_eval(case: Case) -> Result:
 
     def compute(pictures: Sequence[np.ndarray], places: Sequence[int]) -> np.ndarray:
         if not judges:
-            judges.append(
-                PictureJudge(case.network("detector"), case.network("clip"), case.options.rules)
-            )
+            pair = case.network("detector"), case.network("clip")
+            judges.append(PictureJudge(*pair, case.options.rules, case.mixed))
         verdicts = []
         for picture, i in zip(pictures, places):
             entry = case.folder.samples[i].metadata
             if entry is None:
                 raise ValueError("GenEval's score needs its metadata of each prompt")
-            with case.mixed():
+            with Exact():
                 verdicts.append(judges[0].judge(entry, picture)[0])
         return np.array(verdicts)
 
