@@ -1,4 +1,4 @@
-"""Jobs of methods as a whole: distances of all their pictures together, and what they cost."""
+"""Jobs of methods as a whole: the distance of all their pictures together to rendered ones."""
 
 from __future__ import annotations
 
@@ -9,29 +9,24 @@ from typing import Any
 import numpy as np
 
 from fastvar_lab.evaluators.local_features import distance, distance_interval, sums
-from fastvar_lab.experiments.base import BATCH, Cell, Methods, Question, each
+from fastvar_lab.experiments.base import BATCH, Methods, Question
+from fastvar_lab.experiments.comparison import counting
 from fastvar_lab.experiments.jobs import (
     Addresses,
-    CellJob,
     Disturbed,
     Job,
     PictureJob,
     method_columns,
 )
 from fastvar_lab.measure.quality import METRICS
-from fastvar_lab.methods.prune import Dense
 from fastvar_lab.models.model import Model
 from fastvar_lab.prompts import Item
 from fastvar_lab.seam import Method
-from fastvar_lab.speed import flops
-from fastvar_lab.speed.kv_bytes import kv_bytes
-from fastvar_lab.speed.tally import as_run
 from fastvar_lab.store import Rows, Store, key
 from fastvar_lab.world.grammar import parse
 from fastvar_lab.world.render import render
 from fastvar_lab.world.scene import compose
 
-COUNTED = 8  # pictures on which work that depends on the picture is counted
 VERSION = 1  # raise it when the distance means something else
 
 
@@ -102,41 +97,14 @@ def rendering(item: Item, size: tuple[int, int]) -> np.ndarray:
     return render(compose(parse(item.prompt), item.seed, size[0] / size[1]), size)
 
 
-def costs(model: Model, cell: Cell) -> Rows:
-    """Count what a method saves: operations, picture by picture if they differ, and bytes."""
-    method, grids = cell.method, model.grids()
-    assert method is not None
-    text = cell.text_tokens
-    dense = flops.step_flops(model, Dense(), grids, text, sampling=model.sampling)
-    held = {"kv_bytes": kv_bytes(model, method), "kv_saving": saved_bytes(model, method)}
-    if flops.exact(method, grids):
-        counted = flops.step_flops(model, method, grids, text, sampling=model.sampling)
-        return [{"saving": flops.total(dense) / flops.total(counted), **held}]
-    rows: Rows = []
-    for picture, item in enumerate(cell.items):
-        words = len(item.prompt.split())
-        full = flops.step_flops(model, Dense(), grids, words, sampling=model.sampling)
-        saving = flops.total(full) / as_run(model, method, item)
-        rows.append({"picture": picture, "saving": saving, **held})
-    return rows
-
-
-def saved_bytes(model: Model, method: Method) -> float:
-    """Return the bytes of keys and values of full generation over those of a method."""
-    return kv_bytes(model, Dense()) / kv_bytes(model, method)
-
-
 def whole_sets(question: Question, experiment: str = "") -> list[Job]:
-    """Return the jobs that measure the methods of a comparison as a whole.
+    """Return the jobs that measure the methods of a timed comparison as a whole.
 
-    Rows of kind "cost" for every method; of kind "set" where the prompts are of the closed world.
+    Counted operations and bytes of every method, and the distance of its pictures to rendered ones
+    where prompts are of the closed world.
     """
-    items = question.prompts.take(question.scope.prompts)
-    cells = tuple(
-        Cell({"kind": "cost"}, method, label, items[:COUNTED])
-        for label, method in question.methods.items()
-    )
-    jobs: list[Job] = [CellJob("costs", 1, each(costs), cells, experiment)]
+    jobs = counting(question, experiment)
     if question.prompts.judge is not None and question.model.grammar is not None:
+        items = question.prompts.take(question.scope.prompts)
         jobs.append(DistanceJob(question.methods, items, experiment))
     return jobs

@@ -1,110 +1,85 @@
-"""Ranks families of methods at equal speed, by interpolation of their frontiers."""
+"""Ranks families of methods at equal speed, by interpolation of their fronts."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
-from fastvar_lab.frames import GUIDANCE
+from fastvar_lab.frames import CACHE, GUIDANCE, OPERATIONS
+from fastvar_lab.measure.frontier import SPEEDUPS, reached
 from fastvar_lab.measure.speedup import undisturbed
+from fastvar_lab.measure.statistics import bootstrap
+from fastvar_lab.methods.columns import FULL
 
-TARGETS = (1.5, 2.0, 3.0, 4.0)
-"""Speedups, or savings, at which families are compared."""
-
-DRAWS = 1000  # bootstrap resamples of the pictures
-COSTS = {"speedup": "time", "saving": "cost", "kv_saving": "cost"}
-"""Columns that say how much faster or smaller a method is, and the kind of rows that hold them."""
+BY = ("speedup", OPERATIONS, CACHE)
+"""What families may be equal in: measured time, counted operations, bytes of keys and values."""
 
 
-def frontier(speed: np.ndarray, mean: np.ndarray) -> np.ndarray:
-    """Return the places of the points that no other beats in both, by rising speed.
+def savings(frame: pd.DataFrame, by: str = "speedup") -> pd.Series:
+    """Return how many times faster or smaller than full generation each method is.
 
-    >>> frontier(np.array([3.0, 1.0, 2.0]), np.array([30.0, 40.0, 29.0])).tolist()
-    [1, 0]
+    Measured speedups, without disturbed ones; or counted shares, means over the pictures where they
+    depend on them. Methods that are not known stay out. Raises ValueError for anything but `BY`.
     """
-    order = np.lexsort((-mean, -speed))
-    best = np.maximum.accumulate(mean[order])
-    kept = [i for n, i in enumerate(order) if n == 0 or mean[i] > best[n - 1]]
-    return np.array(kept[::-1], int)
-
-
-def interpolated(
-    speed: np.ndarray, means: np.ndarray, targets: Sequence[float] = TARGETS
-) -> np.ndarray:
-    """Return qualities (D, T) at target speeds, from points of rising speed (S,), means (D, S).
-
-    Linear in the logarithm of the speed. A target below the slowest point has that point's
-    quality, which is faster than asked; one beyond the fastest point has none (nan).
-
-    >>> interpolated(np.array([1.0, 4.0]), np.array([[40.0, 30.0]]), (2.0, 5.0)).tolist()
-    [[35.0, nan]]
-    """
-    x, at = np.log(speed), np.log(np.asarray(targets))
-    out = np.array([np.interp(at, x, row) for row in means])
-    out[:, at > x[-1] + 1e-9] = np.nan
-    return out
+    if by not in BY:
+        raise ValueError(f"families are equal in {', '.join(BY)}; not {by!r}")
+    if by not in frame:
+        return pd.Series(dtype=float)
+    if by == "speedup":
+        times = undisturbed(frame[frame.kind == "time"])
+        return times.dropna(subset=[by]).set_index("method")[by]
+    shares = frame[frame.kind == "operations"].dropna(subset=[by])
+    return 1 / shares.groupby("method")[by].mean()
 
 
 def ranking(
     frame: pd.DataFrame,
     value: str = "psnr",
     by: str = "speedup",
-    targets: Sequence[float] = TARGETS,
+    targets: Sequence[float] = SPEEDUPS,
 ) -> pd.DataFrame:
-    """Rank the families of a comparison at each target; a row a guidance scale, family and target.
+    """Compare the families of a frame at each target; a row a guidance scale, family and target.
 
-    `by` is the measured "speedup", or the counted "saving" of operations or "kv_saving" of bytes.
-    `mean` is the quality of the family's frontier at the target, `low` and `high` its 95 %
-    bootstrap interval over the pictures; `behind` is how far it is behind the best family there,
-    with the paired interval. All families share the resampled pictures. Frontiers are those of the
-    means over all pictures. Disturbed timings are left out, and families without a point.
+    `mean` is what a family's front reaches there (see `frontier.reached`), `low` and `high` its
+    95 % bootstrap interval over the pictures; `behind` is how far it is behind the best family
+    there, with the interval of the paired differences. nan where a family is not as fast. Which
+    methods are on a front is decided on these same pictures. Families that save nothing are left
+    out, and so are disturbed timings.
     """
-    rows = list[dict[str, object]]()
     groups = frame.groupby(GUIDANCE) if GUIDANCE in frame else [(None, frame)]
-    for guidance, part in groups:
-        drawn = _frontiers(part, value, by, targets)
-        for t, target in enumerate(targets):
-            reached = {name: each[:, t] for name, each in drawn.items() if each[0, t] == each[0, t]}
-            best = max(reached, key=lambda name: reached[name][0], default=None)
-            for name, each in drawn.items():
-                axis = part.axis[part.family == name].iloc[0] if "axis" in part else None
-                row = {GUIDANCE: guidance, "axis": axis, "family": name, "target": target}
-                if name in reached and best is not None:
-                    gap = reached[best] - each[:, t]
-                    row |= _estimate("", each[:, t]) | _estimate("behind", gap)
-                rows.append(row)
-    columns = [GUIDANCE, "axis", "family", "target", "mean", "low", "high"]
-    columns += ["behind", "behind_low", "behind_high"]
-    return pd.DataFrame(rows, columns=columns)
+    rows = [row for scale, part in groups for row in _ranked(scale, part, value, by, targets)]
+    columns = [GUIDANCE, "family", "target", "mean", "low", "high", "behind", "behind_low"]
+    return pd.DataFrame(rows, columns=[*columns, "behind_high"])
 
 
-def _estimate(name: str, drawn: np.ndarray) -> dict[str, float]:
-    """Return the first value, of all pictures, and the interval of the resampled others."""
-    low, high = np.quantile(drawn[1:], (0.025, 0.975))
-    head, end = (f"{name}_", name) if name else ("", "mean")
-    return {end: float(drawn[0]), f"{head}low": float(low), f"{head}high": float(high)}
-
-
-def _frontiers(
-    frame: pd.DataFrame, value: str, by: str, targets: Sequence[float]
-) -> dict[str, np.ndarray]:
-    """Return for each family its quality at the targets: of all pictures, then of resamples."""
-    pictures = frame[(frame.kind == "quality") & (frame.family != "full")]
-    costs = undisturbed(frame[frame.kind == COSTS[by]]).groupby("method")[by].mean()
-    table = pictures.pivot_table(index="method", columns="picture", values=value)
-    table = table.dropna().loc[lambda t: t.index.isin(costs.dropna().index)]
-    families = pictures.drop_duplicates("method").set_index("method").family
-    rng, n = np.random.default_rng(0), table.shape[1]
-    weights = np.vstack([np.full(n, 1 / max(n, 1)), rng.multinomial(n, [1 / n] * n, DRAWS) / n])
-    out = dict[str, np.ndarray]()
-    for name, part in table.groupby(families.reindex(table.index), sort=False):
-        speed, values = costs[part.index].to_numpy(float), part.to_numpy(float)
-        best = frontier(speed, values.mean(1))
-        if speed[best[-1]] > 1.01:
-            out[str(name)] = interpolated(speed[best], weights @ values[best].T, targets)
-    return out
+def _ranked(
+    scale: object, frame: pd.DataFrame, value: str, by: str, targets: Sequence[float]
+) -> list[dict[str, object]]:
+    """Compare the families at one guidance scale."""
+    pictures = frame[(frame.kind == "quality") & (frame.family != FULL)]
+    known, rows = savings(frame, by), list[dict[str, object]]()
+    table = pictures.pivot_table(index="picture", columns="method", values=value)
+    families = pictures[pictures.method.isin(known.index)].groupby("family", sort=False)
+    sides = {
+        str(name): table[list(part.method.unique())]
+        for name, part in families
+        if known[part.method.unique()].max() > 1.01
+    }
+    for target in targets:
+        there = {name: reached(values, known, target) for name, values in sides.items()}
+        means = {name: float(v.mean()) for name, v in there.items() if v is not None}
+        best = there[max(means, key=means.__getitem__)] if means else None
+        for name, values in there.items():
+            row: dict[str, object] = {GUIDANCE: scale, "family": name, "target": target}
+            if values is not None and best is not None:
+                gap = best - values
+                (low, high), (near, far) = bootstrap(values), bootstrap(gap)
+                row |= {"mean": means[name], "low": low, "high": high}
+                row |= {"behind": float(gap.mean()), "behind_low": near, "behind_high": far}
+            rows.append(row)
+    return rows
 
 
 def ranking_table(frame: pd.DataFrame, value: str = "psnr") -> pd.DataFrame:
@@ -112,38 +87,37 @@ def ranking_table(frame: pd.DataFrame, value: str = "psnr") -> pd.DataFrame:
 
     A line for each guidance scale and family, the best at twice the speed first. Columns are the
     targets: the quality with its 95 % interval, nothing where a family is not as fast.
+
+    >>> rows = [{"kind": "quality", "family": "mine", "method": "a", "picture": 0, "psnr": 30.0},
+    ...         {"kind": "time", "family": "mine", "method": "a", "speedup": 2.2}]
+    >>> ranking_table(pd.DataFrame(rows)).iloc[0].to_dict()
+    {'family': 'mine', '1.5x': '30.0 (30.0 to 30.0)', '2x': '30.0 (30.0 to 30.0)'}
     """
-    return _written(frame, value, {"": "speedup", " operations": "saving"})
+    return _written(frame, value, {"": "speedup", " operations": OPERATIONS})
 
 
 def memory_table(frame: pd.DataFrame, value: str = "psnr") -> pd.DataFrame:
     """Write the ranking at equal bytes of keys and values, of the families that save them."""
-    cache = frame[(frame.axis == "cache") | (frame.family == "full")] if "axis" in frame else frame
-    return _written(cache, value, {" fewer bytes": "kv_saving"})
+    return _written(frame, value, {" fewer bytes": CACHE})
 
 
-def _written(frame: pd.DataFrame, value: str, costs: dict[str, str]) -> pd.DataFrame:
+def _written(frame: pd.DataFrame, value: str, columns: Mapping[str, str]) -> pd.DataFrame:
     """Write rankings side by side; the first one orders the lines."""
-    parts = list[pd.DataFrame]()
-    for title, by in costs.items():
-        if by not in frame or frame[by].isna().all():
-            continue
+    parts, index = list[pd.DataFrame](), [GUIDANCE, "family"]
+    for title, by in columns.items():
         rows = ranking(frame, value, by)
+        if rows.empty:
+            continue
+        rows[GUIDANCE] = rows[GUIDANCE].astype(object).fillna("")
         rows["text"] = [
-            "" if pd.isna(r["mean"]) else f"{r['mean']:.1f} ({r.low:.1f} to {r.high:.1f})"
+            "" if np.isnan(r["mean"]) else f"{r['mean']:.1f} ({r.low:.1f} to {r.high:.1f})"
             for _, r in rows.iterrows()
         ]
-        rows[GUIDANCE] = rows[GUIDANCE].astype(object).fillna("")
-        index = [GUIDANCE, "family"]
         wide = rows.pivot_table(index=index, columns="target", values="text", aggfunc="first")
-        wide.columns = [f"{target:g}x{title}" for target in wide]
-        if not parts:
-            at = rows[rows.target == (2.0 if len(TARGETS) > 1 else TARGETS[0])]
-            order = at.sort_values([GUIDANCE, "mean"], ascending=[True, False])
-            wide = wide.reindex(pd.MultiIndex.from_frame(order[index]))
-        parts.append(wide)
+        wide.columns = pd.Index([f"{target:g}x{title}" for target in wide])
+        order = rows[rows.target == 2.0].sort_values([GUIDANCE, "mean"], ascending=[True, False])
+        parts.append(wide.reindex(pd.MultiIndex.from_frame(order[index])))
     if not parts:
-        return pd.DataFrame(columns=[GUIDANCE, "family"])
-    table = pd.concat(parts, axis=1).loc[parts[0].index].fillna("")
-    table = table.loc[(table != "").any(axis=1)].reset_index()
+        return pd.DataFrame(columns=index)
+    table = pd.concat(parts, axis=1, sort=False).fillna("").reset_index()
     return table.loc[:, (table != "").any()]

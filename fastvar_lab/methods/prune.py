@@ -99,10 +99,11 @@ class Prune(Scheduled):
             raise ValueError(
                 "granularity stack drops tokens from every sublayer; leave sublayers out"
             )
-        if getattr(self.select, "needs_output", False) and self.granularity != "sublayer":
+        looks_ahead = getattr(self.select, "needs_output", False)
+        if looks_ahead and self.granularity not in ("sublayer", "stack"):
             raise ValueError(
                 f"{self.select!r} looks at the output of every sublayer; its granularity is "
-                f"sublayer, not {self.granularity}"
+                f"sublayer or stack, not {self.granularity}"
             )
 
     def cache_index(self, grids: Sequence[Grid]) -> int | None:

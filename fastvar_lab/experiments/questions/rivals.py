@@ -31,6 +31,10 @@ def methods(model: Model, log: TuningLog | None = None) -> Methods:
 
     They are read from the log of `tune`, by default that of the package, for the model at its
     guidance scale. A model that nobody has tuned gets the settings of `untuned`.
+
+    >>> import fastvar_lab as fv
+    >>> list(methods(fv.load("tiny")))[0]
+    'skipping, as published'
     """
     trials = (TuningLog.read() if log is None else log).of(model)
     if not trials:
