@@ -263,7 +263,8 @@ def _frontier(axes: Axes, points: pd.DataFrame, frame: pd.DataFrame, axis: str) 
     styles = looks(mine.family)
     for name, part in mine.groupby("family", sort=False):
         color, marker = styles[str(name)]
-        options = {"color": color, "label": wrapped([legend_label(name)])[0], "ms": 2.5, "lw": 0.9}
+        label = wrapped([legend_label(name)])[0]
+        options: dict[str, Any] = {"color": color, "label": label, "ms": 2.5, "lw": 0.9}
         _ranges(axes, part.sort_values("speedup"), f"{marker}-", **options)
     axes.set_xscale("log")
     low, high = axes.get_xlim()
