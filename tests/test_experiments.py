@@ -701,6 +701,21 @@ def synthetic(name):
             {"kind": "time", "method": f"CoDe, {n} drafted", "ms": 9.0, "speedup": 1.0 + n / 20,
              "speedup_flop_bound": 2.0, "kv_share": 0.5} for n in (6, 8)
         ],
+        "reduced_precision": [
+            {"what": "quality", "precision": p, "method": m, "picture": i, "psnr": 30.0 + gap,
+             "psnr_same": 31.0, "right": 1.0,
+             "error": (p != "float32") * 30 + (m != FULL) * 20 + (p != "float32") * (i % 3)}
+            for p in ("float32", "int8") for m in ways for i, gap in enumerate(rng.normal(size=24))
+        ] + [
+            {"what": "time", "precision": p, "method": m, "turn": t, "ms": 9.0 - t / 10,
+             "speedup": (1 + (p != "float32")) * (1 + (m != FULL)) + t / 100,
+             "product": 1.0 + (p != "float32"), "disturbed": False}
+            for p in ("float32", "bfloat16") for m in ways for t in range(10)
+        ] + [
+            {"what": "memory", "release": "infinity-2b", "precision": p, "method": m,
+             "weights": w, "caches": 1e9 * (2 - (m != FULL)), "peak": w + 1e9 * (2 - (m != FULL))}
+            for p, w in (("bfloat16", 4e9), ("int8", 2e9)) for m in ways
+        ],
         "memory": [
             {"side": s, "method": m, "kv_measured": 1e7 * s, "held_measured": 1e6 * (m != FULL)}
             for s in (16, 32) for m in ways

@@ -14,7 +14,7 @@ ROOMS = (
     *("errors", "values", "files", "encoding", "frames", "tensors", "provenance", "pictures"),
     *("seam", "tokens", "cache", "scales", "draws", "sampling", "progress"),
     *("world", "prompts", "audit", "backbones", "methods", "models", "request", "snapshots"),
-    *("live", "generation", "editing", "instruments", "draft_and_refine"),
+    *("live", "generation", "branching", "editing", "instruments", "draft_and_refine"),
     *(
         "networks",
         "measure",
@@ -74,16 +74,21 @@ INSIDE = {
     "models": (
         *("names", "shipped", "absent", "precision", "families", "releases", "hub", "wrappers"),
         "states",
-        *("checkpoints", "stamps", "features", "seeding", "model", "build", "tiny"),
-        *("loading", "requirements", "catalog", "live_object", "recognition", "attach"),
+        *("checkpoints", "stamps", "features", "seeding", "model", "lora", "build", "tiny"),
+        *("loading", "staging", "requirements", "catalog", "live_object", "recognition"),
+        "attach",
     ),
     "networks": (
         *("resizing", "inception", "lpips", "renaming", "pretrained", "conversion"),
-        *("collection", "random_networks"),
+        *("published", "collection", "random_networks", "throughput"),
+    ),
+    "first_contact": (
+        *("finding", "configuration", "effort", "likelihood", "probes", "examination"),
     ),
     "cli": (
         "options",
         "generate_options",
+        "release_options",
         "notebook_copies",
         "notebook_pages",
         "notebook_runner",

@@ -132,11 +132,13 @@ class Experiment:
 
     `methods(model)` are compared with full generation over the prompts; an experiment of another
     shape says its `cells(question)` too, lists of those that are worked on together, and the
-    `work(model, cells)` that yields each with its rows. `chart` draws its frame, or the sums of it
-    that `points` makes where the frame is too long to keep. `metrics` are computed beside the usual
-    ones; `seed` draws the prompts of sets that have one. `speed` says that random weights answer
-    it: no number depends on what the weights have learned, or such cells are left out. Raise
-    `version` when the meaning of its cells' numbers changes.
+    `work(model, cells)` that yields each with its rows. Where their results decide what is worth
+    comparing, `then(question, frame)` returns those methods: they are compared as in any other
+    experiment, and their rows follow in the frame. `chart` draws the frame, or the sums of it that
+    `points` makes where it is too long to keep. `metrics` are computed beside the usual ones;
+    `seed` draws the prompts of sets that have one. `speed` says that random weights answer it: no
+    number depends on what the weights have learned, or such cells are left out. Raise `version`
+    when the meaning of its cells' numbers changes.
 
     `methods` may give lines: methods by line, then by setting. Their labels are "line, setting",
     and the frame has the column `line`. An experiment that is not `timed` has counted operations
@@ -144,6 +146,9 @@ class Experiment:
 
     `guidances` are the guidance scales that it is asked at, one after another, each of a model that
     samples so; its frame then has the column `guidance`. Without any, the model's own is used.
+    `beside(question, name)` are jobs beside those of a comparison; `tables` are made of the frame
+    beside the usual one, by the ending of their files' names. A `slow` experiment compares fewer
+    methods in scope "quick": those that `quick` keeps, by default halves and wholes.
     """
 
     question: str
@@ -152,12 +157,16 @@ class Experiment:
     methods: Callable[[Model], Methods | Lines | Sequence[Method]] = full_and_preset
     cells: Callable[[Question], list[list[Cell]]] | None = None
     work: Work | None = None
+    then: Callable[[Question, pd.DataFrame], Methods] | None = None
     claims: tuple[Claim, ...] = ()
-    metrics: tuple[str, ...] = ()
+    metrics: Sequence[str] | Callable[[Model], Sequence[str]] = ()
     points: Callable[[pd.DataFrame], pd.DataFrame] | None = None
     seed: int = 11
     version: int = 1
     guidances: tuple[float, ...] = ()
+    beside: Callable[[Question, str], list[Any]] | None = None
+    tables: Mapping[str, Callable[[pd.DataFrame], pd.DataFrame]] = field(default_factory=dict)
+    quick: Callable[[Methods], Methods] | None = None
     slow: bool = False
     timed: bool = True
     speed: bool = False
@@ -166,6 +175,8 @@ class Experiment:
     def __post_init__(self) -> None:
         if (self.cells is None) != (self.work is None):
             raise ValueError(f"{self.question!r}: cells need a work, and a work needs cells")
+        if self.then is not None and self.cells is None:
+            raise ValueError(f"{self.question!r}: methods that follow need cells to follow from")
 
     def labelled(self, model: Model) -> Methods:
         """Return its methods for a model, by label."""

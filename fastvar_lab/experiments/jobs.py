@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
 
+from fastvar_lab.branching import Branches, branching
 from fastvar_lab.draws import Keyed
 from fastvar_lab.experiments.base import Cell, Methods, Work
 from fastvar_lab.frames import GUIDANCE, HITS, KEPT, ROWS, SCORE, TITLES
-from fastvar_lab.generation import Generation, generate, resume
+from fastvar_lab.generation import Generation, generate
 from fastvar_lab.measure.quality import METRICS, Metric
 from fastvar_lab.measure.speedup import disturbed
 from fastvar_lab.methods.columns import describe, written
@@ -36,6 +37,11 @@ class Job(Protocol):
     @property
     def timed(self) -> bool:
         """Tell whether nothing may run beside it."""
+        ...
+
+    @property
+    def waits(self) -> bool:
+        """Tell whether it reads what others of the experiment keep, and comes after them."""
         ...
 
     def __len__(self) -> int:
@@ -94,6 +100,10 @@ class CellJob:
     @property
     def timed(self) -> bool:
         return bool(self.cells[0].repeats)
+
+    @property
+    def waits(self) -> bool:
+        return False
 
     def __len__(self) -> int:
         return len(self.cells)
@@ -155,6 +165,10 @@ class PictureJob:
     def timed(self) -> bool:
         return False
 
+    @property
+    def waits(self) -> bool:
+        return False
+
     def __len__(self) -> int:
         return len(self.methods)
 
@@ -175,7 +189,7 @@ class PictureJob:
         """Draw what is not there, each prompt in full and under each method from one snapshot."""
         at, full = Addresses(model), _Once(model, self.items)
         references = self._pictures(Dense(), at, store, full)
-        for method in self.methods.values():
+        for method in branching(self.methods.values(), model.grids()):
             pictures = references
             if method != Dense():
                 pictures = self._pictures(method, at, store, full)
@@ -188,12 +202,16 @@ class PictureJob:
                     store.put_values(at.values(method, item), values, self.experiment)
         return {}
 
+    def pictures(self, method: Method, model: Model, store: Store) -> list[Drawn]:
+        """Read the pictures of all items under a method; draw and keep those that lack."""
+        return self._pictures(method, Addresses(model), store, _Once(model, self.items))
+
     def _pictures(self, method: Method, at: Addresses, store: Store, full: _Once) -> list[Drawn]:
         """Read the pictures of all items under a method; draw and keep those that are not there."""
         held = [store.picture(at.picture(method, item)) for item in self.items]
         if all(drawn is not None for drawn in held):
             return [drawn for drawn in held if drawn is not None]
-        generation = full() if method == Dense() else resume(full.model, full(), method)
+        generation = full().full if method == Dense() else full().run(method)
         pictures = _drawn(full.model, generation)
         for item, old, new in zip(self.items, held, pictures, strict=True):
             if old is None:
@@ -238,6 +256,10 @@ class GuidedJob:
     def timed(self) -> bool:
         return self.job.timed
 
+    @property
+    def waits(self) -> bool:
+        return self.job.waits
+
     def __len__(self) -> int:
         return len(self.job)
 
@@ -254,17 +276,18 @@ class GuidedJob:
 
 
 class _Once:
-    """Generates a batch in full when it is first asked to, with a snapshot."""
+    """Generates a batch in full when it is first asked to, for methods to branch from."""
 
     def __init__(self, model: Model, items: tuple[Item, ...]) -> None:
         self.model, self.items = model, items
-        self.generation: Generation | None = None
+        self.branches: Branches | None = None
 
-    def __call__(self) -> Generation:
-        if self.generation is None:
+    def __call__(self) -> Branches:
+        if self.branches is None:
             prompts, seeds = [i.prompt for i in self.items], [i.seed for i in self.items]
-            self.generation = generate(self.model, prompts, Dense(), seed=seeds, snapshot=True)
-        return self.generation
+            full = generate(self.model, prompts, Dense(), seed=seeds, snapshot=True)
+            self.branches = Branches(self.model, full)
+        return self.branches
 
 
 class Addresses:

@@ -23,14 +23,12 @@ DIGITS = 6  # of every number in a table of data
 Report = dict[str, Any]
 
 
-def write_frame(path: Path, frame: pd.DataFrame, kept: pd.DataFrame) -> pd.DataFrame:
-    """Write the rows that are `kept` as csv, and the tables of all; return the rows as written."""
+def write_frame(path: Path, frame: pd.DataFrame) -> pd.DataFrame:
+    """Write rows as csv; return them as written."""
     data = Path(f"{path}.csv")
     disown_data(path)
-    write(data, lambda partial: rounded(kept).to_csv(partial, index=False))
-    written = pd.read_csv(data)
-    write_tables(path, written if kept is frame else frame)
-    return written
+    write(data, lambda partial: rounded(frame).to_csv(partial, index=False))
+    return pd.read_csv(data)
 
 
 def rounded(frame: pd.DataFrame) -> pd.DataFrame:
@@ -54,11 +52,23 @@ def rounded(frame: pd.DataFrame) -> pd.DataFrame:
     return out
 
 
-def write_tables(path: str | Path, frame: pd.DataFrame) -> None:
+def write_tables(path: str | Path, frame: pd.DataFrame, caption: str = "") -> None:
     """Write what a frame says as Markdown and LaTeX (booktabs), `path` without its ending."""
     table = tabulate(frame)
-    for ending, text in ((".md", markdown(table)), (".tex", latex(table))):
+    tex = latex(table, caption, label=f"tab:{Path(path).name}")
+    for ending, text in ((".md", markdown(table)), (".tex", tex)):
         _write_text(Path(f"{path}{ending}"), text)
+
+
+def write_more_tables(path: Path, experiment: Experiment, frame: pd.DataFrame) -> None:
+    """Write an experiment's other tables, NAME_TITLE.csv, .md and .tex each."""
+    for title, make in experiment.tables.items():
+        table, place = make(frame), Path(f"{path}_{title}")
+        tex = latex(table, label=f"tab:{place.name}")
+        for ending, text in (
+            (".csv", table.to_csv(index=False)), (".md", markdown(table)), (".tex", tex),
+        ):  # fmt: skip
+            _write_text(Path(f"{place}{ending}"), text)
 
 
 def write_caption(path: str | Path, report: Report) -> None:
@@ -149,8 +159,8 @@ def repeating(
         return ""
     spec, usual = spec or ModelSpec(), ModelSpec()
     values = {
-        name: str(getattr(spec, name))
-        for name in ("weights", "device", "dtype")
+        name.replace("_", "-"): str(getattr(spec, name))
+        for name in ("weights", "device", "dtype", "lora", "lora_scale")
         if getattr(spec, name) != getattr(usual, name)
     }
     if isinstance(prompts, PromptFile):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Executor
+from dataclasses import replace
 from typing import NamedTuple
 
 import pandas as pd
@@ -79,7 +80,9 @@ def run(
     ['FastVAR', 'full']
     """
     plan = _plan(experiment, scope, model, methods, prompts, metrics, guidance, note)
-    frame = _measured(plan, store or Store(), progress, executor)
+    store = store or Store()
+    _follow(plan, store, progress, executor)
+    frame = _measured(plan, store, progress, executor)
     lines = plan.record.lines(plan.model)
     if lines:
         frame = frame.assign(**{LINE: [lines.get(label, label) for label in frame.method]})
@@ -109,19 +112,39 @@ def run_untimed(
     """
     plan = _plan(experiment, scope, model, methods, prompts, metrics, guidance, note)
     store = store or Store()
+    _follow(plan, store, progress, executor)
     _compute(plan, [job for job in plan.jobs if not job.timed], store, progress, executor)
     timed = [job.missing(plan.model, store) for job in plan.jobs if job.timed]
     return sum(len(job) for job in timed if job is not None)
 
 
+class Asked(NamedTuple):
+    """An experiment's question at one guidance scale, None for the model's own, and its jobs."""
+
+    question: Question
+    scale: float | None
+    jobs: list[Job]
+
+    def add(self, jobs: Sequence[Job]) -> None:
+        """Add jobs, to be done at the scale."""
+        scale = self.scale
+        self.jobs.extend(jobs if scale is None else [GuidedJob(job, scale) for job in jobs])
+
+
 class Plan(NamedTuple):
-    """The jobs of an experiment, and what they are run on."""
+    """The jobs of an experiment at each guidance scale, and what they are run on."""
 
     record: Experiment
     model: Model
     spec: ModelSpec | None
     prompts: PromptSet
-    jobs: list[Job]
+    asked: list[Asked]
+    metrics: quality.Chosen | None
+    note: Callable[[str], object]
+
+    @property
+    def jobs(self) -> list[Job]:
+        return [job for asked in self.asked for job in asked.jobs]
 
 
 def _plan(
@@ -149,14 +172,14 @@ def _plan(
         timed = prompts.take(1)[0]
         for item in prompts.take(scope.prompts):
             opened.check(item.prompt)
-    jobs = list[Job]()
+    every = list[Asked]()
     for scale in _guidances(record, guidance):
         sampled = opened if scale is None else opened.with_guidance(scale)
         compared = _compared(record, sampled, methods)
         question = Question(sampled, scope, prompts, compared, timed)
-        at_scale = jobs_of(record, question, metrics, note)
-        jobs += at_scale if scale is None else [GuidedJob(job, scale) for job in at_scale]
-    return Plan(record, opened, spec, prompts, jobs)
+        every.append(Asked(question, scale, []))
+        every[-1].add(jobs_of(record, question, metrics, note))
+    return Plan(record, opened, spec, prompts, every, metrics, note)
 
 
 def _compared(record: Experiment, model: Model, methods: Compared | None) -> Methods:
@@ -240,20 +263,32 @@ def jobs_of(
             CellJob(name, record.version, record.work, tuple(cells), name)
             for cells in record.cells(question)
         ]
+    return comparing_jobs(record, question, metrics, note)
+
+
+def comparing_jobs(
+    record: Experiment,
+    question: Question,
+    metrics: quality.Chosen | None = None,
+    note: Callable[[str], object] = print,
+) -> list[Job]:
+    """Return the jobs that compare a question's methods with full generation."""
     compared = with_full(question.methods, question.model)
     if record.slow and question.scope.name == "quick":
-        compared = halves_and_wholes(compared)
+        compared = dict((record.quick or halves_and_wholes)(compared))
     lines = record.lines(question.model) if question.scope.name == "quick" else {}
     if lines:  # a quick look takes the last setting of each
         last = {line: label for label, line in lines.items()}.values()
         compared = {k: m for k, m in compared.items() if k not in lines or k in last}
-    named = quality.as_metrics([*record.metrics, *quality.as_metrics(metrics or ())])
+    extra = record.metrics(question.model) if callable(record.metrics) else record.metrics
+    named = quality.as_metrics([*extra, *quality.as_metrics(metrics or ())])
     chosen = quality.chosen(named)
     judge = question.prompts.judge
     chosen = chosen if judge is None else (quality.score(judge), *chosen)
     chosen = _fitting(chosen, {metric.name for metric in named}, question.model, note)
-    question = Question(question.model, question.scope, question.prompts, compared, question.timed)
-    return comparison(question, chosen, record.name, record.timed)
+    question = replace(question, methods=compared)
+    jobs = comparison(question, chosen, record.name, record.timed)
+    return [*jobs, *record.beside(question, record.name)] if record.beside else jobs
 
 
 def _fitting(
@@ -272,9 +307,24 @@ def _fitting(
 
 def _measured(plan: Plan, store: Store, progress: bool, executor: Executor | None) -> pd.DataFrame:
     """Read what is known, compute what is missing, and join it."""
-    model, jobs = plan.model, plan.jobs
-    disturbed = _compute(plan, jobs, store, progress, executor)
-    frames = []
+    return _read(plan, plan.jobs, store, _compute(plan, plan.jobs, store, progress, executor))
+
+
+def _follow(plan: Plan, store: Store, progress: bool, executor: Executor | None) -> None:
+    """Add the jobs of methods that follow from the results of the first jobs, computing these."""
+    then = plan.record.then
+    if then is None:
+        return
+    _compute(plan, [job for job in plan.jobs if not job.timed], store, progress, executor)
+    for asked in plan.asked:
+        methods = then(asked.question, _read(plan, asked.jobs, store, {}))
+        question = replace(asked.question, methods=methods)
+        asked.add(comparing_jobs(plan.record, question, plan.metrics, plan.note))
+
+
+def _read(plan: Plan, jobs: Sequence[Job], store: Store, disturbed: Disturbed) -> pd.DataFrame:
+    """Join the results of jobs; raise RuntimeError for one that is not there."""
+    model, frames = plan.model, []
     for job in jobs:
         place = {"machine": _machine(model)} if job.timed else {}
         for rows in job.rows(model, store, disturbed):
@@ -309,11 +359,13 @@ def _compute(
     )
     with bar:
         timed = [job for job in missing if job.timed]
-        given = [job for job in missing if not job.timed]
-        here = [*given, *timed]
+        first = [job for job in missing if not job.timed and not job.waits]
+        second = [job for job in missing if not job.timed and job.waits]
+        here = [*first, *second, *timed]
         if executor is not None and spec is not None:
-            here = timed
-            submit(executor, given, spec, str(store.folder), expectation(model), bar.update)
+            here, whole = timed, expectation(model)
+            for given in (first, second):
+                submit(executor, given, spec, str(store.folder), whole, bar.update)
         for job in here:
             disturbed |= job.compute(model, store)
             bar.update(len(job))
@@ -339,6 +391,8 @@ def table(name: str, frame: pd.DataFrame) -> str:
     known = REGISTRY.get(name)
     lines = [f"{name}: {known.question} ({known.source})" if known else name]
     lines.append(tabulate(frame).to_string(index=False))
+    for title, make in (known.tables if known else {}).items():
+        lines += [f"{title}:", make(frame).to_string(index=False)]
     if "picture" in frame:
         kind = "95 % intervals" if "kind" in frame else "means"
         lines.append(f"n = {frame.picture.nunique()} pictures, {kind}")

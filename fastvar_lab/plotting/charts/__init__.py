@@ -1,7 +1,16 @@
 """Charts from tidy frames, one function per kind of experiment: no torch, no generation."""
 
+from fastvar_lab.measure.frontier import front
+from fastvar_lab.plotting.charts.budgets import (
+    budget,
+    budget_points,
+    sublayer_points,
+    sublayer_sensitivity,
+    transfer,
+    transfer_points,
+)
 from fastvar_lab.plotting.charts.comparisons import (
-    front,
+    frontiers,
     methods,
     rivals,
     sensitivity,
@@ -10,6 +19,7 @@ from fastvar_lab.plotting.charts.comparisons import (
     tradeoff_points,
 )
 from fastvar_lab.plotting.charts.frontiers import frontier, frontier_points
+from fastvar_lab.plotting.charts.precisions import precisions
 from fastvar_lab.plotting.charts.steps import (
     outputs,
     relation_points,
@@ -31,12 +41,15 @@ from fastvar_lab.plotting.charts.times import (
 )
 
 __all__ = [
+    "budget",
+    "budget_points",
     "costs",
     "exponent",
     "exponents",
     "front",
     "frontier",
     "frontier_points",
+    "frontiers",
     "kernels",
     "latency",
     "memory",
@@ -44,6 +57,7 @@ __all__ = [
     "modules",
     "outputs",
     "overhead",
+    "precisions",
     "relation_points",
     "relations",
     "rivals",
@@ -52,7 +66,11 @@ __all__ = [
     "spectra",
     "spectra_points",
     "speedups",
+    "sublayer_points",
+    "sublayer_sensitivity",
     "suite",
     "tradeoff",
     "tradeoff_points",
+    "transfer",
+    "transfer_points",
 ]
