@@ -17,6 +17,7 @@ from fastvar_lab.plotting.charts.comparisons import (
     tradeoff,
     tradeoff_points,
 )
+from fastvar_lab.plotting.charts.schedules import schedule
 from fastvar_lab.plotting.charts.steps import (
     outputs,
     relation_points,
@@ -55,6 +56,7 @@ __all__ = [
     "relations",
     "rivals",
     "scaling",
+    "schedule",
     "sensitivity",
     "spectra",
     "spectra_points",
