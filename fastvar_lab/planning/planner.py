@@ -66,6 +66,7 @@ class Planner:
     quick: bool = False
     progress: bool = True
     _planned: list[Choice] = field(default_factory=list, repr=False)
+    _worth: np.ndarray | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.n is not None and self.n < 1:
@@ -121,17 +122,18 @@ class Planner:
         if budget >= full:
             return Plan(self._signed(Planned()), 1.0, float(psnr(np.array(LEAST))))
         self._check_reach(budget, full)
-        search = Search(space, budget, f"{full / budget:.3g} times as fast", self.few)
-        flat = np.ones(len(space.places))
+        search = Search(space, budget, f"{full / budget:.3g} times as fast", self.few, self._worth)
+        worth = np.ones(len(space.places)) if self._worth is None else self._worth
         starts = [
             *self.starts.best(budget, STARTS),
-            *(space.fit(choice, flat, budget) for choice in self._planned),
+            *(space.fit(choice, worth, budget) for choice in self._planned),
         ]
         choice, errors = search.best([each for each in starts if space.spent(each) <= budget])
         rounds = (QUICK_ROUNDS if self.quick else ROUNDS) if rounds is None else rounds
         choice, errors = search.improved(choice, errors, rounds)
         choice, errors = search.best([choice, *(choice._replace(rules=r) for r in self.rules)])
         self._planned.append(choice)
+        self._worth = search.worth
         method = space.method(choice)
         return Plan(self._signed(method), full / space.cost(method), float(-10 * errors.mean()))
 

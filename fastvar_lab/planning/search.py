@@ -10,9 +10,9 @@ import numpy as np
 from fastvar_lab.planning.space import TOP, Choice, Space
 
 MOVED = (2, 4, 8)  # places that one move raises, by the least effect for what they save
-KEPT = 3  # candidates that are measured on all pictures
+KEPT = 2  # candidates that are measured on all pictures
 CLOSE = 1e-4  # a difference in log10 of the error that counts as none
-STEPS = 4  # the most moves by the effects of one round
+STEPS = 3  # the most moves by the effects of one round
 
 
 @dataclass
@@ -20,13 +20,15 @@ class Search:
     """Improves choices within a budget by what changes do to the calibration's pictures.
 
     Effects and candidates are measured on the first `few` pictures; the best candidates, and
-    whatever is accepted, on all of them.
+    whatever is accepted, on all of them. `worth` (places,) is what one more level does, for what it
+    saves: as measured for another budget, if at all, until a round measures it.
     """
 
     space: Space
     budget: float
     title: str
     few: int
+    worth: np.ndarray | None = None
 
     def best(self, choices: Sequence[Choice]) -> tuple[Choice, np.ndarray]:
         """Return the best of some choices, with log10 of its errors (pictures,)."""
@@ -41,22 +43,30 @@ class Search:
     def improved(
         self, choice: Choice, errors: np.ndarray, rounds: int
     ) -> tuple[Choice, np.ndarray]:
-        """Return a choice after rounds of correction, never worse than the given one."""
-        for _ in range(rounds):
-            worth, start = self.worth(choice), choice
+        """Return a choice after rounds of correction, never worse than the given one.
+
+        A round measures what one more level does at every place, and moves; before the first one
+        the search moves by what is known from another budget.
+        """
+        for number in range(rounds + 1):
+            if number:
+                self.worth = self.measured_worth(choice)
+            if self.worth is None:
+                continue
+            start = choice
             for _ in range(STEPS):
-                moves = [move for move in self.moves(choice, worth) if move != choice]
+                moves = [move for move in self.moves(choice, self.worth) if move != choice]
                 if not moves:
                     break
                 moved, less = self.best(moves)
                 if less.mean() >= errors.mean() - CLOSE:
                     break
                 choice, errors = moved, less
-            if choice == start:
+            if number and choice == start:
                 break
         return choice, errors
 
-    def worth(self, choice: Choice) -> np.ndarray:
+    def measured_worth(self, choice: Choice) -> np.ndarray:
         """Measure (places,) what one more level does to log10 of the error, for what it saves."""
         levels, spent = choice.levels, self.space.spent(choice)
         up = [i for i in range(len(levels)) if levels[i] < TOP]
