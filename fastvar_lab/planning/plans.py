@@ -96,6 +96,31 @@ def planned(
     return _point(known[speedup]).method
 
 
+def named(name: str, model: str, guidance: float | None = None) -> Planned:
+    """Return a schedule that ships by its name, such as "planned-2x", for a model by its own.
+
+    `guidance` is the scale that it is planned at, by default the smallest. Raises ValueError, with
+    the names that there are, for others.
+
+    >>> named("planned-2x", "tiny").depth
+    8
+    """
+    plans = [plan for plan in _shipped() if plan["model"] == model]
+    if not plans:
+        models = ", ".join(sorted({plan["model"] for plan in _shipped()}))
+        raise ValueError(f"planned schedules ship for {models}; not for {model}")
+    scales = {plan["guidance"] for plan in plans}
+    scale = min(scales) if guidance is None else guidance
+    if scale not in scales:
+        raise ValueError(
+            f"the schedules of {model} are planned at guidance {_list(scales)}; not {scale:g}"
+        )
+    names = {f"planned-{p['speedup']:g}x": p for p in plans if p["guidance"] == scale}
+    if name not in names:
+        raise ValueError(f"the planned schedules of {model} are {', '.join(names)}; not {name}")
+    return _point(names[name]).method
+
+
 def plan_figure(
     model: Model, plan: Planned, sizes: Sequence[tuple[int, int]] | None = None
 ) -> Figure:
