@@ -64,8 +64,8 @@ def add_method(parser: argparse.ArgumentParser, default: str) -> None:
     parser.add_argument("--ratios", help=f"{RATIOS}; default: {default}")
     parser.add_argument(
         "--method",
-        help="a method as Python, such as 'Merge({-1: 0.5})', the file of a plan, or planned-2x for "
-        "a planned schedule that ships",
+        help="a method as Python, such as 'Merge({-1: 0.5})', the file of a plan, or planned-2x "
+        "for a planned schedule that ships",
     )
 
 
