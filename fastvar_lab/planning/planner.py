@@ -173,7 +173,7 @@ class Planner:
         low, high, best = 1.0, self.spent(Dense()) / self.space.spent(self.space.fastest()), None
         for _ in range(6):
             middle = (low * high) ** 0.5
-            plan = self.plan(middle)
+            plan = self.plan(middle, rounds=1)
             low, high = (middle, high) if plan.psnr >= quality else (low, middle)
             best = plan if plan.psnr >= quality else best
         if best is None:
