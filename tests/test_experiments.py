@@ -568,8 +568,8 @@ def synthetic_budget(name):
             bound = {"speedup_flop_bound": speedup}
             times = {"speedup": speedup, "speedup_low": speedup, "speedup_high": speedup, **bound}
             rows += [
-                {**base, **bound, "kind": "quality", "setting": "here", "picture": p, "right": p % 2,
-                 "psnr": 50 - 5 * speedup + above + gap}
+                {**base, **bound, "kind": "quality", "setting": "here", "picture": p,
+                 "right": p % 2, "psnr": 50 - 5 * speedup + above + gap}
                 for p, gap in enumerate(rng.normal(size=12))
             ]  # fmt: skip
             rows += [{**base, **times, "kind": "time"}] if name == "budget" else []
