@@ -19,6 +19,7 @@ from fastvar_lab.planning.plans import frontier
 from fastvar_lab.plotting import charts
 
 GUIDANCES = (2.0, 4.0)
+NO_PLANS = "no schedules were planned for {}: plan some, and give them as methods"
 LOOKED = 4  # prompts on which the whole grid is looked at
 BARS = {
     (KEPT, (1.5, 2.0)): 3.0,
@@ -34,9 +35,7 @@ def methods(model: Model) -> Methods:
     """Return the schedules that were planned for a model; ValueError if there are none."""
     plans = frontier(model)
     if not plans:
-        raise ValueError(
-            f"no schedules were planned for {model.name}: plan some, and give them as methods"
-        )
+        raise ValueError(NO_PLANS.format(model.name))
     return {f"planned {speedup:g}x": method for speedup, method in plans}
 
 
