@@ -80,7 +80,7 @@ def run(
     if executor is not None and spec is None:
         raise ValueError(
             f"a model that is open does not travel to workers; say how to open {opened.name}: "
-            "ModelSpec(name, weights)"
+            "ModelSpec(name, weights), or ModelSpec('module:function') of a function that opens it"
         )
     if prompts is None:
         timed = Item(opened.example, 0)
