@@ -240,6 +240,12 @@ def attach(
 
     Raises ValueError for an object of no known family, in training mode, on several devices, or
     whose settings are not implemented; WeightsError for parameters that do not match.
+
+    >>> from fastvar_lab.models.standin import live_infinity
+    >>> live = live_infinity()
+    >>> model = attach(live, tokenizer=live.vae_decode, text=live.encode_text, name="live")
+    >>> model.transformer.head.weight is live.head.weight
+    True
     """
     whole = LiveObject(live, "the live object")
     family = FAMILIES[recognition.family_name(whole)]

@@ -192,7 +192,11 @@ def buckets(name: str) -> Buckets | None:
     Raises ValueError for an unknown name.
     """
     names.check_name(name)
-    return None if name in SHIPPED or names.is_function(name) else releases.release(name).family.buckets
+    return (
+        None
+        if name in SHIPPED or names.is_function(name)
+        else releases.release(name).family.buckets
+    )
 
 
 def hollow(name: str, precision: str = "float32", dtype: torch.dtype = torch.bfloat16) -> Model:

@@ -315,7 +315,7 @@ def _pairs(
 
 
 def _consecutive(names: list[str], source: Path, depth: int) -> list[str]:
-    """Give blocks in chunks consecutive numbers; raise WeightsError if they do not make up the layers."""
+    """Give blocks in chunks consecutive numbers; raise WeightsError if they are not all layers."""
     counts = states.chunks(names)
     if counts is not None and counts[0] * counts[1] != depth:
         raise WeightsError(

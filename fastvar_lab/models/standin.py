@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -36,6 +36,10 @@ def live_infinity() -> LiveInfinity:
 
 class LiveInfinity(nn.Module):
     """The stand-in; `autoregressive_infer` is its sampler."""
+
+    if TYPE_CHECKING:  # modules and parameters have the names of a table
+
+        def __getattr__(self, name: str) -> Any: ...
 
     def __init__(self) -> None:
         super().__init__()
@@ -137,7 +141,7 @@ class LiveInfinity(nn.Module):
         q = F.normalize(q, dim=-1) * part.scale_mul_1H11.clamp(max=math.log(100)).exp()
         now = torch.stack((_turn(F.normalize(k, dim=-1), turns), v))
         past = now if past is None else torch.cat((past, now), dim=3)
-        x = x + part.proj(_attend(_turn(q, turns), *past, 1.0)) * gate1
+        x = x + part.proj(_attend(_turn(q, turns), past[0], past[1], 1.0)) * gate1
         part, norm = block.ca, block.ca_norm
         bias = torch.cat((part.zero_k_bias, part.v_bias))
         k, v = (_heads(t, heads) for t in (part.mat_kv(memory) + bias).chunk(2, -1))
@@ -169,7 +173,7 @@ def _layer(name: str, weight: Tensor) -> nn.Module:
     if weight.ndim != 2:
         return nn.Module()
     if name == "lvl_embed":
-        return nn.Embedding(*weight.shape, device="meta")
+        return nn.Embedding(len(weight), weight.shape[1], device="meta")
     return nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
 
 
