@@ -87,8 +87,9 @@ def check(
     >>> parts = {"tokenizer": live.vae_decode, "text": live.encode_text, "sizes": live.scales}
     >>> sampling = fv.Sampling(guidance=2.0, temperature=0.6, top_p=1.0)
     >>> model = fv.attach(live, **parts, reference=live.rotary_grid, sampling=sampling)
-    >>> result = check(model, lambda: live.autoregressive_infer("a ring", 3), prompt="a ring", seed=3)
-    >>> result.step is None
+    >>> prompt, seed = "a ring", 3
+    >>> sample = lambda: live.autoregressive_infer(prompt, seed)
+    >>> check(model, sample, prompt=prompt, seed=seed).step is None
     True
     """
     if not isinstance(model, Attached):

@@ -192,9 +192,7 @@ def put_both(tensors):
         ),
         (bad(drop("blocks.0.ffn.fc2.lora_B")), "lacks lora_B of blocks.0.ffn.fc2"),
         (
-            bad(
-                lambda t: t.update({A: torch.ones(2, 64), A.replace("_A", "_B"): torch.ones(9, 2)})
-            ),
+            bad(put_both),
             "adapts blocks.9.ffn.fc1; .* has no such linear layer",
         ),
         (bad(r=8), "has rank 2 in lora_A and 2 in lora_B; its configuration says 8"),
