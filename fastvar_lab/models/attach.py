@@ -20,7 +20,7 @@ from fastvar_lab.models.absent import NoAutoEncoder, NoText
 from fastvar_lab.models.build import build
 from fastvar_lab.models.families import FAMILIES, Config, Family
 from fastvar_lab.models.live_object import LiveObject, share
-from fastvar_lab.models.model import Model
+from fastvar_lab.models.model import Model, Preset
 from fastvar_lab.models.precision import PRECISIONS
 from fastvar_lab.prompts import PromptList
 from fastvar_lab.sampling import Sampling
@@ -214,6 +214,7 @@ def attach(
     sampling: Sampling | None = None,
     autocast: torch.dtype | None = None,
     reference: tuple[int, int] | None = None,
+    fast: Preset | None = None,
 ) -> Model:
     """Open a live Infinity, VAR or HART as a model that shares its parameters.
 
@@ -230,8 +231,8 @@ def attach(
     (n, T), bool, for Infinity; features and positions (n, T) for HART. A dict from names to
     conditions of one row, encoded elsewhere, makes its names the prompts: of `generate`, of
     experiments and of widgets. Without either prompts come encoded; VAR needs none. `name`, `sizes`
-    and `sampling` default to those of the release of this configuration, else of the family;
-    `reference` replaces Infinity's rotary grid, as in `load`.
+    and `sampling` default to those of the release of this configuration, else of the family, and
+    so does `fast`, its preset; `reference` replaces Infinity's rotary grid, as in `load`.
 
     `autocast` is the type in which the object's own sampler runs under autocast; by default the
     type of its blocks, if the other weights are wider. Nothing of the object changes: weights keep
@@ -290,6 +291,7 @@ def attach(
     )
     model.name = named
     release = None if known is None else releases.release(known)
+    model.fast = model.fast if fast is None else fast
     model.sampling = sampling or (release and release.sampling) or model.sampling
     model.sizes = _sizes(whole, family, sizes) or (release and release.sizes) or model.sizes
     for module in (*model.transformer.modules(), *model.tokenizer.modules()):
