@@ -251,6 +251,8 @@ def combines(frame: pd.DataFrame) -> Answer:
 def memory_falls(frame: pd.DataFrame) -> Answer:
     """Peak memory of released sizes: int8 weights and pruning, beside each of them alone."""
     rows, texts, falls = frame[frame.what == "memory"], list[str](), list[bool]()
+    if not len(rows):
+        raise ValueError("no released size was counted")
     for release, part in rows.groupby("release", sort=False):
         peak = part.set_index(["precision", "method"]).peak / 1e9
         both, narrow, fast = (
