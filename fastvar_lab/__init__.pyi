@@ -73,6 +73,7 @@ from .parity import check as check
 from .pictures import to_uint8 as to_uint8
 from .planning.planner import Planner as Planner
 from .planning.planner import plan as plan
+from .planning.plans import frontier as frontier
 from .prompts import ClassNumbers as ClassNumbers
 from .prompts import ClosedWorld as ClosedWorld
 from .prompts import PromptFile as PromptFile

@@ -1,4 +1,4 @@
-"""An attached model runs what a model that was opened by name runs: experiments, widgets, commands."""
+"""An attached model runs what others run: experiments, figures, claims, widgets, commands."""
 
 import sys
 
@@ -76,7 +76,7 @@ def test_named_conditions_are_prompts():
 
     alone = fv.generate(model, Text(features[:, :4] * 2, mask[:, :4]), fv.Dense(), seed=4)
     assert (both.canvas[1] - alone.canvas[0]).abs().max() < 1e-4
-    with pytest.raises(PromptError, match="mine has no condition 'a bird'; .* 'a cat', 'a dog'$"):
+    with pytest.raises(PromptError, match=r"mine has no condition 'a bird'; .* 'a cat', 'a dog'$"):
         fv.generate(model, "a bird", fv.Dense())
     other = {"a cat": (text()[0] * 3, text()[1])}
     live = standins.live_infinity()
@@ -157,7 +157,7 @@ def test_workers_open_it_through_its_function(module, tmp_path, monkeypatch):
     with executor(workers=1) as pool:
         options = {"store": Store(tmp_path / "s"), "progress": False, "executor": pool}
         there = fv.run("spectra", LOOK, model=spec, **options)
-        with pytest.raises(ValueError, match="does not travel to workers; .*'module:function'"):
+        with pytest.raises(ValueError, match=r"does not travel to workers; .*'module:function'"):
             fv.run("spectra", LOOK, model=spec.open(), **options)
     here = fv.run("spectra", LOOK, model=spec, store=Store(tmp_path / "t"), progress=False)
     assert there.equals(here)

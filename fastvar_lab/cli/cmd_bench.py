@@ -18,8 +18,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--case", default="", help="run only cases whose name contains this text")
     parser.add_argument(
         "--suite",
-        choices=("paper", "launches"),
-        help="time the paper's models and sizes with random weights, or count GPU launches",
+        choices=("paper", "launches", "plans"),
+        help="time the paper's models and sizes with random weights, count GPU launches, or "
+        "compare predicted with measured times of schedules",
     )
     parser.add_argument(
         "--attached", action="store_true", help="time an attached model over a loaded one instead"
@@ -61,6 +62,11 @@ def run(args: argparse.Namespace) -> None:
     from fastvar_lab.speed import attached, bench, suite
 
     require(args.device)
+    if args.suite == "plans":
+        if args.out is not None or args.depth is not None or args.case:
+            raise ValueError("--suite plans takes no --case, --depth and --out")
+        _plans(args)
+        return
     name = args.dtype or ("bfloat16" if torch.device(args.device).type == "cuda" else "float32")
     dtype = getattr(torch, name)
     if args.suite:
@@ -78,3 +84,13 @@ def run(args: argparse.Namespace) -> None:
         return
     result = bench.bench(model, args.repeats, args.case)
     print(json.dumps(result, indent=1) if args.json else bench.table(result))
+
+
+def _plans(args: argparse.Namespace) -> None:
+    """Compare predicted with measured times of schedules, on this machine."""
+    from fastvar_lab.planning import predictions
+
+    model = options.open_model(args)
+    frame = predictions.predictions(model, repeats=args.repeats, progress=not args.json)
+    rows = frame.to_dict("records")
+    print(json.dumps(rows, indent=1) if args.json else predictions.table(frame))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import torch
@@ -147,6 +147,16 @@ class Model:
     def preset_of(self, sizes: Sizes) -> Method | None:
         """Return the paper's method for this model under a schedule; None if there is none."""
         return self.fast(len(sizes), self.depth) if callable(self.fast) else self.fast
+
+    def with_guidance(self, scale: float) -> Model:
+        """Return a view of the model that samples with another guidance scale; weights are shared.
+
+        Raises ValueError for a scale that its family does not take.
+        """
+        view = replace(self, sampling=replace(self.sampling, guidance=scale))
+        view._identity = self._identity  # the same modules: they are hashed once
+        view.transformer.check_sampling(view.sampling, view.grids())
+        return view
 
     def check(self, prompt: str) -> None:
         """Raise ValueError for a prompt outside the model's closed language, if it has one."""
