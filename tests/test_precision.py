@@ -47,8 +47,8 @@ def test_int8_models_draw_and_say_so(model):
     assert model.fingerprint != identity
     narrow = logits_of(model, fv.Prune({-1: 0.5}))
     assert narrow.isfinite().all()
-    gap = (logits_of(model) - plain).abs().mean() / plain.std()
-    assert 0 < gap < 0.7  # bits that flip lead elsewhere
+    gap = (logits_of(model) - plain)[:16].abs().max() / plain.std()  # of the first token
+    assert 0 < gap < 0.1
     saved = before - fv.memory(model, fv.Dense()).weights
     assert 0.9 * 3 * held <= saved <= 3 * held
     model.set_precision("int8", torch.bfloat16)
