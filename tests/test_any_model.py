@@ -88,7 +88,7 @@ def test_named_conditions_are_prompts():
     ("named", "message"),
     [
         ({}, "text names no condition"),
-        ({"a": torch.ones(1, 3, 32)}, "the condition 'a' must be a Text of one row"),
+        ({"a": torch.ones(1, 3, 32)}, "the condition a must be a Text of one row"),
         (
             {"a": (torch.ones(2, 3, 32), torch.ones(2, 3))},
             r"\(1, T, D\) beside \(1, T\); not \[\(2",

@@ -188,7 +188,8 @@ def _memory(model: Model, cells: Sequence[Cell]) -> Iterator[tuple[Cell, Rows]]:
         assert method is not None
         count = memory(release, method)
         caches = count.cache + count.restoration
-        yield cell, [{"weights": count.weights, "caches": caches, "peak": count.generation}]
+        held = {"weight_bytes": count.weights, "cache_bytes": caches}
+        yield cell, [{**held, "peak_bytes": count.generation}]
 
 
 def errors(frame: pd.DataFrame) -> pd.DataFrame:
@@ -249,7 +250,7 @@ def memory_falls(frame: pd.DataFrame) -> Answer:
     if not len(rows):
         raise ValueError("no released size was counted")
     for release, part in rows.groupby("release", sort=False):
-        peak = part.set_index(["precision", "method"]).peak / 1e9
+        peak = part.set_index(["precision", "method"]).peak_bytes / 1e9
         both, narrow, fast = (
             float(peak[key]) for key in (("int8", FASTVAR), ("int8", FULL), ("bfloat16", FASTVAR))
         )

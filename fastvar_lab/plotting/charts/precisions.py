@@ -70,9 +70,9 @@ def _memory(axes: Axes, counted: pd.DataFrame) -> None:
     for i, (way, rows) in enumerate(part.groupby("method", sort=False)):
         rows = rows.set_index("precision").loc[names]
         place, color = np.arange(len(names)) + (i - 0.5) * 0.38, looks[way].color
-        weights = rows.weights / 1e9
+        weights = rows.weight_bytes / 1e9
         axes.bar(place, weights, 0.36, color=color, alpha=0.4)
-        axes.bar(place, rows.peak / 1e9 - weights, 0.36, bottom=weights, color=color,
+        axes.bar(place, rows.peak_bytes / 1e9 - weights, 0.36, bottom=weights, color=color,
                  label=legend_label(way))  # fmt: skip
     axes.set_xticks(range(len(names)), names, rotation=30)
     axes.set(ylabel=f"memory of {release} (GB)")
