@@ -20,6 +20,7 @@ from .instruments.observe import observe_again as observe_again
 from .instruments.recorder import Recorder as Recorder
 from .instruments.stopwatch import Stopwatch as Stopwatch
 from .instruments.trace import Trace as Trace
+from .measure.quality import METRICS as METRICS
 from .measure.quality import Metric as Metric
 from .methods.depthvar import DepthVAR as DepthVAR
 from .methods.fastervar import FasterVAR as FasterVAR

@@ -57,6 +57,7 @@ def load(
     sizes: Sequence[Sequence[int]] | None = None,
     depth: int | None = None,
     features: str | Path | None = None,
+    text: bool = True,
     instruction: str | Path | None = None,
     rotary_mode: str | None = None,
     level_every: int | None = None,
@@ -77,8 +78,9 @@ def load(
     torch.int8 it is "int8" beside float32. `lora` is a file or folder of a LoRA, put on scaled by
     `lora_scale`; see `load_lora`. `reference` replaces
     Infinity's rotary grid, `sizes` the schedule. `depth` keeps only the first layers, for random
-    weights. `features` is a folder in which encoded prompts are cached. `instruction` is the file
-    with HART's instruction text, which is not shipped.
+    weights. `features` is a folder in which encoded prompts are cached; `text=False` leaves a
+    released text encoder unread, for prompts that are encoded (see `staging.load_encoded`).
+    `instruction` is the file with HART's instruction text, which is not shipped.
 
     Weights trained in other ways than the released ones are opened with `rotary_mode` and
     `level_every` (see `InfinityConfig`), `attn_l2_norm` (`VARConfig`) and `share_quant_resi`
@@ -145,8 +147,8 @@ def load(
         if depth is not None:
             raise ValueError("only random weights can be cut to fewer layers")
         _need_memory(name, release.config, device, dtype)
-        folder, text = _folder(name, release, weights, download)
-        model = _released(name, release, folder, text, instruction)
+        folder, place = _folder(name, release, weights, download)
+        model = _released(name, release, folder, place if text else None, instruction)
     if features is not None:
         encoder = None if isinstance(model.text_encoder, NoText) else model.text_encoder
         model.text_encoder = StoredFeatures(features, encoder)
@@ -197,6 +199,23 @@ def buckets(name: str) -> Buckets | None:
         if name in SHIPPED or names.is_function(name)
         else releases.release(name).family.buckets
     )
+
+
+def open_text(
+    name: str,
+    weights: str | Path | None,
+    *,
+    download: bool = False,
+    instruction: str | Path | None = None,
+) -> ConditionEncoder:
+    """Open the released text encoder of a model alone, on the CPU; a `NoText` if it is not there.
+
+    Raises ValueError or WeightsError as `load` does.
+    """
+    release = releases.release(name)
+    folder, place = _folder(name, release, weights, download)
+    release, _ = _followed(name, release, folder / str(release.transformer))
+    return _condition(name, release, place, instruction)
 
 
 def hollow(name: str, precision: str = "float32", dtype: torch.dtype = torch.bfloat16) -> Model:
@@ -330,7 +349,7 @@ def _condition(
     if release.text is None or release.family.text_length is None:
         return release.family.condition(release.config)
     if place is None or not place.exists():
-        return NoText(name, f"{release.text.repo} in {place}")
+        return NoText(name, "" if place is None else f"{release.text.repo} in {place}")
     from fastvar_lab.backbones.encoders import open_encoder
 
     length = release.family.text_length(release.config)
