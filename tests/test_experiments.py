@@ -746,7 +746,7 @@ def synthetic(name):
             for p in ("float32", "bfloat16") for m in ways for t in range(10)
         ] + [
             {"what": "memory", "release": "infinity-2b", "precision": p, "method": m,
-             "weights": w, "caches": 1e9 * (2 - (m != FULL)), "peak": w + 1e9 * (2 - (m != FULL))}
+             "weight_bytes": w, "cache_bytes": 1e9, "peak_bytes": w + 1e9 * (2 - (m != FULL))}
             for p, w in (("bfloat16", 4e9), ("int8", 2e9)) for m in ways
         ],
         "memory": [
