@@ -15,6 +15,7 @@ from fastvar_lab.methods.registry import method
 from fastvar_lab.methods.schedule import find
 from fastvar_lab.seam import KINDS, Act, Branch, Grid, Handles, Runner, Site, Stack
 from fastvar_lab.tokens import gather, resize, rows_like, scatter, wide
+from fastvar_lab.values import one_of
 
 SHAPES = ("linear", "constant", "two-level")
 
@@ -48,7 +49,7 @@ class DepthVAR:
     """
 
     reference: ScaleName = -4
-    shape: str = "linear"
+    shape: str = one_of("linear", SHAPES)
     turn: float = 0.25
     weighted: bool = True
     granularity: ClassVar[str] = "layer"
