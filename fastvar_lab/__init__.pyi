@@ -63,12 +63,17 @@ from .methods.stepvar import StepVAR as StepVAR
 from .models.attach import attach as attach
 from .models.build import from_states as from_states
 from .models.loading import load as load
+from .models.lora import fuse_lora as fuse_lora
+from .models.lora import load_lora as load_lora
+from .models.lora import unfuse_lora as unfuse_lora
+from .models.lora import unload_lora as unload_lora
 from .models.model import Model as Model
 from .models.model import paper_preset as paper_preset
 from .parity import check as check
 from .pictures import to_uint8 as to_uint8
 from .planning.planner import Planner as Planner
 from .planning.planner import plan as plan
+from .planning.plans import frontier as frontier
 from .prompts import ClassNumbers as ClassNumbers
 from .prompts import ClosedWorld as ClosedWorld
 from .prompts import PromptFile as PromptFile

@@ -210,6 +210,33 @@ def test_a_stopped_run_goes_on_where_it_was(tried, tmp_path):
     assert len(tried) == 10
 
 
+def test_an_experiment_is_asked_at_several_guidance_scales(small, tmp_path):
+    ways = {"skip": fv.Prune({-1: 1.0}), "null dropped": fv.Tail(cond_from=-1)}
+    look, store = base.Scope("look", prompts=1, repeats=1), Store(tmp_path)
+    record = base.Experiment("?", "", charts.methods, lambda _: ways, guidances=(2.0, 4.0))
+    lacking = run.run_untimed(record, look, model=small, store=store, progress=False)
+    assert lacking == 2 * 3
+    frame = run.run(record, look, model=small, store=store, progress=False)
+    assert frame.guidance.unique().tolist() == [2, 4]
+    by_scale = frame[frame.kind == "quality"].pivot_table(
+        index="method", columns="guidance", values="psnr"
+    )
+    assert (by_scale.loc["skip", 2.0], by_scale.loc["full", 4.0]) != by_scale.loc["skip"].tolist()
+    alone = fv.compare(
+        small, ways, look, prompts=small.prompts, guidance=4, store=store, progress=False
+    )
+    assert set(alone.guidance) == {4}
+    table = tables.tabulate(frame)
+    assert table.guidance.tolist() == [2, 2, 2, 4, 4, 4]
+    with pytest.raises(ValueError, match=r"guidances 2.0 and 4.0; draw one: frame\[frame.guid"):
+        charts.methods(frame)
+    halves = [frame[frame.guidance == scale] for scale in (2, 4)]
+    assert len(merge_frames(halves)) == len(frame)
+    for wrong in ((), (2, 2)):
+        with pytest.raises(ValueError, match="one scale, or several different ones"):
+            run.run(record, look, model=small, guidance=wrong, store=store)
+
+
 def question_of(name, model=None, scope="quick"):
     """What an experiment is asked of by default."""
     model, record = model or fv.load("tiny"), run.find(name)
@@ -540,6 +567,8 @@ def synthetic(name):
             for c in columns
             for p, gap in enumerate(rng.normal(size=24))
         ]
+        if not record.timed:
+            return untimed(record, model, rows, columns)
         rows += [
             {
                 "kind": "time",
@@ -598,6 +627,21 @@ def synthetic(name):
             {"kind": "time", "method": f"CoDe, {n} drafted", "ms": 9.0, "speedup": 1.0 + n / 20,
              "speedup_flop_bound": 2.0, "kv_share": 0.5} for n in (6, 8)
         ],
+        "reduced_precision": [
+            {"what": "quality", "precision": p, "method": m, "picture": i, "psnr": 30.0 + gap,
+             "psnr_same": 31.0, "right": 1.0,
+             "error": (p != "float32") * 30 + (m != FULL) * 20 + (p != "float32") * (i % 3)}
+            for p in ("float32", "int8") for m in ways for i, gap in enumerate(rng.normal(size=24))
+        ] + [
+            {"what": "time", "precision": p, "method": m, "turn": t, "ms": 9.0 - t / 10,
+             "speedup": (1 + (p != "float32")) * (1 + (m != FULL)) + t / 100,
+             "product": 1.0 + (p != "float32"), "disturbed": False}
+            for p in ("float32", "bfloat16") for m in ways for t in range(10)
+        ] + [
+            {"what": "memory", "release": "infinity-2b", "precision": p, "method": m,
+             "weights": w, "caches": 1e9 * (2 - (m != FULL)), "peak": w + 1e9 * (2 - (m != FULL))}
+            for p, w in (("bfloat16", 4e9), ("int8", 2e9)) for m in ways
+        ],
         "memory": [
             {"side": s, "method": m, "kv_measured": 1e7 * s, "held_measured": 1e6 * (m != FULL)}
             for s in (16, 32) for m in ways
@@ -605,6 +649,19 @@ def synthetic(name):
     }  # fmt: skip
     frame = pd.DataFrame(frames[name])
     return frame.assign(family=frame.method) if "method" in frame else frame
+
+
+def untimed(record, model, rows, columns):
+    """The rows of pictures with counted operations, lines and guidance scales."""
+    shares = np.linspace(0.2, 0.8, len(columns)).tolist()
+    counts = [{"kind": "operations", **c, "operations": s} for c, s in zip(columns, shares)]
+    if record.name == "cache_scores":
+        counts = [{**row, "cache": row["operations"]} for row in counts]
+    frame, lines = pd.DataFrame([*rows, *counts]), record.lines(model)
+    if lines:
+        frame["line"] = [lines.get(label, label) for label in frame.method]
+    scales = [frame.assign(guidance=scale) for scale in record.guidances]
+    return pd.concat(scales, ignore_index=True) if scales else frame
 
 
 @pytest.mark.parametrize("name", sorted(run.REGISTRY))
@@ -754,7 +811,7 @@ def test_claims_are_judged_by_their_intervals():
     frames = {name: synthetic(name) for name in claims.claiming()}
     text = claims.table(frames, "Synthetic.")
     lines = [line for line in text.splitlines() if line.startswith("| ")][1:]
-    assert len(lines) == sum(len(record.claims) for record in claims.claiming().values()) == 12
+    assert len(lines) == sum(len(record.claims) for record in claims.claiming().values()) == 51
     found = {line.split(" | ")[0][2:].strip(): line.split("**")[1] for line in lines}
     assert found["Cost grows about linearly"] == verdicts.FAILS
     assert found["Pruning combines with fused attention"] == verdicts.FAILS

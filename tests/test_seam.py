@@ -14,7 +14,7 @@ ROOMS = (
     *("errors", "values", "files", "encoding", "frames", "tensors", "provenance", "pictures"),
     *("seam", "tokens", "cache", "scales", "draws", "sampling", "progress"),
     *("world", "prompts", "audit", "backbones", "methods", "models", "request", "snapshots"),
-    *("live", "generation", "editing", "instruments", "draft_and_refine"),
+    *("live", "generation", "branching", "editing", "instruments", "draft_and_refine"),
     *(
         "networks",
         "measure",
@@ -74,7 +74,7 @@ INSIDE = {
     "models": (
         *("names", "shipped", "absent", "precision", "families", "releases", "hub", "wrappers"),
         "states",
-        *("checkpoints", "stamps", "features", "seeding", "model", "build", "tiny"),
+        *("checkpoints", "stamps", "features", "seeding", "model", "lora", "build", "tiny"),
         *("loading", "requirements", "catalog", "live_object", "recognition", "attach"),
     ),
     "networks": (

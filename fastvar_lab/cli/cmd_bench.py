@@ -18,8 +18,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--case", default="", help="run only cases whose name contains this text")
     parser.add_argument(
         "--suite",
-        choices=("paper", "launches"),
-        help="time the paper's models and sizes with random weights, or count GPU launches",
+        choices=("paper", "launches", "plans"),
+        help="time the paper's models and sizes with random weights, count GPU launches, or "
+        "compare predicted with measured times of schedules",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument(
@@ -56,6 +57,11 @@ def run(args: argparse.Namespace) -> None:
     from fastvar_lab.speed import bench, suite
 
     require(args.device)
+    if args.suite == "plans":
+        if args.out is not None or args.depth is not None or args.case:
+            raise ValueError("--suite plans takes no --case, --depth and --out")
+        _plans(args)
+        return
     name = args.dtype or ("bfloat16" if torch.device(args.device).type == "cuda" else "float32")
     dtype = getattr(torch, name)
     if args.suite:
@@ -65,6 +71,17 @@ def run(args: argparse.Namespace) -> None:
         if args.out is not None:
             suite.write(measured, args.out)
         return
-    model = load(args.model, args.weights, args.device, dtype, depth=args.depth)
+    adapter = {"lora": args.lora, "lora_scale": args.lora_scale}
+    model = load(args.model, args.weights, args.device, dtype, depth=args.depth, **adapter)
     result = bench.bench(model, args.repeats, args.case)
     print(json.dumps(result, indent=1) if args.json else bench.table(result))
+
+
+def _plans(args: argparse.Namespace) -> None:
+    """Compare predicted with measured times of schedules, on this machine."""
+    from fastvar_lab.planning import predictions
+
+    model = options.open_model(args)
+    frame = predictions.predictions(model, repeats=args.repeats, progress=not args.json)
+    rows = frame.to_dict("records")
+    print(json.dumps(rows, indent=1) if args.json else predictions.table(frame))

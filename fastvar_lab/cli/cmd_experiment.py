@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from fastvar_lab.cli import options
 
@@ -21,6 +22,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=options.path,
         help="folder for frames, tables and figures; those there are overwritten",
     )
+    parser.add_argument(
+        "--guidance", type=float, nargs="+", help="guidance scales to sample with; default: its own"
+    )
+    parser.add_argument(
+        "--untimed",
+        action="store_true",
+        help="compute and keep what is not timed; a run without it then times the rest",
+    )
     options.add_model(parser)
     options.add_prompts(parser)
     options.add_metrics(parser)
@@ -31,6 +40,8 @@ def run(args: argparse.Namespace) -> None:
     """Run experiments, or list them."""
     if args.quick and args.paper:
         raise ValueError("--quick and --paper exclude each other; give at most one")
+    if args.untimed and args.out is not None:
+        raise ValueError("--untimed writes no figures; leave --out to the run that times")
     from fastvar_lab.experiments import listing
 
     if not args.names:
@@ -48,16 +59,20 @@ def run(args: argparse.Namespace) -> None:
     with options.cells(args) as (store, executor):
         if args.out is not None:
             folder(args.out)
+        chosen: dict[str, Any] = {
+            "model": spec,
+            "prompts": prompts,
+            "metrics": metrics,
+            "guidance": args.guidance,
+            "store": store,
+            "executor": executor,
+        }
         for name in args.names:
-            frame = run.run(
-                name,
-                scope,
-                model=spec,
-                prompts=prompts,
-                metrics=metrics,
-                store=store,
-                executor=executor,
-            )
+            if args.untimed:
+                lacking = run.run_untimed(name, scope, **chosen)
+                print(f"{name}: {lacking} timed results are missing in {store.folder}")
+                continue
+            frame = run.run(name, scope, **chosen)
             if meaningless(model, name):
                 options.say_what_random_weights_mean(args)
             print(run.table(name, frame))

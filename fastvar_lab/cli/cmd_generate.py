@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--precision",
         default="float32",
-        help="float32, or official: the precision of the released code",
+        help="float32, int8, or official: the precision of the released code",
     )
     parser.add_argument(
         "--instruction", type=options.path, help="file with HART's instruction text"
@@ -78,6 +78,8 @@ def run(args: argparse.Namespace) -> None:
         args.seed,
         download=args.download,
         precision=args.precision,
+        lora=args.lora,
+        lora_scale=args.lora_scale,
         features=args.features,
         instruction=args.instruction,
         sizes=_trained_sizes(args),

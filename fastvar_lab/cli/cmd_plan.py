@@ -37,10 +37,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Plan a schedule, write it, and print what is predicted of it."""
     from dataclasses import replace
+    from statistics import median
 
     from fastvar_lab.files import folder
+    from fastvar_lab.measure.speedup import Speedup
     from fastvar_lab.methods.parse import save_method
+    from fastvar_lab.methods.prune import Dense
     from fastvar_lab.planning.planner import Planner
+    from fastvar_lab.planning.predictions import measured
     from fastvar_lab.store import Store
 
     if args.file.is_dir():
@@ -65,7 +69,16 @@ def run(args: argparse.Namespace) -> None:
     save_method(plan.method, args.file)
     print(plan.method)
     print(
-        f"{plan.speedup:.2f} times as fast in {planner.price.unit} as predicted, "
-        f"{plan.psnr:.1f} dB to full generation on {planner.n} calibration pictures"
+        f"predicted: {plan.speedup:.2f} times as fast, {planner.spent(plan.method):.4g} "
+        f"{planner.price.unit} instead of {planner.spent(Dense()):.4g}"
+    )
+    full, fast = measured(planner, plan.method)
+    print(
+        f"measured: {Speedup.of(full, fast)} times as fast, {median(fast):.4g} ms instead of "
+        f"{median(full):.4g}"
+    )
+    print(
+        f"{plan.psnr:.1f} dB to full generation on {len(planner.calibration.items)} calibration "
+        "pictures"
     )
     print(f"the schedule is in {args.file}")

@@ -43,14 +43,20 @@ def add_device(parser: argparse.ArgumentParser) -> None:
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
-    """Add --model, --weights, --device and --dtype."""
+    """Add --model, --weights, --device, --dtype, --lora and --lora-scale."""
     parser.add_argument(
         "--model", default="tiny", help="name of a model; the models command lists them"
     )
     parser.add_argument("--weights", help="folder of weights, or random; default: shipped weights")
     add_device(parser)
     parser.add_argument(
-        "--dtype", choices=("float32", "bfloat16", "float16"), help="precision of the weights"
+        "--dtype",
+        choices=("float32", "bfloat16", "float16", "int8"),
+        help="precision of the weights; int8 computes in float32",
+    )
+    parser.add_argument("--lora", help="file or folder of a LoRA that is put on the model")
+    parser.add_argument(
+        "--lora-scale", type=float, default=1.0, help="factor of the LoRA, 1 as trained"
     )
 
 
@@ -154,14 +160,15 @@ def plan(args: argparse.Namespace, **more: Any) -> Plan:
 
 
 def spec(args: argparse.Namespace) -> ModelSpec:
-    """Return how to open the model of --model, --weights, --device and --dtype."""
+    """Return how to open the model of the options of `add_model`."""
     from fastvar_lab.experiments.workers import ModelSpec
 
-    return ModelSpec(args.model, args.weights, args.device, args.dtype or "float32")
+    dtype = args.dtype or "float32"
+    return ModelSpec(args.model, args.weights, args.device, dtype, args.lora, args.lora_scale)
 
 
 def open_model(args: argparse.Namespace) -> Model:
-    """Open the model of --model, --weights, --device and --dtype, once a process."""
+    """Open the model of the options of `add_model`, once a process."""
     return spec(args).open()
 
 

@@ -25,6 +25,9 @@ T = TypeVar("T")
 Methods = Mapping[str, Method]
 """Methods by their label."""
 
+Lines = Mapping[str, Methods]
+"""Methods by the line of a chart that they belong to, then by their setting there."""
+
 
 @dataclass(frozen=True)
 class Scope:
@@ -129,35 +132,69 @@ class Experiment:
 
     `methods(model)` are compared with full generation over the prompts; an experiment of another
     shape says its `cells(question)` too, lists of those that are worked on together, and the
-    `work(model, cells)` that yields each with its rows. `chart` draws its frame, or the sums of it
-    that `points` makes where the frame is too long to keep. `metrics` are computed beside the usual
-    ones; `seed` draws the prompts of sets that have one. `speed` says that random weights answer
-    it: no number depends on what the weights have learned, or such cells are left out. Raise
-    `version` when the meaning of its cells' numbers changes.
+    `work(model, cells)` that yields each with its rows. Where their results decide what is worth
+    comparing, `then(question, frame)` returns those methods: they are compared as in any other
+    experiment, and their rows follow in the frame. `chart` draws the frame, or the sums of it that
+    `points` makes where it is too long to keep. `metrics` are computed beside the usual ones;
+    `seed` draws the prompts of sets that have one. `speed` says that random weights answer it: no
+    number depends on what the weights have learned, or such cells are left out. Raise `version`
+    when the meaning of its cells' numbers changes.
+
+    `methods` may give lines: methods by line, then by setting. Their labels are "line, setting",
+    and the frame has the column `line`. An experiment that is not `timed` has counted operations
+    in place of times, so that it runs on a busy machine.
+
+    `guidances` are the guidance scales that it is asked at, one after another, each of a model that
+    samples so; its frame then has the column `guidance`. Without any, the model's own is used.
     """
 
     question: str
     source: str
     chart: Callable[[pd.DataFrame], Figure]
-    methods: Callable[[Model], Methods | Sequence[Method]] = full_and_preset
+    methods: Callable[[Model], Methods | Lines | Sequence[Method]] = full_and_preset
     cells: Callable[[Question], list[list[Cell]]] | None = None
     work: Work | None = None
+    then: Callable[[Question, pd.DataFrame], Methods] | None = None
     claims: tuple[Claim, ...] = ()
     metrics: tuple[str, ...] = ()
     points: Callable[[pd.DataFrame], pd.DataFrame] | None = None
     seed: int = 11
     version: int = 1
+    guidances: tuple[float, ...] = ()
     slow: bool = False
+    timed: bool = True
     speed: bool = False
     name: str = ""
 
     def __post_init__(self) -> None:
         if (self.cells is None) != (self.work is None):
             raise ValueError(f"{self.question!r}: cells need a work, and a work needs cells")
+        if self.then is not None and self.cells is None:
+            raise ValueError(f"{self.question!r}: methods that follow need cells to follow from")
 
     def labelled(self, model: Model) -> Methods:
         """Return its methods for a model, by label."""
-        return labelled(self.methods(model), model.grids(), model.depth)
+        methods = self.methods(model)
+        if isinstance(methods, Mapping):
+            methods = dict(_by_label(methods))
+        return labelled(methods, model.grids(), model.depth)
+
+    def lines(self, model: Model) -> dict[str, str]:
+        """Return the line of each method, by its label; empty for methods without lines."""
+        methods = self.methods(model)
+        if not isinstance(methods, Mapping):
+            return {}
+        lines = {line: part for line, part in methods.items() if isinstance(part, Mapping)}
+        return {label: line for line in lines for label, _ in _by_label({line: lines[line]})}
+
+
+def _by_label(methods: Methods | Lines) -> Iterator[tuple[str, Method]]:
+    """Yield methods with their labels, those of lines one after another."""
+    for label, part in methods.items():
+        if isinstance(part, Mapping):
+            yield from ((f"{label}, {setting}", method) for setting, method in part.items())
+        else:
+            yield label, part
 
 
 def each(work: Callable[[Model, Cell], Rows]) -> Work:

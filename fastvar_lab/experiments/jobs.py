@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
 
+from fastvar_lab.branching import Branches, branching
 from fastvar_lab.draws import Keyed
 from fastvar_lab.experiments.base import Cell, Methods, Work
-from fastvar_lab.frames import HITS, KEPT, ROWS, SCORE, TITLES
-from fastvar_lab.generation import Generation, generate, resume
+from fastvar_lab.frames import GUIDANCE, HITS, KEPT, ROWS, SCORE, TITLES
+from fastvar_lab.generation import Generation, generate
 from fastvar_lab.measure.quality import METRICS, Metric
 from fastvar_lab.measure.speedup import disturbed
 from fastvar_lab.methods.columns import describe, written
@@ -175,7 +176,7 @@ class PictureJob:
         """Draw what is not there, each prompt in full and under each method from one snapshot."""
         at, full = Addresses(model), _Once(model, self.items)
         references = self._pictures(Dense(), at, store, full)
-        for method in self.methods.values():
+        for method in branching(self.methods.values(), model.grids()):
             pictures = references
             if method != Dense():
                 pictures = self._pictures(method, at, store, full)
@@ -193,7 +194,7 @@ class PictureJob:
         held = [store.picture(at.picture(method, item)) for item in self.items]
         if all(drawn is not None for drawn in held):
             return [drawn for drawn in held if drawn is not None]
-        generation = full() if method == Dense() else resume(full.model, full(), method)
+        generation = full().full if method == Dense() else full().run(method)
         pictures = _drawn(full.model, generation)
         for item, old, new in zip(self.items, held, pictures, strict=True):
             if old is None:
@@ -227,18 +228,45 @@ class PictureJob:
         }
 
 
+@dataclass(frozen=True)
+class GuidedJob:
+    """Another job under a guidance scale that is not the model's; its rows say which."""
+
+    job: Job
+    guidance: float
+
+    @property
+    def timed(self) -> bool:
+        return self.job.timed
+
+    def __len__(self) -> int:
+        return len(self.job)
+
+    def missing(self, model: Model, store: Store) -> GuidedJob | None:
+        lacking = self.job.missing(model.with_guidance(self.guidance), store)
+        return None if lacking is None else replace(self, job=lacking)
+
+    def compute(self, model: Model, store: Store) -> Disturbed:
+        return self.job.compute(model.with_guidance(self.guidance), store)
+
+    def rows(self, model: Model, store: Store, disturbed: Disturbed) -> Iterator[Rows | None]:
+        for rows in self.job.rows(model.with_guidance(self.guidance), store, disturbed):
+            yield None if rows is None else [{GUIDANCE: self.guidance, **row} for row in rows]
+
+
 class _Once:
-    """Generates a batch in full when it is first asked to, with a snapshot."""
+    """Generates a batch in full when it is first asked to, for methods to branch from."""
 
     def __init__(self, model: Model, items: tuple[Item, ...]) -> None:
         self.model, self.items = model, items
-        self.generation: Generation | None = None
+        self.branches: Branches | None = None
 
-    def __call__(self) -> Generation:
-        if self.generation is None:
+    def __call__(self) -> Branches:
+        if self.branches is None:
             prompts, seeds = [i.prompt for i in self.items], [i.seed for i in self.items]
-            self.generation = generate(self.model, prompts, Dense(), seed=seeds, snapshot=True)
-        return self.generation
+            full = generate(self.model, prompts, Dense(), seed=seeds, snapshot=True)
+            self.branches = Branches(self.model, full)
+        return self.branches
 
 
 class Addresses:

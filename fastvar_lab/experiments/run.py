@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Executor
+from dataclasses import replace
+from typing import NamedTuple
 
 import pandas as pd
 from tqdm.auto import tqdm
@@ -17,9 +19,10 @@ from fastvar_lab.experiments.base import (
     Scope,
 )
 from fastvar_lab.experiments.comparison import comparison, halves_and_wholes, with_full
-from fastvar_lab.experiments.jobs import CellJob, Disturbed, Job
+from fastvar_lab.experiments.jobs import CellJob, Disturbed, GuidedJob, Job
 from fastvar_lab.experiments.questions import shipped
 from fastvar_lab.experiments.workers import ModelSpec, expectation, submit
+from fastvar_lab.frames import LINE
 from fastvar_lab.measure import quality
 from fastvar_lab.methods.columns import labelled
 from fastvar_lab.models.model import Model
@@ -32,6 +35,9 @@ from fastvar_lab.store import Store
 
 REGISTRY: dict[str, Experiment] = shipped()
 """Every experiment that ships here, by name."""
+
+Compared = Methods | Sequence[Method] | Callable[[Model], Methods | Sequence[Method]]
+"""Methods to compare: by label, without labels, or a function of the model, of each guidance."""
 
 
 def find(name: str) -> Experiment:
@@ -46,9 +52,10 @@ def run(
     scope: str | Scope = "default",
     *,
     model: Model | ModelSpec | None = None,
-    methods: Methods | Sequence[Method] | None = None,
+    methods: Compared | None = None,
     prompts: PromptSet | str | Sequence[str] | None = None,
     metrics: quality.Chosen | None = None,
+    guidance: float | Sequence[float] | None = None,
     store: Store | None = None,
     executor: Executor | None = None,
     progress: bool = True,
@@ -61,6 +68,7 @@ def run(
     and `prompts` stand for the experiment's and the model's own; `metrics` are computed beside the
     usual ones: names, or functions of your own by name. Usual ones that the model's pictures are
     too small for are left out, and `note` is told so; one that is asked for raises ValueError.
+    `guidance` is a scale, or several, to sample with: the frame then has the column `guidance`.
 
     Known results are read; missing ones are computed here, or through any
     `concurrent.futures.Executor`, and kept one by one, so that a stopped run goes on where it was.
@@ -71,17 +79,91 @@ def run(
     >>> sorted(frame.method.unique())
     ['FastVAR', 'full']
     """
+    plan = _plan(experiment, scope, model, methods, prompts, metrics, guidance, note)
+    store = store or Store()
+    _follow(plan, store, progress, executor)
+    frame = _measured(plan, store, progress, executor)
+    lines = plan.record.lines(plan.model)
+    if lines:
+        frame = frame.assign(**{LINE: [lines.get(label, label) for label in frame.method]})
+    front = {"model": plan.model.name, "weights": plan.model.fingerprint}
+    if "prompt" in frame:
+        front["prompts"] = plan.prompts.name
+    return frame.assign(**front)[[*front, *frame.columns]]
+
+
+def run_untimed(
+    experiment: str | Experiment,
+    scope: str | Scope = "default",
+    *,
+    model: Model | ModelSpec | None = None,
+    methods: Compared | None = None,
+    prompts: PromptSet | str | Sequence[str] | None = None,
+    metrics: quality.Chosen | None = None,
+    guidance: float | Sequence[float] | None = None,
+    store: Store | None = None,
+    executor: Executor | None = None,
+    progress: bool = True,
+    note: Callable[[str], object] = print,
+) -> int:
+    """Compute and keep what of an experiment is not timed; return how many timed results lack.
+
+    A `run` of the same then times these alone, such as on a machine that has become quiet.
+    """
+    plan = _plan(experiment, scope, model, methods, prompts, metrics, guidance, note)
+    store = store or Store()
+    _follow(plan, store, progress, executor)
+    _compute(plan, [job for job in plan.jobs if not job.timed], store, progress, executor)
+    timed = [job.missing(plan.model, store) for job in plan.jobs if job.timed]
+    return sum(len(job) for job in timed if job is not None)
+
+
+class Asked(NamedTuple):
+    """An experiment's question at one guidance scale, None for the model's own, and its jobs."""
+
+    question: Question
+    scale: float | None
+    jobs: list[Job]
+
+    def add(self, jobs: Sequence[Job]) -> None:
+        """Add jobs, to be done at the scale."""
+        scale = self.scale
+        self.jobs.extend(jobs if scale is None else [GuidedJob(job, scale) for job in jobs])
+
+
+class Plan(NamedTuple):
+    """The jobs of an experiment at each guidance scale, and what they are run on."""
+
+    record: Experiment
+    model: Model
+    spec: ModelSpec | None
+    prompts: PromptSet
+    asked: list[Asked]
+    metrics: quality.Chosen | None
+    note: Callable[[str], object]
+
+    @property
+    def jobs(self) -> list[Job]:
+        return [job for asked in self.asked for job in asked.jobs]
+
+
+def _plan(
+    experiment: str | Experiment,
+    scope: str | Scope,
+    model: Model | ModelSpec | None,
+    methods: Compared | None,
+    prompts: PromptSet | str | Sequence[str] | None,
+    metrics: quality.Chosen | None,
+    guidance: float | Sequence[float] | None,
+    note: Callable[[str], object],
+) -> Plan:
+    """Check what `run` takes, and return its jobs."""
     record = find(experiment) if isinstance(experiment, str) else experiment
     scope = _scope(scope)
     spec = model.resolved() if isinstance(model, ModelSpec) else None
     spec = ModelSpec() if model is None else spec
     opened = spec.open() if spec is not None else model
     assert isinstance(opened, Model)
-    if executor is not None and spec is None:
-        raise ValueError(
-            f"a model that is open does not travel to workers; say how to open {opened.name}: "
-            "ModelSpec(name, weights)"
-        )
     if prompts is None:
         timed = Item(opened.example, 0)
         prompts = seeded(opened.prompts, record.seed)
@@ -90,26 +172,44 @@ def run(
         timed = prompts.take(1)[0]
         for item in prompts.take(scope.prompts):
             opened.check(item.prompt)
-    compared = record.labelled(opened) if methods is None else labelled(
-        methods, opened.grids(), opened.depth
-    )  # fmt: skip
-    compared = compared if methods is None else with_full(compared, opened)
-    question = Question(opened, scope, prompts, compared, timed)
-    jobs = jobs_of(record, question, metrics, note)
-    frame = _measured(record, question, jobs, store or Store(), progress, executor, spec)
-    front = {"model": opened.name, "weights": opened.fingerprint}
-    if "prompt" in frame:
-        front["prompts"] = prompts.name
-    return frame.assign(**front)[[*front, *frame.columns]]
+    every = list[Asked]()
+    for scale in _guidances(record, guidance):
+        sampled = opened if scale is None else opened.with_guidance(scale)
+        compared = _compared(record, sampled, methods)
+        question = Question(sampled, scope, prompts, compared, timed)
+        every.append(Asked(question, scale, []))
+        every[-1].add(jobs_of(record, question, metrics, note))
+    return Plan(record, opened, spec, prompts, every, metrics, note)
+
+
+def _compared(record: Experiment, model: Model, methods: Compared | None) -> Methods:
+    """Return the methods to compare by label: an experiment's, or those that are given."""
+    if methods is None:
+        return record.labelled(model)
+    given = methods(model) if callable(methods) else methods
+    return with_full(labelled(given, model.grids(), model.depth), model)
+
+
+def _guidances(
+    record: Experiment, guidance: float | Sequence[float] | None
+) -> tuple[float | None, ...]:
+    """Return the guidance scales that an experiment is asked at; None is the model's own."""
+    if guidance is None:
+        return record.guidances or (None,)
+    scales = (guidance,) if isinstance(guidance, int | float) else tuple(guidance)
+    if not scales or len(set(scales)) < len(scales):
+        raise ValueError(f"guidance is one scale, or several different ones; not {guidance!r}")
+    return tuple(map(float, scales))
 
 
 def compare(
     model: Model | ModelSpec,
-    methods: Methods | Sequence[Method],
+    methods: Compared,
     scope: str | Scope = "default",
     *,
     prompts: PromptSet | str | Sequence[str] | None = None,
     metrics: quality.Chosen | None = None,
+    guidance: float | Sequence[float] | None = None,
     store: Store | None = None,
     executor: Executor | None = None,
     progress: bool = True,
@@ -136,6 +236,7 @@ def compare(
         methods=methods,
         prompts=prompts,
         metrics=metrics,
+        guidance=guidance,
         store=store,
         executor=executor,
         progress=progress,
@@ -162,16 +263,29 @@ def jobs_of(
             CellJob(name, record.version, record.work, tuple(cells), name)
             for cells in record.cells(question)
         ]
+    return comparing_jobs(record, question, metrics, note)
+
+
+def comparing_jobs(
+    record: Experiment,
+    question: Question,
+    metrics: quality.Chosen | None = None,
+    note: Callable[[str], object] = print,
+) -> list[Job]:
+    """Return the jobs that compare a question's methods with full generation."""
     compared = with_full(question.methods, question.model)
     if record.slow and question.scope.name == "quick":
         compared = halves_and_wholes(compared)
+    lines = record.lines(question.model) if question.scope.name == "quick" else {}
+    if lines:  # a quick look takes the last setting of each
+        last = {line: label for label, line in lines.items()}.values()
+        compared = {k: m for k, m in compared.items() if k not in lines or k in last}
     named = quality.as_metrics([*record.metrics, *quality.as_metrics(metrics or ())])
     chosen = quality.chosen(named)
     judge = question.prompts.judge
     chosen = chosen if judge is None else (quality.score(judge), *chosen)
     chosen = _fitting(chosen, {metric.name for metric in named}, question.model, note)
-    question = Question(question.model, question.scope, question.prompts, compared, question.timed)
-    return comparison(question, chosen, record.name)
+    return comparison(replace(question, methods=compared), chosen, record.name, record.timed)
 
 
 def _fitting(
@@ -188,17 +302,47 @@ def _fitting(
     return quality.fitting(metrics, named, last.h * side, last.w * side, note)
 
 
-def _measured(
-    record: Experiment,
-    question: Question,
-    jobs: Sequence[Job],
-    store: Store,
-    progress: bool,
-    executor: Executor | None,
-    spec: ModelSpec | None,
-) -> pd.DataFrame:
-    """Read what is known, compute what is missing, and join it; timed jobs here, when alone."""
-    model = question.model
+def _measured(plan: Plan, store: Store, progress: bool, executor: Executor | None) -> pd.DataFrame:
+    """Read what is known, compute what is missing, and join it."""
+    return _read(plan, plan.jobs, store, _compute(plan, plan.jobs, store, progress, executor))
+
+
+def _follow(plan: Plan, store: Store, progress: bool, executor: Executor | None) -> None:
+    """Add the jobs of methods that follow from the results of the first jobs, computing these."""
+    then = plan.record.then
+    if then is None:
+        return
+    _compute(plan, [job for job in plan.jobs if not job.timed], store, progress, executor)
+    for asked in plan.asked:
+        methods = then(asked.question, _read(plan, asked.jobs, store, {}))
+        question = replace(asked.question, methods=methods)
+        asked.add(comparing_jobs(plan.record, question, plan.metrics, plan.note))
+
+
+def _read(plan: Plan, jobs: Sequence[Job], store: Store, disturbed: Disturbed) -> pd.DataFrame:
+    """Join the results of jobs; raise RuntimeError for one that is not there."""
+    model, frames = plan.model, []
+    for job in jobs:
+        place = {"machine": _machine(model)} if job.timed else {}
+        for rows in job.rows(model, store, disturbed):
+            if rows is None:
+                raise RuntimeError(
+                    f"{plan.record.name}: a result vanished from {store.folder}; run it again"
+                )
+            frames.append(pd.DataFrame([{**place, **row} for row in rows]))
+    return pd.concat(frames, ignore_index=True)
+
+
+def _compute(
+    plan: Plan, jobs: Sequence[Job], store: Store, progress: bool, executor: Executor | None
+) -> Disturbed:
+    """Compute what of some jobs is missing, the timed ones last, here and alone."""
+    model, spec = plan.model, plan.spec
+    if executor is not None and spec is None:
+        raise ValueError(
+            f"a model that is open does not travel to workers; say how to open {model.name}: "
+            "ModelSpec(name, weights)"
+        )
     missing = [part for job in jobs if (part := job.missing(model, store)) is not None]
     if missing:  # else nothing is written, and the store may be read-only
         store.prepare()
@@ -206,29 +350,21 @@ def _measured(
     bar = tqdm(
         total=total,
         initial=total - sum(map(len, missing)),
-        desc=record.name,
+        desc=plan.record.name,
         unit="result",
         disable=not progress or not missing,
     )
     with bar:
-        here = missing
+        timed = [job for job in missing if job.timed]
+        given = [job for job in missing if not job.timed]
+        here = [*given, *timed]
         if executor is not None and spec is not None:
-            here = [job for job in missing if job.timed]
-            given = [job for job in missing if not job.timed]
+            here = timed
             submit(executor, given, spec, str(store.folder), expectation(model), bar.update)
         for job in here:
             disturbed |= job.compute(model, store)
             bar.update(len(job))
-    frames = []
-    for job in jobs:
-        place = {"machine": _machine(model)} if job.timed else {}
-        for rows in job.rows(model, store, disturbed):
-            if rows is None:
-                raise RuntimeError(
-                    f"{record.name}: a result vanished from {store.folder}; run it again"
-                )
-            frames.append(pd.DataFrame([{**place, **row} for row in rows]))
-    return pd.concat(frames, ignore_index=True)
+    return disturbed
 
 
 def _machine(model: Model) -> str:

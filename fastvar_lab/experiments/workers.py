@@ -39,6 +39,8 @@ class ModelSpec:
     weights: str | None = None
     device: str = "cpu"
     dtype: str = "float32"
+    lora: str | None = None
+    lora_scale: float = 1.0
 
     def open(self) -> Model:
         """Open the model, once per process."""
@@ -47,15 +49,17 @@ class ModelSpec:
 
     def resolved(self) -> ModelSpec:
         """Return the same with a whole path: workers run elsewhere."""
-        if self.weights in (None, "random"):
-            return self
-        return replace(self, weights=str(expanded(str(self.weights)).resolve()))
+        names = [n for n in ("weights", "lora") if getattr(self, n) not in (None, "random")]
+        paths: dict[str, Any] = {n: str(expanded(str(getattr(self, n))).resolve()) for n in names}
+        return replace(self, **paths)
 
 
 @lru_cache(maxsize=2)
 def _open(spec: ModelSpec) -> Model:
     dtype: Any = getattr(torch, spec.dtype, spec.dtype)  # `load` refuses what is none
-    return load(spec.name, spec.weights, spec.device, dtype)
+    return load(
+        spec.name, spec.weights, spec.device, dtype, lora=spec.lora, lora_scale=spec.lora_scale
+    )
 
 
 def expectation(model: Model) -> dict[str, Any]:

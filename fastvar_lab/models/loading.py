@@ -21,6 +21,7 @@ from fastvar_lab.models.checkpoints import read_released
 from fastvar_lab.models.families import Config
 from fastvar_lab.models.features import StoredFeatures
 from fastvar_lab.models.hub import fetch
+from fastvar_lab.models.lora import load_lora, lora_file
 from fastvar_lab.models.model import Model
 from fastvar_lab.models.releases import Release
 from fastvar_lab.models.seeding import seeded
@@ -49,6 +50,8 @@ def load(
     *,
     download: bool = False,
     precision: str = "float32",
+    lora: str | Path | None = None,
+    lora_scale: float = 1.0,
     reference: tuple[int, int] | None = None,
     sizes: Sequence[Sequence[int]] | None = None,
     depth: int | None = None,
@@ -65,7 +68,9 @@ def load(
     "random" for random weights drawn from `seed`, which are good for speed and tests alone.
     `download` fetches missing files through huggingface_hub. The text encoder is read from the
     same folder; if it is not there, `generate` needs encoded prompts. `precision` is "float32"
-    (everything in `dtype`) or "official", see `Model.set_precision`. `reference` replaces
+    (everything in `dtype`), "official" or "int8", see `Model.set_precision`; with `dtype`
+    torch.int8 it is "int8" beside float32. `lora` is a file or folder of a LoRA, put on scaled by
+    `lora_scale`; see `load_lora`. `reference` replaces
     Infinity's rotary grid, `sizes` the schedule. `depth` keeps only the first layers, for random
     weights. `features` is a folder in which encoded prompts are cached. `instruction` is the file
     with HART's instruction text, which is not shipped.
@@ -94,6 +99,8 @@ def load(
         "seed": seed,
         "download": download,
         "precision": precision,
+        "lora": None if lora is None else str(lora),
+        "lora_scale": lora_scale,
         "reference": reference,
         "sizes": sizes,
         "depth": depth,
@@ -109,6 +116,14 @@ def load(
     names.check_name(name)
     if not isinstance(dtype, torch.dtype):
         raise ValueError(f"dtype must be a torch.dtype such as torch.bfloat16; not {dtype!r}")
+    if lora is not None:
+        lora_file(lora)  # raises before any weights are read
+    elif lora_scale != 1:
+        raise ValueError(f"lora_scale {lora_scale!r} scales a LoRA; name its file with lora")
+    if dtype == torch.int8:
+        if precision == "official":
+            raise ValueError("official precision has no int8 weights; give one of the two")
+        precision, dtype = "int8", torch.float32
     if name in SHIPPED:
         model = _shipped(name, options)
     elif weights == "random":
@@ -129,8 +144,11 @@ def load(
         encoder = None if isinstance(model.text_encoder, NoText) else model.text_encoder
         model.text_encoder = StoredFeatures(features, encoder)
     model.sizes = model.sizes if sizes is None else sizes
+    model.set_precision(precision, dtype).to(device)
+    if lora is not None:
+        load_lora(model, lora, lora_scale)
     model.source, model.opened = _source(name, options), model.sizes
-    return model.set_precision(precision, dtype).to(device).lay_out()
+    return model.lay_out()
 
 
 def buckets(name: str) -> Buckets | None:

@@ -12,6 +12,7 @@ import pandas as pd
 from fastvar_lab.methods.planned import EIGHTHS, Planned
 from fastvar_lab.methods.prune import Dense
 from fastvar_lab.methods.schedule import kept
+from fastvar_lab.models.model import Model
 from fastvar_lab.planning.cost import Cost
 from fastvar_lab.planning.effects import Calibration, psnr
 from fastvar_lab.seam import Grid, Method, Rows, Site
@@ -139,6 +140,19 @@ def schedule(
     return Planned(digit_rows, rows=tail.rows())
 
 
+def places_of(model: Model, grids: Sequence[Grid], quick: bool = False) -> tuple[Place, ...]:
+    """Return the places of a model: layers, `quick` in four groups, at the steps that cost most.
+
+    These have at least 3 % of all operations, `quick` the last three of them.
+    """
+    costs = [sum(c.values()) for c in flops.step_flops(model, Dense(), grids)]
+    steps = [s for s, cost in enumerate(costs) if cost >= SMALL * sum(costs)]
+    steps = [s for s in steps if s > 0 and not grids[s].prefix][-(3 if quick else len(steps)) :]
+    width = max(1, model.depth // 4) if quick else 1
+    layers = [range(i, min(i + width, model.depth)) for i in range(0, model.depth, width)]
+    return tuple(Place(s, k, ls) for s in steps for k in model.transformer.kinds for ls in layers)
+
+
 def measure(calibration: Calibration, quick: bool = False) -> Sensitivity:
     """Measure what each change alone does to the calibration's pictures.
 
@@ -146,12 +160,7 @@ def measure(calibration: Calibration, quick: bool = False) -> Sensitivity:
     operations are left whole. At levels that are not measured, errors follow `SHAPE`.
     """
     model, grids = calibration.model, calibration.grids
-    costs = [sum(c.values()) for c in flops.step_flops(model, Dense(), grids)]
-    steps = [s for s, cost in enumerate(costs) if cost >= SMALL * sum(costs)]
-    steps = [s for s in steps if s > 0 and not grids[s].prefix][-(3 if quick else len(steps)) :]
-    width = max(1, model.depth // 4) if quick else 1
-    layers = [range(i, min(i + width, model.depth)) for i in range(0, model.depth, width)]
-    places = tuple(Place(s, k, ls) for s in steps for k in model.transformer.kinds for ls in layers)
+    places = places_of(model, grids, quick)
     levels = QUICK if quick else MEASURED
     last = len(grids) - 1
     tails = tuple(

@@ -1,7 +1,15 @@
 """Charts from tidy frames, one function per kind of experiment: no torch, no generation."""
 
+from fastvar_lab.measure.frontier import front
+from fastvar_lab.plotting.charts.budgets import (
+    budget,
+    budget_points,
+    sublayer_points,
+    sublayer_sensitivity,
+    transfer,
+    transfer_points,
+)
 from fastvar_lab.plotting.charts.comparisons import (
-    front,
     methods,
     rivals,
     sensitivity,
@@ -9,6 +17,8 @@ from fastvar_lab.plotting.charts.comparisons import (
     tradeoff,
     tradeoff_points,
 )
+from fastvar_lab.plotting.charts.frontiers import frontier, frontier_points
+from fastvar_lab.plotting.charts.precisions import precisions
 from fastvar_lab.plotting.charts.steps import (
     outputs,
     relation_points,
@@ -30,10 +40,14 @@ from fastvar_lab.plotting.charts.times import (
 )
 
 __all__ = [
+    "budget",
+    "budget_points",
     "costs",
     "exponent",
     "exponents",
     "front",
+    "frontier",
+    "frontier_points",
     "kernels",
     "latency",
     "memory",
@@ -41,6 +55,7 @@ __all__ = [
     "modules",
     "outputs",
     "overhead",
+    "precisions",
     "relation_points",
     "relations",
     "rivals",
@@ -49,7 +64,11 @@ __all__ = [
     "spectra",
     "spectra_points",
     "speedups",
+    "sublayer_points",
+    "sublayer_sensitivity",
     "suite",
     "tradeoff",
     "tradeoff_points",
+    "transfer",
+    "transfer_points",
 ]

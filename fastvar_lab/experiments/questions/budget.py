@@ -1,0 +1,149 @@
+"""Planned schedules beside those that people write by hand, at equal time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import pandas as pd
+
+from fastvar_lab.experiments.base import Cell, Experiment, Methods, Question
+from fastvar_lab.experiments.resumed import resumed
+from fastvar_lab.experiments.verdicts import Answer, Claim, quality, verdict
+from fastvar_lab.frames import GUIDANCE
+from fastvar_lab.measure.frontier import KEPT, SPEEDUPS, WHOLE, gains, without_null
+from fastvar_lab.methods.columns import labelled
+from fastvar_lab.models.model import Model
+from fastvar_lab.planning.by_hand import by_hand
+from fastvar_lab.planning.plans import frontier
+from fastvar_lab.plotting import charts
+
+GUIDANCES = (2.0, 4.0)
+NO_PLANS = "no schedules were planned for {}: plan some, and give them as methods"
+LOOKED = 4  # prompts on which the whole grid is looked at
+BARS = {
+    (KEPT, (1.5, 2.0)): 3.0,
+    (WHOLE, (1.5, 2.0)): 1.0,
+    (KEPT, (3.0, 4.0)): 1.5,
+    (WHOLE, (3.0, 4.0)): 0.5,
+}  # dB that planned schedules must gain, by envelope and speedups
+SCORE_LOST = 0.02
+NEAR = 1.0  # dB below the grid's envelope within which schedules are compared on all prompts
+
+
+def methods(model: Model) -> Methods:
+    """Return the schedules that were planned for a model; ValueError if there are none."""
+    plans = frontier(model)
+    if not plans:
+        raise ValueError(NO_PLANS.format(model.name))
+    return {f"planned {speedup:g}x": method for speedup, method in plans}
+
+
+def hand_methods(model: Model) -> Methods:
+    """Return the schedules by hand, by label."""
+    guided = model.transformer.guided(model.sampling)
+    return labelled(by_hand(model.grids(), model.depth, guided), model.grids(), model.depth)
+
+
+def cells(question: Question) -> list[list[Cell]]:
+    """Return a cell for each schedule by hand and each of the first batches of prompts."""
+    grid = hand_methods(question.model)
+    return [
+        [Cell({"kind": "grid"}, method, label, items, first) for label, method in grid.items()]
+        for first, items in question.batches()
+        if first < LOOKED
+    ]
+
+
+def near_envelope(question: Question, frame: pd.DataFrame) -> Methods:
+    """Return the planned schedules, and those by hand that may be on one of the two envelopes.
+
+    These are at most 1 dB below the best schedule that needs as few operations, among all and among
+    those that keep null rows, on the prompts that were looked at.
+    """
+    grid = frame[frame.kind == "grid"]
+    points = grid.groupby("method", sort=False).agg({"psnr": "mean", "speedup_flop_bound": "first"})
+    near = set[str]()
+    for part in (points, points[~points.index.isin(without_null(grid))]):
+        ranked = part.sort_values("speedup_flop_bound", ascending=False)
+        near |= set(ranked.index[ranked.psnr >= ranked.psnr.cummax() - NEAR])
+    grid_methods = hand_methods(question.model)
+    return {**question.methods, **{m: grid_methods[m] for m in points.index if m in near}}
+
+
+def beats(envelope: str, speedups: Sequence[float], least: float, frame: pd.DataFrame) -> Answer:
+    """Judge gains in dB over an envelope: all of `least` or more, and their intervals above 0."""
+    rows = _gains(frame, envelope, speedups, "psnr")
+    text = "; ".join(
+        f"{row.asked}: {row.difference:+.2f} dB ({row.low:+.2f} to {row.high:+.2f})"
+        for row in rows.itertuples()
+    )
+    yes = (rows.difference >= least) & (rows.low > 0)
+    return Answer(
+        f"{text}; n = {rows.n.min()}, all to be at least {least} with intervals above 0",
+        verdict(bool(yes.all()), bool((rows.difference < least).any()), rows.n.min()),
+    )
+
+
+def keeps_scores(frame: pd.DataFrame) -> Answer:
+    """Task score against the whole envelope at all speedups, by the intervals."""
+    quality(frame, "right")
+    rows = _gains(frame, WHOLE, SPEEDUPS, "right")
+    text = "; ".join(
+        f"{row.asked}: {row.difference:+.3f} ({row.low:+.3f} to {row.high:+.3f})"
+        for row in rows.itertuples()
+    )
+    return Answer(
+        f"{text}; n = {rows.n.min()}, none to be below -{SCORE_LOST}",
+        verdict(
+            bool((rows.low >= -SCORE_LOST).all()),
+            bool((rows.high < -SCORE_LOST).any()),
+            rows.n.min(),
+        ),
+    )
+
+
+def _gains(
+    frame: pd.DataFrame, envelope: str, speedups: Sequence[float], value: str
+) -> pd.DataFrame:
+    """Return gains at all guidance scales; raise ValueError where a side is not fast enough."""
+    parts = []
+    for guidance, part in frame.groupby(GUIDANCE) if GUIDANCE in frame else [("", frame)]:
+        rows = gains(part, speedups, value)
+        rows = rows[rows.envelope == envelope]
+        scale = f"guidance {guidance:g}, " if guidance else ""
+        parts.append(rows.assign(asked=[f"{scale}{at:g}x" for at in rows["at"]]))
+    rows = pd.concat(parts)
+    if rows.difference.isna().any():
+        raise ValueError(f"not both sides are fast enough at {rows.asked[rows.n == 0].iloc[0]}")
+    return rows
+
+
+EXPERIMENT = Experiment(
+    question="Are planned schedules better than those by hand at equal time?",
+    source="ours",
+    methods=methods,
+    cells=cells,
+    work=resumed,
+    then=near_envelope,
+    chart=charts.budget,
+    points=charts.budget_points,
+    claims=(
+        *(
+            Claim(
+                f"Planned schedules beat those by hand, {envelope}, at {names} times the speed",
+                f"ours: at least {least} dB, at both guidance scales",
+                partial(beats, envelope, speedups, least),
+            )
+            for (envelope, speedups), least in BARS.items()
+            for names in [" and ".join(f"{s:g}" for s in speedups)]
+        ),
+        Claim(
+            "Planned schedules keep the task score of those by hand",
+            f"ours: not below by more than {SCORE_LOST}",
+            keeps_scores,
+        ),
+    ),
+    guidances=GUIDANCES,
+    slow=True,
+)

@@ -1,0 +1,91 @@
+"""Planned schedules where they were not planned: other prompts, a larger map, other guidance."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import NamedTuple
+
+from fastvar_lab.experiments.base import BATCH, Cell, Experiment, Methods, Question
+from fastvar_lab.experiments.questions.budget import GUIDANCES, NO_PLANS, hand_methods
+from fastvar_lab.experiments.resumed import bound, resumed
+from fastvar_lab.methods.columns import labelled
+from fastvar_lab.models.model import Model
+from fastvar_lab.planning.plans import frontier
+from fastvar_lab.plotting import charts
+from fastvar_lab.plotting.charts.budgets import TRANSFERRED
+from fastvar_lab.prompts import ClosedWorld, Item
+from fastvar_lab.scales import Sizes
+
+CLOSE = 0.06  # relative distance from these within which schedules by hand are compared
+LARGER = 48
+LOOKED = 8  # prompts, unless the scope is "paper"
+PLAIN = "solid"
+
+
+class Setting(NamedTuple):
+    """Where schedules are judged: pictures of some prompts, at a size."""
+
+    name: str
+    items: tuple[Item, ...]
+    sizes: Sizes | None = None
+
+
+def methods(model: Model) -> Methods:
+    """Return the schedules planned at all guidance scales, and those by hand of equal cost."""
+    grids, text = model.grids(), len(model.example.split())
+    planned = {
+        f"planned {speedup:g}x at guidance {scale:g}": method
+        for scale in GUIDANCES
+        for speedup, method in frontier(model, scale)
+        if min(TRANSFERRED) * 0.8 <= speedup <= max(TRANSFERRED) * 1.25
+    }
+    if not planned:
+        raise ValueError(NO_PLANS.format(model.name))
+    speeds = {label: bound(model, m, grids, text) for label, m in hand_methods(model).items()}
+    by_hand = {
+        label: method
+        for label, method in hand_methods(model).items()
+        if any(abs(speeds[label] / at - 1) <= CLOSE for at in TRANSFERRED)
+    }
+    return {**labelled(planned, grids, model.depth), **by_hand}
+
+
+def settings(question: Question) -> Iterator[Setting]:
+    """Yield where schedules are judged: held-out prompts, a larger map, textures and dots."""
+    model, n = question.model, question.scope.prompts
+    n = n if question.scope.name == "paper" else min(n, LOOKED)
+    items = question.prompts.take(n)
+    yield Setting("held-out prompts", items)
+    if model.extends:
+        yield Setting(f"{LARGER}x{LARGER}", items, model.sizes_to(LARGER, LARGER))
+    if isinstance(question.prompts, ClosedWorld):
+        textured = replace(question.prompts, tasks=("texture",)).take(2 * n)
+        patterned = [item for item in textured if PLAIN not in item.prompt]
+        yield Setting("textures and dots", tuple(patterned[:n]))
+
+
+def cells(question: Question) -> list[list[Cell]]:
+    """Return a cell for each setting, batch of prompts and method."""
+    return [
+        [
+            Cell({"setting": place.name}, method, label, place.items[i : i + BATCH], i,
+                 question.prompts.judge, sizes=place.sizes)
+            for label, method in question.methods.items()
+        ]
+        for place in settings(question)
+        for i in range(0, len(place.items), BATCH)
+    ]  # fmt: skip
+
+
+EXPERIMENT = Experiment(
+    question="Do planned schedules hold on other prompts, a larger map and other guidance?",
+    source="ours",
+    methods=methods,
+    cells=cells,
+    work=resumed,
+    chart=charts.transfer,
+    points=charts.transfer_points,
+    guidances=GUIDANCES,
+    slow=True,
+)

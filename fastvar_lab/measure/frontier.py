@@ -1,0 +1,128 @@
+"""Fronts of quality over speed, and what groups of methods reach at the same speed."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import numpy as np
+import pandas as pd
+
+from fastvar_lab.frames import ROWS
+from fastvar_lab.measure.speedup import undisturbed
+from fastvar_lab.measure.statistics import bootstrap
+from fastvar_lab.methods.columns import FASTVAR, FULL, SKIPPING
+
+SPEEDUPS = (1.5, 2.0, 3.0, 4.0)
+"""The speedups at which planned schedules are judged."""
+
+
+def front(points: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
+    """Keep the points that no other beats in both columns, by rising x."""
+    ranked = points.sort_values([x, y], ascending=[False, False])
+    best = ranked[y].cummax()
+    return ranked[(ranked[y] >= best) & ~ranked[y].duplicated()].sort_values(x)
+
+
+def reached(values: pd.DataFrame, speedups: pd.Series, speedup: float) -> pd.Series | None:
+    """Return what methods reach at a speedup, picture by picture; None if none is so fast.
+
+    `values` (pictures, methods) are qualities, `speedups` those of the methods. The front of their
+    means is interpolated between its two nearest methods, linearly in time: what one gets who uses
+    either in such shares that the mean time is the wanted one. Where even the slowest method is
+    faster than wanted, it is taken as it is.
+
+    >>> values = pd.DataFrame({"slow": [40.0, 42.0], "fast": [30.0, 34.0], "bad": [20.0, 20.0]})
+    >>> speedups = pd.Series({"slow": 1.0, "fast": 2.0, "bad": 1.5})
+    >>> reached(values, speedups, 4 / 3).tolist()
+    [35.0, 38.0]
+    """
+    points = pd.DataFrame({"speedup": speedups[values.columns], "mean": values.mean()})
+    best = front(points.dropna(), "speedup", "mean")
+    faster = best[best.speedup >= speedup]
+    if faster.empty:
+        return None
+    right, slower = faster.index[0], best[best.speedup < speedup]
+    if slower.empty:
+        return values[right]
+    left = slower.index[-1]
+    times = 1 / np.array([best.speedup[left], speedup, best.speedup[right]])
+    share = (times[0] - times[1]) / (times[0] - times[2])
+    return (1 - share) * values[left] + share * values[right]
+
+
+ENVELOPES = KEPT, WHOLE = "null rows kept", "whole grid"
+"""The envelopes of schedules by hand: of those that run null rows at all steps, and of all."""
+
+
+def gains(
+    frame: pd.DataFrame,
+    speedups: Sequence[float] = SPEEDUPS,
+    value: str = "psnr",
+    speed: str = "speedup",
+) -> pd.DataFrame:
+    """Return what planned schedules gain over the envelopes of those by hand, at equal speed.
+
+    `frame` compares them at one guidance scale; `speed` is its column of speedups, measured or
+    counted. Columns: `envelope`, `at` (the speedup), `difference` with `low` and `high` (95 %
+    bootstrap interval over the pictures), and `n`; nan where one side does not reach a speedup.
+    Which methods are on a front is decided on these same pictures, which favors the side with more
+    methods: the one by hand.
+    """
+    pictures = frame[frame.kind == "quality"]
+    times = undisturbed(frame[frame.kind == "time"]).set_index("method")[speed]
+    values = pictures.pivot_table(index="picture", columns="method", values=value)
+    sides = groups(frame)
+    hand = {name: sides["by hand"] for name in ENVELOPES}
+    hand[KEPT] = hand[KEPT] - without_null(frame)
+    rows = [
+        {"envelope": name, "at": at, **gain(values, times, sides["planned"], methods, at)}
+        for name, methods in hand.items()
+        for at in speedups
+    ]
+    return pd.DataFrame(rows)
+
+
+def gain(
+    values: pd.DataFrame,
+    speedups: pd.Series,
+    ours: Collection[str],
+    others: Collection[str],
+    speedup: float,
+) -> dict[str, float]:
+    """Return the mean difference between two groups of methods at a speedup, on the same pictures.
+
+    Keys: difference, low and high (95 % bootstrap interval over pictures), n; nan, and 0 pictures,
+    where a group does not reach the speedup.
+
+    >>> values = pd.DataFrame({"mine": [41.0, 43.0], "theirs": [40.0, 41.0]})
+    >>> speedups = pd.Series({"mine": 2.0, "theirs": 2.0})
+    >>> gain(values, speedups, ["mine"], ["theirs"], 2.0)["difference"]
+    1.5
+    """
+    known = speedups.index
+    sides = [
+        reached(values[[m for m in values if m in group and m in known]], speedups, speedup)
+        for group in (ours, others)
+    ]
+    gaps = pd.Series(dtype=float)
+    if sides[0] is not None and sides[1] is not None:
+        gaps = sides[0] - sides[1]
+    low, high = bootstrap(gaps)
+    n = int(gaps.count())
+    return {"difference": float(gaps.mean()) if n else np.nan, "low": low, "high": high, "n": n}
+
+
+def groups(frame: pd.DataFrame) -> dict[str, set[str]]:
+    """Return the methods of a frame that are planned, by hand, and others, without full ones."""
+    families = frame.dropna(subset=["method"]).drop_duplicates("method").set_index("method").family
+    planned = families.str.startswith("planned")
+    hand = families.isin((FASTVAR, SKIPPING))
+    others = ~planned & ~hand & (families != FULL)
+    sides = {"planned": planned, "by hand": hand, "others": others}
+    return {name: set(families.index[chosen]) for name, chosen in sides.items()}
+
+
+def without_null(frame: pd.DataFrame) -> set[str]:
+    """Return the methods of a frame that run some step without its null rows."""
+    rows = frame.drop_duplicates("method").set_index("method").filter(regex=f"^{ROWS}")
+    return set(rows.index[(rows == 1).any(axis=1)])

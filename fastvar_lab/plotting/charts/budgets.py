@@ -1,0 +1,255 @@
+"""Charts of planned schedules: what they gain over schedules by hand, and where pruning hurts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+
+from fastvar_lab.frames import GUIDANCE
+from fastvar_lab.measure.frontier import (
+    ENVELOPES,
+    KEPT,
+    WHOLE,
+    front,
+    gain,
+    gains,
+    groups,
+    without_null,
+)
+from fastvar_lab.plotting.charts.comparisons import tradeoff_points
+from fastvar_lab.plotting.style import (
+    FAST,
+    FULL,
+    MARKERS,
+    OTHER,
+    PALETTE,
+    WIDTH,
+    Figure,
+    legend_label,
+    looks,
+    style,
+)
+
+PLANNED = FULL  # full generation is no point of these charts
+KIND_NAMES = {"attn": "attention", "cross": "cross-attention", "ffn": "feed-forward"}
+TRANSFERRED = (2.0, 3.0)
+"""Speedups, in operations, at which schedules are judged elsewhere."""
+SHADES = dict(zip(ENVELOPES, (FAST, PALETTE[1]), strict=True))
+
+
+def budget_points(frame: pd.DataFrame) -> pd.DataFrame:
+    """Sum up what `budget` draws: a row a method, and a row a gain, at each guidance scale.
+
+    A frame that is summed up already is returned as it is.
+    """
+    if "what" in frame:
+        return frame
+    parts = []
+    for scale, part in _scales(frame):
+        compared = part[part.kind != "grid"]
+        points, dropped = tradeoff_points(compared), without_null(compared)
+        points["group"] = [
+            next(name for name, methods in groups(compared).items() if method in methods)
+            for method in points.method
+        ]
+        hand = points.group == "by hand"
+        points.loc[hand & ~points.method.isin(dropped), "group"] = KEPT
+        n = {"n": compared.picture.nunique()}
+        parts.append(points.assign(what="method", **n, **scale))
+        parts.append(gains(compared).assign(what="gain", **scale))
+    return pd.concat(parts, ignore_index=True)
+
+
+def budget(frame: pd.DataFrame) -> Figure:
+    """PSNR over speedup of planned schedules and those by hand, and the gain at equal speed."""
+    rows = budget_points(frame)
+    scales = list(_scales(rows))
+    with style():
+        fig = Figure(figsize=(WIDTH, 4.3), layout="constrained")
+        grid = fig.subplots(2, len(scales), squeeze=False, sharey="row", height_ratios=(1.7, 1))
+        for (scale, part), upper, lower in zip(scales, *grid, strict=True):
+            title = f"guidance {scale[GUIDANCE]:g}" if scale else ""
+            _fronts(upper, part[part.what == "method"])
+            upper.set(title=title, xlabel="measured speedup")
+            _gains(lower, part[part.what == "gain"])
+            lower.set(xlabel="at the measured speedup")
+        n = int(rows.n.max())
+        grid[0][0].set(ylabel=f"PSNR to full (dB), n = {n}")
+        grid[1][0].set(ylabel="gain of planned (dB)")
+        grid[0][0].legend(frameon=False)
+        grid[1][0].legend(frameon=False, title="over those by hand")
+        for axes in grid.flat:
+            axes.grid(lw=0.4, color="0.9")
+            sns.despine(ax=axes)
+    return fig
+
+
+def _scales(frame: pd.DataFrame) -> Iterator[tuple[dict[str, float], pd.DataFrame]]:
+    """Split a frame by guidance scale; one that was measured at the model's own is not split."""
+    if GUIDANCE not in frame:
+        yield {}, frame
+        return
+    for scale, part in frame.groupby(GUIDANCE):
+        yield {GUIDANCE: float(scale)}, part
+
+
+def _fronts(axes: Axes, points: pd.DataFrame) -> None:
+    """Draw schedules by hand as dots with their two envelopes, planned ones with intervals."""
+    hand = points[points.group.isin(("by hand", KEPT))]
+    axes.plot(hand.speedup, hand["mean"], ".", ms=2.5, color=OTHER, mew=0)
+    for name, color in SHADES.items():
+        part = hand[hand.group == KEPT] if name == KEPT else hand
+        best = front(part, "speedup", "mean")
+        axes.plot(best.speedup, best["mean"], "-", lw=1, color=color, label=f"by hand, {name}")
+    others = points[points.group == "others"]
+    for family, part in others.groupby("family", sort=False):
+        color, marker = looks(others.family)[str(family)]
+        axes.plot(part.speedup, part["mean"], marker, ms=3, color=color, label=legend_label(family))
+    planned = points[points.group == "planned"].sort_values("speedup")
+    spread = np.abs([planned["mean"] - planned.low, planned.high - planned["mean"]])
+    across = np.abs([planned.speedup - planned.speedup_low, planned.speedup_high - planned.speedup])
+    axes.errorbar(
+        planned.speedup, planned["mean"], yerr=spread, xerr=across, fmt="o-", ms=3.5, lw=1.2,
+        elinewidth=0.6, color=PLANNED, label="planned",
+    )  # fmt: skip
+    axes.set_xscale("log", base=2)
+    ticks = [1, 1.5, 2, 3, 4, 6, 8]
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks], minor=False)
+    axes.set_xticks([], minor=True)
+
+
+def _gains(axes: Axes, rows: pd.DataFrame) -> None:
+    """Draw gains over both envelopes, side by side at each speedup, with their intervals."""
+    at = sorted(rows["at"].unique())
+    for shift, (name, part) in zip((-0.1, 0.1), rows.groupby("envelope", sort=False)):
+        part = part.set_index("at").reindex(at)
+        spread = np.abs([part.difference - part.low, part.high - part.difference])
+        axes.errorbar(
+            np.arange(len(at)) + shift, part.difference, yerr=spread, fmt="o", ms=3.5, lw=1,
+            color=SHADES[str(name)], label=str(name),
+        )  # fmt: skip
+    axes.axhline(0, lw=0.8, color="0.6")
+    axes.set_xticks(np.arange(len(at)), [f"{each:g}" for each in at])
+    axes.set_xlim(-0.5, len(at) - 0.5)
+
+
+def sublayer_points(frame: pd.DataFrame) -> pd.DataFrame:
+    """Sum up what `sublayer_sensitivity` draws: PSNR, share of operations saved, PSNR a percent.
+
+    PSNR is that of the mean squared error over pictures. `psnr_percent` is the PSNR that would be
+    left if the error were spread over what it saves: that of one percent of all operations. A frame
+    that is summed up already is returned as it is.
+    """
+    if "psnr_percent" in frame:
+        return frame
+    by = ["step", "size", "kind", "layer", "pruned"]
+    groups = frame.assign(error=10 ** (-frame.psnr / 10)).groupby(by, sort=False)
+    rows = groups.agg(
+        error=("error", "mean"), bound=("speedup_flop_bound", "first"), n=("picture", "nunique")
+    ).reset_index()
+    saved = 1 - 1 / rows.bound
+    psnr = -10 * np.log10(rows.error)
+    rows = rows.assign(psnr=psnr, saved=saved, psnr_percent=psnr + 10 * np.log10(100 * saved))
+    return rows.drop(columns=["error", "bound"])
+
+
+def sublayer_sensitivity(frame: pd.DataFrame) -> Figure:
+    """PSNR that is left if one sublayer of one step is pruned, and PSNR for what that saves.
+
+    One column a kind of sublayer; steps over layers. Light is where pruning is cheap.
+    """
+    rows = sublayer_points(frame)
+    rows = rows[rows.pruned == rows.pruned.min()]
+    kinds = list(rows["kind"].unique())
+    values = {
+        "psnr": "PSNR (dB)",
+        "psnr_percent": "PSNR (dB) per\n1 % of operations saved",
+    }
+    with style():
+        height = 1.0 + 0.34 * rows.step.nunique()
+        fig = Figure(figsize=(WIDTH, 2 * height), layout="constrained")
+        grid = fig.subplots(len(values), len(kinds), squeeze=False, sharey=True)
+        for (value, title), line in zip(values.items(), grid, strict=True):
+            low, high = rows[value].min(), rows[value].max()
+            for kind, axes in zip(kinds, line, strict=True):
+                table = rows[rows["kind"] == kind].pivot_table(
+                    index=["step", "size"], columns="layer", values=value
+                )
+                table.index = table.index.get_level_values("size")
+                image = sns.heatmap(
+                    table, ax=axes, cmap="viridis", vmin=low, vmax=high, annot=True, fmt=".0f",
+                    annot_kws={"size": 5.5}, cbar=False, linewidths=0.4,
+                ).collections[0]  # fmt: skip
+                axes.set(xlabel="", ylabel="", title=KIND_NAMES.get(str(kind), str(kind)))
+                axes.tick_params(length=0, rotation=0)
+            line[0].set_ylabel("scale step")
+            fig.colorbar(image, ax=list(line), label=title, aspect=12)
+        for axes in grid[-1]:
+            axes.set_xlabel("layer")
+    return fig
+
+
+def transfer_points(frame: pd.DataFrame) -> pd.DataFrame:
+    """Sum up what `transfer` draws: gains over schedules by hand, where plans are used elsewhere.
+
+    Columns beside those of `gain`: `setting`, the guidance scale, and `planned`, the scale that the
+    schedules were planned at. Speedups are those of counted operations. A frame that is summed up
+    already is returned as it is.
+    """
+    if "difference" in frame:
+        return frame
+    rows = []
+    for scale, part in _scales(frame):
+        for setting, there in part.groupby("setting", sort=False):
+            values = there.pivot_table(index="picture", columns="method", values="psnr")
+            bounds = there.groupby("method").speedup_flop_bound.mean()
+            sides = groups(there)
+            hand = {WHOLE: sides["by hand"], KEPT: sides["by hand"] - without_null(there)}
+            planned = pd.Series({m: m.rpartition(" ")[2] for m in sides["planned"]})
+            for at_scale, names in planned.groupby(planned):
+                for envelope, others in hand.items():
+                    for at in TRANSFERRED:
+                        gap = gain(values, bounds, list(names.index), others, at)
+                        place = {"setting": setting, "planned": at_scale, **scale}
+                        rows.append({**place, "envelope": envelope, "at": at, **gap})
+    return pd.DataFrame(rows)
+
+
+def transfer(frame: pd.DataFrame) -> Figure:
+    """Gain of planned schedules over those by hand at equal operations, by setting and guidance."""
+    rows = transfer_points(frame)
+    rows = rows[rows.envelope == WHOLE]
+    scales = list(_scales(rows))
+    with style():
+        fig = Figure(figsize=(WIDTH, 2.2), layout="constrained")
+        (grid,) = fig.subplots(1, len(scales), squeeze=False, sharey=True)
+        for (scale, part), axes in zip(scales, grid, strict=True):
+            settings = list(part.setting.unique())
+            lines = list(part.groupby(["planned", "at"], sort=True))
+            for i, ((planned, at), line) in enumerate(lines):
+                line = line.set_index("setting").reindex(settings)
+                spread = np.abs([line.difference - line.low, line.high - line.difference])
+                place = np.arange(len(settings)) + (i - (len(lines) - 1) / 2) * 0.15
+                axes.errorbar(
+                    place, line.difference, yerr=spread, fmt=MARKERS[list(TRANSFERRED).index(at)],
+                    ms=3.5, lw=1, color=PALETTE[0 if _same(planned, scale) else 7],
+                    label=f"planned at guidance {planned}, {at:g}x",
+                )  # fmt: skip
+            axes.axhline(0, lw=0.8, color="0.6")
+            axes.set_xticks(np.arange(len(settings)), settings)
+            n = int(part.n.max())
+            title = f"guidance {scale[GUIDANCE]:g}, n = {n}" if scale else f"n = {n}"
+            axes.set(title=title, xlabel="judged on")
+            axes.legend(frameon=False)
+            axes.grid(axis="y", lw=0.4, color="0.9")
+            sns.despine(ax=axes)
+        grid[0].set_ylabel("gain over the best by hand (dB)")
+    return fig
+
+
+def _same(planned: object, scale: dict[str, float]) -> bool:
+    return GUIDANCE not in scale or str(planned) == f"{scale[GUIDANCE]:g}"

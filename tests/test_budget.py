@@ -1,0 +1,238 @@
+"""Planned schedules judged: the grid by hand, fronts and gains, shared steps, predicted times."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import fastvar_lab as fv
+from fastvar_lab.branching import Branches, branching
+from fastvar_lab.cli.main import main
+from fastvar_lab.experiments import verdicts
+from fastvar_lab.experiments.base import Cell, Experiment, Question, Scope
+from fastvar_lab.experiments.questions import budget, budget_transfer, sublayer_sensitivity
+from fastvar_lab.experiments.resumed import resumed
+from fastvar_lab.experiments.run import run, run_untimed
+from fastvar_lab.measure.frontier import KEPT, WHOLE, gain, gains, reached
+from fastvar_lab.measure.quality import psnr
+from fastvar_lab.planning import predictions
+from fastvar_lab.planning.by_hand import by_hand
+from fastvar_lab.plotting import charts
+from fastvar_lab.store import Store
+from tests.families import small_model
+
+PROMPTS = fv.PromptList(("a cyan star", "a red ring"))
+LOOK = Scope("look", 2, 1)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return small_model("infinity")
+
+
+def planned(model):
+    """Two schedules of the shape that planned ones have."""
+    half, most = ({kind: digit * model.depth for kind in model.transformer.kinds} for digit in "46")
+    plans = fv.Planned({-1: half}, rows={-1: "cond"}), fv.Planned({-2: half, -1: most})
+    return {f"planned {i + 2}x": plan for i, plan in enumerate(plans)}
+
+
+def test_the_grid_by_hand_is_whole_and_holds_nothing_twice():
+    model = fv.load("tiny")
+    grid = by_hand(model.grids(), model.depth)
+    assert len({tuple(map(repr, method.acts(model.grids()))) for method in grid}) == len(grid)
+    assert len(by_hand(model.grids(), model.depth, guided=False)) == 53
+    for method in (
+        fv.Prune({-3: 0.25, -2: 0.5, -1: 0.75}, layers=(2, 8), null_until=-4),
+        fv.Prune({-2: 0.75, -1: 1.0}),
+        fv.Prune({-2: 0.75, -1: 1.0}, null_until=-3),
+        fv.Prune({}, null_until=-2),
+    ):
+        assert method in grid
+    for method in grid:
+        ratios = [method.by_step(model.grids()).get(step, 0) for step in (7, 8, 9)]
+        assert ratios == sorted(ratios)
+
+
+def test_branches_compute_the_same_as_each_method_alone(model):
+    full = fv.generate(model, ["a cyan star", "a red ring"], fv.Dense(), seed=3, snapshot=True)
+    methods = [*by_hand(model.grids(), model.depth)[::9], *planned(model).values()]
+    for room in (2**30, 0):
+        branches, first = Branches(model, full, room), []
+        for method in branching(methods, model.grids()):
+            shared, alone = branches.run(method), fv.resume(model, full, method)
+            assert torch.equal(shared.canvas, alone.canvas), method
+            first.append(shared.first_step - alone.first_step)
+        assert min(first) == 0
+        assert (max(first) > 0) == (room > 0)  # some steps were shared
+    with pytest.raises(ValueError, match="kept no snapshot"):
+        Branches(model, fv.generate(model, "a cyan star", fv.Dense(), seed=3))
+
+
+def test_what_is_reached_at_a_speed_is_interpolated_in_time():
+    values = pd.DataFrame({"slow": [40.0, 41.0], "fast": [30.0, 35.0], "worse": [29.0, 28.0]})
+    speedups = pd.Series({"slow": 1.5, "fast": 3.0, "worse": 2.0})
+    assert reached(values, speedups, 3.0).tolist() == [30, 35]
+    assert reached(values, speedups, 2.0).tolist() == [35, 38]  # half of the pictures by each
+    assert reached(values, speedups, 1.2).tolist() == [40, 41]  # the slowest is fast enough
+    assert reached(values, speedups, 3.1) is None
+    missing = gain(values, speedups, ["slow"], ["fast"], 2.0)
+    assert missing["n"] == 0
+    assert np.isnan(missing["difference"])
+
+
+def compared(gap=3.0, n=12):
+    """A frame of two planned schedules that are `gap` dB above all those by hand."""
+    rng, rows = np.random.default_rng(0), []
+    methods = [
+        *(("planned", f"planned {s:g}x", s, 1, gap) for s in (1.4, 2.0, 4.4)),
+        *(("FastVAR", f"rows {s:g}", s, 2, -2.0) for s in (1.2, 1.6, 2.5, 5.0)),
+        *(("FastVAR", f"row {s:g}", s, 1, 0.0) for s in (1.3, 1.7, 2.6, 5.1)),
+        ("full", "full", 1.0, 2, 60.0),
+    ]
+    noise = rng.normal(size=n)
+    for family, label, speedup, live, above in methods:
+        base = {"method": label, "family": family, "rows_32x32": live, "rows_24x24": 2}
+        for i, e in enumerate(noise):
+            psnr = 20 + 20 / speedup + above + e
+            rows.append({**base, "kind": "quality", "picture": i, "psnr": psnr, "right": i % 2})
+        rows.append({**base, "kind": "grid", "picture": 0, "psnr": 0.0})
+        speeds = {"speedup": speedup, "speedup_low": speedup, "speedup_high": speedup}
+        rows.append({**base, **speeds, "kind": "time", "speedup_flop_bound": speedup})
+    return pd.DataFrame(rows).assign(disturbed=False)
+
+
+def test_gains_are_over_each_envelope_at_equal_speed():
+    table = gains(compared()).set_index(["envelope", "at"])
+    assert table.difference[WHOLE].round(6).eq(3).all()  # all lie on lines in time
+    assert table.difference[KEPT].round(6).eq(5).all()
+    assert table.n.eq(12).all()
+    assert table.low[WHOLE].gt(2.9).all()
+
+
+def test_bars_are_judged_at_all_guidance_scales():
+    frame = pd.concat([compared(gap).assign(guidance=g) for g, gap in ((2.0, 3.0), (4.0, 1.5))])
+    assert budget.beats(WHOLE, (1.5, 2.0), 1.0, frame).verdict == verdicts.HOLDS
+    assert budget.beats(WHOLE, (1.5, 2.0), 2.0, frame).verdict == verdicts.FAILS
+    assert "guidance 4, 2x: +1.50 dB" in budget.beats(WHOLE, (2.0,), 2.0, frame).text
+    assert budget.keeps_scores(frame).verdict == verdicts.HOLDS
+    few = frame[(frame.kind != "quality") | (frame.picture < 4)]
+    assert budget.beats(WHOLE, (1.5, 2.0), 1.0, few).verdict == verdicts.OPEN
+    with pytest.raises(ValueError, match="fast enough at guidance 2, 8x"):
+        budget.beats(WHOLE, (8.0,), 1.0, frame)
+
+
+def test_a_chart_draws_sums_as_it_draws_the_frame(tmp_path):
+    frame = pd.concat([compared().assign(guidance=g) for g in (2.0, 4.0)], ignore_index=True)
+    points = charts.budget_points(frame)
+    points.to_csv(tmp_path / "points.csv", index=False)
+    again = pd.read_csv(tmp_path / "points.csv")
+    assert charts.budget_points(again) is again
+    assert set(points.what) == {"method", "gain"}
+    assert set(points[points.what == "method"].group) == {"planned", "by hand", KEPT}
+    assert charts.budget(again).axes[0].get_ylabel() == charts.budget(frame).axes[0].get_ylabel()
+
+
+def test_methods_that_follow_from_cells_are_compared(model, tmp_path):
+    seen = []
+
+    def then(question, frame):
+        seen.append(frame)
+        best = frame.groupby("method").psnr.mean().idxmax()
+        return {best: question.methods[best]}
+
+    def cells(question):
+        items = question.prompts.take(question.scope.prompts)
+        return [[Cell({"kind": "grid"}, m, label, items) for label, m in question.methods.items()]]
+
+    ways = {"little": fv.Prune({-1: 0.25}), "much": fv.Prune({-2: 0.75, -1: 0.75})}
+    record = Experiment(
+        "?", "ours", charts.rivals, lambda _: ways, cells, resumed, then=then, name="followed"
+    )  # fmt: skip
+    options = {"model": model, "prompts": PROMPTS, "store": Store(tmp_path), "progress": False}
+    assert run_untimed(record, LOOK, guidance=(2, 4), **options) == 4  # times of two at two scales
+    frame = run(record, LOOK, guidance=(2, 4), **options)
+    assert set(frame[frame.kind == "quality"].method) == {"full", "little"}
+    assert set(frame[frame.kind == "time"].method) == {"full", "little"}
+    assert set(frame[frame.kind == "grid"].method) == {"little", "much"}
+    assert all(set(part.guidance) in ({2.0}, {4.0}) for part in seen)
+    with pytest.raises(ValueError, match="need cells to follow from"):
+        Experiment("?", "ours", charts.rivals, then=then)
+
+
+def test_resumed_pictures_are_those_of_each_method_alone(model):
+    items = PROMPTS.take(2)
+    methods = [fv.Prune({-2: 0.5, -1: 0.75}), *planned(model).values()]
+    cells = [Cell({"kind": "grid"}, method, repr(method), items) for method in methods]
+    for cell, rows in resumed(model, cells):
+        full, fast = (
+            fv.to_uint8(model.decode(fv.generate(
+                model, cell.prompts, method, seed=cell.seeds).canvas))
+            for method in (fv.Dense(), cell.method)
+        )  # fmt: skip
+        assert [row["psnr"] for row in rows] == [
+            psnr(one, other) for one, other in zip(fast, full, strict=True)
+        ]
+        both = fv.costs(model, {"full": fv.Dense(), "fast": cell.method})
+        flop = both.groupby("method").gflop.sum()
+        assert rows[0]["speedup_flop_bound"] == pytest.approx(flop["full"] / flop["fast"], rel=0.05)
+
+
+def test_what_is_near_an_envelope_is_compared(model):
+    ways = budget.hand_methods(model)
+    question = Question(model, LOOK, PROMPTS, planned(model), PROMPTS.take(1)[0])
+    rows = [
+        {"kind": "grid", "method": label, "picture": 0, "psnr": 40.0 - 3 * i,
+         "speedup_flop_bound": 1.0 + i, "rows_8x8": 2}
+        for i, label in enumerate(list(ways)[:5])
+    ]  # fmt: skip
+    rows[1]["psnr"] = rows[2]["psnr"] - 2  # slower and worse than another
+    rows[3]["psnr"] -= 2.9  # not better than the one that is faster, by less than the margin
+    chosen = budget.near_envelope(question, pd.DataFrame(rows))
+    labels = [row["method"] for row in rows]
+    assert list(chosen) == [*planned(model), labels[0], *labels[2:]]
+
+
+def test_the_experiments_run_and_draw(model, tmp_path):
+    options = {"model": model, "prompts": PROMPTS, "store": Store(tmp_path), "progress": False}
+    frame = run("budget", LOOK, methods=planned, guidance=2, **options)
+    assert set(frame.kind) == {"grid", "quality", "time"}
+    assert charts.budget(frame).axes
+    frame = run("sublayer_sensitivity", LOOK, **options)
+    points = charts.sublayer_points(frame)
+    assert charts.sublayer_points(points) is points
+    single = points[points.saved > 0.01].iloc[0]
+    assert single.psnr_percent > single.psnr
+    assert charts.sublayer_sensitivity(frame).axes[0].get_ylabel() == "scale step"
+    assert sublayer_sensitivity.EXPERIMENT.cells is not None
+
+
+def test_a_model_without_plans_is_one_sentence(model):
+    for name in ("budget", "budget_transfer"):
+        with pytest.raises(ValueError, match="no schedules were planned for"):
+            run(name, LOOK, model=model, prompts=PROMPTS)
+
+
+def test_transfer_is_judged_on_textures_and_a_larger_map():
+    tiny = fv.load("tiny")
+    question = Question(tiny, Scope("look", 4, 1), tiny.prompts, {}, tiny.prompts.take(1)[0])
+    held, larger, textures = budget_transfer.settings(question)
+    assert larger.sizes[-1] == (48, 48)
+    assert held.items == larger.items
+    assert len(textures.items) == 4
+    assert all("solid" not in item.prompt for item in textures.items)
+    assert not {item.seed for item in textures.items} & {item.seed for item in held.items}
+
+
+def test_predicted_times_stand_beside_measured_ones(model):
+    frame = predictions.predictions(model, (8,), 1, tuple(planned(model).values()), progress=False)
+    assert len(frame) == 21
+    assert frame.schedule[0] == "Dense()"
+    assert (frame.predicted_ms > 0).all()
+    assert (frame.error + 1 - frame.predicted_ms / frame.measured_ms).abs().max() < 1e-9
+    assert "median error of 21 schedules" in predictions.table(frame)
+
+
+def test_the_suite_of_plans_refuses_what_it_does_not_take(capsys):
+    assert main(["bench", "--suite", "plans", "--depth", "2"]) == 2
+    assert "--suite plans takes no --case, --depth and --out" in capsys.readouterr().err
