@@ -45,7 +45,7 @@ def test_a_slider_changes_the_picture_and_the_numbers(explorer, small):
     assert f"<b>{explorer.shown.psnr:.1f} dB</b>" in explorer.numbers.value
     last = explorer.strip.cells[-1]
     assert last["name"] == "8x8"
-    assert last["lines"] == ["11% kept"]
+    assert last["lines"] == ["25%"]
     gflop = explorer.shown.gflop_full[-1], explorer.shown.gflop_fast[-1]
     assert [bar["text"] for bar in last["bars"]] == [
         f"full: {gflop[0]:.1f} GFLOP",
@@ -554,6 +554,58 @@ def test_two_methods_are_compared(explorer, small):
     assert explorer.viewer.p2["note"].startswith("x 5")
     explorer.mode.text = "swipe between A and B"
     assert explorer.viewer.mode == "swipe"
+
+
+def test_what_was_tried_is_gone_back_to_and_reported(explorer, tmp_path):
+    history, first = explorer.history, explorer.method
+    history.folder = tmp_path
+    history.pin.click()
+    explorer.ratios[-1].value = 0.9
+    assert explorer.wait(60)
+    assert [t.a for t in history.shown] == [first, explorer.method]  # the pinned one leads
+    assert history.strip.picked == 1
+    shown = explorer.viewer.data("a")
+    history.strip.picked = 0
+    assert explorer.wait(60)
+    assert explorer.method == first
+    assert explorer.viewer.data("a") != shown
+    assert len(history.shown) == 2
+    history.write.click()
+    names = {p.name for p in (tmp_path / "report").iterdir()}
+    assert names == {"index.html", "numbers.csv", "provenance.json", "01.py", "01a.png", "01b.png"}
+    page = (tmp_path / "report/index.html").read_text()
+    assert "http" not in page.split("<details>")[0]
+    assert page.count("data:image/png") == 2
+    rows = pd.read_csv(tmp_path / "report/numbers.csv")
+    assert rows.psnr[0] == explorer.shown.psnr
+    history.write.click()  # nothing is overwritten
+    assert (tmp_path / "report-2/index.html").exists()
+    history.name.value = "../report"
+    history.write.click()
+    assert "file name" in history.name.error
+
+
+def test_times_stand_beside_operations_and_a_budget_chooses_a_method(small):
+    plans = [(1.5, fv.Prune({-1: 1.0})), (1.2, fv.Prune({-1: 0.5}))]
+    explorer = Explorer(small, "a red circle", seed=3, plans=plans)
+    assert explorer.wait(60)
+    panel = explorer.time
+    assert panel.budget.options == ["as A is set", "1.20 x faster", "1.50 x faster"]
+    panel.run_stop.click()
+    assert panel.wait(60)
+    times = panel.times
+    assert set(times.steps) == {"full", "A"}
+    assert [bar["text"] for bar in explorer.strip.cells[-1]["bars"]] == [
+        f"{name}: {times.steps[name][-1].median:.1f} ms" for name in ("full", "A")
+    ]
+    assert f"{times.totals['A'].median:.1f} [" in panel.table.value
+    assert str(times.speedups["A"]) in panel.status.value
+    panel.budget.text = "1.50 x faster"
+    assert explorer.wait(60)
+    assert explorer.method == plans[0][1]
+    assert panel.times is None  # those of another method
+    assert "GFLOP" in explorer.strip.cells[-1]["bars"][0]["text"]
+    explorer.close()
 
 
 def test_several_prompts_and_seeds_are_drawn_the_worst_first(explorer, small):

@@ -12,6 +12,7 @@ from typing import Any
 import ipywidgets as widgets
 
 from fastvar_lab.errors import PromptError
+from fastvar_lab.experiments.exploration_report import Tried
 from fastvar_lab.experiments.explore import Comparison, Duel, Exploration
 from fastvar_lab.measure.masks import kept_map
 from fastvar_lab.methods.columns import FULL
@@ -22,6 +23,7 @@ from fastvar_lab.models.model import Model
 from fastvar_lab.plotting import panels
 from fastvar_lab.seam import Method, Site
 from fastvar_lab.widgets.fields import Choice, Toggle
+from fastvar_lab.widgets.history_panel import HistoryPanel
 from fastvar_lab.widgets.method_panel import MethodPanel, offered
 from fastvar_lab.widgets.page import Viewer, box, button, heading, style_sheet
 from fastvar_lab.widgets.panel import Live
@@ -30,6 +32,7 @@ from fastvar_lab.widgets.request_panel import RequestPanel
 from fastvar_lab.widgets.saving import SavingPanel
 from fastvar_lab.widgets.scale_strip import ScaleStrip, terms
 from fastvar_lab.widgets.survey_panel import SurveyPanel
+from fastvar_lab.widgets.time_panel import Plans, TimePanel
 
 GONE = "The kernel that drew this has ended: run the cell again."
 
@@ -43,7 +46,8 @@ class Explorer(Live):
     controls to a method, `wait` waits for the pending picture. `close` frees what it holds.
 
     `selectors`, `restorers` and `methods` add user-defined ones, by name, to those of the library.
-    Files are saved in `folder`.
+    `plans` are pairs of a speedup and a method for it, which a time budget chooses from. Files are
+    saved in `folder`.
 
     >>> import fastvar_lab as fv
     >>> explorer = Explorer(fv.load("tiny"), "a red circle", seed=1)
@@ -63,6 +67,7 @@ class Explorer(Live):
         selectors: Mapping[str, Selector] | None = None,
         restorers: Mapping[str, Restorer] | None = None,
         methods: Mapping[str, Method] | None = None,
+        plans: Plans = (),
         folder: str | Path = ".",
     ) -> None:
         super().__init__()
@@ -80,7 +85,11 @@ class Explorer(Live):
         self.b = MethodPanel(offer, offer.families[FULL], changed, "method B")
         self._build_output()
         self.saving = SavingPanel(lambda: self.shown, folder)
+        self.history = HistoryPanel(self._back, folder)
         self.survey = SurveyPanel(model, self._methods, self._request, self._open)
+        self.time = TimePanel(
+            model, self._methods, self._request, lambda _: self._masks(), plans, self.apply
+        )
         self._lay_out()
         self._connect()
         self.guarded(self.update)
@@ -131,7 +140,10 @@ class Explorer(Live):
         gone = widgets.HTML(f'<div class="fv-gone-note">{GONE}</div>')
         methods = box("fv-part", heading("Method A"), self.a)
         against = box(
-            "fv-part", heading("compared with B"), self.b, box("fv-row", self.copy_a, self.swap)
+            "fv-part fv-after",
+            heading("compared with B"),
+            self.b,
+            box("fv-row", self.copy_a, self.swap),
         )
         shown = box("fv-fields", self.mode, self.gain)
         masks = box("fv-fields", self.layer, self.kind)
@@ -139,7 +151,7 @@ class Explorer(Live):
         main = box(
             "fv-main",
             gone,
-            box("fv-row", self.run_stop, self.progress, self.status),
+            box("fv-row", self.run_stop, self.status, self.progress),
             self.numbers,
             shown,
             self.viewer,
@@ -151,7 +163,9 @@ class Explorer(Live):
             meaning,
         )
         side = box("fv-side", self.request, methods, against)
-        page = box("fv-page", side, main, box("fv-wide", self.survey, self.saving))
+        page = box(
+            "fv-page", side, main, box("fv-wide", self.history, self.time, self.survey, self.saving)
+        )
         self.children = (style_sheet(), page)
         self.add_class("fastvar-explorer")
 
@@ -215,6 +229,16 @@ class Explorer(Live):
             self.paused = False
         self.guarded(self.update)
 
+    def _back(self, tried: Tried) -> None:
+        """Go back to settings that were tried."""
+        self.paused = True
+        try:
+            self.a.apply(tried.a)
+            self.b.apply(tried.b)
+        finally:
+            self.paused = False
+        self._open(tried.prompt, tried.seed)
+
     def _copy(self) -> None:
         self.guarded(lambda: self.b.apply(self.a.method))
         self.guarded(self.update)
@@ -261,6 +285,7 @@ class Explorer(Live):
     def show(self, duel: Duel, seconds: float | None = None) -> None:
         """Show two methods' pictures, numbers, masks and cost."""
         self.duel = duel
+        self.time.forget()
         a, b = family_of(duel.a.method), family_of(duel.b.method)
         prompt = f"{duel.a.prompt}, seed {duel.a.seed}"
         self.viewer.put("a", duel.a.fast, title=f"A: {a}", alt=f"{prompt}, drawn by {a}")
@@ -275,6 +300,14 @@ class Explorer(Live):
             f"done{took}. A computes {whole} steps in full, {part} in part, and skips {skipped}"
         )
         self.stale(False)
+        self.history.add(
+            Tried(
+                duel.a.prompt, duel.a.seed, duel.a.method, duel.b.method,
+                (duel.a.fast, duel.b.fast), duel.psnr, duel.ssim, duel.a.speedup_flop_bound,
+                python_source(self.model, duel.a.prompt, duel.a.seed, duel.a.method),
+                duel.a.trace.provenance,
+            )
+        )  # fmt: skip
 
     def _figures(self, duel: Duel) -> str:
         """Write the numbers of both methods as HTML."""
@@ -315,9 +348,8 @@ class Explorer(Live):
         """Show the masks of all steps at the sublayer that the controls name."""
         with self.worker.lock:
             if self.duel is not None:
-                self.strip.show(self.duel, self._site())
-                b = self.duel.b.gflop_fast != self.duel.b.gflop_full
-                self.key.value = self.strip.key(b, "GFLOP")
+                self.strip.show(self.duel, self._site(), self.time.times)
+                self.key.value = self.strip.key()
                 self._mask()
 
     def _site(self) -> Site:
@@ -344,6 +376,8 @@ class Explorer(Live):
         """Drop generations and pictures; `update` draws them again."""
         super().release()
         self.survey.release()
+        self.time.release()
+        self.history.release()
         self.worker.wait(5)
         self.lab.release()
         self.duel = None

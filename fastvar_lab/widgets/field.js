@@ -40,7 +40,7 @@ const kinds = {
     return () => (input.checked = model.get("text") === "on");
   },
   toggle(box, id, model, send) {
-    const button = make("button", { id, type: "button", class: "fv-toggle" }, box);
+    const button = make("button", { id, type: "button", class: "fv-fold" }, box);
     button.addEventListener("click", () => send(model.get("text") === "on" ? "off" : "on"));
     return () => {
       button.textContent = model.get("label");

@@ -25,7 +25,7 @@ from fastvar_lab.widgets.lifetime import close_parts
 from fastvar_lab.widgets.page import box
 
 SCALES = 4  # last scales whose shares stand in front; those of earlier ones are folded
-FEW = 5  # settings that stand in front
+FEW = 3  # settings that stand in front
 
 
 @dataclasses.dataclass
@@ -65,7 +65,7 @@ class MethodPanel(widgets.Box):
         )  # fmt: skip
         self.about = widgets.HTML()
         self.about.add_class("fv-quiet")
-        self.front, self.folded = box("fv-fields"), box("fv-fields", "fv-hidden")
+        self.front, self.folded = box("fv-fields"), box("fv-fields fv-hidden")
         self.more = Toggle("More settings", False, "Settings that are rarely changed.")
         super().__init__([self.family, self.about, self.front, self.more, self.folded])
         self.add_class("fv-method")

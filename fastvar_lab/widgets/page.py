@@ -38,9 +38,10 @@ def style_sheet() -> widgets.HTML:
 
 
 def box(name: str, *children: Any) -> widgets.Box:
-    """Return a box of a class of the style sheet, which alone says how it is laid out."""
+    """Return a box of classes of the style sheet, which alone says how it is laid out."""
     made = widgets.Box(children)
-    made.add_class(name)
+    for each in name.split():
+        made.add_class(each)
     return made
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import html
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.colors import to_hex
 
 from fastvar_lab.experiments.explore import Duel
+from fastvar_lab.experiments.step_times import StepTimes
 from fastvar_lab.measure.masks import kept_map
 from fastvar_lab.plotting import panels
 from fastvar_lab.plotting.style import FAST, FULL, PALETTE
@@ -56,49 +58,58 @@ class ScaleStrip(Strip):
 
     def __init__(self, sizes: Sequence[str]) -> None:
         super().__init__(label="scale steps: pick one to see its kept tokens", width=64)
-        self.sizes = list(sizes)
+        self.sizes, self.unit, self.named = list(sizes), "", list[str]()
 
-    def show(
-        self, duel: Duel, site: Site, ms: Mapping[str, Sequence[Mapping[str, float]]] | None = None
-    ) -> None:
-        """Show the masks of a sublayer and the operations of every step, or its times.
-
-        `ms` holds for "full", "A" and "B" the median, q1 and q3 of each step in milliseconds.
-        """
-        costs = {"full": duel.a.gflop_full, "A": duel.a.gflop_fast}
-        if duel.b.gflop_fast != duel.b.gflop_full:
-            costs["B"] = duel.b.gflop_fast
-        most = max(map(max, costs.values()))
-        if ms:
-            most = max(step["q3"] for steps in ms.values() for step in steps)
+    def show(self, duel: Duel, site: Site, times: StepTimes | None = None) -> None:
+        """Show the masks of a sublayer, and the operations of every step or its measured times."""
+        bars = _times(times) if times else _operations(duel)
+        most = max(bar.high for steps in bars.values() for bar in steps)
         made = []
         for step, size in enumerate(self.sizes):
             kept = kept_map(duel.a.trace, step, site)
-            share = kept.mean()
-            state = "skipped" if not kept.any() else f"{share:.0%} kept"
-            bars = []
-            for name in ms or costs:
-                bar: dict[str, object] = {"color": COLORS[name]}
-                if ms:
-                    times = ms[name][step]
-                    bar["value"], bar["low"] = times["median"] / most, times["q1"] / most
-                    bar["high"] = times["q3"] / most
-                    bar["text"] = f"{name}: {times['median']:.1f} ms"
-                else:
-                    cost = costs[name][step]
-                    bar |= {"value": cost / most, "text": f"{name}: {cost:.1f} GFLOP"}
-                bars.append(bar)
-            tip = f"{size}: {int(kept.sum())} of {kept.size} tokens kept. " + ", ".join(
-                str(bar["text"]) for bar in bars
-            )
+            state = f"{kept.mean():.0%}" if kept.any() else "skipped"
+            sticks = [
+                {
+                    "color": COLORS[name], "text": f"{name}: {steps[step].text}",
+                    "value": steps[step].value / most, "low": steps[step].low / most,
+                    "high": steps[step].high / most,
+                }
+                for name, steps in bars.items()
+            ]  # fmt: skip
+            texts = ", ".join(f"{name}: {steps[step].text}" for name, steps in bars.items())
+            tip = f"{size}: {int(kept.sum())} of {kept.size} tokens kept. {texts}"
             mask = panels.kept_overlay(np.full((*kept.shape, 3), 0.92), kept)
-            alt = f"kept tokens of {size}: {state}"
-            made.append(cell(size, [(mask, alt)], [state], bars, tip, cells=True))
+            image = mask, f"kept tokens of {size}: {state}"
+            made.append(cell(size, [image], [state], sticks, tip, cells=True))
         self.cells = made
+        self.unit = "ms, with quartiles" if times else "GFLOP"
+        self.named = list(bars)
 
-    def key(self, b: bool, unit: str) -> str:
-        """Write the legend of the strip as HTML; `b` says whether method B has bars."""
-        bars = {"full generation": COLORS["full"], "method A": COLORS["A"]}
-        bars |= {"method B": COLORS["B"]} if b else {}
-        masks = {"kept": "#ebebeb", "pruned": "#232323"}
-        return legend({**{f"{name}, {unit}": color for name, color in bars.items()}, **masks})
+    def key(self) -> str:
+        """Write the legend of the strip as HTML."""
+        names = {"full": "full generation", "A": "method A", "B": "method B"}
+        bars = {f"{names[name]}, {self.unit}": COLORS[name] for name in self.named}
+        return legend({**bars, "kept": "#ebebeb", "pruned": "#232323"})
+
+
+class Bar(NamedTuple):
+    """A value with its spread, and how it is written."""
+
+    value: float
+    low: float
+    high: float
+    text: str
+
+
+def _operations(duel: Duel) -> dict[str, list[Bar]]:
+    costs = {"full": duel.a.gflop_full, "A": duel.a.gflop_fast}
+    if duel.b.gflop_fast != duel.b.gflop_full:
+        costs["B"] = duel.b.gflop_fast
+    return {n: [Bar(c, c, c, f"{c:.1f} GFLOP") for c in steps] for n, steps in costs.items()}
+
+
+def _times(times: StepTimes) -> dict[str, list[Bar]]:
+    return {
+        name: [Bar(t.median, t.q1, t.q3, f"{t.median:.1f} ms") for t in steps]
+        for name, steps in times.steps.items()
+    }

@@ -38,7 +38,7 @@ function render({ model, el }) {
           const stick = make("span", { class: "fv-bar", title: bar.text, role: "img", "aria-label": bar.text }, bars);
           stick.style.height = `${100 * bar.value}%`;
           stick.style.background = bar.color;
-          if (bar.low !== undefined) {
+          if (bar.high > bar.low) {
             const whisker = make("span", { class: "fv-whisker" }, stick);
             whisker.style.bottom = `${(100 * bar.low) / Math.max(bar.value, 1e-6)}%`;
             whisker.style.height = `${(100 * (bar.high - bar.low)) / Math.max(bar.value, 1e-6)}%`;

@@ -129,7 +129,7 @@ function render({ model, el }) {
     if (!picture?.data) return;
     const at = shown[i] ?? slot(i);
     at.title.textContent = picture.title;
-    at.note.textContent = picture.note;
+    at.note.textContent = at.note.title = picture.note;
     at.frame.setAttribute("aria-label", `${picture.title}: arrow keys mark a place, + and - zoom`);
     at.image.className = `fastvar-${picture.name}`;
     at.image.classList.toggle("fv-cells", Boolean(picture.cells));
