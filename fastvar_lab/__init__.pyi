@@ -20,6 +20,7 @@ from .instruments.observe import observe_again as observe_again
 from .instruments.recorder import Recorder as Recorder
 from .instruments.stopwatch import Stopwatch as Stopwatch
 from .instruments.trace import Trace as Trace
+from .measure.quality import METRICS as METRICS
 from .measure.quality import Metric as Metric
 from .methods.depthvar import DepthVAR as DepthVAR
 from .methods.fastervar import FasterVAR as FasterVAR
@@ -63,6 +64,10 @@ from .methods.stepvar import StepVAR as StepVAR
 from .models.attach import attach as attach
 from .models.build import from_states as from_states
 from .models.loading import load as load
+from .models.lora import fuse_lora as fuse_lora
+from .models.lora import load_lora as load_lora
+from .models.lora import unfuse_lora as unfuse_lora
+from .models.lora import unload_lora as unload_lora
 from .models.model import Model as Model
 from .models.model import paper_preset as paper_preset
 from .parity import check as check

@@ -21,10 +21,19 @@ TITLES = "titles"
 GUIDANCE = "guidance"
 """The column of the guidance scale, in frames of experiments that ask at several."""
 
+LINE, OPERATIONS = "line", "operations"
+"""The columns of the line of a chart that a method belongs to, and of counted operations as a share
+of those of full generation."""
+
+CACHE = "cache"
+"""The column of the most bytes of keys and values that are held between steps, as a share of full
+generation's in 16 bits."""
+
 DESCRIBED = (
     *("kind", "model", "weights", "prompts", "machine", "method", "repr", "family", "selector"),
     *("restorer", "granularity", "cache_step", "layers", "sublayers", "picture", "prompt"),
-    *("seed", "group", "ms", "speedup", "turns", "disturbed", GUIDANCE, HITS, TITLES),
+    *("seed", "group", "ms", "speedup", "turns", "disturbed", GUIDANCE, LINE, OPERATIONS),
+    *(CACHE, HITS, TITLES),
 )
 """Columns of comparisons that hold no metric."""
 
@@ -50,6 +59,26 @@ def holds_hits(frame: pd.DataFrame, column: str) -> bool:
     """
     names = frame[HITS].dropna().unique() if HITS in frame else ()
     return column == SCORE or any(column in name.split(",") for name in names)
+
+
+def counted(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of pictures of an untimed comparison, with what each method costs.
+
+    Counts of methods that decide from the picture are means over the pictures. Raises ValueError
+    for a frame without counts.
+
+    >>> rows = [{"kind": "quality", "method": "a", "psnr": 30.0},
+    ...         {"kind": "operations", "method": "a", "operations": 0.5}]
+    >>> counted(pd.DataFrame(rows))[["psnr", "operations"]].to_numpy().tolist()
+    [[30.0, 0.5]]
+    """
+    if "kind" not in frame or not {"quality", "operations"} <= set(frame.kind):
+        raise ValueError("the frame must come from a comparison that counts operations")
+    keys = [column for column in (GUIDANCE, "method") if column in frame]
+    counts = [column for column in (OPERATIONS, CACHE) if column in frame]
+    costs = frame[frame.kind == "operations"].groupby(keys, sort=False)[counts].mean()
+    pictures = frame[frame.kind == "quality"].drop(columns=counts)
+    return pictures.merge(costs.reset_index(), on=keys)
 
 
 def titles(frame: pd.DataFrame) -> dict[str, tuple[str, int]]:

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from skimage.io import imread
 
 import fastvar_lab as fv
@@ -51,9 +52,12 @@ def test_demo(tmp_path):
     for name in ("full", "fast"):
         assert imread(tmp_path / f"{name}.png").shape == (256, 256, 3)
     assert imread(tmp_path / "compare.png").shape[1] > 1000
+    with Image.open(tmp_path / "race.gif") as gif:
+        assert gif.n_frames > 10
+        assert gif.size == (572, 368)
     assert "speedup" in done.stdout
     assert sorted(p.name for p in tmp_path.iterdir()) == [
-        "compare.png", "demo.json", "fast.png", "full.png"]  # fmt: skip
+        "compare.png", "demo.json", "fast.png", "full.png", "race.gif"]  # fmt: skip
 
 
 def test_a_command_is_one_file():

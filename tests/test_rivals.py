@@ -10,7 +10,7 @@ import torch
 
 import fastvar_lab as fv
 from fastvar_lab.cli.main import main
-from fastvar_lab.measure import calibration
+from fastvar_lab.measure import calibration, scalekv_budgets
 from fastvar_lab.methods.fastervar import fastervar_release
 from fastvar_lab.methods.fastervar_ranks import published_ranks
 from fastvar_lab.methods.parse import read_method
@@ -48,6 +48,8 @@ def rules():
         ),
         fv.Prune({-1: 0.5}, select=fv.Shared(fv.BlockChange()), granularity="block"),
         fv.Prune({-1: 0.5}, granularity="stack", null_until=-2),
+        fv.Prune({-2: 0.3, -1: 0.5}, select=fv.Shared(fv.TrueChange())),
+        fv.Prune({-2: 0.3, -1: 0.5}, select=fv.TrueChange(), granularity="stack"),
     ]
 
 
@@ -351,6 +353,29 @@ def test_the_oracle_computes_all_and_keeps_what_changes_most(small):
     assert run.forwarded(site, grid) == 4
 
 
+def test_the_oracle_of_a_stack_sums_the_change_of_its_sublayers(small):
+    """Token 1 changes most in one sublayer, token 2 in both together; one set serves both."""
+    grid, before = fv.Grid(1, 2, 2), fv.Grid(0, 1, 1)
+    method = fv.Prune({-1: 0.75}, select=fv.TrueChange(), granularity="stack")
+    run = method.start([before, grid], 1)
+    sites = [Site(0, "attn"), Site(0, "ffn")]
+    fresh = [torch.tensor([[[1.0], [4], [3], [1]]]), torch.tensor([[[1.0], [1], [3.5], [1]]])]
+    for site in sites:
+        run.sublayer(site, before, lambda x, index=None: x * 0 + 1, torch.zeros(1, 1, 1))
+    asked = []
+
+    def block(x):
+        for site, out in zip(sites, fresh, strict=True):
+            x = x + run.sublayer(site, grid, lambda x, index=None, out=out: out, x)
+            asked.append(x)
+        return x
+
+    out = run.stack(grid, fv.Stack([block]), torch.zeros(1, 4, 1))
+    assert out.flatten().tolist() == [2, 2, 6.5, 2]  # 1 + 1 from the cache, and 3 + 3.5
+    assert len(asked) == 2
+    assert run.forwarded(sites[0], grid) == 4
+
+
 def test_the_branch_of_the_step_before_rolls(small):
     steps = [fv.Grid(i, side, side) for i, side in enumerate((1, 2, 4))]
     run = fv.Prune({-2: 0.5, -1: 0.5}, restore=fv.PreviousBranch()).start(steps, 1)
@@ -423,7 +448,7 @@ def test_released_settings_are_those_published():
         (lambda g: fv.Prune({-1: 0.5}, granularity="stack", sublayers="ffn"), "every sublayer"),
         (
             lambda g: fv.Prune({-1: 0.5}, select=fv.TrueChange(), granularity="step"),
-            "its granularity is sublayer, not step",
+            "its granularity is sublayer or stack, not step",
         ),
         (lambda g: fv.BlockChange((3, 9)).observer(g, 8, 0), r"range .* of the 8 layers; not \(3"),
         (lambda g: fv.BlockChange().scores(None, g[0], None), "as the `select` of a method"),
@@ -489,6 +514,42 @@ def test_orders_are_by_the_attention_of_later_steps(small):
         assert pairs == sorted(pairs)
 
 
+def test_drafters_are_the_least_selective_layers(small):
+    item, steps = fv.ClosedWorld(seed=3).take(1)[0], small.grids()
+    index = np.zeros((len(steps), small.depth))
+
+    def look(layer, grid, q, k, v, scale):
+        weights = torch.softmax(q @ k.transpose(-1, -2) * scale, -1)
+        past = k.shape[2] - grid.tokens
+        if past:
+            top = np.sort(weights[..., :past].numpy(), axis=-1)[..., -16:].sum(-1).mean()
+            index[grid.index, layer] = weights[..., past:].sum(-1).mean() * top
+        return weights @ v
+
+    reference.run(small, item.prompt, reference.Whole(), seed=item.seed, look=look)
+    method = scalekv_budgets.scalekv(small, [item], 0.6)
+    late = [step for step in range(5) if step in method.budgets(steps, small.depth)]
+    scores = index[late] - index[late].mean(1, keepdims=True)
+    scores /= index[late].std(1, ddof=1, keepdims=True)
+    assert method.drafters == (int(scores.sum(0).argmin()),)
+
+
+def test_scalekv_budgets_hold_as_much_as_one_share_for_all():
+    steps, depth = grids(TINY), 8
+    keys = sum(grid.tokens for grid in steps[:-1])
+    for share in (0.1, 0.25, 0.5):
+        method = fv.ScaleKV(scalekv_budgets.budgets(steps, depth, (2,), share), (2,))
+        for step, counts in method.budgets(steps, depth).items():
+            there = sum(grid.tokens for grid in steps[:step])
+            assert sum(counts) == pytest.approx(share * keys * depth, abs=depth)
+            assert min(counts) <= counts[2] <= there
+        assert max(method.held_keys(steps, depth)) <= share * keys * depth + depth
+    uniform = scalekv_budgets.budgets(steps, depth, (), 0.25)
+    assert {count for count, _ in uniform.values()} == {round(0.25 * keys)}
+    with pytest.raises(ValueError, match=r"leaves refiners 16 tokens or more; 0\.01 leaves 10 of"):
+        scalekv_budgets.budgets(steps, depth, (0,), 0.01)
+
+
 def test_rank_shares_keep_the_energy(small):
     items = fv.ClosedWorld(seed=3).take(2)
     method = calibration.fastervar(small, items, [-1], energy=0.8, chunks=1)
@@ -513,5 +574,10 @@ def test_the_command_prints_a_method(tmp_path, capsys):
     method = read_method(capsys.readouterr().out)
     assert repr(method) == written["method"]
     assert method.chunks == 2
+    assert main(["calibrate", "scalekv", "--n", "1", "--budget", "0.25", "--score", "raw"]) == 0
+    method = read_method(capsys.readouterr().out)
+    assert (method.score, len(method.drafters)) == ("raw", 1)
+    assert main(["calibrate", "heatkv", "--score", "raw"]) == 2
+    assert "--score is not an option of heatkv" in capsys.readouterr().err
     assert main(["calibrate", "heatkv", "--chunks", "2"]) == 2
     assert "--chunks is not an option of heatkv" in capsys.readouterr().err

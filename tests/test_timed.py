@@ -155,7 +155,7 @@ def test_a_demo_states_the_speedup_of_its_bars(small, monkeypatch):
         return replace(timed(*args, **options), step_ms=[0.0] * 4 + [next(totals)])
 
     monkeypatch.setattr(demo, "timed", made_up)
-    report, _, _ = demo.compare(small, "a red ring", Prune({-1: 0.5}), seed=0)
+    report, *_ = demo.compare(small, "a red ring", Prune({-1: 0.5}), seed=0)
     assert report["speedup"] == 5.0 / 2.1  # of the turns 2, 2.38 and 2.4
     assert (sum(report["ms_full"]), sum(report["ms_fast"])) == (5.0, 2.1)
     assert not report["disturbed"]

@@ -33,6 +33,7 @@ from fastvar_lab.backbones.layers import (
     add_feed_forward,
     additive,
     modulate,
+    normal,
     rotary,
     rounded,
 )
@@ -181,7 +182,7 @@ class InfinityBlock(nn.Module):
 
     def __init__(self, config: InfinityConfig) -> None:
         super().__init__()
-        self.ada_gss = nn.Parameter(torch.randn(1, 1, 6, config.width) / config.width**0.5)
+        self.ada_gss = nn.Parameter(normal(1, 1, 6, config.width) / config.width**0.5)
         self.sa = SelfAttention(config.width, config.heads)
         self.ca = CrossAttention(config.width, config.heads)
         self.ca_norm = AffineNorm(config.width, eps=1e-6)
@@ -236,8 +237,8 @@ class Infinity(Backbone):
     def __init__(self, config: InfinityConfig) -> None:
         super().__init__()
         self.config, width = config, config.width
-        self.cfg_uncond = nn.Parameter(torch.randn(config.text_length, config.text_width) * 0.02)
-        self.pos_start = nn.Parameter(torch.randn(1, 1, width) * 0.02)
+        self.cfg_uncond = nn.Parameter(normal(config.text_length, config.text_width) * 0.02)
+        self.pos_start = nn.Parameter(normal(1, 1, width) * 0.02)
         self.text_norm = RMSNorm(config.text_width)
         pool = TextPool(width, config.text_width, config.pool_heads)
         self.text_proj_for_sos = nn.ModuleDict({"ca": pool})

@@ -28,6 +28,11 @@ q and v are in the type that attention computes in; k may be wider.
 MAX_LOG_SCALE = math.log(100.0)
 
 
+def normal(*shape: int) -> Tensor:
+    """Draw from the standard normal: `torch.randn`, which on meta first opens torch's compiler."""
+    return torch.empty(*shape).normal_()
+
+
 def angular_rates(width: int, stride: int, device: torch.device | str) -> Tensor:
     """Return rotary frequencies 10000 ** (-i / width), every stride-th i, rounded as released."""
     return 1.0 / 10000.0 ** (torch.arange(0, width, stride, device=device).float() / width)
@@ -244,7 +249,7 @@ class TextPool(nn.Module):
     def __init__(self, width: int, text_width: int, heads: int) -> None:
         super().__init__()
         self.heads, self.rounded = heads, False
-        self.mat_q = nn.Parameter(torch.randn(1, heads, width // heads) * 0.02)
+        self.mat_q = nn.Parameter(normal(1, heads, width // heads) * 0.02)
         self.mat_kv = Projection(text_width, 2 * width)
         self.v_bias = nn.Parameter(torch.zeros(width))
         self.register_buffer("zero_k_bias", torch.zeros(width))

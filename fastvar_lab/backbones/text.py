@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fastvar_lab.backbones.hart import Context
 from fastvar_lab.backbones.infinity import Text
+from fastvar_lab.backbones.layers import normal
 from fastvar_lab.backbones.protocol import ConditionEncoder
 from fastvar_lab.errors import PromptError, split
 
@@ -39,7 +40,7 @@ class WordEncoder(ConditionEncoder):
         self.config = config
         self.ids = {word: i for i, word in enumerate(config.vocabulary, start=1)}  # 0 pads
         self.words = nn.Embedding(len(self.ids) + 1, config.width)
-        self.places = nn.Parameter(torch.randn(config.length, config.width))  # as large as words
+        self.places = nn.Parameter(normal(config.length, config.width))  # as large as words
         self.layers = nn.ModuleList(
             nn.TransformerEncoderLayer(
                 config.width,

@@ -27,6 +27,7 @@ from fastvar_lab.backbones.layers import (
     add_attention,
     add_feed_forward,
     modulate,
+    normal,
     qk_and_v,
 )
 from fastvar_lab.backbones.protocol import Backbone, ConditionEncoder
@@ -140,7 +141,7 @@ class VARBlock(nn.Module):
         self.attn = attention(width, config.heads)
         self.ffn = FeedForward(width, 4 * width)
         if config.shared_aln:
-            self.ada_gss = nn.Parameter(torch.randn(1, 1, 6, width) / width**0.5)
+            self.ada_gss = nn.Parameter(normal(1, 1, 6, width) / width**0.5)
         else:
             self.ada_lin = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
 
@@ -167,8 +168,8 @@ class VAR(Backbone):
         super().__init__()
         self.config, width = config, config.width
         tokens = sum(s * s for s in config.sides)
-        self.pos_start = nn.Parameter(torch.randn(1, 1, width) * 0.02)
-        self.pos_1LC = nn.Parameter(torch.randn(1, tokens, width) * 0.02)
+        self.pos_start = nn.Parameter(normal(1, 1, width) * 0.02)
+        self.pos_1LC = nn.Parameter(normal(1, tokens, width) * 0.02)
         self.word_embed = nn.Linear(config.code, width)
         self.class_emb = nn.Embedding(config.classes + 1, width)
         self.lvl_embed = nn.Embedding(config.levels, width)

@@ -71,7 +71,8 @@ def run(args: argparse.Namespace) -> None:
         if args.out is not None:
             suite.write(measured, args.out)
         return
-    model = load(args.model, args.weights, args.device, dtype, depth=args.depth)
+    adapter = {"lora": args.lora, "lora_scale": args.lora_scale}
+    model = load(args.model, args.weights, args.device, dtype, depth=args.depth, **adapter)
     result = bench.bench(model, args.repeats, args.case)
     print(json.dumps(result, indent=1) if args.json else bench.table(result))
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 HELP = "measure on a model the constants that a method needs"
 OPTIONS = {
     "heatkv": ("budget",),
+    "scalekv": ("budget", "score"),
     "fastervar": ("energy", "scales", "chunks"),
     "skipvar": ("target", "decide", "look"),
 }
@@ -26,7 +27,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--n", type=int, default=10, help="number of prompts; about 64 serve skipvar"
     )
-    parser.add_argument("--budget", type=float, help="share of keys that heatkv keeps, such as 0.2")
+    parser.add_argument(
+        "--budget", type=float, help="share of keys that heatkv and scalekv keep, such as 0.2"
+    )
+    parser.add_argument(
+        "--score", choices=("softmax", "raw"), help="scalekv's score: the paper's or the code's"
+    )
     parser.add_argument("--energy", type=float, help="share of energy that fastervar keeps")
     parser.add_argument("--scales", help="scales that fastervar runs at low rank, such as -2,-1")
     parser.add_argument("--chunks", type=int, help="number of chunks of layers of fastervar")
@@ -47,13 +53,12 @@ def run(args: argparse.Namespace) -> None:
     """Print the calibrated method; write it with its origin to --out."""
     if args.n < 1:
         raise ValueError(f"--n must be at least 1; not {args.n}")
-    for other, names in OPTIONS.items():
-        for name in names:
-            if other != args.method and getattr(args, name) is not None:
-                raise ValueError(f"--{name} is not an option of {args.method}")
+    for name in {name for names in OPTIONS.values() for name in names}:
+        if name not in OPTIONS[args.method] and getattr(args, name) is not None:
+            raise ValueError(f"--{name} is not an option of {args.method}")
     scales = [_scale(name) for name in (args.scales or "-2,-1").split(",")]
     from fastvar_lab.files import folder, write_json
-    from fastvar_lab.measure import calibration
+    from fastvar_lab.measure import calibration, scalekv_budgets
     from fastvar_lab.prompts import seeded
 
     model = options.open_model(args)
@@ -67,6 +72,9 @@ def run(args: argparse.Namespace) -> None:
         return
     if args.method == "heatkv":
         method: object = calibration.heatkv(model, items, args.budget or 0.2)
+    elif args.method == "scalekv":
+        score = args.score or "softmax"
+        method = scalekv_budgets.scalekv(model, items, args.budget or 0.2, score)
     else:
         energy, chunks = args.energy or 0.96, args.chunks or min(8, model.depth)
         method = calibration.fastervar(model, items, scales, energy, chunks)

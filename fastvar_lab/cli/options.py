@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # imported when a command runs, to keep help and errors fast
     from concurrent.futures import Executor
 
-    from fastvar_lab.evaluators.benchmarks import Plan
+    from fastvar_lab.evaluators.plans import Plan
     from fastvar_lab.experiments.workers import ModelSpec
     from fastvar_lab.models.model import Model
     from fastvar_lab.prompts import PromptSet
@@ -43,14 +43,20 @@ def add_device(parser: argparse.ArgumentParser) -> None:
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
-    """Add --model, --weights, --device and --dtype."""
+    """Add --model, --weights, --device, --dtype, --lora and --lora-scale."""
     parser.add_argument(
         "--model", default="tiny", help="name of a model; the models command lists them"
     )
     parser.add_argument("--weights", help="folder of weights, or random; default: shipped weights")
     add_device(parser)
     parser.add_argument(
-        "--dtype", choices=("float32", "bfloat16", "float16"), help="precision of the weights"
+        "--dtype",
+        choices=("float32", "bfloat16", "float16", "int8"),
+        help="precision of the weights; int8 computes in float32",
+    )
+    parser.add_argument("--lora", help="file or folder of a LoRA that is put on the model")
+    parser.add_argument(
+        "--lora-scale", type=float, default=1.0, help="factor of the LoRA, 1 as trained"
     )
 
 
@@ -78,7 +84,9 @@ def add_cells(parser: argparse.ArgumentParser) -> None:
 
 def add_prompts(parser: argparse.ArgumentParser) -> None:
     """Add --prompts."""
-    parser.add_argument("--prompts", type=path, help="text file of prompts; default: the model's")
+    parser.add_argument(
+        "--prompts", help="text file of prompts, geneval or closed-world; default: the model's"
+    )
 
 
 def add_benchmark(parser: argparse.ArgumentParser, named: bool = False) -> None:
@@ -132,10 +140,16 @@ def check(args: argparse.Namespace, argv: Sequence[str]) -> None:
 
 
 def prompts(args: argparse.Namespace) -> PromptSet | None:
-    """Return the prompt set of --prompts, None without it."""
-    from fastvar_lab.prompts import PromptFile
+    """Return the prompt set of --prompts, by name or from a file; None without it."""
+    from fastvar_lab.prompts import ClosedWorld, PromptFile
 
-    return None if args.prompts is None else PromptFile(args.prompts)
+    if args.prompts == "geneval":
+        from fastvar_lab.evaluators.geneval_pictures import GenEvalPrompts
+
+        return GenEvalPrompts(device=getattr(args, "device", "cpu"))
+    if args.prompts == ClosedWorld.name:
+        return ClosedWorld()
+    return None if args.prompts is None else PromptFile(path(args.prompts))
 
 
 def metrics(args: argparse.Namespace) -> list[str] | None:
@@ -149,21 +163,23 @@ def metrics(args: argparse.Namespace) -> list[str] | None:
 
 def plan(args: argparse.Namespace, **more: Any) -> Plan:
     """Return the plan of a benchmark; raises ValueError for options that do not fit it."""
-    from fastvar_lab.evaluators.benchmarks import Plan, find
+    from fastvar_lab.evaluators.benchmarks import find
+    from fastvar_lab.evaluators.plans import Plan
 
     mark = find(args.benchmark)
     return Plan(mark, args.data, args.category, args.n, args.images, args.format, **more)
 
 
 def spec(args: argparse.Namespace) -> ModelSpec:
-    """Return how to open the model of --model, --weights, --device and --dtype."""
+    """Return how to open the model of the options of `add_model`."""
     from fastvar_lab.experiments.workers import ModelSpec
 
-    return ModelSpec(args.model, args.weights, args.device, args.dtype or "float32")
+    dtype = args.dtype or "float32"
+    return ModelSpec(args.model, args.weights, args.device, dtype, args.lora, args.lora_scale)
 
 
 def open_model(args: argparse.Namespace) -> Model:
-    """Open the model of --model, --weights, --device and --dtype, once a process."""
+    """Open the model of the options of `add_model`, once a process."""
     return spec(args).open()
 
 

@@ -25,6 +25,9 @@ T = TypeVar("T")
 Methods = Mapping[str, Method]
 """Methods by their label."""
 
+Lines = Mapping[str, Methods]
+"""Methods by the line of a chart that they belong to, then by their setting there."""
+
 
 @dataclass(frozen=True)
 class Scope:
@@ -137,6 +140,10 @@ class Experiment:
     number depends on what the weights have learned, or such cells are left out. Raise `version`
     when the meaning of its cells' numbers changes.
 
+    `methods` may give lines: methods by line, then by setting. Their labels are "line, setting",
+    and the frame has the column `line`. An experiment that is not `timed` has counted operations
+    in place of times, so that it runs on a busy machine.
+
     `guidances` are the guidance scales that it is asked at, one after another, each of a model that
     samples so; its frame then has the column `guidance`. Without any, the model's own is used.
     """
@@ -144,7 +151,7 @@ class Experiment:
     question: str
     source: str
     chart: Callable[[pd.DataFrame], Figure]
-    methods: Callable[[Model], Methods | Sequence[Method]] = full_and_preset
+    methods: Callable[[Model], Methods | Lines | Sequence[Method]] = full_and_preset
     cells: Callable[[Question], list[list[Cell]]] | None = None
     work: Work | None = None
     then: Callable[[Question, pd.DataFrame], Methods] | None = None
@@ -155,6 +162,7 @@ class Experiment:
     version: int = 1
     guidances: tuple[float, ...] = ()
     slow: bool = False
+    timed: bool = True
     speed: bool = False
     name: str = ""
 
@@ -166,7 +174,27 @@ class Experiment:
 
     def labelled(self, model: Model) -> Methods:
         """Return its methods for a model, by label."""
-        return labelled(self.methods(model), model.grids(), model.depth)
+        methods = self.methods(model)
+        if isinstance(methods, Mapping):
+            methods = dict(_by_label(methods))
+        return labelled(methods, model.grids(), model.depth)
+
+    def lines(self, model: Model) -> dict[str, str]:
+        """Return the line of each method, by its label; empty for methods without lines."""
+        methods = self.methods(model)
+        if not isinstance(methods, Mapping):
+            return {}
+        lines = {line: part for line, part in methods.items() if isinstance(part, Mapping)}
+        return {label: line for line in lines for label, _ in _by_label({line: lines[line]})}
+
+
+def _by_label(methods: Methods | Lines) -> Iterator[tuple[str, Method]]:
+    """Yield methods with their labels, those of lines one after another."""
+    for label, part in methods.items():
+        if isinstance(part, Mapping):
+            yield from ((f"{label}, {setting}", method) for setting, method in part.items())
+        else:
+            yield label, part
 
 
 def each(work: Callable[[Model, Cell], Rows]) -> Work:

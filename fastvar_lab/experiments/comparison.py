@@ -13,19 +13,23 @@ from fastvar_lab.experiments.base import (
     Methods,
     Question,
     base_of,
+    each,
     in_turns,
     timed_cells,
 )
 from fastvar_lab.experiments.jobs import CellJob, Job, PictureJob, method_address
-from fastvar_lab.frames import GUIDANCE, HITS, TITLES, joined_notes
+from fastvar_lab.frames import CACHE, GUIDANCE, HITS, OPERATIONS, TITLES, joined_notes
 from fastvar_lab.generation import Generation, generate
 from fastvar_lab.measure.quality import Metric
 from fastvar_lab.measure.speedup import disturbances
 from fastvar_lab.methods.columns import FULL
 from fastvar_lab.methods.prune import Dense, Prune
 from fastvar_lab.models.model import Model
+from fastvar_lab.prompts import Item
 from fastvar_lab.seam import Method
 from fastvar_lab.speed import flops
+from fastvar_lab.speed.kv_bytes import held_share
+from fastvar_lab.speed.tally import as_run
 from fastvar_lab.store import Rows
 
 TIMED_TOGETHER = 6  # methods: what slows the machine for seconds hits them alike; little is lost
@@ -53,12 +57,19 @@ def halves_and_wholes(methods: Methods) -> dict[str, Method]:
     }
 
 
-def comparison(question: Question, metrics: tuple[Metric, ...], experiment: str) -> list[Job]:
-    """Return the jobs that compare methods: one a batch of prompts, then some that time a few."""
+def comparison(
+    question: Question, metrics: tuple[Metric, ...], experiment: str, timed: bool = True
+) -> list[Job]:
+    """Return the jobs that compare methods: one a batch of prompts, then some that time a few.
+
+    Without `timed` one that counts operations.
+    """
     drawn = [
         PictureJob(question.methods, items, first, metrics, experiment)
         for first, items in question.batches()
     ]
+    if not timed:
+        return [*drawn, *counting(question, experiment)]
     cells = timed_cells(question, question.scope.repeats, kind="time")
     groups = [cells[i : i + TIMED_TOGETHER] for i in range(0, len(cells), TIMED_TOGETHER)]
     return [*drawn, *(CellJob("time", 1, times, tuple(group), experiment) for group in groups)]
@@ -87,6 +98,39 @@ def times(model: Model, cells: Sequence[Cell]) -> Iterator[tuple[Cell, Rows]]:
             "speedup_flop_bound": full / cost(cell.method),
         }
         yield cell, [row]
+
+
+def counting(question: Question, experiment: str) -> list[Job]:
+    """Return the job that counts operations: of each picture if a method decides from the data."""
+    model, cells = question.model, list[Cell]()
+    for label, method in question.methods.items():
+        fixed = flops.exact(method, model.grids())
+        batches = [(0, (question.timed,))] if fixed else question.batches()
+        cells += [Cell({"kind": "operations"}, method, label, items, n) for n, items in batches]
+    return [CellJob(OPERATIONS, 1, each(counts), tuple(cells), experiment)]
+
+
+def counts(model: Model, cell: Cell) -> Rows:
+    """Count operations as a share of those of full generation, and bytes of the KV cache.
+
+    A method that decides from the data has a row a picture, of the operations that it ran.
+    """
+    assert cell.method is not None
+    method, grids, held = cell.method, model.grids(), held_share(model, cell.method)
+    cache = {} if held is None else {CACHE: held}
+
+    def cost(method: Method, item: Item) -> float:
+        text = len(item.prompt.split())
+        return flops.total(flops.step_flops(model, method, grids, text, sampling=model.sampling))
+
+    if flops.exact(method, grids):
+        item = cell.items[0]
+        return [{OPERATIONS: cost(method, item) / cost(Dense(), item), **cache}]
+    rows: Rows = []
+    for i, item in enumerate(cell.items):
+        share = as_run(model, method, item) / cost(Dense(), item)
+        rows.append({"picture": cell.first + i, OPERATIONS: share, **cache})
+    return rows
 
 
 def merge_frames(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:

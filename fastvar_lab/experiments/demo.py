@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from fastvar_lab.audit import checked_acts
 from fastvar_lab.files import folder, write_json
 from fastvar_lab.instruments.observe import observe
+from fastvar_lab.instruments.trace import Trace
 from fastvar_lab.measure.quality import MOST_PSNR, psnr, ssim
+from fastvar_lab.measure.scale_steps import images
 from fastvar_lab.measure.speedup import DISTURBED
 from fastvar_lab.methods.prune import Dense
 from fastvar_lab.models.model import Model
 from fastvar_lab.pictures import to_uint8, write_image
-from fastvar_lab.plotting import panels
+from fastvar_lab.plotting import motion, panels
 from fastvar_lab.plotting.style import Figure, write_figure
 from fastvar_lab.provenance import provenance
 from fastvar_lab.seam import Method
@@ -24,14 +26,23 @@ from fastvar_lab.speed import flops
 from fastvar_lab.speed.timed import speedups, timed
 
 
-def compare(
-    model: Model, prompt: str, method: Method, seed: int, repeats: int = 3
-) -> tuple[dict[str, Any], dict[str, np.ndarray], dict[str, np.ndarray]]:
+class Compared(NamedTuple):
+    """What the demo measured: a report (times in ms, counts, PSNR in dB, SSIM, provenance).
+
+    The pictures are "full" and "fast", (H, W, 3) uint8; `shares` holds for each pruned step a map
+    (h, w) of the share of layers that forwarded each token; `trace` is that of "fast".
+    """
+
+    report: dict[str, Any]
+    pictures: dict[str, np.ndarray]
+    shares: dict[str, np.ndarray]
+    trace: Trace
+
+
+def compare(model: Model, prompt: str, method: Method, seed: int, repeats: int = 3) -> Compared:
     """Generate and time `prompt` in full and under `method`.
 
-    Returns the report (times in ms, counts, PSNR in dB, SSIM, provenance), the pictures "full" and
-    "fast", (H, W, 3) uint8, and for each pruned step a map (h, w) of the share of layers that
-    forwarded each token. Raises ValueError for a method that does not fit the model.
+    Raises ValueError for a method that does not fit the model.
     """
     dense = Dense()
     grids = model.grids()
@@ -68,7 +79,18 @@ def compare(
         f"kept at {grids[s].name}": trace.kept_share(s, "attn").cpu().numpy()
         for s in sorted(pruned)
     }
-    return report, pictures, shares
+    return Compared(report, pictures, shares, trace)
+
+
+def race(model: Model, compared: Compared) -> list[motion.Frame]:
+    """Animate both generations by the times that were measured."""
+    report = compared.report
+    _, trace = observe(model, report["prompt"], Dense(), seed=report["seed"])
+    runs = {
+        name: motion.Run([*images(t, model.decode)[:, 0]], report["scales"], report[f"ms_{key}"])
+        for name, key, t in (("full", "full", trace), ("FastVAR", "fast", compared.trace))
+    }
+    return motion.race(runs, f"“{report['prompt']}”, {motion.SLOWER:g} times slowed down")
 
 
 def draw(
@@ -119,13 +141,15 @@ def table(report: dict[str, Any]) -> str:
 
 
 def demo(model: Model, prompt: str, method: Method, seed: int, out: str | Path) -> dict[str, Any]:
-    """Run the demo and write full.png, fast.png, compare.png and demo.json into `out`."""
+    """Run the demo; write full.png, fast.png, compare.png, race.gif and demo.json into `out`."""
     method.start(model.grids(), model.depth)
     checked_acts(method, model.grids(), model.depth)
     out = folder(out)
-    report, pictures, shares = compare(model, prompt, method, seed)
+    compared = compare(model, prompt, method, seed)
+    report, pictures, shares, _ = compared
     for name, image in pictures.items():
         write_image(out / f"{name}.png", image)
     write_figure(out / "compare.png", draw(report, pictures, shares))
+    motion.write_gif(out / "race.gif", race(model, compared))
     write_json(out / "demo.json", report)
     return report

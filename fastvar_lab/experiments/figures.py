@@ -66,7 +66,7 @@ def draw(
             if reason:
                 raise ValueError(reason)
             if isinstance(name, str) and name in GALLERIES:
-                report = _gallery(name, model, prompts, seed, out)
+                frame, report = None, _gallery(name, model, prompts, seed, out)
             else:
                 frame = run.run(
                     CHARTED[name] if isinstance(name, str) else name,
@@ -77,7 +77,7 @@ def draw(
                     store=store,
                     executor=executor,
                 )
-                report = _frame(name, frame, out, scope)
+                report, frame = _frame(name, frame, out, scope)
         except ValueError as error:
             if len(names) == 1:
                 raise
@@ -85,16 +85,17 @@ def draw(
             continue
         command = _command(name, model, seed, report.get("scope", "paper"))
         report |= output.provenance(model, command, spec, prompts, metrics)
-        yield from _finish(out / label, name, report, redraw(name, out, report), endings)
+        figure = redraw(name, out, report)
+        yield from _finish(out / label, name, report, frame, figure, endings)
 
 
 def _command(name: str | Experiment, model: Model, seed: int, scope: str) -> str:
     """Write the command that draws a figure, without options; empty if none does."""
-    if not isinstance(name, str) or scope not in ("quick", "paper"):
+    if not isinstance(name, str) or scope not in ("quick", "default", "paper"):
         return ""
     option = f" --seed {seed}" if name in GALLERIES else ""
-    quick = " --quick" if scope == "quick" else ""
-    return f"figures {name}{output.model_option(model)}{option}{quick}"
+    option += f" --{scope}" if scope != "paper" else ""
+    return f"figures {name}{output.model_option(model)}{option}"
 
 
 def _gallery(name: str, model: Model, prompts: PromptSet | None, seed: int, out: Path) -> Report:
@@ -105,14 +106,17 @@ def _gallery(name: str, model: Model, prompts: PromptSet | None, seed: int, out:
     return {"figure": name, "seed": seed, **report}
 
 
-def _frame(name: str | Experiment, frame: pd.DataFrame, out: Path, scope: str | Scope) -> Report:
-    """Write an experiment's frame, or its sums where it is too long to keep."""
+def _frame(
+    name: str | Experiment, frame: pd.DataFrame, out: Path, scope: str | Scope
+) -> tuple[Report, pd.DataFrame]:
+    """Write an experiment's frame, or its sums where it is too long; return what tables sum up."""
     record = _record(name)
     label = name if isinstance(name, str) else name.name
     kept = record.points(frame) if record.points else frame
-    output.write_frame(out / label, frame, kept)
+    written = output.write_frame(out / label, kept)
     scope = scope if isinstance(scope, str) else scope.name
-    return {"figure": label, **output.measured(scope, frame, len(kept))}
+    report = {"figure": label, **output.measured(scope, frame, len(kept))}
+    return report, frame if record.points else written
 
 
 def draw_frame(
@@ -131,7 +135,7 @@ def draw_frame(
     """
     out = folder(out)
     record = _record(experiment)
-    written = output.write_frame(out / record.name, frame, frame)
+    written = output.write_frame(out / record.name, frame)
     option = f" --{scope}" if scope != "default" else ""
     scales = tuple(frame[GUIDANCE].unique()) if GUIDANCE in frame else ()
     if scales != record.guidances:
@@ -143,7 +147,7 @@ def draw_frame(
         **output.provenance(model, command if shipped else "", spec, prompts, metrics),
     }
     figure = record.chart(written)
-    yield from _finish(out / record.name, record, report, figure, ("png", "pdf"))
+    yield from _finish(out / record.name, record, report, written, figure, ("png", "pdf"))
 
 
 def meaningless(model: Model, name: str | Experiment) -> str:
@@ -162,15 +166,22 @@ def _record(name: str | Experiment) -> Experiment:
 
 
 def _finish(
-    path: Path, name: str | Experiment, report: Report, figure: Figure, endings: Sequence[str]
+    path: Path,
+    name: str | Experiment,
+    report: Report,
+    frame: pd.DataFrame | None,
+    figure: Figure,
+    endings: Sequence[str],
 ) -> Iterator[Path]:
-    """Write caption and provenance, then the figure."""
+    """Write caption, tables of a frame and provenance, then the figure."""
     gallery = isinstance(name, str) and name in GALLERIES
     report["caption"] = (
         GALLERIES[str(name)].caption if gallery else output.caption(_record(name), report)
     )
     yield Path(f"{path}.npz" if gallery else f"{path}.csv")
     output.write_caption(path, report)
+    if frame is not None:
+        output.write_tables(path, frame, report["caption"])
     write_json(Path(f"{path}.json"), report)
     for ending in endings:
         write_figure(f"{path}.{ending}", figure)
@@ -184,10 +195,10 @@ def again(out: str | Path, names: Sequence[str], endings: Sequence[str]) -> Iter
         if name not in _there(out):
             raise ValueError(f"{out / name}.json is not there: nothing says what {name} shows")
         report, figure = _report(out / f"{name}.json"), _from_data(name, out)
-        if name in CHARTED and not _record(name).points:
-            output.write_tables(out / name, pd.read_csv(out / f"{name}.csv"))
+        whole = name in CHARTED and not _record(name).points
+        frame = pd.read_csv(out / f"{name}.csv") if whole else None
         report["versions"] |= {p: version(p) for p in DRAWN_WITH}
-        yield from _finish(out / name, name, report, figure, endings)
+        yield from _finish(out / name, name, report, frame, figure, endings)
 
 
 def _there(out: Path) -> list[str]:

@@ -50,7 +50,7 @@ def _draw_steps(report: Report, arrays: Arrays) -> Figure:
 def _demo(model: Model, prompts: PromptSet, seed: int) -> tuple[Report, Arrays]:
     """Compare full generation of the model's example prompt with its preset."""
     example = model.example
-    report, pictures, shares = demo.compare(model, example, paper_preset(model), seed)
+    report, pictures, shares, _ = demo.compare(model, example, paper_preset(model), seed)
     return report, {**pictures, **shares}
 
 

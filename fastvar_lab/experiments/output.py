@@ -23,14 +23,12 @@ DIGITS = 6  # of every number in a table of data
 Report = dict[str, Any]
 
 
-def write_frame(path: Path, frame: pd.DataFrame, kept: pd.DataFrame) -> pd.DataFrame:
-    """Write the rows that are `kept` as csv, and the tables of all; return the rows as written."""
+def write_frame(path: Path, frame: pd.DataFrame) -> pd.DataFrame:
+    """Write rows as csv; return them as written."""
     data = Path(f"{path}.csv")
     disown_data(path)
-    write(data, lambda partial: rounded(kept).to_csv(partial, index=False))
-    written = pd.read_csv(data)
-    write_tables(path, written if kept is frame else frame)
-    return written
+    write(data, lambda partial: rounded(frame).to_csv(partial, index=False))
+    return pd.read_csv(data)
 
 
 def rounded(frame: pd.DataFrame) -> pd.DataFrame:
@@ -54,10 +52,11 @@ def rounded(frame: pd.DataFrame) -> pd.DataFrame:
     return out
 
 
-def write_tables(path: str | Path, frame: pd.DataFrame) -> None:
+def write_tables(path: str | Path, frame: pd.DataFrame, caption: str = "") -> None:
     """Write what a frame says as Markdown and LaTeX (booktabs), `path` without its ending."""
     table = tabulate(frame)
-    for ending, text in ((".md", markdown(table)), (".tex", latex(table))):
+    tex = latex(table, caption, label=f"tab:{Path(path).name}")
+    for ending, text in ((".md", markdown(table)), (".tex", tex)):
         _write_text(Path(f"{path}{ending}"), text)
 
 
@@ -149,8 +148,8 @@ def repeating(
         return ""
     spec, usual = spec or ModelSpec(), ModelSpec()
     values = {
-        name: str(getattr(spec, name))
-        for name in ("weights", "device", "dtype")
+        name.replace("_", "-"): str(getattr(spec, name))
+        for name in ("weights", "device", "dtype", "lora", "lora_scale")
         if getattr(spec, name) != getattr(usual, name)
     }
     if isinstance(prompts, PromptFile):

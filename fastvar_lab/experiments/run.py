@@ -22,6 +22,7 @@ from fastvar_lab.experiments.comparison import comparison, halves_and_wholes, wi
 from fastvar_lab.experiments.jobs import CellJob, Disturbed, GuidedJob, Job
 from fastvar_lab.experiments.questions import shipped
 from fastvar_lab.experiments.workers import ModelSpec, expectation, submit
+from fastvar_lab.frames import LINE
 from fastvar_lab.measure import quality
 from fastvar_lab.methods.columns import labelled
 from fastvar_lab.models.model import Model
@@ -82,6 +83,9 @@ def run(
     store = store or Store()
     _follow(plan, store, progress, executor)
     frame = _measured(plan, store, progress, executor)
+    lines = plan.record.lines(plan.model)
+    if lines:
+        frame = frame.assign(**{LINE: [lines.get(label, label) for label in frame.method]})
     front = {"model": plan.model.name, "weights": plan.model.fingerprint}
     if "prompt" in frame:
         front["prompts"] = plan.prompts.name
@@ -272,12 +276,16 @@ def comparing_jobs(
     compared = with_full(question.methods, question.model)
     if record.slow and question.scope.name == "quick":
         compared = halves_and_wholes(compared)
+    lines = record.lines(question.model) if question.scope.name == "quick" else {}
+    if lines:  # a quick look takes the last setting of each
+        last = {line: label for label, line in lines.items()}.values()
+        compared = {k: m for k, m in compared.items() if k not in lines or k in last}
     named = quality.as_metrics([*record.metrics, *quality.as_metrics(metrics or ())])
     chosen = quality.chosen(named)
     judge = question.prompts.judge
     chosen = chosen if judge is None else (quality.score(judge), *chosen)
     chosen = _fitting(chosen, {metric.name for metric in named}, question.model, note)
-    return comparison(replace(question, methods=compared), chosen, record.name)
+    return comparison(replace(question, methods=compared), chosen, record.name, record.timed)
 
 
 def _fitting(

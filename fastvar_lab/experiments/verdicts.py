@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from fastvar_lab.measure.statistics import bootstrap
+from fastvar_lab.frames import GUIDANCE, OPERATIONS, counted
+from fastvar_lab.measure.statistics import bootstrap, paired, paired_at_equal
 
 HOLDS, FAILS, OPEN = "holds", "does not hold", "cannot tell"
 FEWEST = 8  # pictures, or turns, below which an interval decides nothing
@@ -53,6 +54,47 @@ def mean(values: np.ndarray) -> dict[str, float]:
     """Return a mean with its interval, as `above` takes it."""
     low, high = bootstrap(values)
     return {"difference": float(np.mean(values)), "low": low, "high": high, "n": len(values)}
+
+
+def line_over(
+    first: str,
+    second: str,
+    value: str = "psnr",
+    guidance: float | None = None,
+    cost: str = OPERATIONS,
+) -> Callable[[pd.DataFrame], Answer]:
+    """Make the answer to a claim that one line is better than another at equal operations.
+
+    `cost` may be another column that is to be equal. With `guidance` it is asked at that scale, of
+    a frame with several.
+    """
+
+    def answer(frame: pd.DataFrame) -> Answer:
+        rows = frame if guidance is None else frame[frame[GUIDANCE] == guidance]
+        gap = paired_at_equal(counted(rows), first, second, value, cost)
+        where = "" if guidance is None else f" at guidance {guidance:g}"
+        return above(gap, " dB" if value == "psnr" else "", f"{first} over {second}{where}")
+
+    return answer
+
+
+def method_over(
+    first: str, second: str, value: str = "psnr", least: float = 0.0
+) -> Callable[[pd.DataFrame], Answer]:
+    """Make the answer to a claim that one method is better than another of the same operations.
+
+    It must be better by more than `least`, which may be negative.
+    """
+
+    def answer(frame: pd.DataFrame) -> Answer:
+        rows = quality(frame, value)
+        missing = {first, second} - set(rows.method)
+        if missing:
+            raise ValueError(f"the frame has no method {' and '.join(sorted(missing))}")
+        gap = paired(rows, first, second, value)
+        return above(gap, " dB" if value == "psnr" else "", f"{first} over {second}", least)
+
+    return answer
 
 
 def quality(frame: pd.DataFrame, value: str) -> pd.DataFrame:

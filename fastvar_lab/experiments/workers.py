@@ -29,7 +29,7 @@ OPENING = threading.Lock()  # a worker with several threads opens a model once
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """How a model is opened, as plain values that travel to a worker.
+    """How a model is opened, as plain values that travel to a worker; see `load`.
 
     >>> ModelSpec("tiny").open().name
     'tiny'
@@ -39,6 +39,13 @@ class ModelSpec:
     weights: str | None = None
     device: str = "cpu"
     dtype: str = "float32"
+    lora: str | None = None
+    lora_scale: float = 1.0
+    precision: str = "float32"
+    sizes: tuple[tuple[int, int], ...] | None = None
+    features: str | None = None
+    instruction: str | None = None
+    text: bool = True
 
     def open(self) -> Model:
         """Open the model, once per process."""
@@ -46,16 +53,32 @@ class ModelSpec:
             return _open(self)
 
     def resolved(self) -> ModelSpec:
-        """Return the same with a whole path: workers run elsewhere."""
-        if self.weights in (None, "random"):
-            return self
-        return replace(self, weights=str(expanded(str(self.weights)).resolve()))
+        """Return the same with whole paths: workers run elsewhere."""
+        names = ("weights", "lora", "features", "instruction")
+        paths: dict[str, Any] = {
+            name: str(expanded(str(getattr(self, name))).resolve())
+            for name in names
+            if getattr(self, name) not in (None, "random")
+        }
+        return replace(self, **paths)
 
 
 @lru_cache(maxsize=2)
 def _open(spec: ModelSpec) -> Model:
     dtype: Any = getattr(torch, spec.dtype, spec.dtype)  # `load` refuses what is none
-    return load(spec.name, spec.weights, spec.device, dtype)
+    return load(
+        spec.name,
+        spec.weights,
+        spec.device,
+        dtype,
+        precision=spec.precision,
+        sizes=spec.sizes,
+        lora=spec.lora,
+        lora_scale=spec.lora_scale,
+        features=spec.features,
+        instruction=spec.instruction,
+        text=spec.text,
+    )
 
 
 def expectation(model: Model) -> dict[str, Any]:

@@ -16,9 +16,10 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from fastvar_lab.frames import holds_hits
+from fastvar_lab.frames import LINE, OPERATIONS, holds_hits
 
 DRAWS = 2000  # bootstrap resamples
+EQUAL = 1e-4  # of full cost: kept counts are rounded to whole tokens
 
 Values: TypeAlias = Sequence[float] | np.ndarray | pd.Series
 Interval = tuple[float, float]
@@ -132,6 +133,38 @@ def summary(frame: pd.DataFrame, by: Sequence[str], value: str) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
+
+
+def paired_at_equal(
+    frame: pd.DataFrame, first: str, second: str, value: str, cost: str = OPERATIONS
+) -> dict[str, float]:
+    """Return the mean difference (first - second) of two lines on the same pictures, at equal cost.
+
+    `frame` is that of `counted`. A line's value of a picture between its settings is interpolated
+    over `cost`. Differences are taken at the settings of both lines that lie within the range of
+    both, and averaged by picture. Keys as in `paired`. Raises ValueError for lines of which no
+    costs are equal.
+    """
+    tables = [
+        frame[frame[LINE] == line].pivot_table(index="picture", columns=cost, values=value)
+        for line in (first, second)
+    ]
+    for line, table in zip((first, second), tables, strict=True):
+        if table.empty:
+            raise ValueError(f"the frame has no line {line!r}")
+    x, other = (table.columns.to_numpy(dtype=float) for table in tables)
+    low, high = max(x.min(), other.min()), min(x.max(), other.max())
+    points = [c for c in np.unique([*x, *other]) if low - EQUAL <= c <= high + EQUAL]
+    if not points:
+        raise ValueError(f"{first} and {second} have no {cost} in common")
+    pictures = tables[0].index.intersection(tables[1].index)
+    a, b = (
+        np.array([np.interp(points, table.columns, row) for row in table.loc[pictures].to_numpy()])
+        for table in tables
+    )
+    gaps = (a - b).mean(axis=1)
+    low, high = bootstrap(gaps)
+    return {"difference": float(np.nanmean(gaps)), "low": low, "high": high, "n": len(gaps)}
 
 
 def paired(frame: pd.DataFrame, first: str, second: str, value: str) -> dict[str, float]:

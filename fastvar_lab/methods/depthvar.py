@@ -13,6 +13,7 @@ from fastvar_lab.draws import sent
 from fastvar_lab.methods.ratios import ScaleName, scale_name
 from fastvar_lab.methods.registry import method
 from fastvar_lab.methods.schedule import find
+from fastvar_lab.methods.spaces import Subject, space
 from fastvar_lab.seam import KINDS, Act, Branch, Grid, Handles, Runner, Site, Stack
 from fastvar_lab.tokens import gather, resize, rows_like, scatter, wide
 
@@ -211,3 +212,15 @@ class DepthRunner(Runner):
 
     def held(self) -> dict[tuple[int, Site], Tensor]:
         return {(self.reference.index, site): out for site, out in self.outputs.items()}
+
+
+@space(
+    "DepthVAR", "granularity",
+    lambda subject: (DepthVAR(reference=-4), DepthVAR(reference=-6)),
+    reference=(-7, -6, -5, -4, -3, -2), shape=("linear", "constant"),
+    turn=(0.0, 0.25, 0.5), weighted=(True, False),
+)  # fmt: skip
+def _depthvar(
+    subject: Subject, reference: int, shape: str, turn: float, weighted: bool
+) -> DepthVAR:
+    return DepthVAR(reference, shape, turn, weighted)

@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from fastvar_lab.methods.ratios import ScaleName, scale_name
 from fastvar_lab.methods.registry import method
 from fastvar_lab.methods.schedule import find
 from fastvar_lab.methods.select import top
+from fastvar_lab.methods.spaces import Subject, space
 from fastvar_lab.seam import Act, Branch, Grid, Handles, Rows, Runner, Site, Stack
 from fastvar_lab.tokens import gather, resize, scatter, wide
 
@@ -52,7 +53,6 @@ class FasterVAR:
     (257, 257, 257, 257)
     """
 
-    family: ClassVar[str] = "FasterVAR"
     ranks: Mapping[ScaleName, Shares] | tuple[tuple[ScaleName, Shares], ...]
     null_from: ScaleName | None = None
     chunks: int = 8
@@ -75,6 +75,11 @@ class FasterVAR:
             )
         if self.positions not in ("first", "drawn"):
             raise ValueError(f"positions must be first or drawn; not {self.positions!r}")
+
+    @property
+    def family(self) -> str:
+        """FasterVAR, or its control that gathers tokens instead of mixing them."""
+        return "FasterVAR" if self.mix else "FasterVAR, gathered"
 
     def _shares(self, name: Any, value: Any) -> Shares:
         """Convert rank shares to floats in [0, 1), or raise ValueError."""
@@ -241,3 +246,41 @@ def fastervar_release(energy: float = 0.96) -> FasterVAR:
     from fastvar_lab.methods.fastervar_ranks import published_ranks
 
     return FasterVAR({40: published_ranks(energy)[40], 48: 0.0, 64: 0.0}, null_from=40)
+
+
+def _low_rank(
+    subject: Subject, energy: float, low: int, skipped: int, null: bool, mix: bool
+) -> FasterVAR:
+    """Run steps at the ranks that keep some energy, null rows alone, and skip those after them."""
+    measured = subject.calibrated(
+        "fastervar", scales=(-4, -3, -2, -1), energy=energy, chunks=min(8, subject.depth)
+    )
+    shares = dict(measured.ranks)
+    ranks: dict[ScaleName, Shares] = {}
+    for i in range(skipped + low, 0, -1):
+        ranks[-i] = 0.0 if i <= skipped else shares[-i]
+    begin = -skipped - low if null else None
+    return FasterVAR(ranks, begin, measured.chunks, mix)
+
+
+_ENERGIES = (0.8, 0.9, 0.96, 0.98, 0.99)
+_FIELDS = {"energy": _ENERGIES, "low": (1, 2, 3), "skipped": (0, 1, 2), "null": (False, True)}
+
+
+def _released(subject: Subject, mix: bool) -> list[FasterVAR]:
+    """Return the release for Infinity, and the paper's three steps of low rank."""
+    return [_low_rank(subject, 0.96, 1, 2, True, mix), _low_rank(subject, 0.96, 3, 0, True, mix)]
+
+
+@space("FasterVAR", "granularity", lambda subject: _released(subject, True), **_FIELDS)
+def _mixed(subject: Subject, energy: float, low: int, skipped: int, null: bool) -> FasterVAR:
+    if low + skipped > 4:
+        raise ValueError("ranks are measured at the last four steps")
+    return _low_rank(subject, energy, low, skipped, null, True)
+
+
+@space("FasterVAR, gathered", "granularity", lambda subject: _released(subject, False), **_FIELDS)
+def _gathered(subject: Subject, energy: float, low: int, skipped: int, null: bool) -> FasterVAR:
+    if low + skipped > 4:
+        raise ValueError("ranks are measured at the last four steps")
+    return _low_rank(subject, energy, low, skipped, null, False)

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from fastvar_lab.draws import sent
-from fastvar_lab.methods.guidance import Around, steps_between
+from fastvar_lab.methods.guidance import Around, Tail, steps_between
 from fastvar_lab.methods.prune import Dense
 from fastvar_lab.methods.ratios import ScaleName
 from fastvar_lab.methods.registry import method
 from fastvar_lab.methods.schedule import find
+from fastvar_lab.methods.spaces import Subject, space
 from fastvar_lab.seam import Act, Grid, Handles, Method, Rows, Runner, Stack, Wrapper
 from fastvar_lab.tokens import wide
 
@@ -306,3 +307,53 @@ class SharedRunner(FusedRunner):
             else:
                 x = block(x)
         return x
+
+
+_LAYERS = (0.0, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875)  # shares of the depth
+_STEPS = (-7, -6, -5, -4, -3, -2, -1)
+
+
+def _at(subject: Subject, share: float) -> int:
+    """Return the layer at a share of the depth."""
+    return round(share * subject.depth)
+
+
+def _focusvar_published(subject: Subject) -> list[Method]:
+    return [FocusVAR(layer=_at(subject, 5 / 32))]
+
+
+@space("FocusVAR", "guidance", _focusvar_published, first=_STEPS, layer=_LAYERS)
+def _focusvar(subject: Subject, first: int, layer: float) -> Method:
+    return FocusVAR(first=first, layer=_at(subject, layer))
+
+
+@space(
+    "FocusVAR, skipping", "guidance",
+    lambda subject: [Tail(_focusvar_published(subject)[0], skip_from=-2)],
+    first=_STEPS[:-1], layer=_LAYERS, skipped=(1, 2, 3),
+)  # fmt: skip
+def _focusvar_skipping(subject: Subject, first: int, layer: float, skipped: int) -> Method:
+    if -first <= skipped:
+        raise ValueError("nothing is fused where all steps are skipped")
+    return Tail(_focusvar(subject, first, layer), skip_from=-skipped)
+
+
+@space(
+    "FocusVARAdaptive", "guidance",
+    lambda subject: [FocusVARAdaptive(early=_at(subject, 5 / 32), late=_at(subject, 20 / 32))],
+    probe=_STEPS, early=_LAYERS[:-1], late=_LAYERS[1:], spread=(0.5, 0.8, 1.0, 1.2, 1.5, 2.0),
+)  # fmt: skip
+def _focusvar_adaptive(
+    subject: Subject, probe: int, early: float, late: float, spread: float
+) -> Method:
+    layers = _at(subject, early), _at(subject, late)
+    return FocusVARAdaptive(probe=probe, early=layers[0], late=layers[1], spread=spread)
+
+
+@space(
+    "SharedUpdate", "guidance",
+    lambda subject: [SharedUpdate(layers=(_at(subject, 16 / 32), _at(subject, 28 / 32)))],
+    first=_STEPS, last=(-3, -2, -1), begin=_LAYERS, end=(*_LAYERS[1:], 1.0),
+)  # fmt: skip
+def _shared_update(subject: Subject, first: int, last: int, begin: float, end: float) -> Method:
+    return SharedUpdate(first=first, last=last, layers=(_at(subject, begin), _at(subject, end)))

@@ -12,6 +12,7 @@ from fastvar_lab.methods.prune import Dense
 from fastvar_lab.methods.ratios import ScaleName, scale_name
 from fastvar_lab.methods.registry import method
 from fastvar_lab.methods.schedule import find
+from fastvar_lab.methods.spaces import Subject, space
 from fastvar_lab.seam import Act, Grid, Handles, Method, Rows, Runner, Site, Wrapper
 
 
@@ -192,3 +193,31 @@ class TailRunner(Wrapper):
     def rows(self, grid: Grid, canvas: Tensor) -> Rows | None:
         rows = self.inner.rows(grid, canvas)
         return None if grid.index in self.tail else rows
+
+
+def _released_tails(subject: Subject) -> list[Method]:
+    """Return the tails that released code puts on other methods for Infinity."""
+    return [Tail(skip_from=-2)]
+
+
+@space("skipping", "control", _released_tails, first=(-1, -2, -3, -4, -5))
+def _skipping(subject: Subject, first: int) -> Method:
+    return Tail(skip_from=first)
+
+
+@space("conditional tail", "control", first=tuple(range(-1, -9, -1)))
+def _conditional(subject: Subject, first: int) -> Method:
+    return Tail(cond_from=first)
+
+
+@space(
+    "conditional tail, skipping", "control",
+    skipped=(1, 2, 3, 4), alone=(1, 2, 3, 4, 5, 6),
+)  # fmt: skip
+def _both(subject: Subject, skipped: int, alone: int) -> Method:
+    return Tail(cond_from=-skipped - alone, skip_from=-skipped)
+
+
+@space("null tail, skipping", "control", skipped=(1, 2, 3), alone=(1, 2, 3, 4))
+def _null(subject: Subject, skipped: int, alone: int) -> Method:
+    return Tail(null_from=-skipped - alone, skip_from=-skipped)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from typing import ClassVar, NamedTuple
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fastvar_lab.methods.registry import method
+from fastvar_lab.methods.spaces import Subject, space
 from fastvar_lab.seam import DENSE, Act, Grid, Rows, Runner, Site
 
 
@@ -166,6 +167,18 @@ class HeatKV:
             for step in range(len(grids))
         ]
 
+    def held_bytes(
+        self,
+        grids: Sequence[Grid],
+        depth: int,
+        heads: int,
+        head_dim: int,
+        rows: int = 2,
+        itemsize: int = 4,
+    ) -> list[int]:
+        """Return the bytes of keys and values before each step, of a ragged cache."""
+        return [2 * head_dim * rows * itemsize * keys for keys in self.held_keys(grids, depth)]
+
     def acts(self, grids: Sequence[Grid]) -> tuple[Act, ...]:
         counts = [self.dropped_pairs(grids, step) for step in range(len(grids))]
         changed = [
@@ -217,3 +230,12 @@ class HeatKVRunner(Runner):
                 table[:, block.head, :, self.spans[block.source]] = float("-inf")
             mask = table.to(q.device)
         return k, v, mask
+
+
+@space(
+    "HeatKV", "cache", budget=(0.9, 0.75, 0.6, 0.5, 0.4, 0.33, 0.25, 0.2, 0.15, 0.1, 0.05),
+    sinks=(2, 3, 4), strict=(True, False),
+)  # fmt: skip
+def _heatkv(subject: Subject, budget: float, sinks: int, strict: bool) -> HeatKV:
+    measured = subject.calibrated("heatkv", budget=1.0, sinks=sinks)
+    return replace(measured, budget=budget, strict=strict)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -15,6 +15,7 @@ from fastvar_lab.methods.ratios import ScaleName
 from fastvar_lab.methods.registry import method, selector
 from fastvar_lab.methods.schedule import Scheduled, ScheduledRunner, kept
 from fastvar_lab.methods.select import top
+from fastvar_lab.methods.spaces import Subject, rising, space
 from fastvar_lab.seam import KINDS, Act, Branch, Grid, Rows, Runner, Site, Stack
 from fastvar_lab.tokens import gather, scatter, wide
 
@@ -52,6 +53,11 @@ class LazyVAR(Scheduled):
     layers: ClassVar[tuple[int, int] | None] = None  # type: ignore[misc]
     sublayers: ClassVar[tuple[str, ...]] = KINDS  # type: ignore[misc]
     granularity: ClassVar[str] = "stack"
+
+    @property
+    def family(self) -> str:
+        """LazyVAR, with or without its group."""
+        return "LazyVAR" if self.group else "LazyVAR, no group"
 
     def __post_init__(self) -> None:
         self._settle()
@@ -216,3 +222,30 @@ class LazyRunner(ScheduledRunner):
             return None
         mask = torch.zeros(len(places), grid.tokens, dtype=torch.bool, device=places.device)
         return mask.scatter_(1, places, True)
+
+
+_SHARES = (0.0, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
+_FIELDS = {"fourth": _SHARES, "third": _SHARES, "second": _SHARES, "last": _SHARES}
+
+
+def _ratios(fourth: float, third: float, second: float, last: float) -> dict[ScaleName, float]:
+    if fourth > third:
+        raise ValueError("shares rise with the step")
+    return ({-4: fourth} if fourth else {}) | rising(third, second, last)
+
+
+@space(
+    "LazyVAR", "granularity", lambda subject: tuple(LAZYVAR.values()),
+    **_FIELDS, disjoint=(True, False),
+)  # fmt: skip
+def _grouped(subject: Subject, disjoint: bool, **shares: float) -> LazyVAR:
+    return LazyVAR(_ratios(**shares), disjoint=disjoint)
+
+
+@space(
+    "LazyVAR, no group", "granularity",
+    lambda subject: tuple(replace(method, group=False) for method in LAZYVAR.values()),
+    **_FIELDS,
+)  # fmt: skip
+def _alone(subject: Subject, **shares: float) -> LazyVAR:
+    return LazyVAR(_ratios(**shares), group=False)

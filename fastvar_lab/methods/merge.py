@@ -13,6 +13,7 @@ from torch import Tensor
 from fastvar_lab.methods.ratios import ScaleName
 from fastvar_lab.methods.registry import method
 from fastvar_lab.methods.schedule import Scheduled, ScheduledRunner, kept
+from fastvar_lab.methods.spaces import Subject, rising, space
 from fastvar_lab.seam import DENSE, KINDS, Act, Branch, Grid, Rows, Runner, Site
 from fastvar_lab.tokens import gather, scatter, wide
 
@@ -138,3 +139,14 @@ class MergeRunner(ScheduledRunner):
         out = branch(together, matching.kept)
         full = scatter(torch.empty_like(x, dtype=out.dtype), matching.kept, out)
         return scatter(full, matching.merged, gather(out, matching.target))
+
+
+MERGED = (0.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 1.0)
+
+
+@space(
+    "ToMe", "selection", lambda subject: (Merge({-2: 0.5, -1: 0.5}),),
+    third=MERGED, second=MERGED, last=(*MERGED[:-1], 0.85, 1.0), stride=(2, 3, 4),
+)  # fmt: skip
+def _tome(subject: Subject, third: float, second: float, last: float, stride: int) -> Merge:
+    return Merge(rising(third, second, last), stride=stride)

@@ -14,6 +14,7 @@ from fastvar_lab.methods.registry import method
 from fastvar_lab.methods.restore import CachedBranch, Restorer
 from fastvar_lab.methods.schedule import Scheduled, find, kept
 from fastvar_lab.methods.select import FarFromMean, Selector
+from fastvar_lab.methods.spaces import PRUNED, Subject, rising, space
 from fastvar_lab.seam import KINDS, Act, Grid, Rows, Runner, Site
 
 GRANULARITIES = ("sublayer", "block", "step", "stack")
@@ -98,10 +99,11 @@ class Prune(Scheduled):
             raise ValueError(
                 "granularity stack drops tokens from every sublayer; leave sublayers out"
             )
-        if getattr(self.select, "needs_output", False) and self.granularity != "sublayer":
+        looks_ahead = getattr(self.select, "needs_output", False)
+        if looks_ahead and self.granularity not in ("sublayer", "stack"):
             raise ValueError(
                 f"{self.select!r} looks at the output of every sublayer; its granularity is "
-                f"sublayer, not {self.granularity}"
+                f"sublayer or stack, not {self.granularity}"
             )
 
     def cache_index(self, grids: Sequence[Grid]) -> int | None:
@@ -200,3 +202,22 @@ def _first_pruned(ratios: Mapping[int, float]) -> int:
 def _last_whole(ratios: Mapping[int, float]) -> int:
     """Return the last step without a ratio before the first pruned one; -1 if there is none."""
     return max((s for s in range(_first_pruned(ratios)) if s not in ratios), default=-1)
+
+
+def _published(subject: Subject) -> list[Prune]:
+    """Return the settings for HART, and those for Infinity at the released share of the layers."""
+    first = round(3 / 32 * subject.depth)
+    ratios: dict[ScaleName, float] = {-4: 0.4, -3: 0.5, -2: 1.0, -1: 1.0}
+    layers = (first, max(first + 1, round(28 / 32 * subject.depth)))
+    return [Prune({-2: 0.5, -1: 0.75}), Prune({-2: 0.5, -1: 1.0}), Prune(ratios, layers=layers)]
+
+
+@space(
+    "FastVAR", "selection", _published,
+    third=PRUNED, second=PRUNED, last=PRUNED, spared=(0.0, 0.125, 0.25),
+)  # fmt: skip
+def _fastvar(subject: Subject, third: float, second: float, last: float, spared: float) -> Prune:
+    """Prune all layers but the first ones, of which a share is spared."""
+    first = round(spared * subject.depth)
+    layers = (first, subject.depth) if first else None
+    return Prune(rising(third, second, last), layers=layers)

@@ -12,7 +12,7 @@ from fastvar_lab.methods.observer import Observer, observer
 from fastvar_lab.methods.restore import Cached
 from fastvar_lab.methods.schedule import ScheduledRunner, kept
 from fastvar_lab.methods.select import check, score, top
-from fastvar_lab.seam import Branch, Grid, Handles, Site, Stack
+from fastvar_lab.seam import Block, Branch, Grid, Handles, Site, Stack
 from fastvar_lab.tokens import gather, resize, rows_like, scatter, wide
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ class PruneRunner(ScheduledRunner):
         self.live = slice(None)  # the guidance rows that run
         self.index: tuple[Any, Tensor] | None = None
         self.inside: Tensor | None = None  # the tokens that run through a pruned stack
+        self.change: Tensor | None = None  # (B, L), in a stack whose true output is looked at
         self.stacked: Stored | None = None  # what a whole stack adds
 
     def forwarded(self, site: Site, grid: Grid) -> int:
@@ -73,15 +74,28 @@ class PruneRunner(ScheduledRunner):
             return super().stack(grid, blocks, x)
         for block in blocks[: self.layers.start]:
             x = block(x)
-        index = self.inside = self.choose(site, grid, x)
-        states = gather(x, index)
-        for block in blocks[self.layers.start : self.layers.stop]:
-            states = block(states)
-        self.inside = None
-        x = self.fill(states, index, grid, x)
+        inner = blocks[self.layers.start : self.layers.stop]
+        if self.oracle:
+            x = self.changed_most(site, grid, inner, x)
+        else:
+            index = self.inside = self.choose(site, grid, x)
+            states = gather(x, index)
+            for block in inner:
+                states = block(states)
+            self.inside = None
+            x = self.fill(states, index, grid, x)
         for block in blocks[self.layers.stop :]:
             x = block(x)
         return x
+
+    def changed_most(self, site: Site, grid: Grid, blocks: Sequence[Block], x: Tensor) -> Tensor:
+        """Run all tokens through a stack, and restore those that its sublayers changed least."""
+        states, self.change = x, wide(x).new_zeros(x.shape[:2])
+        for block in blocks:
+            states = block(states)
+        index = self.choose(site, grid, x, self.change)
+        self.change = None
+        return self.fill(gather(states, index), index, grid, x)
 
     def fill(self, states: Tensor, index: Tensor, grid: Grid, x: Tensor) -> Tensor:
         """Return all hidden states (B, L, C) after a pruned stack from those of kept tokens."""
@@ -107,6 +121,11 @@ class PruneRunner(ScheduledRunner):
         index = self.inside
         if index is not None:
             out = branch(x, index)
+        elif self.change is not None:
+            out = branch(x)
+            cached = self.on_rows(self.cache.get(site), len(x))
+            change = out - _resized(cached, grid)
+            self.change += score(self.method.select, change, grid, site, self.select)
         elif self.ratio(site, grid) == 0:
             out = branch(x)
             if grid.index == self.cache_index and self.prunes(site):
@@ -145,12 +164,16 @@ class PruneRunner(ScheduledRunner):
         output = rows_like(output, rows, self.live)
         return Cached(output[:, grid.prefix :], grid.h, grid.w)
 
-    def choose(self, site: Site, grid: Grid, x: Tensor) -> Tensor:
-        """Return the tokens to forward, (B, K); the granularity decides how often they change."""
+    def choose(self, site: Site, grid: Grid, x: Tensor, scores: Tensor | None = None) -> Tensor:
+        """Return the tokens to forward, (B, K); the granularity decides how often they change.
+
+        `scores` (B, L) are those of the selector, if they are known.
+        """
         scope = {"sublayer": site, "block": site.layer}.get(self.method.granularity)
         now = (grid.index, scope, kept(grid.tokens, self.ratio(site, grid)), len(x))
         if self.index is None or self.index[0] != now:
-            scores = score(self.method.select, x, grid, site, self.select)
+            if scores is None:
+                scores = score(self.method.select, x, grid, site, self.select)
             if (
                 scores.device.type == "cpu" and scores.isnan().any()
             ):  # not on a GPU, where it would wait

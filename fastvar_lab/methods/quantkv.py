@@ -9,6 +9,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from fastvar_lab.methods.registry import method
+from fastvar_lab.methods.spaces import Subject, space
 from fastvar_lab.seam import Act, Grid, Rows, Runner, Site
 from fastvar_lab.tokens import wide
 
@@ -46,9 +47,17 @@ class QuantKV:
         return 2 ** (self.bits - 1) - 1
 
     def held_bytes(
-        self, grids: Sequence[Grid], depth: int, heads: int, head_dim: int, rows: int = 2
+        self,
+        grids: Sequence[Grid],
+        depth: int,
+        heads: int,
+        head_dim: int,
+        rows: int = 2,
+        itemsize: int = 4,
     ) -> list[int]:
         """Return the bytes of packed codes and float32 scales before each step.
+
+        `itemsize`, the bytes of an unquantised value, decides nothing here.
 
         The released code packs 8, 4 and 2 bits only, and repeats the scales, one for all rows, for
         every token: 4 * T * depth * heads * head_dim bytes each for keys and for values, as much as
@@ -106,3 +115,11 @@ def quantised(x: Tensor, bits: int) -> Tensor:
     most = 2 ** (bits - 1) - 1
     scale = (wide(x).abs().amax(dim=2, keepdim=True) / most).clamp_min(1e-12)
     return ((wide(x) / scale).round().clamp(-most - 1, most) * scale).to(x.dtype)
+
+
+@space(
+    "VAR-Q", "cache", lambda subject: (QuantKV(8), QuantKV(4), QuantKV(2)),
+    bits=(8, 7, 6, 5, 4, 3, 2), last=(False, True),
+)  # fmt: skip
+def _varq(subject: Subject, bits: int, last: bool) -> QuantKV:
+    return QuantKV(bits, last)

@@ -14,6 +14,7 @@ from torch import Tensor
 from fastvar_lab.methods.ratios import ScaleName, scale_name
 from fastvar_lab.methods.registry import method
 from fastvar_lab.methods.schedule import find
+from fastvar_lab.methods.spaces import Subject, space
 from fastvar_lab.seam import DENSE, Act, Branch, Grid, Rows, Runner, Site
 from fastvar_lab.tokens import wide
 
@@ -114,6 +115,19 @@ class ScaleKV:
             out.append(sum(layers))
             layers = [n + grid.tokens for n in layers]
         return out
+
+    def held_bytes(
+        self,
+        grids: Sequence[Grid],
+        depth: int,
+        heads: int,
+        head_dim: int,
+        rows: int = 2,
+        itemsize: int = 4,
+    ) -> list[int]:
+        """Return the bytes of keys and values before each step."""
+        each = 2 * heads * head_dim * rows * itemsize
+        return [each * tokens for tokens in self.held_keys(grids, depth)]
 
     def acts(self, grids: Sequence[Grid]) -> tuple[Act, ...]:
         first = min((find(name, grids) for name, _ in cast(Any, self.kept)), default=len(grids))
@@ -235,3 +249,24 @@ def scalekv_release(score: str = "raw") -> ScaleKV:
     """
     counts: dict[ScaleName, Count] = {step - 13: both for step, both in RELEASED_2B.items()}
     return ScaleKV({**counts, -1: (6385,) + (465,) * 31}, drafters=(0, 23), score=score)
+
+
+@space(
+    "ScaleKV", "cache",
+    kept=(0.9, 0.75, 0.6, 0.5, 0.4, 0.3, 0.25, 0.2, 0.15, 0.1),
+    drafters=(0, 1, 2), more=(1.0, 2.0, 4.0), score=SCORES, pool=(1, 5),
+)  # fmt: skip
+def _scalekv(
+    subject: Subject, kept: float, drafters: int, more: float, score: str, pool: int
+) -> ScaleKV:
+    """Keep a share of the keys before each of the last four steps, `more` of it in drafters."""
+    if (drafters == 0) != (more == 1):
+        raise ValueError("drafters keep more, and without them nothing does")
+    grids = subject.grids()
+    counts: dict[ScaleName, Count] = {}
+    for i in range(4, 0, -1):
+        keys = sum(grid.tokens for grid in grids[:-i])
+        # the mean over all layers is `kept`, as the released budgets are
+        refiner = kept * subject.depth / (subject.depth + drafters * (more - 1))
+        counts[-i] = tuple(min(keys, max(16, round(s * keys))) for s in (refiner, refiner * more))
+    return ScaleKV(counts, tuple(range(drafters)), score, pool=pool)

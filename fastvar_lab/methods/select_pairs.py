@@ -9,8 +9,10 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from fastvar_lab.methods.observer import Observed, Observer, looks_back, observer
+from fastvar_lab.methods.prune import Prune
 from fastvar_lab.methods.registry import selector
 from fastvar_lab.methods.select import FarFromMean, Selector
+from fastvar_lab.methods.spaces import PRUNED, Subject, rising, space
 from fastvar_lab.seam import Grid, Handles, Site
 from fastvar_lab.tokens import wide
 
@@ -76,6 +78,11 @@ class Shared(Observed):
         """The number of earlier latents that the inner selector looks at."""
         return int(getattr(self.select, "needs_latents", 0))
 
+    @property
+    def needs_output(self) -> bool:
+        """Whether the inner selector looks at the true outputs."""
+        return bool(getattr(self.select, "needs_output", False))
+
     def observer(self, grids: Sequence[Grid], depth: int, since: int) -> Observer:
         return _Shared(observer(self.select, grids, depth, since))
 
@@ -112,16 +119,37 @@ class _Shared(_Paired):
 @selector("true change (oracle)")
 @dataclass(frozen=True)
 class TrueChange(Observed):
-    """An oracle: how far a sublayer's true output is from what restoration would put there.
+    """An oracle: how far the true output is from what restoration would put there.
 
     Every sublayer computes all tokens; those with the largest squared distance to the resized
     output of the cache step (to 0 without a cache) count as kept, and the rest is restored as
-    usual. It saves nothing, and counts so: it bounds what a selector could know. Keys and values
-    of all tokens are cached. Only for granularity "sublayer".
+    usual. It saves nothing, and counts so. Keys and values of all tokens are cached, which helps,
+    too.
+
+    Granularity decides what it bounds. With "sublayer" every sublayer chooses its own tokens, as
+    few errors as it can make alone, and yet the picture is worse than under `FarFromMean`: a token
+    whose sublayers are partly fresh and partly cached is in a state that neither step knows, and
+    the errors that are smallest in each sublayer do not sum to the smallest error of the token.
+    With "stack" the distances are summed over all sublayers of a step, and a token is fresh in all
+    of them or restored in all of them. This is the oracle that other selectors are to be measured
+    against.
     """
 
     needs_output: ClassVar[bool] = True
 
     def scores(self, x: Tensor, grid: Grid, site: Site) -> Tensor:
-        """Return the squared norm of x (B, L, C), the output less what would be restored."""
+        """Return the squared norm of x (B, L, C), an output less what would be restored."""
         return wide(x).square().sum(dim=-1)
+
+
+@space(
+    "pruning, guidance gap", "selection",
+    third=PRUNED, second=PRUNED, last=PRUNED, spared=(0.0, 0.125, 0.25),
+)  # fmt: skip
+def _guidance_gap(
+    subject: Subject, third: float, second: float, last: float, spared: float
+) -> Prune:
+    """FocusVAR's selector under FastVAR's restoration."""
+    first = round(spared * subject.depth)
+    layers = (first, subject.depth) if first else None
+    return Prune(rising(third, second, last), select=GuidanceGap(), layers=layers)

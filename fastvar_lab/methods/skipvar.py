@@ -16,6 +16,7 @@ from fastvar_lab.draws import sent
 from fastvar_lab.errors import short
 from fastvar_lab.files import digest, expanded, read_json
 from fastvar_lab.methods.registry import method
+from fastvar_lab.methods.spaces import Subject, space
 from fastvar_lab.seam import Act, Grid, Handles, Rows, Runner, Site
 
 RULES = Path(__file__).with_name("skipvar_rules.json")
@@ -82,6 +83,19 @@ def read_rule(name: str) -> tuple[Rule, str]:
         raise ValueError(f"cannot read the rule {name}: {error.strerror}") from error
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{name} holds no rule of SkipVAR: {short(error)}") from error
+
+
+def fitted_rules(model: str, guidance: Any, steps: int) -> list[str]:
+    """Return the package's rules that were fitted on a model at a guidance scale, mildest first.
+
+    >>> fitted_rules("tiny", 2.0, 10)[-1]
+    'tiny-0.96'
+    """
+    return [
+        name
+        for name, rule in read_json(RULES.read_bytes()).items()
+        if (rule.get("model"), rule.get("guidance"), rule["steps"]) == (model, guidance, steps)
+    ]
 
 
 def as_rule(values: Mapping[str, Any]) -> Rule:
@@ -279,3 +293,14 @@ class SkipRunner(Runner):
             return None
         drawn = torch.tensor([one is not Rows.SKIP for one in rows], device="cpu")
         return sent(drawn, tokens.device).unsqueeze(1).expand(-1, grid.tokens)
+
+
+@space(
+    "SkipVAR", "guidance", lambda subject: [SkipVAR(rule) for rule in subject.rules],
+    rule=tuple(range(16)),
+)  # fmt: skip
+def _skipvar(subject: Subject, rule: int) -> SkipVAR:
+    """Take one of the rules that were fitted on the model, from the mildest target on."""
+    if rule >= len(subject.rules):
+        raise ValueError(f"{len(subject.rules)} rules were fitted on the model")
+    return SkipVAR(subject.rules[rule])

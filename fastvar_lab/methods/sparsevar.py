@@ -14,6 +14,7 @@ from fastvar_lab.methods.registry import method
 from fastvar_lab.methods.restore_anchors import AnchorObserver, Anchors, lattice
 from fastvar_lab.methods.schedule import find
 from fastvar_lab.methods.select_previous import ChangeObserver, chunk_checked
+from fastvar_lab.methods.spaces import Subject, space
 from fastvar_lab.seam import DENSE, Act, Branch, Grid, Handles, Rows, Runner, Site, Stack
 from fastvar_lab.tokens import gather
 
@@ -198,3 +199,19 @@ def mask_first(index: Tensor) -> Tensor:
     again = index == index[:, :1]
     again[:, 0] = False
     return ~again
+
+
+@space(
+    "SparseVAR", "granularity",
+    lambda subject: (SparseVAR(), SparseVAR(threshold=0.5), SparseVAR(as_released=True)),
+    first=(-5, -4, -3, -2, -1),
+    threshold=(0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8),
+    similarity=(0.6, 0.8, 0.9), stride=(4, 8), place=(0.0, 0.25, 0.375, 0.5, 0.75),
+)  # fmt: skip
+def _sparsevar(
+    subject: Subject, first: int, threshold: float, similarity: float, stride: int, place: float
+) -> SparseVAR:
+    """Score by an eighth of the layers, which begins at some share of the depth."""
+    begin = round(place * subject.depth)
+    layers = (begin, max(begin + 1, round((place + 0.125) * subject.depth)))
+    return SparseVAR(first, threshold, layers, stride, similarity)

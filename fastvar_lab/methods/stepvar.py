@@ -9,6 +9,7 @@ from fastvar_lab.methods.prune import Prune
 from fastvar_lab.methods.registry import method
 from fastvar_lab.methods.restore import NearestKept, Restorer
 from fastvar_lab.methods.select import PrincipalHighPass, Selector
+from fastvar_lab.methods.spaces import PRUNED, Subject, rising, space
 
 
 @method
@@ -34,3 +35,11 @@ class StepVAR(Prune):
     select: Selector = field(default_factory=PrincipalHighPass)
     restore: Restorer = field(default_factory=NearestKept)
     granularity: str = "stack"
+
+
+@space(
+    "StepVAR", "granularity",
+    third=PRUNED, second=PRUNED, last=PRUNED, weight=(0.0, 0.3, 1.0, 3.0, 10.0),
+)  # fmt: skip
+def _stepvar(subject: Subject, third: float, second: float, last: float, weight: float) -> StepVAR:
+    return StepVAR(rising(third, second, last), select=PrincipalHighPass(weight))

@@ -48,6 +48,8 @@ class Attached(Model):
         """
         if precision not in PRECISIONS:
             raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}; not {precision!r}")
+        if precision == "int8":
+            raise self._fixed("int8")
         official = precision == "official"
         autocast = dtype if official and dtype.itemsize == 2 else None
         mixture = FAMILIES[self.family].official
@@ -68,6 +70,13 @@ class Attached(Model):
         if there and dtype in (None, self.dtype):
             return self
         raise self._fixed(f"{place}" if dtype is None else f"{place} in {dtype}")
+
+    def check_changeable(self) -> None:
+        """Raise ValueError: adapters and other weights are put into the live object."""
+        raise ValueError(
+            f"{self.name} shares the weights of a live object; change that object, and attach it "
+            "again"
+        )
 
     def _fixed(self, wanted: str) -> ValueError:
         return ValueError(

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from fastvar_lab.errors import WeightsError, short
 from fastvar_lab.models import states
-from fastvar_lab.models.precision import weight_of
+from fastvar_lab.models.precision import weight_of, weight_shape
 
 _WRAPPED = (  # the only child of data parallelism, compilation, FSDP, checkpointing and peft
     *("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"),
@@ -158,15 +158,6 @@ def _own_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     for name, buffer in module.named_buffers(recurse=False):
         if name not in module._non_persistent_buffers_set:
             yield name, buffer
-
-
-def weight_shape(module: nn.Module) -> tuple[int, ...]:
-    """Return the shape of a layer's weight, () if it has none; packed weights lie otherwise."""
-    sizes = tuple(getattr(module, name, None) for name in ("out_features", "in_features"))
-    if all(isinstance(size, int) for size in sizes):
-        return sizes  # type: ignore[return-value]
-    weight = weight_of(module)
-    return () if weight is None else tuple(weight.shape)
 
 
 def is_plain(module: nn.Module) -> bool:

@@ -21,6 +21,7 @@ from fastvar_lab.models.checkpoints import read_released
 from fastvar_lab.models.families import Config
 from fastvar_lab.models.features import StoredFeatures
 from fastvar_lab.models.hub import fetch
+from fastvar_lab.models.lora import load_lora, lora_file
 from fastvar_lab.models.model import Model
 from fastvar_lab.models.releases import Release
 from fastvar_lab.models.seeding import seeded
@@ -49,10 +50,13 @@ def load(
     *,
     download: bool = False,
     precision: str = "float32",
+    lora: str | Path | None = None,
+    lora_scale: float = 1.0,
     reference: tuple[int, int] | None = None,
     sizes: Sequence[Sequence[int]] | None = None,
     depth: int | None = None,
     features: str | Path | None = None,
+    text: bool = True,
     instruction: str | Path | None = None,
     rotary_mode: str | None = None,
     level_every: int | None = None,
@@ -65,10 +69,13 @@ def load(
     "random" for random weights drawn from `seed`, which are good for speed and tests alone.
     `download` fetches missing files through huggingface_hub. The text encoder is read from the
     same folder; if it is not there, `generate` needs encoded prompts. `precision` is "float32"
-    (everything in `dtype`) or "official", see `Model.set_precision`. `reference` replaces
+    (everything in `dtype`), "official" or "int8", see `Model.set_precision`; with `dtype`
+    torch.int8 it is "int8" beside float32. `lora` is a file or folder of a LoRA, put on scaled by
+    `lora_scale`; see `load_lora`. `reference` replaces
     Infinity's rotary grid, `sizes` the schedule. `depth` keeps only the first layers, for random
-    weights. `features` is a folder in which encoded prompts are cached. `instruction` is the file
-    with HART's instruction text, which is not shipped.
+    weights. `features` is a folder in which encoded prompts are cached; `text=False` leaves a
+    released text encoder unread, for prompts that are encoded (see `staging.load_encoded`).
+    `instruction` is the file with HART's instruction text, which is not shipped.
 
     Weights trained in other ways than the released ones are opened with `rotary_mode` and
     `level_every` (see `InfinityConfig`), `attn_l2_norm` (`VARConfig`) and `share_quant_resi`
@@ -94,6 +101,8 @@ def load(
         "seed": seed,
         "download": download,
         "precision": precision,
+        "lora": None if lora is None else str(lora),
+        "lora_scale": lora_scale,
         "reference": reference,
         "sizes": sizes,
         "depth": depth,
@@ -109,6 +118,14 @@ def load(
     names.check_name(name)
     if not isinstance(dtype, torch.dtype):
         raise ValueError(f"dtype must be a torch.dtype such as torch.bfloat16; not {dtype!r}")
+    if lora is not None:
+        lora_file(lora)  # raises before any weights are read
+    elif lora_scale != 1:
+        raise ValueError(f"lora_scale {lora_scale!r} scales a LoRA; name its file with lora")
+    if dtype == torch.int8:
+        if precision == "official":
+            raise ValueError("official precision has no int8 weights; give one of the two")
+        precision, dtype = "int8", torch.float32
     if name in SHIPPED:
         model = _shipped(name, options)
     elif weights == "random":
@@ -123,14 +140,17 @@ def load(
         if depth is not None:
             raise ValueError("only random weights can be cut to fewer layers")
         _need_memory(name, release.config, device, dtype)
-        folder, text = _folder(name, release, weights, download)
-        model = _released(name, release, folder, text, instruction)
+        folder, place = _folder(name, release, weights, download)
+        model = _released(name, release, folder, place if text else None, instruction)
     if features is not None:
         encoder = None if isinstance(model.text_encoder, NoText) else model.text_encoder
         model.text_encoder = StoredFeatures(features, encoder)
     model.sizes = model.sizes if sizes is None else sizes
+    model.set_precision(precision, dtype).to(device)
+    if lora is not None:
+        load_lora(model, lora, lora_scale)
     model.source, model.opened = _source(name, options), model.sizes
-    return model.set_precision(precision, dtype).to(device).lay_out()
+    return model.lay_out()
 
 
 def buckets(name: str) -> Buckets | None:
@@ -140,6 +160,23 @@ def buckets(name: str) -> Buckets | None:
     """
     names.check_name(name)
     return None if name in SHIPPED else releases.release(name).family.buckets
+
+
+def open_text(
+    name: str,
+    weights: str | Path | None,
+    *,
+    download: bool = False,
+    instruction: str | Path | None = None,
+) -> ConditionEncoder:
+    """Open the released text encoder of a model alone, on the CPU; a `NoText` if it is not there.
+
+    Raises ValueError or WeightsError as `load` does.
+    """
+    release = releases.release(name)
+    folder, place = _folder(name, release, weights, download)
+    release, _ = _followed(name, release, folder / str(release.transformer))
+    return _condition(name, release, place, instruction)
 
 
 def hollow(name: str, precision: str = "float32", dtype: torch.dtype = torch.bfloat16) -> Model:
@@ -271,7 +308,7 @@ def _condition(
     if release.text is None or release.family.text_length is None:
         return release.family.condition(release.config)
     if place is None or not place.exists():
-        return NoText(name, f"{release.text.repo} in {place}")
+        return NoText(name, "" if place is None else f"{release.text.repo} in {place}")
     from fastvar_lab.backbones.encoders import open_encoder
 
     length = release.family.text_length(release.config)

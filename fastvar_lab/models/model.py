@@ -15,7 +15,13 @@ from fastvar_lab.backbones.protocol import Backbone, ConditionEncoder
 from fastvar_lab.backbones.quantize import Quantizer
 from fastvar_lab.models import stamps
 from fastvar_lab.models.absent import NoAutoEncoder
-from fastvar_lab.models.precision import PRECISIONS, Official, narrow_layers
+from fastvar_lab.models.precision import (
+    PRECISIONS,
+    Int8Linear,
+    Official,
+    narrow,
+    narrow_layers,
+)
 from fastvar_lab.prompts import PromptList, PromptSet
 from fastvar_lab.sampling import Sampling
 from fastvar_lab.scales import Buckets, Sizes, as_sizes, extend, stretch
@@ -231,29 +237,43 @@ class Model:
         Under "official", Infinity's text attention rounds to bfloat16. With dtype bfloat16
         (Infinity) or float16 (VAR, HART) the model also runs under autocast, with weights in
         float32 except Infinity's layers, which are stored in bfloat16. Every value then has the
-        type that the released code gives it on a GPU, on any device. Raises ValueError for an
-        unknown precision, and for "official" if the model has none.
+        type that the released code gives it on a GPU, on any device.
+
+        Under "int8" the linear layers of the blocks are stored in int8, with a scale for each
+        output channel, and everything computes in `dtype`. Their former weights are gone then:
+        other precisions need the model opened again. Raises ValueError for that, for an unknown
+        precision, and for "official" if the model has none.
         """
         if precision not in PRECISIONS:
             raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}; not {precision!r}")
         official, mixture = precision == "official", self.official or Official()
         if official and self.official is None:
             raise ValueError(f"{self.name} has no official precision; use precision='float32'")
+        if precision != "int8" and any(isinstance(m, Int8Linear) for m in self.parts[0].modules()):
+            raise ValueError(
+                f"the weights of {self.name} are int8 already; open it again for {precision}"
+            )
         if mixture.rounds_text:
             cast(Any, self.transformer).round_text_attention(official)
         self.autocast = dtype if official and dtype.itemsize == 2 else None
         self.freeze()
         if self.autocast is None:
-            return self.to(self.device, dtype)
+            self.to(self.device, dtype)
+            if precision == "int8":
+                narrow(self.transformer.blocks)
+            return self
         self.to(self.device, torch.float32)
         if mixture.stores_blocks:
             self.transformer.blocks.to(dtype)
         return self
 
+    def check_changeable(self) -> None:
+        """Raise ValueError if the weights belong to an object outside of the model."""
+
     @property
     def precisions(self) -> tuple[str, ...]:
         """The names of precisions that `set_precision` accepts for this model."""
-        return PRECISIONS if self.official else PRECISIONS[:1]
+        return tuple(p for p in PRECISIONS if p != "official" or self.official)
 
     @property
     def precision(self) -> str:

@@ -6,9 +6,11 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-PRECISIONS = ("float32", "official")
+PRECISIONS = ("float32", "official", "int8")
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,15 @@ def weight_of(module: nn.Module) -> Tensor | None:
     return weight if isinstance(weight, Tensor) else None
 
 
+def weight_shape(module: nn.Module) -> tuple[int, ...]:
+    """Return the shape of a layer's weight, () if it has none; packed weights lie otherwise."""
+    sizes = tuple(getattr(module, name, None) for name in ("out_features", "in_features"))
+    if all(isinstance(size, int) for size in sizes):
+        return sizes  # type: ignore[return-value]
+    weight = weight_of(module)
+    return () if weight is None else tuple(weight.shape)
+
+
 def packed_weights(module: nn.Module) -> list[Tensor]:
     """Return the weight that a quantised layer holds in a packed form, beside its parameters."""
     packed = callable(vars(type(module)).get("weight"))
@@ -53,3 +64,38 @@ def narrow_layers(module: nn.Module) -> list[str]:
             packed = type(weight) not in (Tensor, nn.Parameter)
             kinds[f"{type(weight).__name__} of {kind}" if packed else kind] += 1
     return [f"{count} layers in {kind}" for kind, count in sorted(kinds.items())]
+
+
+class Int8Linear(nn.Module):
+    """A linear layer with its weight in int8 and one scale for each output channel.
+
+    The weight is converted to the type of the input for every product, so it saves memory and no
+    time: a kernel that reads int8 weights belongs to the device.
+    """
+
+    weight: Tensor  # (out, in), int8
+    scale: Tensor  # (out, 1)
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        wide = linear.weight.detach().float()
+        scale = wide.abs().amax(1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny) / 127
+        self.register_buffer("weight", (wide / scale).round().to(torch.int8).contiguous())
+        self.register_buffer("scale", scale.to(linear.weight.dtype))
+        self.bias = linear.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map x (..., C) to (..., C')."""
+        weight = self.weight.to(x.dtype) * self.scale.to(x.dtype)
+        return F.linear(x, weight, None if self.bias is None else self.bias.to(x.dtype))
+
+
+def narrow(module: nn.Module) -> None:
+    """Replace the linear layers below a module by `Int8Linear`; the factors of a LoRA stay."""
+    for name, child in list(module.named_children()):
+        if isinstance(child, nn.Linear):
+            if name not in ("lora_A", "lora_B"):
+                module._modules[name] = Int8Linear(child)
+        else:
+            narrow(child)

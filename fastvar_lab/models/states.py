@@ -90,6 +90,18 @@ def by_own_names(tensors: Mapping[str, Tensor], module: nn.Module) -> dict[str, 
 _CHUNK = re.compile(r"block_chunks\.(\d+)\.module\.(\d+)(?=\.|$)")
 
 
+def chunks(names: Collection[str]) -> tuple[int, int] | None:
+    """Return how many chunks of how many blocks names speak of; None without chunks.
+
+    >>> chunks(["block_chunks.0.module.1.ada_gss", "block_chunks.1.module.0.ada_gss"])
+    (2, 2)
+    """
+    matches = [match for name in names if (match := _CHUNK.match(name))]
+    if not matches:
+        return None
+    return 1 + max(int(m[1]) for m in matches), 1 + max(int(m[2]) for m in matches)
+
+
 def consecutive(names: Collection[str]) -> list[str]:
     """Give blocks in chunks consecutive numbers.
 
@@ -97,7 +109,7 @@ def consecutive(names: Collection[str]) -> list[str]:
     ['blocks.1.ada_gss', 'blocks.2.ada_gss']
     """
     chunked = [_CHUNK.match(name) for name in names]
-    chunk = 1 + max((int(m[2]) for m in chunked if m), default=0)
+    _, chunk = chunks(names) or (0, 0)
     return [
         f"blocks.{int(match[1]) * chunk + int(match[2])}{name[match.end() :]}" if match else name
         for name, match in zip(names, chunked, strict=True)

@@ -89,6 +89,11 @@ class Calibration:
 
     def _measured(self, method: Method, first: int) -> np.ndarray:
         """Measure one batch of pictures, resumed from a snapshot of full generation."""
+        full, pictures = self.batch(first)
+        return squared_errors(self.model, resume(self.model, full, method), pictures)
+
+    def batch(self, first: int) -> tuple[Generation, torch.Tensor]:
+        """Return full generation of the batch that begins at a picture, and its pictures."""
         if first not in self._full:
             part = self._part(first)
             self._full[first] = generate(
@@ -96,9 +101,7 @@ class Calibration:
                 sizes=self.sizes, sampling=self.sampling, snapshot=True,
             )  # fmt: skip
             self._pictures[first] = self.model.decode(self._full[first].canvas)
-        run = resume(self.model, self._full[first], method)
-        gap = self.model.decode(run.canvas) - self._pictures[first]
-        return np.maximum(gap.double().square().mean((1, 2, 3)).cpu().numpy(), LEAST)
+        return self._full[first], self._pictures[first]
 
     def _address(self, method: Method, first: int) -> dict[str, Any]:
         return {
@@ -122,6 +125,12 @@ class Calibration:
         if self.store is not None:
             rows = [{"error": float(error)} for error in errors]
             self.store.put(self._address(method, first), rows, experiment="plan")
+
+
+def squared_errors(model: Model, run: Generation, pictures: torch.Tensor) -> np.ndarray:
+    """Return the squared error (n,) of each picture of a run to those of full generation."""
+    gap = model.decode(run.canvas) - pictures
+    return np.maximum(gap.double().square().mean((1, 2, 3)).cpu().numpy(), LEAST)
 
 
 def calibration_items(model: Model, n: int, prompts: PromptSet | None = None) -> tuple[Item, ...]:

@@ -8,14 +8,34 @@ from typing import Any
 
 import pandas as pd
 
-from fastvar_lab.frames import GUIDANCE, KEPT, SCORE, is_described, titles
+from fastvar_lab.frames import (
+    CACHE,
+    GUIDANCE,
+    KEPT,
+    OPERATIONS,
+    SCORE,
+    counted,
+    is_described,
+    titles,
+)
 from fastvar_lab.measure.quality import METRICS
 from fastvar_lab.measure.speedup import DISTURBED, disturbances
 from fastvar_lab.measure.statistics import summary
 
 PLACE = ("model", "machine", GUIDANCE)  # columns that say of what, shown if there are several
 TAKEN = ("method", "speedup", "FLOP bound", "n", *PLACE)  # titles of a comparison's other columns
-SETTINGS = ("method", "kernel", "what", "domain", "side", "size", "source_size", "kind")
+SETTINGS = (
+    "method",
+    "precision",
+    "release",
+    "kernel",
+    "what",
+    "domain",
+    "side",
+    "size",
+    "source_size",
+    "kind",
+)
 MEASURED = (
     "ms",
     "speedup",
@@ -30,6 +50,10 @@ MEASURED = (
     "energy",
     "to_last",
     "psnr",
+    "psnr_same",
+    "weights",
+    "caches",
+    "peak",
 )
 
 
@@ -57,6 +81,8 @@ def tabulate(frame: pd.DataFrame) -> pd.DataFrame:
         if wide.any():
             table["note"] = [DISTURBED if any_wide else "" for any_wide in wide]
         return table.reset_index().fillna("")
+    if not (frame.kind == "time").any():
+        return _counted_table(frame)
     parts = [_compared_table(part, place) for place, part in _places(frame)]
     return pd.concat(parts, ignore_index=True).fillna("")
 
@@ -66,17 +92,44 @@ def _compared_table(frame: pd.DataFrame, place: dict[str, Any]) -> pd.DataFrame:
     pictures, times = compared(frame)
     out = pd.DataFrame({"method": pictures.method.unique()})
     for column, (title, digits) in metric_columns(pictures).items():
-        rows = summary(pictures, ["method"], column)
-        out[title] = [
-            f"{r['mean']:.{digits}f} ({r.low:.{digits}f} to {r.high:.{digits}f})" if r.n else ""
-            for _, r in rows.iterrows()
-        ]
+        out[title] = _intervals(pictures, column, digits)
     out["speedup"] = [_speedup(times.loc[m]) for m in out.method]
     out["FLOP bound"] = [f"{times.speedup_flop_bound[m]:.2f}" for m in out.method]
     out["n"] = [str((pictures.method == m).sum()) for m in out.method]
     for column, value in reversed(place.items()):
         out.insert(0, column, value)
     return out
+
+
+def _counted_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """Summarise a comparison that times nothing, at each guidance scale."""
+    costed = (frame.kind == "operations").any()
+    pictures, tables = counted(frame) if costed else frame, list[pd.DataFrame]()
+    scales = pictures.groupby(GUIDANCE) if GUIDANCE in pictures else [("", pictures)]
+    for scale, part in scales:
+        out = pd.DataFrame({"method": part.method.unique()})
+        for column, (title, digits) in metric_columns(part).items():
+            out[title] = _intervals(part, column, digits)
+        for column, title in ((OPERATIONS, "operations"), (CACHE, "cache")):
+            if column in part and part[column].notna().any():
+                shares = part.groupby("method", sort=False)[column].mean()
+                out[title] = ["" if s != s else f"{100 * s:.0f} %" for s in shares]
+        out["n"] = [str((part.method == m).sum()) for m in out.method]
+        if scale != "":
+            out.insert(0, GUIDANCE, scale)
+        tables.append(out)
+    return pd.concat(tables, ignore_index=True).fillna("")
+
+
+def _intervals(pictures: pd.DataFrame, column: str, digits: int) -> list[str]:
+    """Write each method's mean with its interval; nothing where full is compared with itself."""
+    full = set(pictures.method[pictures.family == "full"])
+    return [
+        f"{row['mean']:.{digits}f} ({row.low:.{digits}f} to {row.high:.{digits}f})"
+        if row.n and not (row.method in full and row.low == row.high)
+        else ""
+        for _, row in summary(pictures, ["method"], column).iterrows()
+    ]
 
 
 def _places(frame: pd.DataFrame) -> list[tuple[dict[str, Any], pd.DataFrame]]:
@@ -217,8 +270,10 @@ def escaped(text: str, special: re.Pattern[str] = MARKUP) -> str:
     return one_line(special.sub(r"\\\g<0>", text))
 
 
-def latex(table: pd.DataFrame) -> str:
+def latex(table: pd.DataFrame, caption: str = "", label: str = "") -> str:
     r"""Write a table as LaTeX with booktabs' rules, its special characters escaped.
+
+    With a caption it is a whole float, which `label` names for references.
 
     >>> "{[}mine], 50 \\% \\$" in latex(pd.DataFrame({"method": ["[mine], 50 % $"]}))
     True
@@ -226,7 +281,11 @@ def latex(table: pd.DataFrame) -> str:
     columns = "l" + "r" * (len(table.columns) - 1)
     table = table.map(lambda cell: one_line(cell) if isinstance(cell, str) else cell)
     style = table.style.format(escape="latex").format_index(escape="latex", axis=1)
-    text = str(style.hide(axis="index").to_latex(hrules=True, column_format=columns))
+    floating: Any = {}
+    if caption:
+        text = re.sub(r"[&%$#_{}]", r"\\\g<0>", one_line(caption))
+        floating = {"caption": text, "label": label, "position_float": "centering"}
+    text = str(style.hide(axis="index").to_latex(hrules=True, column_format=columns, **floating))
     # after a rule or the end of a row, LaTeX takes a bracket or a star for an option
     return re.sub(r"^(\s*)([\[*])", r"\1{\2}", text, flags=re.M)
 

@@ -17,6 +17,8 @@ from fastvar_lab.plotting.charts.comparisons import (
     tradeoff,
     tradeoff_points,
 )
+from fastvar_lab.plotting.charts.frontiers import frontier, frontier_points
+from fastvar_lab.plotting.charts.precisions import precisions
 from fastvar_lab.plotting.charts.schedules import schedule
 from fastvar_lab.plotting.charts.steps import (
     outputs,
@@ -45,6 +47,8 @@ __all__ = [
     "exponent",
     "exponents",
     "front",
+    "frontier",
+    "frontier_points",
     "kernels",
     "latency",
     "memory",
@@ -52,6 +56,7 @@ __all__ = [
     "modules",
     "outputs",
     "overhead",
+    "precisions",
     "relation_points",
     "relations",
     "rivals",

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from textwrap import fill
 from typing import Any
 
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import seaborn as sns
@@ -38,6 +39,15 @@ def method_looks(frame: pd.DataFrame) -> dict[str, Look]:
     names = {m: family if first[family] == m else m for m, family in families.items()}
     styles = looks(names.values())
     return {method: styles[name] for method, name in names.items()}
+
+
+def step_colors(n: int) -> list[tuple[float, float, float]]:
+    """Give a color (RGB) to each of n scale steps, dark to bright, all to be told from white.
+
+    >>> len(step_colors(10))
+    10
+    """
+    return [mpl.colormaps["plasma"](place)[:3] for place in np.linspace(0, 0.92, n)]
 
 
 def bars(axes: Axes, rows: pd.DataFrame, low: str, high: str) -> None:

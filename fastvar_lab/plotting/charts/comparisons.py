@@ -9,6 +9,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 
+from fastvar_lab.frames import counted
 from fastvar_lab.measure.frontier import front
 from fastvar_lab.measure.speedup import undisturbed
 from fastvar_lab.measure.statistics import summary
@@ -18,6 +19,7 @@ from fastvar_lab.plotting.charts.axes import (
     panels,
     places,
     speedup_colors,
+    step_colors,
     wrapped,
 )
 from fastvar_lab.plotting.style import (
@@ -37,23 +39,24 @@ VALUES = {"psnr": "PSNR to full (dB)", "right": "task score"}
 def methods(frame: pd.DataFrame) -> Figure:
     """Compare methods: PSNR to the full picture, task score, measured speedup; 95 % intervals.
 
-    The score is left out where the prompts have no judge.
+    The score is left out where the prompts have no judge, the speedup where nothing was timed.
 
     >>> from fastvar_lab.experiments.run import run
     >>> methods(run("caching_step", "quick", progress=False)).axes[0].get_xlabel()
     'PSNR to the full picture (dB)'
     """
-    pictures, times = compared(frame)
+    timed = (frame.kind == "time").any()
+    pictures = compared(frame)[0] if timed else counted(frame)
     pruned = pictures[pictures.family != "full"]
     order = list(pruned.method.unique())
     with style():
         judged = "right" in measured(frame)
         lines = max(label.count("\n") + 1 for label in wrapped(order))
         height = (0.06 + 0.1 * lines) * len(order) + 1.0
-        fig, (left, *middle, right) = panels(WIDTH, height, 2 + judged)
+        fig, (left, *others) = panels(WIDTH, height, 1 + judged + timed)
         bars(left, summary(pruned, ["method"], "psnr"), "low", "high")
         left.set_xlabel("PSNR to the full picture (dB)")
-        for axes in middle:
+        for axes in others[:judged]:
             score = summary(pictures, ["family", "method"], "right")
             full = score[score.family == "full"].iloc[0]
             axes.axvspan(full.low, full.high, color="0.92", lw=0)
@@ -61,7 +64,8 @@ def methods(frame: pd.DataFrame) -> Figure:
             bars(axes, score[score.family != "full"], "low", "high")
             axes.set_xlabel(f"task score (grey: full), n = {int(full.n)}")
             axes.set_yticks(axes.get_yticks(), [])
-        _speedups(right, times.loc[order])
+        if timed:
+            _speedups(others[-1], compared(frame)[1].loc[order])
     return fig
 
 
@@ -83,16 +87,18 @@ def sensitivity(frame: pd.DataFrame) -> Figure:
     rows = summary(pictures[pictures.method.isin(alone.index)], ["method"], "psnr")
     rows["scale"] = [alone.loc[method].idxmax() for method in rows.method]
     rows["share"] = [100 * alone.loc[method].max() for method in rows.method]
-    clear = undisturbed(times).speedup.reindex(rows.method)
-    rows["saved"] = 100 * (1 - 1 / clear.to_numpy())
+    speed = ["speedup", "speedup_low", "speedup_high"]
+    clear = undisturbed(times).reindex(rows.method, columns=speed)
+    rows[["saved", "saved_low", "saved_high"]] = 100 * (1 - 1 / clear.to_numpy())
     with style():
         fig, (left, right) = panels(WIDTH, 2.3, 2)
         lines = rows.groupby("scale", sort=False)
-        for color, (scale, part) in zip(sns.color_palette("viridis", len(lines)), lines):
+        for color, (scale, part) in zip(step_colors(len(lines)), lines):
             look = {"ms": 3, "lw": 1, "color": color, "label": scale}
             left.plot(part.share, part["mean"], "o-", **look)
             left.fill_between(part.share, part.low, part.high, color=color, alpha=0.15, lw=0)
-            right.plot(part.saved, part["mean"], "o-", **look)
+            _ranges(right, part, "saved", "o-", **look)
+        right.axvline(0, color="0.6", lw=0.8)
         psnr = f"PSNR to full (dB), n = {pictures.picture.nunique()}"
         left.set(xlabel="share of one scale's tokens pruned (%)", ylabel=psnr)
         left.set_xticks(sorted(rows.share.round().unique()))
@@ -125,12 +131,12 @@ def tradeoff_points(frame: pd.DataFrame, value: str = "psnr") -> pd.DataFrame:
     return points[["family", *points.columns.drop("family")]]
 
 
-def _ranges(axes: Axes, points: pd.DataFrame, line: str, **options: Any) -> None:
-    """Draw qualities over speedups, with the 95 % intervals of both."""
+def _ranges(axes: Axes, points: pd.DataFrame, x: str, line: str, **options: Any) -> None:
+    """Draw qualities over what is measured in column `x`, with the 95 % intervals of both."""
     upright = np.abs([points["mean"] - points.low, points.high - points["mean"]])
-    across = np.abs([points.speedup - points.speedup_low, points.speedup_high - points.speedup])
+    across = np.abs([points[x] - points[f"{x}_low"], points[f"{x}_high"] - points[x]])
     axes.errorbar(
-        points.speedup,
+        points[x],
         points["mean"],
         xerr=across,
         yerr=upright,
@@ -151,12 +157,25 @@ def tradeoff(frame: pd.DataFrame) -> Figure:
         fig, row, values = _qualities(frame, 2.6)
         for axes, value in zip(row, values):
             points = tradeoff_points(frame, value)
-            _ranges(axes, points, "o", ms=2.5, color=OTHER)
+            _ranges(axes, points, "speedup", "o", ms=2.5, color=OTHER)
             best = front(points, "speedup", "mean")
             axes.plot(best.speedup, best["mean"], "o-", ms=3.5, lw=1, color=FAST,
-                      label="Pareto front")  # fmt: skip
-        row[0].legend(frameon=False)
+                      drawstyle="steps-pre", label="Pareto front")  # fmt: skip
+        scales = _named(row[0], front(tradeoff_points(frame), "speedup", "mean"), frame)
+        row[0].legend(frameon=False, title=f"% pruned at {scales}", alignment="right")
     return fig
+
+
+def _named(axes: Axes, points: pd.DataFrame, frame: pd.DataFrame) -> str:
+    """Write beside each point the percentages that its method prunes; return of which scales."""
+    shares = pruned_shares(frame)
+    shares = shares.loc[:, (shares > 0).any()]
+    axes.margins(x=0.1, y=0.12)
+    for point in points.itertuples():
+        text = " ".join(f"{100 * share:.0f}" for share in shares.loc[point.method])
+        axes.annotate(text, (point.speedup, point.mean), (2.5, 2.5), fontsize=5, rotation=35,
+                      textcoords="offset points", rotation_mode="anchor")  # fmt: skip
+    return ", ".join(shares.columns)
 
 
 def rivals(frame: pd.DataFrame) -> Figure:
@@ -174,7 +193,7 @@ def rivals(frame: pd.DataFrame) -> Figure:
             for name, part in families:
                 color, marker = styles[name]
                 options = {"color": color, "label": legend_label(name), "ms": 3, "lw": 1}
-                _ranges(axes, part.sort_values("speedup"), f"{marker}-", **options)
+                _ranges(axes, part.sort_values("speedup"), "speedup", f"{marker}-", **options)
         row[0].legend(frameon=False)
     return fig
 

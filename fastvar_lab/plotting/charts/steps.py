@@ -8,7 +8,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 
 from fastvar_lab.measure.statistics import summary
-from fastvar_lab.plotting.charts.axes import COLUMN, method_looks, panels
+from fastvar_lab.plotting.charts.axes import COLUMN, method_looks, panels, step_colors
 from fastvar_lab.plotting.style import PALETTE, WIDTH, Figure, legend_label, style
 
 
@@ -40,7 +40,7 @@ def spectra(frame: pd.DataFrame) -> Figure:
     with style():
         fig, (left, right) = panels(WIDTH, 2.4, 2)
         lines = rows[rows.what == "spectrum"].groupby("size", sort=False)
-        for color, (size, part) in zip(sns.color_palette("viridis", len(lines)), lines):
+        for color, (size, part) in zip(step_colors(len(lines)), lines):
             part = part.sort_values("frequency")
             left.plot(part.frequency, part["mean"], lw=1, color=color, label=size)
             left.fill_between(part.frequency, part.low, part.high, color=color, alpha=0.2, lw=0)
@@ -109,9 +109,12 @@ def relation_points(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _matrix(axes: Axes, rows: pd.DataFrame, title: str) -> None:
-    order = list(dict.fromkeys([*rows.source_size, *rows["size"]]))
+    steps = list(dict.fromkeys([*rows.source_size, *rows["size"]]))
     table = rows.pivot_table(index="size", columns="source_size", values="mean")
-    table = table.reindex(index=[s for s in order if s in table.index], columns=order)
+    table = table.reindex(
+        index=[size for size in steps if size in table.index],
+        columns=[size for size in steps if size in table.columns],
+    )
     sns.heatmap(table, ax=axes, cmap="viridis", annot=True, fmt=".2f", annot_kws={"size": 5},
                 cbar=False)  # fmt: skip
     axes.set(xlabel="source step", ylabel="step", title=title)

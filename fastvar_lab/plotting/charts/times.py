@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 
-from fastvar_lab.measure.statistics import summary
+from fastvar_lab.measure.statistics import bootstrap_of, summary
 from fastvar_lab.plotting.charts.axes import (
     COLUMN,
     bars,
@@ -19,7 +19,7 @@ from fastvar_lab.plotting.charts.axes import (
     panels,
     speedup_colors,
 )
-from fastvar_lab.plotting.style import FAST, FULL, PALETTE, WIDTH, Figure, legend_label, style
+from fastvar_lab.plotting.style import FAST, FULL, WIDTH, Figure, legend_label, style
 
 NAMES = {"full": "full", "fast": "FastVAR"}  # of the columns of a suite
 
@@ -102,7 +102,7 @@ def scaling(frame: pd.DataFrame) -> Figure:
             known["method"] = [f"{s}x{s}" for s in known.side]
             bars(right, known, "low", "high")
             right.set(xlabel=f"task score, n = {scored.picture.nunique()}", ylabel="final map")
-            right.set_xlim(0, 1.02)  # a whole dot at 1
+            right.set_xlim(right=1 + 0.05 * (1 - known.low.min()))  # a whole dot at 1
     return fig
 
 
@@ -165,7 +165,7 @@ def costs(frame: pd.DataFrame) -> Figure:
 
 
 def overhead(frame: pd.DataFrame) -> Figure:
-    """Milliseconds of one call: attention, feed-forward, selection, restoration.
+    """Milliseconds of one call, selection and restoration beside what they save; 95 % intervals.
 
     >>> from fastvar_lab.experiments.run import run
     >>> overhead(run("sublayer_overhead", "quick", progress=False)).axes[0].get_xlabel()
@@ -174,13 +174,14 @@ def overhead(frame: pd.DataFrame) -> Figure:
     with style():
         fig, (axes,) = panels(COLUMN, 1.6)
         names = {"attention": "attention", "ffn": "feed-forward", "pts": "PTS", "ctr": "CTR"}
-        part = frame.groupby("kind").ms.median()
-        bars = axes.barh(
-            [names[k] for k in names][::-1], [part[k] for k in names][::-1], color=PALETTE[0]
-        )
-        axes.bar_label(bars, fmt="%.2f", padding=2, fontsize=6)
-        axes.set(xlabel="time of one call at the last step (ms)")
-        sns.despine(ax=axes)
+        rows = pd.DataFrame([
+            {"method": f"{name}, {middle:.3g} ms", "mean": middle, "low": low, "high": high}
+            for kind, name in names.items()
+            for ms in [frame.ms[frame.kind == kind]]
+            for middle, (low, high) in [(ms.median(), bootstrap_of(float, [ms]))]
+        ])  # fmt: skip
+        bars(axes, rows, "low", "high")
+        axes.set(xlabel="time of one call at the last step (ms)", xscale="log")
     return fig
 
 

@@ -1,0 +1,76 @@
+"""The chart of pruning beside reduced precision: quality, time, memory."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+
+from fastvar_lab.measure.statistics import summary
+from fastvar_lab.plotting.charts.axes import medians, method_looks, panels
+from fastvar_lab.plotting.style import WIDTH, Figure, legend_label, style
+
+
+def precisions(frame: pd.DataFrame) -> Figure:
+    """Draw PSNR to full generation in float32, time, and memory of one released size.
+
+    A bar beside a point is the PSNR to expect if the errors of precision and pruning added. Times
+    are medians over the turns; of memory the weights are pale, and the rest is what a generation
+    takes beside them.
+    """
+    drawn, times, counted = (frame[frame.what == what] for what in ("quality", "time", "memory"))
+    with style():
+        fig, row = panels(WIDTH, 2.4, 2 + bool(len(drawn)))
+        if len(drawn):
+            _quality(row[0], drawn)
+        medians(row[-2], times, x="precision", y="ms")
+        row[-2].set(xlabel="", ylabel="time (ms)")
+        row[-2].tick_params(axis="x", rotation=30)
+        _memory(row[-1], counted)
+    return fig
+
+
+def _quality(axes: Axes, drawn: pd.DataFrame) -> None:
+    looks, names = method_looks(drawn), list(drawn.precision.unique())
+    ways = list(drawn.method.unique())
+    error = drawn.groupby(["precision", "method"], sort=False).error.mean()
+    full = drawn[drawn.family == "full"].method.iloc[0]
+    for i, way in enumerate(ways):
+        part = summary(drawn[drawn.method == way], ["precision"], "psnr").set_index("precision")
+        shown = [name for name in names if error[name, way] > 0]
+        place = np.array([names.index(name) for name in shown]) + (i - (len(ways) - 1) / 2) * 0.2
+        part = part.loc[shown]
+        spread = np.abs([part["mean"] - part.low, part.high - part["mean"]])
+        color, marker = looks[way]
+        axes.errorbar(place, part["mean"], yerr=spread, fmt=marker, ms=3.5, lw=1, color=color,
+                      label=legend_label(way))  # fmt: skip
+        if way != full:
+            both = [n for n in shown if n != names[0]]
+            added = [error[n, full] + error[names[0], way] for n in both]
+            level = 10 * np.log10(255**2 / np.array(added))
+            axes.plot(np.array([place[shown.index(n)] for n in both]) + 0.08, level, "_",
+                      ms=7, color="0.3")  # fmt: skip
+    axes.plot([], [], "_", ms=7, color="0.3", label="errors added")
+    axes.set_xticks(range(len(names)), names, rotation=30)
+    axes.set(ylabel=f"PSNR to full in {names[0]} (dB), n = {drawn.picture.nunique()}")
+    axes.legend(frameon=False)
+    axes.grid(axis="y", lw=0.4, color="0.9")
+    sns.despine(ax=axes)
+
+
+def _memory(axes: Axes, counted: pd.DataFrame) -> None:
+    release = counted.release.iloc[0]
+    part = counted[counted.release == release]
+    names, looks = list(part.precision.unique()), method_looks(part)
+    for i, (way, rows) in enumerate(part.groupby("method", sort=False)):
+        rows = rows.set_index("precision").loc[names]
+        place, color = np.arange(len(names)) + (i - 0.5) * 0.38, looks[way].color
+        weights = rows.weights / 1e9
+        axes.bar(place, weights, 0.36, color=color, alpha=0.4)
+        axes.bar(place, rows.peak / 1e9 - weights, 0.36, bottom=weights, color=color,
+                 label=legend_label(way))  # fmt: skip
+    axes.set_xticks(range(len(names)), names, rotation=30)
+    axes.set(ylabel=f"memory of {release} (GB)")
+    axes.legend(frameon=False)
+    sns.despine(ax=axes)
