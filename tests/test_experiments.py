@@ -746,7 +746,7 @@ def synthetic(name):
             for p in ("float32", "bfloat16") for m in ways for t in range(10)
         ] + [
             {"what": "memory", "release": "infinity-2b", "precision": p, "method": m,
-             "weights": w, "caches": 1e9 * (2 - (m != FULL)), "peak": w + 1e9 * (2 - (m != FULL))}
+             "weight_bytes": w, "cache_bytes": 1e9, "peak_bytes": w + 1e9 * (2 - (m != FULL))}
             for p, w in (("bfloat16", 4e9), ("int8", 2e9)) for m in ways
         ],
         "memory": [
@@ -918,7 +918,7 @@ def test_claims_are_judged_by_their_intervals():
     frames = {name: synthetic(name) for name in claims.claiming()}
     text = claims.table(frames, "Synthetic.")
     lines = [line for line in text.splitlines() if line.startswith("| ")][1:]
-    assert len(lines) == sum(len(record.claims) for record in claims.claiming().values()) == 57
+    assert len(lines) == sum(len(record.claims) for record in claims.claiming().values()) == 65
     found = {line.split(" | ")[0][2:].strip(): line.split("**")[1] for line in lines}
     assert found["Cost grows about linearly"] == verdicts.FAILS
     assert found["Pruning combines with fused attention"] == verdicts.FAILS

@@ -82,6 +82,11 @@ class Planned:
                 f"a plan has as many digits as layers everywhere; this one has {sorted(depths)}"
             )
 
+    @classmethod
+    def example(cls, grids: Sequence[Grid], depth: int) -> Planned:
+        """Return a plan to begin with: half of the tokens of every sublayer of the last step."""
+        return cls({-1: dict.fromkeys(KINDS, "4" * depth)})
+
     def __repr__(self) -> str:
         parts = [repr({name: dict(kinds) for name, kinds in self.pruned})]
         parts += [f"rows={dict(self.rows)!r}"] if self.rows else []

@@ -128,7 +128,8 @@ class Planner:
             *self.starts.best(budget, STARTS),
             *(space.fit(choice, worth, budget) for choice in self._planned),
         ]
-        choice, errors = search.best([each for each in starts if space.spent(each) <= budget])
+        starts = [each for each in starts if space.spent(each) <= budget]
+        choice, errors = search.best(starts or [space.fit(space.fastest(), worth, budget)])
         rounds = (QUICK_ROUNDS if self.quick else ROUNDS) if rounds is None else rounds
         choice, errors = search.improved(choice, errors, rounds)
         choice, errors = search.best([choice, *(choice._replace(rules=r) for r in self.rules)])
