@@ -8,10 +8,10 @@ from types import FunctionType, MethodType
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastvar_lab.backbones.autoencoder import AutoEncoder, AutoEncoderConfig
+from fastvar_lab.backbones.hart import Context
 from fastvar_lab.backbones.infinity import InfinityConfig
 from fastvar_lab.backbones.protocol import ConditionEncoder
 from fastvar_lab.errors import PromptError, short
@@ -19,6 +19,7 @@ from fastvar_lab.models import recognition, releases, states
 from fastvar_lab.models.absent import NoAutoEncoder, NoText
 from fastvar_lab.models.build import build
 from fastvar_lab.models.families import FAMILIES, Config, Family
+from fastvar_lab.models.features import EncodedPrompts, Row
 from fastvar_lab.models.live_object import LiveObject, share
 from fastvar_lab.models.model import Model, Preset
 from fastvar_lab.models.precision import PRECISIONS
@@ -128,24 +129,14 @@ class LiveDecoder(AutoEncoder):
         return pictures.float()
 
 
-class NamedConditions(ConditionEncoder):
-    """Conditions that were encoded elsewhere, one a name: prompts are their names.
-
-    Texts of different lengths are padded to the longest of a batch.
-    """
+class NamedConditions(EncodedPrompts):
+    """Conditions that were encoded elsewhere, one a name: prompts are their names."""
 
     def __init__(self, model: str, named: Mapping[str, Any], condition: type) -> None:
-        super().__init__()
-        self.model, self.condition = model, condition
-        self.names = tuple(named)
-        for i, (name, encoded) in enumerate(named.items()):
-            for j, part in enumerate(_one_row(name, encoded, condition)):
-                self.register_buffer(f"{i}_{j}", part, persistent=False)
-        self.example = self.names[0]
-        self.config = [(n, hash_tensors(self._parts(i))) for i, n in enumerate(self.names)]
-
-    def _parts(self, index: int) -> list[Tensor]:
-        return [b for k, b in self.named_buffers() if k.startswith(f"{index}_")]
+        rows = {name: _row(name, encoded, condition) for name, encoded in named.items()}
+        hashes = {name: hash_tensors([*row.values()]) for name, row in rows.items()}
+        super().__init__(rows, repr(hashes))
+        self.model, self.names, self.example = model, tuple(rows), next(iter(rows))
 
     def encode(self, prompts: Sequence[str]) -> Any:
         """Look the conditions of names up; raise PromptError for a name that is not there."""
@@ -155,13 +146,10 @@ class NamedConditions(ConditionEncoder):
                     f"{self.model} has no condition {prompt!r}; its encoded conditions are "
                     f"{', '.join(map(repr, self.names[:8]))}{', ...' * (len(self.names) > 8)}"
                 )
-        rows = [self._parts(self.names.index(prompt)) for prompt in prompts]
-        longest = max(row[0].shape[1] for row in rows)
-        padded = [[_padded(part, longest) for part in row] for row in rows]
-        return self.condition(*(torch.cat(parts) for parts in zip(*padded, strict=True)))
+        return super().encode(prompts)
 
 
-def _one_row(name: str, encoded: Any, condition: type) -> tuple[Tensor, ...]:
+def _row(name: str, encoded: Any, condition: type) -> Row:
     """Return the tensors of one condition; raise ValueError if it is none, or not of one row."""
     count = len(getattr(condition, "_fields", ()))
     parts = tuple(encoded) if isinstance(encoded, tuple) else ()
@@ -174,13 +162,10 @@ def _one_row(name: str, encoded: Any, condition: type) -> tuple[Tensor, ...]:
             f"the condition {short(name)} must be a {condition.__name__} of one row: "
             f"features (1, T, D) beside (1, T); not {shapes or short(encoded)}"
         )
-    return parts
-
-
-def _padded(part: Tensor, length: int) -> Tensor:
-    """Pad a condition's tensor (1, T, ...) with zeros to `length`."""
-    missing = length - part.shape[1]
-    return F.pad(part, (0, 0, 0, missing) if part.ndim == 3 else (0, missing))
+    features, other = (part[0].detach().cpu() for part in parts)
+    if condition is Context:
+        return {"features": features, "positions": other}
+    return {"features": features[other.bool()]}
 
 
 class LiveText(ConditionEncoder):
