@@ -22,7 +22,8 @@ from fastvar_lab.models.checkpoints import read_released
 from fastvar_lab.models.families import Config
 from fastvar_lab.models.features import StoredFeatures
 from fastvar_lab.models.hub import fetch
-from fastvar_lab.models.lora import load_lora, lora_file
+from fastvar_lab.models.lora import load_lora
+from fastvar_lab.models.lora_files import lora_file
 from fastvar_lab.models.model import Model
 from fastvar_lab.models.releases import Release
 from fastvar_lab.models.seeding import seeded

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from fastvar_lab.models.features import EncodedPrompts, StoredFeatures, encoder_name, row_of
 from fastvar_lab.models.loading import SHIPPED, load, open_text, require
-from fastvar_lab.models.lora import lora_file
+from fastvar_lab.models.lora_files import lora_file
 from fastvar_lab.models.model import Model
 from fastvar_lab.models.names import check_name, is_function
 
