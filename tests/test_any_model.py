@@ -184,6 +184,19 @@ def test_the_stand_in_draws_what_the_embedded_model_draws():
     assert result.largest < 1e-3
 
 
+def test_prompts_of_its_own():
+    live = live_infinity()
+    parts = {"tokenizer": live.vae_decode, "text": live.encode_text, "sizes": live.scales[:4]}
+    prompts = ["two green stars", "a blue ring"]
+    model = fv.attach(live, **parts, reference=live.rotary_grid, prompts=prompts)
+    assert model.example == "two green stars"
+    assert [item.prompt for item in model.prompts.take(2)] == prompts
+    assert fv.memory(model, fv.Prune({-1: 0.5})).peak > 0
+    assert type(model.text_encoder).example == "a cat on a mat"  # the class's stays
+    some = fv.attach(standins.live_infinity(), text={"a": text(), "b": text()}, prompts="b")
+    assert some.example == "b"
+
+
 def test_attached_costs_nothing(capsys):
     from fastvar_lab.speed.attached import attached_ratio, table
 

@@ -21,7 +21,7 @@ from fastvar_lab.models.live_functions import LiveDecoder, LiveText, NamedCondit
 from fastvar_lab.models.live_object import LiveObject, share
 from fastvar_lab.models.model import Model, Preset
 from fastvar_lab.models.precision import PRECISIONS
-from fastvar_lab.prompts import PromptList
+from fastvar_lab.prompts import PromptList, PromptSet, as_prompts
 from fastvar_lab.sampling import Sampling
 from fastvar_lab.scales import INFINITY_BUDGETS, Sizes, as_sizes, infinity
 
@@ -98,6 +98,7 @@ def attach(
     autocast: torch.dtype | None = None,
     reference: tuple[int, int] | None = None,
     fast: Preset | None = None,
+    prompts: PromptSet | str | Sequence[str] | None = None,
 ) -> Model:
     """Open a live Infinity, VAR or HART as a model that shares its parameters.
 
@@ -115,7 +116,9 @@ def attach(
     conditions of one row, encoded elsewhere, makes its names the prompts: of `generate`, of
     experiments and of widgets. Without either prompts come encoded; VAR needs none. `name`, `sizes`
     and `sampling` default to those of the release of this configuration, else of the family, and
-    so does `fast`, its preset; `reference` replaces Infinity's rotary grid, as in `load`.
+    so does `fast`, its preset; `reference` replaces Infinity's rotary grid, as in `load`. `prompts`
+    are those of experiments, the first of them the example; a model that takes only some words
+    needs them.
 
     `autocast` is the type in which the object's own sampler runs under autocast; by default the
     type of its blocks, if the other weights are wider. Nothing of the object changes: weights keep
@@ -168,6 +171,9 @@ def attach(
     known = _known(config)
     named = name or known or family.name
     _put_text(parts, text, named, family)
+    if prompts is not None:
+        parts.prompts = as_prompts(prompts)
+        parts.text_encoder.example = parts.prompts.take(1)[0].prompt
     model = Attached(
         live=whole,
         **{f.name: getattr(parts, f.name) for f in fields(Model) if f.init},
