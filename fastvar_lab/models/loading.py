@@ -168,7 +168,7 @@ def _from_function(name: str, options: Mapping[str, Any]) -> Model:
     """
     defaults = {k: p.default for k, p in signature(load).parameters.items()}
     for option, value in options.items():
-        if value != defaults[option] and option not in ("lora", "lora_scale"):
+        if value != defaults[option] and option not in ("lora", "lora_scale", "seed"):
             raise ValueError(f"{name} opens the model itself; {option} is for it to choose")
     module, _, function = name.partition(":")
     try:
