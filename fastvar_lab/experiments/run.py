@@ -83,7 +83,7 @@ def run(
     store = store or Store()
     _follow(plan, store, progress, executor)
     frame = _measured(plan, store, progress, executor)
-    lines = plan.record.lines(plan.model)
+    lines = plan.record.lines(plan.model) if methods is None else {}
     if lines:
         frame = frame.assign(**{LINE: [lines.get(label, label) for label in frame.method]})
     front = {"model": plan.model.name, "weights": plan.model.fingerprint}
