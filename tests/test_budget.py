@@ -41,7 +41,7 @@ def test_the_grid_by_hand_is_whole_and_holds_nothing_twice():
     model = fv.load("tiny")
     grid = by_hand(model.grids(), model.depth)
     assert len({tuple(map(repr, method.acts(model.grids()))) for method in grid}) == len(grid)
-    assert len(by_hand(model.grids(), model.depth, guided=False)) == 53
+    assert len(by_hand(model.grids(), model.depth, guided=False)) == 65
     for method in (
         fv.Prune({-3: 0.25, -2: 0.5, -1: 0.75}, layers=(2, 8), null_until=-4),
         fv.Prune({-2: 0.75, -1: 1.0}),
@@ -193,11 +193,18 @@ def test_what_is_near_an_envelope_is_compared(model):
     assert list(chosen) == [*planned(model), labels[0], *labels[2:]]
 
 
-def test_the_experiments_run_and_draw(model, tmp_path):
+def test_the_experiments_run_and_draw(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(budget, "by_hand", lambda *how: by_hand(*how)[::12])
     options = {"model": model, "prompts": PROMPTS, "store": Store(tmp_path), "progress": False}
     frame = run("budget", LOOK, methods=planned, guidance=2, **options)
     assert set(frame.kind) == {"grid", "quality", "time"}
     assert charts.budget(frame).axes
+    frame = run("budget_transfer", LOOK, methods=planned, guidance=2, **options)
+    assert set(frame.setting) == {"held-out prompts"}  # its prompts are no closed world
+    points = charts.transfer_points(frame)
+    assert charts.transfer_points(points) is points
+    assert set(points.envelope) == {KEPT, WHOLE}
+    assert charts.transfer(frame).axes
     frame = run("sublayer_sensitivity", LOOK, **options)
     points = charts.sublayer_points(frame)
     assert charts.sublayer_points(points) is points

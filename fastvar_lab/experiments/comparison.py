@@ -28,8 +28,8 @@ from fastvar_lab.models.model import Model
 from fastvar_lab.prompts import Item
 from fastvar_lab.seam import Method
 from fastvar_lab.speed import flops
-from fastvar_lab.speed.held import held_share
-from fastvar_lab.speed.issued import issued
+from fastvar_lab.speed.kv_bytes import held_share
+from fastvar_lab.speed.tally import as_run
 from fastvar_lab.store import Rows
 
 TIMED_TOGETHER = 6  # methods: what slows the machine for seconds hits them alike; little is lost
@@ -113,7 +113,7 @@ def counting(question: Question, experiment: str) -> list[Job]:
 def counts(model: Model, cell: Cell) -> Rows:
     """Count operations as a share of those of full generation, and bytes of the KV cache.
 
-    A method that decides from the data has a row a picture, of the operations that it issues.
+    A method that decides from the data has a row a picture, of the operations that it ran.
     """
     assert cell.method is not None
     method, grids, held = cell.method, model.grids(), held_share(model, cell.method)
@@ -128,9 +128,7 @@ def counts(model: Model, cell: Cell) -> Rows:
         return [{OPERATIONS: cost(method, item) / cost(Dense(), item), **cache}]
     rows: Rows = []
     for i, item in enumerate(cell.items):
-        done = issued(model, method, item.prompt, item.seed)
-        branches = sum(done.issued) - sum(done.added)
-        share = branches / cost(Dense(), item)
+        share = as_run(model, method, item) / cost(Dense(), item)
         rows.append({"picture": cell.first + i, OPERATIONS: share, **cache})
     return rows
 

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from types import FunctionType, MethodType
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastvar_lab.backbones.autoencoder import AutoEncoder, AutoEncoderConfig
+from fastvar_lab.backbones.infinity import InfinityConfig
 from fastvar_lab.backbones.protocol import ConditionEncoder
-from fastvar_lab.errors import short
+from fastvar_lab.errors import PromptError, short
 from fastvar_lab.models import recognition, releases, states
 from fastvar_lab.models.absent import NoAutoEncoder, NoText
 from fastvar_lab.models.build import build
 from fastvar_lab.models.families import FAMILIES, Config, Family
 from fastvar_lab.models.live_object import LiveObject, share
-from fastvar_lab.models.model import Model
+from fastvar_lab.models.model import Model, Preset
 from fastvar_lab.models.precision import PRECISIONS
+from fastvar_lab.prompts import PromptList
 from fastvar_lab.sampling import Sampling
 from fastvar_lab.scales import INFINITY_BUDGETS, Sizes, as_sizes, infinity
+from fastvar_lab.tensors import hash_tensors
 
 
 @dataclass(repr=False, kw_only=True)
@@ -94,11 +98,26 @@ def _function(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class LiveDecoder(AutoEncoder):
-    """A decoder that the user gave as a function: latents (n, d, H, W) to pictures in [0, 1]."""
+    """A decoder that the user gave as a function: latents (n, d, H, W) to pictures in [0, 1].
 
-    def __init__(self, decode: Callable[[Tensor], Tensor], config: AutoEncoderConfig) -> None:
+    It is called once on a small latent, for the size of its pictures. Raises ValueError if it
+    cannot decode that.
+    """
+
+    def __init__(
+        self, decode: Callable[[Tensor], Tensor], channels: int, device: torch.device
+    ) -> None:
         nn.Module.__init__(self)
-        self.config, self.function = config, _function(decode)
+        self.function = _function(decode)
+        small = torch.zeros(1, channels, 4, 4, device=device)
+        try:
+            with torch.no_grad():
+                stride = self.decode(small).shape[-1] // 4
+        except Exception as error:  # of any kind: it is the user's function
+            raise ValueError(
+                f"the decoder cannot decode a latent {tuple(small.shape)}: {short(error, 160)}"
+            ) from error
+        self.config = AutoEncoderConfig(channels, (32,), 1, 1, patch=max(1, stride))
 
     def decode(self, latent: Tensor) -> Tensor:
         """Decode by the function; raise ValueError for what is no batch of pictures."""
@@ -107,6 +126,61 @@ class LiveDecoder(AutoEncoder):
             shape = tuple(pictures.shape) if isinstance(pictures, Tensor) else short(pictures)
             raise ValueError(f"the decoder must return pictures (n, 3, h, w); not {shape}")
         return pictures.float()
+
+
+class NamedConditions(ConditionEncoder):
+    """Conditions that were encoded elsewhere, one a name: prompts are their names.
+
+    Texts of different lengths are padded to the longest of a batch.
+    """
+
+    def __init__(self, model: str, named: Mapping[str, Any], condition: type) -> None:
+        super().__init__()
+        self.model, self.condition = model, condition
+        self.names = tuple(named)
+        for i, (name, encoded) in enumerate(named.items()):
+            for j, part in enumerate(_one_row(name, encoded, condition)):
+                self.register_buffer(f"{i}_{j}", part, persistent=False)
+        self.example = self.names[0]
+        self.config = [(n, hash_tensors(self._parts(i))) for i, n in enumerate(self.names)]
+
+    def _parts(self, index: int) -> list[Tensor]:
+        return [b for k, b in self.named_buffers() if k.startswith(f"{index}_")]
+
+    def encode(self, prompts: Sequence[str]) -> Any:
+        """Look the conditions of names up; raise PromptError for a name that is not there."""
+        for prompt in prompts:
+            if prompt not in self.names:
+                raise PromptError(
+                    f"{self.model} has no condition {prompt!r}; its encoded conditions are "
+                    f"{', '.join(map(repr, self.names[:8]))}{', ...' * (len(self.names) > 8)}"
+                )
+        rows = [self._parts(self.names.index(prompt)) for prompt in prompts]
+        longest = max(row[0].shape[1] for row in rows)
+        padded = [[_padded(part, longest) for part in row] for row in rows]
+        return self.condition(*(torch.cat(parts) for parts in zip(*padded, strict=True)))
+
+
+def _one_row(name: str, encoded: Any, condition: type) -> tuple[Tensor, ...]:
+    """Return the tensors of one condition; raise ValueError if it is none, or not of one row."""
+    count = len(getattr(condition, "_fields", ()))
+    parts = tuple(encoded) if isinstance(encoded, tuple) else ()
+    shapes = [tuple(part.shape) for part in parts if isinstance(part, Tensor)]
+    if not (
+        isinstance(name, str) and name and len(shapes) == len(parts) == count
+        and len(shapes[0]) == 3 and all(s[:2] == (1, shapes[0][1]) for s in shapes)
+    ):  # fmt: skip
+        raise ValueError(
+            f"the condition {short(name)} must be a {condition.__name__} of one row: "
+            f"features (1, T, D) beside (1, T); not {shapes or short(encoded)}"
+        )
+    return parts
+
+
+def _padded(part: Tensor, length: int) -> Tensor:
+    """Pad a condition's tensor (1, T, ...) with zeros to `length`."""
+    missing = length - part.shape[1]
+    return F.pad(part, (0, 0, 0, missing) if part.ndim == 3 else (0, missing))
 
 
 class LiveText(ConditionEncoder):
@@ -134,11 +208,13 @@ def attach(
     live: nn.Module,
     *,
     tokenizer: nn.Module | Callable[[Tensor], Tensor] | None = None,
-    text: ConditionEncoder | Callable[[list[str]], Any] | None = None,
+    text: ConditionEncoder | Callable[[list[str]], Any] | Mapping[str, Any] | None = None,
     name: str | None = None,
     sizes: Sequence[Sequence[int]] | None = None,
     sampling: Sampling | None = None,
     autocast: torch.dtype | None = None,
+    reference: tuple[int, int] | None = None,
+    fast: Preset | None = None,
 ) -> Model:
     """Open a live Infinity, VAR or HART as a model that shares its parameters.
 
@@ -152,9 +228,11 @@ def attach(
     Infinity, whose quantiser has no weights, also takes a function from latents (n, d, H, W) to
     pictures (n, 3, h, w) in [0, 1], or none: latents stay latents. `text` is a `ConditionEncoder`,
     or a function from a list of prompts to the condition's tensors: features (n, T, D) and mask
-    (n, T), bool, for Infinity; features and positions (n, T) for HART. Without it prompts come
-    encoded; VAR needs none. `name`, `sizes` and `sampling` default to those of the release of this
-    configuration, else of the family.
+    (n, T), bool, for Infinity; features and positions (n, T) for HART. A dict from names to
+    conditions of one row, encoded elsewhere, makes its names the prompts: of `generate`, of
+    experiments and of widgets. Without either prompts come encoded; VAR needs none. `name`, `sizes`
+    and `sampling` default to those of the release of this configuration, else of the family, and
+    so does `fast`, its preset; `reference` replaces Infinity's rotary grid, as in `load`.
 
     `autocast` is the type in which the object's own sampler runs under autocast; by default the
     type of its blocks, if the other weights are wider. Nothing of the object changes: weights keep
@@ -163,6 +241,12 @@ def attach(
 
     Raises ValueError for an object of no known family, in training mode, on several devices, or
     whose settings are not implemented; WeightsError for parameters that do not match.
+
+    >>> from fastvar_lab.models.standin import live_infinity
+    >>> live = live_infinity()
+    >>> model = attach(live, tokenizer=live.vae_decode, text=live.encode_text, name="live")
+    >>> model.transformer.head.weight is live.head.weight
+    True
     """
     whole = LiveObject(live, "the live object")
     family = FAMILIES[recognition.family_name(whole)]
@@ -178,6 +262,12 @@ def attach(
     config = recognition.config_of(whole, family.name, None if sized is None else sized.channels)
     if vision is None and family.name != "infinity":
         raise ValueError(f"{whole.noun} needs its live tokenizer, which holds its codebook")
+    if vision is not None and not isinstance(config, InfinityConfig):
+        config = replace(config, share_quant_resi=recognition.shared_convs(vision))
+    if reference is not None:
+        if not isinstance(config, InfinityConfig):
+            raise ValueError(f"a rotary reference grid belongs to Infinity; not to {whole.noun}")
+        config = replace(config, reference=as_sizes([reference])[0])
     parts = _parts(whole, config, sized)
     share(parts.transformer, whole)
     if vision is not None:
@@ -190,7 +280,8 @@ def attach(
     elif tokenizer is None:
         parts.tokenizer = NoAutoEncoder()
     else:
-        parts.tokenizer = LiveDecoder(tokenizer, parts.tokenizer.config)
+        channels = parts.tokenizer.config.channels
+        parts.tokenizer = LiveDecoder(tokenizer, channels, whole.device)
     known = _known(config)
     named = name or known or family.name
     _put_text(parts, text, named, family)
@@ -200,6 +291,7 @@ def attach(
     )
     model.name = named
     release = None if known is None else releases.release(known)
+    model.fast = model.fast if fast is None else fast
     model.sampling = sampling or (release and release.sampling) or model.sampling
     model.sizes = _sizes(whole, family, sizes) or (release and release.sizes) or model.sizes
     for module in (*model.transformer.modules(), *model.tokenizer.modules()):
@@ -243,10 +335,21 @@ def _put_text(model: Model, text: Any, name: str, family: Family) -> None:
     """Set the text encoder of a model: what was given, or a `NoText`."""
     if isinstance(text, ConditionEncoder):
         model.text_encoder = text
+    elif isinstance(text, Mapping):
+        if family.text_length is None:
+            raise ValueError(f"{name} is conditioned on class numbers; it takes no texts")
+        if not text:
+            raise ValueError("text names no condition; give one a prompt, or leave it out")
+        model.text_encoder = NamedConditions(name, text, model.transformer.condition)
+        model.text_encoder.to(model.device)
+        model.prompts = PromptList(tuple(text))
     elif callable(text):
         model.text_encoder = LiveText(text, model.transformer.condition)
     elif text is not None:
-        raise ValueError(f"text must be a ConditionEncoder or a function; not {short(text)}")
+        raise ValueError(
+            "text must be a ConditionEncoder, a function, or a dict of encoded conditions; "
+            f"not {short(text)}"
+        )
     elif family.text_length is not None:
         model.text_encoder = NoText(name)
 

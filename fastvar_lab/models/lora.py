@@ -141,9 +141,10 @@ def load_lora(model: Model, path: str | Path, scale: float = 1.0) -> Model:
     for name, pair in pairs.items():
         parent, _, leaf = name.rpartition(".")
         base, rank = layers[name], len(pair.down)
-        place = {"device": model.device, "dtype": _compute_type(base, model.dtype)}
+        kind = _compute_type(base, model.dtype)
         factor = scale * settings.scaling(name, rank, alphas.get(name))
-        adapter = LoRA(base, pair.down.to(**place), pair.up.to(**place), factor)
+        down, up = (matrix.to(model.device, kind) for matrix in pair)
+        adapter = LoRA(base, down, up, factor)
         model.transformer.get_submodule(parent)._modules[leaf] = adapter
     if model.source:
         option = "" if scale == 1 else f", {scale!r}"
@@ -155,8 +156,8 @@ def fuse_lora(model: Model, keep: bool = True) -> Model:
     """Add the products of a model's LoRAs to its weights: as fast as without, the same pictures.
 
     A copy of the former weights stays in CPU memory, for `unfuse_lora`; without `keep` there is
-    none, and the adapters are gone. The model's identity changes. Raises ValueError for a model without a LoRA, and for int8
-    weights, which cannot take a product.
+    none, and the adapters are gone. The model's identity changes. Raises ValueError for a model
+    without a LoRA, and for int8 weights, which cannot take a product.
     """
     adapters = _adapters(model)
     for adapter in adapters:
@@ -257,7 +258,8 @@ def _settings(file: Path) -> _Settings:
     whole = isinstance(targets, list) and all(isinstance(t, str) for t in targets) and not some
     root = bool(written.get("use_rslora"))
     listed = cast(list[str], targets) if whole else None
-    return _Settings(rank, alpha, *patterns.values(), root, listed)
+    ranks, alphas = patterns.values()
+    return _Settings(rank, alpha, ranks, alphas, root, listed)
 
 
 def _metadata(file: Path) -> dict[str, Any]:
@@ -313,7 +315,7 @@ def _pairs(
 
 
 def _consecutive(names: list[str], source: Path, depth: int) -> list[str]:
-    """Number blocks in chunks through; raise WeightsError if they do not make up the layers."""
+    """Give blocks in chunks consecutive numbers; raise WeightsError if they are not all layers."""
     counts = states.chunks(names)
     if counts is not None and counts[0] * counts[1] != depth:
         raise WeightsError(

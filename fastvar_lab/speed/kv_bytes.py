@@ -28,3 +28,21 @@ def kv_bytes(model: Model, method: Method) -> int:
     cache = backbone.new_cache(grids, rows, run)
     cache.expect(run.keys_read(grids, rows == 2, resumable=False))
     return int(cache.planned)
+
+
+def held_share(model: Model, method: Method) -> float | None:
+    """Return the most bytes that a cache method holds over those of the whole cache in 16 bits.
+
+    None for a method that changes no cache.
+
+    >>> import fastvar_lab as fv
+    >>> round(held_share(fv.load("tiny"), fv.QuantKV(4)) or 0, 3)
+    0.262
+    """
+    held = getattr(method, "held_bytes", None)
+    if held is None:
+        return None
+    grids, depth, config = model.grids(), model.depth, model.transformer.config
+    head_dim = config.width // config.heads
+    whole = 4 * depth * config.width * sum(grid.tokens for grid in grids[:-1])
+    return max(held(grids, depth, config.heads, head_dim, rows=1, itemsize=2)) / whole
