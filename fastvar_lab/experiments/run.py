@@ -345,7 +345,7 @@ def _compute(
     if executor is not None and spec is None:
         raise ValueError(
             f"a model that is open does not travel to workers; say how to open {model.name}: "
-            "ModelSpec(name, weights)"
+            "ModelSpec(name, weights), or ModelSpec('module:function') of a function that opens it"
         )
     missing = [part for job in jobs if (part := job.missing(model, store)) is not None]
     if missing:  # else nothing is written, and the store may be read-only
