@@ -116,6 +116,41 @@ def remove_abandoned(folder: Path) -> None:
         pass  # no folder yet, or one that cannot be listed: writing says so
 
 
+FORBIDDEN = set('/\\:*?"<>|')
+"""Characters that file names do not have on every system."""
+
+DEVICES = {"con", "prn", "aux", "nul", *(f"{d}{i}" for d in ("com", "lpt") for i in range(10))}
+LONGEST = 100  # characters of a name that a person gives
+
+
+def file_stem(text: str, endings: Sequence[str]) -> str:
+    """Return the name of a file that a person typed, without its suffix, if it is one anywhere.
+
+    `endings` are the suffixes, without the dot, that are left off. Raises ValueError for no name, a
+    path, a hidden file, more than 100 characters, and names that some system does not allow.
+
+    >>> file_stem(" masks.pdf ", ["pdf", "png"])
+    'masks'
+    """
+    name = text.strip()
+    for ending in endings:
+        if name.lower().endswith(f".{ending}"):
+            name = name[: -len(ending) - 1]
+    wrong = sorted({c for c in name if c in FORBIDDEN or not c.isprintable()})
+    if not name:
+        raise ValueError("give the file a name")
+    if wrong:
+        signs = " ".join(c if c.isprintable() else ascii(c)[1:-1] for c in wrong)
+        raise ValueError(f"a file name has none of {signs} (it names no folder either)")
+    if name.startswith((".", "~")) or name.endswith("."):
+        raise ValueError(f"a file name begins with a letter or digit, and ends so; not {name[:20]}")
+    if name.split(".")[0].lower() in DEVICES:
+        raise ValueError(f"{name} is the name of a device on Windows")
+    if len(name) > LONGEST:
+        raise ValueError(f"a file name has at most {LONGEST} characters; this one has {len(name)}")
+    return name
+
+
 def unused(path: Path, endings: Sequence[str]) -> Path:
     """Return `path`, or path-2, path-3, ... if a file of that name with one of the suffixes exists.
 

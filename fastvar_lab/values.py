@@ -6,6 +6,7 @@ those of results that do not use it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import field, fields
 from typing import Any
 
@@ -34,3 +35,13 @@ class Shown:
             if not f.metadata.get("optional") or getattr(self, f.name) != f.default
         ]
         return f"{type(self).__name__}({', '.join(shown)})"
+
+
+def one_of(default: Any, choices: Sequence[Any]) -> Any:
+    """Declare a field that takes one of some values, which controls then offer."""
+    return field(default=default, metadata={"choices": tuple(choices)})
+
+
+def filled_in(default: Any) -> Any:
+    """Declare a field that the value fills in by itself, and that no control sets."""
+    return field(default=default, metadata={"filled": True})

@@ -1,6 +1,7 @@
 """Cells on disk, runs that are stopped, read back, and run elsewhere."""
 
 import argparse
+import itertools
 import json
 import multiprocessing
 import os
@@ -629,6 +630,30 @@ def test_summaries_and_pairs():
     assert (gap["difference"], gap["low"], gap["high"], gap["n"]) == (1, 1, 1, 2)
 
 
+def synthetic_budget(name):
+    """A frame of planned schedules and those by hand, at two guidance scales."""
+    rng, rows = np.random.default_rng(0), []
+    for guidance, (family, live, above) in itertools.product(
+        (2.0, 4.0), (("planned", 1, 3.0), ("FastVAR", 2, 0.0), ("FastVAR", 1, 1.0))
+    ):
+        for speedup in (1.4, 2.0, 3.1, 4.2):
+            label = f"{family} {speedup} at guidance {guidance if above == 3 else live}"
+            base = {"method": label, "family": family, "rows_32x32": live, "guidance": guidance}
+            bound = {"speedup_flop_bound": speedup}
+            times = {"speedup": speedup, "speedup_low": speedup, "speedup_high": speedup, **bound}
+            rows += [
+                {**base, **bound, "kind": "quality", "setting": "here", "picture": p,
+                 "right": p % 2, "psnr": 50 - 5 * speedup + above + gap}
+                for p, gap in enumerate(rng.normal(size=12))
+            ]  # fmt: skip
+            rows += [{**base, **times, "kind": "time"}] if name == "budget" else []
+        full = {"method": "full", "family": "full", "rows_32x32": 2, "guidance": guidance}
+        if name == "budget" and family == "planned":
+            rows += [{**full, "kind": "quality", "picture": p, "psnr": 100.0} for p in range(12)]
+            rows += [{**full, "kind": "time", "speedup": 1.0, "speedup_flop_bound": 1.0}]
+    return pd.DataFrame(rows)
+
+
 def synthetic(name):
     """A frame of the shape that an experiment returns."""
     rng = np.random.default_rng(0)
@@ -656,6 +681,8 @@ def synthetic(name):
             for c, s in zip(columns, 1 + rng.random(len(columns)), strict=True)
         ]
         return pd.DataFrame(rows)
+    if name.startswith("budget"):
+        return synthetic_budget(name)
     sizes = [f"{h}x{w}" for h, w in model.sizes]
     ways = ("full", "FastVAR")
     by_step = [
@@ -681,6 +708,12 @@ def synthetic(name):
              "cosine": 1 / (1 + i - j), "step": i, "source": j, "first": f}
             for w in ("attention", "similarity") for i in range(10) for j in range(i + 1)
             for f in range(0, 40, 4)
+        ],
+        "sublayer_sensitivity": [
+            {"step": i, "size": sizes[i], "kind": k, "layer": n, "pruned": share, "picture": p,
+             "psnr": 40.0 - i - n, "speedup_flop_bound": 1.01}
+            for i in (8, 9) for k in ("attn", "cross", "ffn") for n in range(8)
+            for share in (0.5, 1.0) for p in range(2)
         ],
         "resolution_scaling": [
             {"what": "time", "side": s, "tokens": s * s, "method": m, "ms": s**2.4 + t, "turn": t}
@@ -713,7 +746,7 @@ def synthetic(name):
             for p in ("float32", "bfloat16") for m in ways for t in range(10)
         ] + [
             {"what": "memory", "release": "infinity-2b", "precision": p, "method": m,
-             "weights": w, "caches": 1e9 * (2 - (m != FULL)), "peak": w + 1e9 * (2 - (m != FULL))}
+             "weight_bytes": w, "cache_bytes": 1e9, "peak_bytes": w + 1e9 * (2 - (m != FULL))}
             for p, w in (("bfloat16", 4e9), ("int8", 2e9)) for m in ways
         ],
         "memory": [
@@ -852,30 +885,30 @@ def test_an_experiment_leaves_its_data_tables_figure_and_where_they_are_from(tmp
 def test_figures_are_checked_against_their_data(tmp_path, monkeypatch, capsys):
     model = fv.load("tiny")
     monkeypatch.setattr(run, "run", lambda name, scope, **options: synthetic(name))
-    names = ["selectors", "intermediate_outputs", "intermediate_outputs_scores"]
+    names = ["caching_step", "intermediate_outputs", "intermediate_outputs_scores"]
     made = list(figures.draw(model, names, tmp_path))
     assert {p.suffix for p in made} == {".csv", ".npz", ".png", ".pdf"}
-    assert "Does the distance to the mean" in (tmp_path / "selectors.txt").read_text()
+    assert "Which step is the best one" in (tmp_path / "caching_step.txt").read_text()
     assert figures.check(tmp_path) == []
-    told = json.loads((tmp_path / "selectors.json").read_text())
-    assert told["command"] == "python -m fastvar_lab figures selectors"
+    told = json.loads((tmp_path / "caching_step.json").read_text())
+    assert told["command"] == "python -m fastvar_lab figures caching_step"
     assert told["weights"] == model.fingerprint
-    table = (tmp_path / "selectors.md").read_text()
-    (tmp_path / "selectors.md").write_text("")
+    table = (tmp_path / "caching_step.md").read_text()
+    (tmp_path / "caching_step.md").write_text("")
     assert main(["figures", "--redraw", "--out", str(tmp_path)]) == 0
-    assert str(tmp_path / "selectors.pdf") in capsys.readouterr().out
-    assert (tmp_path / "selectors.md").read_text() == table
+    assert str(tmp_path / "caching_step.pdf") in capsys.readouterr().out
+    assert (tmp_path / "caching_step.md").read_text() == table
     assert figures.check(tmp_path) == []
     assert main(["figures", "--redraw", "spectra", "--out", str(tmp_path)]) == 2
     assert "spectra.json is not there" in capsys.readouterr().err
-    csv = tmp_path / "selectors.csv"
+    csv = tmp_path / "caching_step.csv"
     csv.write_text(csv.read_text().replace("29.", "19."))
     assert "other bytes from the same data" in figures.check(tmp_path)[0]
     told["versions"]["matplotlib"] = "3.0"
-    (tmp_path / "selectors.json").write_text(json.dumps(told))
+    (tmp_path / "caching_step.json").write_text(json.dumps(told))
     assert "instead of 3.0" in figures.check(tmp_path)[0]
     assert main(["figures", "--check", "--out", str(tmp_path)]) == 2
-    assert "selectors.png: other pixels" in capsys.readouterr().err
+    assert "caching_step.png: other pixels" in capsys.readouterr().err
     assert "is not there" in figures.check(tmp_path, ["spectra"])[0]
     with pytest.raises(ValueError, match="there is no figure with its data in"):
         figures.check(tmp_path / "elsewhere")
@@ -885,7 +918,7 @@ def test_claims_are_judged_by_their_intervals():
     frames = {name: synthetic(name) for name in claims.claiming()}
     text = claims.table(frames, "Synthetic.")
     lines = [line for line in text.splitlines() if line.startswith("| ")][1:]
-    assert len(lines) == sum(len(record.claims) for record in claims.claiming().values()) == 52
+    assert len(lines) == sum(len(record.claims) for record in claims.claiming().values()) == 60
     found = {line.split(" | ")[0][2:].strip(): line.split("**")[1] for line in lines}
     assert found["Cost grows about linearly"] == verdicts.FAILS
     assert found["Pruning combines with fused attention"] == verdicts.FAILS

@@ -1,20 +1,28 @@
 """Widgets without a browser: controls, what they show, what they refuse, what they export."""
 
+import gc
 import threading
 import time
+import weakref
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal as Literal_
 
+import ipywidgets as widgets
 import pandas as pd
 import pytest
+from ipywidgets.widgets.widget import _instances
 
 import fastvar_lab as fv
 from fastvar_lab.experiments.base import Scope
 from fastvar_lab.experiments.run import compare
+from fastvar_lab.measure.quality import psnr
+from fastvar_lab.methods import settings
 from fastvar_lab.methods.columns import family
 from fastvar_lab.prompts import ClosedWorld, PromptList
 from fastvar_lab.store import Store
-from fastvar_lab.widgets import Explorer, ParetoPicker, ScaleBrowser
+from fastvar_lab.widgets import Explorer, ParetoPicker, ScaleBrowser, lifetime
+from fastvar_lab.widgets.fields import Field, Integer, Layers, Literal, Share
 from fastvar_lab.widgets.worker import Newest
 
 
@@ -27,77 +35,235 @@ def explorer(small):
 
 def test_a_slider_changes_the_picture_and_the_numbers(explorer, small):
     assert explorer.shown.first_step == 3
-    before = explorer.gallery.pictures["FastVAR"].value
+    before = explorer.viewer.data("a")
     explorer.ratios[-1].value = 0.9
     assert explorer.wait(60)
     assert explorer.shown.first_step == 4
-    assert explorer.gallery.pictures["FastVAR"].value != before
+    assert explorer.viewer.data("a") != before
     scratch = fv.generate(small, "a red circle", fv.Prune({-2: 0.5, -1: 0.9}), seed=3)
     assert (explorer.shown.fast == fv.to_uint8(small.decode(scratch.canvas))[0]).all()
-    assert f"<b>{explorer.shown.psnr:.1f}</b> dB" in explorer.numbers.value
-    assert "8x8" in explorer.costs.value
+    assert f"<b>{explorer.shown.psnr:.1f} dB</b>" in explorer.numbers.value
+    last = explorer.strip.cells[-1]
+    assert last["name"] == "8x8"
+    assert last["lines"] == ["25%"]
+    gflop = explorer.shown.gflop_full[-1], explorer.shown.gflop_fast[-1]
+    assert [bar["text"] for bar in last["bars"]] == [
+        f"full: {gflop[0]:.1f} GFLOP",
+        f"A: {gflop[1]:.1f} GFLOP",
+    ]
 
 
 def test_masks_follow_their_controls(explorer):
-    before = explorer.gallery.pictures["kept tokens"].value
+    before = explorer.viewer.data("kept")
     explorer.layer.value = 2
-    other = explorer.gallery.pictures["kept tokens"].value
-    assert other != before
-    explorer.scale.value = 0  # the 1x1 step forwards everything
-    assert (
-        explorer.gallery.pictures["kept tokens"].value == explorer.gallery.pictures["FastVAR"].value
-    )
+    assert explorer.viewer.data("kept") != before
+    assert explorer.viewer.p3["note"] == "8x8, L2.attn, 25%"
+    explorer.strip.picked = 0  # the 1x1 step forwards everything
+    assert explorer.viewer.data("kept") == explorer.viewer.data("a")
 
 
-def test_a_bad_prompt_is_said_kindly_and_recovered_from(explorer):
+def test_errors_stand_under_their_field_and_what_is_old_is_dimmed(explorer):
+    def old():
+        return {"fv-stale" in part._dom_classes for part in explorer.results}
+
+    assert old() == {False}
     explorer.prompt.value = "a red circl"
     assert explorer.wait(60)
-    assert "unknown word 'circl'" in explorer.status.value.replace("&#x27;", "'")
-    assert "role" in explorer.status.value
+    assert "unknown word 'circl'" in explorer.prompt.error
+    assert "the prompt: see" in explorer.status.value
+    assert "alert" in explorer.status.value
+    assert old() == {True}
     explorer.prompt.value = "a blue circle"
+    assert old() == {True}  # until it is drawn
     assert explorer.wait(60)
-    assert "scale steps" in explorer.status.value
-    explorer.cache.value = -1 - 1  # a pruned step cannot be restored from
+    assert (explorer.prompt.error, old()) == ("", {False})
+    explorer.a.controls["cache_step"].value = -3
     assert explorer.wait(60)
-    assert "cache step" in explorer.status.value
+    explorer.ratios[-3].value = 0.5  # the step restored from
+    assert explorer.wait(60)
+    assert "cache step" in explorer.ratios[-3].error
+    assert old() == {True}
+    explorer.ratios[-3].value = 0.0
+    assert explorer.wait(60)
+    assert (explorer.ratios[-3].error, old()) == ("", {False})
 
 
-def test_the_schedule_runs_as_python(explorer, small, monkeypatch):
+def test_a_long_prompt_is_not_repeated_by_its_error(explorer):
+    for prompt in ("a red circle and " * 60 + "a ring", "x " * 243, "a red circle " * 81):
+        explorer.prompt.value = prompt
+        assert 10 < len(explorer.prompt.error) < 400
+        assert prompt not in explorer.prompt.error
+        assert len(explorer.status.value) < 120
+
+
+def test_only_steps_that_may_be_restored_from_are_offered(explorer):
+    cache = explorer.a.controls["cache_step"]
+    assert cache.options == ["by itself", "1x1", "2x2", "4x4"]
+    explorer.ratios[-2].value = 0
+    assert cache.options == ["by itself", "1x1", "2x2", "4x4", "6x6"]
+    explorer.ratios[-3].value = 0.3
+    assert cache.options == ["by itself", "1x1", "2x2"]
+    assert explorer.wait(60)
+
+
+def test_the_python_of_the_page_draws_the_same_picture(explorer, small, monkeypatch):
     monkeypatch.setattr(small, "source", "fv.load('small')")
-    explorer.select.value = "random"
-    explorer.restore.value = "nearest kept"
-    explorer.layers.value = (1, 2)
+    explorer.a.controls["select"].value = fv.Random()
+    explorer.a.controls["restore"].value = fv.NearestKept()
+    explorer.a.controls["layers"].value = (1, 3)
     assert explorer.wait(60)
     monkeypatch.setattr(fv, "load", lambda name: small)
     space = {}
-    exec(explorer.schedule.value, space)
+    exec(explorer.saving.python, space)
     assert space["method"] == explorer.method
     assert (fv.to_uint8(small.decode(space["generation"].canvas))[0] == explorer.shown.fast).all()
 
 
 def test_figures_and_traces_are_saved(explorer, tmp_path):
-    explorer.name.value = str(tmp_path / "found")
-    explorer.save.click()
-    explorer.keep.click()
-    assert {p.suffix for p in tmp_path.iterdir()} == {".pdf", ".png", ".safetensors"}
-    assert fv.Trace.load(tmp_path / "found.safetensors").provenance["seeds"] == [3]
-    explorer.save.click()  # nothing is overwritten
-    assert {"found.pdf", "found-2.pdf"} <= {p.name for p in tmp_path.iterdir()}
-    explorer.name.value = str(tmp_path / "nowhere" / "found")
-    explorer.keep.click()
-    assert "nowhere does not exist" in explorer.status.value
-    explorer.name.value = " "
-    explorer.save.click()
-    assert "name the file to save" in explorer.status.value
+    saving = explorer.saving
+    saving.folder = tmp_path
+    saving.name.value = "masks.pdf"  # the suffix is left off
+    saving.figure.click()
+    saving.trace.click()
+    files = {"masks.pdf", "masks.png", "masks-2.safetensors"}  # nothing is overwritten
+    assert {p.name for p in tmp_path.iterdir()} == files
+    assert fv.Trace.load(tmp_path / "masks-2.safetensors").provenance["seeds"] == [3]
+    saving.folder = tmp_path / "nowhere"
+    saving.trace.click()
+    assert "nowhere does not exist" in saving.status.value
 
 
-def test_every_control_has_a_label(explorer):
-    controls = [explorer.prompt, explorer.seed, *explorer.ratios.values(), explorer.cache,
-                explorer.layers, explorer.select, explorer.restore, explorer.scale,
-                explorer.layer, explorer.kind, explorer.schedule, explorer.name]  # fmt: skip
-    assert all(control.description for control in controls)
-    titles = [box.children[0].value.split(",")[0] for box in explorer.gallery.children]
-    assert titles == list(explorer.gallery.pictures)
+NAMES = (
+    ".",
+    "..",
+    "../outside",
+    "~/x",
+    'con:*?<>|"',
+    "x" * 300,
+    " ",
+    ".hidden",
+    "a/b",
+    "nul",
+    "a\\b",
+)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_name_that_is_no_file_name_is_refused_under_its_field(explorer, tmp_path, name):
+    folder = tmp_path / "here"
+    folder.mkdir()
+    explorer.saving.folder = folder
+    explorer.saving.name.value = name
+    explorer.saving.figure.click()
+    assert 5 < len(explorer.saving.name.error) < 120
+    assert list(folder.iterdir()) == []
+    assert [p.name for p in tmp_path.iterdir()] == ["here"]
+
+
+def test_every_control_has_a_label_and_says_what_it_does(explorer):
+    def parts(widget):
+        yield widget
+        for child in getattr(widget, "children", ()):
+            yield from parts(child)
+
+    every = list(parts(explorer))
+    fields = [part for part in every if isinstance(part, Field)]
+    assert len(fields) > 20
+    assert [f.label for f in fields if not f.label or not f.help] == []
+    buttons = [part for part in every if isinstance(part, widgets.Button)]
+    assert [b.description for b in buttons if not b.tooltip] == []
+    slots = [getattr(explorer.viewer, slot) for slot in explorer.viewer.slots.values()]
+    assert all(slot["alt"] and slot["title"] for slot in slots)
+    assert all(image["alt"] for cell in explorer.strip.cells for image in cell["images"])
+
+
+def test_what_is_typed_is_taken_as_it_is_or_refused():
+    share = Share("pruned", 0.5)
+    for text in ("30", "30 %", "30%", "0.3", ".3", "0,3"):
+        share.value = 0.5
+        share.text = text
+        assert (share.value, share.error, share.text) == (0.3, "", "30 %"), text
+    share.text = "100 %"
+    assert share.value == 1
+    for text in ("1", "101", "-3", "x", "", "3 0", "1e9"):
+        share.text = text
+        assert share.error, text
+        assert share.invalid, text
+        assert share.value == 1, text
+    with pytest.raises(ValueError, match="0 % to 100 %"):
+        share.value = 1.5
+    seed = Integer("seed", 2**40)
+    assert seed.text == "1099511627776"
+    for text in ("1.5", "1e3", "", "five"):
+        seed.text = text
+        assert "whole number" in seed.error
+    seed.text = " -5 "
+    assert (seed.value, seed.error, seed.text) == (-5, "", "-5")
+    layers = Layers("layers", None, depth=4, optional=True)
+    assert layers.text == "0 3"
+    layers.text = "1 2"
+    assert layers.value == (1, 3)
+    layers.text = "2 1"
+    assert "upwards" in layers.error
+    layers.text = "0 3"
+    assert layers.value is None
+    plain = Literal("ranks", {-1: 0.5})
+    plain.text = "__import__('os')"
+    assert plain.error
+    plain.text = "{-1: 0.25}"
+    assert (plain.value, plain.error) == ({-1: 0.25}, "")
+
+
+@pytest.mark.parametrize("seed", [2**40, -5])
+def test_any_seed_is_drawn(small, seed):
+    explorer = Explorer(small, "a red circle", seed=seed)
+    assert explorer.wait(60)
+    assert (explorer.seed.value, explorer.shown.seed) == (seed, seed)
+    full = fv.generate(small, "a red circle", fv.Dense(), seed=seed)
+    assert (fv.to_uint8(small.decode(full.canvas))[0] == explorer.shown.full).all()
+    explorer.close()
+
+
+def test_a_closed_widget_frees_what_it_held(small):
+    before = len(_instances)
+    explorer = Explorer(small, "a red circle", seed=3)
+    assert explorer.wait(60)
+    canvas = weakref.ref(explorer.lab.full[0].canvas)
+    held = weakref.ref(explorer)
+    explorer.a.family.value = "ToMe"  # the controls of FastVAR go
+    assert explorer.wait(60)
+    explorer.close()
+    explorer.close()
+    gc.collect()
+    assert canvas() is None  # even while a variable holds the widget
+    assert explorer.comm is None
+    del explorer
+    gc.collect()
+    assert held() is None
+    assert len(_instances) == before
+
+
+def test_every_widget_frees_its_parts(small):
+    before = len(_instances)
+    _, trace = fv.observe(small, "a red circle", fv.Prune({-1: 0.5}), seed=1)
+    browser = ScaleBrowser(trace, small)
+    assert len(_instances) > before
+    browser.close()
+    assert len(_instances) == before
+
+
+def test_without_a_view_memory_is_freed_and_comes_back_with_one(explorer):
+    explorer.viewer._received(None, {"views": 1}, None)
+    explorer.viewer._received(None, {"views": -1}, None)
+    assert explorer.lab.full is None
+    assert explorer.duel is None
+    explorer.viewer._received(None, {"views": 1}, None)
+    assert explorer.wait(60)
+    assert explorer.shown is not None
+    explorer.cell, explorer.execution = "a cell", 1
+    lifetime.LATEST["a cell"] = 2  # the cell has run again
+    explorer.viewer._received(None, {"views": -1}, None)
+    assert explorer.closed
 
 
 def test_the_newest_request_wins_and_a_stop_ends_what_runs():
@@ -127,14 +293,14 @@ def test_pickers_and_text_follow_each_other():
     model = fv.load("tiny", weights="random")
     explorer = Explorer(model, "two red squares and a ring")
     explorer.worker.cancel()
-    picker = explorer.children[1]
+    picker = explorer.request.pickers[0]
     assert explorer.python().splitlines()[2] == "model = fv.load('tiny', weights='random')"
     explorer.model.sizes = explorer.model.sizes[1:]
     assert explorer.python().splitlines()[3] == f"model.sizes = {explorer.model.sizes}"
     assert picker.first.count.value == 2
     assert picker.first.color.value == "red"
     assert picker.second.shape.value == "ring"
-    assert picker.second.color.label == "any"
+    assert picker.second.color.text == "any"
     picker.first.texture.value = "dotted"
     assert explorer.prompt.value == "two red dotted squares and a ring"
     picker.joint.value = "above"
@@ -143,7 +309,7 @@ def test_pickers_and_text_follow_each_other():
     assert explorer.prompt.value == "a red dotted square above a ring"
     picker.joint.value = "nothing else"
     assert explorer.prompt.value == "a red dotted square"
-    assert picker.second.layout.display == "none"
+    assert "fv-hidden" in picker.second._dom_classes
     explorer.worker.cancel()
     explorer.prompt.value = "a star and a ring and a cross"  # three groups are for typing
     assert picker.first.shape.value == "square"
@@ -155,35 +321,36 @@ def test_a_method_sets_the_controls(explorer, small):
     method = fv.Prune({8: 0.6, 6: 0.25}, select=fv.HighPass(), cache_step=-4, layers=(1, 3))
     explorer.apply(method)
     assert explorer.wait(60)
-    assert explorer.cache.label == "2x2"
+    assert explorer.a.controls["cache_step"].text == "2x2"
     assert explorer.method == fv.Prune(
         {-2: 0.25, -1: 0.6}, select=fv.HighPass(), cache_step=-4, layers=(1, 3)
     )
     made = fv.generate(small, "a red circle", method, seed=3)
     assert (explorer.shown.fast == fv.to_uint8(small.decode(made.canvas))[0]).all()
     explorer.apply(fv.Prune({-1: 0.5}))
-    assert explorer.cache.label == "last unpruned step"
-    with pytest.raises(ValueError, match="no slider for the scale 1x1"):
-        explorer.apply(fv.Prune({1: 1.0}))
+    assert explorer.a.controls["cache_step"].text == "by itself"
+    explorer.apply(fv.Prune({1: 1.0, 8: 1 / 3}))  # earlier scales have sliders too
+    assert explorer.ratios[-5].value == 1
+    assert explorer.ratios[-1].text == "33.33 %"
     with pytest.raises(ValueError, match="the selector must be one of"):
         explorer.apply(fv.Prune({-1: 0.5}, select=fv.Random(7)))
-    with pytest.raises(ValueError, match="whole percents"):
-        explorer.apply(fv.Prune({-1: 1 / 3}))
     with pytest.raises(ValueError, match="reach beyond the 3 layers"):
         explorer.apply(fv.Prune({-1: 0.5}, layers=(1, 9)))
-    with pytest.raises(ValueError, match="pruning of sublayers in both rows"):
-        explorer.apply(fv.Prune({-1: 0.5}, granularity="block"))
+    blocks = fv.Prune({-1: 0.5}, granularity="block", sublayers=("attn",), null_until=-2)
+    explorer.apply(blocks)
+    assert explorer.method == blocks
+    assert explorer.wait(60)
 
 
 def test_stop_says_so_and_run_goes_on(explorer, monkeypatch):
     monkeypatch.setattr(explorer.worker, "pause", 1.0)
-    before = explorer.gallery.pictures["FastVAR"].value
+    before = explorer.viewer.data("a")
     explorer.ratios[-1].value = 0.5
     assert explorer.run_stop.description == "Stop"
     explorer.run_stop.click()
     assert explorer.wait(60)
     assert "stopped" in explorer.status.value
-    assert explorer.gallery.pictures["FastVAR"].value == before
+    assert explorer.viewer.data("a") == before
     explorer.run_stop.click()
     assert explorer.wait(60)
     assert explorer.run_stop.description == "Run"
@@ -192,33 +359,33 @@ def test_stop_says_so_and_run_goes_on(explorer, monkeypatch):
 
 
 def test_a_stop_while_the_page_is_written_comes_after_it(explorer, monkeypatch):
-    writing, put = threading.Event(), explorer.gallery.put
+    writing, put = threading.Event(), explorer.viewer.put
 
-    def slow_put(*shown):
+    def slow_put(*shown, **notes):
         writing.set()
-        time.sleep(0.3)  # for a stop to come meanwhile
-        put(*shown)
+        time.sleep(0.1)  # for a stop to come meanwhile
+        put(*shown, **notes)
 
-    monkeypatch.setattr(explorer.gallery, "put", slow_put)
-    refused = partial(explorer.apply, fv.Prune({-1: 1 / 3}))
-    for ratio, act, told in (
+    monkeypatch.setattr(explorer.viewer, "put", slow_put)
+    refused = partial(explorer.apply, fv.Prune({-1: 0.5}, select=fv.Random(7)))
+    for ratio, act, message in (
         (0.5, explorer.run_stop.click, "stopped"),
-        (0.7, partial(explorer.guarded, refused), "whole percents"),
+        (0.7, partial(explorer.guarded, refused), "selector must be one of"),
     ):
         writing.clear()
         explorer.ratios[-1].value = ratio
         assert writing.wait(60)
         act()
         assert explorer.wait(60)
-        assert told in explorer.status.value
+        assert message in explorer.status.value
         assert explorer.run_stop.description == "Run"
 
 
 def test_a_saved_figure_tells_of_the_picture_that_is_shown(explorer, tmp_path):
     explorer.prompt.value = "a red circl"
-    explorer.name.value = str(tmp_path / "shown")
-    explorer.save.click()
-    assert "saved" in explorer.status.value
+    explorer.saving.folder = tmp_path
+    explorer.saving.figure.click()
+    assert "saved" in explorer.saving.status.value
     assert (explorer.shown.prompt, explorer.shown.seed) == ("a red circle", 3)
 
 
@@ -230,19 +397,19 @@ def test_an_explorer_takes_any_family():
     assert "tokens changed" in explorer.numbers.value
     explorer.prompt.value = "a cat"
     assert explorer.wait(60)
-    assert "alert" in explorer.status.value
+    assert "a class lies in 0 to 999" in explorer.prompt.error
 
 
 def test_a_failure_in_the_worker_shows_in_the_widget(explorer, monkeypatch):
     def fail(*_):
         raise KeyError("nobody expected this")
 
-    monkeypatch.setattr(explorer.lab, "compare", fail)
+    monkeypatch.setattr(explorer.lab, "duel", fail)
     explorer.ratios[-1].value = 0.5
     assert explorer.wait(60)
     assert "KeyError" in explorer.status.value
     assert "alert" in explorer.status.value
-    assert explorer.progress.layout.display == "none"
+    assert explorer.progress.layout.visibility == "hidden"
 
 
 def test_scale_steps_are_browsed(small, tmp_path):
@@ -253,13 +420,13 @@ def test_scale_steps_are_browsed(small, tmp_path):
     seen = []
     for step in range(5):
         browser.step.value = step
-        seen.append(browser.gallery.pictures["picture so far"].value)
+        seen.append(browser.viewer.data("sofar"))
     assert "32 of 64 tokens forwarded by attn of layer 0" in browser.status.value
     assert len(set(seen)) == 4  # the skipped step changes nothing
     browser.step.value = 2
     assert "skipped" in browser.status.value
     browser.picture.value = 1
-    assert browser.gallery.pictures["picture so far"].value != seen[2]
+    assert browser.viewer.data("sofar") != seen[2]
     trace.save(tmp_path / "kept.safetensors")
     ScaleBrowser(fv.Trace.load(tmp_path / "kept.safetensors"), small)
     with pytest.raises(ValueError, match="made with the weights"):
@@ -277,11 +444,11 @@ def test_a_point_of_the_trade_off_is_picked_and_sent(explorer, small, tmp_path):
     picker = ParetoPicker(frame, small, explorer, "a red circle", 3)
     assert picker.hand_over.disabled
     assert sum(p["front"] for p in picker.scatter.points) >= 1
-    before = picker.gallery.pictures["picked"].value
+    before = picker.viewer.data("picked")
     picker.scatter.picked = 1
     assert picker.wait(60)
     assert picker.point.value == 1
-    assert picker.gallery.pictures["picked"].value != before
+    assert picker.viewer.data("picked") != before
     assert "PSNR" in picker.status.value
     picker.hand_over.click()
     assert explorer.wait(60)
@@ -303,17 +470,170 @@ class Norm:
 def test_rules_of_ones_own_are_offered_and_exported(small):
     explorer = Explorer(small, "a red circle", seed=3, selectors={"norm": Norm()})
     assert explorer.wait(60)
-    explorer.select.value = "norm"
+    select = explorer.a.controls["select"]
+    select.text = "norm"
     assert explorer.wait(60)
     assert explorer.method.select == Norm()
-    assert "select=Norm()" in explorer.schedule.value
+    assert "select=Norm()" in explorer.saving.python
     explorer.apply(fv.Prune({-1: 0.5}))
-    assert explorer.select.value == "far from mean (PTS)"
+    assert explorer.a.controls["select"].text == "far from mean (PTS)"
     explorer.apply(fv.Prune({-1: 0.5}, select=Norm()))
-    assert explorer.select.value == "norm"
+    assert explorer.a.controls["select"].text == "norm"
     for other in (fv.Merge({-1: 0.5}), fv.Dense()):
-        with pytest.raises(ValueError, match="the controls express a Prune"):
-            explorer.apply(other)
+        explorer.apply(other)
+        assert explorer.wait(60)
+        assert explorer.method == other
+
+
+@dataclass(frozen=True)
+class Late(fv.Dense):
+    """Runs no null rows after step `last`."""
+
+    last: int = 2
+    mode: Literal_["plain", "fine"] = "plain"
+
+    def acts(self, grids):
+        alone = fv.Act(fv.Rows.COND)
+        return tuple(fv.Act() if g.index <= self.last else alone for g in grids)
+
+
+def test_a_method_of_ones_own_has_its_controls(small):
+    explorer = Explorer(small, "a red circle", seed=3, methods={"late": Late()})
+    explorer.a.family.value = "late"
+    assert explorer.wait(60)
+    assert explorer.method == Late()
+    assert {n: c.kind for n, c in explorer.a.controls.items()} == {"last": "text", "mode": "choice"}
+    assert "Runs no null rows" in explorer.a.about.value
+    assert explorer.a.controls["last"].help == "Runs no null rows after step last."
+    cost = explorer.shown.speedup_flop_bound
+    explorer.a.controls["last"].text = "1"
+    assert explorer.wait(60)
+    assert explorer.shown.speedup_flop_bound > cost > 1
+    explorer.close()
+
+
+def test_every_family_is_set_and_read_back_by_its_own_controls(small):
+    explorer = Explorer(small, "a red circle", seed=3)
+    grids = small.grids()
+    for name, method in explorer.a.offer.families.items():
+        explorer.paused = True
+        explorer.a.family.value = name
+        assert explorer.method == method
+        names = {s.name for s in settings.settings(type(method))}
+        assert set(explorer.a.controls) == names
+        settings.check(explorer.method, grids, small.depth)
+    assert {"full", "FastVAR", "ToMe", "FasterVAR", "conditional tail", "StepVAR"} <= set(
+        explorer.a.offer.families
+    )
+    explorer.close()
+
+
+def test_two_methods_are_compared(explorer, small):
+    assert explorer.b.method == fv.Dense()
+    assert explorer.duel.psnr == explorer.shown.psnr
+    explorer.b.family.value = "ToMe"
+    assert explorer.wait(60)
+    a, b = explorer.method, explorer.b.method
+    pictures = [
+        fv.to_uint8(small.decode(fv.generate(small, "a red circle", m, seed=3).canvas))[0]
+        for m in (a, b)
+    ]
+    assert (explorer.duel.a.fast == pictures[0]).all()
+    assert (explorer.duel.b.fast == pictures[1]).all()
+    assert explorer.duel.psnr == psnr(*pictures)
+    assert f"{explorer.duel.b.psnr:.1f} dB" in explorer.numbers.value
+    assert len(explorer.strip.cells[-1]["bars"]) == 3
+    explorer.swap.click()
+    assert explorer.wait(60)
+    assert (explorer.method, explorer.b.method) == (b, a)
+    explorer.copy_a.click()
+    assert explorer.wait(60)
+    assert explorer.b.method == b
+    assert explorer.duel.psnr == 100
+    explorer.gain.value = 5
+    assert explorer.viewer.p2["note"].startswith("x 5")
+    explorer.mode.text = "swipe between A and B"
+    assert explorer.viewer.mode == "swipe"
+
+
+def test_what_was_tried_is_gone_back_to_and_reported(explorer, tmp_path):
+    history, first = explorer.history, explorer.method
+    history.folder = tmp_path
+    history.pin.click()
+    explorer.ratios[-1].value = 0.9
+    assert explorer.wait(60)
+    assert [t.a for t in history.shown] == [first, explorer.method]  # the pinned one leads
+    assert history.strip.picked == 1
+    shown = explorer.viewer.data("a")
+    history.strip.picked = 0
+    assert explorer.wait(60)
+    assert explorer.method == first
+    assert explorer.viewer.data("a") != shown
+    assert len(history.shown) == 2
+    history.write.click()
+    names = {p.name for p in (tmp_path / "report").iterdir()}
+    assert names == {"index.html", "numbers.csv", "provenance.json", "01.py", "01a.png", "01b.png"}
+    page = (tmp_path / "report/index.html").read_text()
+    assert "http" not in page.split("<details>")[0]
+    assert page.count("data:image/png") == 2
+    rows = pd.read_csv(tmp_path / "report/numbers.csv")
+    assert rows.psnr[0] == explorer.shown.psnr
+    history.write.click()  # nothing is overwritten
+    assert (tmp_path / "report-2/index.html").exists()
+    history.name.value = "../report"
+    history.write.click()
+    assert "file name" in history.name.error
+
+
+def test_times_stand_beside_operations_and_a_budget_chooses_a_method(small):
+    plans = [(1.5, fv.Prune({-1: 1.0})), (1.2, fv.Prune({-1: 0.5}))]
+    explorer = Explorer(small, "a red circle", seed=3, plans=plans)
+    assert explorer.wait(60)
+    panel = explorer.time
+    assert panel.budget.options == ["as A is set", "1.20 x faster", "1.50 x faster"]
+    panel.run_stop.click()
+    assert panel.wait(60)
+    times = panel.times
+    assert set(times.steps) == {"full", "A"}
+    assert [bar["text"] for bar in explorer.strip.cells[-1]["bars"]] == [
+        f"{name}: {times.steps[name][-1].median:.1f} ms" for name in ("full", "A")
+    ]
+    assert f"{times.totals['A'].median:.1f} [" in panel.table.value
+    assert str(times.speedups["A"]) in panel.status.value
+    panel.budget.text = "1.50 x faster"
+    assert explorer.wait(60)
+    assert explorer.method == plans[0][1]
+    assert panel.times is None  # those of another method
+    assert "GFLOP" in explorer.strip.cells[-1]["bars"][0]["text"]
+    explorer.close()
+
+
+def test_several_prompts_and_seeds_are_drawn_the_worst_first(explorer, small):
+    survey = explorer.survey
+    survey.prompts.value = "a red circle\n\n a blue ring \n"
+    survey.seeds.value = 3
+    survey.run_stop.click()
+    assert survey.wait(60)
+    values = [sample.psnr for sample in survey.samples]
+    assert values == sorted(values)
+    assert {(s.prompt, s.seed) for s in survey.samples} == {
+        (p, s) for p in ("a red circle", "a blue ring") for s in (3, 4, 5)
+    }
+    assert f"{values[0]:.1f} to {values[-1]:.1f} (n = 6)" in survey.status.value
+    assert [cell["name"] for cell in survey.strip.cells] == [f"{v:.1f} dB" for v in values]
+    worst = survey.samples[0]
+    alone = fv.generate(small, worst.prompt, explorer.method, seed=worst.seed)
+    assert (fv.to_uint8(small.decode(alone.canvas))[0] == worst.a).all()
+    survey.strip.picked = 0
+    assert explorer.wait(60)
+    assert (explorer.shown.prompt, explorer.shown.seed) == (worst.prompt, worst.seed)
+    assert explorer.shown.psnr == worst.psnr
+    survey.seeds.value = 64
+    survey.guarded(survey.update)
+    assert "at most 64" in survey.status.value
+    survey.prompts.value = "a red circl"
+    survey.run_stop.click()
+    assert "unknown word" in survey.prompts.error
 
 
 def test_points_of_ones_own_methods_are_picked(small):

@@ -14,7 +14,7 @@ from fastvar_lab.backbones.hart import Context
 from fastvar_lab.backbones.infinity import Text
 from fastvar_lab.backbones.layers import normal
 from fastvar_lab.backbones.protocol import ConditionEncoder
-from fastvar_lab.errors import PromptError, split
+from fastvar_lab.errors import PromptError, short, split
 
 FAST_PATH = threading.Lock()  # the switch is global to the process
 
@@ -61,7 +61,7 @@ class WordEncoder(ConditionEncoder):
         if longest > self.config.length:
             raise PromptError(
                 f"a prompt has at most {self.config.length} words; "
-                f"{max(prompts, key=lambda p: len(p.split()))!r} has {longest}"
+                f"{short(max(prompts, key=lambda p: len(p.split())))!r} has {longest}"
             )
         return torch.tensor([row + [0] * (longest - len(row)) for row in rows], device="cpu")
 

@@ -34,6 +34,7 @@ from fastvar_lab.backbones.protocol import Backbone, ConditionEncoder
 from fastvar_lab.backbones.quantize import check_share
 from fastvar_lab.cache import KVCache, compute_dtype
 from fastvar_lab.draws import Stream
+from fastvar_lab.errors import PromptError, short
 from fastvar_lab.sampling import Sampling, cut, draw_rows, ramp
 from fastvar_lab.seam import Grid, Runner
 from fastvar_lab.tokens import resize, wide
@@ -319,8 +320,8 @@ class LabelEncoder(ConditionEncoder):
             except (TypeError, ValueError):
                 label = -1
             if not 0 <= label < self.classes:
-                raise ValueError(
-                    f"a class lies in 0 to {self.classes - 1}; not {prompt!r} "
+                raise PromptError(
+                    f"a class lies in 0 to {self.classes - 1}; not {short(prompt)!r} "
                     "(null and random are allowed too)"
                 )
             labels.append(label)

@@ -69,7 +69,9 @@ def add_method(parser: argparse.ArgumentParser, default: str) -> None:
     """Add --ratios and --method; `default` describes the method without them."""
     parser.add_argument("--ratios", help=f"{RATIOS}; default: {default}")
     parser.add_argument(
-        "--method", help="a method as Python, such as 'Merge({-1: 0.5})', or the file of a plan"
+        "--method",
+        help="a method as Python, such as 'Merge({-1: 0.5})', the file of a plan, or planned-2x "
+        "for a planned schedule that ships",
     )
 
 
@@ -191,6 +193,10 @@ def method(args: argparse.Namespace) -> Method | None:
     if args.method is not None:
         from fastvar_lab.methods.parse import read_method, read_method_file
 
+        if args.method.startswith("planned-"):
+            from fastvar_lab.planning.plans import named
+
+            return named(args.method, args.model, getattr(args, "guidance", None))
         read = read_method_file if args.method.endswith(".json") else read_method
         return read(args.method)
     if args.ratios is None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from torch import Tensor
 
-from fastvar_lab.generation import Generation
+from fastvar_lab.generation import Generation, generate
 from fastvar_lab.instruments.observe import observe, observe_again
 from fastvar_lab.instruments.trace import Trace
 from fastvar_lab.measure.quality import psnr, ssim, token_agreement
@@ -68,6 +69,45 @@ class Comparison:
         """Counted operations of the full generation over those of the pruned one."""
         return sum(self.gflop_full) / sum(self.gflop_fast)
 
+    @property
+    def work(self) -> tuple[int, int, int]:
+        """How many steps the method computes whole, in part, and not at all.
+
+        Less than full generation's operations are in part: fewer tokens, layers or guidance rows.
+        """
+        pairs = list(zip(self.gflop_full, self.gflop_fast, strict=True))
+        skipped = sum(fast == 0 for _, fast in pairs)
+        whole = sum(fast >= full > 0 for full, fast in pairs)
+        return whole, len(pairs) - whole - skipped, skipped
+
+
+@dataclass(frozen=True)
+class Duel:
+    """Two methods on one prompt and seed: `a`, and what it is compared with, `b`.
+
+    `psnr` in dB and `ssim` compare their pictures.
+    """
+
+    a: Comparison
+    b: Comparison
+    psnr: float
+    ssim: float
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The pictures of two methods, (H, W, 3) uint8, for one prompt and seed, and how they differ.
+
+    `psnr` is in dB.
+    """
+
+    prompt: str
+    seed: int
+    a: np.ndarray
+    b: np.ndarray
+    psnr: float
+    ssim: float
+
 
 class Exploration:
     """Keeps the last generations of one model, and resumes from the one that shares most steps."""
@@ -77,7 +117,11 @@ class Exploration:
         self.request: tuple[str, int] | None = None  # prompt and seed of `full`
         self.full: tuple[Generation, Trace] | None = None
         self.picture = np.empty(0)  # decoded from `full`
-        self.last: tuple[Generation, Trace] | None = None
+        self.last: dict[str, tuple[Generation, Trace]] = {}  # by slot
+
+    def release(self) -> None:
+        """Drop the generations, which hold keys, values and branch outputs of every layer."""
+        self.request, self.full, self.picture, self.last = None, None, np.empty(0), {}
 
     def compare(
         self,
@@ -86,11 +130,13 @@ class Exploration:
         method: Method,
         stopped: Callable[[], bool] = lambda: False,
         begins: Callable[[int], None] = lambda step: None,
+        slot: str = "a",
     ) -> Comparison:
         """Generate under `method`, and in full if prompt or seed are new; compare the two.
 
         `begins(step)` is called before every scale step. Raises Stopped before the first step at
-        which `stopped()` is true; generations finished by then are kept.
+        which `stopped()` is true; generations finished by then are kept, the last one of each
+        `slot`.
         """
 
         def watch(run: Runner) -> Runner:
@@ -99,12 +145,29 @@ class Exploration:
         if self.request != (prompt, seed) or not self._up_to_date():
             full = observe(self.model, prompt, Dense(), seed=seed, snapshot=True, watch=[watch])
             picture = to_uint8(self.model.decode(full[0].canvas))[0]
-            self.request, self.full, self.last = (prompt, seed), full, None
+            self.request, self.full, self.last = (prompt, seed), full, {}
             self.picture = picture
+        if method == Dense():
+            assert self.full is not None
+            return self._comparison(*self.full)
         base = self._nearest(method)
         fast, trace = observe_again(self.model, *base, method, snapshot=True, watch=[watch])
-        self.last = (fast, trace)
+        self.last[slot] = (fast, trace)
         return self._comparison(fast, trace)
+
+    def duel(
+        self,
+        prompt: str,
+        seed: int,
+        a: Method,
+        b: Method,
+        stopped: Callable[[], bool] = lambda: False,
+        begins: Callable[[int], None] = lambda step: None,
+    ) -> Duel:
+        """Generate under two methods, and compare their pictures; see `compare`."""
+        first = self.compare(prompt, seed, a, stopped, begins)
+        second = self.compare(prompt, seed, b, stopped, begins, slot="b")
+        return Duel(first, second, psnr(first.fast, second.fast), ssim(first.fast, second.fast))
 
     def _up_to_date(self) -> bool:
         """Return whether there is a full generation with the weights that the model has now."""
@@ -115,8 +178,8 @@ class Exploration:
         """Return the generation from which `method` resumes at the latest step."""
         assert self.full is not None
         nearest, latest = self.full, -1
-        for pair in (self.full, self.last):
-            if pair is not None and pair[0].snapshot is not None:
+        for pair in (self.full, *self.last.values()):
+            if pair[0].snapshot is not None:
                 step = resume_step(pair[0].snapshot, method, self.model)
                 if step > latest:
                     nearest, latest = pair, step
@@ -127,7 +190,8 @@ class Exploration:
         assert self.request is not None
         full, _ = self.full
         prompt, seed = self.request
-        pictures = [self.picture, to_uint8(self.model.decode(fast.canvas))[0]]
+        drawn = self.picture if fast is full else to_uint8(self.model.decode(fast.canvas))[0]
+        pictures = [self.picture, drawn]
         grids, length = full.request.grids, len(prompt.split())
         costs = [
             [sum(c.values()) / 1e9 for c in flops.step_flops(self.model, m, grids, length)]
@@ -149,3 +213,38 @@ class Exploration:
             ssim=ssim(pictures[1], pictures[0]),
             first_step=fast.first_step,
         )
+
+
+BATCH = 4  # pictures that a survey generates at once
+
+
+def survey(
+    model: Model,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    a: Method,
+    b: Method,
+    stopped: Callable[[], bool] = lambda: False,
+    done: Callable[[int, int], None] = lambda count, of: None,
+) -> list[Sample]:
+    """Generate every prompt with every seed under two methods; the worst PSNR comes first.
+
+    `done(count, of)` is called after every batch. Raises Stopped once `stopped()` is true.
+    """
+    items = [(prompt, seed) for prompt in prompts for seed in seeds]
+    watch = [partial(Stoppable, stopped=stopped, begins=lambda step: None)]
+    samples: list[Sample] = []
+    for first in range(0, len(items), BATCH):
+        batch = items[first : first + BATCH]
+        drawn = []
+        for method in (a, b):
+            run = generate(
+                model, [p for p, _ in batch], method, seed=[s for _, s in batch], watch=watch
+            )
+            drawn.append(to_uint8(model.decode(run.canvas)))
+        samples += [
+            Sample(prompt, seed, x, y, psnr(x, y), ssim(x, y))
+            for (prompt, seed), x, y in zip(batch, *drawn, strict=True)
+        ]
+        done(len(samples), len(items))
+    return sorted(samples, key=lambda sample: sample.psnr)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from pathlib import Path
 from typing import Any
@@ -129,7 +130,9 @@ def provenance(
 
 def model_option(model: Model) -> str:
     """Write --model, with a space before it; nothing for the model that commands use without it."""
-    return "" if model.name == ModelSpec().name else f" --model {model.name}"
+    function = re.match(r"fv\.load\('(\w[\w.]*:\w+)'", model.source)
+    name = function[1] if function else model.name
+    return "" if name == ModelSpec().name else f" --model {name}"
 
 
 def repeating(

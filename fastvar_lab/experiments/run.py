@@ -83,7 +83,7 @@ def run(
     store = store or Store()
     _follow(plan, store, progress, executor)
     frame = _measured(plan, store, progress, executor)
-    lines = plan.record.lines(plan.model)
+    lines = plan.record.lines(plan.model) if methods is None else {}
     if lines:
         frame = frame.assign(**{LINE: [lines.get(label, label) for label in frame.method]})
     front = {"model": plan.model.name, "weights": plan.model.fingerprint}
@@ -344,7 +344,7 @@ def _compute(
     if executor is not None and spec is None:
         raise ValueError(
             f"a model that is open does not travel to workers; say how to open {model.name}: "
-            "ModelSpec(name, weights)"
+            "ModelSpec(name, weights), or ModelSpec('module:function') of a function that opens it"
         )
     missing = [part for job in jobs if (part := job.missing(model, store)) is not None]
     if missing:  # else nothing is written, and the store may be read-only

@@ -10,7 +10,7 @@ from fastvar_lab.audit import check_value
 from fastvar_lab.frames import KEPT, ROWS
 from fastvar_lab.methods.guidance import Around
 from fastvar_lab.methods.prune import Dense, Prune
-from fastvar_lab.methods.registry import restorers, selectors
+from fastvar_lab.methods.registry import classes, restorers, selectors
 from fastvar_lab.methods.restore import CachedBranch
 from fastvar_lab.methods.schedule import Scheduled
 from fastvar_lab.methods.select import FarFromMean
@@ -91,19 +91,23 @@ def family(method: Method) -> str:
     return ", ".join(others) if len(others) > 1 else FASTVAR
 
 
-def written(method: Method) -> str:
+def written(method: Method, prefix: str = "") -> str:
     """Write a method as Python that `read_method` reads back, defaults left out.
+
+    `prefix` stands before the names of the library, such as "fv.".
 
     >>> written(Prune({-2: 0.5, -1: 0.75}, select=selectors()["random"]))
     'Prune({-2: 0.5, -1: 0.75}, select=Random())'
     """
-    return _written(method)
+    return _written(method, prefix)
 
 
-def _written(value: Any) -> str:
+def _written(value: Any, prefix: str) -> str:
     """Write a frozen dataclass by the fields that differ from their defaults; else its `repr`."""
+    name = type(value).__name__
+    place = prefix if classes().get(name) is type(value) else ""
     if not dataclasses.is_dataclass(value) or type(value).__repr__ is object.__repr__:
-        return repr(value)
+        return f"{place}{value!r}"
     parts = []
     for field in dataclasses.fields(value):
         content = getattr(value, field.name)
@@ -112,8 +116,8 @@ def _written(value: Any) -> str:
         if field.name == "ratios" and isinstance(value, Scheduled):
             parts.append("{" + ", ".join(f"{scale}: {ratio!r}" for scale, ratio in content) + "}")
         elif field.init and content != default:
-            parts.append(f"{field.name}={_written(content)}")
-    return f"{type(value).__name__}({', '.join(parts)})"
+            parts.append(f"{field.name}={_written(content, prefix)}")
+    return f"{place}{name}({', '.join(parts)})"
 
 
 def labels(methods: Sequence[Method], grids: Sequence[Grid], depth: int) -> list[str]:

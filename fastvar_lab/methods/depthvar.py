@@ -16,6 +16,7 @@ from fastvar_lab.methods.schedule import find
 from fastvar_lab.methods.spaces import Subject, space
 from fastvar_lab.seam import KINDS, Act, Branch, Grid, Handles, Runner, Site, Stack
 from fastvar_lab.tokens import gather, resize, rows_like, scatter, wide
+from fastvar_lab.values import one_of
 
 SHAPES = ("linear", "constant", "two-level")
 
@@ -49,7 +50,7 @@ class DepthVAR:
     """
 
     reference: ScaleName = -4
-    shape: str = "linear"
+    shape: str = one_of("linear", SHAPES)
     turn: float = 0.25
     weighted: bool = True
     granularity: ClassVar[str] = "layer"

@@ -19,9 +19,11 @@ from fastvar_lab.methods.select import top
 from fastvar_lab.methods.spaces import Subject, space
 from fastvar_lab.seam import Act, Branch, Grid, Handles, Rows, Runner, Site, Stack
 from fastvar_lab.tokens import gather, resize, scatter, wide
+from fastvar_lab.values import one_of
 
 Shares = float | tuple[float, ...]
 SAMPLING = ("norm", "uniform", "top norm")
+POSITIONS = ("first", "drawn")
 
 
 @method
@@ -57,9 +59,14 @@ class FasterVAR:
     null_from: ScaleName | None = None
     chunks: int = 8
     mix: bool = True
-    sampling: str = "norm"
-    positions: str = "first"
+    sampling: str = one_of("norm", SAMPLING)
+    positions: str = one_of("first", POSITIONS)
     seed: int = 0
+
+    @classmethod
+    def example(cls, grids: Sequence[Grid], depth: int) -> FasterVAR:
+        """Return a method to begin with: a quarter of the last step's rank in every chunk."""
+        return cls({-1: 0.25}, chunks=min(8, depth))
 
     def __post_init__(self) -> None:
         pairs = self.ranks.items() if isinstance(self.ranks, Mapping) else self.ranks
@@ -73,7 +80,7 @@ class FasterVAR:
             raise ValueError(
                 f"sampling must be one of {', '.join(SAMPLING)}; not {self.sampling!r}"
             )
-        if self.positions not in ("first", "drawn"):
+        if self.positions not in POSITIONS:
             raise ValueError(f"positions must be first or drawn; not {self.positions!r}")
 
     @property

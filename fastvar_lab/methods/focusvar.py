@@ -53,6 +53,11 @@ class FocusVAR(Around):
     last: ScaleName = -1
     scales: ClassVar = ("first", "last")
 
+    @classmethod
+    def example(cls, grids: Sequence[Grid], depth: int) -> FocusVAR:
+        """Return a method to begin with: the released one, where the model has its layers."""
+        return cls(first=-min(5, len(grids) - 1), layer=min(5, depth - 1))
+
     def acts(self, grids: Sequence[Grid]) -> tuple[Act, ...]:
         fused = steps_between(self.first, self.last, grids)
         key = ("fused", *fused, self.layer)
@@ -151,6 +156,12 @@ class FocusVARAdaptive(Around):
     gap: float = 0.0
     divergence: float = 0.0
     scales: ClassVar = ("probe",)
+
+    @classmethod
+    def example(cls, grids: Sequence[Grid], depth: int) -> FocusVARAdaptive:
+        """Return a method to begin with: the released one, its layers in proportion of 32."""
+        early = max(1, depth * 5 // 32)
+        return cls(probe=-min(5, len(grids) - 1), early=early, late=max(early + 1, depth * 5 // 8))
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -266,6 +277,12 @@ class SharedUpdate(Around):
     last: ScaleName = -3
     layers: tuple[int, int] = (16, 28)
     scales: ClassVar = ("first", "last")
+
+    @classmethod
+    def example(cls, grids: Sequence[Grid], depth: int) -> SharedUpdate:
+        """Return a method to begin with: the released one, its layers in proportion of 32."""
+        layers = depth // 2, max(depth // 2 + 1, depth * 7 // 8)
+        return cls(first=-min(8, len(grids) - 1), last=-min(3, len(grids) - 1), layers=layers)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -117,6 +117,11 @@ class Tail(Around):
     skip_from: ScaleName | None = None
     scales: ClassVar = ("cond_from", "null_from", "skip_from")
 
+    @classmethod
+    def example(cls, grids: Sequence[Grid], depth: int) -> Tail:
+        """Return a method to begin with: the last two steps run the conditional rows alone."""
+        return cls(cond_from=-2)
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if isinstance(self.method, Tail):

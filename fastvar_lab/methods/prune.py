@@ -16,6 +16,7 @@ from fastvar_lab.methods.schedule import Scheduled, find, kept
 from fastvar_lab.methods.select import FarFromMean, Selector
 from fastvar_lab.methods.spaces import PRUNED, Subject, rising, space
 from fastvar_lab.seam import KINDS, Act, Grid, Rows, Runner, Site
+from fastvar_lab.values import one_of
 
 GRANULARITIES = ("sublayer", "block", "step", "stack")
 
@@ -51,7 +52,9 @@ class Prune(Scheduled):
     """Forward only some tokens through each sublayer of some scale steps; restore the rest.
 
     `ratios` maps scale names to the share of tokens pruned; 1 skips the step, which then has no
-    forward, no tokens and no keys or values. `cache_step` names the step restored from (default:
+    forward, no tokens and no keys or values. `select` scores the tokens, of which the best are
+    kept; `restore` fills the places of the others. `sublayers` are the kinds that are pruned.
+    `cache_step` names the step restored from (default:
     the last step before the first pruned one that is neither pruned nor skipped). `layers` is a
     half-open range, default all. `granularity` is how often tokens are selected: per "sublayer",
     per "block" (layer) or per "step"; with "stack", dropped tokens also stay out from the first of
@@ -75,7 +78,7 @@ class Prune(Scheduled):
     cache_step: ScaleName | None = None
     layers: tuple[int, int] | None = None
     sublayers: tuple[str, ...] = KINDS
-    granularity: str = "sublayer"
+    granularity: str = one_of("sublayer", GRANULARITIES)
     null_until: ScaleName | None = None
     raster: bool = False
 

@@ -17,6 +17,7 @@ from fastvar_lab.methods.schedule import find
 from fastvar_lab.methods.spaces import Subject, space
 from fastvar_lab.seam import DENSE, Act, Branch, Grid, Rows, Runner, Site
 from fastvar_lab.tokens import wide
+from fastvar_lab.values import one_of
 
 Count = int | tuple[int, ...]
 SCORES = ("softmax", "raw")
@@ -54,9 +55,15 @@ class ScaleKV:
     family: ClassVar[str] = "ScaleKV"
     kept: Mapping[ScaleName, Count] | tuple[tuple[ScaleName, Count], ...]
     drafters: tuple[int, ...] = ()
-    score: str = "softmax"
+    score: str = one_of("softmax", SCORES)
     window: int = 16
     pool: int = 5
+
+    @classmethod
+    def example(cls, grids: Sequence[Grid], depth: int) -> ScaleKV:
+        """Return a method to begin with: layers hand half of all tokens into the last step."""
+        before = sum(grid.tokens for grid in grids[:-1])
+        return cls({-1: max(16, before // 2)})
 
     def __post_init__(self) -> None:
         pairs = self.kept.items() if isinstance(self.kept, Mapping) else self.kept

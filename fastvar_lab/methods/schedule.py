@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from typing import Any, cast
+from typing import Any, Self, cast
 
 from fastvar_lab.methods.ratios import ScaleName, scale_name, share
 from fastvar_lab.scales import whole
@@ -44,6 +44,15 @@ class Scheduled:
     ratios: Mapping[ScaleName, float] | tuple[tuple[ScaleName, float], ...]
     layers: tuple[int, int] | None
     sublayers: tuple[str, ...]
+
+    @classmethod
+    def example(cls, grids: Sequence[Grid], depth: int) -> Self:
+        """Return a method to begin with: half of the tokens of the step before the last, 3/4 of it.
+
+        A schedule of two steps is pruned at the last one alone.
+        """
+        ratios: dict[ScaleName, float] = {-2: 0.5, -1: 0.75}
+        return cls(ratios if len(grids) > 2 else {-1: 0.75})  # type: ignore[call-arg]
 
     def _settle(self) -> None:
         """Convert the fields to hashable form; raise ValueError for invalid values."""

@@ -18,6 +18,7 @@ from fastvar_lab.files import digest, expanded, read_json
 from fastvar_lab.methods.registry import method
 from fastvar_lab.methods.spaces import Subject, space
 from fastvar_lab.seam import Act, Grid, Handles, Rows, Runner, Site
+from fastvar_lab.values import filled_in
 
 RULES = Path(__file__).with_name("skipvar_rules.json")
 """The rules of the package: published ones, and one fitted on the embedded model."""
@@ -206,8 +207,20 @@ class SkipVAR:
     """
 
     rule: str = "infinity-0.86"
-    digest: str = ""
+    digest: str = filled_in("")
     settings: Rule = field(init=False, repr=False, compare=False)
+
+    @classmethod
+    def example(cls, grids: Sequence[Grid], depth: int) -> SkipVAR:
+        """Return a method to begin with: the package's rule for schedules of as many steps.
+
+        Raises ValueError if there is none.
+        """
+        rules = read_json(RULES.read_bytes())
+        fitted = [name for name in sorted(rules) if as_rule(rules[name]).steps == len(grids)]
+        if not fitted:
+            raise ValueError(f"no rule of the package was fitted on {len(grids)} steps")
+        return cls(fitted[len(fitted) // 2])
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "rule", str(self.rule))

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from fastvar_lab.methods.prune import Prune
+from fastvar_lab.methods.prune import GRANULARITIES, Prune
 from fastvar_lab.methods.registry import method
 from fastvar_lab.methods.restore import NearestKept, Restorer
 from fastvar_lab.methods.select import PrincipalHighPass, Selector
 from fastvar_lab.methods.spaces import PRUNED, Subject, rising, space
+from fastvar_lab.values import one_of
 
 
 @method
@@ -34,7 +35,7 @@ class StepVAR(Prune):
     family: ClassVar[str] = "StepVAR"
     select: Selector = field(default_factory=PrincipalHighPass)
     restore: Restorer = field(default_factory=NearestKept)
-    granularity: str = "stack"
+    granularity: str = one_of("stack", GRANULARITIES)
 
 
 @space(

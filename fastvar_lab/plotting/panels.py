@@ -67,12 +67,14 @@ class Difference(NamedTuple):
 GAINS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 
 
-def difference(image: np.ndarray, reference: np.ndarray | None = None) -> Difference:
+def difference(
+    image: np.ndarray, reference: np.ndarray | None = None, gain: int | None = None
+) -> Difference:
     """Show a signed difference as brightness around mid-grey: 0.5 + gain (image - reference) / 2.
 
     Both are (H, W, 3), uint8 or floats in [0, 1]; without a reference `image` is the difference.
-    The gain is the largest of `GAINS` that clips at most one value in a thousand; 1 for equal
-    pictures.
+    The default gain is the largest of `GAINS` that clips at most one value in a thousand; 1 for
+    equal pictures.
 
     >>> picture, gain = difference(np.array([[[0.0, 0.1, -0.1]]]))
     >>> picture[0, 0].round(2).tolist(), gain
@@ -80,8 +82,9 @@ def difference(image: np.ndarray, reference: np.ndarray | None = None) -> Differ
     """
     gap = _floats(image) if reference is None else _floats(image) - _floats(reference)
     extent = float(np.quantile(np.abs(gap), 0.999))
-    fitting = [gain for gain in GAINS if gain * extent <= 1 + 1e-9]
-    gain = max(fitting, default=1) if extent > 0 else 1
+    if gain is None:
+        fitting = [gain for gain in GAINS if gain * extent <= 1 + 1e-9]
+        gain = max(fitting, default=1) if extent > 0 else 1
     return Difference(np.clip(0.5 + gain * gap / 2, 0, 1), gain)
 
 

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib as mpl
+import numpy as np
 import seaborn as sns
 from matplotlib import figure
 from matplotlib.ticker import LogFormatter
+from PIL import Image
 
 from fastvar_lab.files import expanded, write
 
@@ -98,6 +100,10 @@ class Figure(figure.Figure):
         buffer = io.BytesIO()
         self.savefig(buffer, format="png", dpi=dpi)
         return buffer.getvalue()
+
+    def array(self, dpi: int = 150) -> np.ndarray:
+        """Render to pixels (H, W, 3), uint8."""
+        return np.asarray(Image.open(io.BytesIO(self.png(dpi))).convert("RGB"))
 
     def draw(self, renderer: Any) -> None:
         """Draw like matplotlib, with tick labels as they are written."""

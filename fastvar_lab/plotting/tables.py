@@ -56,9 +56,9 @@ MEASURED = (
     "to_last",
     "psnr",
     "psnr_same",
-    "weights",
-    "caches",
-    "peak",
+    "weight_bytes",
+    "cache_bytes",
+    "peak_bytes",
 )
 
 

@@ -1,7 +1,9 @@
-"""Explorer: sliders for the pruned shares, and their effect on picture, masks and cost."""
+"""Explorer: two methods on one prompt, side by side, with their masks and their cost."""
 
 from __future__ import annotations
 
+import html
+import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -9,36 +11,43 @@ from typing import Any
 
 import ipywidgets as widgets
 
-from fastvar_lab.experiments.explore import Comparison, Exploration
-from fastvar_lab.files import expanded, unused
+from fastvar_lab.errors import PromptError
+from fastvar_lab.experiments.exploration_report import Tried
+from fastvar_lab.experiments.explore import Comparison, Duel, Exploration
 from fastvar_lab.measure.masks import kept_map
-from fastvar_lab.methods import registry
-from fastvar_lab.methods.prune import Prune
-from fastvar_lab.methods.ratios import ScaleName
+from fastvar_lab.methods.columns import FULL
+from fastvar_lab.methods.columns import family as family_of
 from fastvar_lab.methods.restore import Restorer
-from fastvar_lab.methods.schedule import find
 from fastvar_lab.methods.select import Selector
 from fastvar_lab.models.model import Model
 from fastvar_lab.plotting import panels
-from fastvar_lab.plotting.style import write_figure
-from fastvar_lab.seam import Site
-from fastvar_lab.widgets.page import CopyButton
-from fastvar_lab.widgets.panel import Gallery, Live, control, cost_table
-from fastvar_lab.widgets.prompt_picker import PromptPicker
+from fastvar_lab.seam import Method, Site
+from fastvar_lab.widgets.fields import Choice, Toggle
+from fastvar_lab.widgets.history_panel import HistoryPanel
+from fastvar_lab.widgets.method_panel import MethodPanel, offered
+from fastvar_lab.widgets.page import Viewer, box, button, heading, style_sheet
+from fastvar_lab.widgets.panel import Live
 from fastvar_lab.widgets.python_source import python_source
-from fastvar_lab.world.grammar import parse
+from fastvar_lab.widgets.request_panel import RequestPanel
+from fastvar_lab.widgets.saving import SavingPanel
+from fastvar_lab.widgets.scale_strip import ScaleStrip, terms
+from fastvar_lab.widgets.survey_panel import SurveyPanel
+from fastvar_lab.widgets.time_panel import Plans, TimePanel
 
-LATEST = 0  # means cache_step=None; the value None would leave the dropdown blank
-SCALES = 4  # how many of the last scales have a slider
+GONE = "The kernel that drew this has ended: run the cell again."
 
 
 class Explorer(Live):
-    """Compares full and pruned generation of a prompt, live.
+    """Compares two methods on a prompt, live; by default FastVAR with full generation.
 
     A change of a control computes the affected steps again; the newest change wins, and errors
-    show in the widget. `method` is the method that the controls are set to, `shown` the last
-    comparison. `apply` sets the controls to a method, `wait` waits for the pending picture.
-    `selectors` and `restorers` add user-defined rules, by name, to those of the library.
+    show where they arise. `a` and `b` are the panels of the methods, `method` is that of A. `shown`
+    is the last comparison of A with full generation, `duel` that of A with B. `apply` sets A's
+    controls to a method, `wait` waits for the pending picture. `close` frees what it holds.
+
+    `selectors`, `restorers` and `methods` add user-defined ones, by name, to those of the library.
+    `plans` are pairs of a speedup and a method for it, which a time budget chooses from. Files are
+    saved in `folder`.
 
     >>> import fastvar_lab as fv
     >>> explorer = Explorer(fv.load("tiny"), "a red circle", seed=1)
@@ -57,273 +66,318 @@ class Explorer(Live):
         *,
         selectors: Mapping[str, Selector] | None = None,
         restorers: Mapping[str, Restorer] | None = None,
+        methods: Mapping[str, Method] | None = None,
+        plans: Plans = (),
+        folder: str | Path = ".",
     ) -> None:
         super().__init__()
-        self.selectors = {**registry.selectors(), **(selectors or {})}
-        self.restorers = {**registry.restorers(), **(restorers or {})}
         self.model, self.lab = model, Exploration(model)
-        self.shown: Comparison | None = None
+        self.duel: Duel | None = None
         self.paused = False
-        self._build_request(model.example if prompt is None else prompt, seed)
-        self._build_schedule()
-        self._build_mask()
+        offer = offered(model, selectors, restorers, methods)
+        others = (method for name, method in offer.families.items() if name != FULL)
+        first = model.preset or next(others)
+        self.request = RequestPanel(
+            model, model.example if prompt is None else prompt, seed, self.guarded
+        )
+        changed = partial(self.guarded, self.update)
+        self.a = MethodPanel(offer, first, changed, "method A")
+        self.b = MethodPanel(offer, offer.families[FULL], changed, "method B")
         self._build_output()
+        self.saving = SavingPanel(lambda: self.shown, folder)
+        self.history = HistoryPanel(self._back, folder)
+        self.survey = SurveyPanel(model, self._methods, self._request, self._open)
+        self.time = TimePanel(
+            model, self._methods, self._request, lambda _: self._masks(), plans, self.apply
+        )
         self._lay_out()
         self._connect()
         self.guarded(self.update)
 
-    def _build_request(self, prompt: str, seed: int) -> None:
-        """Make the controls of the prompt and the seed; a closed world's model has pickers too."""
-        self.prompt = control(widgets.Text, "prompt", value=prompt, continuous_update=False)
-        self.seed = control(widgets.BoundedIntText, "seed", value=seed, min=0, max=2**31 - 1)
-        self.pickers: list[Any] = []
-        if self.model.grammar is parse:  # the pickers offer the vocabulary of this grammar alone
-            self.pickers = [PromptPicker(self.prompt, self.guarded)]
-
-    def _build_schedule(self) -> None:
-        """Make the controls of the method: a ratio a scale, cache step, layers and rules."""
-        sizes = [grid.name for grid in self.model.grids()]
-        self.ratios = {
-            -back: control(
-                widgets.FloatSlider,
-                f"pruned at {sizes[-back]}",
-                value={1: 0.75, 2: 0.5}.get(back, 0.0),
-                min=0.0,
-                max=1.0,
-                step=0.05,
-                readout_format=".0%",
-                continuous_update=False,
-            )
-            for back in range(1, min(SCALES, len(sizes) - 1) + 1)
-        }
-        steps = [("last unpruned step", LATEST)]
-        steps += [(size, i - len(sizes)) for i, size in enumerate(sizes[:-1])]
-        self.cache = control(widgets.Dropdown, "restored from", options=steps)
-        self.layers = control(
-            widgets.IntRangeSlider,
-            "layers pruned",
-            value=(0, self.model.depth - 1),
-            min=0,
-            max=self.model.depth - 1,
-            continuous_update=False,
-        )
-        self.select = control(widgets.Dropdown, "selector", options=list(self.selectors))
-        self.restore = control(widgets.Dropdown, "restorer", options=list(self.restorers))
-
-    def _build_mask(self) -> None:
-        """Make the controls that name the step and sublayer whose kept tokens are shown."""
-        steps = [(grid.name, grid.index) for grid in self.model.grids()]
-        self.scale = control(widgets.Dropdown, "mask of step", options=steps[::-1])
-        self.layer = control(widgets.IntSlider, "mask of layer", min=0, max=self.model.depth - 1)
-        kinds = list(self.model.transformer.kinds)
-        self.kind = control(widgets.Dropdown, "mask of", options=kinds)
-
     def _build_output(self) -> None:
-        """Make the pictures, numbers and messages, and the controls that copy and save them."""
-        self.progress = widgets.IntProgress(
-            description="scale steps",
-            max=len(self.model.sizes),
-            style={"description_width": "initial"},
+        """Make the pictures, numbers and messages, and the controls of what is shown."""
+        model, grids = self.model, self.model.grids()
+        self.progress = widgets.IntProgress(max=len(model.sizes))
+        self.progress.layout.visibility = "hidden"
+        self.viewer = Viewer(
+            {"a": "A", "b": "B", "difference": "difference", "kept": "kept tokens of A"}
         )
-        self.progress.layout.display = "none"
-        self.schedule = control(
-            widgets.Textarea,
-            "as Python",
-            layout=widgets.Layout(width="auto", height="8em"),
-        )
-        self.copy = CopyButton(label="Copy the Python")
-        self.name = control(widgets.Text, "save as", value="exploration")
-        self.save = widgets.Button(description="Save figure", tooltip="PDF and PNG, full and fast")
-        self.keep = widgets.Button(description="Save trace", tooltip="one safetensors file")
-        self.numbers, self.costs = widgets.HTML(), widgets.HTML()
-        self.gallery = Gallery(("full", "FastVAR", "difference", "kept tokens"))
+        self.viewer.cells = max(grids[-1].h, grids[-1].w)
+        self.mode = Choice(
+            "pictures", "side",
+            "Side by side, or B over A with a line to swipe.",
+            [("side by side", "side"), ("swipe between A and B", "swipe")],
+        )  # fmt: skip
+        gains = [("by itself", None), *((f"x {gain}", gain) for gain in panels.GAINS[:7])]
+        self.gain = Choice(
+            "difference", None,
+            "How much the difference is enlarged; a fixed gain makes pictures comparable.",
+            gains,
+        )  # fmt: skip
+        sites = [Site(x, k) for x in range(model.depth) for k in model.transformer.kinds]
+        self.layer = Choice(
+            "masks of layer", 0, "The layer whose kept tokens are shown.",
+            [(str(layer), layer) for layer in range(model.depth)],
+        )  # fmt: skip
+        self.kind = Choice(
+            "sublayer", sites[0].kind, "attention, attention to the words, or feed-forward",
+            [(kind, kind) for kind in model.transformer.kinds],
+        )  # fmt: skip
+        self.strip = ScaleStrip([grid.name for grid in grids])
+        self.strip.picked = len(grids) - 1
+        self.numbers, self.key = widgets.HTML(), widgets.HTML()
+        self.copy_a = button("B like A", "Set method B to what A is", self._copy)
+        self.swap = button("Swap A and B", "Exchange the two methods", self._swap)
 
     def _lay_out(self) -> None:
-        """Arrange the controls: request and method on the left, mask and costs on the right."""
-        method = [self.cache, self.layers, self.select, self.restore]
-        left = widgets.VBox([self.seed, *self.ratios.values(), *method])
-        right = widgets.VBox([self.scale, self.layer, self.kind, self.costs])
-        left.layout.width = right.layout.width = "49%"
-        self.children = (
-            self.prompt,
-            *self.pickers,
-            widgets.HBox([left, right]),
-            widgets.HBox([self.run_stop, self.progress, self.status]),
-            self.gallery,
-            self.numbers,
-            self.schedule,
-            widgets.HBox([self.copy, self.name, self.save, self.keep]),
+        """Arrange the parts; the style sheet places them by the width there is."""
+        self.what = Toggle("What am I looking at?", False, "What the words on this page mean.")
+        meaning = widgets.HTML(terms())
+        meaning.add_class("fv-hidden")
+        self.what.observe(
+            lambda c: (meaning.remove_class if c.new else meaning.add_class)("fv-hidden"), "value"
         )
+        gone = widgets.HTML(f'<div class="fv-gone-note">{GONE}</div>')
+        methods = box("fv-part", heading("Method A"), self.a)
+        against = box(
+            "fv-part fv-after",
+            heading("compared with B"),
+            self.b,
+            box("fv-row", self.copy_a, self.swap),
+        )
+        shown = box("fv-fields", self.mode, self.gain)
+        masks = box("fv-fields", self.layer, self.kind)
+        self.results = [self.numbers, self.viewer, self.strip]
+        main = box(
+            "fv-main",
+            gone,
+            box("fv-row", self.run_stop, self.status, self.progress),
+            self.numbers,
+            shown,
+            self.viewer,
+            heading("Scale steps: kept tokens, and operations"),
+            masks,
+            self.strip,
+            self.key,
+            self.what,
+            meaning,
+        )
+        side = box("fv-side", self.request, methods, against)
+        page = box(
+            "fv-page", side, main, box("fv-wide", self.history, self.time, self.survey, self.saving)
+        )
+        self.children = (style_sheet(), page)
         self.add_class("fastvar-explorer")
 
     def _connect(self) -> None:
-        """Call `update` when request or method change, `_mask` when the mask's controls do."""
-        request = (self.prompt, self.seed)
-        method = (*self.ratios.values(), self.cache, self.layers, self.select, self.restore)
-        for changed in (*request, *method):
-            changed.observe(lambda _: self.guarded(self.update), "value")
-        for changed in (self.scale, self.layer, self.kind):
-            changed.observe(lambda _: self.guarded(self._mask), "value")
-        self.save.on_click(lambda _: self.guarded(self._save_figure))
-        self.keep.on_click(lambda _: self.guarded(self._save_trace))
+        """Call `update` when the request changes, and `_draw` when what is shown of it does."""
+        for field in (self.request.prompt, self.request.seed):
+            field.observe(lambda _: self.guarded(self.update), ["value", "invalid"])
+        for control in (self.layer, self.kind):
+            control.observe(lambda _: self.guarded(self._masks), "value")
+        self.strip.observe(lambda _: self.guarded(self._mask), "picked")
+        self.gain.observe(lambda _: self.guarded(self._difference), "value")
+        self.mode.observe(lambda change: setattr(self.viewer, "mode", change.new), "value")
+        self.viewer.observe(lambda change: self.viewed(change.new), "views")
 
     @property
-    def method(self) -> Prune:
-        """The method that the controls are set to."""
-        ratios: dict[ScaleName, float] = {
-            name: round(slider.value, 2) for name, slider in self.ratios.items() if slider.value
-        }
-        restore = self.restorers[self.restore.value]
-        low, high = self.layers.value
-        whole = (low, high) == (0, self.model.depth - 1)
-        return Prune(
-            dict(sorted(ratios.items())),
-            select=self.selectors[self.select.value],
-            restore=restore,
-            cache_step=(self.cache.value or None) if restore.needs_cache and ratios else None,
-            layers=None if whole else (low, high + 1),
-        )
+    def prompt(self) -> Any:
+        """The control of the prompt."""
+        return self.request.prompt
 
-    def apply(self, method: Prune) -> None:
-        """Set the controls to a method; raise ValueError if they cannot express it."""
-        if not isinstance(method, Prune):
-            raise ValueError(f"the controls express a Prune; not {method!r}")
-        grids = self.model.grids()
-        method.start(grids, self.model.depth)  # raises before any control is changed
-        method.acts(grids)
-        ratios = {step - len(grids): r for step, r in method.by_step(grids).items()}
-        beyond = [grids[step].name for step in ratios.keys() - self.ratios.keys()]
-        if beyond:
-            raise ValueError(f"there is no slider for the scale {', '.join(beyond)}")
-        uneven = [r for r in ratios.values() if r != round(r, 2)]
-        if uneven:
-            raise ValueError(f"sliders express whole percents; not {uneven[0]}")
-        low, high = method.layers or (0, self.model.depth)
-        select = _name_of(method.select, self.selectors, "selector")
-        restore = _name_of(method.restore, self.restorers, "restorer")
-        cache = method.cache_step
-        step = LATEST if cache is None else find(cache, grids) - len(grids)
-        plain = Prune(
-            method.ratios, method.select, method.restore, method.cache_step, method.layers
-        )
-        if plain != method:
-            raise ValueError(
-                f"the controls express pruning of sublayers in both rows; not {method!r}"
-            )
-        self.paused = True
-        try:
-            for name, slider in self.ratios.items():
-                slider.value = ratios.get(name, 0.0)
-            self.select.value, self.restore.value = select, restore
-            self.cache.value, self.layers.value = step, (low, high - 1)
-        finally:
-            self.paused = False
+    @property
+    def seed(self) -> Any:
+        """The control of the seed."""
+        return self.request.seed
+
+    @property
+    def ratios(self) -> Mapping[int, Any]:
+        """The controls of A's pruned shares by scale, named from the end; empty without any."""
+        return self.a.shares
+
+    @property
+    def method(self) -> Method:
+        """The method that A's controls are set to."""
+        return self.a.method
+
+    @property
+    def shown(self) -> Comparison | None:
+        """The last comparison of A with full generation."""
+        return self.duel.a if self.duel else None
+
+    def apply(self, method: Method) -> None:
+        """Set A's controls to a method; raise ValueError if they cannot express it."""
+        self.a.apply(method)
         self.update()
 
     def python(self) -> str:
-        """Write the controls' state as Python; see `python_source`."""
+        """Write the state of A's controls as Python; see `python_source`."""
         return python_source(self.model, self.prompt.value, self.seed.value, self.method)
 
+    def _methods(self) -> tuple[Method, Method]:
+        return self.a.method, self.b.method
+
+    def _request(self) -> tuple[str, int]:
+        return self.prompt.value, self.seed.value
+
+    def _open(self, prompt: str, seed: int) -> None:
+        """Show another prompt and seed."""
+        self.paused = True
+        try:
+            self.prompt.value, self.seed.value = prompt, seed
+        finally:
+            self.paused = False
+        self.guarded(self.update)
+
+    def _back(self, tried: Tried) -> None:
+        """Go back to settings that were tried."""
+        self.paused = True
+        try:
+            self.a.apply(tried.a)
+            self.b.apply(tried.b)
+        finally:
+            self.paused = False
+        self._open(tried.prompt, tried.seed)
+
+    def _copy(self) -> None:
+        self.guarded(lambda: self.b.apply(self.a.method))
+        self.guarded(self.update)
+
+    def _swap(self) -> None:
+        def exchange() -> None:
+            a, b = self._methods()
+            self.a.apply(b)
+            self.b.apply(a)
+            self.update()
+
+        self.guarded(exchange)
+
     def update(self) -> None:
-        """Request the picture of the current controls; returns at once."""
-        if self.paused:
+        """Request the pictures of the current controls; returns at once."""
+        if self.paused or self.closed:
             return
-        prompt, seed, method = self.prompt.value, int(self.seed.value), self.method
-        self.schedule.value = self.copy.text = self.python()
+        self.request.check(self.model)
+        a, b = self._methods()
+        prompt, seed = self._request()
+        self.saving.say(self.python())
 
         def begins(step: int) -> None:
             self.progress.value = step + 1
-            self.progress.layout.display = ""
+            self.progress.layout.visibility = "visible"
 
         def work(stopped: Callable[[], bool]) -> Callable[[], None]:
+            start = time.perf_counter()
             try:
-                comparison = self.lab.compare(prompt, seed, method, stopped, begins)
+                duel = self.lab.duel(prompt, seed, a, b, stopped, begins)
             finally:
-                self.progress.layout.display = "none"
-            return partial(self.show, comparison)
+                self.progress.layout.visibility = "hidden"
+            return partial(self.show, duel, time.perf_counter() - start)
 
         self.ask(work)
 
-    def show(self, comparison: Comparison) -> None:
-        """Show a comparison."""
-        self.shown = comparison
-        gap = panels.difference(comparison.fast, comparison.full)
-        self.gallery.put("full", comparison.full)
-        self.gallery.put("FastVAR", comparison.fast)
-        self.gallery.put("difference", gap.picture, f"x {gap.gain}")
-        self._mask()
-        changed = zip(self.model.sizes, comparison.agreement, strict=True)
+    def failed(self, error: Exception) -> None:
+        """Show an error of the work, under the prompt if it is of the prompt."""
+        if isinstance(error, PromptError):
+            self.prompt.error = str(error)
+            error = ValueError("the prompt: see what stands under it")
+        self.status.fail(error)
+
+    def show(self, duel: Duel, seconds: float | None = None) -> None:
+        """Show two methods' pictures, numbers, masks and cost."""
+        self.duel = duel
+        self.time.forget()
+        a, b = family_of(duel.a.method), family_of(duel.b.method)
+        prompt = f"{duel.a.prompt}, seed {duel.a.seed}"
+        self.viewer.put("a", duel.a.fast, title=f"A: {a}", alt=f"{prompt}, drawn by {a}")
+        title = "B: full generation" if b == FULL else f"B: {b}"
+        self.viewer.put("b", duel.b.fast, title=title, alt=f"{prompt}, drawn by {b}")
+        self._difference()
+        self._masks()
+        self.numbers.value = self._figures(duel)
+        whole, part, skipped = duel.a.work
+        took = "" if seconds is None else f" in {seconds:.2f} s"
+        self.status.say(
+            f"done{took}. A computes {whole} steps in full, {part} in part, and skips {skipped}"
+        )
+        self.stale(False)
+        self.history.add(
+            Tried(
+                duel.a.prompt, duel.a.seed, duel.a.method, duel.b.method,
+                (duel.a.fast, duel.b.fast), duel.psnr, duel.ssim, duel.a.speedup_flop_bound,
+                python_source(self.model, duel.a.prompt, duel.a.seed, duel.a.method),
+                duel.a.trace.provenance,
+            )
+        )  # fmt: skip
+
+    def _figures(self, duel: Duel) -> str:
+        """Write the numbers of both methods as HTML."""
+        against = "full" if family_of(duel.b.method) == FULL else "B"
+        entries = [
+            (f"{duel.a.speedup_flop_bound:.2f}", "times fewer operations, A"),
+            (f"{duel.psnr:.1f} dB", f"PSNR of A to {against}"),
+            (f"{duel.ssim:.3f}", f"SSIM of A to {against}"),
+        ]
+        if against == "B":
+            entries += [
+                (f"{duel.b.speedup_flop_bound:.2f}", "times fewer operations, B"),
+                (f"{duel.a.psnr:.1f} / {duel.b.psnr:.1f} dB", "PSNR to full, A / B"),
+            ]
+        changed = zip(self.model.sizes, duel.a.agreement, strict=True)
         parts = [f"{h}x{w} {1 - a:.1%}" for (h, w), a in changed if a < 1]  # nan at skipped steps
         unit = "bits" if self.model.quantizer.codebook is None else "tokens"
-        counted = any(a == a for a in comparison.agreement)  # all nan for mixtures of codes
-        self.numbers.value = (
-            f"<b>{comparison.speedup_flop_bound:.2f}</b> times fewer operations, "
-            f"PSNR <b>{comparison.psnr:.1f}</b> dB, SSIM <b>{comparison.ssim:.3f}</b>; "
-            f"{unit} changed: {', '.join(parts) or ('none' if counted else 'not counted')}"
+        counted = any(a == a for a in duel.a.agreement)  # all nan for mixtures of codes
+        note = f"{unit} changed by A: {', '.join(parts) or ('none' if counted else 'not counted')}"
+        shown = "".join(
+            f'<div class="fv-number"><b>{number}</b><span>{html.escape(what)}</span></div>'
+            for number, what in entries
         )
-        scales = [f"{h}x{w}" for h, w in self.model.sizes]
-        self.costs.value = cost_table(scales, comparison.gflop_full, comparison.gflop_fast)
-        computed = len(self.model.sizes) - comparison.first_step
-        self.status.say(f"done: FastVAR ran {computed} of {len(self.model.sizes)} scale steps")
+        return f'<div class="fv-numbers">{shown}</div><div class="fv-quiet">{note}</div>'
+
+    def _difference(self) -> None:
+        """Show the difference of both pictures with the chosen gain."""
+        with self.worker.lock:  # the worker thread calls this too
+            if self.duel is None:
+                return
+            gap = panels.difference(self.duel.a.fast, self.duel.b.fast, self.gain.value)
+            self.viewer.put(
+                "difference", gap.picture, title="A minus B", note=f"x {gap.gain}, grey: equal",
+                alt=f"difference of A and B, enlarged {gap.gain} times around grey",
+            )  # fmt: skip
+
+    def _masks(self) -> None:
+        """Show the masks of all steps at the sublayer that the controls name."""
+        with self.worker.lock:
+            if self.duel is not None:
+                self.strip.show(self.duel, self._site(), self.time.times)
+                self.key.value = self.strip.key()
+                self._mask()
+
+    def _site(self) -> Site:
+        return Site(self.layer.value, self.kind.value)
 
     def _mask(self) -> None:
-        """Show the kept tokens at the step and sublayer that the controls name."""
-        with self.worker.lock:  # the worker thread calls this too
-            comparison = self.shown
-            if comparison is None:
+        """Show the kept tokens of the picked step over A's picture."""
+        with self.worker.lock:
+            step = self.strip.picked
+            if self.duel is None or step < 0:
                 return
-            site = Site(self.layer.value, self.kind.value)
-            share = kept_map(comparison.trace, self.scale.value, site)
-            self.gallery.put("kept tokens", panels.kept_overlay(comparison.fast / 255, share))
+            share = kept_map(self.duel.a.trace, step, self._site())
+            size = self.strip.sizes[step]
+            self.viewer.put(
+                "kept", panels.kept_overlay(self.duel.a.fast / 255, share),
+                title="kept tokens of A", note=f"{size}, {self._site()}, {share.mean():.0%}",
+                alt=f"tokens that A computes at {size} bright, others dark",
+            )  # fmt: skip
 
-    def _save_figure(self) -> None:
-        """Write the comparison figure as PDF and PNG."""
-        comparison = self.shown
-        if comparison is None:
-            raise ValueError("there is no picture to save yet")
-        trace = comparison.trace
-        pruned = [s for s, a in enumerate(comparison.method.acts(trace.grids)) if a.key]
-        shares = {
-            f"kept at {trace.size(s)}": trace.kept_share(s, "attn").cpu().numpy()
-            for s in pruned[-2:]
-        }
-        figure = panels.comparison(
-            comparison.full / 255,
-            comparison.fast / 255,
-            shares,
-            [trace.size(g.index) for g in trace.grids],
-            comparison.gflop_full,
-            comparison.gflop_fast,
-            f"{comparison.prompt}, seed {comparison.seed}: PSNR {comparison.psnr:.1f} dB",
-            f"{comparison.speedup_flop_bound:.2f} times fewer operations",
-            unit="GFLOP",
-        )
-        path = self._unused("pdf", "png")
-        for ending in ("pdf", "png"):
-            write_figure(path.with_name(f"{path.name}.{ending}"), figure)
-        self.status.say(f"saved {path}.pdf and .png")
+    def wake(self) -> None:
+        self.guarded(self.update)
 
-    def _save_trace(self) -> None:
-        """Write the trace of the pruned generation as safetensors."""
-        if self.shown is None:
-            raise ValueError("there is no trace to save yet")
-        path = self._unused("safetensors")
-        self.shown.trace.save(path.with_name(f"{path.name}.safetensors"))
-        self.status.say(f"saved {path}.safetensors")
-
-    def _unused(self, *endings: str) -> Path:
-        """Return a path, without its suffix, at which no file is overwritten."""
-        if not self.name.value.strip() or self.name.value.endswith("/"):
-            raise ValueError("name the file to save, without its suffix")
-        path = expanded(self.name.value).absolute()
-        if not path.parent.is_dir():
-            raise ValueError(f"the folder {path.parent} does not exist")
-        return unused(path, endings)
-
-
-def _name_of(rule: Any, choices: Mapping[str, Any], role: str) -> str:
-    """Return the name under which a rule is offered; raise ValueError if it is not."""
-    for name, choice in choices.items():
-        if choice == rule:
-            return name
-    raise ValueError(f"the {role} must be one of {', '.join(choices)}; not {rule!r}")
+    def release(self) -> None:
+        """Drop generations and pictures; `update` draws them again."""
+        super().release()
+        self.survey.release()
+        self.time.release()
+        self.history.release()
+        self.worker.wait(5)
+        self.lab.release()
+        self.duel = None

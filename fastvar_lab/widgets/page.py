@@ -1,16 +1,62 @@
-"""Widgets with JavaScript of their own: a copy button and a scatter plot with pickable points."""
+"""Widgets with JavaScript of their own, and the style sheet that all widgets share."""
 
 from __future__ import annotations
 
+import html
+import io
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import anywidget
+import ipywidgets as widgets
+import numpy as np
 import traitlets
 from matplotlib.colors import to_hex
+from PIL import Image
 
 from fastvar_lab.plotting.style import FAST, OTHER
 
 HERE = Path(__file__).parent
+SLOTS = 6  # pictures of a viewer
+
+
+def png(image: np.ndarray) -> bytes:
+    """Encode (H, W, 3) or (H, W), uint8 or floats in [0, 1], as PNG."""
+    if image.dtype != np.uint8:
+        image = (np.clip(image, 0, 1) * 255).round().astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "png", compress_level=1)
+    return buffer.getvalue()
+
+
+def style_sheet() -> widgets.HTML:
+    """Return the style of the widgets, to be a child of each outermost one."""
+    sheet = widgets.HTML(f"<style>{(HERE / 'widgets.css').read_text(encoding='utf-8')}</style>")
+    sheet.add_class("fv-style")
+    return sheet
+
+
+def box(name: str, *children: Any) -> widgets.Box:
+    """Return a box of classes of the style sheet, which alone says how it is laid out."""
+    made = widgets.Box(children)
+    for each in name.split():
+        made.add_class(each)
+    return made
+
+
+def heading(text: str) -> widgets.HTML:
+    """Return a heading of a part of a widget."""
+    made = widgets.HTML(f'<div role="heading" aria-level="3">{html.escape(text)}</div>')
+    made.add_class("fv-heading")
+    return made
+
+
+def button(label: str, tip: str, act: Callable[[], None]) -> widgets.Button:
+    """Return a button that calls `act`."""
+    made = widgets.Button(description=label, tooltip=tip)
+    made.on_click(lambda _: act())
+    return made
 
 
 class CopyButton(anywidget.AnyWidget):
@@ -19,6 +65,83 @@ class CopyButton(anywidget.AnyWidget):
     _esm = HERE / "copy.js"
     label = traitlets.Unicode("Copy").tag(sync=True)
     text = traitlets.Unicode("").tag(sync=True)
+
+
+class Viewer(anywidget.AnyWidget):
+    """Titled pictures of one place, side by side, that zoom, pan and point together.
+
+    `put` swaps one in place, so that nothing flickers. `mode` "swipe" lays the second picture over
+    the first. `place` is the marked place (x, y), each in [0, 1], or empty; arrow keys move it by
+    one of `cells`. `seen(count)` of `on_views` is called with the number of views on pages.
+
+    >>> viewer = Viewer({"kept": "kept tokens"})
+    >>> viewer.put("kept", np.zeros((4, 4, 3)), note="of 32x32", alt="a black square")
+    >>> viewer.p0["note"]
+    'of 32x32'
+    """
+
+    _esm = HERE / "viewer.js"
+    mode = traitlets.Unicode("side").tag(sync=True)
+    place: traitlets.List[float] = traitlets.List().tag(sync=True)
+    cells = traitlets.Int(32).tag(sync=True)
+    views = traitlets.Int(0)
+    p0, p1, p2, p3, p4, p5 = (traitlets.Dict().tag(sync=True) for _ in range(SLOTS))
+
+    def __init__(self, titles: Mapping[str, str]) -> None:
+        super().__init__()
+        self.slots = {name: f"p{i}" for i, name in enumerate(titles)}
+        self.titles = dict(titles)
+        self.on_msg(self._received)
+        for name in titles:
+            self.put(name, np.full((8, 8, 3), 128, np.uint8), alt="not drawn yet")
+
+    def put(
+        self, name: str, image: np.ndarray, *, title: str = "", note: str = "", alt: str = "",
+        cells: bool = False, hidden: bool = False,
+    ) -> None:  # fmt: skip
+        """Replace a picture (H, W, 3). `cells` keeps the edges of enlarged cells sharp."""
+        self.titles[name] = title or self.titles[name]
+        state = {
+            "name": name, "title": self.titles[name], "note": note, "cells": cells,
+            "alt": alt or self.titles[name], "hidden": hidden, "data": png(image),
+        }  # fmt: skip
+        setattr(self, self.slots[name], state)
+
+    def data(self, name: str) -> bytes:
+        """Return the PNG of a picture."""
+        return getattr(self, self.slots[name])["data"]
+
+    def _received(self, _: Any, content: Any, buffers: Any) -> None:
+        if isinstance(content, dict) and isinstance(content.get("views"), int):
+            self.views += content["views"]
+
+
+class Strip(anywidget.AnyWidget):
+    """A row of cells to pick from by click or arrow keys; `picked` is an index, -1 for none.
+
+    Each of `cells` is made by `cell`. `width` is the least width of a cell in pixels.
+    """
+
+    _esm = HERE / "strip.js"
+    label = traitlets.Unicode("").tag(sync=True)
+    width = traitlets.Int(56).tag(sync=True)
+    cells: traitlets.List[dict[str, Any]] = traitlets.List().tag(sync=True)
+    picked = traitlets.Int(-1).tag(sync=True)
+
+
+def cell(
+    name: str,
+    images: Sequence[tuple[np.ndarray, str]],
+    lines: Sequence[str] = (),
+    bars: Sequence[Mapping[str, Any]] = (),
+    tip: str = "",
+    cells: bool = False,
+) -> dict[str, Any]:
+    """Return a cell of a `Strip`: `images` are pictures with their alt texts."""
+    return {
+        "name": name, "lines": list(lines), "bars": list(bars), "tip": tip,
+        "images": [{"data": png(image), "alt": alt, "cells": cells} for image, alt in images],
+    }  # fmt: skip
 
 
 class Scatter(anywidget.AnyWidget):

@@ -9,15 +9,16 @@ import pandas as pd
 
 from fastvar_lab.experiments.explore import Exploration
 from fastvar_lab.methods.parse import read_method
-from fastvar_lab.methods.prune import Prune
 from fastvar_lab.models.model import Model
 from fastvar_lab.plotting.charts import front, tradeoff_points
 from fastvar_lab.plotting.tables import compared, metric_columns
 from fastvar_lab.seam import Method
 from fastvar_lab.widgets.explorer import Explorer
-from fastvar_lab.widgets.page import Scatter
-from fastvar_lab.widgets.panel import Gallery, Live, control
+from fastvar_lab.widgets.fields import Choice
+from fastvar_lab.widgets.page import Scatter, Viewer, box, button, style_sheet
+from fastvar_lab.widgets.panel import Live
 
+SEND = "Send to the Explorer"
 FIRST = "psnr"  # the quality that is shown first
 
 
@@ -56,26 +57,28 @@ class ParetoPicker(Live):
         self.reprs = dict(zip(frame.method, frame.repr, strict=True))
         self.methods = dict(methods or {})
         titles = {title: column for column, (title, _) in metric_columns(pictures).items()}
-        self.value = control(widgets.Dropdown, "quality", options=titles)
-        if FIRST in titles.values():
-            self.value.value = FIRST
+        first = FIRST if FIRST in titles.values() else next(iter(titles.values()))
+        self.value = Choice("quality", first, "What is shown upwards.", list(titles.items()))
         self.scatter = Scatter(x_label="measured speedup")
         names = list(tradeoff_points(frame, self.value.value).method)
         points = [("none picked", -1), *((name, i) for i, name in enumerate(names))]
-        self.point = control(widgets.Dropdown, "point", options=points)
-        self.hand_over = widgets.Button(description="Send to the Explorer", disabled=True)
-        self.hand_over.layout.width = "auto"
-        self.gallery = Gallery(("full", "picked"))
-        buttons = widgets.HBox([self.run_stop, self.hand_over])
-        side = widgets.VBox([self.value, self.point, self.gallery, self.status, buttons])
-        row = widgets.HBox([self.scatter, side], layout={"flex_flow": "row wrap"})
-        self.children = (row,)
+        self.point = Choice("point", -1, "The method whose picture is drawn.", points)
+        self.hand_over = button(
+            SEND, "Set the Explorer's controls to this method",
+            lambda: self.guarded(self._hand_over),
+        )  # fmt: skip
+        self.hand_over.disabled = True
+        self.viewer = Viewer({"full": "full", "picked": "picked"})
+        self.results = [self.viewer]
+        buttons = box("fv-row", self.run_stop, self.hand_over, self.status)
+        fields = box("fv-fields", self.value, self.point)
+        side = box("fv-main", fields, buttons, self.viewer)
+        self.children = (style_sheet(), box("fv-page", self.scatter, side))
         self.add_class("fastvar-pareto")
         self._draw()
         widgets.link((self.scatter, "picked"), (self.point, "value"))
         self.value.observe(lambda _: self.guarded(self._draw), "value")
         self.scatter.observe(lambda _: self.guarded(self.update), "picked")
-        self.hand_over.on_click(lambda _: self.guarded(self._hand_over))
 
     @property
     def method(self) -> Method | None:
@@ -89,31 +92,36 @@ class ParetoPicker(Live):
         """Request the picture of the picked point; returns at once."""
         self.drop()
         self.hand_over.disabled = True
-        self.hand_over.description = "Send to the Explorer"
+        self.hand_over.description = SEND
         method = self.method
         if method is None:
             self.status.say("pick a point")
             return
-        self.hand_over.disabled = self.explorer is None or not isinstance(method, Prune)
-        name = self.point.label
+        self.hand_over.disabled = self.explorer is None
+        name = self.point.text
 
         def work(stopped: Callable[[], bool]) -> Callable[[], None]:
             comparison = self.lab.compare(self.prompt, self.seed, method, stopped)
 
             def show() -> None:
-                self.gallery.put("full", comparison.full)
-                self.gallery.put("picked", comparison.fast, name)
+                self.viewer.put("full", comparison.full, alt=f"{self.prompt}, drawn in full")
+                self.viewer.put("picked", comparison.fast, note=name, alt=f"drawn by {name}")
+                self.stale(False)
                 self.status.say(f"PSNR {comparison.psnr:.1f} dB, SSIM {comparison.ssim:.3f}")
 
             return show
 
         self.ask(work)
 
+    def release(self) -> None:
+        super().release()
+        self.lab.release()
+
     def _draw(self) -> None:
         """Plot the points of the chosen quality measure."""
         points = tradeoff_points(self.frame, self.value.value)
         best = set(front(points, "speedup", "mean").method)
-        self.scatter.y_label = self.value.label
+        self.scatter.y_label = self.value.text
         self.scatter.points = [
             {"x": p["speedup"], "y": p["mean"], "name": p["method"], "front": p["method"] in best}
             for p in points.to_dict("records")
@@ -122,6 +130,6 @@ class ParetoPicker(Live):
     def _hand_over(self) -> None:
         """Set the Explorer's controls to the picked method."""
         method = self.method
-        if self.explorer is not None and isinstance(method, Prune):
+        if self.explorer is not None and method is not None:
             self.explorer.apply(method)
             self.hand_over.description = "Sent to the Explorer"

@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import ipywidgets as widgets
 
 from fastvar_lab.errors import PromptError
+from fastvar_lab.widgets.fields import Choice
 from fastvar_lab.world.grammar import COLORS, RELATIONS, SHAPES, TEXTURES, Group, Prompt, parse
 
 ANY, NOTHING = "any", "nothing else"
 COUNTS = {"one": 1, "two": 2, "three": 3, "four": 4}
 
 
-def picker(name: str, options: Any, changed: Callable[[], None]) -> Any:
-    """Make a narrow dropdown that calls `changed` when its value changes."""
-    dropdown = widgets.Dropdown(
-        description=name,
-        options=options,
-        style={"description_width": "initial"},
-        layout=widgets.Layout(width="auto"),
-    )
-    dropdown.observe(lambda _: changed(), "value")
-    return dropdown
+def picker(
+    name: str, options: Iterable[Any], changed: Callable[[], None], text: str = ""
+) -> Choice:
+    """Make a choice among values, or pairs of label and value, that calls `changed`."""
+    pairs = [o if isinstance(o, tuple) else (o, o) for o in options]
+    choice = Choice(name, pairs[0][1], text, pairs)
+    choice.observe(lambda _: changed(), "value")
+    return choice
 
 
-class GroupPicker(widgets.HBox):
+class GroupPicker(widgets.Box):
     """Picks count, color, texture and shape of one group."""
 
     def __init__(self, changed: Callable[[], None]) -> None:
@@ -35,6 +34,8 @@ class GroupPicker(widgets.HBox):
         self.texture = picker("texture", [ANY, *TEXTURES], changed)
         self.shape = picker("shape", list(SHAPES), changed)
         super().__init__([self.count, self.color, self.texture, self.shape])
+        self.add_class("fv-fields")
+        self.add_class("fv-narrow")
 
     @property
     def group(self) -> Group:
@@ -48,7 +49,7 @@ class GroupPicker(widgets.HBox):
         self.color.value, self.texture.value = group.color or ANY, group.texture or ANY
 
 
-class PromptPicker(widgets.HBox):
+class PromptPicker(widgets.Box):
     """Composes a prompt in the text control `text`, and follows prompts typed there.
 
     `guarded(act)` calls `act` and shows its errors: the grammar raises PromptError for some
@@ -65,7 +66,7 @@ class PromptPicker(widgets.HBox):
         joints = [NOTHING, "and", *RELATIONS]
         self.joint = picker("then", joints, picked)
         super().__init__([self.first, self.joint, self.second])
-        self.layout.flex_flow = "row wrap"
+        self.add_class("fv-part-inner")
         text.observe(lambda _: self._typed(), "value")
         self._typed()
 
@@ -81,8 +82,12 @@ class PromptPicker(widgets.HBox):
         """Write the picked prompt into the text control."""
         if self.following:
             return
-        self.second.layout.display = "none" if self.joint.value == NOTHING else ""
+        self._second(self.joint.value != NOTHING)
         self.text.value = parse(self.prompt.text).text
+
+    def _second(self, shown: bool) -> None:
+        """Show or hide the pickers of the second group."""
+        (self.second.remove_class if shown else self.second.add_class)("fv-hidden")
 
     def _typed(self) -> None:
         """Show a typed prompt in the pickers, if it has at most two groups."""
@@ -96,6 +101,6 @@ class PromptPicker(widgets.HBox):
                 joint = prompt.relation or ("and" if len(prompt.groups) == 2 else NOTHING)
                 self.first.group, self.joint.value = prompt.groups[0], joint
                 self.second.group = prompt.groups[-1] if joint != NOTHING else self.second.group
-                self.second.layout.display = "none" if joint == NOTHING else ""
+                self._second(joint != NOTHING)
         finally:
             self.following = False

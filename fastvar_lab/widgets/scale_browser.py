@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipywidgets as widgets
 import numpy as np
 
 from fastvar_lab.instruments.trace import Trace
@@ -13,13 +12,16 @@ from fastvar_lab.models.loading import load
 from fastvar_lab.models.model import Model
 from fastvar_lab.plotting import panels
 from fastvar_lab.seam import Site
-from fastvar_lab.widgets.panel import PIXELS, Gallery, Status, control
+from fastvar_lab.widgets.fields import Choice, Index
+from fastvar_lab.widgets.lifetime import Owner
+from fastvar_lab.widgets.page import Viewer, box, style_sheet
+from fastvar_lab.widgets.panel import Status
 
 PIVOTAL = repr(FarFromMean())
-SO_FAR, ADDED, SCORES, KEPT = "picture so far", "added by this step", "scores", "kept tokens"
+ADDED = "added by this step"
 
 
-class ScaleBrowser(widgets.VBox):
+class ScaleBrowser(Owner):
     """Shows the scale steps of a trace, with a slider through them.
 
     Each step shows the picture so far, the difference that the step added (around grey), its
@@ -37,25 +39,31 @@ class ScaleBrowser(widgets.VBox):
     """
 
     def __init__(self, trace: Trace, model: Model | None = None) -> None:
+        super().__init__()
         self.trace, self.model = trace, _model_of(trace, model)
         steps = [(trace.size(step), step) for step in sorted(trace.canvases)]
         sites = {site for _, site in trace.scores}
         last = max(site.layer for site in sites)
         kinds = [k for k in self.model.transformer.kinds if any(s.kind == k for s in sites)]
-        self.step = control(widgets.SelectionSlider, "scale step", options=steps)
-        self.layer = control(widgets.IntSlider, "layer", min=0, max=last)
-        self.kind = control(widgets.Dropdown, "sublayer", options=kinds)
+        self.step = Index("scale step", steps[0][1], "The step that is shown.", steps)
+        layers = [(str(layer), layer) for layer in range(last + 1)]
+        self.layer = Choice("layer", 0, "The layer of scores and kept tokens.", layers)
+        self.kind = Choice("sublayer", kinds[0], "Its sublayer.", [(k, k) for k in kinds])
         prompts = trace.provenance.get("prompts", ["0"])
         named = [(f"{i + 1}: {p}", i) for i, p in enumerate(prompts)]
-        self.picture = control(widgets.Dropdown, "picture", options=named)
+        self.picture = Choice("picture", 0, "The picture of the batch.", named)
         self.status = Status()
-        self.gallery = Gallery((SO_FAR, ADDED, SCORES, KEPT))
-        self.spectrum = widgets.Image(format="png")
-        self.spectrum.layout.width = f"{2 * PIXELS}px"
+        self.viewer = Viewer(
+            {"sofar": "picture so far", "added": ADDED, "scores": "scores", "kept": "kept tokens"}
+        )
+        self.spectrum = Viewer({"spectrum": "spectrum"})
+        self.spectrum.add_class("fv-chart")
         controls = [self.step, self.layer, self.kind]
         if len(prompts) > 1:
             controls.append(self.picture)
-        super().__init__([*controls, self.status, self.gallery, self.spectrum])
+        fields = box("fv-fields", *controls)
+        main = box("fv-part", fields, self.status, self.viewer, self.spectrum)
+        self.children = (style_sheet(), main)
         self.add_class("fastvar-scales")
         for changed in (self.step, self.layer, self.kind, self.picture):
             changed.observe(lambda _: self.update(), "value")
@@ -70,30 +78,31 @@ class ScaleBrowser(widgets.VBox):
 
     def _show(self, step: int, row: int) -> None:
         """Show step `step` of the picture with index `row`."""
-        trace, decode = self.trace, self.model.decode
+        trace, decode, put = self.trace, self.model.decode, self.viewer.put
         place = sorted(trace.canvases).index(step)
+        size = trace.size(step)
         so_far = images(trace, decode)[place, row]
         frequencies, amplitudes = spectra(trace, decode)
-        self.gallery.put(SO_FAR, so_far)
-        moved = added(trace, decode)[place, row]
-        gap = panels.difference(moved)
-        self.gallery.put(ADDED, gap.picture, f"x {gap.gain}")
-        lines = {f"after {trace.size(step)}": amplitudes[place, row], "final": amplitudes[-1, row]}
-        self.spectrum.value = panels.spectra(frequencies, lines).png()
+        put("sofar", so_far, alt=f"picture after {size}")
+        gap = panels.difference(added(trace, decode)[place, row])
+        put("added", gap.picture, note=f"x {gap.gain}", alt=f"what {size} added, around grey")
+        lines = {f"after {size}": amplitudes[place, row], "final": amplitudes[-1, row]}
+        chart = panels.spectra(frequencies, lines).array()
+        self.spectrum.put("spectrum", chart, alt=f"spectrum after {size}, and the final one")
         site = Site(self.layer.value, self.kind.value)
         kept = kept_map(trace, step, site, row)
+        alt = f"tokens that {site} computes at {size} bright, others dark"
+        put("kept", panels.kept_overlay(so_far, kept), alt=alt)
         if (step, site) not in trace.scores:
-            self.gallery.put(SCORES, np.full((8, 8, 3), 0.5))
-            self.gallery.put(KEPT, panels.kept_overlay(so_far, kept))
-            self.status.say(f"{trace.size(step)}: skipped, no token forwarded")
+            put("scores", np.full((8, 8, 3), 0.5), note="none", alt="no scores: skipped")
+            self.status.say(f"{size}: skipped, no token forwarded")
             return
         scores = score_map(trace, step, site, row)
         rule = trace.provenance.get("scores", PIVOTAL)
         spread = f"{'PTS' if rule == PIVOTAL else rule}: {scores.min():.3g} to {scores.max():.3g}"
-        self.gallery.put(SCORES, panels.enlarged(panels.heat(scores), PIXELS), spread)
-        self.gallery.put(KEPT, panels.kept_overlay(so_far, kept))
+        put("scores", panels.heat(scores), note=spread, alt=f"scores at {size}", cells=True)
         self.status.say(
-            f"{trace.size(step)}: {kept.sum()} of {kept.size} tokens forwarded by {site.kind} "
+            f"{size}: {kept.sum()} of {kept.size} tokens forwarded by {site.kind} "
             f"of layer {site.layer}"
         )
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from fastvar_lab.errors import PromptError, split
+from fastvar_lab.errors import PromptError, short, split
 from fastvar_lab.files import digest
 
 SHAPES = ("circle", "square", "triangle", "ring", "cross", "star")
@@ -96,10 +96,10 @@ def parse(text: str) -> Prompt:
             relation = _relation(rest, text, len(groups))
         groups.append(_group(rest, text))
     if relation and any(g.count > 1 for g in groups):
-        raise PromptError(f"{relation!r} relates two single objects; not {text!r}")
+        raise PromptError(f"{relation!r} relates two single objects; not {short(text)!r}")
     total = sum(g.count for g in groups)
     if total > 4:
-        raise PromptError(f"a prompt names at most 4 objects; {text!r} names {total}")
+        raise PromptError(f"a prompt names at most 4 objects; {short(text)!r} names {total}")
     return Prompt(tuple(groups), relation)
 
 
@@ -111,15 +111,15 @@ def _relation(rest: list[str], text: str, groups_before: int) -> str:
             return relation
     relates = [r for r in RELATIONS if f" {r} " in text.lower()]
     if relates:
-        raise PromptError(f"{relates[0]!r} joins exactly two objects; not {text!r}")
+        raise PromptError(f"{relates[0]!r} joins exactly two objects; not {short(text)!r}")
     allowed = "'and'" if groups_before > 1 else "'and', " + ", ".join(map(repr, RELATIONS))
-    raise PromptError(f"expected {allowed} before {' '.join(rest)!r} in {text!r}")
+    raise PromptError(f"expected {allowed} before {short(' '.join(rest))!r} in {short(text)!r}")
 
 
 def _group(rest: list[str], text: str) -> Group:
     if not rest or rest[0] not in COUNTS:
         where = f"before {rest[0]!r}" if rest else "at the end"
-        raise PromptError(f"expected one of {', '.join(COUNTS)} {where} of {text!r}")
+        raise PromptError(f"expected one of {', '.join(COUNTS)} {where} of {short(text)!r}")
     count = COUNTS[rest.pop(0)]
     shapes = {s: s for s in SHAPES} if count == 1 else {p: s for s, p in PLURALS.items()}
     color = texture = None
@@ -137,5 +137,5 @@ def _group(rest: list[str], text: str) -> Group:
         word = "the end"
     raise PromptError(
         f"expected at most one color and one texture, then one of {', '.join(shapes)}, "
-        f"where {text!r} has {word!r}"
+        f"where {short(text)!r} has {word!r}"
     )

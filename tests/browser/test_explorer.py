@@ -22,7 +22,7 @@ model = fv.load("tiny")
 explorer = Explorer(model, {PROMPT!r}, seed={SEED})
 explorer"""
 WATCH = """() => {
-  const image = document.querySelector("img.fastvar-fastvar");
+  const image = document.querySelector("img.fastvar-a");
   const released = () => { window.released = performance.now(); };
   window.waited = null;
   addEventListener("pointerup", released, { capture: true, once: true });
@@ -39,18 +39,22 @@ def source(page, name):
 
 
 def settled(page):
-    page.locator(".fastvar-explorer").get_by_text("done: FastVAR ran").wait_for()
+    page.locator(".fastvar-explorer").get_by_text("done in").first.wait_for()
+    page.wait_for_function("() => !document.querySelector('.fastvar-explorer .fv-stale')")
 
 
 def drag(page, label, share):
     """Drag a slider to a share of its length and let go."""
-    row = page.locator(".fastvar-explorer .widget-slider").filter(has_text=label)
-    rail, handle = row.locator(".noUi-base").bounding_box(), row.locator(".noUi-handle").first
-    start = handle.bounding_box()
-    y = start["y"] + start["height"] / 2
-    page.mouse.move(start["x"] + start["width"] / 2, y)
+    rail = page.locator(".fastvar-explorer").get_by_label(label, exact=True).bounding_box()
+    knob, y = 16, rail["y"] + rail["height"] / 2
+    start = float(page.get_by_label(label, exact=True).input_value()) / 100
+
+    def at(place):
+        return rail["x"] + knob / 2 + (rail["width"] - knob) * place
+
+    page.mouse.move(at(start), y)
     page.mouse.down()
-    page.mouse.move(rail["x"] + rail["width"] * share, y, steps=4)
+    page.mouse.move(at(share), y, steps=4)
     page.mouse.up()
 
 
@@ -77,63 +81,100 @@ def test_an_explorer_in_jupyterlab(page, lab, tmp_path):
     shoot(page, "explorer", height=1080)
 
     # a slider is dragged: the picture changes, and the numbers are the library's own
-    before, full = source(page, "fastvar"), source(page, "full")
+    before, full = source(page, "a"), source(page, "b")
     drag(page, "pruned at 32x32", 0.9)
-    changed(page, "fastvar", before)
+    changed(page, "a", before)
     settled(page)
     model = fv.load("tiny")
     lab_, method = Exploration(model), fv.Prune({-2: 0.5, -1: 0.9})
-    found = lab_.compare(PROMPT, SEED, method)
-    numbers = page.locator(".fastvar-explorer").inner_text()
-    assert f"{found.speedup_flop_bound:.2f} times fewer operations" in numbers
-    assert f"PSNR {found.psnr:.1f} dB, SSIM {found.ssim:.3f}" in numbers
-    assert "90%" in numbers
+    expected = lab_.compare(PROMPT, SEED, method)
+    numbers = page.locator(".fastvar-explorer .fv-numbers").inner_text()
+    assert f"{expected.speedup_flop_bound:.2f}\ntimes fewer operations" in numbers
+    assert f"{expected.psnr:.1f} dB\nPSNR" in numbers
+    assert f"{expected.ssim:.3f}\nSSIM" in numbers
+    readout = page.get_by_label("pruned at 32x32, as a number")
+    assert readout.input_value() == "90 %"
+
+    # shares are typed in any way, or refused under their field
+    before = source(page, "a")
+    readout.fill("30")
+    readout.press("Enter")
+    changed(page, "a", before)
+    assert page.get_by_label("pruned at 32x32", exact=True).input_value() == "30"
+    readout.fill("1")
+    readout.press("Enter")
+    page.get_by_role("alert").get_by_text("1 may mean 1 % or all of it").wait_for()
+    assert page.locator(".fv-stale").count()
+    shoot(page, "bad-share")
+    readout.fill("0.9")
+    readout.press("Enter")
+    settled(page)
 
     # the mask follows its own controls, and nothing else changes
-    mask, picture = source(page, "kept"), source(page, "fastvar")
-    page.get_by_label("mask of step").select_option("24x24")
+    mask, picture = source(page, "kept"), source(page, "a")
+    page.locator(".fv-cell", has_text="24x24").click()
     changed(page, "kept", mask)
-    assert source(page, "fastvar") == picture
+    assert source(page, "a") == picture
     assert full != picture
 
-    # a bad prompt is said kindly, and a good one recovers
+    # a bad prompt is refused under its field, and a good one recovers
     prompt = page.get_by_label("prompt", exact=True)
     prompt.fill(PROMPT.replace("circle", "circel"))
     prompt.press("Enter")
     page.get_by_role("alert").get_by_text("unknown word 'circel'").wait_for()
-    assert "nearest: circle" in page.get_by_role("alert").inner_text()
+    assert "nearest: circle" in page.get_by_role("alert").all_inner_texts()[0]
     shoot(page, "bad-prompt")
     prompt.fill(PROMPT)
     prompt.press("Enter")
     settled(page)
 
-    # sliders move by keyboard too
-    before = source(page, "fastvar")
-    row = page.locator(".fastvar-explorer .widget-slider").filter(has_text="pruned at 24x24")
-    row.locator(".noUi-handle").focus()
+    # sliders move by keyboard too, and so do marked places and steps
+    before = source(page, "a")
+    page.get_by_label("pruned at 24x24", exact=True).focus()
     page.keyboard.press("ArrowRight")
-    changed(page, "fastvar", before)
+    changed(page, "a", before)
     settled(page)
-    assert "55%" in row.inner_text()
+    assert page.get_by_label("pruned at 24x24, as a number").input_value() == "55 %"
+    page.locator(".fv-frame").first.focus()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("+")
+    assert page.locator(".fv-cross:not([hidden])").count() == 4
+    assert page.locator(".fv-level").first.inner_text() == "1.5 x"
+    page.locator(".fv-cell", has_text="24x24").focus()
+    page.keyboard.press("ArrowRight")
+    page.locator(".fv-cell[aria-pressed=true]", has_text="32x32").wait_for()
+
+    # two methods are compared, and one is swiped over the other
+    before = source(page, "b")
+    page.get_by_label("method B").select_option("ToMe")
+    changed(page, "b", before)
+    settled(page)
+    page.get_by_label("pictures", exact=True).select_option("swipe between A and B")
+    page.locator("img.fv-over").wait_for()
+    shoot(page, "swipe")
+    page.get_by_label("method B").select_option("full")
+    settled(page)
 
     # the exported code makes the same picture in a fresh kernel
     page.get_by_role("button", name="Copy the Python").click()
     page.get_by_role("button", name="Copied").wait_for()
     code = page.evaluate("navigator.clipboard.readText()")
-    assert code == page.get_by_label("as Python").input_value()
+    assert code == page.get_by_label("as Python").inner_text()
     cell = nbformat.v4.new_code_cell(f"{code}\nprint(picture.sum(), picture[::32, ::32].tolist())")
-    made = NotebookClient(nbformat.v4.new_notebook(cells=[cell])).execute()
-    found = lab_.compare(PROMPT, SEED, fv.Prune({-2: 0.55, -1: 0.9}))
-    told = f"{found.fast.sum()} {found.fast[::32, ::32].tolist()}\n"
-    assert made.cells[0].outputs[0]["text"] == told
+    notebook = NotebookClient(nbformat.v4.new_notebook(cells=[cell])).execute()
+    expected = lab_.compare(PROMPT, SEED, fv.Prune({-2: 0.55, -1: 0.9}))
+    line = f"{expected.fast.sum()} {expected.fast[::32, ::32].tolist()}\n"
+    assert notebook.cells[0].outputs[0]["text"] == line
 
     page.get_by_role("button", name="Save figure").click()
     page.get_by_text(f"saved {tmp_path}/exploration.pdf and .png").wait_for()
     page.get_by_role("button", name="Save trace").click()
-    page.get_by_text(f"saved {tmp_path}/exploration.safetensors").wait_for()
-    assert fv.Trace.load(tmp_path / "exploration.safetensors").provenance["seeds"] == [SEED]
+    page.get_by_text(f"saved {tmp_path}/exploration-2.safetensors").wait_for()
+    assert fv.Trace.load(tmp_path / "exploration-2.safetensors").provenance["seeds"] == [SEED]
     assert (tmp_path / "exploration.pdf").stat().st_size > 10_000
 
+    widths(page)
+    before = source(page, "a")
     # a restarted kernel runs the notebook again from the top
     page.get_by_role("menuitem", name="Kernel", exact=True).click()
     page.get_by_role("menuitem", name="Restart Kernel and Run All Cells…", exact=True).click()
@@ -141,6 +182,33 @@ def test_an_explorer_in_jupyterlab(page, lab, tmp_path):
     page.wait_for_function("before => !document.querySelector(`img[src='${before}']`)", arg=before)
     settled(page)
     assert page.problems == []
+
+
+LOOSE = """() => {
+  const root = document.querySelector(".fastvar-explorer"), shown = (n) => n.offsetParent;
+  const wide = [...root.querySelectorAll("*")].filter((n) => n.clientWidth
+    && n.scrollWidth > n.clientWidth + 1 && /auto|scroll/.test(getComputedStyle(n).overflowX));
+  const small = [...root.querySelectorAll("button, input, select, textarea")].filter(shown)
+    .filter((n) => Math.min(n.offsetHeight, n.offsetWidth) < 24);
+  const picture = root.querySelector("img.fastvar-a").getBoundingClientRect();
+  const page = document.querySelector(".jp-WindowedPanel-outer, .jp-Notebook") ?? document.body;
+  return { wide: wide.map((n) => n.className), small: small.map((n) => n.outerHTML.slice(0, 90)),
+    picture: Math.round(picture.width), scrolls: page.scrollWidth > page.clientWidth + 1 };
+}"""
+
+
+def widths(page):
+    """Check the layout from narrow to wide: nothing scrolls sideways, nothing shrinks to a dot."""
+    page.locator(".jp-SideBar .lm-TabBar-tab.lm-mod-current").first.click()  # the file browser
+    for width, least in ((480, 150), (900, 180), (1280, 180), (1920, 250)):
+        page.set_viewport_size({"width": width, "height": 1500})
+        page.locator(".fastvar-explorer").scroll_into_view_if_needed()
+        page.wait_for_timeout(300)
+        loose = page.evaluate(LOOSE)
+        shoot(page, f"explorer-{width}")
+        assert (loose["wide"], loose["small"], loose["scrolls"]) == ([], [], False), width
+        assert loose["picture"] >= least, width
+    page.set_viewport_size({"width": 1280, "height": 1500})
 
 
 def test_seconds_from_a_slider_to_the_picture_are_recorded(page, lab, tmp_path):
@@ -157,8 +225,9 @@ def test_seconds_from_a_slider_to_the_picture_are_recorded(page, lab, tmp_path):
 
     def new_seed(seed):
         page.evaluate("window.released = performance.now()")
-        page.get_by_label("seed").fill(str(seed))
-        page.get_by_label("seed").press("Enter")
+        field = page.get_by_label("seed", exact=True)
+        field.fill(str(seed))
+        field.press("Enter")
 
     record = {
         name: [seconds(partial(drag, page, f"pruned at {name}", s)) for s in shares]
@@ -188,9 +257,9 @@ def test_an_explorer_elsewhere(page, tmp_path, where):
         else:
             run_all(page, address, "explorer.ipynb", "notebooks")
         settled(page)
-        before = source(page, "fastvar")
+        before = source(page, "a")
         drag(page, "pruned at 32x32", 0.3)
-        changed(page, "fastvar", before)
+        changed(page, "a", before)
         settled(page)
         shoot(page, f"explorer-{where}")
     # Notebook 7.6 trips over a setting of its own when it opens
@@ -232,7 +301,7 @@ ParetoPicker(pd.DataFrame(rows), model, explorer, {PROMPT!r}, {SEED})""",
 def browse_and_pick(page):
     browser, pareto = page.locator(".fastvar-scales"), page.locator(".fastvar-pareto")
     browser.get_by_text("1x1: 1 of 1 tokens").wait_for()
-    browser.locator(".noUi-handle").first.focus()
+    browser.get_by_label("scale step").focus()
     for _ in range(8):
         page.keyboard.press("ArrowRight")
     browser.get_by_text("24x24: 288 of 576 tokens").wait_for()
@@ -257,9 +326,9 @@ def browse_and_pick(page):
     shoot(page, "pareto")
     schedule = page.locator(".fastvar-explorer").get_by_label("as Python")
     schedule.scroll_into_view_if_needed()
-    assert "fv.Prune({-1: 0.9})" in schedule.input_value()
+    assert "fv.Prune({-1: 0.9})" in schedule.inner_text()
     settled(page)
     shoot(page, "explorer-dark")
-    for text in (page.get_by_text("times fewer operations"), page.get_by_text("GFLOP").first):
+    for text in (page.get_by_text("times fewer operations"), page.get_by_text("GFLOP").last):
         color = text.evaluate("e => getComputedStyle(e).color")
         assert np.mean([int(c) for c in color.strip("rgba()").split(",")[:3]]) > 128

@@ -20,6 +20,7 @@ from fastvar_lab.plotting.charts.comparisons import (
 )
 from fastvar_lab.plotting.charts.frontiers import frontier, frontier_points
 from fastvar_lab.plotting.charts.precisions import precisions
+from fastvar_lab.plotting.charts.schedules import schedule
 from fastvar_lab.plotting.charts.steps import (
     outputs,
     relation_points,
@@ -64,6 +65,7 @@ __all__ = [
     "relations",
     "rivals",
     "scaling",
+    "schedule",
     "sensitivity",
     "spectra",
     "spectra_points",

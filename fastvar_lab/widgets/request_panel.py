@@ -1,0 +1,53 @@
+"""What is drawn: the prompt in the model's own way, and the seed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import ipywidgets as widgets
+
+from fastvar_lab.models.model import Model
+from fastvar_lab.widgets.fields import Field, Integer, Toggle
+from fastvar_lab.widgets.page import heading
+from fastvar_lab.widgets.prompt_picker import PromptPicker
+from fastvar_lab.world.grammar import parse
+
+
+class RequestPanel(widgets.Box):
+    """The controls of prompt and seed; a model of the closed world has pickers too."""
+
+    def __init__(
+        self, model: Model, prompt: str, seed: int, guarded: Callable[[Callable[[], None]], None]
+    ) -> None:
+        self.prompt = Field("prompt", prompt, "What is drawn; Enter draws it.")
+        self.seed = Integer("seed", seed, "Any whole number: the same seed draws the same noise.")
+        self.pickers: list[Any] = []
+        super().__init__()
+        self.add_class("fv-part")
+        parts: list[Any] = [heading("Picture"), self.prompt, self.seed]
+        if model.grammar is parse:  # the pickers offer the vocabulary of this grammar alone
+            picker = PromptPicker(self.prompt, guarded)
+            self.pickers = [picker]
+            picker.add_class("fv-hidden")
+            toggle = Toggle("Compose the prompt", False, "Pick shapes and colors from lists.")
+            toggle.observe(
+                lambda change: (picker.remove_class if change.new else picker.add_class)(
+                    "fv-hidden"
+                ),
+                "value",
+            )
+            parts += [toggle, picker]
+        self.children = parts
+
+    def check(self, model: Model) -> None:
+        """Raise ValueError, said under its field, for a prompt or seed that cannot be drawn."""
+        for field in (self.prompt, self.seed):
+            if field.invalid:
+                raise ValueError(f"{field.label}: see what stands under it")
+        try:
+            model.check(self.prompt.value)
+        except ValueError as error:
+            self.prompt.error = str(error)
+            raise ValueError("the prompt: see what stands under it") from None
+        self.prompt.error = ""

@@ -1,0 +1,99 @@
+"""What is taken away from an Explorer: its method as Python, a figure, a trace."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable
+from pathlib import Path
+
+import ipywidgets as widgets
+
+from fastvar_lab.experiments.explore import Comparison
+from fastvar_lab.files import expanded, file_stem, unused
+from fastvar_lab.plotting import panels
+from fastvar_lab.plotting.style import write_figure
+from fastvar_lab.widgets.fields import Field
+from fastvar_lab.widgets.page import CopyButton, box, button, heading
+from fastvar_lab.widgets.panel import Status
+
+ENDINGS = ("pdf", "png", "safetensors", "html")
+
+
+class SavingPanel(widgets.Box):
+    """Shows Python that draws the picture, and writes files into `folder`."""
+
+    def __init__(self, shown: Callable[[], Comparison | None], folder: str | Path) -> None:
+        self.shown, self.folder = shown, expanded(folder)
+        self.python = ""
+        self.code = widgets.HTML()
+        self.code.add_class("fv-code")
+        self.copy = CopyButton(label="Copy the Python")
+        self.status = Status()
+        self.name = Field("save as", "exploration", f"The name of the files, in {folder}.")
+        self.figure = button(
+            "Save figure", "PDF and PNG of both pictures, their difference, masks and cost",
+            lambda: self._saved(self._figure),
+        )  # fmt: skip
+        self.trace = button(
+            "Save trace", "All that was recorded of method A, as one safetensors file",
+            lambda: self._saved(self._trace),
+        )  # fmt: skip
+        row = box("fv-row", self.copy, self.figure, self.trace, self.status)
+        super().__init__([heading("As Python, and as files"), self.code, self.name, row])
+        self.add_class("fv-part")
+
+    def say(self, python: str) -> None:
+        """Show the code."""
+        self.python = self.copy.text = python
+        self.code.value = f'<pre aria-label="as Python" tabindex="0">{html.escape(python)}</pre>'
+
+    def _saved(self, save: Callable[[Comparison, Path], str]) -> None:
+        """Write files of what is shown; errors of the name stand under it."""
+        try:
+            comparison = self.shown()
+            if comparison is None:
+                raise ValueError("there is no picture to save yet")
+            self.status.say(f"saved {save(comparison, self._path())}")
+        except (ValueError, OSError) as error:
+            self.status.fail(error)
+
+    def _path(self) -> Path:
+        """Return a path, without its suffix, at which no file is overwritten."""
+        self.name.error = ""
+        try:
+            stem = file_stem(self.name.value, ENDINGS)
+        except ValueError as error:
+            self.name.error = str(error)
+            raise ValueError("nothing was saved") from None
+        folder = self.folder.absolute()
+        if not folder.is_dir():
+            raise ValueError(f"the folder {folder} does not exist")
+        return unused(folder / stem, ENDINGS)
+
+    def _figure(self, comparison: Comparison, path: Path) -> str:
+        """Write the comparison figure as PDF and PNG."""
+        trace = comparison.trace
+        pruned = [s for s, a in enumerate(comparison.method.acts(trace.grids)) if a.key]
+        shares = {
+            f"kept at {trace.size(s)}": trace.kept_share(s, "attn").cpu().numpy()
+            for s in pruned[-2:]
+        }
+        figure = panels.comparison(
+            comparison.full / 255,
+            comparison.fast / 255,
+            shares,
+            [trace.size(g.index) for g in trace.grids],
+            comparison.gflop_full,
+            comparison.gflop_fast,
+            f"{comparison.prompt}, seed {comparison.seed}: PSNR {comparison.psnr:.1f} dB",
+            f"{comparison.speedup_flop_bound:.2f} times fewer operations",
+            unit="GFLOP",
+        )
+        for ending in ("pdf", "png"):
+            write_figure(path.with_name(f"{path.name}.{ending}"), figure)
+        return f"{path}.pdf and .png"
+
+    def _trace(self, comparison: Comparison, path: Path) -> str:
+        """Write the trace of the pruned generation as safetensors."""
+        comparison.trace.save(path.with_name(f"{path.name}.safetensors"))
+        return f"{path}.safetensors"

@@ -1,0 +1,105 @@
+"""Measured milliseconds beside counted operations, and schedules for a time budget."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable, Sequence
+
+import ipywidgets as widgets
+
+from fastvar_lab.experiments.step_times import StepTimes, step_times
+from fastvar_lab.methods.prune import Dense
+from fastvar_lab.models.model import Model
+from fastvar_lab.seam import Method
+from fastvar_lab.widgets.fields import Index
+from fastvar_lab.widgets.page import box, heading
+from fastvar_lab.widgets.panel import Live
+
+Plans = Sequence[tuple[float, Method]]
+"""Speedups, each with the method that was planned for it."""
+
+
+class TimePanel(Live):
+    """Measures both methods and full generation in turns; offers planned methods by speedup.
+
+    `methods()` and `request()` return what the page is set to; `shown(times)` is called with the
+    results, and `pick(method)` with a plan that was chosen. `times` are the last results.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        methods: Callable[[], tuple[Method, Method]],
+        request: Callable[[], tuple[str, int]],
+        shown: Callable[[StepTimes], None],
+        plans: Plans,
+        pick: Callable[[Method], None],
+    ) -> None:
+        super().__init__()
+        self.model, self.methods, self.request = model, methods, request
+        self.shown, self.pick = shown, pick
+        self.times: StepTimes | None = None
+        self.table = widgets.HTML()
+        self.results = [self.table]
+        self.run_stop.description = "Run"
+        row = box("fv-row", self.run_stop, self.status)
+        parts = [heading("Time on this machine"), row, self.table]
+        ordered = sorted(plans, key=lambda plan: plan[0])
+        self.budget: Index | None = None
+        if ordered:
+            choices = [("as A is set", None), *((f"{s:.2f} x faster", m) for s, m in ordered)]
+            self.budget = Index(
+                "time budget", None, "Sets A to the method planned for this speedup.", choices
+            )
+            self.budget.observe(lambda change: self._planned(change.new), "value")
+            parts.insert(1, self.budget)
+        self.children = tuple(parts)
+        self.add_class("fv-part")
+        self.forget()
+
+    def forget(self) -> None:
+        """Say that what is on the page has not been measured."""
+        self.times = None
+        self.table.value = ""
+        self.status.say("Run measures both methods and full generation, several times in turns.")
+
+    def update(self) -> None:
+        (a, b), (prompt, seed) = self.methods(), self.request()
+        methods = {"full": Dense(), "A": a}
+        if b != Dense():
+            methods["B"] = b
+
+        def work(stopped: Callable[[], bool]) -> Callable[[], None]:
+            times = step_times(self.model, prompt, seed, methods, stopped)
+            return lambda: self.show(times)
+
+        self.ask(work)
+        self.status.say("measuring; other work on this machine disturbs it")
+
+    def show(self, times: StepTimes) -> None:
+        """Show measured times."""
+        self.times = times
+        kinds = list(next(iter(times.kinds.values())))
+        names = list(times.totals)
+        head = "".join(f'<th scope="col">{html.escape(name)}, ms</th>' for name in names)
+        rows = []
+        for label in ["all steps", *kinds]:
+            cells = []
+            for name in names:
+                t = times.totals[name] if label == "all steps" else times.kinds[name][label]
+                cells.append(f"<td>{t.median:.1f} [{t.q1:.1f} to {t.q3:.1f}]</td>")
+            rows.append(f'<tr><th scope="row">{label}</th>{"".join(cells)}</tr>')
+        self.table.value = (
+            f'<table class="fv-table"><tr><th scope="col">median [quartiles]</th>{head}</tr>'
+            f"{''.join(rows)}</table>"
+        )
+        speeds = ", ".join(
+            f"{n}: {s} times faster" for n, s in times.speedups.items() if n != "full"
+        )
+        self.status.say(f"{speeds} ({times.turns} turns)")
+        self.stale(False)
+        self.shown(times)
+
+    def _planned(self, method: Method | None) -> None:
+        if method is not None:
+            self.guarded(lambda: self.pick(method))
