@@ -13,7 +13,7 @@ from fastvar_lab.plotting import charts
 from fastvar_lab.seam import Method
 
 LOOKED, PAPER = 4, 8  # prompts, and those of the scope "paper"
-EIGHTHS_PRUNED = 4  # of the tokens
+HALF = 4  # eighths of the tokens that are pruned
 
 
 def methods(model: Model) -> Mapping[str, Method]:
@@ -30,9 +30,9 @@ def cells(question: Question) -> list[list[Cell]]:
             Cell(
                 {
                     "step": place.step, "size": grids[place.step].name, "kind": place.kind,
-                    "layer": place.layers.start, "pruned": EIGHTHS_PRUNED / EIGHTHS,
+                    "layer": place.layers.start, "pruned": HALF / EIGHTHS,
                 },
-                schedule([place], [str(EIGHTHS_PRUNED)], Tail(), grids, model.depth), items=items, first=first,
+                schedule([place], [str(HALF)], Tail(), grids, model.depth), items=items, first=first,
             )
             for place in places_of(model, grids, quick)
         ]
