@@ -32,7 +32,8 @@ def cells(question: Question) -> list[list[Cell]]:
                     "step": place.step, "size": grids[place.step].name, "kind": place.kind,
                     "layer": place.layers.start, "pruned": HALF / EIGHTHS,
                 },
-                schedule([place], [str(HALF)], Tail(), grids, model.depth), items=items, first=first,
+                schedule([place], [str(HALF)], Tail(), grids, model.depth),
+                items=items, first=first,
             )
             for place in places_of(model, grids, quick)
         ]
