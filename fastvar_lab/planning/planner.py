@@ -165,7 +165,7 @@ class Planner:
         restored = (("restore", CachedBranch("bilinear")),)
         return [(("select", low),), (("select", low), *restored), (("select", FarFromMean()),)]
 
-    def plan_to(self, quality: float) -> Plan:
+    def plan_to(self, quality: float, rounds: int | None = None) -> Plan:
         """Return the fastest schedule found whose PSNR is at least `quality` dB.
 
         Raises ValueError for a quality that no schedule keeps.
@@ -175,7 +175,7 @@ class Planner:
         low, high, best = 1.0, self.spent(Dense()) / self.space.spent(self.space.fastest()), None
         for _ in range(6):
             middle = (low * high) ** 0.5
-            plan = self.plan(middle, rounds=1)
+            plan = self.plan(middle, rounds)
             low, high = (middle, high) if plan.psnr >= quality else (low, middle)
             best = plan if plan.psnr >= quality else best
         if best is None:
