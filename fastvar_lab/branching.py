@@ -47,10 +47,6 @@ class Branches:
             self.path.append(generation)
         return generation
 
-    def forget(self) -> None:
-        """Drop all generations but the full one, before other prompts have their turn."""
-        del self.path[1:]
-
     def _step(self, base: Generation, method: Method) -> int:
         assert base.snapshot is not None
         return resume_step(base.snapshot, method, self.model)

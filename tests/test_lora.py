@@ -202,7 +202,7 @@ def put_both(tensors):
             "is no matrix of a LoRA .*lora_A and lora_B",
         ),
         (bad(drop("lora")), "holds no"),
-        (bad(peft_type="LOHA"), "is a 'LOHA'; only LoRA is implemented"),
+        (bad(peft_type="LOHA"), "is a LOHA; only LoRA is implemented"),
         (bad(use_dora=True), "sets use_dora, which is not implemented"),
         (bad(bias="all"), "sets bias, which is not implemented"),
         (bad(lora_alpha=None), "must give r, a number above 0, and lora_alpha; not 2 and None"),

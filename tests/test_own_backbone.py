@@ -96,7 +96,8 @@ class Toy(Backbone):
         y, x = torch.arange(grid.h) / grid.h, torch.arange(grid.w) / grid.w
         place = torch.stack(torch.meshgrid(y, x, indexing="ij"), dim=-1).flatten(0, 1)
         here = self.levels.weight[grid.index] + self.place(place.to(self.head.weight))
-        tokens = self.enter(rearrange(latent, "b d h w -> b (h w) d")) + here
+        flat = rearrange(latent, "b d h w -> b (h w) d").to(self.head.weight)
+        tokens = self.enter(flat) + here
         return tokens.repeat(len(state.start) // len(tokens), 1, 1) + state.start
 
     def logits(self, state, x):

@@ -74,9 +74,10 @@ INSIDE = {
     "models": (
         *("names", "shipped", "absent", "precision", "families", "releases", "hub", "wrappers"),
         "states",
-        *("checkpoints", "stamps", "features", "seeding", "model", "converted", "lora"),
-        *("build", "tiny", "loading", "staging", "standin", "requirements", "catalog"),
-        *("live_object", "recognition", "attach"),
+        *("checkpoints", "stamps", "features", "seeding", "model", "converted"),
+        *("lora_files", "lora", "build", "tiny"),
+        *("loading", "staging", "standin", "requirements", "catalog"),
+        *("live_object", "live_functions", "recognition", "attach"),
     ),
     "networks": (
         *("resizing", "inception", "lpips", "renaming", "pretrained", "conversion"),

@@ -70,9 +70,9 @@ def open_encoded(
 def has_text(args: argparse.Namespace) -> bool:
     """Tell whether the model has a released text encoder, which workers need not open."""
     from fastvar_lab.models import releases
-    from fastvar_lab.models.names import SHIPPED
+    from fastvar_lab.models.names import SHIPPED, is_function
 
-    if args.model in SHIPPED or args.weights == "random":
+    if args.model in SHIPPED or is_function(args.model) or args.weights == "random":
         return False
     return releases.release(args.model).text is not None
 

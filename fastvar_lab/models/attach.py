@@ -4,28 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from types import FunctionType, MethodType
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastvar_lab.backbones.autoencoder import AutoEncoder, AutoEncoderConfig
+from fastvar_lab.backbones.autoencoder import AutoEncoderConfig
 from fastvar_lab.backbones.infinity import InfinityConfig
 from fastvar_lab.backbones.protocol import ConditionEncoder
-from fastvar_lab.errors import PromptError, short
+from fastvar_lab.errors import short
 from fastvar_lab.models import recognition, releases, states
 from fastvar_lab.models.absent import NoAutoEncoder, NoText
 from fastvar_lab.models.build import build
 from fastvar_lab.models.families import FAMILIES, Config, Family
+from fastvar_lab.models.live_functions import LiveDecoder, LiveText, NamedConditions
 from fastvar_lab.models.live_object import LiveObject, share
 from fastvar_lab.models.model import Model, Preset
 from fastvar_lab.models.precision import PRECISIONS
-from fastvar_lab.prompts import PromptList
+from fastvar_lab.prompts import PromptList, PromptSet, as_prompts
 from fastvar_lab.sampling import Sampling
 from fastvar_lab.scales import INFINITY_BUDGETS, Sizes, as_sizes, infinity
-from fastvar_lab.tensors import hash_tensors
 
 
 @dataclass(repr=False, kw_only=True)
@@ -89,121 +87,6 @@ class Attached(Model):
         )
 
 
-def _function(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a callable in a form that is part of a model's identity, an object as its method."""
-    call = type(function).__call__
-    if isinstance(function, nn.Module) or not isinstance(call, FunctionType):
-        return function
-    return MethodType(call, function)
-
-
-class LiveDecoder(AutoEncoder):
-    """A decoder that the user gave as a function: latents (n, d, H, W) to pictures in [0, 1].
-
-    It is called once on a small latent, for the size of its pictures. Raises ValueError if it
-    cannot decode that.
-    """
-
-    def __init__(
-        self, decode: Callable[[Tensor], Tensor], channels: int, device: torch.device
-    ) -> None:
-        nn.Module.__init__(self)
-        self.function = _function(decode)
-        small = torch.zeros(1, channels, 4, 4, device=device)
-        try:
-            with torch.no_grad():
-                stride = self.decode(small).shape[-1] // 4
-        except Exception as error:  # of any kind: it is the user's function
-            raise ValueError(
-                f"the decoder cannot decode a latent {tuple(small.shape)}: {short(error, 160)}"
-            ) from error
-        self.config = AutoEncoderConfig(channels, (32,), 1, 1, patch=max(1, stride))
-
-    def decode(self, latent: Tensor) -> Tensor:
-        """Decode by the function; raise ValueError for what is no batch of pictures."""
-        pictures = self.function(latent)
-        if not isinstance(pictures, Tensor) or pictures.shape[:2] != (len(latent), 3):
-            shape = tuple(pictures.shape) if isinstance(pictures, Tensor) else short(pictures)
-            raise ValueError(f"the decoder must return pictures (n, 3, h, w); not {shape}")
-        return pictures.float()
-
-
-class NamedConditions(ConditionEncoder):
-    """Conditions that were encoded elsewhere, one a name: prompts are their names.
-
-    Texts of different lengths are padded to the longest of a batch.
-    """
-
-    def __init__(self, model: str, named: Mapping[str, Any], condition: type) -> None:
-        super().__init__()
-        self.model, self.condition = model, condition
-        self.names = tuple(named)
-        for i, (name, encoded) in enumerate(named.items()):
-            for j, part in enumerate(_one_row(name, encoded, condition)):
-                self.register_buffer(f"{i}_{j}", part, persistent=False)
-        self.example = self.names[0]
-        self.config = [(n, hash_tensors(self._parts(i))) for i, n in enumerate(self.names)]
-
-    def _parts(self, index: int) -> list[Tensor]:
-        return [b for k, b in self.named_buffers() if k.startswith(f"{index}_")]
-
-    def encode(self, prompts: Sequence[str]) -> Any:
-        """Look the conditions of names up; raise PromptError for a name that is not there."""
-        for prompt in prompts:
-            if prompt not in self.names:
-                raise PromptError(
-                    f"{self.model} has no condition {prompt!r}; its encoded conditions are "
-                    f"{', '.join(map(repr, self.names[:8]))}{', ...' * (len(self.names) > 8)}"
-                )
-        rows = [self._parts(self.names.index(prompt)) for prompt in prompts]
-        longest = max(row[0].shape[1] for row in rows)
-        padded = [[_padded(part, longest) for part in row] for row in rows]
-        return self.condition(*(torch.cat(parts) for parts in zip(*padded, strict=True)))
-
-
-def _one_row(name: str, encoded: Any, condition: type) -> tuple[Tensor, ...]:
-    """Return the tensors of one condition; raise ValueError if it is none, or not of one row."""
-    count = len(getattr(condition, "_fields", ()))
-    parts = tuple(encoded) if isinstance(encoded, tuple) else ()
-    shapes = [tuple(part.shape) for part in parts if isinstance(part, Tensor)]
-    if not (
-        isinstance(name, str) and name and len(shapes) == len(parts) == count
-        and len(shapes[0]) == 3 and all(s[:2] == (1, shapes[0][1]) for s in shapes)
-    ):  # fmt: skip
-        raise ValueError(
-            f"the condition {short(name)} must be a {condition.__name__} of one row: "
-            f"features (1, T, D) beside (1, T); not {shapes or short(encoded)}"
-        )
-    return parts
-
-
-def _padded(part: Tensor, length: int) -> Tensor:
-    """Pad a condition's tensor (1, T, ...) with zeros to `length`."""
-    missing = length - part.shape[1]
-    return F.pad(part, (0, 0, 0, missing) if part.ndim == 3 else (0, missing))
-
-
-class LiveText(ConditionEncoder):
-    """A text encoder that the user gave as a function of a list of prompts."""
-
-    def __init__(self, encode: Callable[[list[str]], Any], condition: type) -> None:
-        super().__init__()
-        self.function, self.condition = _function(encode), condition
-
-    def encode(self, prompts: Sequence[str]) -> Any:
-        """Encode by the function; a tuple of tensors becomes the transformer's condition."""
-        encoded = self.function(list(prompts))
-        if isinstance(encoded, self.condition):
-            return encoded
-        count = len(getattr(self.condition, "_fields", ()))
-        if isinstance(encoded, tuple) and len(encoded) == count:
-            return self.condition(*encoded)
-        raise ValueError(
-            f"the text encoder must return a {self.condition.__name__} or its "
-            f"{count} tensors; not {short(encoded)}"
-        )
-
-
 def attach(
     live: nn.Module,
     *,
@@ -215,6 +98,7 @@ def attach(
     autocast: torch.dtype | None = None,
     reference: tuple[int, int] | None = None,
     fast: Preset | None = None,
+    prompts: PromptSet | str | Sequence[str] | None = None,
 ) -> Model:
     """Open a live Infinity, VAR or HART as a model that shares its parameters.
 
@@ -232,7 +116,9 @@ def attach(
     conditions of one row, encoded elsewhere, makes its names the prompts: of `generate`, of
     experiments and of widgets. Without either prompts come encoded; VAR needs none. `name`, `sizes`
     and `sampling` default to those of the release of this configuration, else of the family, and
-    so does `fast`, its preset; `reference` replaces Infinity's rotary grid, as in `load`.
+    so does `fast`, its preset; `reference` replaces Infinity's rotary grid, as in `load`. `prompts`
+    are those of experiments, the first of them the example; a model that takes only some words
+    needs them.
 
     `autocast` is the type in which the object's own sampler runs under autocast; by default the
     type of its blocks, if the other weights are wider. Nothing of the object changes: weights keep
@@ -285,6 +171,9 @@ def attach(
     known = _known(config)
     named = name or known or family.name
     _put_text(parts, text, named, family)
+    if prompts is not None:
+        parts.prompts = as_prompts(prompts)
+        parts.text_encoder.example = parts.prompts.take(1)[0].prompt
     model = Attached(
         live=whole,
         **{f.name: getattr(parts, f.name) for f in fields(Model) if f.init},

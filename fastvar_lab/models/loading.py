@@ -22,7 +22,8 @@ from fastvar_lab.models.checkpoints import read_released
 from fastvar_lab.models.families import Config
 from fastvar_lab.models.features import StoredFeatures
 from fastvar_lab.models.hub import fetch
-from fastvar_lab.models.lora import load_lora, lora_file
+from fastvar_lab.models.lora import load_lora
+from fastvar_lab.models.lora_files import lora_file
 from fastvar_lab.models.model import Model
 from fastvar_lab.models.releases import Release
 from fastvar_lab.models.seeding import seeded
@@ -167,7 +168,7 @@ def _from_function(name: str, options: Mapping[str, Any]) -> Model:
     """
     defaults = {k: p.default for k, p in signature(load).parameters.items()}
     for option, value in options.items():
-        if value != defaults[option] and option not in ("lora", "lora_scale"):
+        if value != defaults[option] and option not in ("lora", "lora_scale", "seed"):
             raise ValueError(f"{name} opens the model itself; {option} is for it to choose")
     module, _, function = name.partition(":")
     try:

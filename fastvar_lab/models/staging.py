@@ -16,9 +16,9 @@ from tqdm.auto import tqdm
 
 from fastvar_lab.models.features import EncodedPrompts, StoredFeatures, encoder_name, row_of
 from fastvar_lab.models.loading import SHIPPED, load, open_text, require
-from fastvar_lab.models.lora import lora_file
+from fastvar_lab.models.lora_files import lora_file
 from fastvar_lab.models.model import Model
-from fastvar_lab.models.names import check_name
+from fastvar_lab.models.names import check_name, is_function
 
 FEW = 8  # prompts that are encoded without a progress bar
 
@@ -52,7 +52,7 @@ def load_encoded(
                               "instruction": instruction, **options}  # fmt: skip
     if options.get("lora") is not None:
         lora_file(options["lora"])  # raises before anything is encoded
-    released = name not in SHIPPED and weights != "random"
+    released = name not in SHIPPED and weights != "random" and not is_function(name)
     encoder = (
         open_text(name, weights, download=download, instruction=instruction) if released else None
     )

@@ -8,7 +8,6 @@ backbones here. Notebooks and tests attach it in place of the released object.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -34,6 +33,41 @@ def live_infinity() -> LiveInfinity:
     return LiveInfinity()
 
 
+class LiveBlock(nn.Module):
+    """One layer: self-attention, attention to the text, feed-forward."""
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any: ...
+
+    def forward(
+        self,
+        x: Tensor,
+        memory: Tensor,
+        shared: Tensor,
+        turns: Tensor,
+        past: Tensor | None,
+        heads: int,
+    ) -> tuple[Tensor, Tensor]:
+        """Run the layer on x (2, L, C); return it with keys and values so far."""
+        gate1, gate2, scale1, scale2, shift1, shift2 = (shared + self.ada_gss).unbind(2)
+        part = self.sa
+        bias = torch.cat((part.q_bias, part.zero_k_bias, part.v_bias))
+        packed = part.mat_qkv(_norm(x) * (1 + scale1) + shift1) + bias
+        q, k, v = (_heads(t, heads) for t in packed.chunk(3, -1))
+        q = F.normalize(q, dim=-1) * part.scale_mul_1H11.clamp(max=math.log(100)).exp()
+        now = torch.stack((_turn(F.normalize(k, dim=-1), turns), v))
+        past = now if past is None else torch.cat((past, now), dim=3)
+        x = x + part.proj(_attend(_turn(q, turns), past[0], past[1], 1.0)) * gate1
+        part, norm = self.ca, self.ca_norm
+        bias = torch.cat((part.zero_k_bias, part.v_bias))
+        k, v = (_heads(t, heads) for t in (part.mat_kv(memory) + bias).chunk(2, -1))
+        q = _heads(part.mat_q(F.layer_norm(x, x.shape[-1:], norm.weight, norm.bias, 1e-6)), heads)
+        x = x + part.proj(_attend(q, k, v, q.shape[-1] ** -0.5))
+        hidden = self.ffn.fc1(_norm(x) * (1 + scale2) + shift2)
+        return x + self.ffn.fc2(F.gelu(hidden, approximate="tanh")) * gate2, past
+
+
 class LiveInfinity(nn.Module):
     """The stand-in; `autoregressive_infer` is its sampler."""
 
@@ -52,7 +86,7 @@ class LiveInfinity(nn.Module):
                 number, _, rest = rest.partition(".")
                 chunk, place = divmod(int(number), inner)
                 key = f"block_chunks.{chunk}.module.{place}.{rest}"
-            _put(self, key, tensor, state)
+            _put(self, key, tensor)
         self.num_heads, self.rope2d_normalized_by_hw = config.heads, 2
         self.add_lvl_embeding_only_first_block = 1  # spelled so in the released code
         self.rotary_grid, self.scales, self.bits = config.reference, model.sizes, config.bits
@@ -89,7 +123,9 @@ class LiveInfinity(nn.Module):
             turns, layer = _turns(h, w, self.rotary_grid, x.shape[-1] // self.num_heads), 0
             for chunk in self.block_chunks.children():
                 for block in cast(Any, chunk).module.children():
-                    x, past[layer] = self._block(block, x, memory, shared, turns, past.get(layer))
+                    x, past[layer] = block(
+                        x, memory, shared, turns, past.get(layer), self.num_heads
+                    )
                     layer += 1
             scale, shift = (
                 self._sub("head_nm.ada_lin.1")(F.silu(start)).reshape(2, 1, 2, -1).unbind(2)
@@ -128,39 +164,19 @@ class LiveInfinity(nn.Module):
         where = torch.stack(parts, -1).transpose(2, 3)  # (h w, side, sine or cosine, wave)
         return (x + self.places(where.flatten(1))).expand(2, -1, -1)
 
-    def _block(
-        self, block: Any, x: Tensor, memory: Tensor, shared: Tensor, turns: Tensor,
-        past: Tensor | None,
-    ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        """Run one layer; return the stream (2, L, C), and keys and values so far."""
-        gate1, gate2, scale1, scale2, shift1, shift2 = (shared + block.ada_gss).unbind(2)
-        part, heads = block.sa, self.num_heads
-        bias = torch.cat((part.q_bias, part.zero_k_bias, part.v_bias))
-        packed = part.mat_qkv(_norm(x) * (1 + scale1) + shift1) + bias
-        q, k, v = (_heads(t, heads) for t in packed.chunk(3, -1))
-        q = F.normalize(q, dim=-1) * part.scale_mul_1H11.clamp(max=math.log(100)).exp()
-        now = torch.stack((_turn(F.normalize(k, dim=-1), turns), v))
-        past = now if past is None else torch.cat((past, now), dim=3)
-        x = x + part.proj(_attend(_turn(q, turns), past[0], past[1], 1.0)) * gate1
-        part, norm = block.ca, block.ca_norm
-        bias = torch.cat((part.zero_k_bias, part.v_bias))
-        k, v = (_heads(t, heads) for t in (part.mat_kv(memory) + bias).chunk(2, -1))
-        q = _heads(part.mat_q(F.layer_norm(x, x.shape[-1:], norm.weight, norm.bias, 1e-6)), heads)
-        x = x + part.proj(_attend(q, k, v, q.shape[-1] ** -0.5))
-        hidden = block.ffn.fc1(_norm(x) * (1 + scale2) + shift2)
-        return x + block.ffn.fc2(F.gelu(hidden, approximate="tanh")) * gate2, past
 
-
-def _put(root: nn.Module, key: str, tensor: Tensor, state: Mapping[str, Tensor]) -> None:
-    """Put a copy of a tensor into a tree of plain modules, as a layer where torch has one."""
+def _put(root: nn.Module, key: str, tensor: Tensor) -> None:
+    """Put a copy of a tensor into a tree of modules, as a layer where torch has one."""
     *path, leaf = key.split(".")
     owner = root
     for i, name in enumerate(path):
         if name not in owner._modules:
-            last = i == len(path) - 1
-            owner.add_module(
-                name, _layer(name, tensor) if last and leaf == "weight" else nn.Module()
-            )
+            made = nn.Module()
+            if i == len(path) - 1 and leaf == "weight":
+                made = _layer(name, tensor)
+            elif path[0] == "block_chunks" and i == 3:
+                made = LiveBlock()
+            owner.add_module(name, made)
         owner = cast(nn.Module, owner._modules[name])
     value = tensor.detach().clone()
     if leaf == "zero_k_bias":

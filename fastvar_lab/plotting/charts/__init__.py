@@ -10,6 +10,7 @@ from fastvar_lab.plotting.charts.budgets import (
     transfer_points,
 )
 from fastvar_lab.plotting.charts.comparisons import (
+    frontiers,
     methods,
     rivals,
     sensitivity,
@@ -49,6 +50,7 @@ __all__ = [
     "front",
     "frontier",
     "frontier_points",
+    "frontiers",
     "kernels",
     "latency",
     "memory",
