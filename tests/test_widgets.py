@@ -304,7 +304,7 @@ def test_pickers_and_text_follow_each_other():
     picker.first.texture.value = "dotted"
     assert explorer.prompt.value == "two red dotted squares and a ring"
     picker.joint.value = "above"
-    assert "relates two single objects" in explorer.status.value
+    assert "relates two single objects" in explorer.prompt.error
     picker.first.count.value = 1
     assert explorer.prompt.value == "a red dotted square above a ring"
     picker.joint.value = "nothing else"
@@ -331,7 +331,7 @@ def test_a_method_sets_the_controls(explorer, small):
     assert explorer.a.controls["cache_step"].text == "by itself"
     explorer.apply(fv.Prune({1: 1.0, 8: 1 / 3}))  # earlier scales have sliders too
     assert explorer.ratios[-5].value == 1
-    assert explorer.ratios[-1].text == "33.33 %"
+    assert explorer.ratios[-1].text == "33.3333 %"
     with pytest.raises(ValueError, match="the selector must be one of"):
         explorer.apply(fv.Prune({-1: 0.5}, select=fv.Random(7)))
     with pytest.raises(ValueError, match="reach beyond the 3 layers"):

@@ -167,6 +167,7 @@ class Explorer(Live):
             "fv-page", side, main, box("fv-wide", self.history, self.time, self.survey, self.saving)
         )
         self.children = (style_sheet(), page)
+        self.add_class("fastvar-widget")
         self.add_class("fastvar-explorer")
 
     def _connect(self) -> None:
@@ -257,6 +258,9 @@ class Explorer(Live):
         if self.paused or self.closed:
             return
         self.request.check(self.model)
+        for panel in (self.a, self.b):
+            if panel.wrong:
+                raise ValueError(f"{panel.label}: see what stands under its settings")
         a, b = self._methods()
         prompt, seed = self._request()
         self.saving.say(self.python())

@@ -58,13 +58,14 @@ class ScaleBrowser(Owner):
         )
         self.spectrum = Viewer({"spectrum": "spectrum"})
         self.spectrum.add_class("fv-chart")
-        controls = [self.step, self.layer, self.kind]
-        if len(prompts) > 1:
-            controls.append(self.picture)
-        fields = box("fv-fields", *controls)
+        if len(prompts) == 1:
+            self.picture.add_class("fv-hidden")
+        fields = box("fv-fields", self.step, self.layer, self.kind, self.picture)
         main = box("fv-part", fields, self.status, self.viewer, self.spectrum)
         self.children = (style_sheet(), main)
+        self.add_class("fastvar-widget")
         self.add_class("fastvar-scales")
+        self.viewer.observe(lambda change: self.viewed(change.new), "views")
         for changed in (self.step, self.layer, self.kind, self.picture):
             changed.observe(lambda _: self.update(), "value")
         self.update()
