@@ -20,6 +20,7 @@ from .instruments.observe import observe_again as observe_again
 from .instruments.recorder import Recorder as Recorder
 from .instruments.stopwatch import Stopwatch as Stopwatch
 from .instruments.trace import Trace as Trace
+from .measure.quality import METRICS as METRICS
 from .measure.quality import Metric as Metric
 from .methods.depthvar import DepthVAR as DepthVAR
 from .methods.fastervar import FasterVAR as FasterVAR
@@ -74,6 +75,8 @@ from .pictures import to_uint8 as to_uint8
 from .planning.planner import Planner as Planner
 from .planning.planner import plan as plan
 from .planning.plans import frontier as frontier
+from .planning.plans import plan_figure as plan_figure
+from .planning.plans import planned as planned
 from .prompts import ClassNumbers as ClassNumbers
 from .prompts import ClosedWorld as ClosedWorld
 from .prompts import PromptFile as PromptFile

@@ -79,6 +79,18 @@ def check(
     agree within 1e-4. Up to 256 tokens of every step are compared after every layer, through hooks
     that are removed again. Raises ValueError for a model that was not attached, and for a result of
     other shape.
+
+    >>> import fastvar_lab as fv
+    >>> from fastvar_lab.models.standin import live_infinity
+    >>> live = live_infinity()
+    >>> live.scales = live.scales[:4]
+    >>> parts = {"tokenizer": live.vae_decode, "text": live.encode_text, "sizes": live.scales}
+    >>> sampling = fv.Sampling(guidance=2.0, temperature=0.6, top_p=1.0)
+    >>> model = fv.attach(live, **parts, reference=live.rotary_grid, sampling=sampling)
+    >>> prompt, seed = "a ring", 3
+    >>> sample = lambda: live.autoregressive_infer(prompt, seed)
+    >>> check(model, sample, prompt=prompt, seed=seed).step is None
+    True
     """
     if not isinstance(model, Attached):
         raise ValueError(f"{model.name} is attached to no live object; open it with fv.attach")

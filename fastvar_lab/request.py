@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from numbers import Integral
 from operator import index
@@ -14,11 +14,11 @@ from torch import Tensor
 
 from fastvar_lab.draws import Draws, Keyed
 from fastvar_lab.errors import short
-from fastvar_lab.files import digest_of
 from fastvar_lab.models.model import Model
 from fastvar_lab.sampling import Sampling
 from fastvar_lab.scales import whole
 from fastvar_lab.seam import Grid
+from fastvar_lab.tensors import hash_tensors
 
 Condition = Tensor | tuple[Tensor, ...]
 """The output of a text encoder: labels (n,), or a named tuple of tensors with n rows."""
@@ -255,18 +255,6 @@ def _check_given(request: Request) -> None:
                 f"the tokens given for step {grid.index} must have the shape {shape}, followed "
                 f"by bits or codes; not {tuple(tokens.shape)}"
             )
-
-
-def hash_tensors(tensors: Sequence[Tensor]) -> str:
-    """Hash tensors of any device, with their shapes and types."""
-
-    def parts() -> Iterator[str | memoryview]:
-        for tensor in tensors:
-            yield f"{tuple(tensor.shape)} {tensor.dtype}"
-            flat = tensor.detach().cpu().contiguous().flatten()
-            yield flat.view(torch.uint8).numpy().data
-
-    return digest_of(parts(), length=16)
 
 
 def repeated(condition: Condition, n: int) -> Condition:

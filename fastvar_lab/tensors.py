@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,3 +78,15 @@ def read_tensors(path: Path, at_once: int = 16) -> tuple[dict[str, Tensor], dict
     if CHECKSUM in metadata and metadata[CHECKSUM] != checksum(tensors, metadata):
         raise ValueError("its checksum differs, so it is damaged; fetch or write it again")
     return tensors, metadata
+
+
+def hash_tensors(tensors: Sequence[Tensor]) -> str:
+    """Hash tensors of any device, with their shapes and types."""
+
+    def parts() -> Iterator[str | memoryview]:
+        for tensor in tensors:
+            yield f"{tuple(tensor.shape)} {tensor.dtype}"
+            flat = tensor.detach().cpu().contiguous().flatten()
+            yield flat.view(torch.uint8).numpy().data
+
+    return digest_of(parts(), length=16)

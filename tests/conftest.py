@@ -34,3 +34,12 @@ def small():
         block.sa.proj.weight.mul_(8)
         block.ada_gss[:, :, :2] = 1.0
     return model.to("cpu", torch.float64)
+
+
+@pytest.fixture(scope="session")
+def tiny_networks(tmp_path_factory):
+    """Tiny random networks of the evaluators, of every kind."""
+    pytest.importorskip("transformers")
+    from fastvar_lab.networks.random_networks import write_collection
+
+    return write_collection(tmp_path_factory.mktemp("networks"))

@@ -13,6 +13,7 @@ from fastvar_lab.errors import WeightsError
 from tests import reference, standins
 
 SAMPLING = fv.Sampling(guidance=4.0, top_k=20, top_p=0.95)
+SIZES = [(1, 1), (2, 2), (4, 4), (6, 6)]
 
 
 @pytest.fixture
@@ -354,10 +355,67 @@ def test_bad_objects(live, error, message):
         fv.attach(live)
 
 
+class Elsewhere(torch.Tensor):
+    """A tensor that says it is on a GPU."""
+
+    @property
+    def device(self):
+        return torch.device("cuda:1")
+
+
+def test_parameters_on_several_devices(var):
+    weight = torch.randn(50, 64).as_subclass(Elsewhere)
+    weight._is_param = True
+    var.head._parameters["weight"] = weight
+    with pytest.raises(WeightsError, match=r"on cpu and head.weight on cuda:1; move it to one dev"):
+        fv.attach(var)
+
+
+def test_settings_of_other_trainings_are_read_off():
+    live = standins.live_infinity()
+    plain = pictures(fv.attach(live, sizes=SIZES), text())
+    live.add_lvl_embeding_only_first_block = 0
+    by_chunk = fv.attach(live, sizes=SIZES)
+    assert by_chunk.transformer.config.level_every == 2
+    assert not torch.equal(pictures(by_chunk, text()), plain)
+    live.add_lvl_embeding_only_first_block = 1
+    for number, mode in enumerate(("absolute", "interpolated", "scaled")):
+        live.rope2d_normalized_by_hw = number
+        assert fv.attach(live).transformer.config.rotary_mode == mode
+    moved = fv.attach(live, sizes=SIZES, reference=(12, 12))
+    assert moved.transformer.config.reference == (12, 12)
+    assert not torch.equal(pictures(moved, text()), plain)
+    with pytest.raises(ValueError, match="a rotary reference grid belongs to Infinity"):
+        fv.attach(standins.LiveVAR(), reference=(12, 12))
+    live = standins.LiveVAR()
+    for block in live.blocks:
+        del block.attn.scale_mul_1H11
+    with pytest.raises(WeightsError, match="has neither scale_mul_1H11 nor num_heads"):
+        fv.attach(live)
+    live.num_heads = 2
+    assert not fv.attach(live).transformer.config.attn_l2_norm
+
+
+def test_decoders_that_cannot_decode():
+    live = standins.live_infinity()
+    with pytest.raises(ValueError, match=r"cannot decode a latent \(1, 6, 4, 4\): no such thing"):
+        fv.attach(live, tokenizer=no_such_thing)
+    model = fv.attach(live, tokenizer=lambda x: x[:, :3].repeat(1, 1, 8, 8).sigmoid())
+    assert model.tokenizer.config.stride == 8
+
+
+def no_such_thing(latent):
+    raise RuntimeError("no such thing")
+
+
 def test_bad_infinity_and_hart():
     live = standins.live_infinity()
+    live.rope2d_normalized_by_hw = 3
+    with pytest.raises(ValueError, match="rope2d_normalized_by_hw 3; only 0, 1 and 2 are"):
+        fv.attach(live)
+    live = standins.tree(standins.infinity_names(chunks=1))
     live.add_lvl_embeding_only_first_block = 0
-    with pytest.raises(ValueError, match="add_lvl_embeding_only_first_block 0; only True is"):
+    with pytest.raises(ValueError, match="its layers are in no chunks"):
         fv.attach(live)
     live = standins.live_infinity()
     other = standins.tree(standins.autoencoder_names(8, 32, False, 0, wrap=True))
@@ -365,7 +423,7 @@ def test_bad_infinity_and_hart():
         fv.attach(live, tokenizer=other)
     with pytest.raises(ValueError, match="tokenizer must be a live module or a function; not 3"):
         fv.attach(live, tokenizer=3)
-    with pytest.raises(ValueError, match="text must be a ConditionEncoder or a function; not 3"):
+    with pytest.raises(ValueError, match="text must be a ConditionEncoder, a function, or a dict"):
         fv.attach(live, text=3)
     live, tokenizer = standins.live_hart()
     del live.num_heads

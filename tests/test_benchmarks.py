@@ -8,28 +8,22 @@ import pytest
 from PIL import Image
 
 import fastvar_lab as fv
-from fastvar_lab.cli import options
+from fastvar_lab.cli import release_options
 from fastvar_lab.cli.main import main
 from fastvar_lab.errors import WeightsError
-from fastvar_lab.evaluators import benchmarks, distances, scores
-from fastvar_lab.evaluators.benchmarks import Plan
+from fastvar_lab.evaluators import benchmarks, distances, inception_scores
+from fastvar_lab.evaluators.case import Case, Options
 from fastvar_lab.evaluators.geneval_pictures import GenEvalPrompts, PictureJudge, cut_out
 from fastvar_lab.evaluators.picture_folder import PictureFolder, PlainFolder
+from fastvar_lab.evaluators.plans import Plan
 from fastvar_lab.evaluators.scoring import paired, score, stored
-from fastvar_lab.experiments import making, paper_tables
+from fastvar_lab.experiments import making, paper_tables, printed_tables
 from fastvar_lab.experiments.making import Job, make
 from fastvar_lab.measure.quality import METRICS
-from fastvar_lab.networks import random_networks
 from fastvar_lab.networks.pretrained import Objects
 
 WORLD = benchmarks.find("closed-world")
 TEN = Plan(WORLD, n=10)
-
-
-@pytest.fixture(scope="session")
-def tiny_networks(tmp_path_factory):
-    pytest.importorskip("transformers")
-    return random_networks.write_collection(tmp_path_factory.mktemp("networks"))
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +64,7 @@ def test_plans_take_prompts_of_every_group_and_keep_their_numbers():
     [("each", [7, 8, 9, 10]), ("per-prompt", [7, 8, 7, 8]), ("one", [7, 7, 7, 7])],
 )
 def test_seed_rules(rule, seeds):
-    plan = Plan(WORLD, images=2, seeds=rule, seed=7)
+    plan = Plan(benchmarks.find("geneval"), images=2, seeds=rule, seed=7)
     assert [sample.seed for sample in plan.samples()[:4]] == seeds
 
 
@@ -221,7 +215,7 @@ def test_what_is_not_whole_is_refused(made, tmp_path):
         score(folder)
     _, root = copied("prompts")
     text = (root / "samples.jsonl").read_text()
-    (root / "samples.jsonl").write_text(text.replace("red", "blue"))
+    (root / "samples.jsonl").write_text(text.replace('"prompt": "', '"prompt": "not '))
     with pytest.raises(ValueError, match=r"samples\.jsonl are not those recorded"):
         score(PictureFolder(root))
     with pytest.raises(ValueError, match=r"has no settings\.json: name its benchmark"):
@@ -235,29 +229,34 @@ def test_scores_need_their_networks_and_references_before_they_begin(made, tmp_p
     with pytest.raises(ValueError, match="the score fid compares with a reference"):
         score(folder, ["fid"], networks=tiny_networks)
     with pytest.raises(ValueError, match="is compared with itself"):
-        score(folder, ["fid"], scores.Options(made), networks=tiny_networks)
+        score(folder, ["fid"], Options(made), networks=tiny_networks)
     with pytest.raises(ValueError, match="no resize 'cleam'; nearest: clean"):
-        scores.Options(resize="cleam")
+        Options(resize="cleam")
 
 
 def test_distances_of_a_folder_are_those_of_its_features(made, tmp_path, tiny_networks):
     reference = pictures(tmp_path / "reference", [f"{i}.png" for i in range(9)])
-    folder, options = PictureFolder(made), scores.Options(reference)
+    folder, options = PictureFolder(made), Options(reference)
     names = ["fid", "kid", "sfid", "is", "precision", "recall"]
     results = score(folder, names, options, tiny_networks)
-    case = scores.Case(folder, options, tiny_networks)
-    mine = case.activations("pooled"), case.activations("pooled", PlainFolder(reference))
+    case = Case(folder, options, tiny_networks)
+    mine = tuple(inception_scores.activations(case, "pooled", pictures) for pictures in
+                 (None, PlainFolder(reference)))  # fmt: skip
     assert mine[0].shape == (10, 128)
     expected = distances.frechet(*map(distances.moments, mine))
     assert results["fid"].value == pytest.approx(expected)
+    assert results["fid"].low < results["fid"].value < results["fid"].high
+    assert results["kid"].low < results["kid"].value < results["kid"].high
+    assert results["fid"].depends["interval"] == "jackknife over 5 groups of pictures"
+    assert np.isnan(score(folder, ["fid"], Options(reference, groups=0), tiny_networks)["fid"].low)
     assert results["precision"].value == distances.precision_recall(*mine).precision.mean()
-    other = score(folder, ["fid"], scores.Options(reference, "tensorflow"), tiny_networks)
+    other = score(folder, ["fid"], Options(reference, "tensorflow"), tiny_networks)
     assert other["fid"].value != results["fid"].value
     # as guided-diffusion keeps a reference: its statistics are read, not computed
     arrays = [np.asarray(Image.open(p)) for p in sorted(reference.glob("*.png"))]
     moments = distances.moments(mine[1])
     np.savez(tmp_path / "ref.npz", arr_0=np.stack(arrays), mu=moments.mean + 1, sigma=moments[1])
-    shifted = score(folder, ["fid", "precision"], scores.Options(tmp_path / "ref.npz"),
+    shifted = score(folder, ["fid", "precision"], Options(tmp_path / "ref.npz"),
                     tiny_networks)  # fmt: skip
     one = distances.moments(mine[0])
     moved = distances.frechet(one, distances.Moments(moments.mean + 1, moments[1]))
@@ -276,7 +275,7 @@ def test_scores_of_text_and_picture(made, tiny_networks):
     assert results["clip"].value == pytest.approx(100 * np.mean(cosines), rel=1e-5)
     assert results["clip"].low < results["clip"].value < results["clip"].high
     assert set(results["clip"].parts) == set(folder.groups)
-    alias = score(folder, ["hps"], scores.Options(hps_resize="alias"), networks=tiny_networks)
+    alias = score(folder, ["hps"], Options(hps_resize="alias"), networks=tiny_networks)
     assert alias["hps"].value != results["hps"].value
     assert stored(made)["hps"]["depends"]["antialias"] is False
 
@@ -346,7 +345,7 @@ def test_geneval_is_a_prompt_set_with_a_judge(tiny_networks):
 
 
 def test_tables_print_ours_beside_theirs(small, made, tmp_path):
-    table = paper_tables.find("1")
+    table = printed_tables.find("1")
     frame = paper_tables.rows(table, [])
     assert len(frame) == 16
     assert set(frame.source) == {"printed"}
@@ -357,7 +356,7 @@ def test_tables_print_ours_beside_theirs(small, made, tmp_path):
     settings = {"benchmark": "geneval", "category": None, "model": "infinity-2b",
                 "family": "infinity", "method": "Dense()", "guidance": 4.0, "temperature": 1.0,
                 "rewritten_sha256": "ab", "sizes": [[64, 64]], "format": "jpg",
-                "seeds": "per-prompt"}  # fmt: skip
+                "quality": 95, "seeds": "per-prompt"}  # fmt: skip
     (folder / "settings.json").write_text(json.dumps(settings))
     with pytest.raises(ValueError, match=r"has no score geneval; `fastvar-lab score"):
         paper_tables.rows(table, [folder])
@@ -391,7 +390,8 @@ def run(capsys, *arguments):
 def test_the_commands_from_prompts_to_a_table(tmp_path, capsys, tiny_networks, monkeypatch):
     out = tmp_path / "ge"
     shallow = fv.load("infinity-125m", weights="random", depth=1)
-    monkeypatch.setattr(options, "open_model", lambda args: shallow)
+    shallow.sizes = shallow.sizes_to(2, 2)
+    monkeypatch.setattr(release_options, "open_encoded", lambda args, prompts: shallow)
     model = ("--model", "infinity-125m", "--weights", "random", "--size", "2")
     benchmark = ("make", "geneval", "--n", "6", "--images", "1", "--out", out, *model)
     status, text, error = run(capsys, *benchmark)

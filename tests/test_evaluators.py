@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from fastvar_lab.evaluators import distances, geneval
+from fastvar_lab.evaluators import distances, geneval, jackknife
 from fastvar_lab.evaluators.geneval import Detected
 
 RNG = np.random.default_rng(0)
@@ -48,6 +48,50 @@ def test_kernel_distance_equals_torchmetrics_and_has_no_bias():
     assert spread == 0
     same = [distances.kernel_distance(*RNG.normal(size=(2, 30, 4)), 1)[0] for _ in range(300)]
     assert abs(np.mean(same)) < 3 * np.std(same) / math.sqrt(300)
+
+
+def test_left_out_groups_are_what_they_would_be_alone():
+    x, y = RNG.normal(size=(30, 6)), RNG.normal(size=(20, 6)) + 0.3
+    parts = jackknife.groups_of(30, 4)
+    assert sorted(np.concatenate(parts)) == list(range(30))
+    alone = [distances.moments(x[stays]) for stays in jackknife.without(parts)]
+    for one, other in zip(jackknife.moments_without(x, parts), alone, strict=True):
+        assert np.allclose(one.mean, other.mean)
+        assert np.allclose(one.covariance, other.covariance)
+    shifted = jackknife.kernel_distances_without(x, y, parts)
+    expected = []
+    for stays in jackknife.without(parts):
+        z = x[stays]
+        zz, zy = (z @ z.T / 6 + 1) ** 3, (z @ y.T / 6 + 1) ** 3
+        n = len(z)
+        expected.append((zz.sum() - np.trace(zz)) / (n * (n - 1)) - 2 * zy.mean())
+    assert np.allclose(shifted, expected)
+
+
+@pytest.mark.parametrize("n", [100, 400])
+def test_intervals_of_distances_reach_as_far_as_draws_differ(n):
+    rng, reference = np.random.default_rng(3), distances.Moments(np.zeros(20), 2 * np.eye(20))
+    values, widths = [], []
+    for _ in range(40):
+        x = rng.normal(size=(n, 20)) * 1.2 + 0.2
+        value = distances.frechet(reference, distances.moments(x))
+        left = [distances.frechet(reference, m)
+                for m in jackknife.moments_without(x, jackknife.groups_of(n))]  # fmt: skip
+        low, high = jackknife.interval(value, left)
+        values.append(value)
+        widths.append((high - low) / 2)
+    assert np.mean(widths) / 2.26 == pytest.approx(np.std(values), rel=0.35)  # Student's, 9 degrees
+
+
+def test_distances_in_half_precision_are_near_and_fall_back_where_they_overflow():
+    x, y = RNG.normal(size=(2000, 3)), RNG.normal(size=(1500, 3))
+    whole, half = (distances.precision_recall(x, y, half=h) for h in (False, True))
+    changed = (whole.recall != half.recall).mean()
+    assert 0 < changed < 0.02
+    assert all(
+        np.array_equal(a, b)
+        for a, b in zip(*(distances.precision_recall(2e4 * x, 2e4 * y, half=h) for h in (0, 1)))
+    )
 
 
 def test_inception_score_of_known_posteriors():

@@ -1,6 +1,7 @@
 """Cells on disk, runs that are stopped, read back, and run elsewhere."""
 
 import argparse
+import itertools
 import json
 import multiprocessing
 import os
@@ -47,9 +48,11 @@ from fastvar_lab.experiments.questions import (
 )
 from fastvar_lab.experiments.questions import extreme_ratios as extreme
 from fastvar_lab.experiments.workers import ModelSpec
+from fastvar_lab.frames import counted
 from fastvar_lab.measure.statistics import (
     bootstrap,
     paired,
+    paired_at_equal,
     summary,
     wilson,
     wilson_of_gap,
@@ -63,7 +66,8 @@ from fastvar_lab.models import build
 from fastvar_lab.plotting import charts, tables
 from fastvar_lab.plotting.style import write_figure
 from fastvar_lab.prompts import ClosedWorld, PromptList
-from fastvar_lab.speed import suite
+from fastvar_lab.speed import flops, suite
+from fastvar_lab.speed.kv_bytes import held_share
 from fastvar_lab.store import Drawn, Store, key
 from fastvar_lab.world.tasks import TASKS
 from tests.test_var import SMALL as AUTOENCODER
@@ -208,6 +212,77 @@ def test_a_stopped_run_goes_on_where_it_was(tried, tmp_path):
     damaged.write_text("{")
     assert run.run("tried", "quick", store=Store(tmp_path)).equals(frame)
     assert len(tried) == 10
+
+
+def test_what_is_not_timed_is_counted_by_line(small, tmp_path):
+    """Operations stand in place of times; those of a method that decides are of each picture."""
+
+    def methods(model):
+        pruned = {"keeps half": fv.Prune({-1: 0.5}), "keeps a quarter": fv.Prune({-1: 0.75})}
+        return {"pruning": pruned, "by picture": {"": fv.SparseVAR(-2, threshold=0.5)}}
+
+    record = base.Experiment("?", "", charts.frontier, methods, name="mine", timed=False)
+    look, options = base.Scope("look", prompts=2, repeats=1), {"progress": False}
+    frame = run.run(record, look, model=small, store=Store(tmp_path), **options)
+    assert set(frame.kind) == {"quality", "operations"}
+    assert set(frame.line) == {"full", "pruning", "by picture"}
+    costs = frame[frame.kind == "operations"].set_index("method").operations
+    text = len(small.example.split())
+    full, half = (
+        flops.total(flops.step_flops(small, m, small.grids(), text, sampling=small.sampling))
+        for m in (fv.Dense(), fv.Prune({-1: 0.5}))
+    )
+    assert costs["pruning, keeps half"] == pytest.approx(half / full)
+    by_picture = costs["by picture, "]
+    assert len(by_picture) == 2
+    assert ((by_picture > 0.2) & (by_picture < 1)).all()
+    assert costs["full"] == 1
+    merged = counted(frame)
+    assert merged.groupby("method").operations.nunique().max() == 1
+    assert {"operations", "n"} <= set(tables.tabulate(frame).columns)
+    drawn = [len(axes.lines) for axes in record.chart(frame).axes]
+    assert drawn == [len(axes.lines) for axes in record.chart(charts.frontier_points(frame)).axes]
+    quick = run.run(record, "quick", model=small, store=Store(tmp_path), **options)
+    assert set(quick.method) == {"full", "pruning, keeps a quarter", "by picture, "}
+
+
+def test_lines_are_compared_where_they_cost_the_same():
+    """Line a is 10 x operations + picture, b is 20 x operations; they meet in 0.3 to 0.5."""
+    rows = [
+        {"kind": "quality", "line": line, "method": f"{line} {x}", "picture": p, "psnr": y(x, p)}
+        for line, points, y in (
+            ("a", (0.2, 0.5), lambda x, p: 10 * x + p),
+            ("b", (0.3, 0.7), lambda x, p: 20 * x),
+            ("c", (0.9,), lambda x, p: 0.0),
+        )
+        for x in points
+        for p in range(9)
+    ]
+    costs = {row["method"]: float(row["method"].split()[1]) for row in rows}
+    counts = [{"kind": "operations", "method": m, "operations": x} for m, x in costs.items()]
+    frame = pd.DataFrame([*rows, *counts])
+    gap = paired_at_equal(counted(frame), "a", "b", "psnr")
+    assert gap["difference"] == pytest.approx(4 - 10 * 0.4)  # at 0.3 and at 0.5, nine pictures
+    assert gap["n"] == 9
+    assert verdicts.line_over("b", "a")(frame).text.startswith("b over a: +0.00 dB")
+    with pytest.raises(ValueError, match="a and c have no operations in common"):
+        paired_at_equal(counted(frame), "a", "c", "psnr")
+    with pytest.raises(ValueError, match="no line 'd'"):
+        verdicts.line_over("d", "a")(frame)
+    with pytest.raises(ValueError, match="no method a 1"):
+        verdicts.method_over("a 1", "a 0.2")(frame)
+    assert verdicts.method_over("a 0.5", "a 0.2")(frame).text.startswith("a 0.5 over a 0.2: +3.00")
+
+
+def test_held_shares_are_those_of_the_cache_methods(small):
+    keys = sum(grid.tokens for grid in small.grids()[:-1])
+    heads = small.transformer.config.heads
+    orders = (tuple(range(small.depth * heads)),) * 2
+    assert held_share(small, fv.Prune({-1: 0.5})) is None
+    assert held_share(small, fv.ScaleKV({-1: keys // 2})) <= 0.5
+    assert held_share(small, fv.HeatKV(1.0, orders, sinks=2)) == 1
+    assert held_share(small, fv.HeatKV(0.6, orders, sinks=2)) <= 0.6
+    assert 0.5 < held_share(small, fv.QuantKV(8)) < 0.7
 
 
 def test_an_experiment_is_asked_at_several_guidance_scales(small, tmp_path):
@@ -555,6 +630,30 @@ def test_summaries_and_pairs():
     assert (gap["difference"], gap["low"], gap["high"], gap["n"]) == (1, 1, 1, 2)
 
 
+def synthetic_budget(name):
+    """A frame of planned schedules and those by hand, at two guidance scales."""
+    rng, rows = np.random.default_rng(0), []
+    for guidance, (family, live, above) in itertools.product(
+        (2.0, 4.0), (("planned", 1, 3.0), ("FastVAR", 2, 0.0), ("FastVAR", 1, 1.0))
+    ):
+        for speedup in (1.4, 2.0, 3.1, 4.2):
+            label = f"{family} {speedup} at guidance {guidance if above == 3 else live}"
+            base = {"method": label, "family": family, "rows_32x32": live, "guidance": guidance}
+            bound = {"speedup_flop_bound": speedup}
+            times = {"speedup": speedup, "speedup_low": speedup, "speedup_high": speedup, **bound}
+            rows += [
+                {**base, **bound, "kind": "quality", "setting": "here", "picture": p,
+                 "right": p % 2, "psnr": 50 - 5 * speedup + above + gap}
+                for p, gap in enumerate(rng.normal(size=12))
+            ]  # fmt: skip
+            rows += [{**base, **times, "kind": "time"}] if name == "budget" else []
+        full = {"method": "full", "family": "full", "rows_32x32": 2, "guidance": guidance}
+        if name == "budget" and family == "planned":
+            rows += [{**full, "kind": "quality", "picture": p, "psnr": 100.0} for p in range(12)]
+            rows += [{**full, "kind": "time", "speedup": 1.0, "speedup_flop_bound": 1.0}]
+    return pd.DataFrame(rows)
+
+
 def synthetic(name):
     """A frame of the shape that an experiment returns."""
     rng = np.random.default_rng(0)
@@ -582,6 +681,8 @@ def synthetic(name):
             for c, s in zip(columns, 1 + rng.random(len(columns)), strict=True)
         ]
         return pd.DataFrame(rows)
+    if name.startswith("budget"):
+        return synthetic_budget(name)
     sizes = [f"{h}x{w}" for h, w in model.sizes]
     ways = ("full", "FastVAR")
     by_step = [
@@ -607,6 +708,12 @@ def synthetic(name):
              "cosine": 1 / (1 + i - j), "step": i, "source": j, "first": f}
             for w in ("attention", "similarity") for i in range(10) for j in range(i + 1)
             for f in range(0, 40, 4)
+        ],
+        "sublayer_sensitivity": [
+            {"step": i, "size": sizes[i], "kind": k, "layer": n, "pruned": share, "picture": p,
+             "psnr": 40.0 - i - n, "speedup_flop_bound": 1.01}
+            for i in (8, 9) for k in ("attn", "cross", "ffn") for n in range(8)
+            for share in (0.5, 1.0) for p in range(2)
         ],
         "resolution_scaling": [
             {"what": "time", "side": s, "tokens": s * s, "method": m, "ms": s**2.4 + t, "turn": t}
@@ -639,7 +746,7 @@ def synthetic(name):
             for p in ("float32", "bfloat16") for m in ways for t in range(10)
         ] + [
             {"what": "memory", "release": "infinity-2b", "precision": p, "method": m,
-             "weights": w, "caches": 1e9 * (2 - (m != FULL)), "peak": w + 1e9 * (2 - (m != FULL))}
+             "weight_bytes": w, "cache_bytes": 1e9, "peak_bytes": w + 1e9 * (2 - (m != FULL))}
             for p, w in (("bfloat16", 4e9), ("int8", 2e9)) for m in ways
         ],
         "memory": [
@@ -778,30 +885,30 @@ def test_an_experiment_leaves_its_data_tables_figure_and_where_they_are_from(tmp
 def test_figures_are_checked_against_their_data(tmp_path, monkeypatch, capsys):
     model = fv.load("tiny")
     monkeypatch.setattr(run, "run", lambda name, scope, **options: synthetic(name))
-    names = ["selectors", "intermediate_outputs", "intermediate_outputs_scores"]
+    names = ["caching_step", "intermediate_outputs", "intermediate_outputs_scores"]
     made = list(figures.draw(model, names, tmp_path))
     assert {p.suffix for p in made} == {".csv", ".npz", ".png", ".pdf"}
-    assert "Does the distance to the mean" in (tmp_path / "selectors.txt").read_text()
+    assert "Which step is the best one" in (tmp_path / "caching_step.txt").read_text()
     assert figures.check(tmp_path) == []
-    told = json.loads((tmp_path / "selectors.json").read_text())
-    assert told["command"] == "python -m fastvar_lab figures selectors"
+    told = json.loads((tmp_path / "caching_step.json").read_text())
+    assert told["command"] == "python -m fastvar_lab figures caching_step"
     assert told["weights"] == model.fingerprint
-    table = (tmp_path / "selectors.md").read_text()
-    (tmp_path / "selectors.md").write_text("")
+    table = (tmp_path / "caching_step.md").read_text()
+    (tmp_path / "caching_step.md").write_text("")
     assert main(["figures", "--redraw", "--out", str(tmp_path)]) == 0
-    assert str(tmp_path / "selectors.pdf") in capsys.readouterr().out
-    assert (tmp_path / "selectors.md").read_text() == table
+    assert str(tmp_path / "caching_step.pdf") in capsys.readouterr().out
+    assert (tmp_path / "caching_step.md").read_text() == table
     assert figures.check(tmp_path) == []
     assert main(["figures", "--redraw", "spectra", "--out", str(tmp_path)]) == 2
     assert "spectra.json is not there" in capsys.readouterr().err
-    csv = tmp_path / "selectors.csv"
+    csv = tmp_path / "caching_step.csv"
     csv.write_text(csv.read_text().replace("29.", "19."))
     assert "other bytes from the same data" in figures.check(tmp_path)[0]
     told["versions"]["matplotlib"] = "3.0"
-    (tmp_path / "selectors.json").write_text(json.dumps(told))
+    (tmp_path / "caching_step.json").write_text(json.dumps(told))
     assert "instead of 3.0" in figures.check(tmp_path)[0]
     assert main(["figures", "--check", "--out", str(tmp_path)]) == 2
-    assert "selectors.png: other pixels" in capsys.readouterr().err
+    assert "caching_step.png: other pixels" in capsys.readouterr().err
     assert "is not there" in figures.check(tmp_path, ["spectra"])[0]
     with pytest.raises(ValueError, match="there is no figure with its data in"):
         figures.check(tmp_path / "elsewhere")
@@ -811,7 +918,7 @@ def test_claims_are_judged_by_their_intervals():
     frames = {name: synthetic(name) for name in claims.claiming()}
     text = claims.table(frames, "Synthetic.")
     lines = [line for line in text.splitlines() if line.startswith("| ")][1:]
-    assert len(lines) == sum(len(record.claims) for record in claims.claiming().values()) == 51
+    assert len(lines) == sum(len(record.claims) for record in claims.claiming().values()) == 65
     found = {line.split(" | ")[0][2:].strip(): line.split("**")[1] for line in lines}
     assert found["Cost grows about linearly"] == verdicts.FAILS
     assert found["Pruning combines with fused attention"] == verdicts.FAILS
@@ -1259,8 +1366,9 @@ def test_commands_in_provenance_repeat_the_run(tmp_path, monkeypatch):
     line = f"Written by `python -m fastvar_lab claims --quick --prompts '{text}'`."
     assert line in (out / "claims.md").read_text()
     model, mine = fv.load("tiny"), fv.Metric("mine", "mine", lambda p, r: 0.0)
+    look = base.Scope("look", 2, 1)
     for settings in ({"prompts": fv.PromptList("a ring")}, {"metrics": [mine]},
-                     {"prompts": fv.PromptFile(text, seed=3)}, {"scope": "default"}):  # fmt: skip
+                     {"prompts": fv.PromptFile(text, seed=3)}, {"scope": look}):  # fmt: skip
         list(figures.draw(model, ["memory"], out, **settings))
         assert "command" not in json.loads((out / "memory.json").read_text())
     own = replace(run.find("memory"), version=9)

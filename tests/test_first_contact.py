@@ -7,9 +7,10 @@ import pytest
 import torch
 
 import fastvar_lab as fv
-from fastvar_lab import first_contact
 from fastvar_lab.cli.main import main
-from fastvar_lab.first_contact import OFF, RIGHT, Subject, tokens_of
+from fastvar_lab.first_contact import configuration, effort, probes
+from fastvar_lab.first_contact.finding import OFF, RIGHT
+from fastvar_lab.first_contact.likelihood import Subject, chance, tokens_of
 from fastvar_lab.measure.quality import psnr
 from fastvar_lab.models import states
 from fastvar_lab.scales import TINY
@@ -36,7 +37,7 @@ def verdicts(findings):
 
 @pytest.fixture
 def few(monkeypatch):
-    monkeypatch.setattr(first_contact, "PROBED", 100)
+    monkeypatch.setattr(effort, "FIRST_TOKENS", 100)
 
 
 def test_the_shipped_model_is_right(stars, few):
@@ -44,11 +45,11 @@ def test_the_shipped_model_is_right(stars, few):
     tokens, again = tokens_of(model, stars)
     assert [len(t[0]) for t in tokens] == [h * w for h, w in model.sizes]
     assert psnr(again, stars) > 25
-    assert first_contact.round_trip(stars, again).verdict == RIGHT
+    assert probes.round_trip(stars, again).verdict == RIGHT
     subject = subject_of(model, stars)
-    found = [*first_contact.configuration(model), *first_contact.null_prompt(model),
-             *first_contact.likelihoods(subject), *first_contact.sublayers(subject),
-             *first_contact.alternatives(subject, stars)]  # fmt: skip
+    found = [*configuration.configuration(model), *configuration.null_prompt(model),
+             *probes.likelihoods(subject), *probes.sublayers(subject),
+             *probes.alternatives(subject, stars)]  # fmt: skip
     assert set(verdicts(found).values()) == {RIGHT}, found
     assert len(found) == 7
 
@@ -77,7 +78,7 @@ def test_swapped_tensors_are_seen(stars, few):
     with torch.no_grad():
         one.copy_(other)
         other.copy_(kept)
-    (finding,) = first_contact.sublayers(subject_of(model, stars))
+    (finding,) = probes.sublayers(subject_of(model, stars))
     assert finding.verdict == OFF
     assert "of layer" in finding.numbers
 
@@ -89,18 +90,18 @@ def test_another_tokenizer_is_seen(stars):
         if name.startswith("conv_in"):
             part.data.normal_(std=0.1)
     _, again = tokens_of(model, stars)
-    assert first_contact.round_trip(stars, again).verdict == OFF
+    assert probes.round_trip(stars, again).verdict == OFF
     model = fv.load("tiny")
     model.tokenizer.encoder.conv_out.weight.data.neg_()  # of another tokenizer: other bits
-    found = verdicts(first_contact.likelihoods(subject_of(model, stars)))
+    found = verdicts(probes.likelihoods(subject_of(model, stars)))
     assert found["likelihood by scale"] == OFF
 
 
 def test_a_wrong_schedule_is_seen(stars):
     sizes = (*TINY[:4], (9, 9), (13, 13), (17, 17), *TINY[7:])
     model = fv.load("tiny", sizes=sizes)
-    assert verdicts(first_contact.configuration(model))["schedule"] == OFF
-    (finding,) = first_contact.alternatives(subject_of(model, stars), stars)
+    assert verdicts(configuration.configuration(model))["schedule"] == OFF
+    (finding,) = probes.alternatives(subject_of(model, stars), stars)
     assert finding.verdict == OFF
     assert "schedule 1 2 4 6 8 12 16" in finding.meaning
 
@@ -108,8 +109,8 @@ def test_a_wrong_schedule_is_seen(stars):
 def test_a_rotary_grid_of_another_reference_is_seen(stars):
     model = fv.load("tiny")
     model.transformer.config = replace(model.transformer.config, reference=(48, 48))
-    assert verdicts(first_contact.configuration(model))["rotary grid"] == OFF
-    (finding,) = first_contact.alternatives(subject_of(model, stars), stars)
+    assert verdicts(configuration.configuration(model))["rotary grid"] == OFF
+    (finding,) = probes.alternatives(subject_of(model, stars), stars)
     assert finding.verdict == OFF
     assert "rotary grid (96, 96)" in finding.meaning
 
@@ -118,19 +119,29 @@ def test_a_null_prompt_of_another_length_is_seen():
     model = fv.load("tiny")
     null = model.transformer.cfg_uncond
     null.data = states._resized(null.data[:10], len(null))
-    (finding,) = first_contact.null_prompt(model)
+    (finding,) = configuration.null_prompt(model)
     assert (finding.verdict, finding.numbers) == (OFF, "10 of 24 rows")
 
 
 def test_another_text_encoder_is_seen():
     model = fv.load("tiny")
     condition = model.condition([CAPTION])
-    (finding,) = first_contact._text(model, condition)
+    (finding,) = configuration.text_features(model, condition)
     assert finding.verdict == RIGHT
-    (finding,) = first_contact._text(
+    (finding,) = configuration.text_features(
         model, condition._replace(features=condition.features[..., :9])
     )
     assert finding.verdict == OFF
+
+
+def test_a_decoder_that_bfloat16_breaks_is_seen():
+    model = fv.load("tiny")
+    canvas = fv.generate(model, CAPTION, fv.Dense(), sizes=[(1, 1), (4, 4)]).canvas
+    assert probes.bfloat16_decoder(model, canvas).verdict == RIGHT
+    assert model.tokenizer.decoder.conv_in.weight.dtype == torch.float32
+    model.tokenizer.decoder.conv_out.weight.data *= 3e4  # cancelled by what is added
+    model.tokenizer.decoder.conv_out.weight.data[:, ::2] *= -1
+    assert probes.bfloat16_decoder(model, canvas).verdict == OFF
 
 
 @pytest.mark.parametrize("name", ["var-d16", "hart-0.7b"])
@@ -145,12 +156,12 @@ def test_every_family_gives_tokens_and_likelihoods(name):
     right, wrong = (model.condition([text]) for text in texts)
     values = Subject(model, right, wrong, tokens).likelihood()
     assert values.shape == (3,)
-    assert values.mean() == pytest.approx(first_contact.chance(model), rel=0.5)
+    assert values.mean() == pytest.approx(chance(model), rel=0.5)
 
 
 def test_the_command_reports_and_refuses(tmp_path, capsys, few, monkeypatch):
-    monkeypatch.setattr(first_contact, "sublayers", lambda subject: iter(()))
-    monkeypatch.setattr(first_contact, "alternatives", lambda subject, picture: iter(()))
+    monkeypatch.setattr(probes, "sublayers", lambda subject: iter(()))
+    monkeypatch.setattr(probes, "alternatives", lambda subject, picture: iter(()))
     status = main(["check", "tiny", "--out", str(tmp_path / "c"), "--caption", CAPTION])
     text = capsys.readouterr().out
     assert status == 0

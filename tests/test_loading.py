@@ -2,8 +2,10 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
+import weakref
 from types import SimpleNamespace
 
 import pytest
@@ -15,9 +17,13 @@ from fastvar_lab.backbones.autoencoder import AutoEncoderConfig
 from fastvar_lab.backbones.hart import HARTConfig
 from fastvar_lab.backbones.infinity import Infinity, InfinityConfig
 from fastvar_lab.backbones.text import RandomText
+from fastvar_lab.cli.main import main
 from fastvar_lab.errors import WeightsError
-from fastvar_lab.models import build, families, loading, releases
+from fastvar_lab.experiments.workers import ModelSpec
+from fastvar_lab.models import build, families, loading, releases, staging
+from fastvar_lab.models.features import text_label
 from fastvar_lab.models.states import looks_like
+from fastvar_lab.networks.random_networks import letter_tokenizer
 
 SMALL = AutoEncoderConfig(8, (32, 32), encoder_blocks=1, decoder_blocks=1)
 INFINITY = InfinityConfig(6, 64, 2, 64, 8, text_width=24, text_length=10, pool_heads=4)
@@ -95,6 +101,79 @@ def test_infinity_opens_from_its_released_files(infinity, name):
     named = fv.load(name, weights=folder, features=folder / "features")
     with pytest.raises(ValueError, match="has no features of 'a red circle'"):
         fv.generate(named, "a red circle", fv.Dense())
+
+
+@pytest.fixture
+def infinity_with_text(infinity):
+    """The released files with a tiny T5 of the width that the transformer reads."""
+    transformers = pytest.importorskip("transformers")
+    source, folder = infinity
+    torch.manual_seed(1)
+    place = folder / "flan-t5-xl"
+    letter_tokenizer("<s>", "</s>", "<pad>").save_pretrained(place)
+    config = transformers.T5Config(
+        vocab_size=32, d_model=24, d_kv=8, d_ff=32, num_layers=1, num_heads=2
+    )
+    transformers.T5EncoderModel(config).save_pretrained(place)
+    return source, folder
+
+
+MAPS = [(1, 1), (2, 2), (4, 4)]
+
+
+def test_text_is_encoded_and_freed_before_the_rest_is_read(infinity_with_text, monkeypatch):
+    _, folder = infinity_with_text
+    opened, alive = [], []
+
+    def open_text(*arguments, real=loading.open_text, **options):
+        encoder = real(*arguments, **options)
+        opened.append(weakref.ref(encoder))
+        return encoder
+
+    def load(*arguments, real=loading.load, **options):
+        alive.append([ref() for ref in opened])
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(staging, "open_text", open_text)
+    monkeypatch.setattr(staging, "load", load)
+    prompts = ["a red circle", "b", "a red circle"]
+    staged = staging.load_encoded(prompts, "infinity-2b", folder)
+    assert (len(opened), alive) == (1, [[None]])
+    whole = fv.load("infinity-2b", folder)
+    runs = [fv.generate(m, prompts, fv.Prune({-1: 0.5}), sizes=MAPS) for m in (staged, whole)]
+    assert torch.allclose(runs[0].canvas, runs[1].canvas, atol=1e-5)
+    assert text_label(staged.text_encoder) == text_label(whole.text_encoder)
+    assert staged.source == whole.source
+    with pytest.raises(ValueError, match="encoded 2 prompts; 'c' is none of them"):
+        fv.generate(staged, "c", fv.Dense(), sizes=MAPS)
+
+
+def test_encoded_prompts_are_kept_where_that_is_wanted(infinity_with_text):
+    _, folder = infinity_with_text
+    cache = folder / "features"
+    first = staging.load_encoded(["a", "b"], "infinity-2b", folder, features=cache)
+    assert len(list(cache.glob("*.safetensors"))) == 2
+    shutil.rmtree(folder / "flan-t5-xl")
+    again = staging.load_encoded(["a", "b"], "infinity-2b", folder, features=cache)
+    runs = [fv.generate(m, ["b", "a"], fv.Dense(), sizes=MAPS) for m in (first, again)]
+    assert torch.equal(runs[0].canvas, runs[1].canvas)
+    spec = ModelSpec("infinity-2b", str(folder), features=str(cache), text=False)
+    run = fv.generate(spec.open(), ["b", "a"], fv.Dense(), sizes=MAPS)
+    assert torch.equal(run.canvas, runs[0].canvas)
+
+
+def test_make_encodes_frees_generates_and_decodes(infinity_with_text, tmp_path, capsys):
+    _, folder = infinity_with_text
+    (tmp_path / "p.txt").write_text("a red circle\nb\n")
+    out = tmp_path / "made"
+    arguments = ["make", "prompts", "--data", str(tmp_path / "p.txt"), "--out", str(out), "--size",
+                 "4", "--model", "infinity-2b", "--weights", str(folder)]  # fmt: skip
+    assert main(arguments) == 0, capsys.readouterr().err
+    assert sorted(p.name for p in out.glob("*.png")) == ["00000_0.png", "00001_0.png"]
+    settings = json.loads((out / "settings.json").read_text())
+    assert settings["text"].startswith("T5Text 't5 flan-t5-xl")
+    assert main([*arguments, "--precision", "official"]) == 2
+    assert "holds pictures with precision float32; now it is" in capsys.readouterr().err
 
 
 def test_hart_opens_from_its_released_files(tmp_path, monkeypatch):

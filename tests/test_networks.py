@@ -1,6 +1,7 @@
 """The evaluators' networks: resizes, names of released weights, shapes, and files."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,15 @@ import torch
 from torch.nn.functional import interpolate, max_pool2d
 
 from fastvar_lab.errors import WeightsError
-from fastvar_lab.networks import collection, conversion, random_networks, renaming, resizing
+from fastvar_lab.networks import (
+    collection,
+    conversion,
+    published,
+    random_networks,
+    renaming,
+    resizing,
+    throughput,
+)
 from fastvar_lab.networks.inception import Inception
 from fastvar_lab.networks.lpips import LPIPS
 from fastvar_lab.networks.pretrained import ImageReward, objects
@@ -16,11 +25,6 @@ from fastvar_lab.networks.pretrained import ImageReward, objects
 
 def picture(h, w, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (h, w, 3)).astype(np.uint8)
-
-
-@pytest.fixture(scope="session")
-def tiny_networks(tmp_path_factory):
-    return random_networks.write_collection(tmp_path_factory.mktemp("networks"))
 
 
 def test_clean_resize_is_antialiased_bicubic_without_rounding():
@@ -182,10 +186,20 @@ def test_names_of_mmdetection_cover_the_whole_network(tmp_path):
     source = mmdet_names(names)
     mine = renaming.from_mmdet(source)
     unread = {n for n in names if "swin.layernorm" in n or "criterion" in n
-              or n.startswith("model.pixel_level_module.encoder.layernorm")}  # fmt: skip
+              or n.startswith("model.pixel_level_module.encoder.layernorm")
+              or n.endswith("relative_position_index")}  # fmt: skip
     assert set(mine) == set(names) - unread
     for name, tensor in mine.items():
         assert torch.equal(tensor, names[name]), name
+    target = tmp_path / "detector"
+    target.mkdir()
+    conversion.save(mine, target, json.loads((tmp_path / "config.json").read_text()))
+    opened = collection.open_network("detector", tmp_path).model
+    x = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():  # what the file leaves out, such as indices of windows, is computed
+        one, other = opened(pixel_values=x), network.eval()(pixel_values=x)
+    assert torch.equal(one.class_queries_logits, other.class_queries_logits)
+    assert torch.equal(one.masks_queries_logits, other.masks_queries_logits)
     broken = {**source, "backbone.stages.0.downsample.reduction.weight":
               source["backbone.stages.0.downsample.reduction.weight"].flip(-1)}  # fmt: skip
     moved = renaming.from_mmdet(broken)
@@ -314,7 +328,7 @@ def test_names_of_open_clip_cover_the_whole_network(tiny_networks):
 def test_names_of_image_reward_cover_the_whole_network(tiny_networks):
     pytest.importorskip("transformers")
     with torch.device("meta"):
-        network = ImageReward(tiny_networks / "imagereward", text={"num_hidden_layers": 2},
+        network = ImageReward(None, text={"num_hidden_layers": 2},
                               vision={"num_hidden_layers": 2})  # fmt: skip
     released = {}
     turned = {"vision.embeddings.class_embedding": "blip.visual_encoder.cls_token",
@@ -359,14 +373,14 @@ def test_a_networks_files_are_checked_and_named(tmp_path, tiny_networks):
         collection.open_network("hps", tmp_path)
     with pytest.raises(ValueError, match="no network 'inceptoin'; nearest: inception"):
         collection.open_network("inceptoin", tmp_path)
-    name = collection.NETWORKS["inception"].files[0].name
+    name = published.NETWORKS["inception"].files[0].name
     torch.save(Inception(16).state_dict(), tmp_path / name)
     with pytest.raises(WeightsError, match="the published file begins with 6726825d"):
         collection.convert("inception", [tmp_path / name], tmp_path)
     with pytest.raises(WeightsError, match=r"needs the file .*pth, https://github"):
         collection.convert("inception", [], tmp_path)
     text = collection.table(tiny_networks)
-    assert all(name in text for name in collection.NETWORKS)
+    assert all(name in text for name in published.NETWORKS)
     assert "Apache-2.0" in text
 
 
@@ -398,3 +412,39 @@ def test_training_notes_with_numpy_numbers_open(tmp_path):
     assert list(conversion.read_tensors(tmp_path / "model.safetensors")[0]) == [
         "class_predictor.bias"
     ]
+
+
+def test_weights_that_were_changed_after_conversion_are_refused(tmp_path):
+    torch.manual_seed(0)
+    files = published.NETWORKS["inception"].files
+    torch.save(Inception(16).state_dict(), tmp_path / files[0].name)
+    found = collection.digest_of_file(tmp_path / files[0].name)
+    with pytest.MonkeyPatch.context() as patch:
+        own = replace(published.NETWORKS["inception"], files=(replace(files[0], begins=found),))
+        patch.setitem(published.NETWORKS, "inception", own)
+        collection.convert("inception", [tmp_path / files[0].name], tmp_path)
+    collection.check_weights("inception", tmp_path)
+    conversion.save(Inception(16).state_dict(), tmp_path / "inception", {"unit": 16})
+    with pytest.raises(WeightsError, match=r"the converted one had .*--fetch inception"):
+        collection.open_network("inception", tmp_path)
+
+
+def test_every_network_can_be_timed_without_its_file():
+    assert list(throughput.BUILDERS) == list(published.NETWORKS)
+    speeds = throughput.measure(["dino", "lpips"], batch=1, side=64, repeats=1)
+    assert [round(s.parameters / 1e6) for s in speeds] == [22, 2]
+    assert all(s.pictures_per_second > 0 for s in speeds)
+    assert "threads, random weights" in throughput.table(speeds)
+    with pytest.raises(ValueError, match="no network 'dyno'; nearest: dino"):
+        throughput.measure(["dyno"])
+
+
+def test_resizes_of_pytorch_fid_and_torchmetrics():
+    x = picture(40, 56)
+    plain = torch.from_numpy(x.transpose(2, 0, 1).copy()).float()[None]
+    half = interpolate(plain, (9, 9), mode="bilinear")[0]
+    # the network's (x - 128) / 128 of it is pytorch-fid's 2x - 1
+    assert torch.allclose((resizing.half_pixel(x, 9) - 128) / 128, half / 255 * 2 - 1, atol=1e-5)
+    assert torch.equal(
+        resizing.antialias(x, 9), interpolate(plain, (9, 9), mode="bilinear", antialias=True)[0]
+    )

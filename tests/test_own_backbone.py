@@ -16,7 +16,14 @@ from fastvar_lab.backbones.quantize import BitQuantizer
 from fastvar_lab.cache import KVCache
 from fastvar_lab.experiments import claims, figures, run, verdicts
 from fastvar_lab.experiments.base import Scope, full_and_preset
-from fastvar_lab.experiments.questions import memory, resolution_scaling
+from fastvar_lab.experiments.questions import (
+    budget,
+    budget_transfer,
+    memory,
+    reduced_precision,
+    resolution_scaling,
+)
+from fastvar_lab.planning.by_hand import by_hand
 from fastvar_lab.sampling import bit_probabilities
 from fastvar_lab.scales import square
 from fastvar_lab.seam import Site
@@ -89,7 +96,8 @@ class Toy(Backbone):
         y, x = torch.arange(grid.h) / grid.h, torch.arange(grid.w) / grid.w
         place = torch.stack(torch.meshgrid(y, x, indexing="ij"), dim=-1).flatten(0, 1)
         here = self.levels.weight[grid.index] + self.place(place.to(self.head.weight))
-        tokens = self.enter(rearrange(latent, "b d h w -> b (h w) d")) + here
+        flat = rearrange(latent, "b d h w -> b (h w) d").to(self.head.weight)
+        tokens = self.enter(flat) + here
         return tokens.repeat(len(state.start) // len(tokens), 1, 1) + state.start
 
     def logits(self, state, x):
@@ -164,11 +172,21 @@ def test_it_gets_comparisons_and_widgets(toy, tmp_path):
 def test_it_runs_every_experiment_with_its_figure_and_claims(toy, tmp_path, name, monkeypatch):
     monkeypatch.setattr(memory, "SIDES", (8, 12))
     monkeypatch.setattr(resolution_scaling, "SIDES", (8, 12))
+    monkeypatch.setattr(reduced_precision, "RELEASES", ())
     record, options = run.find(name), {"store": Store(tmp_path / "store"), "progress": False}
-    if record.methods in (full_and_preset, memory.methods):  # what it lacks is said in a sentence
+    monkeypatch.setattr(budget, "by_hand", lambda *of: by_hand(*of)[::12])
+    if record.methods in (
+        full_and_preset,
+        memory.methods,
+        reduced_precision.methods,
+    ):  # what it lacks is said in a sentence
         with pytest.raises(ValueError, match="preset"):
             run.run(name, LOOK, model=toy, **options)
         options["methods"] = {"mine": fv.Prune({-2: 0.5, -1: 0.75})}
+    if record.methods in (budget.methods, budget_transfer.methods):
+        with pytest.raises(ValueError, match="no schedules were planned"):
+            run.run(name, LOOK, model=toy, **options)
+        options["methods"] = {"mine": fv.Planned({-1: {"ffn": "4" * toy.depth}})}
     frame = run.run(name, LOOK, model=toy, **options)
     assert set(frame.model) == {"toy"}
     assert name in run.table(name, frame)

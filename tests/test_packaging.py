@@ -22,7 +22,7 @@ ROOT = Path(__file__).parent.parent
 CARD = ROOT / "fastvar_lab" / "weights" / "MODEL_CARD.md"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 SHARED = {  # options by the section of docs/commands.md that explains them
-    "options-of-models": {"--model", "--weights", "--device", "--dtype"},
+    "options-of-models": {"--model", "--weights", "--device", "--dtype", "--lora", "--lora-scale"},
     "options-of-results": {"--store", "--workers", "--scheduler", "--prompts"},
 }
 CONDA_NAMES = {"torch": "pytorch", "playwright": "playwright-python"}

@@ -9,7 +9,7 @@ import torch
 import fastvar_lab as fv
 from fastvar_lab.backbones.infinity import InfinityConfig
 from fastvar_lab.backbones.var import LabelEncoder
-from fastvar_lab.evaluators.closed_world import evaluate
+from fastvar_lab.experiments.evaluation import evaluate
 from fastvar_lab.models.build import build
 from fastvar_lab.models.loading import load
 from fastvar_lab.provenance import requested

@@ -74,16 +74,22 @@ INSIDE = {
     "models": (
         *("names", "shipped", "absent", "precision", "families", "releases", "hub", "wrappers"),
         "states",
-        *("checkpoints", "stamps", "features", "seeding", "model", "lora", "build", "tiny"),
-        *("loading", "requirements", "catalog", "live_object", "recognition", "attach"),
+        *("checkpoints", "stamps", "features", "seeding", "model", "converted"),
+        *("lora_files", "lora", "build", "tiny"),
+        *("loading", "staging", "standin", "requirements", "catalog"),
+        *("live_object", "live_functions", "recognition", "attach"),
     ),
     "networks": (
         *("resizing", "inception", "lpips", "renaming", "pretrained", "conversion"),
-        *("collection", "random_networks"),
+        *("published", "collection", "random_networks", "throughput"),
+    ),
+    "first_contact": (
+        *("finding", "configuration", "effort", "likelihood", "probes", "examination"),
     ),
     "cli": (
         "options",
         "generate_options",
+        "release_options",
         "notebook_copies",
         "notebook_pages",
         "notebook_runner",

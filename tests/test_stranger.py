@@ -135,7 +135,12 @@ def test_a_metric_a_prompt_set_and_an_experiment_with_its_figure(tiny, tmp_path)
     assert kept.equals(made[columns].reset_index(drop=True))
 
 
-NEEDS = {"drafting": "two VARs of the shipped configurations"}
+PLANS = "schedules that were planned for the model"
+NEEDS = {
+    "drafting": "two VARs of the shipped configurations",
+    "budget": PLANS,
+    "budget_transfer": PLANS,
+}
 
 
 @pytest.mark.parametrize("name", sorted(shipped().keys() - NEEDS.keys()))

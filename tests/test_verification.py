@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import fastvar_lab as fv
+from fastvar_lab import verification
 from fastvar_lab.verification import all_kept
 from tests.families import FAMILIES, prompt, small_model
 
@@ -131,3 +132,23 @@ def test_whatever_a_method_raises_is_a_failed_line(small, error):
     assert report.passed["a batch equals its pictures alone"] is False
     assert note.startswith(f"{type(error).__name__}: ")
     assert "\n" not in note
+
+
+def test_a_method_that_quantises_is_verified_in_float64(small, monkeypatch):
+    """Where a batch differs in float32 but not in float64 it is rounding; a fault is in both."""
+    single = small_model("infinity")
+    gaps = {torch.float32: 0.5, torch.float64: 0.0}
+
+    def gap(model, method, prompt, seed):
+        return gaps[model.dtype] if method == fv.QuantKV(4) else 0.0
+
+    monkeypatch.setattr(verification, "_batch_gap", gap)
+    passed, note = verification.batched(single, fv.QuantKV(4), PROMPT, 0)
+    assert passed
+    assert "50.00% of the tokens have other logits" in note
+    assert "none do in float64" in note
+    assert single.dtype is torch.float32
+    gaps[torch.float64] = 0.1
+    assert verification.batched(single, fv.QuantKV(4), PROMPT, 0).passed is False
+    gaps[torch.float64] = 0.5
+    assert verification.batched(small, fv.QuantKV(4), PROMPT, 0).passed is False

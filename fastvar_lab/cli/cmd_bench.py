@@ -22,6 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="time the paper's models and sizes with random weights, count GPU launches, or "
         "compare predicted with measured times of schedules",
     )
+    parser.add_argument(
+        "--attached", action="store_true", help="time an attached model over a loaded one instead"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument(
         "--out",
@@ -40,6 +43,8 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError(
             "--suite fixes models and weights; choose among its cases with --case, not --model"
         )
+    if args.attached and (args.suite or args.case):
+        raise ValueError("--attached times one ratio; it takes no --suite or --case")
     if args.out is not None and not args.suite:
         raise ValueError("--out requires --suite")
     if args.suite == "launches":
@@ -54,7 +59,7 @@ def run(args: argparse.Namespace) -> None:
     import torch
 
     from fastvar_lab.models.loading import load, require
-    from fastvar_lab.speed import bench, suite
+    from fastvar_lab.speed import attached, bench, suite
 
     require(args.device)
     if args.suite == "plans":
@@ -73,6 +78,10 @@ def run(args: argparse.Namespace) -> None:
         return
     adapter = {"lora": args.lora, "lora_scale": args.lora_scale}
     model = load(args.model, args.weights, args.device, dtype, depth=args.depth, **adapter)
+    if args.attached:
+        ratio = attached.attached_ratio(model, args.repeats)
+        print(json.dumps(ratio, indent=1) if args.json else attached.table(ratio))
+        return
     result = bench.bench(model, args.repeats, args.case)
     print(json.dumps(result, indent=1) if args.json else bench.table(result))
 

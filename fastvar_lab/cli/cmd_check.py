@@ -31,10 +31,12 @@ def run(args: argparse.Namespace) -> None:
     import torch
     from PIL import Image
 
-    from fastvar_lab import first_contact
     from fastvar_lab.files import folder
+    from fastvar_lab.first_contact import effort, examination
+    from fastvar_lab.first_contact.finding import OFF, OPEN, RIGHT, Finding, table
     from fastvar_lab.models import catalog
     from fastvar_lab.models.loading import load, skeleton
+    from fastvar_lab.models.staging import load_encoded
 
     picture = None
     if args.picture is not None:
@@ -47,29 +49,31 @@ def run(args: argparse.Namespace) -> None:
         load(args.model)  # names the known ones
     with torch.device("meta"):
         planned = skeleton(args.model)
-    forwards, operations = first_contact.effort(planned)
+    forwards, operations = effort.effort(planned)
     print(
         f"{args.model}: {rows[0]['parameters'] / 1e9:.2f} billion parameters, about "
-        f"{first_contact.needed(planned, args.dtype) / 1e9:.1f} GB of memory; {forwards} forwards, "
+        f"{effort.needed(planned, args.dtype) / 1e9:.1f} GB of memory; {forwards} forwards, "
         f"{operations / 1e12:.1f} TFLOP, about "
-        f"{operations / first_contact.speed(args.device, args.dtype) / 60:.1f} minutes"
+        f"{operations / effort.speed(args.device, args.dtype) / 60:.1f} minutes"
     )
-    verdict = {"equal": first_contact.RIGHT, "differs": first_contact.OFF}
+    verdict = {"equal": RIGHT, "differs": OFF}
     state = rows[0]["hash"]
-    findings = [first_contact.Finding("files", verdict.get(state, first_contact.OPEN),
+    findings = [Finding("files", verdict.get(state, OPEN),
                                       f"SHA-256 {state}",
                                       "another file, or a damaged one" if state == "differs"
                                       else "")]  # fmt: skip
     folder(args.out)
-    model = load(args.model, args.weights, args.device, getattr(torch, args.dtype))
-    findings.append(first_contact.Finding("names and shapes", first_contact.RIGHT, "all match"))
-    texts = [item.prompt for item in model.prompts.take(8)]
+    texts = [item.prompt for item in planned.prompts.take(8)]
     caption = args.caption or texts[0]
     other = args.other or next((t for t in texts if t != caption), f"not {caption}")
-    for finding in first_contact.check(model, caption, other, picture, args.out):
+    model = load_encoded(
+        [caption, other], args.model, args.weights, args.device, getattr(torch, args.dtype)
+    )
+    findings.append(Finding("names and shapes", RIGHT, "all match"))
+    for finding in examination.check(model, caption, other, picture, args.out):
         print(f"{finding.verdict:<5} {finding.what}")
         findings.append(finding)
-    print(first_contact.table(findings))
-    off = [finding.what for finding in findings if finding.verdict == first_contact.OFF]
+    print(table(findings))
+    off = [finding.what for finding in findings if finding.verdict == OFF]
     if off:
         raise ValueError(f"{args.model} is off in: {', '.join(off)}")

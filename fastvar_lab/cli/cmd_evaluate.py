@@ -15,6 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--n", type=int, default=200, help="number of pictures")
     parser.add_argument("--size", help="final token map, such as 48 or 32x48 (height x width)")
     parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--out", type=options.path, help="folder that keeps the pictures")
     parser.add_argument(
         "--given",
         type=int,
@@ -33,11 +34,13 @@ def run(args: argparse.Namespace) -> None:
     """Score a model, or the judge itself."""
     if args.n < 7:
         raise ValueError(f"--n must be at least 7, one picture for each task; not {args.n}")
-    if args.judge and (args.ratios, args.method, args.size, args.given) != (None, None, None, 0):
+    drawing = args.ratios, args.method, args.size, args.given, args.out
+    if args.judge and drawing != (None, None, None, 0, None):
         raise ValueError(
-            "--judge scores rendered scenes and takes no --ratios, --method, --size or --given"
+            "--judge scores rendered scenes and takes no --ratios, --method, --size, --given, --out"
         )
-    from fastvar_lab.evaluators.closed_world import evaluate, judge_accuracy, need_judge, table
+    from fastvar_lab.evaluators.closed_world import judge_accuracy, need_judge
+    from fastvar_lab.experiments.evaluation import evaluate, table
     from fastvar_lab.methods.prune import Dense
 
     method = options.method(args) or Dense()
@@ -48,5 +51,5 @@ def run(args: argparse.Namespace) -> None:
         print(json.dumps(judge_accuracy(model, args.n, args.seed), indent=1))
         return
     sizes = options.sizes_to(model, args.size)
-    result = evaluate(model, method, args.n, args.seed, sizes, given=args.given)
+    result = evaluate(model, method, args.n, args.seed, sizes, given=args.given, folder=args.out)
     print(json.dumps(result, indent=1) if args.json else table(result))

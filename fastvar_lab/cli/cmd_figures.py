@@ -32,6 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--quick", action="store_true", help="few prompts; a smoke test, not for publication"
     )
     parser.add_argument(
+        "--default", action="store_true", help="as many prompts as `experiment` takes: 24"
+    )
+    parser.add_argument(
         "--format", default="png,pdf", help="comma-separated formats: png, pdf, svg"
     )
     parser.add_argument(
@@ -53,6 +56,8 @@ def run(args: argparse.Namespace) -> None:
     for ending in endings:
         if ending not in ENDINGS:
             raise ValueError(f"--format takes png, pdf and svg; not {ending!r}")
+    if args.quick and args.default:
+        raise ValueError("--quick and --default exclude each other; give at most one")
     from fastvar_lab.experiments import listing
 
     names = listing.chosen(args.names, args.all)
@@ -72,7 +77,7 @@ def run(args: argparse.Namespace) -> None:
             print(path)
         return
     spec, prompts, metrics = options.spec(args), options.prompts(args), options.metrics(args)
-    scope = "quick" if args.quick else "paper"
+    scope = "quick" if args.quick else "default" if args.default else "paper"
     model = spec.open()
     with options.cells(args) as (store, executor):
         for path in figures.draw(

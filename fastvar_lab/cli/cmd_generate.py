@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from fastvar_lab.cli import generate_options, options
-
-if TYPE_CHECKING:
-    from fastvar_lab.scales import Sizes
+from fastvar_lab.cli import generate_options, options, release_options
 
 HELP = "generate a picture for every prompt"
 PROMPT = "text, for tiny such as 'two red striped stars' or 'a ring left of a blue square'"
@@ -25,25 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--paper", action="store_true", help="prune with the paper's preset for this model"
     )
-    parser.add_argument("--pn", help="pixel budget of Infinity models: 0.06M, 0.25M, 0.60M or 1M")
-    parser.add_argument(
-        "--aspect", type=float, help="height over width, for Infinity models, such as 1.5"
-    )
-    parser.add_argument(
-        "--features", type=options.path, help="folder in which encoded prompts are cached"
-    )
-    parser.add_argument(
-        "--download", action="store_true", help="download weights from the Hugging Face Hub"
-    )
-    parser.add_argument(
-        "--precision",
-        default="float32",
-        help="float32, int8, or official: the precision of the released code",
-    )
-    parser.add_argument(
-        "--instruction", type=options.path, help="file with HART's instruction text"
-    )
+    release_options.add(parser)
     generate_options.add_sampling(parser)
+    generate_options.add_prompting(parser)
     generate_options.add_editing(parser)
     generate_options.add_variants(parser)
     options.add_method(parser, "no pruning")
@@ -56,38 +37,22 @@ def run(args: argparse.Namespace) -> None:
     if args.paper and (args.ratios, args.method) != (None, None):
         raise ValueError("--paper takes no --ratios or --method; give at most one")
     generate_options.check(args)
-    import torch
-
     from fastvar_lab.audit import checked_acts
     from fastvar_lab.draws import Streamed
     from fastvar_lab.files import folder
     from fastvar_lab.generation import generate
     from fastvar_lab.methods.prune import Dense
-    from fastvar_lab.models.loading import load
     from fastvar_lab.models.model import paper_preset
     from fastvar_lab.pictures import file_name, to_uint8, write_image
     from fastvar_lab.provenance import picture_key
     from fastvar_lab.request import make_request
 
     method, prompts = options.method(args) or Dense(), generate_options.prompts(args)
-    model = load(
-        args.model,
-        args.weights,
-        args.device,
-        getattr(torch, args.dtype or "float32"),
-        args.seed,
-        download=args.download,
-        precision=args.precision,
-        lora=args.lora,
-        lora_scale=args.lora_scale,
-        features=args.features,
-        instruction=args.instruction,
-        sizes=_trained_sizes(args),
-        **{name: getattr(args, name) for name in generate_options.VARIANTS},
-    )
-    for prompt in (*prompts, *([args.negative] if args.negative is not None else [])):
+    negative = [] if args.negative is None else [args.negative]
+    variants = {name: getattr(args, name) for name in generate_options.VARIANTS}
+    model = release_options.open_encoded(args, [*prompts, *negative], args.seed, **variants)
+    for prompt in (*prompts, *negative):
         model.check(prompt)
-    model.sizes = options.sizes_to(model, args.size) or model.sizes
     if args.paper:
         method = paper_preset(model)
     sampling = generate_options.sampling(args, model)
@@ -114,22 +79,3 @@ def run(args: argparse.Namespace) -> None:
         path = args.out / name
         write_image(path, image)
         print(path)
-
-
-def _trained_sizes(args: argparse.Namespace) -> Sizes | None:
-    """Return the trained schedule named by --aspect and --pn, or the one nearest to --size."""
-    from fastvar_lab import scales
-    from fastvar_lab.models.loading import buckets
-
-    size = None if args.size is None else scales.parse_size(args.size)
-    trained = buckets(args.model)
-    if trained is None:
-        if args.pn or args.aspect is not None:
-            raise ValueError(f"--pn and --aspect are for Infinity models; not for {args.model}")
-        return None
-    budget = args.pn or trained.budgets[-1]
-    if args.aspect is not None:
-        return trained.exactly(args.aspect, budget)
-    if size:
-        return trained.schedule(size[0] / size[1], budget)
-    return trained.schedule(1.0, budget) if args.pn else None

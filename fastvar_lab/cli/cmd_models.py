@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dtype", choices=("float32", "bfloat16", "float16"), help="precision for --memory"
     )
-    parser.add_argument("--precision", help="float32, or official, for --memory")
+    parser.add_argument("--precision", help="float32, int8 or official, for --memory")
     options.add_method(parser, "the model's preset")
 
 

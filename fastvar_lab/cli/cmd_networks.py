@@ -21,16 +21,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rehearse", action="store_true", help="write tiny random networks of every kind"
     )
+    parser.add_argument(
+        "--speed", nargs="*", metavar="NAME", help="time networks, default all, with random weights"
+    )
+    options.add_device(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """List, fetch or convert networks."""
-    if (args.fetch is not None) + (args.convert is not None) + args.rehearse > 1:
-        raise ValueError("--fetch, --convert and --rehearse exclude each other; give at most one")
+    actions = args.fetch is not None, args.convert is not None, args.rehearse
+    if sum(actions) + (args.speed is not None) > 1:
+        raise ValueError(
+            "--fetch, --convert, --rehearse and --speed exclude each other; give at most one"
+        )
     if args.files and args.convert is None:
         raise ValueError("--files are those of --convert NAME")
-    from fastvar_lab.networks import collection, random_networks
+    from fastvar_lab.networks import collection, published, random_networks
 
+    if args.speed is not None:
+        from fastvar_lab.models.loading import require
+        from fastvar_lab.networks import throughput
+
+        require(args.device)
+        print(throughput.table(throughput.measure(args.speed or None, args.device)))
+        return
     if args.rehearse:
         if args.networks is None:
             raise ValueError("--rehearse writes to a folder of its own: give --networks DIR")
@@ -40,10 +54,11 @@ def run(args: argparse.Namespace) -> None:
         print(collection.convert(args.convert, args.files, args.networks))
         return
     for name in args.fetch or ():
-        collection.find(name)
+        published.find(name)
     if args.fetch is None:
         print(collection.table(args.networks))
     for name in args.fetch or ():
-        network = collection.find(name)
+        network = published.find(name)
         print(f"{name}: {network.megabytes} MB, {network.licence}")
+        print("\n".join(collection.sources(network)))
         print(collection.fetch(name, args.networks))

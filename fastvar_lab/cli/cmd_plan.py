@@ -1,11 +1,15 @@
-"""Plans a schedule for a budget, and writes it to a file that other commands take."""
+"""Plans schedules for budgets, and writes them to a file that other commands take."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fastvar_lab.cli import options
+
+if TYPE_CHECKING:  # help needs no torch
+    from fastvar_lab.planning.planner import Plan, Planner
 
 HELP = "plan a schedule of pruning for a budget"
 
@@ -13,20 +17,30 @@ HELP = "plan a schedule of pruning for a budget"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
     budget = parser.add_mutually_exclusive_group(required=True)
-    budget.add_argument("--speedup", type=float, help="speedup over full generation, such as 2")
+    budget.add_argument(
+        "--speedup", type=float, nargs="+", help="speedups over full generation, such as 2"
+    )
     budget.add_argument("--psnr", type=float, help="dB to full generation to keep, such as 35")
+    budget.add_argument("--ms", type=float, help="milliseconds of one picture on this machine")
+    budget.add_argument("--cache-mb", type=float, help="megabytes of keys and values of a picture")
     parser.add_argument(
         "--out", dest="file", type=options.path, default=Path("schedule.json"),
-        help="file for the schedule",
+        help="file for the schedule, or for the schedules of several speedups or guidance scales",
     )  # fmt: skip
     parser.add_argument(
-        "--cost", choices=("time", "operations"), default="time",
-        help="what the budget counts: time on this machine, or operations",
+        "--cost", choices=("time", "operations"),
+        help="what a speedup counts: time on this machine, the default, or operations",
     )  # fmt: skip
-    parser.add_argument("--n", type=int, default=8, help="pictures that the plan is made on")
-    parser.add_argument("--guidance", type=float, help="guidance scale; default: the model's")
+    parser.add_argument("--figure", type=options.path, help="file for a picture of the schedule")
+    parser.add_argument("--n", type=int, help="pictures that the plan is made on; default: 16")
     parser.add_argument(
-        "--quick", action="store_true", help="plan on four pictures, with layers in groups"
+        "--guidance", type=float, nargs="+", help="guidance scales; default: the model's"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="plan on four pictures, with one round of correction"
+    )
+    parser.add_argument(
+        "--rounds", type=int, help="rounds of correction; default: 2, with --quick 1"
     )
     parser.add_argument("--size", help="final token map, such as 48 or 32x48 (height x width)")
     options.add_prompts(parser)
@@ -35,38 +49,79 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Plan a schedule, write it, and print what is predicted of it."""
+    """Plan schedules, write them, and print what is predicted and measured of each."""
     from dataclasses import replace
-    from statistics import median
 
-    from fastvar_lab.files import folder
-    from fastvar_lab.measure.speedup import Speedup
+    from fastvar_lab.files import folder, write_json
     from fastvar_lab.methods.parse import save_method
-    from fastvar_lab.methods.prune import Dense
     from fastvar_lab.planning.planner import Planner
-    from fastvar_lab.planning.predictions import measured
+    from fastvar_lab.planning.plans import plan_record
     from fastvar_lab.store import Store
 
+    counted = "time" if args.ms is not None else "bytes" if args.cache_mb is not None else None
+    if counted is not None and args.cost is not None:
+        raise ValueError(f"--cost is what --speedup and --psnr count; the budget counts {counted}")
     if args.file.is_dir():
         raise ValueError(f"--out names the file of the schedule; {args.file} is a folder")
+    for speedup in args.speedup or ():
+        if not speedup >= 1:
+            raise ValueError(f"a speedup is 1 or more; not {speedup}")
+    if args.rounds is not None and args.rounds < 0:
+        raise ValueError(f"--rounds is 0 or more; not {args.rounds}")
+    scales, budgets = args.guidance or [None], args.speedup or [None]
+    several = len(scales) * len(budgets) > 1
+    if several and args.figure is not None:
+        raise ValueError("--figure draws one schedule; give one speedup and one guidance scale")
     folder(args.file.parent)
     model = options.open_model(args)
-    sampling = model.sampling
-    if args.guidance is not None:
-        sampling = replace(sampling, guidance=args.guidance)
     options.say_what_random_weights_mean(args)
-    planner = Planner(
-        model,
-        args.cost,
-        args.n,
-        options.prompts(args),
-        sampling,
-        options.sizes_to(model, args.size),
-        Store(args.store).prepare(),
-        args.quick,
-    )
-    plan = planner.plan(args.speedup) if args.psnr is None else planner.plan_to(args.psnr)
-    save_method(plan.method, args.file)
+    records = []
+    for scale in scales:
+        sampling = model.sampling if scale is None else replace(model.sampling, guidance=scale)
+        planner = Planner(
+            model,
+            counted or args.cost or "time",
+            args.n,
+            options.prompts(args),
+            sampling,
+            options.sizes_to(model, args.size),
+            Store(args.store).prepare(),
+            args.quick,
+        )
+        for speedup in budgets:
+            plan = _plan(planner, args, speedup)
+            _say(planner, plan)
+            if several:
+                records.append(plan_record(planner, speedup or plan.speedup, plan))
+                write_json(args.file, {"plans": records})
+            else:
+                save_method(plan.method, args.file)
+    if args.figure is not None:
+        from fastvar_lab.planning.plans import plan_figure
+        from fastvar_lab.plotting.style import write_figure
+
+        write_figure(args.figure, plan_figure(model, plan.method, planner.sizes))
+    print(f"the schedule{'s are' if several else ' is'} in {args.file}")
+
+
+def _plan(planner: Planner, args: argparse.Namespace, speedup: float | None) -> Plan:
+    """Plan for the one budget that is given."""
+    if speedup is not None:
+        return planner.plan(speedup, args.rounds)
+    if args.psnr is not None:
+        return planner.plan_to(args.psnr, args.rounds)
+    budget = args.ms if args.ms is not None else 1e6 * args.cache_mb
+    return planner.plan_within(budget, args.rounds)
+
+
+def _say(planner: Planner, plan: Plan) -> None:
+    """Print a plan, what is predicted of it, and what it measures."""
+    from statistics import median
+
+    from fastvar_lab.measure.speedup import Speedup
+    from fastvar_lab.methods.prune import Dense
+    from fastvar_lab.planning.predictions import measured
+
     print(plan.method)
     print(
         f"predicted: {plan.speedup:.2f} times as fast, {planner.spent(plan.method):.4g} "
@@ -81,4 +136,3 @@ def run(args: argparse.Namespace) -> None:
         f"{plan.psnr:.1f} dB to full generation on {len(planner.calibration.items)} calibration "
         "pictures"
     )
-    print(f"the schedule is in {args.file}")

@@ -22,10 +22,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Print a table."""
-    from fastvar_lab.experiments import paper_tables
+    from fastvar_lab.experiments import paper_tables, printed_tables
     from fastvar_lab.plotting.tables import latex, markdown
 
-    table = paper_tables.find(args.table)
+    table = printed_tables.find(args.table)
     frame = paper_tables.rows(table, args.folder, args.any_count)
     if args.format == "csv":
         print(frame.to_csv(index=False), end="")

@@ -31,12 +31,21 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-residuals", action="store_true", help="leave out the residuals of HART's last scale"
     )
+
+
+def add_prompting(parser: argparse.ArgumentParser) -> None:
+    """Add the options of prompts and noise."""
     parser.add_argument("--negative", help="prompt that guidance leads away from")
-    parser.add_argument(
-        "--positive-prompt", type=options.path, help="file with a suffix of prompts about people"
-    )
+    add_positive_prompt(parser)
     parser.add_argument(
         "--streamed", action="store_true", help="draw noise in the order of the released code"
+    )
+
+
+def add_positive_prompt(parser: argparse.ArgumentParser) -> None:
+    """Add --positive-prompt."""
+    parser.add_argument(
+        "--positive-prompt", type=options.path, help="file with a suffix of prompts about people"
     )
 
 
@@ -103,17 +112,24 @@ def _numbers(option: str, text: str) -> float | tuple[float, ...]:
 
 def prompts(args: argparse.Namespace) -> list[str]:
     """Return the prompts, with the positive prompt of a file if one is named."""
+    from fastvar_lab.prompts import positive_prompt
+
+    text = suffix(args)
+    return args.prompt if text is None else [positive_prompt(p, text) for p in args.prompt]
+
+
+def suffix(args: argparse.Namespace) -> str | None:
+    """Read the released positive prompt of --positive-prompt; None without it."""
     if args.positive_prompt is None:
-        return args.prompt
+        return None
     from fastvar_lab.files import official_text
-    from fastvar_lab.prompts import SUFFIX_SHA256, positive_prompt
+    from fastvar_lab.prompts import SUFFIX_SHA256
 
     try:
-        suffix = official_text(args.positive_prompt, SUFFIX_SHA256)
+        return official_text(args.positive_prompt, SUFFIX_SHA256)
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise ValueError(f"cannot read the file {args.positive_prompt}: {reason}") from None
-    return [positive_prompt(prompt, suffix) for prompt in args.prompt]
 
 
 def editing(args: argparse.Namespace, model: Model) -> tuple[list[Tensor], Tensor | None]:

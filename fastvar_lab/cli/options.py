@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # imported when a command runs, to keep help and errors fast
     from concurrent.futures import Executor
 
-    from fastvar_lab.evaluators.benchmarks import Plan
+    from fastvar_lab.evaluators.plans import Plan
     from fastvar_lab.experiments.workers import ModelSpec
     from fastvar_lab.models.model import Model
     from fastvar_lab.prompts import PromptSet
@@ -69,7 +69,9 @@ def add_method(parser: argparse.ArgumentParser, default: str) -> None:
     """Add --ratios and --method; `default` describes the method without them."""
     parser.add_argument("--ratios", help=f"{RATIOS}; default: {default}")
     parser.add_argument(
-        "--method", help="a method as Python, such as 'Merge({-1: 0.5})', or the file of a plan"
+        "--method",
+        help="a method as Python, such as 'Merge({-1: 0.5})', the file of a plan, or planned-2x "
+        "for a planned schedule that ships",
     )
 
 
@@ -82,7 +84,9 @@ def add_cells(parser: argparse.ArgumentParser) -> None:
 
 def add_prompts(parser: argparse.ArgumentParser) -> None:
     """Add --prompts."""
-    parser.add_argument("--prompts", type=path, help="text file of prompts; default: the model's")
+    parser.add_argument(
+        "--prompts", help="text file of prompts, geneval or closed-world; default: the model's"
+    )
 
 
 def add_benchmark(parser: argparse.ArgumentParser, named: bool = False) -> None:
@@ -136,10 +140,16 @@ def check(args: argparse.Namespace, argv: Sequence[str]) -> None:
 
 
 def prompts(args: argparse.Namespace) -> PromptSet | None:
-    """Return the prompt set of --prompts, None without it."""
-    from fastvar_lab.prompts import PromptFile
+    """Return the prompt set of --prompts, by name or from a file; None without it."""
+    from fastvar_lab.prompts import ClosedWorld, PromptFile
 
-    return None if args.prompts is None else PromptFile(args.prompts)
+    if args.prompts == "geneval":
+        from fastvar_lab.evaluators.geneval_pictures import GenEvalPrompts
+
+        return GenEvalPrompts(device=getattr(args, "device", "cpu"))
+    if args.prompts == ClosedWorld.name:
+        return ClosedWorld()
+    return None if args.prompts is None else PromptFile(path(args.prompts))
 
 
 def metrics(args: argparse.Namespace) -> list[str] | None:
@@ -153,7 +163,8 @@ def metrics(args: argparse.Namespace) -> list[str] | None:
 
 def plan(args: argparse.Namespace, **more: Any) -> Plan:
     """Return the plan of a benchmark; raises ValueError for options that do not fit it."""
-    from fastvar_lab.evaluators.benchmarks import Plan, find
+    from fastvar_lab.evaluators.benchmarks import find
+    from fastvar_lab.evaluators.plans import Plan
 
     mark = find(args.benchmark)
     return Plan(mark, args.data, args.category, args.n, args.images, args.format, **more)
@@ -182,6 +193,10 @@ def method(args: argparse.Namespace) -> Method | None:
     if args.method is not None:
         from fastvar_lab.methods.parse import read_method, read_method_file
 
+        if args.method.startswith("planned-"):
+            from fastvar_lab.planning.plans import named
+
+            return named(args.method, args.model, getattr(args, "guidance", None))
         read = read_method_file if args.method.endswith(".json") else read_method
         return read(args.method)
     if args.ratios is None:

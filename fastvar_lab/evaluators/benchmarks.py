@@ -6,251 +6,82 @@ pictures. To add a benchmark, write a function that returns its prompts, and a l
 
 from __future__ import annotations
 
-import json
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, NamedTuple
-
-from fastvar_lab.errors import short, unknown
+from fastvar_lab.errors import unknown
 from fastvar_lab.evaluators import geneval
-from fastvar_lab.files import digest, expanded
+from fastvar_lab.evaluators.plans import Benchmark, Plan, Prompt, read_data
+from fastvar_lab.files import expanded
 from fastvar_lab.prompts import ClosedWorld, PromptFile
 
 STYLES = ("anime", "concept-art", "paintings", "photo")  # of HPSv2
 CATEGORIES = ("animals", "art", "fashion", "food", "indoor", "landscape", "logo", "people",
               "plants", "vehicles")  # fmt: skip
-SEEDS = ("each", "per-prompt", "one")
-"""Seed rules: every picture its own; the k-th picture of all prompts the same; all the same."""
-
-
-class Prompt(NamedTuple):
-    """A prompt of a benchmark: its text, the group it counts in, its name in the layout.
-
-    `metadata` is what a judge or an official script reads beside the pictures.
-    """
-
-    text: str
-    group: str
-    name: str
-    metadata: Mapping[str, Any] | None = None
-
-
-class Sample(NamedTuple):
-    """A picture to make: its path in the folder, prompt, seed, group, metadata.
-
-    `prompt` is what is scored; `written` is what the model is given: the same, or rewritten.
-    """
-
-    path: str
-    prompt: str
-    seed: int
-    group: str
-    written: str
-    metadata: Mapping[str, Any] | None = None
-
-
-Source = Callable[[Path | None, str | None], list[Prompt]]
-"""Reads the prompts from the user's data, for one category where there are several."""
-
-
-@dataclass(frozen=True)
-class Benchmark:
-    """One benchmark.
-
-    `layout` is a path with `{name}` and `{j}`, the picture's number; `{j:04d}` pads it. `images`
-    are made for each prompt, `pictures` in all are what a table compares. `endings` are allowed
-    file formats, the first one is the default. `data` says what the user has to bring.
-    """
-
-    name: str
-    source: str
-    prompts: Source
-    layout: str
-    images: int
-    pictures: int
-    scores: tuple[str, ...]
-    endings: tuple[str, ...] = ("png",)
-    data: str = ""
-    categories: tuple[str, ...] = ()
-    resize: str = "clean"
 
 
 def find(name: str) -> Benchmark:
-    """Return a benchmark by name; raise ValueError for an unknown one."""
+    """Return a benchmark by name; raise ValueError for an unknown one.
+
+    >>> find("geneval").pictures
+    2212
+    """
     if name not in BENCHMARKS:
         raise unknown("benchmark", name, BENCHMARKS)
     return BENCHMARKS[name]
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What is to be made of a benchmark, and what decides it; the defaults are the protocol.
-
-    `n` prompts are taken from all groups in turn, None takes all. `rewritten` is a JSON file from
-    prompts to what the model is given instead.
-    """
-
-    benchmark: Benchmark
-    data: Path | None = None
-    category: str | None = None
-    n: int | None = None
-    images: int | None = None
-    ending: str | None = None
-    seeds: str = "each"
-    seed: int = 0
-    rewritten: Path | None = None
-
-    def __post_init__(self) -> None:
-        mark = self.benchmark
-        if mark.categories and self.category not in mark.categories:
-            raise ValueError(
-                f"{mark.name} is scored by category, one of {', '.join(mark.categories)}; "
-                f"not {self.category}"
-            )
-        if not mark.categories and self.category is not None:
-            raise ValueError(f"{mark.name} has no categories; omit {self.category!r}")
-        if mark.data and self.data is None:
-            raise ValueError(f"{mark.name} needs {mark.data}")
-        if self.seeds not in SEEDS:
-            raise ValueError(f"seeds must be one of {', '.join(SEEDS)}; not {self.seeds!r}")
-        if self.ending is not None and self.ending not in mark.endings:
-            raise ValueError(
-                f"pictures of {mark.name} are {' or '.join(mark.endings)}; not {self.ending}"
-            )
-        for name, value in (("n", self.n), ("images", self.images)):
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be 1 or more; not {value}")
-
-    @property
-    def format(self) -> str:
-        return self.ending or self.benchmark.endings[0]
-
-    def prompts(self) -> list[tuple[int, Prompt]]:
-        """Read the prompts, each with its number in the whole benchmark.
-
-        Raises ValueError for data that are not those of the benchmark.
-        """
-        every = list(enumerate(self.benchmark.prompts(self.data, self.category)))
-        if not every:
-            raise ValueError(f"{self.data} holds no prompt of {self.benchmark.name}")
-        turns, ranked = Counter[str](), list[tuple[int, int, Prompt]]()
-        for i, prompt in every:
-            ranked.append((turns[prompt.group], i, prompt))
-            turns[prompt.group] += 1
-        return sorted(((i, p) for _, i, p in sorted(ranked, key=_turn)[: self.n]), key=_number)
-
-    def samples(self) -> list[Sample]:
-        """Return the pictures to make, in order."""
-        rewritten = _rewriting(self.rewritten)
-        images, samples = self.images or self.benchmark.images, list[Sample]()
-        for i, prompt in self.prompts():
-            written = prompt.text
-            if rewritten is not None:
-                if prompt.text not in rewritten:
-                    raise ValueError(f"{self.rewritten} has no text for {short(prompt.text)}")
-                written = rewritten[prompt.text]
-            for j in range(images):
-                offset = {"each": i * images + j, "per-prompt": j, "one": 0}[self.seeds]
-                path = self.benchmark.layout.format(name=prompt.name, j=j)
-                samples.append(Sample(f"{path}.{self.format}", prompt.text, self.seed + offset,
-                                      prompt.group, written, prompt.metadata))  # fmt: skip
-        return samples
-
-    def record(self) -> dict[str, Any]:
-        """Return what decides the pictures, as plain values; texts by their SHA-256."""
-        samples = self.samples()
-        prompts = list(dict.fromkeys(s.prompt for s in samples))
-        written = list(dict.fromkeys(s.written for s in samples))
-        return {
-            "benchmark": self.benchmark.name,
-            "category": self.category,
-            "prompts": len(self.prompts()),
-            "prompts_sha256": digest(json.dumps(prompts)),
-            "rewritten_sha256": None if self.rewritten is None else digest(json.dumps(written)),
-            "images": self.images or self.benchmark.images,
-            "seeds": self.seeds,
-            "seed": self.seed,
-            "format": self.format,
-        }
-
-
-def _number(entry: tuple[int, Prompt]) -> int:
-    return entry[0]
-
-
-def _turn(entry: tuple[int, int, Prompt]) -> tuple[int, int]:
-    return entry[:2]
-
-
-def _rewriting(path: Path | None) -> dict[str, str] | None:
-    if path is None:
-        return None
-    table = _json(path, dict)
-    if not all(isinstance(value, str) for value in table.values()):
-        raise ValueError(f"{path} must hold a rewritten text for each prompt")
-    return table
-
-
-def _json(path: Path, kind: type) -> Any:
-    """Read a JSON file of the user's; raise ValueError that names it."""
-    from fastvar_lab.files import read_json
-
-    try:
-        return read_json(expanded(path).read_bytes(), kind)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"cannot read {path}: {short(error, 120)}") from None
-
-
-def _geneval(data: Path | None, category: str | None) -> list[Prompt]:
+def _geneval(plan: Plan) -> list[Prompt]:
     return [
         Prompt(item["prompt"], item["tag"], f"{i:05d}", item)
         for i, item in enumerate(geneval.metadata())
     ]
 
 
-def _mjhq(data: Path | None, category: str | None) -> list[Prompt]:
+def _mjhq(plan: Plan) -> list[Prompt]:
+    data = plan.data
     assert data is not None
-    table = _json(data / "meta_data.json" if data.is_dir() else data, dict)
+    table = read_data(data / "meta_data.json" if data.is_dir() else data, dict)
     try:
         return [
             Prompt(entry["prompt"], entry["category"], f"{entry['category']}/{name}")
             for name, entry in table.items()
-            if entry["category"] == category
+            if entry["category"] == plan.category
         ]
     except (KeyError, TypeError):
         raise ValueError(f"{data} is not MJHQ-30K's meta_data.json") from None
 
 
-def _imagenet(data: Path | None, category: str | None) -> list[Prompt]:
+def _imagenet(plan: Plan) -> list[Prompt]:
     return [Prompt(str(label), "class", str(label)) for label in range(1000)]
 
 
-def _hps(data: Path | None, category: str | None) -> list[Prompt]:
+def _hps(plan: Plan) -> list[Prompt]:
+    data = plan.data
     assert data is not None
     return [
         Prompt(text, style, f"{style}/{i:05d}")
         for style in STYLES
-        for i, text in enumerate(_json(data / f"{style}.json", list))
+        for i, text in enumerate(read_data(data / f"{style}.json", list))
     ]
 
 
-def _image_reward(data: Path | None, category: str | None) -> list[Prompt]:
+def _image_reward(plan: Plan) -> list[Prompt]:
+    data = plan.data
     assert data is not None
     try:
-        entries = [(entry["prompt"], str(entry["id"])) for entry in _json(data, list)]
+        entries = [(entry["prompt"], str(entry["id"])) for entry in read_data(data, list)]
     except (KeyError, TypeError):
         raise ValueError(f"{data} is not ImageReward's benchmark-prompts.json") from None
     return [Prompt(text, "prompt", name) for text, name in entries]
 
 
-def _closed_world(data: Path | None, category: str | None) -> list[Prompt]:
-    items = ClosedWorld().take(WORLD)
-    return [Prompt(item.prompt, item.group, f"{i:05d}") for i, item in enumerate(items)]
+def _closed_world(plan: Plan) -> list[Prompt]:
+    items = ClosedWorld(plan.seed).take(max(WORLD, plan.n or 0))
+    return [
+        Prompt(item.prompt, item.group, f"{i:05d}", seed=item.seed) for i, item in enumerate(items)
+    ]
 
 
-def _texts(data: Path | None, category: str | None) -> list[Prompt]:
+def _texts(plan: Plan) -> list[Prompt]:
+    data = plan.data
     assert data is not None
     lines = [line for line in expanded(data).read_text(encoding="utf-8-sig").splitlines() if line]
     items = PromptFile(data).take(len([line for line in lines if line.strip()]))
@@ -281,16 +112,3 @@ BENCHMARKS: dict[str, Benchmark] = {
     )
 }  # fmt: skip
 """Every benchmark, by name."""
-
-
-def sample_rows(samples: Sequence[Sample]) -> str:
-    """Write samples as JSON lines: a folder's own list of what it holds."""
-    return "".join(json.dumps(sample._asdict()) + "\n" for sample in samples)
-
-
-def read_samples(text: str) -> list[Sample]:
-    """Read what `sample_rows` wrote; raise ValueError for anything else."""
-    try:
-        return [Sample(**json.loads(line)) for line in text.splitlines()]
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"it is no list of samples ({short(error)})") from None

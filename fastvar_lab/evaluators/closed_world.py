@@ -1,9 +1,8 @@
-"""Scores a model on the tasks of the closed world, with confidence intervals."""
+"""The closed world's own pictures: their tokens, reconstructions, and how sure its judge is."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,51 +11,16 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from fastvar_lab.backbones import quantize
-from fastvar_lab.generation import generate
-from fastvar_lab.measure.statistics import bootstrap, wilson, wilson_of_means
 from fastvar_lab.models.model import Model
 from fastvar_lab.pictures import to_tensor, to_uint8
 from fastvar_lab.prompts import world_judge
-from fastvar_lab.sampling import Sampling
 from fastvar_lab.scales import as_sizes
-from fastvar_lab.seam import Method
-from fastvar_lab.world.detect import Detection, detect
+from fastvar_lab.world.detect import detect
 from fastvar_lab.world.render import render
 from fastvar_lab.world.scene import Scene, compose, random_prompt
-from fastvar_lab.world.tasks import SIX, Question, questions, verdict
+from fastvar_lab.world.tasks import Question
 
-BATCH = 4  # pictures generated at once
 _ATTRIBUTES, _KINDS = ("shape", "color", "texture"), ("rendered", "reconstructed")
-
-
-def answers(
-    model: Model,
-    items: Sequence[Question],
-    method: Method,
-    sizes: Sequence[tuple[int, int]] | None = None,
-    sampling: Sampling | None = None,
-    given: int = 0,
-) -> list[list[Detection]]:
-    """Generate a picture for every question and detect its objects.
-
-    The first `given` scales are not sampled; they get the tokens of a correct picture
-    (`true_tokens`). Returns the detections of each picture, in the order of the questions.
-    """
-    detections = []
-    for first in tqdm(range(0, len(items), BATCH), desc="evaluate", unit="batch"):
-        part = items[first : first + BATCH]
-        texts, seeds = [q.prompt.text for q in part], [q.seed for q in part]
-        generation = generate(
-            model,
-            texts,
-            method,
-            seed=seeds,
-            sizes=sizes,
-            sampling=sampling,
-            given=true_tokens(model, part, sizes)[:given] if given else (),
-        )
-        detections += [detect(image) for image in to_uint8(model.decode(generation.canvas))]
-    return detections
 
 
 def true_tokens(
@@ -131,76 +95,3 @@ def need_judge(model: Model) -> None:
         raise ValueError(
             f"{model.name} has no judge: `evaluate` scores only pictures of the closed world"
         )
-
-
-def evaluate(
-    model: Model,
-    method: Method,
-    n: int = 200,
-    seed: int = 0,
-    sizes: Sequence[tuple[int, int]] | None = None,
-    sampling: Sampling | None = None,
-    given: int = 0,
-) -> dict[str, Any]:
-    """Score the pictures of `n` held-out prompts, with 95 % intervals.
-
-    Returns the score of every task, `overall` (the mean of the six tasks of GenEval), `texture`,
-    the tokenizer's reconstruction PSNR in dB, and `mismatched`, the score of each picture against
-    another prompt of its task: the judge's chance rate. The first `given` scales get the tokens of
-    a correct picture, to find the scale at which errors start. Raises ValueError for a model
-    without the closed world's judge, and for more given scales than there are.
-    """
-    need_judge(model)
-    items = questions(n, seed)
-    maps = model.sizes if sizes is None else as_sizes(sizes)
-    if not 0 <= given <= len(maps):
-        raise ValueError(f"0 to {len(maps)} scales can be given; not {given}")
-    h, w = maps[-1]
-    detections = answers(model, items, method, sizes, sampling, given)
-    right: dict[str, list[float]] = {}
-    wrong: list[float] = []
-    for i, (question, objects) in enumerate(zip(items, detections, strict=True)):
-        right.setdefault(question.task, []).append(verdict(question.prompt, objects, h / w))
-        others = [q.prompt for q in items[i + 1 :] + items[:i] if q.task == question.task]
-        others = [p for p in others if p.canonical != question.prompt.canonical]
-        if others:
-            wrong.append(verdict(others[0], objects, h / w))
-    psnr = reconstruction_psnr(model, min(n, 100), seed)
-    six = [task for task in SIX if task in right]
-    result: dict[str, Any] = {
-        "n": n,
-        "seed": seed,
-        "method": repr(method),
-        "size": f"{h}x{w}",
-        "given": given,
-        "weights": model.fingerprint,
-        "overall": float(np.mean([np.mean(right[task]) for task in six])),
-        "overall_ci95": wilson_of_means([right[task] for task in six]),
-        "tasks": {
-            task: {"score": float(np.mean(hits)), "n": len(hits), "ci95": wilson(hits)}
-            for task, hits in right.items()
-        },
-        "texture": float(np.mean(right["texture"])) if "texture" in right else None,
-        "mismatched": float(np.mean(wrong)) if wrong else None,
-        "reconstruction_psnr": float(np.mean(psnr)),
-        "reconstruction_psnr_ci95": bootstrap(psnr),
-    }
-    return result
-
-
-def table(result: dict[str, Any]) -> str:
-    """Format a result for a terminal."""
-    lines = [f"{'task':<18} {'score':>6} {'95 % interval':>15} {'n':>4}"]
-    for task, row in result["tasks"].items():
-        low, high = row["ci95"]
-        lines.append(
-            f"{task:<18} {row['score']:6.3f} {f'{low:.2f} to {high:.2f}':>15} {row['n']:4}"
-        )
-    low, high = result["overall_ci95"]
-    lines.append(
-        f"{'overall of six':<18} {result['overall']:6.3f} {f'{low:.2f} to {high:.2f}':>15}"
-    )
-    if result["mismatched"] is not None:
-        lines.append(f"judged against another prompt of the task: {result['mismatched']:.3f}")
-    lines.append(f"tokenizer reconstruction: {result['reconstruction_psnr']:.2f} dB PSNR")
-    return "\n".join(lines)

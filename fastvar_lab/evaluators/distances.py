@@ -14,6 +14,7 @@ import scipy.special
 SPLITS = 5000  # pictures a split of the IS, guided-diffusion
 NEIGHBOURS = 3  # of precision and recall
 BLOCK = 2048  # rows of a matrix of distances held at once
+HALF_MAXIMUM = float(np.finfo(np.float16).max)
 
 
 class Moments(NamedTuple):
@@ -31,12 +32,19 @@ def moments(features: np.ndarray) -> Moments:
     return Moments(data.mean(0), np.atleast_2d(np.cov(data, rowvar=False)))
 
 
-def frechet(first: Moments, second: Moments) -> float:
+def square_root(covariance: np.ndarray) -> np.ndarray:
+    """Return the symmetric root (D, D) of a covariance."""
+    values, vectors = scipy.linalg.eigh(covariance)
+    return (vectors * np.sqrt(values.clip(0))) @ vectors.T
+
+
+def frechet(first: Moments, second: Moments, root: np.ndarray | None = None) -> float:
     """Return the Fréchet distance of two Gaussians: the FID, if the features are Inception's.
 
     The trace of the root of the product is that of the root of S1^(1/2) S2 S1^(1/2), which is
-    symmetric: no complex numbers appear, and singular covariances are no special case. Source:
-    Heusel et al., NeurIPS 2017.
+    symmetric: no complex numbers appear, and singular covariances are no special case. `root` is
+    the `square_root` of the first covariance, where it serves several distances. Source: Heusel
+    et al., NeurIPS 2017.
 
     >>> one = Moments(np.zeros(2), np.eye(2))
     >>> frechet(one, Moments(np.ones(2), 4 * np.eye(2)))
@@ -46,8 +54,7 @@ def frechet(first: Moments, second: Moments) -> float:
         raise ValueError(
             f"features of {first.mean.size} and of {second.mean.size} numbers cannot be compared"
         )
-    values, vectors = scipy.linalg.eigh(first.covariance)
-    root = (vectors * np.sqrt(values.clip(0))) @ vectors.T
+    root = square_root(first.covariance) if root is None else root
     product = scipy.linalg.eigvalsh(root @ second.covariance @ root)
     traces = np.trace(first.covariance) + np.trace(second.covariance)
     gap = np.square(first.mean - second.mean).sum()
@@ -105,13 +112,17 @@ class Coverage(NamedTuple):
 
 
 def precision_recall(
-    samples: np.ndarray, reference: np.ndarray, neighbours: int = NEIGHBOURS
+    samples: np.ndarray,
+    reference: np.ndarray,
+    neighbours: int = NEIGHBOURS,
+    half: bool = False,
 ) -> Coverage:
     """Tell which samples lie in a ball of the reference (precision), and the reverse (recall).
 
     A ball's radius reaches to the k-th neighbour within its own set. Distances in float32, row by
-    row in blocks; guided-diffusion's are in float16, which raises both by about 0.002. Source:
-    Kynkäänniemi et al., NeurIPS 2019.
+    row in blocks. `half` rounds lengths, products and distances to float16, as guided-diffusion's
+    are, which raises both scores by about 0.002; distances that overflow are computed in float32,
+    as there. Source: Kynkäänniemi et al., NeurIPS 2019.
 
     >>> points = np.eye(8, dtype=np.float32)
     >>> precision_recall(points, points).precision.all()
@@ -120,35 +131,43 @@ def precision_recall(
     for name, data in (("samples", samples), ("references", reference)):
         if len(data) <= neighbours:
             raise ValueError(f"{neighbours} neighbours need more than {len(data)} {name}")
-    radii = [_radii(np.asarray(data, np.float32), neighbours) for data in (reference, samples)]
+    sets = [np.asarray(data, np.float32) for data in (samples, reference)]
+    if half and max(float(np.square(data).sum(1).max()) for data in sets) * 4 > HALF_MAXIMUM:
+        half = False
+    x, y = (data.astype(np.float16).astype(np.float32) if half else data for data in sets)
     return Coverage(
-        _covered(np.asarray(samples, np.float32), np.asarray(reference, np.float32), radii[0]),
-        _covered(np.asarray(reference, np.float32), np.asarray(samples, np.float32), radii[1]),
+        _covered(x, y, _radii(y, neighbours, half), half),
+        _covered(y, x, _radii(x, neighbours, half), half),
     )
 
 
-def _distances(rows: np.ndarray, others: np.ndarray) -> np.ndarray:
+def _distances(rows: np.ndarray, others: np.ndarray, half: bool) -> np.ndarray:
     """Return squared distances (n, m) of rows (n, D) and others (m, D), 0 or more."""
     lengths = [np.einsum("nd,nd->n", x, x, dtype=np.float64) for x in (rows, others)]
-    gaps = lengths[0][:, None] + lengths[1][None] - 2.0 * (rows @ others.T)
-    return gaps.clip(0)
+    products = rows @ others.T
+    if not half:
+        gaps = lengths[0][:, None] + lengths[1][None] - 2.0 * products
+        return gaps.clip(0)
+    one, other = (length.astype(np.float16) for length in lengths)
+    gaps = (one[:, None] - np.float16(2) * products.astype(np.float16)) + other[None]
+    return gaps.clip(0).astype(np.float32)
 
 
-def _radii(data: np.ndarray, neighbours: int) -> np.ndarray:
+def _radii(data: np.ndarray, neighbours: int, half: bool) -> np.ndarray:
     """Return each row's squared distance to its k-th neighbour, itself left out."""
     radii = np.empty(len(data))
     for first in range(0, len(data), BLOCK):
-        gaps = _distances(data[first : first + BLOCK], data)
+        gaps = _distances(data[first : first + BLOCK], data, half)
         here = np.arange(first, first + len(gaps))
         gaps[np.arange(len(gaps)), here] = -1.0  # itself, whatever rounding says
         radii[here] = np.partition(gaps, neighbours, axis=1)[:, neighbours]
     return radii
 
 
-def _covered(rows: np.ndarray, centers: np.ndarray, radii: np.ndarray) -> np.ndarray:
+def _covered(rows: np.ndarray, centers: np.ndarray, radii: np.ndarray, half: bool) -> np.ndarray:
     """Tell for each row whether it lies within any ball."""
     blocks = [
-        (_distances(rows[first : first + BLOCK], centers) <= radii).any(1)
+        (_distances(rows[first : first + BLOCK], centers, half) <= radii).any(1)
         for first in range(0, len(rows), BLOCK)
     ]
     return np.concatenate(blocks)

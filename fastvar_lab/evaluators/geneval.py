@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 
+from fastvar_lab.errors import unknown
 from fastvar_lab.measure.statistics import DRAWS
 
 TASKS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
@@ -21,6 +22,7 @@ RELATIONS = ("left of", "right of", "above", "below")
 SEED = 43  # of the published list
 METADATA_SHA256 = "5c48e0813e812e3c373fa5c8ed07a8f0a483be30272b4427b0559c8048e67c13"
 IMAGES = 4  # for each prompt
+GREY = 0x99  # of the ground on which objects are looked at
 _NUMBERS = ("", "one", "two", "three", "four")
 
 # the 80 classes of COCO in its order, with GenEval's names for three of them
@@ -95,6 +97,12 @@ class Rules:
 
     `threshold` of scores, that of counting, the most objects of a class, the overlap above which
     the weaker of two is dropped (1: none is), and the margin of relations, as a share of sizes.
+    Colors are asked of an object on `ground`, a grey level (-1: as it is in the picture), and of
+    its box alone if `crop`.
+
+    >>> Rules.read(["margin=0.2", "crop=no"])
+    Rules(threshold=0.3, counting_threshold=0.9, most=16, overlap=1.0, margin=0.2, ground=153, \
+crop=False)
     """
 
     threshold: float = 0.3
@@ -102,6 +110,25 @@ class Rules:
     most: int = 16
     overlap: float = 1.0
     margin: float = 0.1
+    ground: int = GREY
+    crop: bool = True
+
+    @classmethod
+    def read(cls, texts: Sequence[str]) -> Rules:
+        """Read rules from texts NAME=VALUE; raise ValueError for others."""
+        kinds: dict[str, Any] = {field.name: type(field.default) for field in fields(cls)}
+        values = dict[str, Any]()
+        for text in texts:
+            name, _, value = text.partition("=")
+            if name not in kinds:
+                raise unknown("rule", name, kinds)
+            try:
+                yes = {"yes": True, "no": False}
+                values[name] = yes[value] if kinds[name] is bool else kinds[name](value)
+            except (KeyError, ValueError):
+                kind = "yes or no" if kinds[name] is bool else "a number"
+                raise ValueError(f"the rule {name} is {kind}; not {value!r}") from None
+        return cls(**values)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, ClassVar
@@ -25,16 +26,25 @@ from fastvar_lab.networks import collection
 from fastvar_lab.networks.pretrained import Clip, Detector, Objects
 from fastvar_lab.prompts import Item
 
-GREY = 0x99  # of the ground on which objects are looked at
 TEMPLATES = ("a photo of a {color} {name}", "a photo of a {color}-colored {name}",
              "a photo of a {color} object")  # fmt: skip
 
 
 class PictureJudge:
-    """Judges pictures by GenEval's protocol, with a detector and a CLIP."""
+    """Judges pictures by GenEval's protocol, with a detector and a CLIP.
 
-    def __init__(self, detector: Detector, clip: Clip, rules: Rules | None = None) -> None:
+    `mixed` gives the precision of CLIP, which the official script runs in float16 on a GPU.
+    """
+
+    def __init__(
+        self,
+        detector: Detector,
+        clip: Clip,
+        rules: Rules | None = None,
+        mixed: Callable[[], AbstractContextManager[object]] = nullcontext,
+    ) -> None:
         self.detector, self.clip, self.rules = detector, clip, rules or Rules()
+        self.mixed = mixed
         self.colors_of = lru_cache(maxsize=len(CLASSES))(self._colors_of)
 
     def judge(self, item: Mapping[str, Any], picture: np.ndarray) -> tuple[bool, str]:
@@ -47,13 +57,16 @@ class PictureJudge:
             detected.setdefault(CLASSES[kind], []).append(Detected(float(score), place, i))
 
         def colors(name: str, group: Sequence[Detected]) -> list[str]:
-            return self.colors(name, [cut_out(picture, objects, o.index) for o in group])
+            return self.colors(
+                name, [cut_out(picture, objects, o.index, self.rules) for o in group]
+            )
 
         return verdict(dict(item), detected, colors, self.rules)
 
     def colors(self, name: str, crops: Sequence[np.ndarray]) -> list[str]:
         """Return the likeliest color of each crop of an object."""
-        nearest = (self.clip.pictures(crops) @ self.colors_of(name).T).argmax(1)
+        with self.mixed():
+            nearest = (self.clip.pictures(crops) @ self.colors_of(name).T).argmax(1)
         return [COLORS[int(i)] for i in nearest]
 
     def _colors_of(self, name: str) -> Tensor:
@@ -65,12 +78,16 @@ class PictureJudge:
         return normalize(torch.stack(means), dim=-1)
 
 
-def cut_out(picture: np.ndarray, objects: Objects, i: int) -> np.ndarray:
+def cut_out(
+    picture: np.ndarray, objects: Objects, i: int, rules: Rules | None = None
+) -> np.ndarray:
     """Put object i of a picture on grey ground and cut it out; all of it for an empty box."""
-    ground = np.full_like(picture, GREY)
-    seen = np.where(objects.masks[i][..., None], picture, ground)
+    rules, seen = rules or Rules(), picture
+    if rules.ground >= 0:
+        ground = np.full_like(picture, rules.ground)
+        seen = np.where(objects.masks[i][..., None], picture, ground)
     x0, y0, x1, y1 = (int(v) for v in objects.boxes[i])
-    return seen[y0:y1, x0:x1] if x1 > x0 and y1 > y0 else seen
+    return seen[y0:y1, x0:x1] if rules.crop and x1 > x0 and y1 > y0 else seen
 
 
 def open_judge(

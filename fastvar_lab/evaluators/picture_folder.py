@@ -13,11 +13,11 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from fastvar_lab.errors import short
-from fastvar_lab.evaluators.benchmarks import Plan, Sample, read_samples
+from fastvar_lab.evaluators.plans import Plan, Sample, read_samples
 from fastvar_lab.files import cache_folder, digest, expanded, folder, read_json
 
 SETTINGS, SAMPLES = "settings.json", "samples.jsonl"
-ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".bmp": "BMP"}
 READERS = 4  # threads
 
 Rows = Callable[[Sequence[np.ndarray], Sequence[int]], np.ndarray]
@@ -41,8 +41,9 @@ class Pictures:
         path = self.root / self.names[i]
         try:
             with Image.open(path) as image:
-                if path.suffix.lower() == ".png" and image.format != "PNG":
-                    raise ValueError(f"it is {image.format}, named as PNG")
+                named = FORMATS[path.suffix.lower()]
+                if image.format != named:
+                    raise ValueError(f"it is {image.format}, named as {named}")
                 return np.asarray(image.convert("RGB"))
         except (OSError, ValueError, SyntaxError) as error:
             raise ValueError(f"cannot read the picture {path}: {short(error, 100)}") from None
@@ -111,8 +112,34 @@ def _created(base: Path, shape: tuple[int, int]) -> np.ndarray:
     )
 
 
-class PictureFolder(Pictures):
-    """A folder of a benchmark's pictures: its samples, and its settings if `make` wrote them."""
+class Sampled(Pictures):
+    """Pictures of a benchmark, which can be scored: each with its sample."""
+
+    samples: list[Sample]
+    settings: dict[str, Any] | None = None
+    benchmark: str
+
+    @property
+    def prompts(self) -> list[str]:
+        return [sample.prompt for sample in self.samples]
+
+    @property
+    def groups(self) -> list[str]:
+        return [sample.group for sample in self.samples]
+
+    def check(self) -> None:
+        """Raise ValueError for pictures that are not exactly those that are to be scored."""
+
+
+class PictureFolder(Sampled):
+    """A folder of a benchmark's pictures: its samples, and its settings if `make` wrote them.
+
+    Raises ValueError for what is no folder, and without settings for a missing `plan`.
+
+    >>> PictureFolder("nowhere")
+    Traceback (most recent call last):
+    ValueError: there is no folder nowhere
+    """
 
     def __init__(self, root: str | Path, plan: Plan | None = None) -> None:
         path = expanded(root)
@@ -125,23 +152,10 @@ class PictureFolder(Pictures):
             )
         self.samples = plan.samples() if plan is not None else _samples(path)
         self.plan = plan
+        known = self.settings or {}
+        self.benchmark = str(known.get("benchmark")) if plan is None else plan.benchmark.name
         names = [sample.path for sample in self.samples]
         super().__init__(path, names, path.with_name(f"{path.name}.scores"))
-
-    @property
-    def benchmark(self) -> str:
-        if self.plan is not None:
-            return self.plan.benchmark.name
-        assert self.settings is not None
-        return str(self.settings["benchmark"])
-
-    @property
-    def prompts(self) -> list[str]:
-        return [sample.prompt for sample in self.samples]
-
-    @property
-    def groups(self) -> list[str]:
-        return [sample.group for sample in self.samples]
 
     def check(self) -> None:
         """Raise ValueError for missing or further pictures, or another prompt list than recorded.
@@ -155,7 +169,7 @@ class PictureFolder(Pictures):
         there = {
             path.relative_to(self.root).as_posix()
             for path in self.root.rglob("*")
-            if path.suffix.lower() in ENDINGS and not path.name.startswith(".")
+            if path.suffix.lower() in FORMATS and not path.name.startswith(".")
         }
         expected = set(self.names)
         for kind, names in (("lacks", expected - there), ("also holds", there - expected)):
@@ -195,35 +209,10 @@ class PlainFolder(Pictures):
         path = expanded(root)
         if not path.is_dir():
             raise ValueError(f"there is no folder {path}")
-        entries = sorted(p for p in path.rglob("*") if p.suffix.lower() in ENDINGS)
+        entries = sorted(p for p in path.rglob("*") if p.suffix.lower() in FORMATS)
         cache = path.with_name(f"{path.name}.scores")
         try:
             folder(cache)
         except OSError:
             cache = cache_folder("references") / digest(str(path.resolve()), length=12)
         super().__init__(path, [p.relative_to(path).as_posix() for p in entries], cache)
-
-
-class PictureArray(Pictures):
-    """The pictures `arr_0` (N, H, W, 3) uint8 of an npz file, as guided-diffusion keeps them."""
-
-    def __init__(self, path: str | Path) -> None:
-        self.path = expanded(path)
-        try:
-            with np.load(self.path) as held:
-                self.array = held["arr_0"]
-        except (OSError, ValueError, KeyError) as error:
-            raise ValueError(f"{path} is no npz file of pictures: {short(error, 100)}") from None
-        if self.array.ndim != 4 or self.array.shape[3] != 3 or self.array.dtype != np.uint8:
-            raise ValueError(
-                f"{path} must hold pictures (N, H, W, 3) uint8; not {self.array.shape}"
-            )
-        cache = self.path.with_name(f"{self.path.name}.scores")
-        super().__init__(self.path, [str(i) for i in range(len(self.array))], cache)
-
-    def read(self, i: int) -> np.ndarray:
-        return self.array[i]
-
-    def stamp(self, i: int) -> tuple[int, int]:
-        status = self.path.stat()
-        return status.st_size, status.st_mtime_ns

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +11,22 @@ import numpy as np
 
 from fastvar_lab.errors import short
 from fastvar_lab.evaluators import benchmarks
-from fastvar_lab.evaluators.picture_folder import PictureFolder
-from fastvar_lab.evaluators.scores import Case, Options, Result, Score, find
+from fastvar_lab.evaluators.case import Case, Options, Result
+from fastvar_lab.evaluators.picture_folder import Sampled
+from fastvar_lab.evaluators.scores import Score, find
 from fastvar_lab.files import read_json, write_json
+from fastvar_lab.measure.learned import Learned
 from fastvar_lab.measure.quality import METRICS, Metric, as_metrics
 from fastvar_lab.measure.statistics import bootstrap
 from fastvar_lab.networks import collection
+from fastvar_lab.prompts import Item
 from fastvar_lab.provenance import environment
 
 RESULTS = "scores.json"
 
 
 def score(
-    folder: PictureFolder,
+    folder: Sampled,
     names: Iterable[str] | None = None,
     options: Options | None = None,
     networks: str | Path | None = None,
@@ -35,6 +38,17 @@ def score(
     `names` are those of `SCORES`, by default the benchmark's. Rows of numbers are cached, a batch
     at a time. Raises ValueError, before anything is computed, for pictures that are missing or too
     many, for a network or reference that is not there.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> from PIL import Image
+    >>> from fastvar_lab.evaluators.picture_folder import PictureFolder
+    >>> from fastvar_lab.evaluators.plans import Plan
+    >>> with TemporaryDirectory() as work:
+    ...     (Path(work) / "black").mkdir()
+    ...     Image.new("RGB", (64, 64)).save(Path(work) / "black" / "00000_0.png")
+    ...     plan = Plan(benchmarks.find("closed-world"), n=1)
+    ...     score(PictureFolder(Path(work) / "black", plan))["closed-world"].value
+    0.0
     """
     case = Case(folder, options or Options(), networks, device, batch)
     chosen = [find(name) for name in names or benchmarks.find(folder.benchmark).scores]
@@ -56,15 +70,29 @@ def check(case: Case, chosen: Iterable[Score]) -> None:
                 "pictures or an npz file"
             )
         for network in one.networks:
-            collection.place(network, case.networks)
+            collection.check_weights(network, case.networks)
     path = case.options.reference
     if path is not None and not path.exists():
         raise ValueError(f"there is no reference {path}")
     if path is not None and path.resolve() == case.folder.root.resolve():
         raise ValueError(f"{path} is compared with itself; name another reference")
+    if path is not None and path.is_dir():
+        _check_categories(case.folder, path)
 
 
-def keep(folder: PictureFolder, name: str, result: Result, device: str) -> None:
+def _check_categories(folder: Sampled, reference: Path) -> None:
+    """Raise ValueError for a reference of other categories than the folder's."""
+    known = benchmarks.find(folder.benchmark).categories
+    mixed = sorted(p.name for p in reference.iterdir() if p.is_dir() and p.name in known)
+    asked = set(folder.groups)
+    if known and (mixed or (reference.name in known and reference.name not in asked)):
+        raise ValueError(
+            f"{reference} holds the category {', '.join(mixed) or reference.name}; {folder.root} "
+            f"is of {', '.join(sorted(asked))}: name the folder of that"
+        )
+
+
+def keep(folder: Sampled, name: str, result: Result, device: str) -> None:
     """Write a result to the folder's `scores.json`, beside those of other scores."""
     folder.cache.mkdir(parents=True, exist_ok=True)
     known = {**stored(folder.root), name: {**asdict(result), "environment": environment(device)}}
@@ -92,26 +120,65 @@ def stored(root: Path) -> dict[str, Any]:
 
 
 def paired(
-    folder: PictureFolder, other: PictureFolder, names: Iterable[str | Metric], batch: int = 16
+    folder: Sampled,
+    other: Sampled,
+    names: Iterable[str | Metric],
+    batch: int = 16,
+    networks: str | Path | None = None,
+    device: str | None = None,
 ) -> dict[str, Result]:
     """Compare each picture of a folder with that of the same name in another one.
 
     `names` are metrics of `measure.quality`; each is averaged over pictures, not pooled. Raises
     ValueError for folders of different prompts.
     """
+    check_pair(folder, other)
+    metrics = metrics_of_pictures(names, networks, device)
+    return {metric.name: _paired(folder, other, metric, batch) for metric in metrics}
+
+
+def check_pair(folder: Sampled, other: Sampled) -> None:
+    """Raise ValueError for folders that are not whole, or not of the same prompts and seeds."""
     folder.check()
     other.check()
     if folder.names != other.names or folder.prompts != other.prompts:
         raise ValueError(f"{folder.root} and {other.root} are not of the same prompts")
-    results = {}
-    for metric in as_metrics(list(names)):
+    if [s.seed for s in folder.samples] != [s.seed for s in other.samples]:
+        raise ValueError(f"{folder.root} and {other.root} are not of the same seeds")
+
+
+def metrics_of_pictures(
+    names: Iterable[str | Metric], networks: str | Path | None = None, device: str | None = None
+) -> list[Metric]:
+    """Return metrics by name, their networks of a collection, on a device.
+
+    Raises ValueError for those that read more than pictures hold.
+    """
+    metrics = as_metrics(list(names))
+    for i, metric in enumerate(metrics):
         if metric.wants - {"item"}:
             raise ValueError(f"the metric {metric.name} reads tokens, which folders do not hold")
-        results[metric.name] = _paired(folder, other, metric, batch)
-    return results
+        if isinstance(metric.function, Learned):
+            place = None if networks is None else str(networks)
+            there = replace(metric.function, networks=place, device=device)
+            metrics[i] = replace(metric, function=there)
+    return metrics
 
 
-def _paired(folder: PictureFolder, other: PictureFolder, metric: Metric, batch: int) -> Result:
+def _paired(folder: Sampled, other: Sampled, metric: Metric, batch: int) -> Result:
+    rows = paired_rows(folder, other, metric, batch)
+    low, high = bootstrap(rows)
+    depends = {"against": other.root.name, "metric": metric.address,
+               "interval": "bootstrap over pictures"}  # fmt: skip
+    return Result(float(rows.mean()), low, high, len(rows), len(set(folder.prompts)), {}, depends)
+
+
+def paired_rows(folder: Sampled, other: Sampled, metric: Metric, batch: int = 16) -> np.ndarray:
+    """Return a metric of each picture of a folder beside that of another one: numbers (N,).
+
+    They are cached beside the folder. Raises ValueError for pictures of different sizes.
+    """
+
     def compute(pictures: Any, places: Any) -> np.ndarray:
         rows = []
         for picture, i in zip(pictures, places):
@@ -120,15 +187,15 @@ def _paired(folder: PictureFolder, other: PictureFolder, metric: Metric, batch: 
                 raise ValueError(
                     f"{folder.names[i]} has {picture.shape[:2]} pixels and {reference.shape[:2]}"
                 )
-            (value,) = metric.columns(picture, reference).values()
+            sample = folder.samples[i]
+            item = Item(sample.prompt, sample.seed, sample.group)
+            (value,) = metric.columns(picture, reference, item=item).values()
             rows.append(value)
         return np.array(rows)
 
     stamps = [other.stamp(i) for i in range(len(other))]
-    rows = folder.rows(metric.name, compute, batch, metric=metric.address, other=stamps)[:, 0]
-    low, high = bootstrap(rows)
-    depends = {"against": other.root.name, "metric": metric.address}
-    return Result(float(rows.mean()), low, high, len(rows), len(set(folder.prompts)), {}, depends)
+    depends = {"metric": metric.address, "other": stamps, "prompts": folder.prompts}
+    return folder.rows(metric.name, compute, batch, **depends)[:, 0]
 
 
 def _interval(low: float, high: float, digits: int) -> str:
@@ -136,7 +203,12 @@ def _interval(low: float, high: float, digits: int) -> str:
 
 
 def table(results: Mapping[str, Result]) -> str:
-    """Format results for a terminal."""
+    """Format results for a terminal.
+
+    >>> print(table({"clip": Result(27.53, 27.1, 28.0, n=3000, prompts=3000)}))
+    score                        value       95 % interval  pictures  prompts
+    CLIP score                   27.53      27.10 to 28.00      3000     3000
+    """
     lines = [f"{'score':<24} {'value':>9}  {'95 % interval':>19} {'pictures':>9} {'prompts':>8}"]
     for name, result in results.items():
         title = find(name).title if name not in METRICS else METRICS[name].title

@@ -28,8 +28,8 @@ from fastvar_lab.models.model import Model
 from fastvar_lab.prompts import Item
 from fastvar_lab.seam import Method
 from fastvar_lab.speed import flops
-from fastvar_lab.speed.held import held_share
-from fastvar_lab.speed.issued import issued
+from fastvar_lab.speed.kv_bytes import held_share
+from fastvar_lab.speed.tally import as_run
 from fastvar_lab.store import Rows
 
 TIMED_TOGETHER = 6  # methods: what slows the machine for seconds hits them alike; little is lost
@@ -83,7 +83,10 @@ def times(model: Model, cells: Sequence[Cell]) -> Iterator[tuple[Cell, Rows]]:
         return generate(model, cell.prompts, cell.method, seed=0)
 
     def cost(method: Method | None) -> float:
+        """Count operations; where they depend on the picture, those of the timed one."""
         assert method is not None
+        if not flops.exact(method, model.grids()):
+            return as_run(model, method, cells[0].items[0]._replace(seed=0))
         text = cells[0].text_tokens
         steps = flops.step_flops(
             model, method, model.grids(), text_tokens=text, sampling=model.sampling
@@ -113,7 +116,7 @@ def counting(question: Question, experiment: str) -> list[Job]:
 def counts(model: Model, cell: Cell) -> Rows:
     """Count operations as a share of those of full generation, and bytes of the KV cache.
 
-    A method that decides from the data has a row a picture, of the operations that it issues.
+    A method that decides from the data has a row a picture, of the operations that it ran.
     """
     assert cell.method is not None
     method, grids, held = cell.method, model.grids(), held_share(model, cell.method)
@@ -128,9 +131,7 @@ def counts(model: Model, cell: Cell) -> Rows:
         return [{OPERATIONS: cost(method, item) / cost(Dense(), item), **cache}]
     rows: Rows = []
     for i, item in enumerate(cell.items):
-        done = issued(model, method, item.prompt, item.seed)
-        branches = sum(done.issued) - sum(done.added)
-        share = branches / cost(Dense(), item)
+        share = as_run(model, method, item) / cost(Dense(), item)
         rows.append({"picture": cell.first + i, OPERATIONS: share, **cache})
     return rows
 

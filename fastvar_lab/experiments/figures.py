@@ -91,11 +91,11 @@ def draw(
 
 def _command(name: str | Experiment, model: Model, seed: int, scope: str) -> str:
     """Write the command that draws a figure, without options; empty if none does."""
-    if not isinstance(name, str) or scope not in ("quick", "paper"):
+    if not isinstance(name, str) or scope not in ("quick", "default", "paper"):
         return ""
     option = f" --seed {seed}" if name in GALLERIES else ""
-    quick = " --quick" if scope == "quick" else ""
-    return f"figures {name}{output.model_option(model)}{option}{quick}"
+    option += f" --{scope}" if scope != "paper" else ""
+    return f"figures {name}{output.model_option(model)}{option}"
 
 
 def _gallery(name: str, model: Model, prompts: PromptSet | None, seed: int, out: Path) -> Report:
@@ -182,6 +182,7 @@ def _finish(
     output.write_caption(path, report)
     if frame is not None:
         output.write_tables(path, frame, report["caption"])
+        output.write_more_tables(path, _record(name), frame)
     write_json(Path(f"{path}.json"), report)
     for ending in endings:
         write_figure(f"{path}.{ending}", figure)

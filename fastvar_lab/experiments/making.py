@@ -13,31 +13,48 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from fastvar_lab.audit import checked_acts
-from fastvar_lab.errors import short
-from fastvar_lab.evaluators.benchmarks import Plan, Sample, sample_rows
+from fastvar_lab.errors import short, unknown
+from fastvar_lab.evaluators.closed_world import true_tokens
 from fastvar_lab.evaluators.picture_folder import SAMPLES, SETTINGS, read_settings
+from fastvar_lab.evaluators.plans import Plan, Sample, sample_rows
 from fastvar_lab.experiments.workers import ModelSpec
+from fastvar_lab.files import PARTIAL, write, write_json
 from fastvar_lab.files import folder as writable
-from fastvar_lab.files import write, write_json
 from fastvar_lab.generation import generate
 from fastvar_lab.methods.columns import written
+from fastvar_lab.models.features import text_label
 from fastvar_lab.models.model import Model
+from fastvar_lab.models.stamps import Identity
 from fastvar_lab.pictures import to_uint8
 from fastvar_lab.provenance import environment, versions
 from fastvar_lab.sampling import Sampling
 from fastvar_lab.scales import Sizes, as_sizes
 from fastvar_lab.seam import Method
+from fastvar_lab.world.grammar import parse
+from fastvar_lab.world.tasks import Question
 
+PIXELS = ("round", "truncate")
+"""How values become whole grey levels: to the nearest, or cut off, as HART's released script."""
 QUALITY = 95  # of JPEG files, the default of OpenCV, which the released scripts use
 BYTES = {"png": 1.5, "jpg": 0.25}  # for each pixel, of photographs
 
 
 @dataclass(frozen=True)
 class Job:
-    """All that decides how a folder's pictures are made, beside the model."""
+    """All that decides how a folder's pictures are made, beside the model.
+
+    `quality` is that of JPEG files, `pixels` one of `PIXELS`. `given` first scales are not drawn,
+    but get the tokens of a correct picture, in the closed world alone.
+
+    >>> from fastvar_lab.evaluators.benchmarks import find
+    >>> from fastvar_lab.methods.prune import Dense
+    >>> [len(batch) for batch in Job(Plan(find("closed-world"), n=10), Dense()).batches()]
+    [4, 4, 2]
+    """
 
     plan: Plan
     method: Method
@@ -45,6 +62,21 @@ class Job:
     sizes: Sizes | None = None
     batch: int = 4
     quality: int = QUALITY
+    pixels: str = PIXELS[0]
+    given: int = 0
+
+    def __post_init__(self) -> None:
+        if self.pixels not in PIXELS:
+            raise unknown("way from values to pixels", self.pixels, PIXELS)
+        if self.given and self.plan.benchmark.name != "closed-world":
+            raise ValueError(
+                f"{self.plan.benchmark.name} has no correct pictures to give tokens of"
+            )
+        if self.batch < 1 or not 1 <= self.quality <= 100:
+            raise ValueError(
+                f"the batch must be 1 or more, the quality 1 to 100; not {self.batch}, "
+                f"{self.quality}"
+            )
 
     def batches(self) -> list[list[Sample]]:
         """Return the pictures that are generated together; resuming and sharding keep them."""
@@ -55,13 +87,15 @@ class Job:
         """Return what decides the pictures, as plain values: a folder holds those of one."""
         sampling = model.sampling if self.sampling is None else self.sampling
         sizes = model.sizes if self.sizes is None else as_sizes(self.sizes)
+        parts = [part for part in model.parts if part is not model.text_encoder]
         return json.loads(
             json.dumps(
                 {
                     **self.plan.record(),
                     "model": model.name,
                     "family": model.family,
-                    "weights": model.fingerprint,
+                    "weights": Identity(parts).of(parts),
+                    "text": text_label(model.text_encoder),
                     "precision": model.precision,
                     "device": model.device.type,
                     "method": written(self.method),
@@ -70,6 +104,8 @@ class Job:
                     "sampling": repr(sampling),
                     "sizes": [list(size) for size in sizes],
                     "quality": self.quality if self.plan.format == "jpg" else None,
+                    "pixels": self.pixels,
+                    "given": self.given,
                     "batch": self.batch,
                     "versions": versions("fastvar-lab", "pillow"),
                 }
@@ -90,6 +126,14 @@ def make(
     `executor` takes batches to workers, which need the same files and a `ModelSpec`. Every picture
     is written whole, and those of a batch when it is done. Raises ValueError for a folder that
     holds the pictures of other settings, and whatever the method or a prompt makes impossible.
+
+    >>> import fastvar_lab as fv
+    >>> from tempfile import TemporaryDirectory
+    >>> from fastvar_lab.evaluators.benchmarks import find
+    >>> job = Job(Plan(find("closed-world"), n=1), fv.Dense(), sizes=((1, 1), (4, 4)))
+    >>> with TemporaryDirectory() as work:
+    ...     [make(fv.load("tiny"), job, Path(work) / "full") for _ in range(2)]
+    [1, 0]
     """
     opened = model.open() if isinstance(model, ModelSpec) else model
     prepare(opened, job, folder)
@@ -122,23 +166,27 @@ def prepare(model: Model, job: Job, folder: Path) -> None:
     samples = job.plan.samples()
     for sample in samples:
         model.check(sample.written)
+    sizes = model.sizes if job.sizes is None else as_sizes(job.sizes)
+    if not 0 <= job.given <= len(sizes):
+        raise ValueError(f"0 to {len(sizes)} scales can be given; not {job.given}")
     checked_acts(job.method, model.grids(job.sizes), model.depth)
     settings, rows = job.settings(model), sample_rows(samples)
     known = read_settings(folder) if folder.exists() else None
     if known is None:
-        if folder.exists() and any(folder.iterdir()):
+        if folder.exists() and any(PARTIAL not in path.name for path in folder.iterdir()):
             raise ValueError(f"{folder} holds other files; name a new folder")
         writable(folder)
-        write(folder / SAMPLES, lambda p: p.write_text(rows, encoding="utf-8"))
         extra = {"environment": environment(model.device), "source": model.source}
         write_json(folder / SETTINGS, {**settings, **extra})
-        return
+        known = settings
     for name, value in settings.items():
         if known.get(name) != value:
             raise ValueError(
                 f"{folder} holds pictures with {name} {short(known.get(name))}; now it is "
                 f"{short(value)}: name another folder"
             )
+    if not (folder / SAMPLES).exists():  # new, or killed before it was written
+        write(folder / SAMPLES, lambda p: p.write_text(rows, encoding="utf-8"))
 
 
 def missing(folder: Path, sample: Sample) -> bool:
@@ -155,14 +203,30 @@ def _make_batch(model: Model, job: Job, part: Sequence[Sample], folder: Path) ->
         seed=[sample.seed for sample in part],
         sizes=job.sizes,
         sampling=job.sampling,
+        given=_given(model, job, part),
     )
-    count = 0
-    for sample, picture in zip(part, to_uint8(model.decode(generation.canvas)), strict=True):
+    count, values = 0, model.decode(generation.canvas)
+    pictures = to_uint8(values) if job.pixels == "round" else _truncated(values)
+    for sample, picture in zip(part, pictures, strict=True):
         if missing(folder, sample):
+            _write_metadata(folder, sample)  # first: a picture that is there needs nothing more
             _write(folder / sample.path, picture, job.quality)
-            _write_metadata(folder, sample)
             count += 1
     return count
+
+
+def _given(model: Model, job: Job, part: Sequence[Sample]) -> list[Tensor]:
+    """Return the tokens of correct pictures that stand for the first scales."""
+    if not job.given:
+        return []
+    asked = [Question(s.group, parse(s.prompt), s.seed) for s in part]
+    return true_tokens(model, asked, job.sizes)[: job.given]
+
+
+def _truncated(values: Tensor) -> np.ndarray:
+    """Cut pictures (n, 3, h, w) in [0, 1] off to whole grey levels (n, h, w, 3) uint8."""
+    levels = values.detach().float().clamp(0, 1).mul(255).to(torch.uint8)
+    return levels.permute(0, 2, 3, 1).cpu().numpy()
 
 
 def _write(path: Path, picture: np.ndarray, quality: int) -> None:
@@ -201,9 +265,14 @@ def estimate(model: Model, job: Job, folder: Path) -> Estimate:
     seconds = 0.0
     for _ in range(2):
         begin = time.perf_counter()
-        generation = generate(model, [s.written for s in batches[0]], job.method,
-                        seed=[s.seed for s in batches[0]], sizes=job.sizes,
-                        sampling=job.sampling)  # fmt: skip
+        generation = generate(
+            model,
+            [s.written for s in batches[0]],
+            job.method,
+            seed=[s.seed for s in batches[0]],
+            sizes=job.sizes,
+            sampling=job.sampling,
+        )
         model.decode(generation.canvas)
         if model.device.type == "cuda":
             torch.cuda.synchronize(model.device)

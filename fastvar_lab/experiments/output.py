@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,17 @@ def write_tables(path: str | Path, frame: pd.DataFrame, caption: str = "") -> No
     tex = latex(table, caption, label=f"tab:{Path(path).name}")
     for ending, text in ((".md", markdown(table)), (".tex", tex)):
         _write_text(Path(f"{path}{ending}"), text)
+
+
+def write_more_tables(path: Path, experiment: Experiment, frame: pd.DataFrame) -> None:
+    """Write an experiment's other tables, NAME_TITLE.csv, .md and .tex each."""
+    for title, make in experiment.tables.items():
+        table, place = make(frame), Path(f"{path}_{title}")
+        tex = latex(table, label=f"tab:{place.name}")
+        for ending, text in (
+            (".csv", table.to_csv(index=False)), (".md", markdown(table)), (".tex", tex),
+        ):  # fmt: skip
+            _write_text(Path(f"{place}{ending}"), text)
 
 
 def write_caption(path: str | Path, report: Report) -> None:
@@ -118,7 +130,9 @@ def provenance(
 
 def model_option(model: Model) -> str:
     """Write --model, with a space before it; nothing for the model that commands use without it."""
-    return "" if model.name == ModelSpec().name else f" --model {model.name}"
+    function = re.match(r"fv\.load\('(\w[\w.]*:\w+)'", model.source)
+    name = function[1] if function else model.name
+    return "" if name == ModelSpec().name else f" --model {name}"
 
 
 def repeating(

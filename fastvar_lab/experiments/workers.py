@@ -29,7 +29,7 @@ OPENING = threading.Lock()  # a worker with several threads opens a model once
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """How a model is opened, as plain values that travel to a worker.
+    """How a model is opened, as plain values that travel to a worker; see `load`.
 
     >>> ModelSpec("tiny").open().name
     'tiny'
@@ -41,6 +41,11 @@ class ModelSpec:
     dtype: str = "float32"
     lora: str | None = None
     lora_scale: float = 1.0
+    precision: str = "float32"
+    sizes: tuple[tuple[int, int], ...] | None = None
+    features: str | None = None
+    instruction: str | None = None
+    text: bool = True
 
     def open(self) -> Model:
         """Open the model, once per process."""
@@ -48,9 +53,13 @@ class ModelSpec:
             return _open(self)
 
     def resolved(self) -> ModelSpec:
-        """Return the same with a whole path: workers run elsewhere."""
-        names = [n for n in ("weights", "lora") if getattr(self, n) not in (None, "random")]
-        paths: dict[str, Any] = {n: str(expanded(str(getattr(self, n))).resolve()) for n in names}
+        """Return the same with whole paths: workers run elsewhere."""
+        names = ("weights", "lora", "features", "instruction")
+        paths: dict[str, Any] = {
+            name: str(expanded(str(getattr(self, name))).resolve())
+            for name in names
+            if getattr(self, name) not in (None, "random")
+        }
         return replace(self, **paths)
 
 
@@ -58,7 +67,17 @@ class ModelSpec:
 def _open(spec: ModelSpec) -> Model:
     dtype: Any = getattr(torch, spec.dtype, spec.dtype)  # `load` refuses what is none
     return load(
-        spec.name, spec.weights, spec.device, dtype, lora=spec.lora, lora_scale=spec.lora_scale
+        spec.name,
+        spec.weights,
+        spec.device,
+        dtype,
+        precision=spec.precision,
+        sizes=spec.sizes,
+        lora=spec.lora,
+        lora_scale=spec.lora_scale,
+        features=spec.features,
+        instruction=spec.instruction,
+        text=spec.text,
     )
 
 

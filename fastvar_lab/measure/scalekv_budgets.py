@@ -66,7 +66,7 @@ def budgets(
 
     >>> from fastvar_lab.scales import TINY, grids
     >>> budgets(grids(TINY), 8, (0,), 0.25)
-    {-3: (331, 521), -2: (287, 829), -1: (243, 1137)}
+    {-3: (353, 521), -2: (296, 921), -1: (243, 1291)}
     """
     whole = sum(grid.tokens for grid in grids[:-1])
     each = budget * whole
@@ -98,7 +98,9 @@ def scalekv(
     """
     grids, depth = model.grids(), model.depth
     count = max(1, round(depth * SHARE)) if depth > 1 else 0
-    steps = [step % len(grids) for step in budgets(grids, depth, range(count), budget)]  # type: ignore[operator]
+    counts = budgets(grids, depth, range(count), budget)
+    blank = ScaleKV(counts, tuple(range(count)), score)
+    steps = [*blank.budgets(grids, depth)]  # raises early, for steps that are too small
     total = torch.zeros(depth, dtype=torch.float64)
     for item in items:
         watches = list[Selectivity]()
@@ -113,6 +115,4 @@ def scalekv(
         total += ((index - index.mean(dim=1, keepdim=True)) / spread).sum(dim=0)
     order = total.argsort(stable=True).tolist()
     drafters = tuple(sorted(order[:count]))
-    method = ScaleKV(budgets(grids, depth, drafters, budget), drafters, score)
-    method.budgets(grids, depth)  # raises for steps that are too small
-    return method
+    return ScaleKV(counts, drafters, score)

@@ -10,16 +10,17 @@ import torch
 from torch import Tensor
 
 from fastvar_lab.methods.prune import Prune
-from fastvar_lab.methods.prune_runner import PruneRunner
+from fastvar_lab.methods.prune_runner import PruneRunner, Stored
 from fastvar_lab.methods.ratios import ScaleName, scale_name
 from fastvar_lab.methods.registry import method
-from fastvar_lab.methods.restore import CachedBranch, Restorer
+from fastvar_lab.methods.restore import Cached, CachedBranch, Restorer
 from fastvar_lab.methods.schedule import find
 from fastvar_lab.methods.select import FarFromMean, Selector
-from fastvar_lab.seam import KINDS, Act, Branch, Grid, Rows, Runner, Site
+from fastvar_lab.seam import KINDS, Act, Branch, Grid, Handles, Rows, Runner, Site, Stack
+from fastvar_lab.tokens import resize
 
 EIGHTHS, DIGITS = 8, "012345678"
-ROWS = ("cond", "null", "skip")
+ROWS = ("cond", "null", "skip", "held")
 
 Digits = str
 """A digit a layer: the eighths of its tokens that are pruned; 8 is a sublayer not computed."""
@@ -33,13 +34,16 @@ class Planned:
     `pruned` maps scale names to kinds of sublayers, and those to a digit a layer: how many eighths
     of the tokens are pruned, from 0 to 8. At 8 the sublayer is not computed, its whole output is
     restored, and an attention leaves no keys or values. `rows` maps scale names to "cond" or
-    "null", the guidance rows that run alone, or to "skip". Selection, restoration and the cache
-    step are those of `Prune`. `origin` says what the schedule was planned on; it does not take
-    part in comparisons.
+    "null", the guidance rows that run alone, to "skip", or to "held": the conditional rows run
+    alone, and guidance takes the difference of both rows' hidden states from the last step that ran
+    both. `previous` maps scale names to kinds of sublayers whose pruned tokens take the sublayer's
+    own output at the step before; all others take that of the cache step. Selection, restoration
+    and the cache step are those of `Prune`; with `restore=ZeroCode()` the codes of pruned tokens
+    are 0. `origin` says what the schedule was planned on; it does not take part in comparisons.
 
     `fv.plan` makes such schedules; any can be written by hand. Raises ValueError for other digits,
-    kinds or rows; `start` and `acts` for a model of another depth and for scales that are not
-    there.
+    kinds or rows; `start` and `acts` for a model of another depth, for scales that are not there,
+    and for held rows without an earlier step of both.
 
     >>> from fastvar_lab.scales import TINY, grids
     >>> plan = Planned({-1: {"attn": "44668888"}}, rows={-1: "cond"})
@@ -49,6 +53,7 @@ class Planned:
 
     pruned: Any = ()
     rows: Any = ()
+    previous: Any = ()
     select: Selector = field(default_factory=FarFromMean)
     restore: Restorer = field(default_factory=CachedBranch)
     cache_step: ScaleName | None = None
@@ -67,6 +72,8 @@ class Planned:
         set_field = object.__setattr__
         set_field(self, "pruned", tuple((n, k) for n, k in schedule.items() if k))
         set_field(self, "rows", tuple(rows.items()))
+        previous = {scale_name(n): _kind_names(n, kinds) for n, kinds in _pairs(self.previous)}
+        set_field(self, "previous", tuple(previous.items()))
         if self.cache_step is not None:
             set_field(self, "cache_step", scale_name(self.cache_step))
         depths = {len(digits) for _, kinds in self.pruned for _, digits in kinds}
@@ -83,6 +90,7 @@ class Planned:
     def __repr__(self) -> str:
         parts = [repr({name: dict(kinds) for name, kinds in self.pruned})]
         parts += [f"rows={dict(self.rows)!r}"] if self.rows else []
+        parts += [f"previous={dict(self.previous)!r}"] if self.previous else []
         if self.select != FarFromMean():
             parts.append(f"select={self.select!r}")
         if self.restore != CachedBranch():
@@ -105,7 +113,25 @@ class Planned:
 
     def rows_by_step(self, grids: Sequence[Grid]) -> dict[int, Rows]:
         """Return the rows that run, of steps that do not run both, by step index."""
-        return {find(name, grids): Rows(which) for name, which in self.rows}
+        return {
+            find(name, grids): Rows.COND if which == "held" else Rows(which)
+            for name, which in self.rows
+        }
+
+    def held_from(self, grids: Sequence[Grid]) -> dict[int, int]:
+        """Return by step with held guidance the step whose difference of both rows it takes.
+
+        Raises ValueError if no step before it runs both.
+        """
+        alone, held = self.rows_by_step(grids), dict[int, int]()
+        for step in sorted(find(name, grids) for name, which in self.rows if which == "held"):
+            held[step] = max((s for s in range(step) if s not in alone), default=-1)
+            if held[step] < 0:
+                raise ValueError(
+                    f"scale {grids[step].name} holds the guidance of an earlier step; none before "
+                    "it runs both rows"
+                )
+        return held
 
     def uniform(self, grids: Sequence[Grid]) -> Prune:
         """Return the `Prune` that prunes and skips at the same steps, with one share for all."""
@@ -120,14 +146,16 @@ class Planned:
         return self.uniform(grids).cache_index(grids)
 
     def acts(self, grids: Sequence[Grid]) -> tuple[Act, ...]:
-        steps, rows = self.steps(grids), self.rows_by_step(grids)
-        return tuple(
-            act._replace(
-                rows=rows.get(step, act.rows),
-                key=act.key and (*act.key, *sorted(steps.get(step, {}).items())),
-            )
-            for step, act in enumerate(self.uniform(grids).acts(grids))
-        )
+        steps, rows, held = self.steps(grids), self.rows_by_step(grids), self.held_from(grids)
+        previous = {find(name, grids): kinds for name, kinds in self.previous}
+        watched = {step - 1 for step in previous}
+        acts = list[Act]()
+        for step, act in enumerate(self.uniform(grids).acts(grids)):
+            key = act.key and (*act.key, *sorted(steps.get(step, {}).items()))
+            key += ("previous", previous.get(step)) if step in previous or step in watched else ()
+            key += ("difference",) if step in held or step in held.values() else ()
+            acts.append(act if act.skips else act._replace(rows=rows.get(step, act.rows), key=key))
+        return tuple(acts)
 
     def start(
         self,
@@ -159,6 +187,17 @@ class PlannedRunner(PruneRunner):
             for kind, digits in kinds.items()
             for layer, digit in enumerate(digits)
         }
+        self.previous = {
+            (find(name, grids), kind) for name, kinds in method.previous for kind in kinds
+        }
+        self.latest: dict[Site, Stored] = {}  # outputs at the step before, where one is taken
+        self.held_from = method.held_from(grids)
+        self.difference: tuple[Tensor, Grid] | None = None  # of both rows, (n, L, C)
+        self.handles: Handles | None = None
+
+    def prepare(self, handles: Handles) -> None:
+        self.handles = handles
+        super().prepare(handles)
 
     def ratio(self, site: Site, grid: Grid) -> float:
         return self.shares.get((grid.index, site), 0.0)
@@ -166,12 +205,51 @@ class PlannedRunner(PruneRunner):
     def prunes(self, site: Site) -> bool:
         return any(share > 0 for (_, pruned), share in self.shares.items() if pruned == site)
 
+    def stack(self, grid: Grid, blocks: Stack, x: Tensor) -> Tensor:
+        x = super().stack(grid, blocks, x)
+        handles = self.handles
+        if handles is None or not handles.guided:
+            return x
+        if grid.index in self.held_from.values():
+            if len(x) != 2 * handles.pictures:
+                raise ValueError(
+                    f"step {grid.index} ({grid.name}) merges both guidance rows before its last "
+                    "layer; no difference is left for later steps to hold"
+                )
+            self.difference = x[: handles.pictures] - x[handles.pictures :], grid
+        if grid.index in self.held_from:
+            assert self.difference is not None
+            gap, source = self.difference
+            gap = resize(gap[:, source.prefix :], (source.h, source.w), (grid.h, grid.w))
+            x = handles.guide(grid, torch.cat((x, x - gap)))
+        return x
+
     def sublayer(self, site: Site, grid: Grid, branch: Branch, x: Tensor) -> Tensor:
+        out = self.computed(site, grid, branch, x)
+        if (grid.index + 1, site.kind) in self.previous:
+            self.latest[site] = Stored(out, grid)
+        return out
+
+    def computed(self, site: Site, grid: Grid, branch: Branch, x: Tensor) -> Tensor:
+        """Return the output (B, L, C) of a sublayer, of which no token may be computed."""
         if self.ratio(site, grid) < 1:
             return super().sublayer(site, grid, branch, x)
         none = torch.zeros(len(x), 0, dtype=torch.long, device=x.device)
-        cached = self.on_rows(self.cache.get(site), len(x))
-        return self.restore.restore(x[:, :0], none, grid, cached)
+        out: Tensor = self.restore.restore(x[:, :0], none, grid, self.source(site, grid, len(x)))
+        return out
+
+    def source(self, site: Site, grid: Grid, rows: int) -> Cached | None:
+        latest = self.latest.get(site) if (grid.index, site.kind) in self.previous else None
+        return self.on_rows(latest or self.cache.get(site), rows)
+
+
+def _kind_names(name: Any, kinds: Any) -> tuple[str, ...]:
+    """Check the kinds of sublayers that one step restores from the step before."""
+    kinds = (kinds,) if isinstance(kinds, str) else tuple(kinds)
+    for kind in kinds:
+        if kind not in KINDS:
+            raise ValueError(f"scale {name}: sublayers are {', '.join(KINDS)}; not {kind!r}")
+    return tuple(sorted(kinds))
 
 
 def _pairs(mapping: Any) -> Sequence[tuple[Any, Any]]:

@@ -138,7 +138,7 @@ class PruneRunner(ScheduledRunner):
 
     def pruned(self, site: Site, grid: Grid, branch: Branch, x: Tensor) -> Tensor:
         """Return the output (B, L, C) of a sublayer that computes some tokens."""
-        cached = self.on_rows(self.cache.get(site), len(x))
+        cached = self.source(site, grid, len(x))
         if self.oracle:
             whole = branch(x)
             index = self.choose(site, grid, whole - _resized(cached, grid))
@@ -151,6 +151,10 @@ class PruneRunner(ScheduledRunner):
         if self.rolling:
             self.cache[site] = Stored(out, grid)
         return out
+
+    def source(self, site: Site, grid: Grid, rows: int) -> Cached | None:
+        """Return what the pruned tokens of a sublayer are restored from."""
+        return self.on_rows(self.cache.get(site), rows)
 
     def on_rows(self, stored: Stored | None, rows: int) -> Cached | None:
         """Return a stored output for the guidance rows that run, without text tokens."""

@@ -97,29 +97,33 @@ class AttentionEntropy(Observed):
     It is measured once, at the last step that computes every token, and resized to later steps.
     `keep` says which tokens are kept: those of "high" entropy (NOVA drops low entropy) or of "low"
     (ToProVAR drops high entropy). Neither method is complete here, because their constants are
-    not published; only the sign is asked. Guessed: the mean over layers, the step.
+    not published; only the sign is asked. `layers`, a half-open range, are those that are looked
+    at, default all; a few need less time. Guessed: the mean over layers, the step.
     """
 
     keep: str = "high"
+    layers: tuple[int, int] | None = None
     looks_back: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         signed(self.keep, self)
 
     def observer(self, grids: Sequence[Grid], depth: int, since: int) -> Observer:
-        return _AttentionEntropy(signed(self.keep, self), since)
+        layers = chunk_checked(self.layers or (0, depth), depth, repr(self))
+        return _AttentionEntropy(signed(self.keep, self), since, range(*layers))
 
 
 class _AttentionEntropy(Observer):
-    def __init__(self, sign: int, since: int) -> None:
+    def __init__(self, sign: int, since: int, layers: range) -> None:
         super().__init__(since)
+        self.layers = layers
         self.sign, self.waiting, self.total = sign, list[tuple[Tensor, Tensor, float]](), None
 
     total: Tensor | None
     grid: Grid
 
     def attended(self, site: Site, grid: Grid, q: Tensor, k: Tensor, scale: float) -> None:
-        if grid.index == self.since:
+        if grid.index == self.since and site.layer in self.layers:
             self.waiting.append((q, k, scale))
 
     def added(self, site: Site, grid: Grid, delta: Tensor, index: Tensor | None) -> None:

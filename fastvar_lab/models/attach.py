@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
-from types import FunctionType, MethodType
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from fastvar_lab.backbones.autoencoder import AutoEncoder, AutoEncoderConfig
+from fastvar_lab.backbones.autoencoder import AutoEncoderConfig
+from fastvar_lab.backbones.infinity import InfinityConfig
 from fastvar_lab.backbones.protocol import ConditionEncoder
 from fastvar_lab.errors import short
 from fastvar_lab.models import recognition, releases, states
 from fastvar_lab.models.absent import NoAutoEncoder, NoText
 from fastvar_lab.models.build import build
 from fastvar_lab.models.families import FAMILIES, Config, Family
+from fastvar_lab.models.live_functions import LiveDecoder, LiveText, NamedConditions
 from fastvar_lab.models.live_object import LiveObject, share
-from fastvar_lab.models.model import Model
+from fastvar_lab.models.model import Model, Preset
 from fastvar_lab.models.precision import PRECISIONS
+from fastvar_lab.prompts import PromptList, PromptSet, as_prompts
 from fastvar_lab.sampling import Sampling
 from fastvar_lab.scales import INFINITY_BUDGETS, Sizes, as_sizes, infinity
 
@@ -85,60 +87,18 @@ class Attached(Model):
         )
 
 
-def _function(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a callable in a form that is part of a model's identity, an object as its method."""
-    call = type(function).__call__
-    if isinstance(function, nn.Module) or not isinstance(call, FunctionType):
-        return function
-    return MethodType(call, function)
-
-
-class LiveDecoder(AutoEncoder):
-    """A decoder that the user gave as a function: latents (n, d, H, W) to pictures in [0, 1]."""
-
-    def __init__(self, decode: Callable[[Tensor], Tensor], config: AutoEncoderConfig) -> None:
-        nn.Module.__init__(self)
-        self.config, self.function = config, _function(decode)
-
-    def decode(self, latent: Tensor) -> Tensor:
-        """Decode by the function; raise ValueError for what is no batch of pictures."""
-        pictures = self.function(latent)
-        if not isinstance(pictures, Tensor) or pictures.shape[:2] != (len(latent), 3):
-            shape = tuple(pictures.shape) if isinstance(pictures, Tensor) else short(pictures)
-            raise ValueError(f"the decoder must return pictures (n, 3, h, w); not {shape}")
-        return pictures.float()
-
-
-class LiveText(ConditionEncoder):
-    """A text encoder that the user gave as a function of a list of prompts."""
-
-    def __init__(self, encode: Callable[[list[str]], Any], condition: type) -> None:
-        super().__init__()
-        self.function, self.condition = _function(encode), condition
-
-    def encode(self, prompts: Sequence[str]) -> Any:
-        """Encode by the function; a tuple of tensors becomes the transformer's condition."""
-        encoded = self.function(list(prompts))
-        if isinstance(encoded, self.condition):
-            return encoded
-        count = len(getattr(self.condition, "_fields", ()))
-        if isinstance(encoded, tuple) and len(encoded) == count:
-            return self.condition(*encoded)
-        raise ValueError(
-            f"the text encoder must return a {self.condition.__name__} or its "
-            f"{count} tensors; not {short(encoded)}"
-        )
-
-
 def attach(
     live: nn.Module,
     *,
     tokenizer: nn.Module | Callable[[Tensor], Tensor] | None = None,
-    text: ConditionEncoder | Callable[[list[str]], Any] | None = None,
+    text: ConditionEncoder | Callable[[list[str]], Any] | Mapping[str, Any] | None = None,
     name: str | None = None,
     sizes: Sequence[Sequence[int]] | None = None,
     sampling: Sampling | None = None,
     autocast: torch.dtype | None = None,
+    reference: tuple[int, int] | None = None,
+    fast: Preset | None = None,
+    prompts: PromptSet | str | Sequence[str] | None = None,
 ) -> Model:
     """Open a live Infinity, VAR or HART as a model that shares its parameters.
 
@@ -152,9 +112,13 @@ def attach(
     Infinity, whose quantiser has no weights, also takes a function from latents (n, d, H, W) to
     pictures (n, 3, h, w) in [0, 1], or none: latents stay latents. `text` is a `ConditionEncoder`,
     or a function from a list of prompts to the condition's tensors: features (n, T, D) and mask
-    (n, T), bool, for Infinity; features and positions (n, T) for HART. Without it prompts come
-    encoded; VAR needs none. `name`, `sizes` and `sampling` default to those of the release of this
-    configuration, else of the family.
+    (n, T), bool, for Infinity; features and positions (n, T) for HART. A dict from names to
+    conditions of one row, encoded elsewhere, makes its names the prompts: of `generate`, of
+    experiments and of widgets. Without either prompts come encoded; VAR needs none. `name`, `sizes`
+    and `sampling` default to those of the release of this configuration, else of the family, and
+    so does `fast`, its preset; `reference` replaces Infinity's rotary grid, as in `load`. `prompts`
+    are those of experiments, the first of them the example; a model that takes only some words
+    needs them.
 
     `autocast` is the type in which the object's own sampler runs under autocast; by default the
     type of its blocks, if the other weights are wider. Nothing of the object changes: weights keep
@@ -163,6 +127,12 @@ def attach(
 
     Raises ValueError for an object of no known family, in training mode, on several devices, or
     whose settings are not implemented; WeightsError for parameters that do not match.
+
+    >>> from fastvar_lab.models.standin import live_infinity
+    >>> live = live_infinity()
+    >>> model = attach(live, tokenizer=live.vae_decode, text=live.encode_text, name="live")
+    >>> model.transformer.head.weight is live.head.weight
+    True
     """
     whole = LiveObject(live, "the live object")
     family = FAMILIES[recognition.family_name(whole)]
@@ -178,6 +148,12 @@ def attach(
     config = recognition.config_of(whole, family.name, None if sized is None else sized.channels)
     if vision is None and family.name != "infinity":
         raise ValueError(f"{whole.noun} needs its live tokenizer, which holds its codebook")
+    if vision is not None and not isinstance(config, InfinityConfig):
+        config = replace(config, share_quant_resi=recognition.shared_convs(vision))
+    if reference is not None:
+        if not isinstance(config, InfinityConfig):
+            raise ValueError(f"a rotary reference grid belongs to Infinity; not to {whole.noun}")
+        config = replace(config, reference=as_sizes([reference])[0])
     parts = _parts(whole, config, sized)
     share(parts.transformer, whole)
     if vision is not None:
@@ -190,16 +166,21 @@ def attach(
     elif tokenizer is None:
         parts.tokenizer = NoAutoEncoder()
     else:
-        parts.tokenizer = LiveDecoder(tokenizer, parts.tokenizer.config)
+        channels = parts.tokenizer.config.channels
+        parts.tokenizer = LiveDecoder(tokenizer, channels, whole.device)
     known = _known(config)
     named = name or known or family.name
     _put_text(parts, text, named, family)
+    if prompts is not None:
+        parts.prompts = as_prompts(prompts)
+        parts.text_encoder.example = parts.prompts.take(1)[0].prompt
     model = Attached(
         live=whole,
         **{f.name: getattr(parts, f.name) for f in fields(Model) if f.init},
     )
     model.name = named
     release = None if known is None else releases.release(known)
+    model.fast = model.fast if fast is None else fast
     model.sampling = sampling or (release and release.sampling) or model.sampling
     model.sizes = _sizes(whole, family, sizes) or (release and release.sizes) or model.sizes
     for module in (*model.transformer.modules(), *model.tokenizer.modules()):
@@ -243,10 +224,21 @@ def _put_text(model: Model, text: Any, name: str, family: Family) -> None:
     """Set the text encoder of a model: what was given, or a `NoText`."""
     if isinstance(text, ConditionEncoder):
         model.text_encoder = text
+    elif isinstance(text, Mapping):
+        if family.text_length is None:
+            raise ValueError(f"{name} is conditioned on class numbers; it takes no texts")
+        if not text:
+            raise ValueError("text names no condition; give one a prompt, or leave it out")
+        model.text_encoder = NamedConditions(name, text, model.transformer.condition)
+        model.text_encoder.to(model.device)
+        model.prompts = PromptList(tuple(text))
     elif callable(text):
         model.text_encoder = LiveText(text, model.transformer.condition)
     elif text is not None:
-        raise ValueError(f"text must be a ConditionEncoder or a function; not {short(text)}")
+        raise ValueError(
+            "text must be a ConditionEncoder, a function, or a dict of encoded conditions; "
+            f"not {short(text)}"
+        )
     elif family.text_length is not None:
         model.text_encoder = NoText(name)
 

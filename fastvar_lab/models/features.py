@@ -22,6 +22,69 @@ from fastvar_lab.files import folder as writable
 from fastvar_lab.models.stamps import Identity
 from fastvar_lab.tensors import read_tensors, write_tensors
 
+Row = dict[str, Tensor]
+"""The features (T, D) of one prompt, without padding; of a Context also its positions (T,)."""
+
+
+def row_of(encoder: ConditionEncoder, prompt: str) -> Row:
+    """Encode one prompt, to tensors on the host."""
+    encoded = encoder.encode([prompt])
+    if isinstance(encoded, Context):
+        row = {"features": encoded.features[0], "positions": encoded.positions[0]}
+    else:
+        row = {"features": encoded.features[0][encoded.mask[0]]}
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in row.items()}
+
+
+def joined(rows: Sequence[Row], device: torch.device) -> Text | Context:
+    """Join the features of several prompts, padded to the longest, on a device."""
+    features = torch.nn.utils.rnn.pad_sequence(
+        [row["features"] for row in rows], batch_first=True
+    ).to(device)
+    if "positions" in rows[0]:
+        return Context(features, torch.stack([row["positions"] for row in rows]).to(device))
+    lengths = torch.tensor([len(row["features"]) for row in rows], device="cpu")
+    mask = torch.arange(features.shape[1], device="cpu") < lengths.unsqueeze(1)
+    return Text(features, mask.to(device))
+
+
+def encoder_name(encoder: ConditionEncoder, identity: Identity | None = None) -> str:
+    """Name an encoder by its class, configuration, and the hash of all that it computes with."""
+    weights = (identity or Identity([encoder])).of((encoder,))
+    return f"{type(encoder).__name__} {getattr(encoder, 'config', None)!r} {weights}"
+
+
+def text_label(encoder: ConditionEncoder) -> str:
+    """Name what encoded, or encodes, a model's prompts: the same whether it is still there."""
+    if isinstance(encoder, EncodedPrompts):
+        return encoder.config
+    if isinstance(encoder, StoredFeatures):
+        return str(encoder.config) if encoder.encoder is None else encoder_name(encoder.encoder)
+    return encoder_name(encoder)
+
+
+class EncodedPrompts(ConditionEncoder):
+    """Stands in for a text encoder that has encoded all prompts, and takes no memory any more.
+
+    `config` names the encoder, so that a model's results depend on it as before.
+    """
+
+    def __init__(self, rows: Mapping[str, Row], config: str) -> None:
+        super().__init__()
+        self.config = config
+        self._rows = dict(rows)
+        self.register_buffer("where", torch.zeros(1), persistent=False)
+
+    def encode(self, prompts: Sequence[str]) -> Text | Context:
+        """Look the features of prompts up; raise ValueError for one that was not encoded."""
+        for prompt in prompts:
+            if prompt not in self._rows:
+                raise ValueError(
+                    f"the text encoder was freed when it had encoded {len(self._rows)} prompts; "
+                    f"{short(repr(prompt))} is none of them"
+                )
+        return joined([self._rows[prompt] for prompt in prompts], self.get_buffer("where").device)
+
 
 class StoredFeatures(ConditionEncoder):
     """Caches features of prompts in a folder, one safetensors file each.
@@ -60,19 +123,15 @@ class StoredFeatures(ConditionEncoder):
 
     def encode(self, prompts: Sequence[str]) -> Text | Context:
         """Read the features of prompts, or compute and store them."""
-        name = self._encoder_name()
-        kept = [self._one(prompt, name) for prompt in prompts]
+        kept = self.rows(prompts)
         if len({(*k, k["features"].shape[1]) for k in kept}) > 1:
             raise ValueError(f"{self.folder} holds features of several encoders; give them apart")
-        device = self.get_buffer("where").device
-        features = torch.nn.utils.rnn.pad_sequence(
-            [f["features"] for f in kept], batch_first=True
-        ).to(device)
-        if "positions" in kept[0]:
-            return Context(features, torch.stack([f["positions"] for f in kept]).to(device))
-        lengths = torch.tensor([len(f["features"]) for f in kept], device="cpu")
-        mask = torch.arange(features.shape[1], device="cpu") < lengths.unsqueeze(1)
-        return Text(features, mask.to(device))
+        return joined(kept, self.get_buffer("where").device)
+
+    def rows(self, prompts: Sequence[str]) -> list[Row]:
+        """Read the features of prompts one by one, or compute and store them."""
+        name = self._encoder_name()
+        return [self._one(prompt, name) for prompt in prompts]
 
     def _one(self, prompt: str, name: str) -> dict[str, Tensor]:
         path = self.path(prompt)
@@ -91,12 +150,7 @@ class StoredFeatures(ConditionEncoder):
             raise ValueError(
                 f"{self.folder} has no features of {short(repr(prompt))}, and no encoder is here"
             )
-        encoded = self.encoder.encode([prompt])
-        if isinstance(encoded, Context):
-            kept = {"features": encoded.features[0], "positions": encoded.positions[0]}
-        else:
-            kept = {"features": encoded.features[0][encoded.mask[0]]}
-        kept = {k: v.detach().cpu().contiguous() for k, v in kept.items()}
+        kept = row_of(self.encoder, prompt)
         try:
             writable(self.folder)
             write_tensors(path, kept, {"prompt": prompt, "encoder": name})
@@ -106,10 +160,7 @@ class StoredFeatures(ConditionEncoder):
 
     def _encoder_name(self) -> str:
         """Name the encoder in files: by its class, and the hash of all that it computes with."""
-        if self.encoder is None:
-            return ""
-        weights = self._identity.of((self.encoder,))
-        return f"{type(self.encoder).__name__} {self.config!r} {weights}"
+        return "" if self.encoder is None else encoder_name(self.encoder, self._identity)
 
 
 def _encoder_of(path: Path) -> str:

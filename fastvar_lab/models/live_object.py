@@ -53,7 +53,9 @@ class LiveObject:
         self.noun, self.outer = f"{noun} ({type(bare(live)).__name__})", bare(live)
         walked = dict(_walk(self.outer, ""))
         inner = {name: name.removeprefix("vae.") for name in walked if name.split(".")[0] == "vae"}
-        names = states.consecutive([inner.get(name, name) for name in walked])
+        named = [inner.get(name, name) for name in walked]
+        names, chunks = states.consecutive(named), states.chunks(named)
+        self.chunk_size = None if chunks is None else chunks[1]
         self.modules = dict(zip(names, walked.values(), strict=True))
         training = next((name for name, m in self.modules.items() if _trains(name, m)), None)
         if training is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from importlib import import_module
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,8 @@ from fastvar_lab.models.checkpoints import read_released
 from fastvar_lab.models.families import Config
 from fastvar_lab.models.features import StoredFeatures
 from fastvar_lab.models.hub import fetch
-from fastvar_lab.models.lora import load_lora, lora_file
+from fastvar_lab.models.lora import load_lora
+from fastvar_lab.models.lora_files import lora_file
 from fastvar_lab.models.model import Model
 from fastvar_lab.models.releases import Release
 from fastvar_lab.models.seeding import seeded
@@ -56,6 +58,7 @@ def load(
     sizes: Sequence[Sequence[int]] | None = None,
     depth: int | None = None,
     features: str | Path | None = None,
+    text: bool = True,
     instruction: str | Path | None = None,
     rotary_mode: str | None = None,
     level_every: int | None = None,
@@ -63,6 +66,10 @@ def load(
     share_quant_resi: int | None = None,
 ) -> Model:
     """Open a model: "tiny", "var-d16" to "var-d36", "infinity-2b" and its kin, "hart-0.7b".
+
+    "module:function" imports a function of your own and calls it: it returns the model, for
+    instance of `attach`, and takes no options but `lora` and `lora_scale`. So a live object can be
+    named in commands and notebooks, and opened by workers.
 
     `weights` is a folder with the released files (default for tiny: those in the package), or
     "random" for random weights drawn from `seed`, which are good for speed and tests alone.
@@ -72,8 +79,9 @@ def load(
     torch.int8 it is "int8" beside float32. `lora` is a file or folder of a LoRA, put on scaled by
     `lora_scale`; see `load_lora`. `reference` replaces
     Infinity's rotary grid, `sizes` the schedule. `depth` keeps only the first layers, for random
-    weights. `features` is a folder in which encoded prompts are cached. `instruction` is the file
-    with HART's instruction text, which is not shipped.
+    weights. `features` is a folder in which encoded prompts are cached; `text=False` leaves a
+    released text encoder unread, for prompts that are encoded (see `staging.load_encoded`).
+    `instruction` is the file with HART's instruction text, which is not shipped.
 
     Weights trained in other ways than the released ones are opened with `rotary_mode` and
     `level_every` (see `InfinityConfig`), `attn_l2_norm` (`VARConfig`) and `share_quant_resi`
@@ -114,6 +122,8 @@ def load(
         else whole("share_quant_resi", share_quant_resi),
     }
     names.check_name(name)
+    if names.is_function(name):
+        return _from_function(name, options)
     if not isinstance(dtype, torch.dtype):
         raise ValueError(f"dtype must be a torch.dtype such as torch.bfloat16; not {dtype!r}")
     if lora is not None:
@@ -138,8 +148,8 @@ def load(
         if depth is not None:
             raise ValueError("only random weights can be cut to fewer layers")
         _need_memory(name, release.config, device, dtype)
-        folder, text = _folder(name, release, weights, download)
-        model = _released(name, release, folder, text, instruction)
+        folder, place = _folder(name, release, weights, download)
+        model = _released(name, release, folder, place if text else None, instruction)
     if features is not None:
         encoder = None if isinstance(model.text_encoder, NoText) else model.text_encoder
         model.text_encoder = StoredFeatures(features, encoder)
@@ -151,18 +161,69 @@ def load(
     return model.lay_out()
 
 
+def _from_function(name: str, options: Mapping[str, Any]) -> Model:
+    """Open a model through a function "module:function"; ValueError if there is none, or no model.
+
+    What the function itself raises is raised.
+    """
+    defaults = {k: p.default for k, p in signature(load).parameters.items()}
+    for option, value in options.items():
+        if value != defaults[option] and option not in ("lora", "lora_scale", "seed"):
+            raise ValueError(f"{name} opens the model itself; {option} is for it to choose")
+    module, _, function = name.partition(":")
+    try:
+        opened = getattr(import_module(module), function)()
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise
+        raise ValueError(f"there is no module {error.name!r} to open {name} from") from None
+    except AttributeError as error:
+        if hasattr(import_module(module), function):
+            raise
+        raise ValueError(f"cannot open {name}: {short(error, 120)}") from None
+    if not isinstance(opened, Model):
+        raise ValueError(f"{name} must return a Model, such as attach does; not {short(opened)}")
+    if options["lora"] is not None:
+        load_lora(opened, options["lora"], options["lora_scale"])
+    opened.source, opened.opened = _source(name, options), opened.sizes
+    return opened
+
+
 def buckets(name: str) -> Buckets | None:
     """Return the trained schedules of a model by aspect and pixel budget; None if it has one alone.
 
     Raises ValueError for an unknown name.
     """
     names.check_name(name)
-    return None if name in SHIPPED else releases.release(name).family.buckets
+    return (
+        None
+        if name in SHIPPED or names.is_function(name)
+        else releases.release(name).family.buckets
+    )
+
+
+def open_text(
+    name: str,
+    weights: str | Path | None,
+    *,
+    download: bool = False,
+    instruction: str | Path | None = None,
+) -> ConditionEncoder:
+    """Open the released text encoder of a model alone, on the CPU; a `NoText` if it is not there.
+
+    Raises ValueError or WeightsError as `load` does.
+    """
+    release = releases.release(name)
+    folder, place = _folder(name, release, weights, download)
+    release, _ = _followed(name, release, folder / str(release.transformer))
+    return _condition(name, release, place, instruction)
 
 
 def hollow(name: str, precision: str = "float32", dtype: torch.dtype = torch.bfloat16) -> Model:
     """Open a model whose weights have shapes and no content, for counts; see `load`."""
     names.check_name(name)
+    if names.is_function(name):
+        raise ValueError(f"{name} is opened by a function, which gives it content")
     with torch.device("meta"):
         model = skeleton(name)
     return model.to("meta").set_precision(precision, dtype)
@@ -289,7 +350,7 @@ def _condition(
     if release.text is None or release.family.text_length is None:
         return release.family.condition(release.config)
     if place is None or not place.exists():
-        return NoText(name, f"{release.text.repo} in {place}")
+        return NoText(name, "" if place is None else f"{release.text.repo} in {place}")
     from fastvar_lab.backbones.encoders import open_encoder
 
     length = release.family.text_length(release.config)

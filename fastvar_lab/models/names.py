@@ -33,7 +33,19 @@ INFINITY = {
 NAMES = (*SHIPPED, *VAR, *INFINITY, *HART)
 
 
+def is_function(name: str) -> bool:
+    """Return whether a name is that of a function that opens a model: "module:function".
+
+    >>> is_function("my_models:open_fork"), is_function("tiny")
+    (True, False)
+    """
+    module, colon, function = name.partition(":")
+    return bool(colon) and function.isidentifier() and all(map(str.isidentifier, module.split(".")))
+
+
 def check_name(name: str) -> None:
-    """Raise ValueError for an unknown name."""
-    if name not in NAMES:
-        raise ValueError(f"model must be one of {', '.join(NAMES)}; not {name!r}")
+    """Raise ValueError for an unknown name; that of a function is only known when it is called."""
+    if name not in NAMES and not is_function(name):
+        raise ValueError(
+            f"model must be one of {', '.join(NAMES)}, or module:function; not {name!r}"
+        )

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import isqrt
-from typing import Any
+from typing import Any, cast
 
 from fastvar_lab.backbones.autoencoder import AutoEncoderConfig
 from fastvar_lab.backbones.hart import HARTConfig
-from fastvar_lab.backbones.infinity import InfinityConfig
+from fastvar_lab.backbones.infinity import ROTARY_MODES, InfinityConfig
 from fastvar_lab.backbones.var import VARConfig
 from fastvar_lab.errors import WeightsError, short
 from fastvar_lab.models import states
@@ -22,8 +22,6 @@ _NEEDS: dict[str, dict[str, Any]] = {
         "norm_eps": 1e-6,
         "use_bit_label": True,
         "rope2d_each_sa_layer": True,
-        "rope2d_normalized_by_hw": 2,
-        "add_lvl_embeding_only_first_block": True,  # spelled so in the released code
     },
     "hart": {"norm_eps": 1e-6, "attn_l2_norm": False, **HART_NEEDS},
 }
@@ -63,10 +61,15 @@ def config_of(live: LiveObject, family: str, channels: int | None) -> Config:
 
 def _var(live: LiveObject, channels: int | None) -> VARConfig:
     width, code = live.shape("word_embed")
+    scale = live.tensors.get("blocks.0.attn.scale_mul_1H11")
+    heads = live.setting("num_heads") if scale is None else scale.numel()
+    if not isinstance(heads, int):
+        raise WeightsError(f"{live.noun} has neither scale_mul_1H11 nor num_heads, for its heads")
     return VARConfig(
         depth=live.count("blocks"),
         width=width,
-        heads=live.tensor("blocks.0.attn.scale_mul_1H11").numel(),
+        heads=heads,
+        attn_l2_norm=scale is not None,
         sides=live.sides(),
         shared_aln="blocks.0.ada_gss" in live.tensors,
         classes=live.shape("class_emb")[0] - 1,
@@ -77,6 +80,19 @@ def _var(live: LiveObject, channels: int | None) -> VARConfig:
 
 def _infinity(live: LiveObject, channels: int | None) -> InfinityConfig:
     width, bits = live.shape("word_embed")
+    rotary = live.setting("rope2d_normalized_by_hw")
+    if rotary not in (None, 0, 1, 2):
+        raise ValueError(
+            f"{live.noun} has rope2d_normalized_by_hw {rotary!r}; only 0, 1 and 2 are implemented"
+        )
+    first = live.setting("add_lvl_embeding_only_first_block")  # spelled so in the released code
+    chunks = live.chunk_size
+    if first is not None and not first and chunks is None:
+        raise ValueError(
+            f"{live.noun} adds level embeddings at every chunk of layers; its layers are in no "
+            "chunks"
+        )
+    places = live.tensors.get("places.weight")
     patch = 2 if live.setting("apply_spatial_patchify") else 1
     if channels is not None:
         patch = isqrt(bits // channels)
@@ -96,6 +112,9 @@ def _infinity(live: LiveObject, channels: int | None) -> InfinityConfig:
         text_length=len(live.tensor("cfg_uncond")),
         levels=live.shape("lvl_embed")[0],
         pool_heads=live.tensor("text_proj_for_sos.ca.mat_q").shape[1],
+        waves=0 if places is None else places.shape[1] // 4,
+        rotary_mode=ROTARY_MODES[2 if rotary is None else rotary],
+        level_every=0 if first is None or first else cast(int, chunks),
     )
 
 
@@ -132,6 +151,13 @@ _READERS: dict[str, Callable[[LiveObject, int | None], Config]] = {
     "infinity": _infinity,
     "hart": _hart,
 }
+
+
+def shared_convs(live: LiveObject) -> int:
+    """Return how many convolutions the scales of a codebook share; 0 for one of each scale."""
+    if live.layer("quantize.quant_resi.qresi") is not None:
+        return 1
+    return live.count("quantize.quant_resi.qresi_ls")
 
 
 def tokenizer_of(live: LiveObject) -> AutoEncoderConfig:

@@ -1,4 +1,4 @@
-"""The evaluators' networks: their files, licences and sizes; fetched, converted, opened.
+"""The evaluators' networks on this machine: fetched, converted, checked, opened.
 
 Each network is a folder `NAME` of a collection, by default in the user's cache, with its weights in
 `model.safetensors`. It is written by `fetch` or `convert`; afterwards nothing needs the internet.
@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import shutil
 import urllib.request
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import lru_cache, partial
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -19,59 +18,25 @@ from urllib.parse import urlsplit
 import torch
 from torch import nn
 
-from fastvar_lab.errors import WeightsError, short, unknown
-from fastvar_lab.files import cache_folder, digest, digest_of_file, expanded, folder, write_json
-from fastvar_lab.networks import conversion, pretrained, resizing
+from fastvar_lab.errors import WeightsError, short
+from fastvar_lab.files import (
+    cache_folder,
+    digest,
+    digest_of_file,
+    expanded,
+    folder,
+    read_json,
+    write_json,
+)
 from fastvar_lab.networks.conversion import CONFIG, WEIGHTS
-from fastvar_lab.networks.inception import Inception
-from fastvar_lab.networks.lpips import LPIPS
+from fastvar_lab.networks.published import NETWORKS, File, Network, find
 
 SOURCE = "source.json"
-
-
-@dataclass(frozen=True)
-class File:
-    """A file to fetch: from a repository of the Hugging Face Hub, or the whole address.
-
-    `begins` is the start of its SHA-256, where the publisher says it in the file's name.
-    """
-
-    name: str
-    repo: str = ""
-    url: str = ""
-    begins: str = ""
-
-    @property
-    def address(self) -> str:
-        return self.url or f"https://huggingface.co/{self.repo}/blob/main/{self.name}"
-
-
-@dataclass(frozen=True)
-class Network:
-    """One network: what it is for, where its files are, how they are converted and opened.
-
-    `convert(paths, folder)` writes the folder from the files by name.
-    """
-
-    name: str
-    use: str
-    files: tuple[File, ...]
-    megabytes: int
-    licence: str
-    convert: Callable[[Mapping[str, Path], Path], None]
-    read: Callable[[Path], nn.Module]
 
 
 def default_folder() -> Path:
     """Return the folder of networks in the user's cache."""
     return cache_folder("networks")
-
-
-def find(name: str) -> Network:
-    """Return a network by name; raise ValueError for an unknown one."""
-    if name not in NETWORKS:
-        raise unknown("network", name, NETWORKS)
-    return NETWORKS[name]
 
 
 def place(name: str, collection: str | Path | None = None) -> Path:
@@ -86,6 +51,32 @@ def place(name: str, collection: str | Path | None = None) -> Path:
     return path
 
 
+def check_weights(name: str, collection: str | Path | None = None) -> None:
+    """Raise WeightsError if the weights are not those that were converted here.
+
+    A collection that was written otherwise, as for a rehearsal, records none.
+    """
+    path = place(name, collection)
+    _check_weights(path.resolve(), _stamp(path))
+
+
+@lru_cache(maxsize=64)
+def _check_weights(path: Path, stamp: tuple[int, int]) -> None:
+    record = path / SOURCE
+    if not record.exists():
+        return
+    try:
+        known = read_json(record.read_bytes()).get("weights")
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"cannot read {record}: {short(error, 100)}") from None
+    found = digest_of_file(path / WEIGHTS)
+    if known is not None and known != found:
+        raise WeightsError(
+            f"{path / WEIGHTS} has the SHA-256 {found[:8]}..., the converted one had "
+            f"{str(known)[:8]}...; `fastvar-lab networks --fetch {path.name}` brings it anew"
+        )
+
+
 def open_network(
     name: str, collection: str | Path | None = None, device: torch.device | str = "cpu"
 ) -> Any:
@@ -94,6 +85,7 @@ def open_network(
     Raises WeightsError for files that are missing or do not match.
     """
     path = place(name, collection)
+    check_weights(name, collection)
     return _open(name, path.resolve(), str(device), _stamp(path))
 
 
@@ -171,110 +163,9 @@ def convert(
             )
     target = folder(expanded(collection or default_folder()) / name)
     network.convert({k: v for k, v in by_name.items() if v is not None}, target)
-    write_json(target / SOURCE, {"network": name, "licence": network.licence, "sha256": hashes})
+    record = {"network": name, "licence": network.licence, "sha256": hashes}
+    write_json(target / SOURCE, {**record, "weights": digest_of_file(target / WEIGHTS)})
     return target
-
-
-_CLIP = "openai/clip-vit-large-patch14"
-_BERT, _BERT_TOKENS = "google-bert/bert-base-uncased", ("tokenizer.json", "vocab.txt")
-_MMDET = "mask2former_swin-s-p4-w7-224_lsj_8x2_50e_coco"
-_TOKENS = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt",
-           "special_tokens_map.json")  # fmt: skip
-NETWORKS: dict[str, Network] = {
-    network.name: network
-    for network in (
-        Network(
-            "inception",
-            "FID, sFID, IS, precision and recall",
-            (
-                File(
-                    "pt_inception-2015-12-05-6726825d.pth",
-                    url="https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/"
-                    "pt_inception-2015-12-05-6726825d.pth",
-                    begins="6726825d",
-                ),
-            ),
-            95,
-            "Apache-2.0",
-            conversion.inception,
-            partial(conversion.filled, Inception),
-        ),
-        Network(
-            "clip",
-            "CLIP score, GenEval's colors, CLIP-I",
-            tuple(File(name, _CLIP) for name in (WEIGHTS, CONFIG, *_TOKENS)),
-            1710,
-            "MIT",
-            conversion.as_it_is,
-            pretrained.Clip,
-        ),
-        Network(
-            "hps",
-            "HPSv2.1",
-            (
-                File("HPS_v2.1_compressed.pt", "xswu/HPSv2"),
-                *(File(name, _CLIP) for name in _TOKENS),
-            ),
-            1970,
-            "Apache-2.0",
-            conversion.hps,
-            partial(pretrained.Clip, preprocess=resizing.float_crop),
-        ),
-        Network(
-            "imagereward",
-            "ImageReward",
-            (
-                File("ImageReward.pt", "THUDM/ImageReward"),
-                *(File(name, _BERT) for name in (CONFIG, *_BERT_TOKENS)),
-            ),
-            1790,
-            "Apache-2.0",
-            conversion.image_reward,
-            conversion.open_image_reward,
-        ),
-        Network(
-            "detector",
-            "GenEval's objects",
-            (
-                File(
-                    f"{_MMDET}_20220504_001756-743b7d99.pth",
-                    url=f"https://download.openmmlab.com/mmdetection/v2.0/mask2former/{_MMDET}/"
-                    f"{_MMDET}_20220504_001756-743b7d99.pth",
-                    begins="743b7d99",
-                ),
-            ),
-            275,
-            "Apache-2.0",
-            conversion.detector,
-            pretrained.Detector,
-        ),
-        Network(
-            "lpips",
-            "LPIPS",
-            (
-                File(
-                    "alexnet-owt-7be5be79.pth",
-                    url="https://download.pytorch.org/models/alexnet-owt-7be5be79.pth",
-                    begins="7be5be79",
-                ),
-            ),
-            244,
-            "BSD-3-Clause; its heads, from torchmetrics, Apache-2.0",
-            conversion.lpips,
-            partial(conversion.filled, LPIPS),
-        ),
-        Network(
-            "dino",
-            "DINO",
-            tuple(File(name, "facebook/dino-vits16") for name in (CONFIG, "pytorch_model.bin")),
-            87,
-            "Apache-2.0",
-            conversion.dino,
-            pretrained.Dino,
-        ),
-    )
-}
-"""Every network, by name."""
 
 
 def table(collection: str | Path | None = None) -> str:
@@ -286,7 +177,13 @@ def table(collection: str | Path | None = None) -> str:
             f"{network.name:<12} {network.megabytes:>5}  {'yes' if here else 'no':<4}  "
             f"{network.use:<37} {network.licence}"
         )
-        for file in network.files:
-            known = f" (SHA-256 {file.begins}...)" if file.begins else ""
-            lines.append(f"{'':<12} {file.address}{known}")
+        lines += sources(network)
     return "\n".join(lines)
+
+
+def sources(network: Network) -> list[str]:
+    """List where the files of a network are, with what is known of their SHA-256."""
+    return [
+        f"{'':<12} {file.address}{f' (SHA-256 {file.begins}...)' if file.begins else ''}"
+        for file in network.files
+    ]

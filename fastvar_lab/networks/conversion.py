@@ -93,7 +93,8 @@ def image_reward(paths: Mapping[str, Path], target: Path) -> None:
 
 def open_image_reward(path: Path) -> nn.Module:
     """Build ImageReward and fill it from its folder."""
-    return filled(partial(pretrained.ImageReward, path), path, SETTINGS)
+    tokenizer = pretrained.open_pretrained("AutoTokenizer", path)
+    return filled(partial(pretrained.ImageReward, tokenizer), path, SETTINGS)
 
 
 # training notes in mmdetection's files hold numpy numbers: plain values, but a pickle names them

@@ -33,7 +33,11 @@ def transformers() -> Any:
         raise ValueError("this network needs transformers: pip install -e '.[text]'") from error
 
 
-def _opened(kind: str, folder: Path) -> Any:
+def open_pretrained(kind: str, folder: Path) -> Any:
+    """Open a class of transformers from a folder, networks in float32.
+
+    Raises WeightsError for files that it cannot read.
+    """
     try:
         network = getattr(transformers(), kind).from_pretrained(folder, local_files_only=True)
         return network.float() if isinstance(network, nn.Module) else network
@@ -42,15 +46,26 @@ def _opened(kind: str, folder: Path) -> Any:
 
 
 class Clip(nn.Module):
-    """CLIP from a folder in transformers' layout; `preprocess` prepares its pictures."""
+    """A CLIPModel of transformers with its tokenizer; `preprocess` prepares its pictures."""
 
-    def __init__(self, folder: Path, preprocess: Preprocess = resizing.clip_crop) -> None:
+    def __init__(
+        self, model: Any, tokenizer: Any, preprocess: Preprocess = resizing.clip_crop
+    ) -> None:
         super().__init__()
-        self.model, self.tokenizer = _opened("CLIPModel", folder), _opened("AutoTokenizer", folder)
+        self.model, self.tokenizer = model, tokenizer
         vision = self.model.config.vision_config
         self.preprocess = partial(preprocess, side=vision.image_size)
         self.length = self.model.config.text_config.max_position_embeddings
         self.config = self.model.config.to_json_string()
+
+    @classmethod
+    def read(cls, folder: Path, preprocess: Preprocess = resizing.clip_crop) -> Clip:
+        """Open a folder in transformers' layout."""
+        return cls(
+            open_pretrained("CLIPModel", folder),
+            open_pretrained("AutoTokenizer", folder),
+            preprocess,
+        )
 
     @property
     def device(self) -> torch.device:
@@ -79,12 +94,17 @@ class Clip(nn.Module):
 
 
 class Dino(nn.Module):
-    """DINO or DINOv2 from a folder in transformers' layout: the features of the class token."""
+    """A ViT of transformers, DINO or DINOv2: the features of its class token."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, model: Any) -> None:
         super().__init__()
-        self.model = _opened("AutoModel", folder)
+        self.model = model
         self.config = self.model.config.to_json_string()
+
+    @classmethod
+    def read(cls, folder: Path) -> Dino:
+        """Open a folder in transformers' layout."""
+        return cls(open_pretrained("AutoModel", folder))
 
     @torch.no_grad()
     def pictures(self, pictures: Sequence[np.ndarray]) -> Tensor:
@@ -117,7 +137,7 @@ class ImageReward(nn.Module):
 
     def __init__(
         self,
-        tokenizer: Path,
+        tokenizer: Any,
         text: dict[str, int] | None = None,
         vision: dict[str, int] | None = None,
     ) -> None:
@@ -139,7 +159,7 @@ class ImageReward(nn.Module):
         self.head = nn.ModuleDict(
             {p: nn.Linear(a, b) for p, a, b in zip(_HEAD_PLACES, widths, widths[1:])}
         )
-        self.tokenizer = _opened("AutoTokenizer", tokenizer)
+        self.tokenizer = tokenizer
         self.side = look["image_size"]
         self.config = {"text": text, "vision": vision}
 
@@ -184,12 +204,17 @@ MOST_OBJECTS = 100  # of a picture, in mmdetection's configuration
 
 
 class Detector(nn.Module):
-    """Mask2Former from a folder in transformers' layout, with mmdetection's pixels and results."""
+    """A Mask2Former of transformers, with mmdetection's pixels and results."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, model: Any) -> None:
         super().__init__()
-        self.model = _opened("Mask2FormerForUniversalSegmentation", folder)
+        self.model = model
         self.config = self.model.config.to_json_string()
+
+    @classmethod
+    def read(cls, folder: Path) -> Detector:
+        """Open a folder in transformers' layout."""
+        return cls(open_pretrained("Mask2FormerForUniversalSegmentation", folder))
 
     @torch.no_grad()
     def detect(self, picture: np.ndarray, at_least: float = 0.0) -> Objects:

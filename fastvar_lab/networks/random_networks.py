@@ -17,8 +17,9 @@ from fastvar_lab.models.seeding import seeded
 from fastvar_lab.networks.conversion import CONFIG, SETTINGS, mask2former, save
 from fastvar_lab.networks.inception import Inception
 from fastvar_lab.networks.lpips import LPIPS
-from fastvar_lab.networks.pretrained import ImageReward, transformers
+from fastvar_lab.networks.pretrained import ImageReward, open_pretrained, transformers
 
+CLIP_MARKS, BERT_MARKS = ("<start>", "<end>", "<pad>"), ("[CLS]", "[SEP]", "[PAD]")
 WIDTH, LETTERS = 32, "abcdefghijklmnopqrstuvwxyz"
 _LAYER = {"hidden_size": WIDTH, "intermediate_size": 32, "num_hidden_layers": 1,
           "num_attention_heads": 2}  # fmt: skip
@@ -30,7 +31,13 @@ DETECTOR: dict[str, Any] = {"backbone_config": _SWIN, "feature_size": 32, "mask_
 
 
 def write_collection(collection: str | Path, seed: int = 0) -> Path:
-    """Write tiny random networks of every kind; return the folder of the collection."""
+    """Write tiny random networks of every kind; return the folder of the collection.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as work:
+    ...     sorted(p.name for p in write_collection(work).iterdir())
+    ['clip', 'detector', 'dino', 'hps', 'imagereward', 'inception', 'lpips']
+    """
     root = folder(expanded(collection))
     with seeded(seed):
         for name in ("inception", "lpips"):
@@ -56,8 +63,8 @@ def _pretrained(config: dict[str, Any], place: Path) -> None:
     network.save_pretrained(place)
 
 
-def _tokenizer(place: Path, start: str, end: str, pad: str) -> None:
-    """Write a tokenizer of single letters, with its marks."""
+def letter_tokenizer(start: str, end: str, pad: str) -> Any:
+    """Build a tokenizer of single letters, with its marks."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
     vocabulary = {token: i for i, token in enumerate(dict.fromkeys((pad, *LETTERS, start, end)))}
@@ -67,13 +74,13 @@ def _tokenizer(place: Path, start: str, end: str, pad: str) -> None:
     tokens.post_processor = processors.TemplateProcessing(
         single=f"{start} $A {end}", special_tokens=marks
     )
-    transformers().PreTrainedTokenizerFast(
+    return transformers().PreTrainedTokenizerFast(
         tokenizer_object=tokens, bos_token=start, eos_token=end, pad_token=pad, unk_token=pad
-    ).save_pretrained(place)
+    )
 
 
 def _clip(place: Path) -> None:
-    _tokenizer(place, "<start>", "<end>", "<pad>")
+    letter_tokenizer(*CLIP_MARKS).save_pretrained(place)
     text = {**_LAYER, "vocab_size": 32, "max_position_embeddings": 24, "bos_token_id": 27,
             "eos_token_id": 28, "pad_token_id": 0, "projection_dim": 16}  # fmt: skip
     vision = {**_LAYER, "image_size": 32, "patch_size": 8, "projection_dim": 16}
@@ -83,9 +90,9 @@ def _clip(place: Path) -> None:
 
 
 def _reward(place: Path) -> None:
-    _tokenizer(place, "[CLS]", "[SEP]", "[PAD]")
+    letter_tokenizer(*BERT_MARKS).save_pretrained(place)
     settings = {"text": {**_LAYER, "vocab_size": 32}, "vision": {**_LAYER, "image_size": 32}}
-    network = ImageReward(place, **settings)
+    network = ImageReward(open_pretrained("AutoTokenizer", place), **settings)
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.normal_(std=0.1)

@@ -55,12 +55,28 @@ def tensorflow(picture: np.ndarray, side: int = 299) -> Tensor:
 
 
 def half_pixel(picture: np.ndarray, side: int = 299) -> Tensor:
-    """Resize as pytorch-fid does: bilinear with half-pixel centers, without antialiasing."""
-    x = channels_first(picture)
-    return interpolate(x[None], (side, side), mode="bilinear", align_corners=False)[0]
+    """Resize as pytorch-fid does: bilinear with half-pixel centers, without antialiasing.
+
+    Its network then maps grey levels by x / 127.5 - 1, not by (x - 128) / 128: that is done here.
+    """
+    x = interpolate(
+        channels_first(picture)[None], (side, side), mode="bilinear", align_corners=False
+    )[0]
+    return x * (128 / 127.5)
 
 
-RESIZES = {"clean": clean, "tensorflow": tensorflow, "half-pixel": half_pixel}
+def antialias(picture: np.ndarray, side: int = 299) -> Tensor:
+    """Resize as torchmetrics from 1.8 does: bilinear with antialiasing."""
+    x = channels_first(picture)[None]
+    return interpolate(x, (side, side), mode="bilinear", align_corners=False, antialias=True)[0]
+
+
+RESIZES = {
+    "clean": clean,
+    "tensorflow": tensorflow,
+    "half-pixel": half_pixel,
+    "antialias": antialias,
+}
 """The resizes to 299 x 299 of Inception's scores, by name."""
 
 

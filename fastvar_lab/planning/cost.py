@@ -81,6 +81,24 @@ class Operations:
 
 
 @dataclass(frozen=True)
+class CacheBytes:
+    """Bytes of the keys and values that later steps read: those of the last step are not kept."""
+
+    model: Model
+    last: Grid
+    unit: str = "bytes of keys and values"
+
+    def call(self, call: Call, grid: Grid) -> float:
+        if call.site.kind != "attn" or grid == self.last:
+            return 0.0
+        width, size = self.model.transformer.config.width, self.model.dtype.itemsize
+        return float(call.rows * call.tokens * 2 * width * size)
+
+    def ends(self, grid: Grid, rows: int) -> float:
+        return 0.0
+
+
+@dataclass(frozen=True)
 class Times:
     """Milliseconds on the machine that they were measured on, linear in tokens and keys.
 

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from fastvar_lab.generation import Generation, generate, resume
+from fastvar_lab.branching import Branches, branching
+from fastvar_lab.generation import Generation, generate
 from fastvar_lab.methods.prune import Dense
 from fastvar_lab.models.model import Model
 from fastvar_lab.prompts import Item, PromptSet, seeded
@@ -38,7 +39,7 @@ class Calibration:
     progress: bool = True
     _full: dict[int, Generation] = field(default_factory=dict, repr=False)
     _pictures: dict[int, torch.Tensor] = field(default_factory=dict, repr=False)
-    _known: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
+    _known: dict[tuple[str, int], np.ndarray] = field(default_factory=dict, repr=False)
 
     @property
     def grids(self) -> tuple[Grid, ...]:
@@ -59,35 +60,46 @@ class Calibration:
         """The mean number of words of its prompts."""
         return round(float(np.mean([len(item.prompt.split()) for item in self.items])))
 
-    def errors(self, methods: Iterable[Method], title: str = "effects") -> np.ndarray:
+    def errors(
+        self, methods: Iterable[Method], title: str = "effects", n: int | None = None
+    ) -> np.ndarray:
         """Return the squared error (methods, pictures) of each method to full generation.
 
-        Errors are means over the pixels of pictures in [0, 1], at least 1e-10.
+        Errors are means over the pixels of the first `n` pictures in [0, 1], at least 1e-10.
         """
-        methods = list(methods)
-        missing = [m for m in dict.fromkeys(methods) if not self._read(m)]
-        batches = range(0, len(self.items), BATCH)
-        with tqdm(
-            total=len(missing) * len(batches), desc=title, unit="run",
-            disable=not self.progress or not missing,
-        ) as bar:  # fmt: skip
-            for method in missing:
-                parts = []
-                for first in batches:
-                    parts.append(self._measured(method, first))
+        methods, n = list(methods), min(n or len(self.items), len(self.items))
+        batches, grids = range(0, n, BATCH), self.grids
+        missing = {
+            first: branching([m for m in dict.fromkeys(methods) if not self._read(m, first)], grids)
+            for first in batches
+        }
+        total = sum(map(len, missing.values()))
+        silent = not self.progress or not total
+        with tqdm(total=total, desc=title, unit="run", disable=silent) as bar:
+            for first, lacking in missing.items():  # a batch's snapshots serve all methods
+                if not lacking:
+                    continue
+                branches = Branches(self.model, self.batch(first)[0])
+                for method in lacking:
+                    self._keep(method, first, self._measured(method, first, branches))
                     bar.update()
-                self._keep(method, np.concatenate(parts))
-        return np.stack([self._known[repr(method)] for method in methods])
+        known = [
+            np.concatenate([self._known[repr(method), first] for first in batches])[:n]
+            for method in methods
+        ]
+        return np.stack(known)
 
-    def _measured(self, method: Method, first: int) -> np.ndarray:
-        """Measure one batch of pictures, resumed from a snapshot of full generation."""
-        full, pictures = self.batch(first)
-        return squared_errors(self.model, resume(self.model, full, method), pictures)
+    def _part(self, first: int) -> Sequence[Item]:
+        return self.items[first : first + BATCH]
+
+    def _measured(self, method: Method, first: int, branches: Branches) -> np.ndarray:
+        """Measure one batch of pictures, resumed where others before had the same steps."""
+        return squared_errors(self.model, branches.run(method), self.batch(first)[1])
 
     def batch(self, first: int) -> tuple[Generation, torch.Tensor]:
         """Return full generation of the batch that begins at a picture, and its pictures."""
         if first not in self._full:
-            part = self.items[first : first + BATCH]
+            part = self._part(first)
             self._full[first] = generate(
                 self.model, [i.prompt for i in part], Dense(), seed=[i.seed for i in part],
                 sizes=self.sizes, sampling=self.sampling, snapshot=True,
@@ -95,29 +107,28 @@ class Calibration:
             self._pictures[first] = self.model.decode(self._full[first].canvas)
         return self._full[first], self._pictures[first]
 
-    def _address(self, method: Method) -> dict[str, Any]:
+    def _address(self, method: Method, first: int) -> dict[str, Any]:
         return {
             **self.model.context,
             "sampling": repr(self.sampled),
             "sizes": [[g.h, g.w] for g in self.grids],
             "experiment": "plan",
-            "items": [list(item) for item in self.items],
-            "batch": BATCH,
+            "items": [list(item) for item in self._part(first)],
             "method": repr(method),
         }
 
-    def _read(self, method: Method) -> bool:
-        if repr(method) not in self._known and self.store is not None:
-            rows = self.store.get(self._address(method))
+    def _read(self, method: Method, first: int) -> bool:
+        if (repr(method), first) not in self._known and self.store is not None:
+            rows = self.store.get(self._address(method, first))
             if rows is not None:
-                self._known[repr(method)] = np.array([row["error"] for row in rows])
-        return repr(method) in self._known
+                self._known[repr(method), first] = np.array([row["error"] for row in rows])
+        return (repr(method), first) in self._known
 
-    def _keep(self, method: Method, errors: np.ndarray) -> None:
-        self._known[repr(method)] = errors
+    def _keep(self, method: Method, first: int, errors: np.ndarray) -> None:
+        self._known[repr(method), first] = errors
         if self.store is not None:
             rows = [{"error": float(error)} for error in errors]
-            self.store.put(self._address(method), rows, experiment="plan")
+            self.store.put(self._address(method, first), rows, experiment="plan")
 
 
 def squared_errors(model: Model, run: Generation, pictures: torch.Tensor) -> np.ndarray:

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from importlib.resources import files
 from typing import Any, NamedTuple
 
+import pandas as pd
+
+from fastvar_lab.audit import audited
 from fastvar_lab.files import read_json
 from fastvar_lab.methods.parse import read_method
+from fastvar_lab.methods.planned import Planned
+from fastvar_lab.methods.schedule import find
 from fastvar_lab.models.model import Model
-from fastvar_lab.seam import Method
+from fastvar_lab.planning.planner import Plan, Planner
+from fastvar_lab.plotting import charts
+from fastvar_lab.plotting.style import Figure
+from fastvar_lab.seam import Site
 
 
 class Point(NamedTuple):
     """A planned schedule, and how many times as fast as full generation it is planned to be."""
 
     speedup: float
-    method: Method
+    method: Planned
 
 
 def frontier(model: Model, guidance: float | None = None) -> list[Point]:
@@ -30,17 +40,161 @@ def frontier(model: Model, guidance: float | None = None) -> list[Point]:
     >>> [speedup for speedup, _ in frontier(fv.load("tiny"))][:2]
     [1.25, 1.5]
     """
-    scale = float(max(model.sampling.guidances)) if guidance is None else guidance
-    shipped = [plan for plan in _shipped() if plan["weights"] == model.fingerprint]
-    if not shipped:
+    scale = usual_guidance(model) if guidance is None else guidance
+    scales = guidance_scales(model)
+    if not scales:
         return []
-    nearest = min({plan["guidance"] for plan in shipped}, key=lambda other: abs(other - scale))
-    points = [
-        Point(plan["speedup"], read_method(plan["method"]))
-        for plan in shipped
-        if plan["guidance"] == nearest
-    ]
-    return sorted(points, key=lambda point: point.speedup)
+    nearest = min(scales, key=lambda other: abs(other - scale))
+    return sorted(
+        (_point(plan) for plan in _of(model) if plan["guidance"] == nearest),
+        key=lambda point: point.speedup,
+    )
+
+
+def planned(
+    model: Model,
+    speedup: float = 2.0,
+    guidance: float | None = None,
+    sizes: Sequence[tuple[int, int]] | None = None,
+) -> Planned:
+    """Return the schedule that ships with a model for a speedup, in operations.
+
+    `guidance` is by default the scale that the model samples with, `sizes` its schedule of token
+    maps. Raises ValueError, with what there is, for other weights, sizes, guidance and speedups
+    than those that schedules ship for; `plan` makes others.
+
+    >>> import fastvar_lab as fv
+    >>> planned(fv.load("tiny"), speedup=2).depth
+    8
+    """
+    scale, scales = usual_guidance(model) if guidance is None else guidance, guidance_scales(model)
+    if not scales:
+        shipped = ", ".join(sorted({plan["model"] for plan in _shipped()}))
+        raise ValueError(
+            f"no schedule was planned for the weights of {model.name}, {model.fingerprint}; "
+            f"schedules ship for the weights of {shipped}, and fv.plan makes others"
+        )
+    if scale not in scales:
+        raise ValueError(
+            f"the schedules of {model.name} are planned at guidance {_list(scales)}; not {scale:g}"
+        )
+    plans = [plan for plan in _of(model) if plan["guidance"] == scale]
+    maps = {tuple(map(tuple, plan["sizes"])) for plan in plans}
+    now = tuple((grid.h, grid.w) for grid in model.grids(sizes))
+    if now not in maps:
+        last = ", ".join(sorted({f"{h}x{w}" for *_, (h, w) in maps}))
+        raise ValueError(
+            f"the schedules of {model.name} are planned for maps to {last}; not to "
+            f"{model.grids(sizes)[-1].name}"
+        )
+    known = {plan["speedup"]: plan for plan in plans}
+    if speedup not in known:
+        raise ValueError(
+            f"schedules of {model.name} ship for the speedups {_list(known)}; not {speedup:g}; "
+            "fv.plan makes others"
+        )
+    return _point(known[speedup]).method
+
+
+def named(name: str, model: str, guidance: float | None = None) -> Planned:
+    """Return a schedule that ships by its name, such as "planned-2x", for a model by its own.
+
+    `guidance` is the scale that it is planned at, by default the smallest. Raises ValueError, with
+    the names that there are, for others.
+
+    >>> named("planned-2x", "tiny").depth
+    8
+    """
+    plans = [plan for plan in _shipped() if plan["model"] == model]
+    if not plans:
+        models = ", ".join(sorted({plan["model"] for plan in _shipped()}))
+        raise ValueError(f"planned schedules ship for {models}; not for {model}")
+    scales = {plan["guidance"] for plan in plans}
+    scale = min(scales) if guidance is None else guidance
+    if scale not in scales:
+        raise ValueError(
+            f"the schedules of {model} are planned at guidance {_list(scales)}; not {scale:g}"
+        )
+    names = {f"planned-{p['speedup']:g}x": p for p in plans if p["guidance"] == scale}
+    if name not in names:
+        raise ValueError(f"the planned schedules of {model} are {', '.join(names)}; not {name}")
+    return _point(names[name]).method
+
+
+def plan_figure(
+    model: Model, plan: Planned, sizes: Sequence[tuple[int, int]] | None = None
+) -> Figure:
+    """Draw a schedule: scale steps by layers, one color a kind of sublayer.
+
+    Raises ValueError for a schedule of another depth, and for scales that are not there.
+    """
+    return charts.schedule(plan_frame(model, plan, sizes))
+
+
+def plan_frame(
+    model: Model, plan: Planned, sizes: Sequence[tuple[int, int]] | None = None
+) -> pd.DataFrame:
+    """Return a row for each step, kind and layer of a schedule, with the share that is computed.
+
+    Columns: step, size, rows ("both", or what the plan says), kind, layer, computed.
+
+    >>> import fastvar_lab as fv
+    >>> frame = plan_frame(fv.load("tiny"), fv.Planned({-1: {"attn": "44448888"}}))
+    >>> frame[(frame["size"] == "32x32") & (frame.kind == "attn")].computed.tolist()
+    [0.5, 0.5, 0.5, 0.5, 0.0, 0.0, 0.0, 0.0]
+    """
+    grids = model.grids(sizes)
+    runner = audited(plan, grids, model.depth, model.transformer.kinds)
+    rows = {find(name, grids): which for name, which in plan.rows}
+    return pd.DataFrame(
+        {
+            "step": grid.index, "size": grid.name, "rows": rows.get(grid.index, "both"),
+            "kind": kind, "layer": layer,
+            "computed": runner.forwarded(Site(layer, kind), grid) / grid.tokens,
+        }
+        for grid in grids
+        for kind in model.transformer.kinds
+        for layer in range(model.depth)
+    )  # fmt: skip
+
+
+def usual_guidance(model: Model) -> float:
+    """Return the largest guidance scale that a model samples with."""
+    return float(max(model.sampling.guidances))
+
+
+def guidance_scales(model: Model) -> list[float]:
+    """Return the guidance scales at which schedules ship for a model's weights."""
+    return sorted({plan["guidance"] for plan in _of(model)})
+
+
+def plan_record(planner: Planner, speedup: float, plan: Plan) -> dict[str, Any]:
+    """Return a plan as it stands in a file of planned schedules."""
+    model, calibration = planner.model, planner.calibration
+    return {
+        "model": model.name,
+        "weights": model.fingerprint,
+        "guidance": float(max(calibration.sampled.guidances)),
+        "sizes": [[grid.h, grid.w] for grid in calibration.grids],
+        "speedup": speedup,
+        "psnr": round(plan.psnr, 2),
+        "method": repr(plan.method),
+        "origin": plan.method.origin,
+    }
+
+
+def _point(plan: Mapping[str, Any]) -> Point:
+    method = read_method(plan["method"])
+    assert isinstance(method, Planned)
+    return Point(plan["speedup"], replace(method, origin=plan["origin"]))
+
+
+def _of(model: Model) -> list[dict[str, Any]]:
+    return [plan for plan in _shipped() if plan["weights"] == model.fingerprint]
+
+
+def _list(numbers: Iterable[float]) -> str:
+    return ", ".join(f"{number:g}" for number in sorted(numbers))
 
 
 @cache

@@ -51,9 +51,9 @@ MEASURED = (
     "to_last",
     "psnr",
     "psnr_same",
-    "weights",
-    "caches",
-    "peak",
+    "weight_bytes",
+    "cache_bytes",
+    "peak_bytes",
 )
 
 
@@ -102,8 +102,9 @@ def _compared_table(frame: pd.DataFrame, place: dict[str, Any]) -> pd.DataFrame:
 
 
 def _counted_table(frame: pd.DataFrame) -> pd.DataFrame:
-    """Summarise a comparison that counts operations, at each guidance scale."""
-    pictures, tables = counted(frame), list[pd.DataFrame]()
+    """Summarise a comparison that times nothing, at each guidance scale."""
+    costed = (frame.kind == "operations").any()
+    pictures, tables = counted(frame) if costed else frame, list[pd.DataFrame]()
     scales = pictures.groupby(GUIDANCE) if GUIDANCE in pictures else [("", pictures)]
     for scale, part in scales:
         out = pd.DataFrame({"method": part.method.unique()})

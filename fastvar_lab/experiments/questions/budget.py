@@ -11,7 +11,7 @@ from fastvar_lab.experiments.base import Cell, Experiment, Methods, Question
 from fastvar_lab.experiments.resumed import resumed
 from fastvar_lab.experiments.verdicts import Answer, Claim, quality, verdict
 from fastvar_lab.frames import GUIDANCE
-from fastvar_lab.measure.frontier import KEPT, SPEEDUPS, WHOLE, gains, without_null
+from fastvar_lab.measure.frontier import KEPT, SPEEDUPS, WHOLE, gains, reached, without_null
 from fastvar_lab.methods.columns import labelled
 from fastvar_lab.models.model import Model
 from fastvar_lab.planning.by_hand import by_hand
@@ -28,7 +28,8 @@ BARS = {
     (WHOLE, (3.0, 4.0)): 0.5,
 }  # dB that planned schedules must gain, by envelope and speedups
 SCORE_LOST = 0.02
-NEAR = 1.0  # dB below the grid's envelope within which schedules are compared on all prompts
+JUDGED = (1.4, 6.5)  # speedups in operations of schedules that are compared on all prompts
+NEAR = 0.5  # dB that these may be below the grid's envelope
 
 
 def methods(model: Model) -> Methods:
@@ -58,17 +59,30 @@ def cells(question: Question) -> list[list[Cell]]:
 def near_envelope(question: Question, frame: pd.DataFrame) -> Methods:
     """Return the planned schedules, and those by hand that may be on one of the two envelopes.
 
-    These are at most 1 dB below the best schedule that needs as few operations, among all and among
-    those that keep null rows, on the prompts that were looked at.
+    That is decided on the prompts that were looked at, at equal operations, and for the speedups
+    that are judged: measured ones lie below those in operations.
     """
     grid = frame[frame.kind == "grid"]
-    points = grid.groupby("method", sort=False).agg({"psnr": "mean", "speedup_flop_bound": "first"})
-    near = set[str]()
-    for part in (points, points[~points.index.isin(without_null(grid))]):
-        ranked = part.sort_values("speedup_flop_bound", ascending=False)
-        near |= set(ranked.index[ranked.psnr >= ranked.psnr.cummax() - NEAR])
-    grid_methods = hand_methods(question.model)
-    return {**question.methods, **{m: grid_methods[m] for m in points.index if m in near}}
+    values = grid.pivot_table(index="picture", columns="method", values="psnr")
+    bounds, dropping, near = (
+        grid.groupby("method").speedup_flop_bound.first(),
+        without_null(grid),
+        [],
+    )
+    kept = values[[method for method in values if method not in dropping]]
+    for label, speedup in bounds.items():
+        sides = [values] if label in dropping else [values, kept]
+        below = [_below(side, bounds, speedup, values[label]) for side in sides]
+        if JUDGED[0] <= speedup <= JUDGED[1] and min(below) <= NEAR:
+            near.append(label)
+    by_label = hand_methods(question.model)
+    return {**question.methods, **{label: by_label[label] for label in by_label if label in near}}
+
+
+def _below(values: pd.DataFrame, speedups: pd.Series, speedup: float, quality: pd.Series) -> float:
+    """Return how far below the envelope of some methods a quality is at a speedup."""
+    envelope = reached(values, speedups, speedup)
+    return 0.0 if envelope is None else float((envelope - quality).mean())
 
 
 def beats(envelope: str, speedups: Sequence[float], least: float, frame: pd.DataFrame) -> Answer:

@@ -9,7 +9,6 @@ from typing import NamedTuple
 from fastvar_lab.experiments.base import BATCH, Cell, Experiment, Methods, Question
 from fastvar_lab.experiments.questions.budget import GUIDANCES, NO_PLANS, hand_methods
 from fastvar_lab.experiments.resumed import bound, resumed
-from fastvar_lab.methods.columns import labelled
 from fastvar_lab.models.model import Model
 from fastvar_lab.planning.plans import frontier
 from fastvar_lab.plotting import charts
@@ -32,8 +31,7 @@ class Setting(NamedTuple):
 
 
 def methods(model: Model) -> Methods:
-    """Return the schedules planned at all guidance scales, and those by hand of equal cost."""
-    grids, text = model.grids(), len(model.example.split())
+    """Return the schedules planned at all guidance scales; ValueError if there are none."""
     planned = {
         f"planned {speedup:g}x at guidance {scale:g}": method
         for scale in GUIDANCES
@@ -42,13 +40,18 @@ def methods(model: Model) -> Methods:
     }
     if not planned:
         raise ValueError(NO_PLANS.format(model.name))
-    speeds = {label: bound(model, m, grids, text) for label, m in hand_methods(model).items()}
-    by_hand = {
+    return planned
+
+
+def opponents(model: Model) -> Methods:
+    """Return the schedules by hand that cost about as much as the speeds compared at."""
+    grids, text = model.grids(), len(model.example.split())
+    return {
         label: method
         for label, method in hand_methods(model).items()
-        if any(abs(speeds[label] / at - 1) <= CLOSE for at in TRANSFERRED)
+        for speed in [bound(model, method, grids, text)]
+        if any(abs(speed / at - 1) <= CLOSE for at in TRANSFERRED)
     }
-    return {**labelled(planned, grids, model.depth), **by_hand}
 
 
 def settings(question: Question) -> Iterator[Setting]:
@@ -60,18 +63,19 @@ def settings(question: Question) -> Iterator[Setting]:
     if model.extends:
         yield Setting(f"{LARGER}x{LARGER}", items, model.sizes_to(LARGER, LARGER))
     if isinstance(question.prompts, ClosedWorld):
-        textured = replace(question.prompts, tasks=("texture",)).take(2 * n)
+        textured = replace(question.prompts, tasks=("texture",)).take(4 * n)
         patterned = [item for item in textured if PLAIN not in item.prompt]
         yield Setting("textures and dots", tuple(patterned[:n]))
 
 
 def cells(question: Question) -> list[list[Cell]]:
-    """Return a cell for each setting, batch of prompts and method."""
+    """Return a cell for each setting, batch of prompts and method, planned or by hand."""
+    every = {**question.methods, **opponents(question.model)}
     return [
         [
             Cell({"setting": place.name}, method, label, place.items[i : i + BATCH], i,
                  question.prompts.judge, sizes=place.sizes)
-            for label, method in question.methods.items()
+            for label, method in every.items()
         ]
         for place in settings(question)
         for i in range(0, len(place.items), BATCH)

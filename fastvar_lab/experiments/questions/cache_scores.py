@@ -51,7 +51,7 @@ def methods(model: Model) -> Lines:
         **({CHANCE: heatkv(chance)} if sources > 0 else {}),
         SOFTMAX: scalekv("softmax"),
         RAW: scalekv("raw"),
-        QUANTISED: {f"{bits} bits": QuantKV(bits) for bits in (8, 4, 3, 2)},
+        QUANTISED: {f"{bits} bits": QuantKV(bits) for bits in (8, 4, 2)},
     }
 
 

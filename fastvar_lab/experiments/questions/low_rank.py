@@ -13,7 +13,7 @@ from fastvar_lab.plotting import charts
 from fastvar_lab.seam import Method
 
 MIXED, GATHERED = "mixtures (FasterVAR)", "the same tokens, unmixed"
-EVEN, LARGEST, PTS = "drawn evenly, unmixed", "largest norm, unmixed", "FastVAR"
+EVEN, PTS = "drawn evenly, unmixed", "FastVAR"
 KEPT = (0.1, 0.25, 0.5)
 
 
@@ -31,7 +31,6 @@ def methods(model: Model) -> Lines:
         MIXED: line(low_rank),
         GATHERED: line(lambda share: low_rank(share, mix=False)),
         EVEN: line(lambda share: low_rank(share, mix=False, sampling="uniform")),
-        LARGEST: line(lambda share: low_rank(share, mix=False, sampling="top norm")),
         PTS: line(lambda share: Prune({-2: 1 - share, -1: 1 - share})),
     }
 

@@ -33,12 +33,12 @@ from fastvar_lab.experiments.verdicts import (
 from fastvar_lab.generation import generate, resume
 from fastvar_lab.measure.quality import psnr
 from fastvar_lab.methods.columns import FASTVAR, FULL
-from fastvar_lab.methods.planned import Planned
 from fastvar_lab.methods.prune import Dense
 from fastvar_lab.models.converted import converted
 from fastvar_lab.models.loading import hollow
 from fastvar_lab.models.model import Model
 from fastvar_lab.pictures import to_uint8
+from fastvar_lab.planning.plans import frontier
 from fastvar_lab.plotting import charts
 from fastvar_lab.speed.bench import rates
 from fastvar_lab.speed.memory import memory
@@ -59,20 +59,15 @@ COUNTED = {k: v for k, v in PRECISIONS.items() if k != "int8"} | {"int8": ("int8
 RELEASES = ("infinity-2b", "hart-0.7b", "var-d30")
 REAL = 1.5  # products at least so many times as fast as in float32: the device has a kernel
 WORSE = -0.5  # dB by which two errors together may exceed their sum
-PLANNED = {
-    "tiny": Planned(
-        {-1: {"attn": "44440000", "cross": "44004422"}},
-        rows={-2: "cond", -1: "cond"},
-        origin="fv.plan(tiny, 1.75, cost='operations', quick=True)",
-    )
-}
-"""The planned schedules of models that ship here."""
+PLANNED = 2.0  # times as fast as full generation: of the planned schedules, the nearest one
 
 
 def methods(model: Model) -> Methods:
-    """Full generation, the preset, and the planned schedule of a model that has one."""
-    plan = {"planned": PLANNED[model.name]} if model.name in PLANNED else {}
-    return {**full_and_preset(model), **plan}
+    """Full generation, the preset, and a planned schedule of a model that has some."""
+    plans = frontier(model)
+    nearest = sorted(plans, key=lambda plan: abs(plan.speedup - PLANNED))[:1]
+    named = {f"planned {speedup:g}x": method for speedup, method in nearest}
+    return {**full_and_preset(model), **named}
 
 
 def cells(question: Question) -> list[list[Cell]]:
@@ -193,7 +188,8 @@ def _memory(model: Model, cells: Sequence[Cell]) -> Iterator[tuple[Cell, Rows]]:
         assert method is not None
         count = memory(release, method)
         caches = count.cache + count.restoration
-        yield cell, [{"weights": count.weights, "caches": caches, "peak": count.generation}]
+        held = {"weight_bytes": count.weights, "cache_bytes": caches}
+        yield cell, [{**held, "peak_bytes": count.generation}]
 
 
 def errors(frame: pd.DataFrame) -> pd.DataFrame:
@@ -251,8 +247,10 @@ def combines(frame: pd.DataFrame) -> Answer:
 def memory_falls(frame: pd.DataFrame) -> Answer:
     """Peak memory of released sizes: int8 weights and pruning, beside each of them alone."""
     rows, texts, falls = frame[frame.what == "memory"], list[str](), list[bool]()
+    if not len(rows):
+        raise ValueError("no released size was counted")
     for release, part in rows.groupby("release", sort=False):
-        peak = part.set_index(["precision", "method"]).peak / 1e9
+        peak = part.set_index(["precision", "method"]).peak_bytes / 1e9
         both, narrow, fast = (
             float(peak[key]) for key in (("int8", FASTVAR), ("int8", FULL), ("bfloat16", FASTVAR))
         )

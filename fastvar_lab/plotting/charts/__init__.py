@@ -10,6 +10,7 @@ from fastvar_lab.plotting.charts.budgets import (
     transfer_points,
 )
 from fastvar_lab.plotting.charts.comparisons import (
+    frontiers,
     methods,
     rivals,
     sensitivity,
@@ -19,6 +20,7 @@ from fastvar_lab.plotting.charts.comparisons import (
 )
 from fastvar_lab.plotting.charts.frontiers import frontier, frontier_points
 from fastvar_lab.plotting.charts.precisions import precisions
+from fastvar_lab.plotting.charts.schedules import schedule
 from fastvar_lab.plotting.charts.steps import (
     outputs,
     relation_points,
@@ -48,6 +50,7 @@ __all__ = [
     "front",
     "frontier",
     "frontier_points",
+    "frontiers",
     "kernels",
     "latency",
     "memory",
@@ -60,6 +63,7 @@ __all__ = [
     "relations",
     "rivals",
     "scaling",
+    "schedule",
     "sensitivity",
     "spectra",
     "spectra_points",

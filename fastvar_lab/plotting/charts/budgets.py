@@ -80,8 +80,9 @@ def budget(frame: pd.DataFrame) -> Figure:
         n = int(rows.n.max())
         grid[0][0].set(ylabel=f"PSNR to full (dB), n = {n}")
         grid[1][0].set(ylabel="gain of planned (dB)")
-        grid[0][0].legend(frameon=False)
-        grid[1][0].legend(frameon=False, title="over those by hand")
+        beside = {"loc": "center left", "bbox_to_anchor": (1, 0.5)}
+        grid[0][-1].legend(frameon=False, **beside)
+        grid[1][-1].legend(frameon=False, title="over those by hand", **beside)
         for axes in grid.flat:
             axes.grid(lw=0.4, color="0.9")
             sns.despine(ax=axes)
@@ -161,6 +162,11 @@ def sublayer_sensitivity(frame: pd.DataFrame) -> Figure:
     """PSNR that is left if one sublayer of one step is pruned, and PSNR for what that saves.
 
     One column a kind of sublayer; steps over layers. Light is where pruning is cheap.
+
+    >>> place = {"step": 9, "size": "32x32", "kind": "ffn", "layer": 0, "pruned": 0.5}
+    >>> frame = pd.DataFrame([{**place, "picture": 0, "psnr": 40.0, "speedup_flop_bound": 1.02}])
+    >>> sublayer_sensitivity(frame).axes[0].get_title()
+    'feed-forward'
     """
     rows = sublayer_points(frame)
     rows = rows[rows.pruned == rows.pruned.min()]
@@ -229,25 +235,28 @@ def transfer(frame: pd.DataFrame) -> Figure:
         (grid,) = fig.subplots(1, len(scales), squeeze=False, sharey=True)
         for (scale, part), axes in zip(scales, grid, strict=True):
             settings = list(part.setting.unique())
-            lines = list(part.groupby(["planned", "at"], sort=True))
+            lines = sorted(
+                part.groupby(["planned", "at"]), key=lambda pair: not _same(pair[0][0], scale)
+            )
             for i, ((planned, at), line) in enumerate(lines):
                 line = line.set_index("setting").reindex(settings)
                 spread = np.abs([line.difference - line.low, line.high - line.difference])
                 place = np.arange(len(settings)) + (i - (len(lines) - 1) / 2) * 0.15
                 axes.errorbar(
                     place, line.difference, yerr=spread, fmt=MARKERS[list(TRANSFERRED).index(at)],
-                    ms=3.5, lw=1, color=PALETTE[0 if _same(planned, scale) else 7],
-                    label=f"planned at guidance {planned}, {at:g}x",
+                    ms=3.5, lw=1, color=PLANNED if _same(planned, scale) else OTHER,
+                    label=f"{'this' if _same(planned, scale) else 'the other'} guidance, {at:g}x",
                 )  # fmt: skip
             axes.axhline(0, lw=0.8, color="0.6")
             axes.set_xticks(np.arange(len(settings)), settings)
             n = int(part.n.max())
             title = f"guidance {scale[GUIDANCE]:g}, n = {n}" if scale else f"n = {n}"
             axes.set(title=title, xlabel="judged on")
-            axes.legend(frameon=False)
             axes.grid(axis="y", lw=0.4, color="0.9")
             sns.despine(ax=axes)
         grid[0].set_ylabel("gain over the best by hand (dB)")
+        beside = {"loc": "center left", "bbox_to_anchor": (1, 0.5)}
+        grid[-1].legend(frameon=False, title="planned at", **beside)
     return fig
 
 

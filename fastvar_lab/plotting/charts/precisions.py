@@ -21,14 +21,18 @@ def precisions(frame: pd.DataFrame) -> Figure:
     """
     drawn, times, counted = (frame[frame.what == what] for what in ("quality", "time", "memory"))
     with style():
-        fig, row = panels(WIDTH, 2.4, 2 + bool(len(drawn)))
-        if len(drawn):
-            _quality(row[0], drawn)
-        medians(row[-2], times, x="precision", y="ms")
-        row[-2].set(xlabel="", ylabel="time (ms)")
-        row[-2].tick_params(axis="x", rotation=30)
-        _memory(row[-1], counted)
+        drawers = {_quality: drawn, _times: times, _memory: counted}
+        shown = [(draw, part) for draw, part in drawers.items() if len(part)]
+        fig, row = panels(WIDTH, 2.4, len(shown))
+        for axes, (draw, part) in zip(row, shown, strict=True):
+            draw(axes, part)
     return fig
+
+
+def _times(axes: Axes, times: pd.DataFrame) -> None:
+    medians(axes, times, x="precision", y="ms")
+    axes.set(xlabel="", ylabel="time (ms)")
+    axes.tick_params(axis="x", rotation=30)
 
 
 def _quality(axes: Axes, drawn: pd.DataFrame) -> None:
@@ -66,9 +70,9 @@ def _memory(axes: Axes, counted: pd.DataFrame) -> None:
     for i, (way, rows) in enumerate(part.groupby("method", sort=False)):
         rows = rows.set_index("precision").loc[names]
         place, color = np.arange(len(names)) + (i - 0.5) * 0.38, looks[way].color
-        weights = rows.weights / 1e9
+        weights = rows.weight_bytes / 1e9
         axes.bar(place, weights, 0.36, color=color, alpha=0.4)
-        axes.bar(place, rows.peak / 1e9 - weights, 0.36, bottom=weights, color=color,
+        axes.bar(place, rows.peak_bytes / 1e9 - weights, 0.36, bottom=weights, color=color,
                  label=legend_label(way))  # fmt: skip
     axes.set_xticks(range(len(names)), names, rotation=30)
     axes.set(ylabel=f"memory of {release} (GB)")

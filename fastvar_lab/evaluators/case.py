@@ -1,0 +1,155 @@
+"""What a score reads: a folder, options, networks; and what it returns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fastvar_lab.errors import unknown
+from fastvar_lab.evaluators import benchmarks, distances, geneval, jackknife
+from fastvar_lab.evaluators.picture_array import PictureArray
+from fastvar_lab.evaluators.picture_folder import Pictures, PlainFolder, Sampled
+from fastvar_lab.measure.statistics import bootstrap
+from fastvar_lab.networks import collection, resizing
+
+HPS_RESIZES = ("antialias", "alias")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What decides a score beside the pictures; the defaults make the paper's numbers comparable.
+
+    `reference` is a folder of pictures or an npz file as guided-diffusion keeps them. `resize` is
+    that of Inception (`resizing.RESIZES`), by default the benchmark's; `hps_resize` says whether
+    HPS's resize antialiases. `order` is the seed that shuffles pictures for the IS, None keeps
+    them; `split` is the number of pictures of each of its splits. `subsets` are those of the KID.
+    `half` rounds distances of precision and recall to float16, as guided-diffusion's are. `groups`
+    are those of the jackknife that gives intervals of distances, 0 for none. `autocast` computes
+    networks in float16 where released scripts do on GPUs. `rules` are GenEval's thresholds.
+    """
+
+    reference: Path | None = None
+    resize: str | None = None
+    hps_resize: str = "antialias"
+    order: int | None = 0
+    split: int = distances.SPLITS
+    subsets: int = 100
+    half: bool = False
+    groups: int = jackknife.GROUPS
+    autocast: bool = False
+    rules: geneval.Rules = field(default_factory=geneval.Rules)
+
+    def __post_init__(self) -> None:
+        if self.resize is not None and self.resize not in resizing.RESIZES:
+            raise unknown("resize", self.resize, resizing.RESIZES)
+        if self.hps_resize not in HPS_RESIZES:
+            raise unknown("resize of HPS", self.hps_resize, HPS_RESIZES)
+        for name, least in (("split", 1), ("subsets", 1), ("groups", 0)):
+            value = getattr(self, name)
+            if value < least:
+                raise ValueError(f"{name} must be {least} or more; not {value}")
+
+
+@dataclass(frozen=True)
+class Result:
+    """A score: its value, 95 % interval, pictures and prompts, parts, and what decided it.
+
+    A part is a value and its interval, by its name, such as that of a task.
+    """
+
+    value: float
+    low: float = float("nan")
+    high: float = float("nan")
+    n: int = 0
+    prompts: int = 0
+    parts: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
+    depends: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Exact:
+    """Turns the reduced precision of GPUs' products off: it shifts distances of features."""
+
+    def __enter__(self) -> None:
+        self.before = (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32)
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+
+    def __exit__(self, *error: object) -> None:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = self.before
+
+
+@dataclass
+class Case:
+    """A folder to score, under options, with a collection of networks on a device."""
+
+    folder: Sampled
+    options: Options = field(default_factory=Options)
+    networks: str | Path | None = None
+    device: str = "cpu"
+    batch: int = 16
+
+    def network(self, name: str) -> Any:
+        return collection.open_network(name, self.networks, self.device)
+
+    def hash(self, *names: str) -> dict[str, str]:
+        """Return the fingerprints of networks: part of what a score depends on."""
+        return {name: collection.fingerprint(name, self.networks) for name in names}
+
+    @property
+    def resize(self) -> str:
+        return self.options.resize or benchmarks.find(self.folder.benchmark).resize
+
+    def reference(self) -> Pictures:
+        """Open the reference; raise ValueError without one."""
+        path = self.options.reference
+        if path is None:
+            raise ValueError("this score compares with a reference: name a folder or an npz file")
+        return PictureArray(path) if path.suffix == ".npz" else PlainFolder(path)
+
+    @property
+    def prompts(self) -> int:
+        """The number of different prompts."""
+        return len(set(self.folder.prompts))
+
+    @property
+    def precision(self) -> dict[str, str]:
+        """What rows and results record of the networks' precision where it is not the usual one."""
+        return {"autocast": "float16"} if self.options.autocast else {}
+
+    def parts(self) -> list[np.ndarray]:
+        """Return the groups of pictures that intervals of distances leave out in turn."""
+        return jackknife.groups_of(len(self.folder), self.options.groups)
+
+    def mixed(self) -> AbstractContextManager[object]:
+        """Give the precision of networks: float32, or that of released scripts on GPUs."""
+        if self.options.autocast:
+            return torch.autocast(torch.device(self.device).type, torch.float16)
+        return Exact()
+
+
+def mean(case: Case, values: np.ndarray, **depends: Any) -> Result:
+    """Return the mean over pictures, its interval over prompts, and the mean of each group.
+
+    Pictures of one prompt depend on each other, so that prompts are drawn for the interval.
+    """
+    by_group = dict[str, dict[str, list[float]]]()
+    for sample, value in zip(case.folder.samples, values):
+        of_prompt = by_group.setdefault(sample.group, {}).setdefault(sample.prompt, [])
+        of_prompt.append(float(value))
+    means = {
+        group: np.array([np.mean(several) for several in prompts.values()])
+        for group, prompts in by_group.items()
+    }
+    parts = {
+        group: (float(np.mean([v for several in by_group[group].values() for v in several])),
+                *bootstrap(inside))
+        for group, inside in means.items() if len(means) > 1
+    }  # fmt: skip
+    every = np.concatenate(list(means.values()))
+    depends |= {**case.precision, "interval": "bootstrap over prompts"}
+    return Result(float(values.mean()), *bootstrap(every), len(values), len(every), parts, depends)

@@ -1,0 +1,93 @@
+"""Scores a model on the tasks of the closed world: pictures are made, then scored."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from fastvar_lab.evaluators.benchmarks import find
+from fastvar_lab.evaluators.closed_world import need_judge, reconstruction_psnr
+from fastvar_lab.evaluators.picture_folder import PictureFolder
+from fastvar_lab.evaluators.plans import Plan
+from fastvar_lab.evaluators.prompt_scores import MISMATCHED
+from fastvar_lab.evaluators.scoring import score
+from fastvar_lab.experiments.making import Job, make
+from fastvar_lab.measure.statistics import bootstrap
+from fastvar_lab.models.model import Model
+from fastvar_lab.sampling import Sampling
+from fastvar_lab.scales import as_sizes
+from fastvar_lab.seam import Method
+
+
+def evaluate(
+    model: Model,
+    method: Method,
+    n: int = 200,
+    seed: int = 0,
+    sizes: Sequence[tuple[int, int]] | None = None,
+    sampling: Sampling | None = None,
+    given: int = 0,
+    folder: str | Path | None = None,
+) -> dict[str, Any]:
+    """Score the pictures of `n` held-out prompts, with 95 % intervals.
+
+    It is `make` and `score` on the benchmark closed-world: `folder` keeps the pictures, which a
+    stopped evaluation goes on with; without one they are temporary. Returns the score of every
+    task, `overall` (the mean of the six tasks of GenEval), `texture`, the tokenizer's
+    reconstruction PSNR in dB, and `mismatched`, the score of each picture against another prompt
+    of its task: the judge's chance rate. The first `given` scales get the tokens of a correct
+    picture, to find the scale at which errors start. Raises ValueError for a model without the
+    closed world's judge, for more given scales than there are, and for a folder of other pictures.
+    """
+    need_judge(model)
+    maps = model.sizes if sizes is None else as_sizes(sizes)
+    plan = Plan(find("closed-world"), n=n, seed=seed)
+    job = Job(plan, method, sampling, maps, given=given)
+    with ExitStack() as stack:
+        root = Path(folder or Path(stack.enter_context(TemporaryDirectory())) / "pictures")
+        make(model, job, root)
+        pictures = PictureFolder(root)
+        result = score(pictures, ["closed-world"])["closed-world"]
+        groups = pictures.groups
+    psnr = reconstruction_psnr(model, min(n, 100), seed)
+    parts = dict(result.parts)
+    mismatched = parts.pop(MISMATCHED, None)
+    return {
+        "n": n,
+        "seed": seed,
+        "method": repr(method),
+        "size": "x".join(map(str, maps[-1])),
+        "given": given,
+        "weights": model.fingerprint,
+        "overall": result.value,
+        "overall_ci95": (result.low, result.high),
+        "tasks": {
+            task: {"score": value, "n": groups.count(task), "ci95": interval}
+            for task, (value, *interval) in parts.items()
+        },
+        "texture": parts["texture"][0] if "texture" in parts else None,
+        "mismatched": None if mismatched is None else mismatched[0],
+        "reconstruction_psnr": sum(psnr) / len(psnr),
+        "reconstruction_psnr_ci95": bootstrap(psnr),
+    }
+
+
+def table(result: dict[str, Any]) -> str:
+    """Format a result for a terminal."""
+    lines = [f"{'task':<18} {'score':>6} {'95 % interval':>15} {'n':>4}"]
+    for task, row in result["tasks"].items():
+        low, high = row["ci95"]
+        lines.append(
+            f"{task:<18} {row['score']:6.3f} {f'{low:.2f} to {high:.2f}':>15} {row['n']:4}"
+        )
+    low, high = result["overall_ci95"]
+    lines.append(
+        f"{'overall of six':<18} {result['overall']:6.3f} {f'{low:.2f} to {high:.2f}':>15}"
+    )
+    if result["mismatched"] is not None:
+        lines.append(f"judged against another prompt of the task: {result['mismatched']:.3f}")
+    lines.append(f"tokenizer reconstruction: {result['reconstruction_psnr']:.2f} dB PSNR")
+    return "\n".join(lines)

@@ -1,0 +1,1 @@
+"""First contact with a checkpoint: tells whether it is the model that it is taken for."""

@@ -1,0 +1,156 @@
+"""Schedules to start a search from: one share a step and kind, by measured effects of steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
+from typing import NamedTuple
+
+import numpy as np
+
+from fastvar_lab.methods.planned import EIGHTHS
+from fastvar_lab.methods.schedule import kept
+from fastvar_lab.planning.effects import LEAST
+from fastvar_lab.planning.sensitivity import LEVELS, Tail
+from fastvar_lab.planning.space import Choice, Space
+from fastvar_lab.seam import Rows, Site
+from fastvar_lab.speed.flops import Call
+
+NEAR = 0.9  # share of a budget that a start spends at least
+SHAPE = {"2": -0.8, "4": -0.4, "6": 0.0, "8": 0.65}
+"""log10 of the error of pruning at each digit against that at 6: means of the embedded model."""
+
+
+class Share(NamedTuple):
+    """The digits of attention and feed-forward at one step; with any, no cross-attention runs."""
+
+    attn: str = "0"
+    ffn: str = "0"
+
+    def digit(self, kind: str) -> str:
+        """Return the digit of a kind of sublayer."""
+        return {"attn": self.attn, "ffn": self.ffn}.get(kind, "8" if self.attn != "0" else "0")
+
+
+SHARES = (
+    Share(),
+    *(Share(a, f) for a, half in zip("2468", "0224") for f in dict.fromkeys(("0", half, a))),
+)
+MEASURED = (Share("4", "0"), Share("4", "4"), Share("8", "0"), Share("8", "8"))
+
+
+@dataclass
+class Starts:
+    """Ranks even schedules by the effects of whole steps, which are measured one by one.
+
+    Effects of steps nearly add up. Those of the sublayers of one step do not: the same tokens are
+    pruned in all of them.
+    """
+
+    space: Space
+    rules: tuple[tuple[str, object], ...]
+    pictures: int
+
+    @cached_property
+    def steps(self) -> tuple[int, ...]:
+        return tuple(sorted({place.step for place in self.space.places}))
+
+    def choice(self, shares: Mapping[int, Share], tail: Tail) -> Choice:
+        """Return the choice with one share at each step."""
+        levels = (
+            LEVELS.index(shares.get(place.step, Share()).digit(place.kind))
+            for place in self.space.places
+        )
+        return Choice(tuple(levels), tail, self.rules)
+
+    @cached_property
+    def effects(self) -> tuple[dict[tuple[int, Share], np.ndarray], dict[Tail, np.ndarray]]:
+        """Squared errors (pictures,) of each share at each step, and of each tail, alone."""
+        alone = [(step, share) for step in self.steps for share in MEASURED]
+        tails = [tail for tail in self.space.tails() if tail != Tail()]
+        choices = [
+            *(self.choice({step: share}, Tail()) for step, share in alone),
+            *(self.choice({}, tail) for tail in tails),
+        ]
+        log = self.space.errors(choices, "effects", self.pictures)
+        known = dict(zip(alone, log[: len(alone)], strict=True))
+        shares = {
+            (step, share): _between(known, step, share) for step in self.steps for share in SHARES
+        }
+        tail_errors = dict(zip(tails, 10 ** log[len(alone) :], strict=True))
+        return shares, {Tail(): np.zeros(log.shape[1]), **tail_errors}
+
+    @cached_property
+    def table(self) -> list[tuple[float, float, dict[int, Share], Tail]]:
+        """Every even choice whose shares rise: predicted error, cost, shares and tail; best first.
+
+        The error is the mean of its logarithm over the pictures.
+        """
+        (effects, tails), steps, rows = self.effects, self.steps, []
+        last = len(self.space.calibration.grids)
+        for shares in product(SHARES, repeat=len(steps)):
+            digits = [share.attn for share in shares]
+            if digits != sorted(digits):
+                continue
+            by_step = dict(zip(steps, shares, strict=True))
+            error = sum(effects[pair] for pair in by_step.items())
+            for tail, more in tails.items():
+                if all(by_step[s] == Share() for s in steps if s >= last - tail.skipped):
+                    log = float(np.log(error + more + LEAST).mean())
+                    rows.append((log, self.cost(by_step, tail), by_step, tail))
+        return sorted(rows, key=lambda row: row[0])
+
+    def best(self, budget: float, n: int) -> list[Choice]:
+        """Return the `n` choices of least predicted error that nearly spend a budget.
+
+        At most half of them have one tail.
+        """
+        chosen = list[Choice]()
+        for _, spent, shares, tail in self.table:
+            alike = sum(choice.tail == tail for choice in chosen)
+            if NEAR * budget <= spent <= budget and alike < n // 2 and len(chosen) < n:
+                chosen.append(self.choice(shares, tail))
+        return chosen
+
+    def cost(self, shares: Mapping[int, Share], tail: Tail) -> float:
+        """Return the cost of an even choice, like `Space.spent` but quicker."""
+        grids, spent, keys = self.space.calibration.grids, 0.0, 0
+        for grid in grids:
+            share = shares.get(grid.index, Share())
+            rows = self._rows(tail, grid.index)
+            spent += self._step(grid.index, share, rows, keys)
+            keys += kept(grid.tokens, int(share.attn) / EIGHTHS) if rows else 0
+        return spent
+
+    def _rows(self, tail: Tail, step: int) -> int:
+        which = tail.rows().get(step - len(self.space.calibration.grids), "both")
+        rows = 1 if which == "held" else Rows(which).each
+        return rows if self.space.calibration.guided else min(rows, 1)
+
+    def _step(self, step: int, share: Share, rows: int, keys: int) -> float:
+        known: dict[tuple[int, Share, int, int], float] = self.__dict__.setdefault("_known", {})
+        if (step, share, rows, keys) not in known:
+            c, price = self.space.calibration, self.space.price
+            grid, model, spent = c.grids[step], c.model, price.ends(c.grids[step], rows)
+            for kind in model.transformer.kinds if rows else ():
+                tokens = kept(grid.tokens, int(share.digit(kind)) / EIGHTHS)
+                seen = {"attn": keys + tokens, "cross": c.text_tokens, "ffn": 0}[kind]
+                for layer in range(model.depth):
+                    spent += price.call(Call(Site(layer, kind), rows, tokens, seen), grid)
+            known[step, share, rows, keys] = spent
+        return known[step, share, rows, keys]
+
+
+def _between(known: Mapping[tuple[int, Share], np.ndarray], step: int, share: Share) -> np.ndarray:
+    """Return the squared error of a share from the measured ones, between which it lies."""
+    if share == Share():
+        return np.array(0.0)
+    a, f = share
+    low, high = SHAPE["4"], SHAPE["8"]
+    at = (SHAPE[a] - low) / (high - low)  # below the measured digits a line goes on
+    without = (1 - at) * known[step, Share("4", "0")] + at * known[step, Share("8", "0")]
+    both = (1 - at) * known[step, Share("4", "4")] + at * known[step, Share("8", "8")]
+    part = int(f) / int(a)
+    return 10.0 ** ((1 - part) * without + part * both)

@@ -1,0 +1,119 @@
+"""int8 weights, copies in another precision, and pruning beside them."""
+
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+import fastvar_lab as fv
+from fastvar_lab.experiments import base, run, verdicts
+from fastvar_lab.experiments.questions import reduced_precision
+from fastvar_lab.models.converted import converted
+from fastvar_lab.models.loading import hollow
+from fastvar_lab.models.precision import Int8Linear
+from fastvar_lab.store import Store
+from tests.families import FAMILIES, small_model
+from tests.test_adapters import logits_of
+from tests.test_attach import attached
+
+
+@pytest.fixture(params=FAMILIES)
+def model(request):
+    return small_model(request.param)
+
+
+def test_int8_weights_are_within_half_a_step():
+    torch.manual_seed(0)
+    linear = nn.Linear(64, 32)
+    linear.weight.data[3] = 0
+    narrow = Int8Linear(linear)
+    step = linear.weight.abs().amax(1, keepdim=True) / 127
+    back = narrow.weight.float() * narrow.scale
+    assert ((back - linear.weight).abs() <= step * 0.501).all()
+    assert narrow.weight.dtype == torch.int8
+    x = torch.randn(2, 5, 64)
+    assert torch.allclose(narrow(x), x @ back.T + linear.bias, atol=1e-5)
+    assert narrow(x.bfloat16()).dtype == torch.bfloat16
+
+
+def test_int8_models_draw_and_say_so(model):
+    plain, identity = logits_of(model), model.fingerprint
+    count = sum(isinstance(m, nn.Linear) for m in model.transformer.blocks.modules())
+    before = fv.memory(model, fv.Dense()).weights
+    held = sum(m.weight.numel() for m in model.transformer.blocks.modules()
+               if isinstance(m, nn.Linear))  # fmt: skip
+    model.set_precision("int8")
+    assert model.precision.split(", ")[:2] == ["float32", f"{count} layers in int8"]
+    assert model.fingerprint != identity
+    narrow = logits_of(model, fv.Prune({-1: 0.5}))
+    assert narrow.isfinite().all()
+    gap = (logits_of(model) - plain)[:16].abs().max() / plain.std()  # of the first token
+    assert 0 < gap < 0.1
+    saved = before - fv.memory(model, fv.Dense()).weights
+    assert 0.9 * 3 * held <= saved <= 3 * held
+    model.set_precision("int8", torch.bfloat16)
+    assert logits_of(model).isfinite().all()
+    with pytest.raises(ValueError, match="are int8 already; open it again for float32"):
+        model.set_precision("float32")
+
+
+def test_every_way_to_open_int8():
+    for opened in (fv.load("tiny", dtype=torch.int8), fv.load("tiny", precision="int8")):
+        assert opened.precision == "float32, 56 layers in int8"
+    released = hollow("infinity-2b", "int8")
+    assert released.precision.startswith("bfloat16, 224 layers in int8")
+    with pytest.raises(ValueError, match="official precision has no int8 weights"):
+        fv.load("tiny", precision="official", dtype=torch.int8)
+    with pytest.raises(ValueError, match="precision must be one of float32, official, int8; not"):
+        fv.load("tiny", precision="int4")
+
+
+@pytest.mark.parametrize("family", ["var", "infinity", "hart"])
+def test_copies_leave_an_attached_model_alone(family):
+    _, _, model, condition = attached(family)
+    before, identity = fv.generate(model, condition, fv.Dense(), seed=1).canvas, model.fingerprint
+    for precision in reduced_precision.PRECISIONS.values():
+        narrow = converted(model, *precision)
+        made = fv.generate(narrow, condition, fv.Prune({-1: 0.5}), seed=1).canvas
+        assert made.isfinite().all()
+    assert narrow.text_encoder is model.text_encoder
+    assert model.fingerprint == identity
+    assert torch.equal(fv.generate(model, condition, fv.Dense(), seed=1).canvas, before)
+    with pytest.raises(ValueError, match="for int8 convert that object and attach it again"):
+        model.set_precision("int8")
+
+
+def frame(gap):
+    """Errors of 10 and 20 that together are 30, times a factor."""
+    error = {("float32", "full"): 0.0, ("int8", "full"): 10.0, ("float32", "fast"): 20.0}
+    error["int8", "fast"] = 30.0 * gap
+    return pd.DataFrame(
+        [
+            {"what": "quality", "precision": p, "method": m, "picture": i, "error": e,
+             "family": "full" if m == "full" else "FastVAR"}
+            for (p, m), e in error.items()
+            for i in range(12)
+        ]
+    )  # fmt: skip
+
+
+def test_errors_add_hide_or_amplify():
+    added = reduced_precision.errors(frame(1.0))
+    assert added.gap.abs().max() < 1e-9
+    assert reduced_precision.errors(frame(0.5)).gap.mean() == pytest.approx(3.01, abs=0.01)
+    assert reduced_precision.errors_add(frame(1.0)).verdict == verdicts.HOLDS
+    assert reduced_precision.errors_add(frame(2.0)).verdict == verdicts.FAILS
+
+
+def test_the_experiment_runs(tmp_path, monkeypatch):
+    model = small_model("infinity")
+    monkeypatch.setattr(reduced_precision, "RELEASES", ())
+    monkeypatch.setitem(base.SCOPES, "quick", base.Scope("quick", 2, 1))
+    measured = run.run("reduced_precision", "quick", model=model, store=Store(tmp_path),
+                       progress=False)  # fmt: skip
+    drawn = measured[measured.what == "quality"]
+    assert set(drawn.precision) == set(reduced_precision.PRECISIONS)
+    full = drawn[(drawn.precision == "float32") & (drawn.family == "full")]
+    assert (full.error == 0).all()
+    times = measured[measured.what == "time"]
+    assert set(times.precision) == {"float32", "bfloat16"}
