@@ -45,7 +45,7 @@ def test_a_slider_changes_the_picture_and_the_numbers(explorer, small):
     assert f"<b>{explorer.shown.psnr:.1f} dB</b>" in explorer.numbers.value
     last = explorer.strip.cells[-1]
     assert last["name"] == "8x8"
-    assert last["lines"] == ["25%"]
+    assert last["lines"] == ["11%"]
     gflop = explorer.shown.gflop_full[-1], explorer.shown.gflop_fast[-1]
     assert [bar["text"] for bar in last["bars"]] == [
         f"full: {gflop[0]:.1f} GFLOP",
@@ -57,7 +57,7 @@ def test_masks_follow_their_controls(explorer):
     before = explorer.viewer.data("kept")
     explorer.layer.value = 2
     assert explorer.viewer.data("kept") != before
-    assert explorer.viewer.p3["note"] == "8x8, L2.attn, 25%"
+    assert explorer.viewer.p3["note"] == "8x8, attn of layer 2, 25%"
     explorer.strip.picked = 0  # the 1x1 step forwards everything
     assert explorer.viewer.data("kept") == explorer.viewer.data("a")
 

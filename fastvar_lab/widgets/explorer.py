@@ -365,11 +365,12 @@ class Explorer(Live):
             step = self.strip.picked
             if self.duel is None or step < 0:
                 return
-            share = kept_map(self.duel.a.trace, step, self._site())
+            site = self._site()
+            share = kept_map(self.duel.a.trace, step, site)
             size = self.strip.sizes[step]
             self.viewer.put(
                 "kept", panels.kept_overlay(self.duel.a.fast / 255, share),
-                title="kept tokens of A", note=f"{size}, {self._site()}, {share.mean():.0%}",
+                title="kept tokens of A", note=f"{size}, {site.kind} of layer {site.layer}, {share.mean():.0%}",
                 alt=f"tokens that A computes at {size} bright, others dark",
             )  # fmt: skip
 

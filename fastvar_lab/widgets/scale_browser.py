@@ -92,7 +92,9 @@ class ScaleBrowser(Owner):
         self.spectrum.put("spectrum", chart, alt=f"spectrum after {size}, and the final one")
         site = Site(self.layer.value, self.kind.value)
         kept = kept_map(trace, step, site, row)
-        alt = f"tokens that {site} computes at {size} bright, others dark"
+        alt = (
+            f"tokens that {site.kind} of layer {site.layer} computes at {size} bright, others dark"
+        )
         put("kept", panels.kept_overlay(so_far, kept), alt=alt)
         if (step, site) not in trace.scores:
             put("scores", np.full((8, 8, 3), 0.5), note="none", alt="no scores: skipped")
