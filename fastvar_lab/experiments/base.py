@@ -93,7 +93,7 @@ class Cell:
 class Question:
     """What an experiment is asked of: a model, how much, its prompts, its methods by label.
 
-    `lines` are the lines of methods that have one, by label.
+    `lines` are those of its own methods, by label.
     """
 
     model: Model

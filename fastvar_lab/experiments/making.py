@@ -241,6 +241,7 @@ def _write_metadata(folder: Path, sample: Sample) -> None:
     path = (folder / sample.path).parent.parent / "metadata.jsonl"
     if sample.metadata is not None and not path.exists():
         text = json.dumps(dict(sample.metadata))
+        writable(path.parent)
         write(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 

@@ -83,7 +83,7 @@ def run(
     store = store or Store()
     _follow(plan, store, progress, executor)
     frame = _measured(plan, store, progress, executor)
-    lines = plan.asked[0].question.lines
+    lines = {label: line for asked in plan.asked for label, line in asked.question.lines.items()}
     if lines:
         frame = frame.assign(**{LINE: [lines.get(label, label) for label in frame.method]})
     front = {"model": plan.model.name, "weights": plan.model.fingerprint}
@@ -278,7 +278,7 @@ def comparing_jobs(
     if record.slow and question.scope.name == "quick":
         compared = dict((record.quick or halves_and_wholes)(compared))
     lines = question.lines
-    if lines and question.scope.name == "quick":  # the last setting of each
+    if lines and question.scope.name == "quick":  # a quick look takes the last setting of each
         last = {line: label for label, line in lines.items()}.values()
         compared = {k: m for k, m in compared.items() if k not in lines or k in last}
     extra = record.metrics(question.model) if callable(record.metrics) else record.metrics
