@@ -235,6 +235,8 @@ def combines(frame: pd.DataFrame) -> Answer:
         return Answer("this device has no faster products in fewer bits", OPEN)
     for name in real:
         for way in (w for n, w in speedup.columns if n == name and w != full):
+            if (name, full) not in speedup or (WIDE, way) not in speedup:
+                raise ValueError("the timing beside it was disturbed")
             alone = {name: speedup[name, full], way: speedup[WIDE, way]}
             better = max(alone, key=lambda key: alone[key].mean())
             gap = mean((speedup[name, way] - alone[better]).to_numpy())
