@@ -30,10 +30,10 @@ CACHE = "cache"
 generation's in 16 bits."""
 
 DESCRIBED = (
-    *("kind", "model", "weights", "prompts", "machine", "method", "repr", "family", "selector"),
-    *("restorer", "granularity", "cache_step", "layers", "sublayers", "picture", "prompt"),
-    *("seed", "group", "ms", "speedup", "turns", "disturbed", GUIDANCE, LINE, OPERATIONS),
-    *(CACHE, HITS, TITLES),
+    *("kind", "model", "weights", "prompts", "machine", "method", "repr", "family", "axis"),
+    *("selector", "restorer", "granularity", "cache_step", "layers", "sublayers", "picture"),
+    *("prompt", "seed", "group", "ms", "speedup", "turns", "disturbed", GUIDANCE, LINE),
+    *(OPERATIONS, CACHE, HITS, TITLES),
 )
 """Columns of comparisons that hold no metric."""
 

@@ -394,7 +394,7 @@ def test_a_read_only_folder_is_refused(tmp_path, capsys):
         (["generate", "a red ring", "--ratios", ""], "cannot read ''"),
         (["evaluate", "--ratios", ""], "cannot read ''"),
         (["generate", "a red ring", "--size", ""], "not ''"),
-        (["evaluate", "--seed", "-1", "--n", "7"], "their seed 0 or more"),
+        (["evaluate", "--seed", "-1", "--n", "7"], "the seed of a prompt set must be 0 or more"),
         (["evaluate", "--judge", "--size", "48"], "--judge scores rendered scenes and takes no"),
         (["models", "--weights", "nowhere"], "the folder nowhere does not exist"),
         (["train", "tokenizer", "--peak", "-1"], "--peak must lie in"),

@@ -326,12 +326,13 @@ def test_a_method_is_measured_once_whichever_experiments_ask_about_it(tmp_path):
         jobs = run.jobs_of(run.find(name), question)
         method = next(m for m in jobs[0].methods.values() if m == fv.PRESETS["tiny"])
         addresses = Addresses(question.model)
-        timed = next(c for job in jobs if job.timed for c in job.cells if c.method == method)
+        timed_jobs = [job for job in jobs if job.timed]
+        timed = next(c for job in timed_jobs for c in job.cells if c.method == method)
         kept.append(
             [
                 key(addresses.picture(method, jobs[0].items[0])),
                 key(addresses.values(method, jobs[0].items[0])),
-                key(jobs[-1].address(timed, question.model)),
+                key(timed_jobs[-1].address(timed, question.model)),
             ]
         )
     assert kept[0] == kept[1]
@@ -749,6 +750,11 @@ def synthetic(name):
              "weight_bytes": w, "cache_bytes": 1e9, "peak_bytes": w + 1e9 * (2 - (m != FULL))}
             for p, w in (("bfloat16", 4e9), ("int8", 2e9)) for m in ways
         ],
+        "speed_gap": [
+            {"side": s, "method": m, "ms": 9.0, "speedup": 1.8, "speedup_flop_bound": 2.0,
+             "gap": 0.1, "choosing": 0.06, "restoring": 0.03, "products": 0.04, "rest": -0.03}
+            for s in (32, 64) for m in ways
+        ],
         "memory": [
             {"side": s, "method": m, "kv_measured": 1e7 * s, "held_measured": 1e6 * (m != FULL)}
             for s in (16, 32) for m in ways
@@ -885,30 +891,30 @@ def test_an_experiment_leaves_its_data_tables_figure_and_where_they_are_from(tmp
 def test_figures_are_checked_against_their_data(tmp_path, monkeypatch, capsys):
     model = fv.load("tiny")
     monkeypatch.setattr(run, "run", lambda name, scope, **options: synthetic(name))
-    names = ["selectors", "intermediate_outputs", "intermediate_outputs_scores"]
+    names = ["caching_step", "intermediate_outputs", "intermediate_outputs_scores"]
     made = list(figures.draw(model, names, tmp_path))
     assert {p.suffix for p in made} == {".csv", ".npz", ".png", ".pdf"}
-    assert "Does the distance to the mean" in (tmp_path / "selectors.txt").read_text()
+    assert "Which step is the best one" in (tmp_path / "caching_step.txt").read_text()
     assert figures.check(tmp_path) == []
-    told = json.loads((tmp_path / "selectors.json").read_text())
-    assert told["command"] == "python -m fastvar_lab figures selectors"
+    told = json.loads((tmp_path / "caching_step.json").read_text())
+    assert told["command"] == "python -m fastvar_lab figures caching_step"
     assert told["weights"] == model.fingerprint
-    table = (tmp_path / "selectors.md").read_text()
-    (tmp_path / "selectors.md").write_text("")
+    table = (tmp_path / "caching_step.md").read_text()
+    (tmp_path / "caching_step.md").write_text("")
     assert main(["figures", "--redraw", "--out", str(tmp_path)]) == 0
-    assert str(tmp_path / "selectors.pdf") in capsys.readouterr().out
-    assert (tmp_path / "selectors.md").read_text() == table
+    assert str(tmp_path / "caching_step.pdf") in capsys.readouterr().out
+    assert (tmp_path / "caching_step.md").read_text() == table
     assert figures.check(tmp_path) == []
     assert main(["figures", "--redraw", "spectra", "--out", str(tmp_path)]) == 2
     assert "spectra.json is not there" in capsys.readouterr().err
-    csv = tmp_path / "selectors.csv"
+    csv = tmp_path / "caching_step.csv"
     csv.write_text(csv.read_text().replace("29.", "19."))
     assert "other bytes from the same data" in figures.check(tmp_path)[0]
     told["versions"]["matplotlib"] = "3.0"
-    (tmp_path / "selectors.json").write_text(json.dumps(told))
+    (tmp_path / "caching_step.json").write_text(json.dumps(told))
     assert "instead of 3.0" in figures.check(tmp_path)[0]
     assert main(["figures", "--check", "--out", str(tmp_path)]) == 2
-    assert "selectors.png: other pixels" in capsys.readouterr().err
+    assert "caching_step.png: other pixels" in capsys.readouterr().err
     assert "is not there" in figures.check(tmp_path, ["spectra"])[0]
     with pytest.raises(ValueError, match="there is no figure with its data in"):
         figures.check(tmp_path / "elsewhere")

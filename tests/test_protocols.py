@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 import fastvar_lab as fv
+from fastvar_lab import files
 from fastvar_lab.cli import options
 from fastvar_lab.cli.main import main
 from fastvar_lab.evaluators import benchmarks, known_answers
@@ -112,35 +113,39 @@ def test_pixels_are_rounded_or_cut_off_and_people_get_a_suffix(shallow, tmp_path
 
 
 def test_a_run_that_is_killed_at_every_write_ends_the_same(shallow, tmp_path, monkeypatch):
-    plan = Plan(benchmarks.find("geneval"), n=2, images=2)
-    job, real = Job(plan, fv.Dense(), sizes=MAPS, batch=3), making.write
+    plan = Plan(benchmarks.find("geneval"), n=3, images=1)
+    job, real = Job(plan, fv.Dense(), sizes=MAPS, batch=2), files.write
     make(shallow, job, tmp_path / "whole")
 
     def contents(root):
         return {
             p.relative_to(root).as_posix(): p.read_bytes()
             for p in root.rglob("*")
-            if p.is_file() and p.name != "settings.json"
+            if p.is_file() and p.name != "settings.json" and files.PARTIAL not in p.name
         }
 
     whole = contents(tmp_path / "whole")
-    assert len(whole) == 2 * 2 + 2 + 1  # pictures, metadata, samples
-    for moment in range(len(whole)):
+    assert len(whole) == 3 + 3 + 1  # pictures, metadata, samples
+    for moment in range(len(whole) + 1):  # and settings
         left = [moment]
 
         def killed(path, fill, left=left):
             if not left[0]:
+                path.with_name(f"{files.PARTIAL}x{path.suffix}").write_bytes(b"")
                 raise KeyboardInterrupt
             left[0] -= 1
             real(path, fill)
 
         folder = tmp_path / f"killed{moment}"
-        monkeypatch.setattr(making, "write", killed)
+        for module in (files, making):  # settings are written by `files` itself
+            monkeypatch.setattr(module, "write", killed)
         with pytest.raises(KeyboardInterrupt):
             make(shallow, job, folder)
-        monkeypatch.setattr(making, "write", real)
+        for module in (files, making):
+            monkeypatch.setattr(module, "write", real)
         make(shallow, job, folder)
         assert contents(folder) == whole, moment
+        assert json.loads((folder / "settings.json").read_text())["images"] == 1
 
 
 def test_folders_make_the_frame_of_a_comparison(folders, small, tmp_path):

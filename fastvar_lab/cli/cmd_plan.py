@@ -39,6 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--quick", action="store_true", help="plan on four pictures, with one round of correction"
     )
+    parser.add_argument(
+        "--rounds", type=int, help="rounds of correction; default: 2, with --quick 1"
+    )
     parser.add_argument("--size", help="final token map, such as 48 or 32x48 (height x width)")
     options.add_prompts(parser)
     parser.add_argument("--store", type=options.path, help="folder of known results")
@@ -63,6 +66,8 @@ def run(args: argparse.Namespace) -> None:
     for speedup in args.speedup or ():
         if not speedup >= 1:
             raise ValueError(f"a speedup is 1 or more; not {speedup}")
+    if args.rounds is not None and args.rounds < 0:
+        raise ValueError(f"--rounds is 0 or more; not {args.rounds}")
     scales, budgets = args.guidance or [None], args.speedup or [None]
     several = len(scales) * len(budgets) > 1
     if several and args.figure is not None:
@@ -102,10 +107,11 @@ def run(args: argparse.Namespace) -> None:
 def _plan(planner: Planner, args: argparse.Namespace, speedup: float | None) -> Plan:
     """Plan for the one budget that is given."""
     if speedup is not None:
-        return planner.plan(speedup)
+        return planner.plan(speedup, args.rounds)
     if args.psnr is not None:
-        return planner.plan_to(args.psnr)
-    return planner.plan_within(args.ms if args.ms is not None else 1e6 * args.cache_mb)
+        return planner.plan_to(args.psnr, args.rounds)
+    budget = args.ms if args.ms is not None else 1e6 * args.cache_mb
+    return planner.plan_within(budget, args.rounds)
 
 
 def _say(planner: Planner, plan: Plan) -> None:

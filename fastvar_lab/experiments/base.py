@@ -91,13 +91,17 @@ class Cell:
 
 @dataclass(frozen=True)
 class Question:
-    """What an experiment is asked of: a model, how much, its prompts, its methods by label."""
+    """What an experiment is asked of: a model, how much, its prompts, its methods by label.
+
+    `lines` are those of its own methods, by label.
+    """
 
     model: Model
     scope: Scope
     prompts: PromptSet
     methods: Methods
     timed: Item
+    lines: Mapping[str, str] = field(default_factory=dict)
 
     def batches(self) -> list[tuple[int, tuple[Item, ...]]]:
         """Return the prompts in batches that are generated together, with each one's first number.
@@ -146,6 +150,9 @@ class Experiment:
 
     `guidances` are the guidance scales that it is asked at, one after another, each of a model that
     samples so; its frame then has the column `guidance`. Without any, the model's own is used.
+    `beside(question, name)` are jobs beside those of a comparison; `tables` are made of the frame
+    beside the usual one, by the ending of their files' names. A `slow` experiment compares fewer
+    methods in scope "quick": those that `quick` keeps, by default halves and wholes.
     """
 
     question: str
@@ -156,11 +163,14 @@ class Experiment:
     work: Work | None = None
     then: Callable[[Question, pd.DataFrame], Methods] | None = None
     claims: tuple[Claim, ...] = ()
-    metrics: tuple[str, ...] = ()
+    metrics: Sequence[str] | Callable[[Model], Sequence[str]] = ()
     points: Callable[[pd.DataFrame], pd.DataFrame] | None = None
     seed: int = 11
     version: int = 1
     guidances: tuple[float, ...] = ()
+    beside: Callable[[Question, str], list[Any]] | None = None
+    tables: Mapping[str, Callable[[pd.DataFrame], pd.DataFrame]] = field(default_factory=dict)
+    quick: Callable[[Methods], Methods] | None = None
     slow: bool = False
     timed: bool = True
     speed: bool = False

@@ -182,6 +182,7 @@ def _finish(
     output.write_caption(path, report)
     if frame is not None:
         output.write_tables(path, frame, report["caption"])
+        output.write_more_tables(path, _record(name), frame)
     write_json(Path(f"{path}.json"), report)
     for ending in endings:
         write_figure(f"{path}.{ending}", figure)

@@ -39,6 +39,11 @@ class Job(Protocol):
         """Tell whether nothing may run beside it."""
         ...
 
+    @property
+    def waits(self) -> bool:
+        """Tell whether it reads what others of the experiment keep, and comes after them."""
+        ...
+
     def __len__(self) -> int:
         """Count its results, for a progress bar."""
         ...
@@ -95,6 +100,10 @@ class CellJob:
     @property
     def timed(self) -> bool:
         return bool(self.cells[0].repeats)
+
+    @property
+    def waits(self) -> bool:
+        return False
 
     def __len__(self) -> int:
         return len(self.cells)
@@ -156,6 +165,10 @@ class PictureJob:
     def timed(self) -> bool:
         return False
 
+    @property
+    def waits(self) -> bool:
+        return False
+
     def __len__(self) -> int:
         return len(self.methods)
 
@@ -188,6 +201,10 @@ class PictureJob:
                 if values:
                     store.put_values(at.values(method, item), values, self.experiment)
         return {}
+
+    def pictures(self, method: Method, model: Model, store: Store) -> list[Drawn]:
+        """Read the pictures of all items under a method; draw and keep those that lack."""
+        return self._pictures(method, Addresses(model), store, _Once(model, self.items))
 
     def _pictures(self, method: Method, at: Addresses, store: Store, full: _Once) -> list[Drawn]:
         """Read the pictures of all items under a method; draw and keep those that are not there."""
@@ -238,6 +255,10 @@ class GuidedJob:
     @property
     def timed(self) -> bool:
         return self.job.timed
+
+    @property
+    def waits(self) -> bool:
+        return self.job.waits
 
     def __len__(self) -> int:
         return len(self.job)

@@ -22,8 +22,8 @@ from fastvar_lab.evaluators.closed_world import true_tokens
 from fastvar_lab.evaluators.picture_folder import SAMPLES, SETTINGS, read_settings
 from fastvar_lab.evaluators.plans import Plan, Sample, sample_rows
 from fastvar_lab.experiments.workers import ModelSpec
+from fastvar_lab.files import PARTIAL, write, write_json
 from fastvar_lab.files import folder as writable
-from fastvar_lab.files import write, write_json
 from fastvar_lab.generation import generate
 from fastvar_lab.methods.columns import written
 from fastvar_lab.models.features import text_label
@@ -173,19 +173,20 @@ def prepare(model: Model, job: Job, folder: Path) -> None:
     settings, rows = job.settings(model), sample_rows(samples)
     known = read_settings(folder) if folder.exists() else None
     if known is None:
-        if folder.exists() and any(folder.iterdir()):
+        if folder.exists() and any(PARTIAL not in path.name for path in folder.iterdir()):
             raise ValueError(f"{folder} holds other files; name a new folder")
         writable(folder)
-        write(folder / SAMPLES, lambda p: p.write_text(rows, encoding="utf-8"))
         extra = {"environment": environment(model.device), "source": model.source}
         write_json(folder / SETTINGS, {**settings, **extra})
-        return
+        known = settings
     for name, value in settings.items():
         if known.get(name) != value:
             raise ValueError(
                 f"{folder} holds pictures with {name} {short(known.get(name))}; now it is "
                 f"{short(value)}: name another folder"
             )
+    if not (folder / SAMPLES).exists():  # new, or killed before it was written
+        write(folder / SAMPLES, lambda p: p.write_text(rows, encoding="utf-8"))
 
 
 def missing(folder: Path, sample: Sample) -> bool:
@@ -208,8 +209,8 @@ def _make_batch(model: Model, job: Job, part: Sequence[Sample], folder: Path) ->
     pictures = to_uint8(values) if job.pixels == "round" else _truncated(values)
     for sample, picture in zip(part, pictures, strict=True):
         if missing(folder, sample):
+            _write_metadata(folder, sample)  # first: a picture that is there needs nothing more
             _write(folder / sample.path, picture, job.quality)
-            _write_metadata(folder, sample)
             count += 1
     return count
 
@@ -240,6 +241,7 @@ def _write_metadata(folder: Path, sample: Sample) -> None:
     path = (folder / sample.path).parent.parent / "metadata.jsonl"
     if sample.metadata is not None and not path.exists():
         text = json.dumps(dict(sample.metadata))
+        writable(path.parent)
         write(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 

@@ -61,6 +61,17 @@ def write_tables(path: str | Path, frame: pd.DataFrame, caption: str = "") -> No
         _write_text(Path(f"{path}{ending}"), text)
 
 
+def write_more_tables(path: Path, experiment: Experiment, frame: pd.DataFrame) -> None:
+    """Write an experiment's other tables, NAME_TITLE.csv, .md and .tex each."""
+    for title, make in experiment.tables.items():
+        table, place = make(frame), Path(f"{path}_{title}")
+        tex = latex(table, label=f"tab:{place.name}")
+        for ending, text in (
+            (".csv", table.to_csv(index=False)), (".md", markdown(table)), (".tex", tex),
+        ):  # fmt: skip
+            _write_text(Path(f"{place}{ending}"), text)
+
+
 def write_caption(path: str | Path, report: Report) -> None:
     """Write the caption of a figure as text, `path` without its ending."""
     _write_text(Path(f"{path}.txt"), report["caption"] + "\n")

@@ -83,7 +83,7 @@ def run(
     store = store or Store()
     _follow(plan, store, progress, executor)
     frame = _measured(plan, store, progress, executor)
-    lines = plan.record.lines(plan.model) if methods is None else {}
+    lines = {label: line for asked in plan.asked for label, line in asked.question.lines.items()}
     if lines:
         frame = frame.assign(**{LINE: [lines.get(label, label) for label in frame.method]})
     front = {"model": plan.model.name, "weights": plan.model.fingerprint}
@@ -176,7 +176,8 @@ def _plan(
     for scale in _guidances(record, guidance):
         sampled = opened if scale is None else opened.with_guidance(scale)
         compared = _compared(record, sampled, methods)
-        question = Question(sampled, scope, prompts, compared, timed)
+        lines = record.lines(sampled) if methods is None else {}
+        question = Question(sampled, scope, prompts, compared, timed, lines)
         every.append(Asked(question, scale, []))
         every[-1].add(jobs_of(record, question, metrics, note))
     return Plan(record, opened, spec, prompts, every, metrics, note)
@@ -275,17 +276,20 @@ def comparing_jobs(
     """Return the jobs that compare a question's methods with full generation."""
     compared = with_full(question.methods, question.model)
     if record.slow and question.scope.name == "quick":
-        compared = halves_and_wholes(compared)
-    lines = record.lines(question.model) if question.scope.name == "quick" else {}
-    if lines:  # a quick look takes the last setting of each
+        compared = dict((record.quick or halves_and_wholes)(compared))
+    lines = question.lines
+    if lines and question.scope.name == "quick":  # a quick look takes the last setting of each
         last = {line: label for label, line in lines.items()}.values()
         compared = {k: m for k, m in compared.items() if k not in lines or k in last}
-    named = quality.as_metrics([*record.metrics, *quality.as_metrics(metrics or ())])
+    extra = record.metrics(question.model) if callable(record.metrics) else record.metrics
+    named = quality.as_metrics([*extra, *quality.as_metrics(metrics or ())])
     chosen = quality.chosen(named)
     judge = question.prompts.judge
     chosen = chosen if judge is None else (quality.score(judge), *chosen)
     chosen = _fitting(chosen, {metric.name for metric in named}, question.model, note)
-    return comparison(replace(question, methods=compared), chosen, record.name, record.timed)
+    question = replace(question, methods=compared)
+    jobs = comparison(question, chosen, record.name, record.timed)
+    return [*jobs, *record.beside(question, record.name)] if record.beside else jobs
 
 
 def _fitting(
@@ -356,11 +360,13 @@ def _compute(
     )
     with bar:
         timed = [job for job in missing if job.timed]
-        given = [job for job in missing if not job.timed]
-        here = [*given, *timed]
+        first = [job for job in missing if not job.timed and not job.waits]
+        second = [job for job in missing if not job.timed and job.waits]
+        here = [*first, *second, *timed]
         if executor is not None and spec is not None:
-            here = timed
-            submit(executor, given, spec, str(store.folder), expectation(model), bar.update)
+            here, whole = timed, expectation(model)
+            for given in (first, second):
+                submit(executor, given, spec, str(store.folder), whole, bar.update)
         for job in here:
             disturbed |= job.compute(model, store)
             bar.update(len(job))
@@ -386,6 +392,8 @@ def table(name: str, frame: pd.DataFrame) -> str:
     known = REGISTRY.get(name)
     lines = [f"{name}: {known.question} ({known.source})" if known else name]
     lines.append(tabulate(frame).to_string(index=False))
+    for title, make in (known.tables if known else {}).items():
+        lines += [f"{title}:", make(frame).to_string(index=False)]
     if "picture" in frame:
         kind = "95 % intervals" if "kind" in frame else "means"
         lines.append(f"n = {frame.picture.nunique()} pictures, {kind}")

@@ -70,6 +70,7 @@ def line_over(
     """
 
     def answer(frame: pd.DataFrame) -> Answer:
+        quality(frame, value)  # raises where it was not measured
         rows = frame if guidance is None else frame[frame[GUIDANCE] == guidance]
         gap = paired_at_equal(counted(rows), first, second, value, cost)
         where = "" if guidance is None else f" at guidance {guidance:g}"

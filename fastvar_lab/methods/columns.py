@@ -14,6 +14,7 @@ from fastvar_lab.methods.registry import classes, restorers, selectors
 from fastvar_lab.methods.restore import CachedBranch
 from fastvar_lab.methods.schedule import Scheduled
 from fastvar_lab.methods.select import FarFromMean
+from fastvar_lab.methods.spaces import axis_of
 from fastvar_lab.seam import KINDS, Grid, Method, Site
 
 FULL = "full"
@@ -25,10 +26,11 @@ FASTVAR, SKIPPING = "FastVAR", "skipping"
 def describe(method: Method, grids: Sequence[Grid], depth: int) -> dict[str, Any]:
     """Return a method's columns: what it is, and what it computes at every scale step.
 
-    `family`, `selector`, `restorer`, `granularity`, `cache_step` (the map restored from, such as
-    "20x20"), `layers`, `sublayers`, None where a method has no such part; for each step
-    `kept_32x32`, the fewest tokens that a sublayer computes there (0: skipped), and `rows_32x32`,
-    the guidance rows that run of 2. Raises ValueError for a method that does not fit.
+    `family`, `axis` (what the family changes, see `spaces.AXES`), `selector`, `restorer`,
+    `granularity`, `cache_step` (the map restored from, such as "20x20"), `layers`, `sublayers`,
+    None where a method has no such part; for each step `kept_32x32`, the fewest tokens that a
+    sublayer computes there (0: skipped), and `rows_32x32`, the guidance rows that run of 2. Raises
+    ValueError for a method that does not fit.
 
     >>> from fastvar_lab.scales import TINY, grids
     >>> columns = describe(Prune({-2: 0.5, -1: 1.0}), grids(TINY), depth=8)
@@ -40,6 +42,7 @@ def describe(method: Method, grids: Sequence[Grid], depth: int) -> dict[str, Any
     sites = [Site(layer, kind) for layer in range(depth) for kind in KINDS]
     columns: dict[str, Any] = {
         "family": family(method),
+        "axis": axis_of(family(method)),
         "selector": _named(getattr(base, "select", None), selectors()),
         "restorer": _named(getattr(base, "restore", None), restorers()),
         "granularity": getattr(base, "granularity", None),

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from fastvar_lab.generation import Generation, generate, resume
+from fastvar_lab.branching import Branches, branching
+from fastvar_lab.generation import Generation, generate
 from fastvar_lab.methods.prune import Dense
 from fastvar_lab.models.model import Model
 from fastvar_lab.prompts import Item, PromptSet, seeded
@@ -67,17 +68,21 @@ class Calibration:
         Errors are means over the pixels of the first `n` pictures in [0, 1], at least 1e-10.
         """
         methods, n = list(methods), min(n or len(self.items), len(self.items))
-        batches = range(0, n, BATCH)
-        missing = [
-            (method, first)
-            for first in batches  # a batch's snapshot serves all methods
-            for method in dict.fromkeys(methods)
-            if not self._read(method, first)
-        ]
-        for method, first in tqdm(
-            missing, desc=title, unit="run", disable=not self.progress or not missing
-        ):
-            self._keep(method, first, self._measured(method, first))
+        batches, grids = range(0, n, BATCH), self.grids
+        missing = {
+            first: branching([m for m in dict.fromkeys(methods) if not self._read(m, first)], grids)
+            for first in batches
+        }
+        total = sum(map(len, missing.values()))
+        silent = not self.progress or not total
+        with tqdm(total=total, desc=title, unit="run", disable=silent) as bar:
+            for first, lacking in missing.items():  # a batch's snapshots serve all methods
+                if not lacking:
+                    continue
+                branches = Branches(self.model, self.batch(first)[0])
+                for method in lacking:
+                    self._keep(method, first, self._measured(method, first, branches))
+                    bar.update()
         known = [
             np.concatenate([self._known[repr(method), first] for first in batches])[:n]
             for method in methods
@@ -87,10 +92,9 @@ class Calibration:
     def _part(self, first: int) -> Sequence[Item]:
         return self.items[first : first + BATCH]
 
-    def _measured(self, method: Method, first: int) -> np.ndarray:
-        """Measure one batch of pictures, resumed from a snapshot of full generation."""
-        full, pictures = self.batch(first)
-        return squared_errors(self.model, resume(self.model, full, method), pictures)
+    def _measured(self, method: Method, first: int, branches: Branches) -> np.ndarray:
+        """Measure one batch of pictures, resumed where others before had the same steps."""
+        return squared_errors(self.model, branches.run(method), self.batch(first)[1])
 
     def batch(self, first: int) -> tuple[Generation, torch.Tensor]:
         """Return full generation of the batch that begins at a picture, and its pictures."""

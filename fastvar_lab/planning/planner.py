@@ -30,8 +30,8 @@ from fastvar_lab.store import Store
 
 PICTURES, QUICK_PICTURES = 16, 4
 ROUNDS, QUICK_ROUNDS = 2, 1  # rounds of correction
-SEARCHED_STEPS, QUICK_STEPS = 4, 3  # last steps that are pruned
-STARTS = 8  # even schedules that are measured
+SEARCHED = 3  # last steps that are pruned
+STARTS = 5  # even schedules that are measured, each in two variants
 
 COSTS = ("time", "operations", "bytes")
 
@@ -123,7 +123,7 @@ class Planner:
             return Plan(self._signed(Planned()), 1.0, float(psnr(np.array(LEAST))))
         self._check_reach(budget, full)
         search = Search(space, budget, f"{full / budget:.3g} times as fast", self.few, self._worth)
-        worth = np.ones(len(space.places)) if self._worth is None else self._worth
+        worth = space.prior if self._worth is None else self._worth
         starts = [
             *self.starts.best(budget, STARTS),
             *(space.fit(choice, worth, budget) for choice in self._planned),
@@ -132,7 +132,8 @@ class Planner:
         choice, errors = search.best(starts or [space.fit(space.fastest(), worth, budget)])
         rounds = (QUICK_ROUNDS if self.quick else ROUNDS) if rounds is None else rounds
         choice, errors = search.improved(choice, errors, rounds)
-        choice, errors = search.best([choice, *(choice._replace(rules=r) for r in self.rules)])
+        if rounds:
+            choice, errors = search.best([choice, *(choice._replace(rules=r) for r in self.rules)])
         self._planned.append(choice)
         self._worth = search.worth
         method = space.method(choice)
@@ -142,7 +143,7 @@ class Planner:
     def space(self) -> Space:
         """The schedules that are searched."""
         model, grids = self.model, self.calibration.grids
-        places = grouped_places(model, grids, QUICK_STEPS if self.quick else SEARCHED_STEPS)
+        places = grouped_places(model, grids, SEARCHED)
         if not places:
             raise ValueError(f"{model.name} has no scale step that a schedule can prune")
         return Space(self.calibration, places, self.price)
@@ -164,7 +165,7 @@ class Planner:
         restored = (("restore", CachedBranch("bilinear")),)
         return [(("select", low),), (("select", low), *restored), (("select", FarFromMean()),)]
 
-    def plan_to(self, quality: float) -> Plan:
+    def plan_to(self, quality: float, rounds: int | None = None) -> Plan:
         """Return the fastest schedule found whose PSNR is at least `quality` dB.
 
         Raises ValueError for a quality that no schedule keeps.
@@ -174,7 +175,7 @@ class Planner:
         low, high, best = 1.0, self.spent(Dense()) / self.space.spent(self.space.fastest()), None
         for _ in range(6):
             middle = (low * high) ** 0.5
-            plan = self.plan(middle, rounds=1)
+            plan = self.plan(middle, rounds)
             low, high = (middle, high) if plan.psnr >= quality else (low, middle)
             best = plan if plan.psnr >= quality else best
         if best is None:

@@ -30,7 +30,11 @@ class TuningLog:
     """Trials in the order in which they were made; each is on disk before the next begins.
 
     `psnr` is the mean over calibration pictures, in dB to full generation. `saving` says how many
-    times fewer operations, or bytes of keys and values (`saves`), a setting takes.
+    times fewer operations, or bytes of keys and values (`saves`), a setting takes; bytes count
+    against a cache in 16 bits.
+
+    >>> {"model", "guidance", "method"} <= set(TuningLog.read().frame)
+    True
     """
 
     path: Path
@@ -90,6 +94,9 @@ def settings(
 
     That is the one of the front whose saving is nearest. Where two targets have one in common, the
     front's next ones fill up, so that there are as many as targets, if it has as many.
+
+    >>> settings([{"saving": 1.6, "psnr": 38.0}, {"saving": 1.4, "psnr": 35.0}])
+    [{'saving': 1.6, 'psnr': 38.0}]
     """
     candidates = front(trials)
     chosen: list[dict[str, Any]] = []

@@ -26,7 +26,7 @@ from fastvar_lab.planning.trials import TARGETS, TuningLog, settings
 from fastvar_lab.prompts import Item, PromptSet
 from fastvar_lab.seam import Grid, Method, Runner
 from fastvar_lab.speed import flops
-from fastvar_lab.speed.kv_bytes import kv_bytes
+from fastvar_lab.speed.kv_bytes import held_share
 from fastvar_lab.speed.tally import Tally, total
 from fastvar_lab.store import Store
 
@@ -113,7 +113,7 @@ def candidate(space: Space, model: Model, place: tuple[int, ...], method: Method
 def _cost(space: Space, model: Model, method: Method) -> float:
     """Return what a setting is to save: operations of a picture, or bytes of keys and values."""
     if space.saves == "bytes":
-        return float(kv_bytes(model, method))
+        return held_share(model, method) or 1.0
     return flops.total(flops.step_flops(model, method, model.grids(), sampling=model.sampling))
 
 

@@ -2,32 +2,8 @@
 
 from __future__ import annotations
 
-from fastvar_lab.audit import audited
 from fastvar_lab.models.model import Model
 from fastvar_lab.seam import Method
-
-
-def kv_bytes(model: Model, method: Method) -> int:
-    """Return the most bytes of keys and values that later steps read, of one picture.
-
-    Methods that drop or quantise them say what they hold (`held_bytes`); attention here masks what
-    they drop. Of all others it is what the cache allocates.
-
-    >>> import fastvar_lab as fv
-    >>> model = fv.load("tiny")
-    >>> round(kv_bytes(model, fv.Dense()) / kv_bytes(model, fv.QuantKV(4)), 1)
-    7.8
-    """
-    grids, backbone = model.grids(), model.transformer
-    config, rows = backbone.config, 2 if backbone.guided(model.sampling) else 1
-    held = getattr(method, "held_bytes", None)
-    if held is not None:
-        sizes = (grids, model.depth, config.heads, config.width // config.heads)
-        return int(max(held(*sizes, rows=rows, itemsize=model.dtype.itemsize)))
-    run = audited(method, grids, model.depth, backbone.kinds)
-    cache = backbone.new_cache(grids, rows, run)
-    cache.expect(run.keys_read(grids, rows == 2, resumable=False))
-    return int(cache.planned)
 
 
 def held_share(model: Model, method: Method) -> float | None:

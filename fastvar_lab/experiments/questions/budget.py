@@ -8,14 +8,16 @@ from functools import partial
 import pandas as pd
 
 from fastvar_lab.experiments.base import Cell, Experiment, Methods, Question
-from fastvar_lab.experiments.resumed import resumed
+from fastvar_lab.experiments.questions import rivals
+from fastvar_lab.experiments.resumed import bound, resumed
 from fastvar_lab.experiments.verdicts import Answer, Claim, quality, verdict
 from fastvar_lab.frames import GUIDANCE
-from fastvar_lab.measure.frontier import KEPT, SPEEDUPS, WHOLE, gains, without_null
-from fastvar_lab.methods.columns import labelled
+from fastvar_lab.measure.frontier import KEPT, SPEEDUPS, WHOLE, gains, reached, without_null
+from fastvar_lab.methods.columns import FASTVAR, SKIPPING, family, labelled
 from fastvar_lab.models.model import Model
 from fastvar_lab.planning.by_hand import by_hand
 from fastvar_lab.planning.plans import frontier
+from fastvar_lab.planning.trials import TuningLog
 from fastvar_lab.plotting import charts
 
 GUIDANCES = (2.0, 4.0)
@@ -28,7 +30,8 @@ BARS = {
     (WHOLE, (3.0, 4.0)): 0.5,
 }  # dB that planned schedules must gain, by envelope and speedups
 SCORE_LOST = 0.02
-NEAR = 1.0  # dB below the grid's envelope within which schedules are compared on all prompts
+JUDGED = (1.4, 6.5)  # speedups in operations of schedules that are compared on all prompts
+NEAR = 0.5  # dB that these may be below the grid's envelope
 
 
 def methods(model: Model) -> Methods:
@@ -45,6 +48,22 @@ def hand_methods(model: Model) -> Methods:
     return labelled(by_hand(model.grids(), model.depth, guided), model.grids(), model.depth)
 
 
+def bench(model: Model) -> Methods:
+    """Return the tuned rivals of the bench that are as fast as the schedules that are judged.
+
+    Empty for a model that nobody has tuned. FastVAR and skipping stand in the grid.
+    """
+    if not TuningLog.read().of(model):
+        return {}
+    grids, text = model.grids(), len(model.example.split())
+    return {
+        label: method
+        for label, method in rivals.methods(model).items()
+        if family(method) not in (FASTVAR, SKIPPING)
+        and JUDGED[0] <= bound(model, method, grids, text) <= JUDGED[1]
+    }
+
+
 def cells(question: Question) -> list[list[Cell]]:
     """Return a cell for each schedule by hand and each of the first batches of prompts."""
     grid = hand_methods(question.model)
@@ -56,19 +75,33 @@ def cells(question: Question) -> list[list[Cell]]:
 
 
 def near_envelope(question: Question, frame: pd.DataFrame) -> Methods:
-    """Return the planned schedules, and those by hand that may be on one of the two envelopes.
+    """Return planned schedules, the bench's, and those by hand that may be on an envelope.
 
-    These are at most 1 dB below the best schedule that needs as few operations, among all and among
-    those that keep null rows, on the prompts that were looked at.
+    That is decided on the prompts that were looked at, at equal operations, and for the speedups
+    that are judged: measured ones lie below those in operations.
     """
     grid = frame[frame.kind == "grid"]
-    points = grid.groupby("method", sort=False).agg({"psnr": "mean", "speedup_flop_bound": "first"})
-    near = set[str]()
-    for part in (points, points[~points.index.isin(without_null(grid))]):
-        ranked = part.sort_values("speedup_flop_bound", ascending=False)
-        near |= set(ranked.index[ranked.psnr >= ranked.psnr.cummax() - NEAR])
-    grid_methods = hand_methods(question.model)
-    return {**question.methods, **{m: grid_methods[m] for m in points.index if m in near}}
+    values = grid.pivot_table(index="picture", columns="method", values="psnr")
+    bounds, dropping, near = (
+        grid.groupby("method").speedup_flop_bound.first(),
+        without_null(grid),
+        [],
+    )
+    kept = values[[method for method in values if method not in dropping]]
+    for label, speedup in bounds.items():
+        sides = [values] if label in dropping else [values, kept]
+        below = [_below(side, bounds, speedup, values[label]) for side in sides]
+        if JUDGED[0] <= speedup <= JUDGED[1] and min(below) <= NEAR:
+            near.append(label)
+    by_label = hand_methods(question.model)
+    hand = {label: method for label, method in by_label.items() if label in near}
+    return {**question.methods, **bench(question.model), **hand}
+
+
+def _below(values: pd.DataFrame, speedups: pd.Series, speedup: float, quality: pd.Series) -> float:
+    """Return how far below the envelope of some methods a quality is at a speedup."""
+    envelope = reached(values, speedups, speedup)
+    return 0.0 if envelope is None else float((envelope - quality).mean())
 
 
 def beats(envelope: str, speedups: Sequence[float], least: float, frame: pd.DataFrame) -> Answer:

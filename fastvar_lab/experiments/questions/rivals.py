@@ -1,22 +1,59 @@
-"""FastVAR, token merging and skipping at equal time."""
+"""Every published accelerator of its kind at equal time, at two guidance scales."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pandas as pd
 
-from fastvar_lab.experiments.base import Experiment
+from fastvar_lab.experiments.base import Experiment, Methods
+from fastvar_lab.experiments.sets import whole_sets
 from fastvar_lab.experiments.verdicts import FAILS, OPEN, Answer, Claim, above, quality
+from fastvar_lab.frames import GUIDANCE
+from fastvar_lab.measure.ranking import memory_table, ranking_table
 from fastvar_lab.measure.speedup import undisturbed
 from fastvar_lab.measure.statistics import paired
+from fastvar_lab.methods.columns import family, labelled
 from fastvar_lab.methods.merge import Merge
+from fastvar_lab.methods.parse import read_method
 from fastvar_lab.methods.prune import Prune
 from fastvar_lab.models.model import Model
+from fastvar_lab.planning.trials import TuningLog, settings
 from fastvar_lab.plotting import charts
 from fastvar_lab.seam import Method
 
+GUIDANCES = (2.0, 4.0)
+LOOK = ("FastVAR", "ToMe", "skipping", "VAR-Q")  # families of a quick look, one setting each
 
-def methods(model: Model) -> list[Method]:
-    """FastVAR, token merging and skipping, over a range of speeds, to be compared at equal time."""
+
+def methods(model: Model, log: TuningLog | None = None) -> Methods:
+    """Return every family in its published settings, and in those that a tuning chose.
+
+    They are read from the log of `tune`, by default that of the package, for the model at its
+    guidance scale. A model that nobody has tuned gets the settings of `untuned`.
+
+    >>> import fastvar_lab as fv
+    >>> list(methods(fv.load("tiny")))[0]
+    'skipping, as published'
+    """
+    trials = (TuningLog.read() if log is None else log).of(model)
+    if not trials:
+        return labelled(untuned(model), model.grids(), model.depth)
+    chosen: dict[str, Method] = {}
+    for name in dict.fromkeys(trial["family"] for trial in trials):
+        mine = [trial for trial in trials if trial["family"] == name]
+        texts = [trial["method"] for trial in mine if trial["trial"] == 0]
+        for i, text in enumerate(dict.fromkeys(texts), 1):
+            number = f" ({i})" if len(texts) > 1 else ""
+            chosen[f"{name}, as published{number}"] = read_method(text)
+        for i, trial in enumerate(settings([t for t in mine if t["trial"]]), 1):
+            if trial["method"] not in texts:
+                chosen[f"{name}, tuned ({i})"] = read_method(trial["method"])
+    return chosen
+
+
+def untuned(model: Model) -> list[Method]:
+    """Return FastVAR, token merging and skipping, over a range of speeds."""
     pairs = ((0.1, 0.25), (0.2, 0.4), (0.3, 0.5), (0.5, 0.75), (0.5, 1.0))
     merged = ((0.3, 0.5), (0.5, 0.7), (0.7, 0.75))
     return [
@@ -26,8 +63,23 @@ def methods(model: Model) -> list[Method]:
     ]
 
 
+def look(methods: Methods) -> dict[str, Method]:
+    """Keep one setting of a few families: a quick look."""
+    chosen: dict[str, Method] = {}
+    for label, method in methods.items():
+        name = family(method)
+        if name == "full" or (name in LOOK and name not in map(family, chosen.values())):
+            chosen[label] = method
+    return chosen
+
+
 def beats_tome(frame: pd.DataFrame) -> Answer:
-    """PSNR over token merging, of a FastVAR that is measured at least as fast."""
+    """PSNR over token merging, of a FastVAR that is measured at least as fast.
+
+    At the lowest guidance scale of the frame.
+    """
+    if GUIDANCE in frame:
+        frame = frame[frame[GUIDANCE] == frame[GUIDANCE].min()]
     times = undisturbed(frame[frame.kind == "time"]).set_index("method")
     fastvar, tome = (times.speedup[times.family == name] for name in ("FastVAR", "ToMe"))
     pictures, answers = quality(frame, "psnr"), list[Answer]()
@@ -44,9 +96,14 @@ def beats_tome(frame: pd.DataFrame) -> Answer:
     return Answer("; ".join(a.text for a in answers), verdict)
 
 
+def metrics(model: Model) -> Sequence[str]:
+    """Return the metrics beside the usual ones: detail where the truth can be rendered."""
+    return ("detail",) if model.grammar is not None else ()
+
+
 EXPERIMENT = Experiment(
-    question="Is FastVAR better than token merging and than skipping at equal time?",
-    source="Table 3; supplement, Table A.2",
+    question="Which accelerator is best at equal time?",
+    source="Table 3; supplement, Table A.2; every method's paper",
     methods=methods,
     chart=charts.rivals,
     claims=(
@@ -56,4 +113,10 @@ EXPERIMENT = Experiment(
             beats_tome,
         ),
     ),
+    metrics=metrics,
+    guidances=GUIDANCES,
+    beside=whole_sets,
+    tables={"ranking": ranking_table, "memory": memory_table},
+    quick=look,
+    slow=True,
 )

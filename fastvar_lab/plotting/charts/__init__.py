@@ -10,6 +10,7 @@ from fastvar_lab.plotting.charts.budgets import (
     transfer_points,
 )
 from fastvar_lab.plotting.charts.comparisons import (
+    frontiers,
     methods,
     rivals,
     sensitivity,
@@ -31,6 +32,7 @@ from fastvar_lab.plotting.charts.times import (
     costs,
     exponent,
     exponents,
+    gaps,
     kernels,
     latency,
     memory,
@@ -49,6 +51,8 @@ __all__ = [
     "front",
     "frontier",
     "frontier_points",
+    "frontiers",
+    "gaps",
     "kernels",
     "latency",
     "memory",

@@ -9,8 +9,9 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 
-from fastvar_lab.frames import counted
+from fastvar_lab.frames import CACHE, GUIDANCE, counted
 from fastvar_lab.measure.frontier import front
+from fastvar_lab.measure.ranking import savings
 from fastvar_lab.measure.speedup import undisturbed
 from fastvar_lab.measure.statistics import summary
 from fastvar_lab.plotting.charts.axes import (
@@ -181,10 +182,14 @@ def _named(axes: Axes, points: pd.DataFrame, frame: pd.DataFrame) -> str:
 def rivals(frame: pd.DataFrame) -> Figure:
     """Quality against measured speedup, one line a family of methods: compare at equal time.
 
+    A frame of many families, of more than two axes, is drawn by `frontiers`.
+
     >>> from fastvar_lab.experiments.run import run
-    >>> rivals(run("rivals", "quick", progress=False)).axes[0].get_xlabel()
+    >>> rivals(run("ratio_tradeoff", "quick", progress=False)).axes[0].get_xlabel()
     'measured speedup'
     """
+    if "axis" in frame and frame.axis.nunique() > 2:
+        return frontiers(frame)
     styles = looks(frame.family)
     with style():
         fig, row, values = _qualities(frame, 2.4)
@@ -196,6 +201,78 @@ def rivals(frame: pd.DataFrame) -> Figure:
                 _ranges(axes, part.sort_values("speedup"), "speedup", f"{marker}-", **options)
         row[0].legend(frameon=False)
     return fig
+
+
+AXES = {
+    "control": "steps and rows alone",
+    "guidance": "guidance rows",
+    "selection": "tokens of sublayers",
+    "granularity": "tokens of stacks",
+    "cache": "keys and values",
+}
+"""The panels of `frontiers`: the axis of a family, and its title."""
+
+TICKS = (1, 1.5, 2, 3, 4, 6, 8, 12, 16)
+
+
+def frontiers(frame: pd.DataFrame) -> Figure:
+    """PSNR against measured speedup by small multiples: a panel an axis, a row a guidance scale.
+
+    The families of an axis are in color before all others in grey; the black line is the front of
+    all. Those that save keys and values stand over the bytes that they save.
+
+    >>> from fastvar_lab.experiments.run import run
+    >>> frame = run("rivals", "quick", progress=False)
+    >>> [axes.get_title() for axes in frontiers(frame).axes][:2]
+    ['steps and rows alone', 'tokens of sublayers']
+    """
+    shown = [axis for axis in AXES if (frame.axis == axis).any()]
+    scales = list(frame[GUIDANCE].dropna().unique()) if GUIDANCE in frame else [None]
+    with style():
+        fig = Figure(figsize=(WIDTH, 1.75 * len(scales) + 1.2), layout="constrained")
+        grid = fig.subplots(len(scales), len(shown), squeeze=False, sharey=True)
+        for row, scale in zip(grid, scales, strict=True):
+            part = frame if scale is None else frame[frame[GUIDANCE] == scale]
+            points = tradeoff_points(part).merge(
+                part[["method", "axis"]].drop_duplicates("method"), on="method"
+            )
+            row[0].set_ylabel("PSNR to full (dB)" + ("" if scale is None else f", cfg {scale:g}"))
+            for axes, axis in zip(row, shown, strict=True):
+                _frontier(axes, points, part, axis)
+        for axes, axis in zip(grid[0], shown, strict=True):
+            axes.set_title(AXES[axis])
+        for axes in grid[-1]:
+            axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.3), fontsize=6)
+    return fig
+
+
+def _frontier(axes: Axes, points: pd.DataFrame, frame: pd.DataFrame, axis: str) -> None:
+    """Draw one panel: the families of an axis, all others in grey, and the front of all."""
+    mine = points[points.axis == axis].copy()
+    others = points[(points.axis != axis) & (points.axis != "cache")]
+    if axis == "cache":
+        mine["speedup"] = savings(frame, CACHE).reindex(mine.method).to_numpy()
+        mine["speedup_low"] = mine["speedup_high"] = mine.speedup
+    else:
+        for _, part in others.groupby("family", sort=False):
+            part = part.sort_values("speedup")
+            axes.plot(part.speedup, part["mean"], "-", lw=0.6, color="0.85", zorder=1)
+        best = front(points[points.axis != "cache"], "speedup", "mean")
+        axes.plot(best.speedup, best["mean"], "-", lw=0.9, color="k", zorder=2)
+    styles = looks(mine.family)
+    for name, part in mine.groupby("family", sort=False):
+        color, marker = styles[str(name)]
+        label = wrapped([legend_label(name)])[0]
+        options: dict[str, Any] = {"color": color, "label": label, "ms": 2.5, "lw": 0.9}
+        _ranges(axes, part.sort_values("speedup"), f"{marker}-", **options)
+    axes.set(xscale="log", xlabel="fewer bytes" if axis == "cache" else "measured speedup")
+    low, high = axes.get_xlim()
+    ticks = [tick for tick in TICKS if low <= tick <= high]
+    ticks = ticks[:: max(1, len(ticks) // 4)]
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.set_xticks([], minor=True)
+    axes.grid(lw=0.4, color="0.9")
+    sns.despine(ax=axes)
 
 
 def _qualities(frame: pd.DataFrame, height: float) -> tuple[Figure, list[Axes], list[str]]:

@@ -1,0 +1,123 @@
+"""Ranks families of methods at equal speed, by interpolation of their fronts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from fastvar_lab.frames import CACHE, GUIDANCE, OPERATIONS
+from fastvar_lab.measure.frontier import SPEEDUPS, reached
+from fastvar_lab.measure.speedup import undisturbed
+from fastvar_lab.measure.statistics import bootstrap
+from fastvar_lab.methods.columns import FULL
+
+BY = ("speedup", OPERATIONS, CACHE)
+"""What families may be equal in: measured time, counted operations, bytes of keys and values."""
+
+
+def savings(frame: pd.DataFrame, by: str = "speedup") -> pd.Series:
+    """Return how many times faster or smaller than full generation each method is.
+
+    Measured speedups, without disturbed ones; or counted shares, means over the pictures where they
+    depend on them. Methods that are not known stay out. Raises ValueError for anything but `BY`.
+    """
+    if by not in BY:
+        raise ValueError(f"families are equal in {', '.join(BY)}; not {by!r}")
+    if by not in frame:
+        return pd.Series(dtype=float)
+    if by == "speedup":
+        times = undisturbed(frame[frame.kind == "time"])
+        return times.dropna(subset=[by]).set_index("method")[by]
+    shares = frame[frame.kind == "operations"].dropna(subset=[by])
+    return 1 / shares.groupby("method")[by].mean()
+
+
+def ranking(
+    frame: pd.DataFrame,
+    value: str = "psnr",
+    by: str = "speedup",
+    targets: Sequence[float] = SPEEDUPS,
+) -> pd.DataFrame:
+    """Compare the families of a frame at each target; a row a guidance scale, family and target.
+
+    `mean` is what a family's front reaches there (see `frontier.reached`), `low` and `high` its
+    95 % bootstrap interval over the pictures; `behind` is how far it is behind the best family
+    there, with the interval of the paired differences. nan where a family is not as fast. Which
+    methods are on a front is decided on these same pictures. Families that save nothing are left
+    out, and so are disturbed timings.
+    """
+    groups = frame.groupby(GUIDANCE) if GUIDANCE in frame else [(None, frame)]
+    rows = [row for scale, part in groups for row in _ranked(scale, part, value, by, targets)]
+    columns = [GUIDANCE, "family", "target", "mean", "low", "high", "behind", "behind_low"]
+    return pd.DataFrame(rows, columns=[*columns, "behind_high"])
+
+
+def _ranked(
+    scale: object, frame: pd.DataFrame, value: str, by: str, targets: Sequence[float]
+) -> list[dict[str, object]]:
+    """Compare the families at one guidance scale."""
+    pictures = frame[(frame.kind == "quality") & (frame.family != FULL)]
+    known, rows = savings(frame, by), list[dict[str, object]]()
+    table = pictures.pivot_table(index="picture", columns="method", values=value)
+    families = pictures[pictures.method.isin(known.index)].groupby("family", sort=False)
+    sides = {
+        str(name): table[list(part.method.unique())]
+        for name, part in families
+        if known[part.method.unique()].max() > 1.01
+    }
+    for target in targets:
+        there = {name: reached(values, known, target) for name, values in sides.items()}
+        means = {name: float(v.mean()) for name, v in there.items() if v is not None}
+        best = there[max(means, key=means.__getitem__)] if means else None
+        for name, values in there.items():
+            row: dict[str, object] = {GUIDANCE: scale, "family": name, "target": target}
+            if values is not None and best is not None:
+                gap = best - values
+                (low, high), (near, far) = bootstrap(values), bootstrap(gap)
+                row |= {"mean": means[name], "low": low, "high": high}
+                row |= {"behind": float(gap.mean()), "behind_low": near, "behind_high": far}
+            rows.append(row)
+    return rows
+
+
+def ranking_table(frame: pd.DataFrame, value: str = "psnr") -> pd.DataFrame:
+    """Write the ranking at equal measured time, and beside it at equal operations.
+
+    A line for each guidance scale and family, the best at twice the speed first. Columns are the
+    targets: the quality with its 95 % interval, nothing where a family is not as fast.
+
+    >>> rows = [{"kind": "quality", "family": "mine", "method": "a", "picture": 0, "psnr": 30.0},
+    ...         {"kind": "time", "family": "mine", "method": "a", "speedup": 2.2}]
+    >>> ranking_table(pd.DataFrame(rows)).iloc[0].to_dict()
+    {'family': 'mine', '1.5x': '30.0 (30.0 to 30.0)', '2x': '30.0 (30.0 to 30.0)'}
+    """
+    return _written(frame, value, {"": "speedup", " operations": OPERATIONS})
+
+
+def memory_table(frame: pd.DataFrame, value: str = "psnr") -> pd.DataFrame:
+    """Write the ranking at equal bytes of keys and values, of the families that save them."""
+    return _written(frame, value, {" fewer bytes": CACHE})
+
+
+def _written(frame: pd.DataFrame, value: str, columns: Mapping[str, str]) -> pd.DataFrame:
+    """Write rankings side by side; the first one orders the lines."""
+    parts, index = list[pd.DataFrame](), [GUIDANCE, "family"]
+    for title, by in columns.items():
+        rows = ranking(frame, value, by)
+        if rows.empty:
+            continue
+        rows[GUIDANCE] = rows[GUIDANCE].astype(object).fillna("")
+        rows["text"] = [
+            "" if np.isnan(r["mean"]) else f"{r['mean']:.1f} ({r.low:.1f} to {r.high:.1f})"
+            for _, r in rows.iterrows()
+        ]
+        wide = rows.pivot_table(index=index, columns="target", values="text", aggfunc="first")
+        wide.columns = pd.Index([f"{target:g}x{title}" for target in wide])
+        order = rows[rows.target == 2.0].sort_values([GUIDANCE, "mean"], ascending=[True, False])
+        parts.append(wide.reindex(pd.MultiIndex.from_frame(order[index])))
+    if not parts:
+        return pd.DataFrame(columns=index)
+    table = pd.concat(parts, axis=1, sort=False).fillna("").reset_index()
+    return table.loc[:, (table != "").any()]

@@ -1,0 +1,253 @@
+"""Tuning: spaces of settings, the search, its log; ranking at equal speed; local distances."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import ndimage
+
+import fastvar_lab as fv
+from fastvar_lab.cli.main import main
+from fastvar_lab.evaluators import local_features
+from fastvar_lab.experiments import run
+from fastvar_lab.experiments.questions import rivals
+from fastvar_lab.experiments.sets import rendering
+from fastvar_lab.measure.ranking import memory_table, ranking, ranking_table
+from fastvar_lab.methods.columns import family
+from fastvar_lab.methods.parse import read_method
+from fastvar_lab.methods.spaces import AXES, find_space, spaces
+from fastvar_lab.planning import tuning
+from fastvar_lab.planning.effects import calibration_items
+from fastvar_lab.planning.trials import TARGETS, TuningLog, settings
+from fastvar_lab.plotting import charts
+from fastvar_lab.prompts import ClosedWorld, PromptList, seeded
+
+
+@pytest.fixture
+def tuner(small, tmp_path):
+    items = PromptList("a red ring").take(1)
+    return tuning.Tuner(small, items, TuningLog(tmp_path / "log.csv"), trials=5)
+
+
+def test_a_stopped_tuning_goes_on_with_the_next_trial(tuner, monkeypatch):
+    measured, measure = [], tuner.measure
+
+    def stopping(setting):
+        if len(measured) == 3:
+            raise KeyboardInterrupt
+        measured.append(setting.method)
+        return measure(setting)
+
+    space = find_space("conditional tail, skipping")
+    monkeypatch.setattr(tuner, "measure", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        tuner.tune(space)
+    again = tuning.Tuner(tuner.model, tuner.items, TuningLog.read(tuner.log.path), trials=5)
+    assert len(again.log.rows) == 3
+    assert again.missing(space) == 2
+    count = []
+    monkeypatch.setattr(again, "measure", lambda setting: count.append(1) or measure(setting))
+    again.tune(space)
+    assert len(count) == 2
+    assert again.missing(space) == 0
+    whole = tuning.Tuner(tuner.model, tuner.items, TuningLog(tuner.log.path.with_name("b.csv")),
+                         trials=5)  # fmt: skip
+    whole.tune(space)
+    assert whole.log.frame.equals(again.log.frame)
+    assert whole.log.frame.trial.tolist() == [1, 2, 3, 4, 5]
+
+
+def test_a_search_tries_settings_of_every_target_and_neighbours_of_the_best():
+    options = [
+        tuning.Candidate((i, j), fv.Dense(), 1.2 + 0.05 * i + 0.2 * j)
+        for i in range(10) for j in range(20)
+    ]  # fmt: skip
+    seen = []
+
+    def measure(setting):
+        seen.append(setting)
+        return tuning.Measured(40 - setting.saving - abs(setting.place[0] - 4), setting.saving)
+
+    tried = list(tuning.search(options, 12, measure))
+    assert tried == seen
+    assert len({setting.place for setting in tried}) == 12
+    for target in TARGETS:
+        near = [s for s in tried if abs(np.log(s.saving / target)) <= tuning.BAND]
+        assert len(near) >= 2
+    assert list(tuning.search(options[:5], 12, measure)) == options[:5]
+    unsure = [setting._replace(saving=None) for setting in options]
+    later = [*tuning.search(unsure, 8, lambda s: tuning.Measured(30, 1.2 + 0.2 * s.place[1]))]
+    assert len({setting.place for setting in later}) == 8
+
+
+def test_settings_are_the_best_ones_from_mild_to_extreme():
+    trials = [
+        {"saving": saving, "psnr": psnr}
+        for saving, psnr in ((1.4, 40), (1.5, 35), (2.1, 37), (2.9, 30), (3.1, 33), (6.0, 25))
+    ]
+    assert [t["saving"] for t in settings(trials)] == [1.4, 2.1, 3.1, 6.0]
+    assert settings([]) == []
+    assert len(settings(trials[:1])) == 1
+
+
+def test_calibration_and_judged_prompts_share_neither_noise_nor_draws():
+    model = fv.load("tiny")
+    judged = seeded(model.prompts, rivals.EXPERIMENT.seed).take(112)
+    tuned = calibration_items(model, tuning.PICTURES)
+    assert not {item.seed for item in judged} & {item.seed for item in tuned}
+    assert not {item.prompt for item in judged} & {item.prompt for item in tuned}
+
+
+def test_the_shipped_log_reads_back_and_every_family_had_the_same_chances():
+    model, log = fv.load("tiny"), TuningLog.read()
+    for scale in rivals.GUIDANCES:
+        trials = log.of(model.with_guidance(scale))
+        assert {trial["family"] for trial in trials} == set(spaces())
+        for name, space in spaces().items():
+            mine = [trial for trial in trials if trial["family"] == name]
+            searched = [trial["trial"] for trial in mine if trial["trial"]]
+            assert searched == [*range(1, len(searched) + 1)]
+            assert len(searched) <= tuning.TRIALS
+            assert {family(read_method(trial["method"])) for trial in mine if trial["trial"]} <= {
+                name
+            }
+            assert {trial["saves"] for trial in mine} == {space.saves}
+        methods = rivals.methods(model.with_guidance(scale))
+        assert len({repr(method) for method in methods.values()}) == len(methods)
+        assert set(map(family, methods.values())) >= set(spaces())
+    assert set(AXES) == {space.axis for space in spaces().values()}
+    assert rivals.methods(model.with_guidance(3.0)).keys() == {
+        label for label in rivals.methods(model.with_guidance(3.0)) if "tuned" not in label
+    }
+
+
+def test_the_command_lists_families_and_refuses_what_it_does_not_know(capsys, tmp_path):
+    log = ["--log", str(tmp_path / "log.csv")]
+    assert main(["tune", *log]) == 0
+    listed = capsys.readouterr().out
+    assert all(name in listed for name in spaces())
+    for wrong, message in (
+        (["LazyVar"], "no family 'LazyVar'; nearest: LazyVAR"),
+        (["ToMe", "--all"], "--all tunes every family"),
+        (["ToMe", "--n", "0"], "--n must be at least 1; not 0"),
+        (["ToMe", "--trials", "3"], "a tuning takes 4 trials or more; not 3"),
+    ):
+        assert main(["tune", *log, *wrong]) == 2
+        assert message in capsys.readouterr().err
+    (tmp_path / "log.csv").write_text("a,b\n1,2\n")
+    assert main(["tune", *log]) == 2
+    assert "is no log of a tuning" in capsys.readouterr().err
+
+
+def frame_of(families, pictures=30, times=True):
+    """A comparison in which each setting has a speed and a mean quality, by family."""
+    rng, rows = np.random.default_rng(0), []
+    noise = rng.normal(0, 1, pictures)
+    for scale in (2.0, 4.0):
+        for name, points in {"full": {1.0: 100.0}, **families}.items():
+            for speed, psnr in points.items():
+                axis = None if name == "full" else "cache" if name == "small" else "selection"
+                front = {"guidance": scale, "family": name, "axis": axis}
+                front["method"] = name if name == "full" else f"{name} {speed}"
+                rows += [
+                    {**front, "kind": "quality", "picture": i, "psnr": psnr + noise[i]}
+                    for i in range(pictures)
+                ]
+                small = name == "small"
+                rows.append({**front, "kind": "operations",
+                             "operations": 1.0 if small else 1 / (1.1 * speed),
+                             "cache": 1 / speed if small else None})  # fmt: skip
+                rows.append({**front, "kind": "time", "speedup": 1.0 if small else speed,
+                             "speedup_low": speed, "speedup_high": speed,
+                             "speedup_flop_bound": 1.1 * speed, "disturbed": False})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+FAMILIES = {
+    "good": {1.4: 40.0, 2.0: 36.0, 4.2: 30.0},
+    "poor": {1.6: 30.0, 2.5: 28.0, 2.4: 20.0},
+    "small": {2.0: 50.0, 4.0: 40.0},
+}
+
+
+def test_families_are_ranked_at_equal_speed_by_their_frontiers():
+    rows = ranking(frame_of(FAMILIES)).set_index(["guidance", "family", "target"])
+    good = rows.loc[2.0, "good"]
+    share = (1 / 2 - 1 / 3) / (1 / 2 - 1 / 4.2)
+    assert good["mean"][3.0] - good["mean"][2.0] == pytest.approx(-6 * share)
+    poor = rows.loc[2.0, "poor"]
+    assert poor["behind"][1.5] > 5
+    assert poor[["mean", "behind"]].loc[3.0].isna().all()  # no setting is as fast
+    assert poor["behind"][2.0] == pytest.approx(poor["behind_low"][2.0])  # paired: one noise
+    assert good["behind"][2.0] == 0
+    assert good["low"][2.0] < good["mean"][2.0] < good["high"][2.0]
+    assert ("small", 2.0) not in rows.loc[2.0].index  # it is not faster
+    table = ranking_table(frame_of(FAMILIES))
+    assert table.family.tolist() == ["good", "poor"] * 2
+    assert {"1.5x", "4x", "4x operations"} <= set(table)
+    held = memory_table(frame_of(FAMILIES))
+    assert held.family.tolist() == ["small", "small"]
+
+
+def test_a_frame_of_many_families_is_drawn_by_axis():
+    frame = frame_of(FAMILIES | {"third": {2.0: 25.0}})
+    frame.loc[frame.family == "third", "axis"] = "control"
+    figure = charts.rivals(frame)
+    titles = [axes.get_title() for axes in figure.axes]
+    assert titles[:3] == ["steps and rows alone", "tokens of sublayers", "keys and values"]
+    assert len(figure.axes) == 6
+    figure.png()
+    few = frame[frame.axis.isna() | (frame.axis == "selection")]
+    assert len(charts.rivals(few[few.guidance == 2]).axes) == 1
+
+
+@pytest.fixture(scope="module")
+def rendered():
+    items = ClosedWorld(seed=3).take(10)
+    return items, [rendering(item, (128, 128)) for item in items]
+
+
+def test_the_local_distance_ranks_blurred_and_sharpened_renders(rendered):
+    model, (items, truth) = fv.load("tiny"), rendered
+
+    def filtered(sigma, amount):
+        def change(picture):
+            wide = picture.astype(np.float32)
+            smooth = ndimage.gaussian_filter(wide, (sigma, sigma, 0))
+            return np.clip(wide + amount * (wide - smooth), 0, 255).astype(np.uint8)
+
+        return [local_features.sums(model, change(picture)) for picture in truth]
+
+    reference = [local_features.sums(model, picture) for picture in truth]
+    others = [
+        local_features.sums(model, rendering(item._replace(seed=item.seed + 1), (128, 128)))
+        for item in items
+    ]
+    same = local_features.distance(reference, reference)
+    resampled = local_features.distance(others, reference)
+    blurred = [local_features.distance(filtered(s, -1.0), reference) for s in (0.6, 1.0, 2.0)]
+    sharpened = [local_features.distance(filtered(1.0, a), reference) for a in (0.5, 1.0, 2.0)]
+    assert same == pytest.approx(0, abs=1e-6)
+    for worse in (blurred, sharpened):
+        assert worse == sorted(worse)
+        assert worse[-1] > 2 * resampled
+    low, high = local_features.distance_interval(filtered(2.0, -1.0), reference, draws=40)
+    assert low < blurred[-1] < high
+
+
+def test_rivals_say_what_every_method_saves_and_how_far_its_pictures_are(tmp_path, monkeypatch):
+    monkeypatch.setattr(rivals, "LOOK", ("skipping", "VAR-Q"))
+    frame = run.run(
+        "rivals", fv.Scope("quick", prompts=1, repeats=1), store=run.Store(tmp_path),
+        guidance=2, progress=False,
+    )  # fmt: skip
+    assert set(frame.kind) == {"quality", "time", "operations", "set"}
+    costs = frame[frame.kind == "operations"].set_index("family")
+    assert costs.operations["skipping"] < 0.5
+    assert costs.cache["VAR-Q"] < 0.6
+    assert costs.operations["VAR-Q"] == costs.operations["full"] == 1
+    distances = frame[frame.kind == "set"].set_index("family")
+    assert (distances.frechet > 0).all()
+    assert frame.filter(like="detail").notna().any().any()
+    assert "ranking:" in run.table("rivals", frame)
+    jobs = run._plan("rivals", fv.Scope("quick", 1, 1), None, None, None, None, 2, print).jobs
+    assert {job.waits for job in jobs} == {False, True}
