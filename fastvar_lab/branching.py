@@ -59,6 +59,6 @@ def branching(methods: Iterable[M], grids: Sequence[Grid]) -> list[M]:
     >>> from fastvar_lab.scales import TINY, grids
     >>> ratios = [{-1: 0.5}, {-2: 0.5, -1: 0.5}, {-1: 0.75}, {-2: 0.5, -1: 0.75}]
     >>> [len(m.pairs) for m in branching(map(Prune, ratios), grids(TINY))]
-    [1, 1, 2, 2]
+    [2, 2, 1, 1]
     """
     return sorted(methods, key=lambda method: [repr(act) for act in method.acts(grids)])

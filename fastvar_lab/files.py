@@ -178,10 +178,14 @@ def folder(path: str | Path) -> Path:
     return path
 
 
+def write_text(path: str | Path, text: str) -> None:
+    """Write text in UTF-8 whatever the locale."""
+    write(path, lambda p: p.write_text(text, encoding="utf-8"))
+
+
 def write_json(path: str | Path, content: Any) -> None:
     """Write `content` as indented JSON, in UTF-8 whatever the locale."""
-    text = json.dumps(content, indent=1) + "\n"
-    write(path, lambda p: p.write_text(text, encoding="utf-8"))
+    write_text(path, json.dumps(content, indent=1) + "\n")
 
 
 def read_json(text: str | bytes, kind: type = dict) -> Any:

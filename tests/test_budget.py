@@ -57,6 +57,10 @@ def test_the_grid_by_hand_is_whole_and_holds_nothing_twice():
 def test_branches_compute_the_same_as_each_method_alone(model):
     full = fv.generate(model, ["a cyan star", "a red ring"], fv.Dense(), seed=3, snapshot=True)
     methods = [*by_hand(model.grids(), model.depth)[::9], *planned(model).values()]
+    watching = {"select": fv.AttentionEntropy(), "rows": {-1: "cond"}}
+    for digit in "46":  # both look at the same step, and differ in the last one alone
+        shares = {-2: {"ffn": "4" * model.depth}, -1: {"ffn": digit * model.depth}}
+        methods.append(fv.Planned(shares, **watching))
     for room in (2**30, 0):
         branches, first = Branches(model, full, room), []
         for method in branching(methods, model.grids()):

@@ -326,12 +326,13 @@ def test_a_method_is_measured_once_whichever_experiments_ask_about_it(tmp_path):
         jobs = run.jobs_of(run.find(name), question)
         method = next(m for m in jobs[0].methods.values() if m == fv.PRESETS["tiny"])
         addresses = Addresses(question.model)
-        timed = next(c for job in jobs if job.timed for c in job.cells if c.method == method)
+        timed_jobs = [job for job in jobs if job.timed]
+        timed = next(c for job in timed_jobs for c in job.cells if c.method == method)
         kept.append(
             [
                 key(addresses.picture(method, jobs[0].items[0])),
                 key(addresses.values(method, jobs[0].items[0])),
-                key(jobs[-1].address(timed, question.model)),
+                key(timed_jobs[-1].address(timed, question.model)),
             ]
         )
     assert kept[0] == kept[1]
@@ -748,6 +749,11 @@ def synthetic(name):
             {"what": "memory", "release": "infinity-2b", "precision": p, "method": m,
              "weight_bytes": w, "cache_bytes": 1e9, "peak_bytes": w + 1e9 * (2 - (m != FULL))}
             for p, w in (("bfloat16", 4e9), ("int8", 2e9)) for m in ways
+        ],
+        "speed_gap": [
+            {"side": s, "method": m, "ms": 9.0, "speedup": 1.8, "speedup_flop_bound": 2.0,
+             "gap": 0.1, "choosing": 0.06, "restoring": 0.03, "products": 0.04, "rest": -0.03}
+            for s in (32, 64) for m in ways
         ],
         "memory": [
             {"side": s, "method": m, "kv_measured": 1e7 * s, "held_measured": 1e6 * (m != FULL)}

@@ -22,6 +22,7 @@ from fastvar_lab.experiments.questions import (
     memory,
     reduced_precision,
     resolution_scaling,
+    speed_gap,
 )
 from fastvar_lab.planning.by_hand import by_hand
 from fastvar_lab.sampling import bit_probabilities
@@ -172,6 +173,7 @@ def test_it_gets_comparisons_and_widgets(toy, tmp_path):
 def test_it_runs_every_experiment_with_its_figure_and_claims(toy, tmp_path, name, monkeypatch):
     monkeypatch.setattr(memory, "SIDES", (8, 12))
     monkeypatch.setattr(resolution_scaling, "SIDES", (8, 12))
+    monkeypatch.setattr(speed_gap, "SIDES", (8, 12))
     monkeypatch.setattr(reduced_precision, "RELEASES", ())
     record, options = run.find(name), {"store": Store(tmp_path / "store"), "progress": False}
     monkeypatch.setattr(budget, "by_hand", lambda *of: by_hand(*of)[::12])

@@ -253,6 +253,26 @@ def test_planned_schedules_ship_for_the_embedded_model():
         fv.planned(small_model("infinity"))
 
 
+def test_planned_schedules_have_names_for_commands():
+    parser = argparse.ArgumentParser()
+    options.add_method(parser, "no pruning")
+    parser.set_defaults(model="tiny", guidance=None)
+    assert options.method(parser.parse_args(["--method", "planned-2x"])) == fv.planned(
+        fv.load("tiny"), 2, 2
+    )
+    for arguments, message in (
+        (["--method", "planned-9x"], "schedules of tiny are planned-1.25x, .*; not planned-9x"),
+        (["--method", "planned-2x", "--guidance", "3"], "planned at guidance 2, 4; not 3"),
+        (["--method", "planned-2x", "--model", "var-d16"], "ship for tiny; not for var-d16"),
+    ):
+        parser = argparse.ArgumentParser()
+        options.add_method(parser, "no pruning")
+        parser.add_argument("--model", default="tiny")
+        parser.add_argument("--guidance", type=float)
+        with pytest.raises(ValueError, match=message):
+            options.method(parser.parse_args(arguments))
+
+
 def test_calibration_prompts_are_not_those_that_anything_is_judged_on():
     model = fv.load("tiny")
     mine = {(i.prompt, i.seed) for i in calibration_items(model, 112)}

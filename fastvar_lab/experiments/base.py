@@ -91,13 +91,17 @@ class Cell:
 
 @dataclass(frozen=True)
 class Question:
-    """What an experiment is asked of: a model, how much, its prompts, its methods by label."""
+    """What an experiment is asked of: a model, how much, its prompts, its methods by label.
+
+    `lines` are those of its own methods, by label.
+    """
 
     model: Model
     scope: Scope
     prompts: PromptSet
     methods: Methods
     timed: Item
+    lines: Mapping[str, str] = field(default_factory=dict)
 
     def batches(self) -> list[tuple[int, tuple[Item, ...]]]:
         """Return the prompts in batches that are generated together, with each one's first number.

@@ -83,7 +83,7 @@ def run(
     store = store or Store()
     _follow(plan, store, progress, executor)
     frame = _measured(plan, store, progress, executor)
-    lines = plan.record.lines(plan.model) if methods is None else {}
+    lines = {label: line for asked in plan.asked for label, line in asked.question.lines.items()}
     if lines:
         frame = frame.assign(**{LINE: [lines.get(label, label) for label in frame.method]})
     front = {"model": plan.model.name, "weights": plan.model.fingerprint}
@@ -176,7 +176,8 @@ def _plan(
     for scale in _guidances(record, guidance):
         sampled = opened if scale is None else opened.with_guidance(scale)
         compared = _compared(record, sampled, methods)
-        question = Question(sampled, scope, prompts, compared, timed)
+        lines = record.lines(sampled) if methods is None else {}
+        question = Question(sampled, scope, prompts, compared, timed, lines)
         every.append(Asked(question, scale, []))
         every[-1].add(jobs_of(record, question, metrics, note))
     return Plan(record, opened, spec, prompts, every, metrics, note)
@@ -276,8 +277,8 @@ def comparing_jobs(
     compared = with_full(question.methods, question.model)
     if record.slow and question.scope.name == "quick":
         compared = dict((record.quick or halves_and_wholes)(compared))
-    lines = record.lines(question.model) if question.scope.name == "quick" else {}
-    if lines:  # a quick look takes the last setting of each
+    lines = question.lines
+    if lines and question.scope.name == "quick":  # a quick look takes the last setting of each
         last = {line: label for label, line in lines.items()}.values()
         compared = {k: m for k, m in compared.items() if k not in lines or k in last}
     extra = record.metrics(question.model) if callable(record.metrics) else record.metrics

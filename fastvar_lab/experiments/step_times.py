@@ -62,8 +62,9 @@ def step_times(
     Raises Stopped once `stopped()` is true.
 
     >>> import fastvar_lab as fv
-    >>> methods = {"full": fv.Dense(), "A": fv.Prune({-1: 1.0})}
-    >>> times = step_times(fv.load("tiny"), "a red ring", 1, methods, repeats=2)
+    >>> model, methods = fv.load("tiny"), {"full": fv.Dense(), "A": fv.Prune({-1: 1.0})}
+    >>> model.sizes = ((1, 1), (4, 4), (8, 8))
+    >>> times = step_times(model, "a red ring", 1, methods, repeats=2)
     >>> times.steps["A"][-1].median < times.steps["full"][-1].median
     True
     """

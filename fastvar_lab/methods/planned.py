@@ -149,9 +149,11 @@ class Planned:
         steps, rows, held = self.steps(grids), self.rows_by_step(grids), self.held_from(grids)
         previous = {find(name, grids): kinds for name, kinds in self.previous}
         watched = {step - 1 for step in previous}
-        acts = list[Act]()
-        for step, act in enumerate(self.uniform(grids).acts(grids)):
+        uniform, acts = self.uniform(grids), list[Act]()
+        since = uniform.watched(grids)  # what is chosen later depends on what is seen from here on
+        for step, act in enumerate(uniform.acts(grids)):
             key = act.key and (*act.key, *sorted(steps.get(step, {}).items()))
+            key += (self.pruned, self.rows, self.previous) if step >= since else ()
             key += ("previous", previous.get(step)) if step in previous or step in watched else ()
             key += ("difference",) if step in held or step in held.values() else ()
             acts.append(act if act.skips else act._replace(rows=rows.get(step, act.rows), key=key))

@@ -31,7 +31,7 @@ from fastvar_lab.store import Store
 PICTURES, QUICK_PICTURES = 16, 4
 ROUNDS, QUICK_ROUNDS = 2, 1  # rounds of correction
 SEARCHED = 3  # last steps that are pruned
-STARTS = 8  # even schedules that are measured
+STARTS = 5  # even schedules that are measured, each in two variants
 
 COSTS = ("time", "operations", "bytes")
 
@@ -123,7 +123,7 @@ class Planner:
             return Plan(self._signed(Planned()), 1.0, float(psnr(np.array(LEAST))))
         self._check_reach(budget, full)
         search = Search(space, budget, f"{full / budget:.3g} times as fast", self.few, self._worth)
-        worth = np.ones(len(space.places)) if self._worth is None else self._worth
+        worth = space.prior if self._worth is None else self._worth
         starts = [
             *self.starts.best(budget, STARTS),
             *(space.fit(choice, worth, budget) for choice in self._planned),

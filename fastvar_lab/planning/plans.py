@@ -67,18 +67,12 @@ def planned(
     >>> planned(fv.load("tiny"), speedup=2).depth
     8
     """
-    scale, scales = usual_guidance(model) if guidance is None else guidance, guidance_scales(model)
-    if not scales:
-        shipped = ", ".join(sorted({plan["model"] for plan in _shipped()}))
+    if not guidance_scales(model):
         raise ValueError(
             f"no schedule was planned for the weights of {model.name}, {model.fingerprint}; "
-            f"schedules ship for the weights of {shipped}, and fv.plan makes others"
+            f"schedules ship for the weights of {_models()}, and fv.plan makes others"
         )
-    if scale not in scales:
-        raise ValueError(
-            f"the schedules of {model.name} are planned at guidance {_list(scales)}; not {scale:g}"
-        )
-    plans = [plan for plan in _of(model) if plan["guidance"] == scale]
+    plans = _at(_of(model), usual_guidance(model) if guidance is None else guidance)
     maps = {tuple(map(tuple, plan["sizes"])) for plan in plans}
     now = tuple((grid.h, grid.w) for grid in model.grids(sizes))
     if now not in maps:
@@ -107,15 +101,10 @@ def named(name: str, model: str, guidance: float | None = None) -> Planned:
     """
     plans = [plan for plan in _shipped() if plan["model"] == model]
     if not plans:
-        models = ", ".join(sorted({plan["model"] for plan in _shipped()}))
-        raise ValueError(f"planned schedules ship for {models}; not for {model}")
-    scales = {plan["guidance"] for plan in plans}
-    scale = min(scales) if guidance is None else guidance
-    if scale not in scales:
-        raise ValueError(
-            f"the schedules of {model} are planned at guidance {_list(scales)}; not {scale:g}"
-        )
-    names = {f"planned-{p['speedup']:g}x": p for p in plans if p["guidance"] == scale}
+        raise ValueError(f"planned schedules ship for {_models()}; not for {model}")
+    least = min(plan["guidance"] for plan in plans)
+    at_scale = _at(plans, least if guidance is None else guidance)
+    names = {f"planned-{plan['speedup']:g}x": plan for plan in at_scale}
     if name not in names:
         raise ValueError(f"the planned schedules of {model} are {', '.join(names)}; not {name}")
     return _point(names[name]).method
@@ -187,6 +176,21 @@ def _point(plan: Mapping[str, Any]) -> Point:
     method = read_method(plan["method"])
     assert isinstance(method, Planned)
     return Point(plan["speedup"], replace(method, origin=plan["origin"]))
+
+
+def _at(plans: Sequence[dict[str, Any]], guidance: float) -> list[dict[str, Any]]:
+    """Return the plans of a guidance scale; raise ValueError if there is none."""
+    scales = {plan["guidance"] for plan in plans}
+    if guidance not in scales:
+        raise ValueError(
+            f"the schedules of {plans[0]['model']} are planned at guidance {_list(scales)}; not "
+            f"{guidance:g}"
+        )
+    return [plan for plan in plans if plan["guidance"] == guidance]
+
+
+def _models() -> str:
+    return ", ".join(sorted({plan["model"] for plan in _shipped()}))
 
 
 def _of(model: Model) -> list[dict[str, Any]]:

@@ -84,7 +84,7 @@ def table(frame: pd.DataFrame) -> str:
     >>> row = {"side": 32, "schedule": "Dense()", "predicted_ms": 21.0, "measured_ms": 20.0}
     >>> print(table(pd.DataFrame([{**row, "error": 0.05, "speedup_error": 0.0}])))
     last map, predicted ms, measured ms, error
-       32x32         21.0         20.0   5.0 %
+       32x32         21.0         20.0    5.0 %
     32x32: median error of 1 schedules 5.0 % of the time, 0.0 % of the speedup
     """
     lines = ["last map, predicted ms, measured ms, error"]

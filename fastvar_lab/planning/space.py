@@ -78,6 +78,16 @@ class Space:
         levels = (TOP,) * len(self.places)
         return min((Choice(levels, tail) for tail in self.tails()), key=self.spent)
 
+    @property
+    def prior(self) -> np.ndarray:
+        """What one more level does for what it saves (places,), as far as nothing is measured.
+
+        Later steps come before earlier ones, attention before feed-forward and cross-attention.
+        """
+        kinds = {"attn": 1, "ffn": 2, "cross": 3}
+        last = len(self.calibration.grids)
+        return np.array([kinds[p.kind] + 2.0 * (last - p.step) for p in self.places])
+
     def fit(self, choice: Choice, worth: np.ndarray, budget: float) -> Choice:
         """Return a choice within a budget: places of least `worth` are raised, others lowered.
 

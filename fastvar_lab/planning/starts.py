@@ -105,14 +105,23 @@ class Starts:
     def best(self, budget: float, n: int) -> list[Choice]:
         """Return the `n` choices of least predicted error that nearly spend a budget.
 
-        At most half of them have one tail.
+        At most half of them have one tail. Each comes twice: as it is, and with a quarter of the
+        cross-attention, for which other shares pay.
         """
         chosen = list[Choice]()
         for _, spent, shares, tail in self.table:
             alike = sum(choice.tail == tail for choice in chosen)
             if NEAR * budget <= spent <= budget and alike < n // 2 and len(chosen) < n:
                 chosen.append(self.choice(shares, tail))
-        return chosen
+        return [*chosen, *(self._softened(choice, budget) for choice in chosen)]
+
+    def _softened(self, choice: Choice, budget: float) -> Choice:
+        places, top = self.space.places, LEVELS.index("8")
+        levels = tuple(
+            level - 1 if place.kind == "cross" and level == top else level
+            for place, level in zip(places, choice.levels, strict=True)
+        )
+        return self.space.fit(choice._replace(levels=levels), self.space.prior, budget)
 
     def cost(self, shares: Mapping[int, Share], tail: Tail) -> float:
         """Return the cost of an even choice, like `Space.spent` but quicker."""

@@ -167,6 +167,7 @@ class Explorer(Live):
             "fv-page", side, main, box("fv-wide", self.history, self.time, self.survey, self.saving)
         )
         self.children = (style_sheet(), page)
+        self.add_class("fastvar-widget")
         self.add_class("fastvar-explorer")
 
     def _connect(self) -> None:
@@ -257,6 +258,9 @@ class Explorer(Live):
         if self.paused or self.closed:
             return
         self.request.check(self.model)
+        for panel in (self.a, self.b):
+            if panel.wrong:
+                raise ValueError(f"{panel.label}: see what stands under its settings")
         a, b = self._methods()
         prompt, seed = self._request()
         self.saving.say(self.python())
@@ -361,11 +365,12 @@ class Explorer(Live):
             step = self.strip.picked
             if self.duel is None or step < 0:
                 return
-            share = kept_map(self.duel.a.trace, step, self._site())
+            site = self._site()
+            share = kept_map(self.duel.a.trace, step, site)
             size = self.strip.sizes[step]
             self.viewer.put(
                 "kept", panels.kept_overlay(self.duel.a.fast / 255, share),
-                title="kept tokens of A", note=f"{size}, {self._site()}, {share.mean():.0%}",
+                title="kept tokens of A", note=f"{size}, {site.kind} of layer {site.layer}, {share.mean():.0%}",
                 alt=f"tokens that A computes at {size} bright, others dark",
             )  # fmt: skip
 

@@ -88,7 +88,7 @@ class Share(Field):
     def _in_range(self, proposal: Any) -> float:
         if not 0 <= proposal.value <= 1:
             raise ValueError(f"a share lies in 0 % to 100 %; not {proposal.value:.4g}")
-        return round(float(proposal.value), 6)
+        return float(proposal.value)
 
     def read(self, text: str) -> float:
         match = re.fullmatch(r"\s*(\d*[.,]?\d+|\d+[.,]?)\s*(%?)\s*", text)

@@ -47,7 +47,6 @@ class Owner(widgets.VBox):
 
     def __init__(self) -> None:
         super().__init__()
-        self.add_class("fastvar-widget")
         self.cell, self.execution = this_cell()
         self.asleep = self.closed = False
         if self.cell:

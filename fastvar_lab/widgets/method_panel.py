@@ -96,14 +96,16 @@ class MethodPanel(widgets.Box):
             raise ValueError("a share cannot be read")
         return kind(**values)
 
+    @property
+    def wrong(self) -> bool:
+        """Whether an error stands under one of the controls."""
+        inner = (c.wrong for c in self.controls.values() if isinstance(c, MethodPanel))
+        return any(field.error for field in self._fields()) or any(inner)
+
     def _value(self, name: str) -> Any:
         control = self.controls[name]
         if control is self.shares:
-            return {
-                back: round(share.value, 4)
-                for back, share in sorted(self.shares.items())
-                if share.value
-            }
+            return {back: share.value for back, share in sorted(self.shares.items()) if share.value}
         return control.method if isinstance(control, MethodPanel) else control.value
 
     def apply(self, method: Method) -> None:
@@ -182,7 +184,7 @@ class MethodPanel(widgets.Box):
 
     def _control(self, setting: Setting, value: Any, method: Method) -> Any:
         """Make the control of one setting."""
-        label, text = setting.label, setting.text
+        label, text = setting.label, setting.text or f"The setting {setting.name}."
         rules = self._rules(setting)
         if rules is not None:
             label = setting.kind

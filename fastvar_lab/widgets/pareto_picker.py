@@ -74,11 +74,13 @@ class ParetoPicker(Live):
         fields = box("fv-fields", self.value, self.point)
         side = box("fv-main", fields, buttons, self.viewer)
         self.children = (style_sheet(), box("fv-page", self.scatter, side))
+        self.add_class("fastvar-widget")
         self.add_class("fastvar-pareto")
         self._draw()
         widgets.link((self.scatter, "picked"), (self.point, "value"))
         self.value.observe(lambda _: self.guarded(self._draw), "value")
         self.scatter.observe(lambda _: self.guarded(self.update), "picked")
+        self.viewer.observe(lambda change: self.viewed(change.new), "views")
 
     @property
     def method(self) -> Method | None:

@@ -20,7 +20,7 @@ def picker(
 ) -> Choice:
     """Make a choice among values, or pairs of label and value, that calls `changed`."""
     pairs = [o if isinstance(o, tuple) else (o, o) for o in options]
-    choice = Choice(name, pairs[0][1], text, pairs)
+    choice = Choice(name, pairs[0][1], f"The {name} in the prompt.", pairs)
     choice.observe(lambda _: changed(), "value")
     return choice
 

@@ -58,13 +58,14 @@ class ScaleBrowser(Owner):
         )
         self.spectrum = Viewer({"spectrum": "spectrum"})
         self.spectrum.add_class("fv-chart")
-        controls = [self.step, self.layer, self.kind]
-        if len(prompts) > 1:
-            controls.append(self.picture)
-        fields = box("fv-fields", *controls)
+        if len(prompts) == 1:
+            self.picture.add_class("fv-hidden")
+        fields = box("fv-fields", self.step, self.layer, self.kind, self.picture)
         main = box("fv-part", fields, self.status, self.viewer, self.spectrum)
         self.children = (style_sheet(), main)
+        self.add_class("fastvar-widget")
         self.add_class("fastvar-scales")
+        self.viewer.observe(lambda change: self.viewed(change.new), "views")
         for changed in (self.step, self.layer, self.kind, self.picture):
             changed.observe(lambda _: self.update(), "value")
         self.update()
@@ -91,7 +92,9 @@ class ScaleBrowser(Owner):
         self.spectrum.put("spectrum", chart, alt=f"spectrum after {size}, and the final one")
         site = Site(self.layer.value, self.kind.value)
         kept = kept_map(trace, step, site, row)
-        alt = f"tokens that {site} computes at {size} bright, others dark"
+        alt = (
+            f"tokens that {site.kind} of layer {site.layer} computes at {size} bright, others dark"
+        )
         put("kept", panels.kept_overlay(so_far, kept), alt=alt)
         if (step, site) not in trace.scores:
             put("scores", np.full((8, 8, 3), 0.5), note="none", alt="no scores: skipped")

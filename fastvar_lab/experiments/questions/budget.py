@@ -8,14 +8,16 @@ from functools import partial
 import pandas as pd
 
 from fastvar_lab.experiments.base import Cell, Experiment, Methods, Question
-from fastvar_lab.experiments.resumed import resumed
+from fastvar_lab.experiments.questions import rivals
+from fastvar_lab.experiments.resumed import bound, resumed
 from fastvar_lab.experiments.verdicts import Answer, Claim, quality, verdict
 from fastvar_lab.frames import GUIDANCE
 from fastvar_lab.measure.frontier import KEPT, SPEEDUPS, WHOLE, gains, reached, without_null
-from fastvar_lab.methods.columns import labelled
+from fastvar_lab.methods.columns import FASTVAR, SKIPPING, family, labelled
 from fastvar_lab.models.model import Model
 from fastvar_lab.planning.by_hand import by_hand
 from fastvar_lab.planning.plans import frontier
+from fastvar_lab.planning.trials import TuningLog
 from fastvar_lab.plotting import charts
 
 GUIDANCES = (2.0, 4.0)
@@ -46,6 +48,22 @@ def hand_methods(model: Model) -> Methods:
     return labelled(by_hand(model.grids(), model.depth, guided), model.grids(), model.depth)
 
 
+def bench(model: Model) -> Methods:
+    """Return the tuned rivals of the bench that are as fast as the schedules that are judged.
+
+    Empty for a model that nobody has tuned. FastVAR and skipping stand in the grid.
+    """
+    if not TuningLog.read().of(model):
+        return {}
+    grids, text = model.grids(), len(model.example.split())
+    return {
+        label: method
+        for label, method in rivals.methods(model).items()
+        if family(method) not in (FASTVAR, SKIPPING)
+        and JUDGED[0] <= bound(model, method, grids, text) <= JUDGED[1]
+    }
+
+
 def cells(question: Question) -> list[list[Cell]]:
     """Return a cell for each schedule by hand and each of the first batches of prompts."""
     grid = hand_methods(question.model)
@@ -57,7 +75,7 @@ def cells(question: Question) -> list[list[Cell]]:
 
 
 def near_envelope(question: Question, frame: pd.DataFrame) -> Methods:
-    """Return the planned schedules, and those by hand that may be on one of the two envelopes.
+    """Return planned schedules, the bench's, and those by hand that may be on an envelope.
 
     That is decided on the prompts that were looked at, at equal operations, and for the speedups
     that are judged: measured ones lie below those in operations.
@@ -76,7 +94,8 @@ def near_envelope(question: Question, frame: pd.DataFrame) -> Methods:
         if JUDGED[0] <= speedup <= JUDGED[1] and min(below) <= NEAR:
             near.append(label)
     by_label = hand_methods(question.model)
-    return {**question.methods, **{label: by_label[label] for label in by_label if label in near}}
+    hand = {label: method for label, method in by_label.items() if label in near}
+    return {**question.methods, **bench(question.model), **hand}
 
 
 def _below(values: pd.DataFrame, speedups: pd.Series, speedup: float, quality: pd.Series) -> float:

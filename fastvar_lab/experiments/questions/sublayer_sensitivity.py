@@ -13,16 +13,16 @@ from fastvar_lab.plotting import charts
 from fastvar_lab.seam import Method
 
 LOOKED, PAPER = 4, 8  # prompts, and those of the scope "paper"
-LEVELS = "48"  # eighths of the tokens that are pruned
+HALF = 4  # eighths of the tokens that are pruned
 
 
 def methods(model: Model) -> Mapping[str, Method]:
-    """Return none: the cells have a schedule each, which prunes one place."""
+    """Return none: the cells have a schedule each, which prunes half of one place."""
     return {}
 
 
 def cells(question: Question) -> list[list[Cell]]:
-    """Return a cell for each place, share and batch of prompts."""
+    """Return a cell for each place and batch of prompts."""
     model, grids, quick = question.model, question.model.grids(), question.scope.name == "quick"
     most = PAPER if question.scope.name == "paper" else LOOKED
     return [
@@ -30,12 +30,12 @@ def cells(question: Question) -> list[list[Cell]]:
             Cell(
                 {
                     "step": place.step, "size": grids[place.step].name, "kind": place.kind,
-                    "layer": place.layers.start, "pruned": int(level) / EIGHTHS,
+                    "layer": place.layers.start, "pruned": HALF / EIGHTHS,
                 },
-                schedule([place], [level], Tail(), grids, model.depth), items=items, first=first,
+                schedule([place], [str(HALF)], Tail(), grids, model.depth),
+                items=items, first=first,
             )
             for place in places_of(model, grids, quick)
-            for level in (LEVELS[0] if quick else LEVELS)
         ]
         for first, items in question.batches()
         if first < most

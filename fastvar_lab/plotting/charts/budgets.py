@@ -190,12 +190,10 @@ def sublayer_sensitivity(frame: pd.DataFrame) -> Figure:
                     table, ax=axes, cmap="viridis", vmin=low, vmax=high, annot=True, fmt=".0f",
                     annot_kws={"size": 5.5}, cbar=False, linewidths=0.4,
                 ).collections[0]  # fmt: skip
-                axes.set(xlabel="", ylabel="", title=KIND_NAMES.get(str(kind), str(kind)))
+                axes.set(xlabel="layer", ylabel="", title=KIND_NAMES.get(str(kind), str(kind)))
                 axes.tick_params(length=0, rotation=0)
             line[0].set_ylabel("scale step")
             fig.colorbar(image, ax=list(line), label=title, aspect=12)
-        for axes in grid[-1]:
-            axes.set_xlabel("layer")
     return fig
 
 

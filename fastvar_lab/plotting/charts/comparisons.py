@@ -241,8 +241,7 @@ def frontiers(frame: pd.DataFrame) -> Figure:
                 _frontier(axes, points, part, axis)
         for axes, axis in zip(grid[0], shown, strict=True):
             axes.set_title(AXES[axis])
-        for axes, axis in zip(grid[-1], shown, strict=True):
-            axes.set_xlabel("fewer bytes" if axis == "cache" else "measured speedup")
+        for axes in grid[-1]:
             axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.3), fontsize=6)
     return fig
 
@@ -266,7 +265,7 @@ def _frontier(axes: Axes, points: pd.DataFrame, frame: pd.DataFrame, axis: str) 
         label = wrapped([legend_label(name)])[0]
         options: dict[str, Any] = {"color": color, "label": label, "ms": 2.5, "lw": 0.9}
         _ranges(axes, part.sort_values("speedup"), f"{marker}-", **options)
-    axes.set_xscale("log")
+    axes.set(xscale="log", xlabel="fewer bytes" if axis == "cache" else "measured speedup")
     low, high = axes.get_xlim()
     ticks = [tick for tick in TICKS if low <= tick <= high]
     ticks = ticks[:: max(1, len(ticks) // 4)]

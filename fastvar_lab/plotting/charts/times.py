@@ -19,7 +19,7 @@ from fastvar_lab.plotting.charts.axes import (
     panels,
     speedup_colors,
 )
-from fastvar_lab.plotting.style import FAST, FULL, WIDTH, Figure, legend_label, style
+from fastvar_lab.plotting.style import FAST, FULL, PALETTE, WIDTH, Figure, legend_label, style
 
 NAMES = {"full": "full", "fast": "FastVAR"}  # of the columns of a suite
 
@@ -227,3 +227,37 @@ def suite(cases: pd.DataFrame, growing: pd.DataFrame) -> Figure:
 def _wrapped(name: str) -> str:
     model, size, *rest = name.split(" ")
     return f"{model} {size}" + (f"\n{' '.join(rest)}" if rest else "")
+
+
+ITEMS = {"choosing": "choosing", "restoring": "restoring", "products": "smaller products",
+         "rest": "heads, draws, latents"}  # fmt: skip
+
+
+def gaps(frame: pd.DataFrame) -> Figure:
+    """Time beyond the bound by operations, item by item, as a share of the bound.
+
+    >>> from fastvar_lab.experiments.run import run
+    >>> gaps(run("speed_gap", "quick", progress=False)).axes[0].get_xlabel()
+    'time beyond the bound (%)'
+    """
+    frame = marked(frame[frame.family != "full"])
+    sides = sorted(frame.side.unique())
+    with style():
+        height = 0.16 * frame.method.nunique() + 1.0
+        fig, row = panels(WIDTH, height, len(sides))
+        order = list(dict.fromkeys(frame.method))
+        for axes, side in zip(row, sides, strict=True):
+            part = frame[frame.side == side].set_index("method").reindex(order)
+            y, left, below = np.arange(len(order))[::-1], *np.zeros((2, len(order)))
+            for color, (name, title) in zip(PALETTE, ITEMS.items()):
+                values = 100 * part[name].fillna(0).to_numpy(float)
+                start = np.where(values >= 0, left, below)
+                axes.barh(y, values, 0.7, left=start, color=color, label=title)
+                left, below = left + values.clip(min=0), below + values.clip(max=0)
+            axes.plot(100 * part.gap, y, "|", ms=7, color="k", label="all")
+            axes.axvline(0, color="0.6", lw=0.8)
+            axes.set_yticks(y, order if axes is row[0] else [])
+            axes.set(xlabel="time beyond the bound (%)", title=f"{side}x{side}")
+            sns.despine(ax=axes)
+        row[-1].legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    return fig
