@@ -150,7 +150,8 @@ class Planned:
         previous = {find(name, grids): kinds for name, kinds in self.previous}
         watched = {step - 1 for step in previous}
         uniform, acts = self.uniform(grids), list[Act]()
-        since = uniform.watched(grids)  # what is chosen later depends on what is seen from here on
+        # later steps depend on what a runner sees from here on, so no other plan serves as a start
+        since = min((uniform.watched(grids), *held.values(), *watched))
         for step, act in enumerate(uniform.acts(grids)):
             key = act.key and (*act.key, *sorted(steps.get(step, {}).items()))
             key += (self.pruned, self.rows, self.previous) if step >= since else ()
