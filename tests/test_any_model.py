@@ -110,7 +110,7 @@ def test_its_explorer_shows_named_conditions():
     assert explorer.prompt.value == "a cat"
     explorer.prompt.value = "a bird"
     explorer.wait(60)
-    assert "its encoded conditions are" in explorer.status.value
+    assert "its encoded conditions are" in explorer.prompt.error
 
 
 MODULE = """

@@ -72,7 +72,7 @@ def measure(
 def answer(claim: Claim, frame: pd.DataFrame) -> Answer:
     """Answer a claim from a frame; disturbed timings decide nothing."""
     clear = undisturbed(frame)
-    compares = "kind" in frame and (frame.kind == "quality").any()
+    compares = any(c in frame and (frame[c] == "quality").any() for c in ("kind", "what"))
     if len(clear) < len(frame) and not compares:
         return Answer(DISTURBED, OPEN)
     try:

@@ -368,9 +368,10 @@ class Explorer(Live):
             site = self._site()
             share = kept_map(self.duel.a.trace, step, site)
             size = self.strip.sizes[step]
+            note = f"{size}, {site.kind} of layer {site.layer}, {share.mean():.0%}"
             self.viewer.put(
                 "kept", panels.kept_overlay(self.duel.a.fast / 255, share),
-                title="kept tokens of A", note=f"{size}, {site.kind} of layer {site.layer}, {share.mean():.0%}",
+                title="kept tokens of A", note=note,
                 alt=f"tokens that A computes at {size} bright, others dark",
             )  # fmt: skip
 

@@ -127,6 +127,7 @@ function render({ model, el }) {
   const id = `fv-field-${count++}-${Math.random().toString(36).slice(2, 8)}`;
   const kind = model.get("kind"), group = kind === "names", help = model.get("help");
   el.classList.add("fv-field", `fv-${kind}`);
+  el.dataset.lmSuppressShortcuts = "true"; // else JupyterLab takes arrow keys for its cells
   if (help) el.title = help;
   if (kind !== "toggle") {
     const label = make(group ? "span" : "label", group ? { id } : { for: id, class: "fv-label" }, el);

@@ -15,9 +15,7 @@ ANY, NOTHING = "any", "nothing else"
 COUNTS = {"one": 1, "two": 2, "three": 3, "four": 4}
 
 
-def picker(
-    name: str, options: Iterable[Any], changed: Callable[[], None], text: str = ""
-) -> Choice:
+def picker(name: str, options: Iterable[Any], changed: Callable[[], None]) -> Choice:
     """Make a choice among values, or pairs of label and value, that calls `changed`."""
     pairs = [o if isinstance(o, tuple) else (o, o) for o in options]
     choice = Choice(name, pairs[0][1], f"The {name} in the prompt.", pairs)

@@ -9,6 +9,7 @@ function make(name, attributes, parent) {
 function render({ model, el }) {
   let urls = [];
   el.classList.add("fv-strip");
+  el.dataset.lmSuppressShortcuts = "true"; // else JupyterLab takes arrow keys for its cells
   const row = make("div", { class: "fv-cells-row", role: "group" }, el);
   const pick = (i) => {
     model.set("picked", i);

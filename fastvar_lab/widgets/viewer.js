@@ -10,6 +10,7 @@ function make(name, attributes, parent) {
 
 function render({ model, el }) {
   el.classList.add("fv-viewer");
+  el.dataset.lmSuppressShortcuts = "true"; // else JupyterLab takes arrow keys for its cells
   const tools = make("div", { class: "fv-tools", role: "group", "aria-label": "zoom" }, el);
   const grid = make("div", { class: "fv-pictures" }, el);
   const sweep = make("label", { class: "fv-sweep" }, el);

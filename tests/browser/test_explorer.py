@@ -173,6 +173,7 @@ def test_an_explorer_in_jupyterlab(page, lab, tmp_path):
     assert fv.Trace.load(tmp_path / "exploration-2.safetensors").provenance["seeds"] == [SEED]
     assert (tmp_path / "exploration.pdf").stat().st_size > 10_000
 
+    accessible(page, ".fastvar-explorer")
     widths(page)
     before = source(page, "a")
     # a restarted kernel runs the notebook again from the top
@@ -195,6 +196,14 @@ LOOSE = """() => {
   return { wide: wide.map((n) => n.className), small: small.map((n) => n.outerHTML.slice(0, 90)),
     picture: Math.round(picture.width), scrolls: page.scrollWidth > page.clientWidth + 1 };
 }"""
+
+
+def accessible(page, part):
+    """Check names, roles and contrast of a part of the page with axe."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    results = Axe().run(page, context=part)
+    assert results.violations_count == 0, results.generate_report()
 
 
 def widths(page):

@@ -19,6 +19,7 @@ from fastvar_lab.planning.by_hand import by_hand
 from fastvar_lab.planning.plans import frontier
 from fastvar_lab.planning.trials import TuningLog
 from fastvar_lab.plotting import charts
+from fastvar_lab.speed import flops
 
 GUIDANCES = (2.0, 4.0)
 NO_PLANS = "no schedules were planned for {}: plan some, and give them as methods"
@@ -60,7 +61,10 @@ def bench(model: Model) -> Methods:
         label: method
         for label, method in rivals.methods(model).items()
         if family(method) not in (FASTVAR, SKIPPING)
-        and JUDGED[0] <= bound(model, method, grids, text) <= JUDGED[1]
+        and (
+            not flops.exact(method, grids)  # its data decide how fast it is
+            or JUDGED[0] <= bound(model, method, grids, text) <= JUDGED[1]
+        )
     }
 
 
@@ -82,17 +86,14 @@ def near_envelope(question: Question, frame: pd.DataFrame) -> Methods:
     """
     grid = frame[frame.kind == "grid"]
     values = grid.pivot_table(index="picture", columns="method", values="psnr")
-    bounds, dropping, near = (
-        grid.groupby("method").speedup_flop_bound.first(),
-        without_null(grid),
-        [],
-    )
+    bounds = grid.groupby("method").speedup_flop_bound.first()
+    dropping, near = without_null(grid), set[str]()
     kept = values[[method for method in values if method not in dropping]]
     for label, speedup in bounds.items():
         sides = [values] if label in dropping else [values, kept]
         below = [_below(side, bounds, speedup, values[label]) for side in sides]
         if JUDGED[0] <= speedup <= JUDGED[1] and min(below) <= NEAR:
-            near.append(label)
+            near.add(str(label))
     by_label = hand_methods(question.model)
     hand = {label: method for label, method in by_label.items() if label in near}
     return {**question.methods, **bench(question.model), **hand}

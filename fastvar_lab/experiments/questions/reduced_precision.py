@@ -156,7 +156,7 @@ def _times(model: Model, cells: Sequence[Cell]) -> Iterator[tuple[Cell, Rows]]:
     """
     names = dict.fromkeys([WIDE, *(cell.columns["precision"] for cell in cells)])
     models = {name: converted(model, *PRECISIONS[name]) for name in names}
-    speeds = {name: rates(model.device, PRECISIONS[name][1]).flop for name in names}
+    speeds = {kind: rates(model.device, kind).flop for kind in {PRECISIONS[n][1] for n in names}}
 
     def once(cell: Cell) -> float:
         assert cell.method is not None
@@ -166,7 +166,7 @@ def _times(model: Model, cells: Sequence[Cell]) -> Iterator[tuple[Cell, Rows]]:
     columns = {"what": "time", "precision": WIDE}
     base = Cell(columns, Dense(), FULL, first.items, repeats=first.repeats)
     for cell, pairs in in_turns(cells, once, base, float):
-        share = speeds[cell.columns["precision"]] / speeds[WIDE]
+        share = speeds[PRECISIONS[cell.columns["precision"]][1]] / speeds[torch.float32]
         rows: Rows = [
             {"turn": turn, "ms": seconds * 1e3, "speedup": ratio, "product": share,
              "disturbed": pairs.speedup.disturbed}
@@ -235,6 +235,8 @@ def combines(frame: pd.DataFrame) -> Answer:
         return Answer("this device has no faster products in fewer bits", OPEN)
     for name in real:
         for way in (w for n, w in speedup.columns if n == name and w != full):
+            if (name, full) not in speedup or (WIDE, way) not in speedup:
+                raise ValueError("the timing beside it was disturbed")
             alone = {name: speedup[name, full], way: speedup[WIDE, way]}
             better = max(alone, key=lambda key: alone[key].mean())
             gap = mean((speedup[name, way] - alone[better]).to_numpy())

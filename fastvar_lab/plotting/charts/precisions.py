@@ -38,11 +38,11 @@ def _times(axes: Axes, times: pd.DataFrame) -> None:
 def _quality(axes: Axes, drawn: pd.DataFrame) -> None:
     looks, names = method_looks(drawn), list(drawn.precision.unique())
     ways = list(drawn.method.unique())
-    error = drawn.groupby(["precision", "method"], sort=False).error.mean()
+    error = drawn.pivot_table(index="picture", columns=["precision", "method"], values="error")
     full = drawn[drawn.family == "full"].method.iloc[0]
     for i, way in enumerate(ways):
         part = summary(drawn[drawn.method == way], ["precision"], "psnr").set_index("precision")
-        shown = [name for name in names if error[name, way] > 0]
+        shown = [name for name in names if error[name, way].any()]
         place = np.array([names.index(name) for name in shown]) + (i - (len(ways) - 1) / 2) * 0.2
         part = part.loc[shown]
         spread = np.abs([part["mean"] - part.low, part.high - part["mean"]])
@@ -51,8 +51,7 @@ def _quality(axes: Axes, drawn: pd.DataFrame) -> None:
                       label=legend_label(way))  # fmt: skip
         if way != full:
             both = [n for n in shown if n != names[0]]
-            added = [error[n, full] + error[names[0], way] for n in both]
-            level = 10 * np.log10(255**2 / np.array(added))
+            level = [_psnr(error[n, full] + error[names[0], way]).mean() for n in both]
             axes.plot(np.array([place[shown.index(n)] for n in both]) + 0.08, level, "_",
                       ms=7, color="0.3")  # fmt: skip
     axes.plot([], [], "_", ms=7, color="0.3", label="errors added")
@@ -61,6 +60,11 @@ def _quality(axes: Axes, drawn: pd.DataFrame) -> None:
     axes.legend(frameon=False)
     axes.grid(axis="y", lw=0.4, color="0.9")
     sns.despine(ax=axes)
+
+
+def _psnr(error: pd.Series) -> pd.Series:
+    """Return the PSNR in dB, at most 100, of mean square errors of values in 0 to 255."""
+    return 10 * np.log10(255**2 / error.clip(lower=255**2 * 1e-10))
 
 
 def _memory(axes: Axes, counted: pd.DataFrame) -> None:
