@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -24,7 +25,10 @@ class Stream(Protocol):
     """The random draws of one generation."""
 
     def pick(self, step: int, probabilities: Tensor) -> Tensor:
-        """Draw outcomes (n, ...), int64, from probabilities (n, ..., V) at a scale step."""
+        """Draw outcomes (n, ...) from probabilities (n, ..., V) at a scale step.
+
+        They are int64; of two outcomes they may be bool.
+        """
         ...
 
     def exponential(self, step: int, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
@@ -65,17 +69,21 @@ class NotANumber(ValueError):
 
 
 class Numbers:
-    """Watches that what is drawn from are numbers, without waiting for a GPU in the scale loop."""
+    """Watches that what is drawn from are numbers, without waiting for a GPU in the scale loop.
 
-    def __init__(self) -> None:
+    With `late`, nothing waits on a CPU either.
+    """
+
+    def __init__(self, late: bool = False) -> None:
         self.noted: list[tuple[int, Tensor]] = []
+        self.late = late
 
     def note(self, step: int, values: Tensor) -> None:
         """Note a step's values; on a CPU raise NotANumber at once."""
         if values.is_meta:
             return
         wrong = values.sum().isnan()
-        if values.device.type == "cpu" and bool(wrong):
+        if not self.late and values.device.type == "cpu" and bool(wrong):
             raise NotANumber(step)
         self.noted.append((step, wrong))
 
@@ -149,7 +157,7 @@ class _Keyed:
         u = self._each(f"{step}", tuple(probabilities.shape[1:-1]), Tensor.uniform_)
         if probabilities.shape[-1] == 2:
             self.numbers.note(step, probabilities[..., 0])
-            return (u >= probabilities[..., 0]).long()
+            return u >= probabilities[..., 0]
         below = probabilities.cumsum(-1)
         whole = below[..., -1]  # 1, but for rounding: an outcome of probability 0 never comes
         self.numbers.note(step, whole)
@@ -160,11 +168,62 @@ class _Keyed:
         )  # nan would end beyond the last outcome
 
     def _each(self, key: str, shape: tuple[int, ...], fill: Callable[..., Tensor]) -> Tensor:
+        return sent(self._numbers(f"{self.prefix}{key}", shape, fill), self.device)
+
+    def _numbers(self, key: str, shape: tuple[int, ...], fill: Callable[..., Tensor]) -> Tensor:
+        """Draw numbers (n, *shape) where they are drawn."""
         size = (len(self.seeds), *shape)
         drawn = torch.empty(size, dtype=torch.float32, device=self.source, pin_memory=self.pinned)
         for seed, row in zip(self.seeds, drawn):
-            fill(row, generator=_generator(f"{seed}/{self.prefix}{key}", self.source))
-        return sent(drawn, self.device)
+            fill(row, generator=_generator(f"{seed}/{key}", self.source))
+        return drawn
+
+
+class Noise(NamedTuple):
+    """A buffer of noise: the section that reads it, and how it is filled."""
+
+    section: int
+    buffer: Tensor
+    fill: Callable[..., Tensor]
+
+
+class Buffered(_Keyed):
+    """Keyed draws into buffers that stay where they are, which captured graphs read.
+
+    The buffers are those of the first generation; `refill` draws those of a section again, for the
+    `seeds` that are set. `section` counts the scale steps that run; it is changed from outside.
+    """
+
+    def __init__(self, draws: Keyed, device: torch.device) -> None:
+        source = device if draws.on_device else torch.device("cpu")
+        super().__init__(draws.seeds, device, source, numbers=Numbers(late=True))
+        self.section, self.drawing, self.owner = -1, False, self
+        self.held: dict[str, Noise] = {}
+
+    def restart(self) -> None:
+        """Begin the same generation again."""
+        self.section, self.numbers = -1, Numbers(late=True)
+
+    def part(self, number: int) -> Stream:
+        part = copy(self)
+        part.prefix = f"part {number}/" if number else ""
+        return part
+
+    def refill(self, section: int) -> None:
+        """Draw the noise that a section reads."""
+        for key, noise in self.held.items():
+            if noise.section == section:
+                drawn = self._numbers(key, tuple(noise.buffer.shape[1:]), noise.fill)
+                noise.buffer.copy_(drawn, non_blocking=True)
+
+    def _each(self, key: str, shape: tuple[int, ...], fill: Callable[..., Tensor]) -> Tensor:
+        name = f"{self.prefix}{key}"
+        if name not in self.held:
+            self.owner.drawing = True
+            drawn = sent(self._numbers(name, shape, fill), self.device)
+            self.held[name] = Noise(self.section, drawn, fill)
+            self.owner.drawing = False
+        return self.held[name].buffer
 
 
 def sent(drawn: Tensor, device: torch.device) -> Tensor:

@@ -79,14 +79,16 @@ def official_text(path: str | Path, sha256: str) -> str:
     return text
 
 
-def write(path: str | Path, save: Callable[[Path], object]) -> None:
+def write(path: str | Path, save: Callable[[Path], object], sweep: bool = True) -> None:
     """Let `save` write a temporary file of the same kind, then rename it to `path`.
 
     A leading `~` of `path` is the home folder. Removes temporary files that killed writers left in
-    that folder, an hour after the last write.
+    that folder, an hour after the last write, unless `sweep` is False: it lists the folder, which
+    whoever writes thousands of files does once.
     """
     path = expanded(path)
-    remove_abandoned(path.parent)
+    if sweep:
+        remove_abandoned(path.parent)
     # unique, because two processes or threads may write the same file
     partial = path.with_name(f"{PARTIAL}{uuid4().hex}{path.suffix}")
     try:

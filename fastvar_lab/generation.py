@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -11,7 +12,9 @@ import torch
 from torch import Tensor
 
 from fastvar_lab.audit import Audit, check_parts, check_value, checked_acts, forwards, merged_acts
-from fastvar_lab.draws import Draws, Keyed, NotANumber, Stream
+from fastvar_lab.capture import capture_key, check_capture
+from fastvar_lab.draws import Buffered, Draws, Keyed, NotANumber, Stream
+from fastvar_lab.graphs import Captured, Output, Recorder, tensors_of
 from fastvar_lab.live import Live, drawn_in_parts, drawn_tokens, edited
 from fastvar_lab.models.model import Model
 from fastvar_lab.progress import Progress
@@ -64,6 +67,7 @@ def generate(
     keep: Tensor | None = None,
     negative: Prompts = None,
     progress: bool = False,
+    graphs: bool = False,
 ) -> Generation:
     """Generate pictures for `prompts` under `method`.
 
@@ -79,8 +83,14 @@ def generate(
     prompts in place of the null condition that guidance leads away from. `progress` shows a
     progress bar.
 
-    Raises ValueError for arguments that do not fit the model or the schedule, and for a method
-    whose runner contradicts its declarations.
+    With `graphs`, the operations of all scale steps are captured at the first call and replayed at
+    later ones of the same method, schedule, sampling, batch size and length of the text, with the
+    same bits (`graphs.py`): CUDA graphs on a GPU. There is no progress bar then. The model keeps
+    the last few; `model.graphs.clear()` releases them.
+
+    Raises ValueError for arguments that do not fit the model or the schedule, for a method
+    whose runner contradicts its declarations, and with `graphs` for what they cannot repeat: given
+    tokens, snapshots, watchers, streamed draws, and methods that decide from the data.
 
     >>> import fastvar_lab as fv
     >>> model = fv.load("tiny")
@@ -102,6 +112,9 @@ def generate(
         keep=keep,
         negative=negative,
     )
+    if graphs:
+        check_capture(model, request, method, [*watch, *([snapshot] if snapshot else [])])
+        return replayed(model, request, method)
     if progress:
         watch = [partial(Progress, steps=len(request.grids)), *watch]
     return run(model, request, method, watch=watch, snapshot=snapshot)
@@ -158,13 +171,54 @@ def run(
 
     `generate`, `resume` and drafting call it, and check their arguments before.
     """
-    start = start or Start()
+    with _computing(model, request):
+        live = _prepare(model, request, method, start or Start(), watch, snapshot)
+        _loop(live)
+        return _finish(live)
+
+
+def replayed(model: Model, request: Request, method: Method) -> Generation:
+    """Run all steps from what is captured; capture them first if they are not.
+
+    The first run warms up and gives the first result. `generate` calls it, and checks its
+    arguments before.
+    """
+    assert isinstance(request.draws, Keyed)
+    acts = checked_acts(method, request.grids, model.depth)
+    skipped = {step for step, act in enumerate(acts) if act.skips}
+    recorder = Recorder(method, skipped, Buffered(request.draws, model.device))
+    begin = partial(_prepare, model, request, method, Start(), [recorder.wrap], False)
+    with _computing(model, request):
+        live = begin()
+        inputs = tensors_of(live.states[Rows.BOTH])
+        key = capture_key(model, request, method, inputs)
+        captured = model.graphs.find(key)
+        if captured is not None:
+            output = captured.replay(inputs, request.draws.seeds)
+            live.canvas, live.tokens, live.numbers.noted = output
+            return _finish(live)
+        live.stream = recorder.buffers
+        with recorder.warming():
+            _loop(live)
+        generation = _finish(live)
+    with _computing(model, request):
+        live = begin()
+        live.stream = recorder.buffers
+        with recorder.capturing() as recording:
+            _loop(live)
+        output = Output(live.canvas, live.tokens, live.numbers.noted)
+        inputs = tensors_of(live.states[Rows.BOTH])
+        model.graphs.keep(key, Captured(recording, recorder.buffers, inputs, output, live))
+    return generation
+
+
+@contextmanager
+def _computing(model: Model, request: Request) -> Iterator[None]:
+    """Compute in the model's types, without gradients; name the step that draws from no number."""
     mixed = torch.autocast(model.device.type, model.autocast, enabled=model.autocast is not None)
     with torch.no_grad(), mixed:
-        live = _prepare(model, request, method, start, watch, snapshot)
         try:
-            _loop(live)
-            return _finish(live)
+            yield
         except NotANumber as error:
             grid = request.grids[error.step]
             raise ValueError(

@@ -27,9 +27,10 @@ from fastvar_lab.models import tiny
 from fastvar_lab.pictures import file_name
 from fastvar_lab.plotting import charts, panels
 from fastvar_lab.plotting.style import write_figure
-from fastvar_lab.speed import suite
+from fastvar_lab.speed import batches, bench, compiled, suite
 from fastvar_lab.speed.suite import growth, settings
 from fastvar_lab.world.tasks import judge, questions
+from tests.families import small_model
 
 
 def test_demo(tmp_path):
@@ -199,12 +200,17 @@ def test_bench_prints_its_keys(capsys):
 
 def test_the_papers_suite_runs_cut_down(capsys):
     words = ["bench", "--suite", "paper", "--case", "var-d24", "--depth", "2", "--repeats", "1"]
-    assert main([*words, "--json"]) == 0
+    assert main([*words, "--graphs", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     (case,) = result["cases"]
     assert case["scales"][-1] == "16x16"
     assert 1 < case["speedup_flop_bound"] < 1.5
+    assert "with both sides without graphs" in bench.case_table([case])
+    for mode in ("eager", "graphs"):
+        share = case[f"ms_{mode}_full"] / case[f"ms_{mode}_fast"]
+        assert case[f"speedup_{mode}"] == pytest.approx(share)
     for way in ("full", "fast"):
+        assert case[f"graphs_{way}"] == case[f"ms_graphs_{way}"] / case[f"ms_eager_{way}"]
         assert min(case[f"step_floor_ms_{way}"]) > 0
         assert sum(case[f"step_floor_ms_{way}"]) < case[f"ms_{way}"]
     parts = result["sublayers"]["var-d24"]
@@ -213,6 +219,33 @@ def test_the_papers_suite_runs_cut_down(capsys):
         assert 0 < floors[0] < floors[1]
         assert parts[f"{name}_ms_pruned"] > 0
     assert {"pts_ms", "pts_floor_ms", "ctr_ms", "ctr_floor_ms"} <= set(parts)
+
+
+def test_batches_have_times_and_memory(tmp_path):
+    result = batches.run(small_model("infinity"), repeats=1, only="full", graphs=True)
+    assert "with graphs" in batches.table(result)
+    batches.write(result, tmp_path)
+    rows = json.loads((tmp_path / "batches.json").read_text())["rows"]
+    assert [(row["mode"], row["pictures"]) for row in rows] == [
+        (mode, n) for mode in ("without graphs", "with graphs") for n in (1, 2, 4, 8)
+    ]
+    for row in rows:
+        assert row["per_second"] == pytest.approx(1e3 * row["pictures"] / row["ms"])
+    counted = [row["bytes_counted"] for row in rows[:4]]
+    assert counted == sorted(counted)
+    assert (tmp_path / "batches.pdf").exists()
+
+
+def test_branches_are_compiled_where_there_is_a_compiler(monkeypatch):
+    model = small_model("infinity")
+    monkeypatch.setattr(compiled.torch, "compile", lambda function, dynamic: function)
+    monkeypatch.setattr(compiled, "COMPILERS", ("sh",))
+    result = compiled.run(model, repeats=2)
+    assert "feed-forward branch" in compiled.table(result)
+    assert {row["largest_difference"] for row in result["rows"]} == {0.0}
+    monkeypatch.setattr(compiled, "COMPILERS", ("no-compiler",))
+    with pytest.raises(ValueError, match=r"torch.compile needs a C\+\+ compiler on a CPU"):
+        compiled.run(model, repeats=2)
 
 
 def test_the_suite_goes_on_where_it_stopped(capsys, tmp_path, monkeypatch):
@@ -325,6 +358,9 @@ BAD = [
     (["bench", "--suite", "paper", "--case", "99"], "no setting matches '99'"),
     (["bench", "--suite", "paper", "--model", "var-d16"], "--suite fixes models and weights"),
     (["bench", "--out", "somewhere"], "--out requires --suite"),
+    (["bench", "--suite", "batches", "--case", "none"], "no method matches 'none'; there are full"),
+    (["bench", "--suite", "launches", "--graphs"], "takes --case and --json alone"),
+    (["generate", "a red ring", "--graphs", "--streamed"], "a captured graph draws keyed noise"),
     (["bench", "--repeats", "0"], "--repeats must be at least 1"),
     (["train", "tokenizer", "--device", "cuda", "--steps", "1"], "no CUDA GPU"),
     (["demo", "--device", "cuda"], "no CUDA GPU"),

@@ -17,7 +17,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import fastvar_lab as fv
+from fastvar_lab.draws import Buffered
+from fastvar_lab.generation import replayed
 from fastvar_lab.methods.merge import Merge
+from fastvar_lab.request import make_request
 from fastvar_lab.seam import Wrapper
 from fastvar_lab.speed.flops import step_flops
 from fastvar_lab.speed.issued import issued
@@ -175,6 +178,58 @@ def test_the_scale_loop_does_not_wait_for_a_gpu(family, method):
         fv.generate(model, prompt(model), method, watch=[partial(FirstStep, begun=strict)])
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+CAPTURED = [fv.Dense(), *(m for m in PRUNED if getattr(m, "select", None) != fv.Random())]
+
+
+@pytest.mark.parametrize("method", CAPTURED, ids=repr)
+def test_captured_generations_are_the_same_bits(model, method):
+    if isinstance(method, Merge) and model.device.type == "cuda":
+        pytest.skip("averages are summed up in no fixed order")
+    for seed in (3, 3, 4):  # captured, replayed, replayed with other noise
+        plain = fv.generate(model, prompt(model), method, seed=seed)
+        captured = fv.generate(model, prompt(model), method, seed=seed, graphs=True)
+        assert torch.equal(plain.canvas, captured.canvas)
+        assert all(
+            a is b is None or torch.equal(a, b)
+            for a, b in zip(plain.tokens, captured.tokens, strict=True)
+        )
+    assert len(model.graphs) == 1
+    model.graphs.clear()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("method", CAPTURED, ids=repr)
+def test_what_is_captured_sends_nothing(family, method, monkeypatch):
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # knows no meta device
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda *_: False)
+    model, restart = small_model(family), Buffered.restart
+    model.to("meta", torch.bfloat16)
+    request = make_request(model, prompt(model))
+    with Traffic() as traffic:
+
+        def restarted(buffers):
+            traffic.crossings.clear()
+            restart(buffers)
+
+        monkeypatch.setattr(Buffered, "restart", restarted)
+        replayed(model, request, method)
+    assert len(model.graphs) == 1
+    assert not traffic.crossings
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU whose memory could be held")
+def test_releasing_graphs_gives_their_memory_back():
+    model = small_model("infinity", "cuda")
+    fv.generate(model, prompt(model), fv.Dense())
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_reserved()
+    fv.generate(model, prompt(model), fv.Dense(), graphs=True)
+    assert torch.cuda.memory_reserved() > before
+    model.graphs.clear()
+    torch.cuda.empty_cache()
+    assert torch.cuda.memory_reserved() <= before
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -55,9 +55,9 @@ def test_pruning_adds_one_scoring_one_gather_and_one_scatter(family):
     assert pruned.sublayers[last, site] - dense.sublayers[last, site] <= 8
 
 
-def test_no_more_launches_than_recorded(capsys):
+def test_a_tenth_fewer_launches_than_recorded(capsys):
     assert main(["bench", "--suite", "launches", "--case", "tiny"]) == 0
     assert "->" in capsys.readouterr().out
     record = {(row["model"], row["method"]): row for row in launches.before()["rows"]}
     for row in launches.suite("tiny"):
-        assert row["total"] <= record[row["model"], row["method"]]["total"]
+        assert row["total"] <= 0.9 * record[row["model"], row["method"]]["total"]

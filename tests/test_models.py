@@ -130,7 +130,7 @@ def test_random_weights_are_seeded():
 
 
 def test_rotary_positions_follow_the_formula():
-    table = rotary(3, 4, (96, 96), 8)
+    (table,) = rotary([(3, 4)], [(96, 96)], 8)
     inverse = [10000 ** (-2 * k / 4) for k in range(2)]
     q = torch.arange(1.0, 9.0, dtype=torch.float64).repeat(1, 12, 1, 1)
     out = rotate_(q.clone(), table)

@@ -255,9 +255,9 @@ def test_zero_shot_sizes_and_the_choice_of_reference(tall, height, width):
         scales.infinity_at(1344, 1000)
     assert len(sizes) == 13  # within the trained level embeddings
     last = Grid(12, h, w)
-    trained = tall.transformer.positions(last, last)
+    (trained,) = tall.transformer.positions([last])
     wide = InfinityConfig(**TALL, reference=(h, w))
-    own = Infinity(wide).positions(last, last)
+    (own,) = Infinity(wide).positions([last])
     assert trained.shape == own.shape == (h * w, 8)
     trained, own = (torch.view_as_real(t).flatten(1) for t in (trained, own))
     assert len(trained.unique(dim=0)) < h * w  # neighbours share a trained position

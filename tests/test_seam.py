@@ -13,8 +13,9 @@ ROOT = Path(fastvar_lab.__file__).parent
 ROOMS = (
     *("errors", "values", "files", "encoding", "frames", "tensors", "provenance", "pictures"),
     *("seam", "tokens", "cache", "scales", "draws", "sampling", "progress"),
-    *("world", "prompts", "audit", "backbones", "methods", "models", "request", "snapshots"),
-    *("live", "generation", "branching", "editing", "instruments", "draft_and_refine"),
+    *("world", "prompts", "audit", "graphs", "backbones", "methods", "models", "request"),
+    *("snapshots", "live", "capture", "generation", "branching", "editing", "instruments"),
+    "draft_and_refine",
     *(
         "networks",
         "measure",

@@ -30,6 +30,7 @@ from fastvar_lab.backbones.layers import (
     RMSNorm,
     StepEmbedding,
     angular_rates,
+    biases,
     qk_and_v,
 )
 from fastvar_lab.backbones.protocol import Backbone
@@ -99,6 +100,7 @@ class HARTState:
     levels: Tensor  # (steps, C)
     tables: dict[int, Table]
     biases: list[Tensor]  # of q, k, v, by layer
+    times: Tensor  # embedded steps of the residual diffusion (steps, width)
     steps: int
 
     def on(self, rows: slice) -> HARTState:
@@ -128,6 +130,7 @@ def turn(x: Tensor, table: Table) -> Tensor:
     """
     cos, sin = (t.unsqueeze(2) for t in table)
     first, second = x.chunk(2, dim=-1)
+    # not `addcmul_`: the released code rounds both products
     return (x * cos).add_(torch.cat((second, first), dim=-1).mul_(sin))
 
 
@@ -143,11 +146,6 @@ class HARTAttention(nn.Module):
         self.register_buffer("zero_k_bias", torch.zeros(width))
         self.qkv_proj = Projection(width, 3 * width)
         self.proj = nn.Linear(width, width)
-
-    def bias(self) -> Tensor:
-        """Return the bias of q, k, v (3C,), which all steps share."""
-        bias = torch.cat((self.q_bias, self.zero_k_bias, self.v_bias))
-        return bias.to(compute_dtype(self.q_bias))
 
     def forward(
         self,
@@ -299,37 +297,36 @@ class HART(Backbone):
             head=self.head_nm.modulation(text.amax(dim=1)),
             cache=cache,
             levels=self.lvl_embed(torch.arange(len(grids), device=text.device)),
-            tables={g.index: self._table(g, context.positions) for g in grids},
-            biases=[block.attn.bias() for block in self._blocks],
+            tables=self.tables(grids, context.positions),
+            biases=biases([block.attn for block in self._blocks]),
+            times=self.diffloss.times(text.device),
             steps=len(grids),
         )
 
-    def _table(self, grid: Grid, places: Tensor) -> Table:
-        """Return the positions of a step for `turn`, in the dtype of queries and keys."""
-        kind = compute_dtype(self.decoder_norm.weight)
-        cos, sin = (part.to(kind) for part in self.positions(grid, places))
-        first, second = sin.chunk(2, dim=-1)
-        return cos, torch.cat((-first, second), dim=-1)
+    def tables(self, grids: Sequence[Grid], places: Tensor) -> dict[int, Table]:
+        """Return the positions of steps for `turn`, in the type of queries and keys.
 
-    def positions(self, grid: Grid, places: Tensor) -> Table:
-        """Cosines and sines (B, L, c) of a step; `words` (B, T) are the text's own positions.
-
-        A map's places are measured on the last map trained, and begin where the text ends.
+        `places` (B, T) are the text's own positions. A map's places are measured on the last map
+        trained, and begin where the text ends.
         """
-        device, c = places.device, self.config.head_dim
-        if grid.index == 0:
-            inverse = angular_rates(c, 2, device)
-            angles = (places.float().unsqueeze(-1) * inverse).repeat(1, 1, 2)
-            return angles.cos(), angles.sin()
-        inverse = angular_rates(c, 4, device)
-        end, side = places[:, -1:].float(), self.config.sides[-1]
-        y = torch.arange(grid.h, device=device).float() / grid.h * side + end  # (B, h)
-        x = torch.arange(grid.w, device=device).float() / grid.w * side + end
-        down, along = (place.unsqueeze(-1) * inverse for place in (y, x))  # (B, side, c / 4)
-        shape = (len(places), grid.h, grid.w, c // 4)
-        down, along = down.unsqueeze(2).expand(shape), along.unsqueeze(1).expand(shape)
-        angles = torch.cat((down, down, along, along), dim=-1).flatten(1, 2)
-        return angles.cos(), angles.sin()
+        device, c, side = places.device, self.config.head_dim, self.config.sides[-1]
+        cells = [np.zeros((0, 2), np.float32)]
+        for grid in grids[1:]:
+            y, x = (np.arange(n, dtype=np.float32) / n * side for n in (grid.h, grid.w))
+            cells.append(np.stack((np.repeat(y, grid.w), np.tile(x, grid.h)), axis=1))
+        yx = torch.from_numpy(np.concatenate(cells)).to(device)  # (cells of all maps, 2)
+        text, end = places.float().unsqueeze(-1), places[:, -1:, None].float()
+        halves = (yx + end).unsqueeze(-1) * angular_rates(c, 4, device)  # (B, cells, 2, c / 4)
+        words = (text * angular_rates(c, 2, device)).unsqueeze(2).expand(-1, -1, 2, -1)
+        turns = halves.unsqueeze(3).expand(-1, -1, -1, 2, -1)  # y, y, x, x
+        angles = torch.cat((words.flatten(2), turns.flatten(2)), dim=1)
+        kind = compute_dtype(self.decoder_norm.weight)
+        cos, sin = angles.cos().to(kind), angles.sin().to(kind)
+        sin[..., : c // 2].neg_()
+        lengths = [grid.tokens for grid in grids]
+        steps = [grid.index for grid in grids]
+        pairs = zip(cos.split(lengths, dim=1), sin.split(lengths, dim=1), strict=True)
+        return dict(zip(steps, pairs, strict=True))
 
     def embed(self, state: HARTState, grid: Grid, latent: Tensor) -> Tensor:
         """Return the tokens (B, L, C) that enter the first layer; at the first step, the text."""
@@ -410,7 +407,7 @@ class HART(Backbone):
         shown = self.word_embed(codes.to(self.decoder_norm.weight.dtype))
         features = self.decoder_norm(x + shown.repeat(2 if paired else 1, 1, 1))
         guidance = self._ratio(state, grid, sampling) if paired else None
-        residual = self.diffloss(features, grid.index, guidance, draws)
+        residual = self.diffloss(features, state.times, grid.index, guidance, draws)
         return (drawn if sampling.smooth else codes) + residual, logits
 
     def sublayer_flops(self, kind: str, tokens: int, keys: int) -> float:

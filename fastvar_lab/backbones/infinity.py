@@ -119,7 +119,7 @@ def interpolated_rotary(
         ROTARY_SIDE if side == longer else int(ROTARY_SIDE / longer * side)
         for side in (height, width)
     )
-    grid = rotary(rows, columns, (rows, columns), head_dim, device)
+    (grid,) = rotary([(rows, columns)], [(rows, columns)], head_dim, device)
     parts = rearrange(torch.view_as_real(grid), "(h w) c two -> two c h w", h=rows)
     parts = F.interpolate(parts, size=(h, w), mode="bilinear", align_corners=True)
     return torch.view_as_complex(rearrange(parts, "two c h w -> (h w) c two").contiguous())
@@ -189,10 +189,6 @@ class InfinityBlock(nn.Module):
         self.ffn = FeedForward(config.width, config.ffn)
         self.level_every = config.level_every
         self.rounded = False  # see `round_text_attention`
-
-    def modulation(self, shared: Tensor) -> Modulation:
-        """Add this layer's offsets to the shared adaLN (B, 1, 6, C)."""
-        return Modulation.unpack(shared + self.ada_gss)
 
     def forward(self, x: Tensor, *, layer: int, grid: Grid, state: State, run: Runner) -> Tensor:
         """Pass the three branches of this layer to `run`, in order."""
@@ -316,16 +312,18 @@ class Infinity(Backbone):
             precise = condition.to(self.pos_start.dtype)
             shared, head = self.shared_ada_lin(precise), self.head_nm.modulation(precise)
         shared = rearrange(shared, "b (six c) -> b 1 six c", six=6)
-        memories = [block.ca.memory(memory) for block in self._blocks]
+        blocks, steps = self._blocks, [g.index for g in grids]
+        memories = CrossAttention.memories([block.ca for block in blocks], memory)
+        offsets = torch.stack([block.ada_gss for block in blocks])  # (layers, 1, 1, 6, C)
         return State(
             start=condition.unsqueeze(1) + self.pos_start,
             head=head,
-            modulations=[block.modulation(shared) for block in self._blocks],
+            modulations=Modulation.unpack(shared + offsets),
             memories=memories,
             text_mask=additive(text.mask, memories[0][0].dtype),
-            constants=[block.sa.constants() for block in self._blocks],
+            constants=SelfAttention.constants([block.sa for block in blocks]),
             cache=cache,
-            tables={g.index: self.positions(g, grids[-1]) for g in grids},
+            tables=dict(zip(steps, self.positions(grids), strict=True)),
             levels=self.lvl_embed(torch.arange(self.config.levels, device=features.device)),
         )
 
@@ -340,15 +338,19 @@ class Infinity(Backbone):
         for block in self._blocks:
             block.rounded = rounded
 
-    def positions(self, grid: Grid, last: Grid) -> Tensor:
-        """Return the rotary table (h * w, head_dim / 2), complex, of a step before map `last`."""
-        config, device = self.config, self.pos_start.device
+    def positions(self, grids: Sequence[Grid]) -> list[Tensor]:
+        """Return the rotary tables (h * w, head_dim / 2), complex, of the steps of a schedule."""
+        if not grids:
+            return []
+        config, device, last = self.config, self.pos_start.device, grids[-1]
         reference = config.reference or infinity(last.h / last.w)[-1]
-        if config.rotary_mode == "absolute":
-            reference = (grid.h, grid.w)
-        elif config.rotary_mode == "interpolated":
-            return interpolated_rotary(grid.h, grid.w, reference, config.head_dim, device)
-        return rotary(grid.h, grid.w, reference, config.head_dim, device)
+        if config.rotary_mode == "interpolated":
+            return [
+                interpolated_rotary(g.h, g.w, reference, config.head_dim, device) for g in grids
+            ]
+        maps = [(g.h, g.w) for g in grids]
+        references = maps if config.rotary_mode == "absolute" else [reference] * len(maps)
+        return rotary(maps, references, config.head_dim, device)
 
     def embed(self, state: State, grid: Grid, latent: Tensor) -> Tensor:
         """Return the tokens (B, L, C) of the first layer from the resized latent (n, d, h, w)."""

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple, Protocol
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -39,25 +40,26 @@ def angular_rates(width: int, stride: int, device: torch.device | str) -> Tensor
 
 
 def rotary(
-    h: int, w: int, reference: tuple[int, int], head_dim: int, device: torch.device | str = "cpu"
-) -> Tensor:
-    """Return the 2-D rotary table of an h x w map as unit complex numbers (h * w, head_dim / 2).
+    maps: Sequence[tuple[int, int]],
+    references: Sequence[tuple[int, int]],
+    head_dim: int,
+    device: torch.device | str = "cpu",
+) -> list[Tensor]:
+    """Return the 2-D rotary tables of maps (h, w), unit complex numbers (h * w, head_dim / 2) each.
 
-    Positions are normalised to a reference grid, `round(i * H / h)`; the first half of the pairs
-    turns with y, the second with x. Source: released Infinity, `rope2d_normalized_by_hw` = 2.
+    Positions are normalised to the reference grid of a map, `round(i * H / h)`; the first half of
+    the pairs turns with y, the second with x. Source: released Infinity, `rope2d_normalized_by_hw`
+    = 2.
     """
-    half = head_dim // 2
-    inverse = angular_rates(half, 2, device)
-    y = torch.round(torch.arange(h, device=device).float() * (reference[0] / h))
-    x = torch.round(torch.arange(w, device=device).float() * (reference[1] / w))
-    angles = torch.cat(
-        (
-            torch.outer(y, inverse).unsqueeze(1).expand(h, w, -1),
-            torch.outer(x, inverse).unsqueeze(0).expand(h, w, -1),
-        ),
-        dim=-1,
-    ).flatten(0, 1)
-    return torch.complex(angles.cos(), angles.sin())  # not `polar`, whose last digits differ
+    places = []
+    for (h, w), (height, width) in zip(maps, references, strict=True):
+        y, x = (np.arange(n, dtype=np.float32) for n in (h, w))
+        y, x = np.round(y * np.float32(height / h)), np.round(x * np.float32(width / w))
+        places.append(np.stack((np.repeat(y, w), np.tile(x, h)), axis=1))
+    yx = torch.from_numpy(np.concatenate(places)).to(device)  # (cells of all maps, 2)
+    angles = (yx.unsqueeze(-1) * angular_rates(head_dim // 2, 2, device)).flatten(1)
+    tables = torch.complex(angles.cos(), angles.sin())  # not `polar`, whose last digits differ
+    return list(tables.split([h * w for h, w in maps]))
 
 
 def rotate_(x: Tensor, table: Tensor) -> Tensor:
@@ -86,10 +88,10 @@ def promoted(x: Tensor) -> Tensor:
     return wide(x) if torch.is_autocast_enabled(x.device.type) else x
 
 
-def unit(x: Tensor, eps: float = 1e-12) -> Tensor:
-    """Scale x (..., c) to length 1, in float32 at least under autocast."""
+def unit(x: Tensor, precise: bool = False, eps: float = 1e-12) -> Tensor:
+    """Scale x (..., c) to length 1, in float32 at least under autocast or if `precise`."""
     wider = torch.promote_types(x.dtype, torch.float32)
-    kind = wider if torch.is_autocast_enabled(x.device.type) else None
+    kind = wider if precise or torch.is_autocast_enabled(x.device.type) else None
     return x / torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=kind).clamp_min(eps)
 
 
@@ -118,11 +120,15 @@ class Modulation(NamedTuple):
     shift2: Tensor
 
     @classmethod
-    def unpack(cls, packed: Tensor) -> Modulation:
-        """Split the released packing (B, 1, 6, C): gates, scales, shifts."""
-        gate1, gate2, _, _, shift1, shift2 = packed.unbind(2)
-        up1, up2 = (packed[:, :, 2:4] + 1).unbind(2)
-        return cls(gate1, gate2, up1, up2, shift1, shift2)
+    def unpack(cls, packed: Tensor) -> list[Modulation]:
+        """Split the released packing of all layers (layers, B, 1, 6, C): gates, scales, shifts."""
+        ups = packed[:, :, :, 2:4] + 1  # of all layers at once
+        modulations = []
+        for layer, up in zip(packed, ups, strict=True):
+            gate1, gate2, _, _, shift1, shift2 = layer.unbind(2)
+            up1, up2 = up.unbind(2)
+            modulations.append(cls(gate1, gate2, up1, up2, shift1, shift2))
+        return modulations
 
 
 class Projection(nn.Linear):
@@ -172,6 +178,26 @@ def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
     return bias.masked_fill_(~mask[:, None, None], float("-inf"))
 
 
+class Biased(Protocol):
+    """An attention whose projection has separate biases of q, k and v."""
+
+    @property
+    def q_bias(self) -> Tensor: ...
+
+    @property
+    def zero_k_bias(self) -> Tensor: ...
+
+    @property
+    def v_bias(self) -> Tensor: ...
+
+
+def biases(layers: Sequence[Biased]) -> list[Tensor]:
+    """Return the bias of q, k, v (3C,) of each layer, in the type of products."""
+    parts = [p for layer in layers for p in (layer.q_bias, layer.zero_k_bias, layer.v_bias)]
+    together = torch.cat(parts).to(compute_dtype(layers[0].q_bias))
+    return list(together.view(len(layers), -1))
+
+
 class SelfAttention(nn.Module):
     """Cosine attention with a learned log temperature per head and optional rotary positions.
 
@@ -190,11 +216,12 @@ class SelfAttention(nn.Module):
         self.register_buffer("zero_k_bias", torch.zeros(width))
         self.proj = nn.Linear(width, width)
 
-    def constants(self) -> tuple[Tensor, Tensor]:
-        """Return the bias of q, k, v (3C,) and head temperatures (H, 1), which all steps share."""
-        bias = torch.cat((self.q_bias, self.zero_k_bias, self.v_bias))
-        scale = promoted(self.scale_mul_1H11.clamp(max=MAX_LOG_SCALE)).exp().view(-1, 1)
-        return bias.to(compute_dtype(self.q_bias)), scale
+    @staticmethod
+    def constants(layers: Sequence[SelfAttention]) -> list[tuple[Tensor, Tensor]]:
+        """Return each layer's bias of q, k, v (3C,) and head temperatures (H, 1), for all steps."""
+        logs = torch.stack([layer.scale_mul_1H11 for layer in layers]).clamp(max=MAX_LOG_SCALE)
+        scales = promoted(logs).exp().view(len(layers), -1, 1)
+        return list(zip(biases(layers), scales, strict=True))
 
     def forward(
         self,
@@ -206,7 +233,7 @@ class SelfAttention(nn.Module):
         """Project, normalise, rotate, attend, project back: (B, K, C) -> (B, K, C)."""
         bias, scale = constants
         qk, v = qk_and_v(x, self.mat_qkv, bias, self.heads)
-        qk = unit(qk)
+        qk = unit(qk, precise=table is not None)  # rotation is in float32
         qk[:, :, : self.heads].mul_(scale)
         if table is not None:
             qk = rotate_(qk, table)
@@ -229,11 +256,16 @@ class CrossAttention(nn.Module):
         self.register_buffer("zero_k_bias", torch.zeros(width))
         self.proj = nn.Linear(width, width)
 
-    def memory(self, text: Tensor) -> tuple[Tensor, Tensor]:
-        """Project text (B, T, C) once per generation to keys and values (B, H, T, c)."""
-        kv = project(text, self.mat_kv, torch.cat((self.zero_k_bias, self.v_bias)))
-        k, v = rearrange(kv, "b t (two h c) -> two b h t c", two=2, h=self.heads).contiguous()
-        return k, v
+    @staticmethod
+    def memories(layers: Sequence[CrossAttention], text: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Project text (B, T, C) to the keys and values (B, H, T, c) of each layer."""
+        parts = [part for layer in layers for part in (layer.zero_k_bias, layer.v_bias)]
+        memories = []
+        for layer, bias in zip(layers, torch.cat(parts).view(len(layers), -1), strict=True):
+            kv = project(text, layer.mat_kv, bias)
+            k, v = rearrange(kv, "b t (two h c) -> two b h t c", two=2, h=layer.heads).contiguous()
+            memories.append((k, v))
+        return memories
 
     def forward(self, x: Tensor, attend: Callable[[Tensor], Tensor]) -> Tensor:
         """Attend from x (B, K, C); `attend` holds the memory, (B, H, K, c) -> (B, H, K, c)."""
@@ -278,9 +310,14 @@ class RMSNorm(nn.Module):
         self.weight, self.eps, self.narrow = nn.Parameter(torch.ones(width)), eps, narrow
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.rms_norm(x if self.narrow else wide(x), x.shape[-1:], eps=self.eps)
-        # under autocast a GPU returns float32
-        return y.to(x.dtype) * self.weight.to(x.dtype) if self.narrow else y * self.weight
+        shape = x.shape[-1:]
+        if not self.narrow:
+            return F.rms_norm(wide(x), shape, eps=self.eps) * self.weight
+        weight = self.weight.to(x.dtype)
+        if not torch.is_autocast_enabled(x.device.type):
+            return F.rms_norm(x, shape, weight, eps=self.eps)
+        # there a GPU returns float32, which the released code rounds before the product
+        return F.rms_norm(x, shape, eps=self.eps).to(x.dtype) * weight
 
 
 class FeedForward(nn.Module):

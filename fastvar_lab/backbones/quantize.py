@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import ClassVar, Protocol, cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -82,7 +83,8 @@ class BitQuantizer:
 
     def next_input(self, latent: Tensor, grid: Grid) -> Tensor:
         p = self.patch
-        return F.pixel_unshuffle(next_input(latent, p * grid.h, p * grid.w), p)
+        cells = next_input(latent, p * grid.h, p * grid.w)
+        return cells if p == 1 else F.pixel_unshuffle(cells, p)
 
     def encode(self, latent: Tensor, sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
         """Quantise a latent: the bits (n, h * w, d p^2) of each scale."""
@@ -94,10 +96,14 @@ class BitQuantizer:
     def accumulate(
         self, latent: Tensor, tokens: Tensor, grid: Grid, places: Tensor | None = None
     ) -> Tensor:
-        signs = 2 * rearrange(tokens, "b (h w) d -> b d h w", h=grid.h).to(latent.dtype) - 1
+        entry = code_entry(self.channels, latent.dtype)
+        bits = rearrange(tokens, "b (h w) d -> b d h w", h=grid.h)
+        code = bits.to(latent.dtype, memory_format=torch.contiguous_format)
+        code = code.mul_(2 * entry).sub_(entry)  # exactly entry or -entry
         if places is not None:
-            signs = signs * on_map(places, grid)
-        code = F.pixel_shuffle(signs, self.patch) * code_entry(self.channels, latent.dtype)
+            code = code * on_map(places, grid)
+        if self.patch > 1:
+            code = F.pixel_shuffle(code, self.patch)
         return latent + upsample(code, *latent.shape[-2:])
 
 
@@ -150,8 +156,8 @@ class VectorQuantizer(nn.Module):
         convs = self.convs
         place = step / max(1, self.scales - 1)
         half = 1 / (3 if len(convs) == 4 else 2) / len(convs)  # as released
-        ticks = torch.linspace(half, 1 - half, len(convs), dtype=torch.float64, device="cpu")
-        return convs[int((ticks - place).abs().argmin())]
+        ticks = np.linspace(half, 1 - half, len(convs))
+        return convs[int(np.abs(ticks - place).argmin())]
 
     def next_input(self, latent: Tensor, grid: Grid) -> Tensor:
         return F.interpolate(latent, size=(grid.h, grid.w), mode="area")
@@ -176,8 +182,8 @@ class VectorQuantizer(nn.Module):
             code = code * on_map(places, grid)
         if code.shape[-2:] != latent.shape[-2:]:
             code = F.interpolate(code, size=latent.shape[-2:], mode="bicubic")
-        smoothed = 0.5 * code + 0.5 * self.phi(grid.index)(code)
-        return (latent + smoothed).to(latent.dtype)
+        twice = code + self.phi(grid.index)(code)
+        return torch.add(latent, twice, alpha=0.5).to(latent.dtype)
 
     def encode(self, latent: Tensor, sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
         """Quantise a latent: the nearest codebook row of every cell, (n, h * w) per scale."""

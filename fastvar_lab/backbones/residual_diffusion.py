@@ -70,8 +70,8 @@ class ResidualBlock(nn.Module):
 
     def forward(self, h: Tensor, y: Tensor) -> Tensor:
         shift, scale, gate = self.adaLN_modulation[1](y).chunk(3, dim=-1)
-        mixed = self.in_ln(promoted(h)).mul_(1 + scale).add_(shift)
-        return self.mlp(mixed).mul_(gate).add_(h)
+        mixed = torch.addcmul(shift, self.in_ln(promoted(h)), 1 + scale)
+        return torch.addcmul(h, self.mlp(mixed), gate)
 
 
 class FinalLayer(nn.Module):
@@ -88,7 +88,7 @@ class FinalLayer(nn.Module):
 
 
 class Denoiser(nn.Module):
-    """The network: a noisy residual (N, d), its step, a condition (N, C) -> (N, 2 d)."""
+    """The network: a noisy residual (N, d), its embedded step, a condition (N, C) -> (N, 2 d)."""
 
     def __init__(self, width: int, depth: int, code: int, condition: int) -> None:
         super().__init__()
@@ -98,8 +98,8 @@ class Denoiser(nn.Module):
         self.res_blocks = nn.ModuleList(ResidualBlock(width) for _ in range(depth))
         self.final_layer = FinalLayer(width, 2 * code)
 
-    def forward(self, x: Tensor, step: Tensor, z: Tensor) -> Tensor:
-        y = F.silu(self.time_embed(step) + z)
+    def forward(self, x: Tensor, time: Tensor, z: Tensor) -> Tensor:
+        y = F.silu(time + z)
         h = self.input_proj(x.to(y.dtype))
         for block in self.res_blocks:
             h = block(h, y)
@@ -115,8 +115,17 @@ class ResidualDiffusion(nn.Module):
         self.net = Denoiser(width, depth, code, condition)
         self.schedule = Respaced(*(values.tolist() for values in respace(steps)))
 
+    def times(self, device: torch.device) -> Tensor:
+        """Return the embedded diffusion steps (steps, width), which all generations share."""
+        return self.net.time_embed(torch.tensor(self.schedule.steps, device=device))
+
     def forward(
-        self, features: Tensor, grid_step: int, guidance: float | None, draws: Stream
+        self,
+        features: Tensor,
+        times: Tensor,
+        grid_step: int,
+        guidance: float | None,
+        draws: Stream,
     ) -> Tensor:
         """Draw residuals for features (B, L, C); `guidance` t if null rows are among them.
 
@@ -132,8 +141,7 @@ class ResidualDiffusion(nn.Module):
         x = wide(draws.normal(grid_step, 0, shape, both=guidance == 1))
         x = x.to(torch.promote_types(z.dtype, x.dtype))
         for turn, i in enumerate(reversed(range(self.steps)), start=1):
-            step = torch.full((), schedule.steps[i], device=z.device)
-            out = self.net(x.repeat(halves, 1, 1), step, z)
+            out = self.net(x.repeat(halves, 1, 1), times[i], z)
             noise, share = out.split(self.code, dim=-1)
             if guidance is not None and not plain:
                 cond, null = noise.chunk(2)
@@ -141,12 +149,14 @@ class ResidualDiffusion(nn.Module):
             share = (share + 1) / 2  # in the network's dtype up to here, as released
             noise, rest, share = wide(noise), wide(1 - share), wide(share)
             beta, signal, before = (values[i] for values in schedule[1:4])
-            clean = (x * (1 / signal) ** 0.5 - noise * (1 / signal - 1) ** 0.5).clamp(-1, 1)
-            mean = clean * (beta * before**0.5 / (1 - signal))
-            mean = mean + x * ((1 - before) * (1 - beta) ** 0.5 / (1 - signal))
-            log_variance = share * math.log(beta) + rest * schedule.log_variance[i]
+            clean = x * (1 / signal) ** 0.5
+            clean = clean.sub_(noise, alpha=(1 / signal - 1) ** 0.5).clamp_(-1, 1)
+            mean = clean.mul_(beta * before**0.5 / (1 - signal))
+            mean = mean.add_(x, alpha=(1 - before) * (1 - beta) ** 0.5 / (1 - signal))
             fresh = draws.normal(grid_step, turn, shape, both=True).to(mean)
-            x = mean + (0.5 * log_variance).exp() * fresh if i else mean
+            log_deviation = share * (0.5 * math.log(beta))
+            log_deviation = log_deviation.add_(rest, alpha=0.5 * schedule.log_variance[i])
+            x = torch.addcmul(mean, log_deviation.exp_(), fresh) if i else mean
         return SHRINK * x
 
 

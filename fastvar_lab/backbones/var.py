@@ -13,6 +13,7 @@ from operator import index
 from typing import cast
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -26,13 +27,14 @@ from fastvar_lab.backbones.layers import (
     SelfAttention,
     add_attention,
     add_feed_forward,
+    biases,
     modulate,
     normal,
     qk_and_v,
 )
 from fastvar_lab.backbones.protocol import Backbone, ConditionEncoder
 from fastvar_lab.backbones.quantize import check_share
-from fastvar_lab.cache import KVCache, compute_dtype
+from fastvar_lab.cache import KVCache
 from fastvar_lab.draws import Stream
 from fastvar_lab.errors import PromptError, short
 from fastvar_lab.sampling import Sampling, cut, draw_rows, ramp
@@ -114,10 +116,10 @@ class ProductAttention(nn.Module):
         self.register_buffer("zero_k_bias", torch.zeros(width))
         self.proj = nn.Linear(width, width)
 
-    def constants(self) -> tuple[Tensor, Tensor]:
-        """Return the bias of q, k, v (3C,), and no head temperatures (0,)."""
-        bias = torch.cat((self.q_bias, self.zero_k_bias, self.v_bias))
-        return bias.to(compute_dtype(self.q_bias)), bias.new_empty(0)
+    @staticmethod
+    def constants(layers: Sequence[ProductAttention]) -> list[tuple[Tensor, Tensor]]:
+        """Return each layer's bias of q, k, v (3C,), and no head temperatures (0,)."""
+        return [(bias, bias.new_empty(0)) for bias in biases(layers)]
 
     def forward(
         self,
@@ -145,12 +147,6 @@ class VARBlock(nn.Module):
             self.ada_gss = nn.Parameter(normal(1, 1, 6, width) / width**0.5)
         else:
             self.ada_lin = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
-
-    def modulation(self, condition: Tensor, shared: Tensor | None) -> Modulation:
-        """Return this layer's adaLN from the condition (B, C), or from the shared adaLN."""
-        if shared is not None:
-            return Modulation.unpack(shared + self.ada_gss)
-        return Modulation.unpack(rearrange(self.ada_lin(condition), "b (s c) -> b 1 s c", s=6))
 
     def forward(self, x: Tensor, *, layer: int, grid: Grid, state: VARState, run: Runner) -> Tensor:
         """Pass the two branches of this layer to `run`, in order."""
@@ -210,29 +206,42 @@ class VAR(Backbone):
         condition = self.class_emb(labels)
         levels = self.lvl_embed(torch.arange(config.levels, device=labels.device))
         cache = self.new_cache(grids, len(labels), run)
-        shared = None
-        if config.shared_aln:
-            shared = rearrange(self.shared_ada_lin(condition), "b (s c) -> b 1 s c", s=6)
+        attentions = [cast(SelfAttention, block.attn) for block in self._blocks]
         return VARState(
             start=condition.unsqueeze(1) + self.pos_start,
             head=self.head_nm.modulation(condition),
-            modulations=[block.modulation(condition, shared) for block in self._blocks],
-            constants=[block.attn.constants() for block in self._blocks],
+            modulations=self.modulations(condition),
+            constants=attentions[0].constants(attentions),
             cache=cache,
-            positions={g.index: self.positions(g, levels) for g in grids},
+            positions=self.positions(grids, levels),
         )
 
-    def positions(self, grid: Grid, levels: Tensor) -> Tensor:
-        """Return the step's row of `levels` (S, C) plus position embeddings (L, C).
+    def modulations(self, condition: Tensor) -> list[Modulation]:
+        """Return each layer's adaLN of the condition (B, C)."""
+        if self.config.shared_aln:
+            shared = rearrange(self.shared_ada_lin(condition), "b (s c) -> b 1 s c", s=6)
+            packed = shared + torch.stack([block.ada_gss for block in self._blocks])
+        else:
+            active = F.silu(condition)  # with which every modulation begins
+            each = torch.stack([b.ada_lin[1](active) for b in self._blocks])
+            packed = rearrange(each, "layers b (s c) -> layers b 1 s c", s=6)
+        return Modulation.unpack(packed)
+
+    def positions(self, grids: Sequence[Grid], levels: Tensor) -> dict[int, Tensor]:
+        """Return by step its row of `levels` (S, C) plus position embeddings (L, C).
 
         Those of a map that was not trained are resized.
         """
-        side = self.config.sides[grid.index]
-        first = sum(s * s for s in self.config.sides[: grid.index])
-        learned = self.pos_1LC[:, first : first + side * side]
-        if (grid.h, grid.w) != (side, side):
-            learned = resize(learned, (side, side), (grid.h, grid.w), "bilinear")
-        return learned[0] + levels[grid.index]
+        learned, sides = list[Tensor](), self.config.sides
+        for grid in grids:
+            side, first = sides[grid.index], sum(s * s for s in sides[: grid.index])
+            part = self.pos_1LC[:, first : first + side * side]
+            if (grid.h, grid.w) != (side, side):
+                part = resize(part, (side, side), (grid.h, grid.w), "bilinear")
+            learned.append(part[0])
+        added = [levels[grid.index].expand(grid.tokens, -1) for grid in grids]
+        parts = torch.cat(learned).add_(torch.cat(added)).split([g.tokens for g in grids])
+        return {grid.index: part for grid, part in zip(grids, parts, strict=True)}
 
     def embed(self, state: VARState, grid: Grid, latent: Tensor) -> Tensor:
         """Return the tokens (B, L, C) of the first layer from the resized latent (n, d, h, w)."""

@@ -18,9 +18,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--case", default="", help="run only cases whose name contains this text")
     parser.add_argument(
         "--suite",
-        choices=("paper", "launches", "plans"),
-        help="time the paper's models and sizes with random weights, count GPU launches, or "
-        "compare predicted with measured times of schedules",
+        choices=("paper", "launches", "plans", "batches", "compiled"),
+        help="time the paper's models and sizes with random weights, count GPU launches, compare "
+        "predicted with measured times of schedules, time batches of 1 to 8 pictures, or branches "
+        "under torch.compile",
+    )
+    parser.add_argument(
+        "--graphs", action="store_true", help="also time captured generations (CUDA graphs)"
     )
     parser.add_argument(
         "--attached", action="store_true", help="time an attached model over a loaded one instead"
@@ -39,7 +43,9 @@ def run(args: argparse.Namespace) -> None:
     """Time full and pruned generation."""
     if args.repeats < 1:
         raise ValueError(f"--repeats must be at least 1; not {args.repeats}")
-    if args.suite and (args.model != "tiny" or args.weights not in (None, "random")):
+    if args.suite in ("paper", "launches") and (
+        args.model != "tiny" or args.weights not in (None, "random")
+    ):
         raise ValueError(
             "--suite fixes models and weights; choose among its cases with --case, not --model"
         )
@@ -48,7 +54,7 @@ def run(args: argparse.Namespace) -> None:
     if args.out is not None and not args.suite:
         raise ValueError("--out requires --suite")
     if args.suite == "launches":
-        if args.out is not None or args.depth is not None:
+        if args.out is not None or args.depth is not None or args.graphs:
             raise ValueError("--suite launches takes --case and --json alone")
         from fastvar_lab.speed import launches
 
@@ -59,7 +65,7 @@ def run(args: argparse.Namespace) -> None:
     import torch
 
     from fastvar_lab.models.loading import load, require
-    from fastvar_lab.speed import attached, bench, suite
+    from fastvar_lab.speed import attached, batches, bench, compiled, suite
 
     require(args.device)
     if args.suite == "plans":
@@ -69,8 +75,9 @@ def run(args: argparse.Namespace) -> None:
         return
     name = args.dtype or ("bfloat16" if torch.device(args.device).type == "cuda" else "float32")
     dtype = getattr(torch, name)
-    if args.suite:
+    if args.suite == "paper":
         settings = {"device": args.device, "dtype": dtype, "depth": args.depth, "out": args.out}
+        settings["graphs"] = args.graphs
         measured = suite.run(repeats=args.repeats, only=args.case, **settings)
         print(json.dumps(measured, indent=1) if args.json else suite.table(measured))
         if args.out is not None:
@@ -78,11 +85,21 @@ def run(args: argparse.Namespace) -> None:
         return
     adapter = {"lora": args.lora, "lora_scale": args.lora_scale}
     model = load(args.model, args.weights, args.device, dtype, depth=args.depth, **adapter)
+    if args.suite == "batches":
+        timings = batches.run(model, repeats=args.repeats, only=args.case, graphs=args.graphs)
+        print(json.dumps(timings, indent=1) if args.json else batches.table(timings))
+        if args.out is not None:
+            batches.write(timings, args.out)
+        return
+    if args.suite == "compiled":
+        compared = compiled.run(model, repeats=args.repeats, only=args.case)
+        print(json.dumps(compared, indent=1) if args.json else compiled.table(compared))
+        return
     if args.attached:
         ratio = attached.attached_ratio(model, args.repeats)
         print(json.dumps(ratio, indent=1) if args.json else attached.table(ratio))
         return
-    result = bench.bench(model, args.repeats, args.case)
+    result = bench.bench(model, args.repeats, args.case, args.graphs)
     print(json.dumps(result, indent=1) if args.json else bench.table(result))
 
 

@@ -23,6 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--paper", action="store_true", help="prune with the paper's preset for this model"
     )
     release_options.add(parser)
+    parser.add_argument(
+        "--graphs", action="store_true", help="capture the scale steps and replay them"
+    )
     generate_options.add_sampling(parser)
     generate_options.add_prompting(parser)
     generate_options.add_editing(parser)
@@ -38,6 +41,7 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError("--paper takes no --ratios or --method; give at most one")
     generate_options.check(args)
     from fastvar_lab.audit import checked_acts
+    from fastvar_lab.capture import check_capture
     from fastvar_lab.draws import Streamed
     from fastvar_lab.files import folder
     from fastvar_lab.generation import generate
@@ -68,9 +72,11 @@ def run(args: argparse.Namespace) -> None:
         "keep": keep,
         "negative": args.negative,
     }
-    make_request(model, prompts, **choices)  # raises before anything is written
+    request = make_request(model, prompts, **choices)  # raises before anything is written
+    if args.graphs:
+        check_capture(model, request, method)
     folder(args.out)
-    generation = generate(model, prompts, method, **choices, progress=True)
+    generation = generate(model, prompts, method, **choices, progress=True, graphs=args.graphs)
     request, pruned = generation.request, not isinstance(method, Dense)
     for i, image in enumerate(to_uint8(model.decode(generation.canvas))):
         key = picture_key(model, method, request, i)

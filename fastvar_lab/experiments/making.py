@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from concurrent.futures import Executor, as_completed
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +22,7 @@ from fastvar_lab.evaluators.closed_world import true_tokens
 from fastvar_lab.evaluators.picture_folder import SAMPLES, SETTINGS, read_settings
 from fastvar_lab.evaluators.plans import Plan, Sample, sample_rows
 from fastvar_lab.experiments.workers import ModelSpec
-from fastvar_lab.files import PARTIAL, write, write_json
+from fastvar_lab.files import PARTIAL, remove_abandoned, write, write_json
 from fastvar_lab.files import folder as writable
 from fastvar_lab.generation import generate
 from fastvar_lab.methods.columns import written
@@ -144,9 +144,14 @@ def make(
     total, done = sum(map(len, todo)), 0
     with tqdm(total=total, desc=job.plan.benchmark.name, unit="picture") as bar:
         if executor is None:
-            for part in todo:
-                done += _make_batch(opened, job, part, folder)
-                bar.update(len(part))
+            with ThreadPoolExecutor(1) as writer:  # writes a batch while the next is generated
+                writing: Future[int] | None = None
+                for part in todo:
+                    pictures = _generate(opened, job, part)
+                    done += 0 if writing is None else writing.result()
+                    writing = writer.submit(_write_batch, pictures, job, part, folder)
+                    bar.update(len(part))
+                done += 0 if writing is None else writing.result()
         else:
             if not isinstance(model, ModelSpec):
                 raise ValueError("workers open a model by a ModelSpec; give one")
@@ -194,8 +199,8 @@ def missing(folder: Path, sample: Sample) -> bool:
     return not (folder / sample.path).exists()
 
 
-def _make_batch(model: Model, job: Job, part: Sequence[Sample], folder: Path) -> int:
-    """Generate a batch and write those of its pictures that are not there; return how many."""
+def _generate(model: Model, job: Job, part: Sequence[Sample]) -> np.ndarray:
+    """Generate a batch: (n, H, W, 3) uint8."""
     generation = generate(
         model,
         [sample.written for sample in part],
@@ -205,8 +210,15 @@ def _make_batch(model: Model, job: Job, part: Sequence[Sample], folder: Path) ->
         sampling=job.sampling,
         given=_given(model, job, part),
     )
-    count, values = 0, model.decode(generation.canvas)
-    pictures = to_uint8(values) if job.pixels == "round" else _truncated(values)
+    values = model.decode(generation.canvas)
+    return to_uint8(values) if job.pixels == "round" else _truncated(values)
+
+
+def _write_batch(pictures: np.ndarray, job: Job, part: Sequence[Sample], folder: Path) -> int:
+    """Write those pictures of a batch that are not there; return how many."""
+    count, folders = 0, {(folder / sample.path).parent for sample in part}
+    for place in folders:
+        remove_abandoned(writable(place))
     for sample, picture in zip(part, pictures, strict=True):
         if missing(folder, sample):
             _write_metadata(folder, sample)  # first: a picture that is there needs nothing more
@@ -230,10 +242,9 @@ def _truncated(values: Tensor) -> np.ndarray:
 
 
 def _write(path: Path, picture: np.ndarray, quality: int) -> None:
-    writable(path.parent)
     image = Image.fromarray(picture)
     more = {"quality": quality} if path.suffix == ".jpg" else {}
-    write(path, lambda partial: image.save(partial, **more))  # type: ignore[arg-type]
+    write(path, lambda partial: image.save(partial, **more), sweep=False)  # type: ignore[arg-type]
 
 
 def _write_metadata(folder: Path, sample: Sample) -> None:
@@ -246,7 +257,7 @@ def _write_metadata(folder: Path, sample: Sample) -> None:
 
 
 def _on_worker(spec: ModelSpec, job: Job, part: Sequence[Sample], folder: Path) -> int:
-    return _make_batch(spec.open(), job, part, folder)
+    return _write_batch(_generate(spec.open(), job, part), job, part, folder)
 
 
 class Estimate(NamedTuple):

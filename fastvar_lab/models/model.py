@@ -13,6 +13,7 @@ from fastvar_lab import scales
 from fastvar_lab.backbones.autoencoder import AutoEncoder
 from fastvar_lab.backbones.protocol import Backbone, ConditionEncoder
 from fastvar_lab.backbones.quantize import Quantizer
+from fastvar_lab.graphs import Graphs
 from fastvar_lab.models import stamps
 from fastvar_lab.models.absent import NoAutoEncoder
 from fastvar_lab.models.precision import (
@@ -49,6 +50,7 @@ class Model:
     - `timed` are the schedules and labelled methods of the bench command (default: the model's
       schedule under its preset).
 
+    `graphs` holds what `generate(graphs=True)` has captured; `graphs.clear()` releases it.
     `autocast` is the type of the official precision. If `load` opened the model, `source` is that
     call as Python and `opened` the schedule at that time.
     """
@@ -71,6 +73,7 @@ class Model:
     source: str = ""
     opened: Sizes = ()
     extends: bool = False
+    graphs: Graphs = field(init=False, compare=False, default_factory=Graphs)
     _identity: stamps.Identity = field(init=False, compare=False)
 
     def __post_init__(self) -> None:

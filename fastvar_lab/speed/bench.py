@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from tqdm.auto import tqdm
 
 from fastvar_lab.draws import Keyed
 from fastvar_lab.generation import Watch, generate, resume
@@ -77,10 +78,11 @@ def prompt(model: Model) -> str:
     return model.example
 
 
-def bench(model: Model, repeats: int = 5, only: str = "") -> dict[str, Any]:
+def bench(model: Model, repeats: int = 5, only: str = "", graphs: bool = False) -> dict[str, Any]:
     """Time the cases whose name contains `only`, and one sublayer, recording and resuming.
 
-    Raises ValueError if no case matches.
+    With `graphs` the cases have times of captured generations, too. Raises ValueError if no case
+    matches.
     """
     chosen = [
         (sizes, {name: method for name, method in methods.items() if only in name})
@@ -92,7 +94,7 @@ def bench(model: Model, repeats: int = 5, only: str = "") -> dict[str, Any]:
     result: dict[str, Any] = {"cases": []}
     for sizes, methods in chosen:
         if methods:
-            result["cases"] += cases(model, sizes, methods, repeats)
+            result["cases"] += cases(model, sizes, methods, repeats, graphs=graphs)
     result |= sublayer_ms(model, prompt(model), repeats)
     for part in (_record_overhead, _resume_ratio):
         result |= part(model, repeats)
@@ -111,12 +113,13 @@ def cases(
     repeats: int,
     pictures: int = 1,
     best: Rates | None = None,
+    graphs: bool = False,
 ) -> list[dict[str, Any]]:
     """Time full and pruned generations in turns, from the first scale step to the final latent.
 
     `pictures` is the batch size. With peak rates `best`, every time has a floor beside it. Host
     times are those in which the host issues a step. At large steps they include waiting for a full
-    GPU queue; only at small steps do they show the cost of issuing.
+    GPU queue; only at small steps do they show the cost of issuing. `graphs` adds `captured_cases`.
     """
     timed_methods: dict[str, Method] = {FULL: Dense(), **methods}
     grids, text_tokens = model.grids(sizes), len(prompt(model).split())
@@ -171,7 +174,51 @@ def cases(
                 f"memory_counted_{side}": holds[case],
             }
         rows.append(row)
+    if graphs:
+        try:
+            latencies = captured_times(model, sizes, methods, repeats, pictures)
+            rows = [{**row, **latencies[row["name"]]} for row in rows]
+        except torch.OutOfMemoryError as error:
+            tqdm.write(f"{grids[-1].name} is not captured: {str(error).splitlines()[0]}")
+            model.graphs.clear()
     return rows
+
+
+def captured_times(
+    model: Model, sizes: Sizes, methods: dict[str, Method], repeats: int, pictures: int = 1
+) -> dict[str, dict[str, Any]]:
+    """Time generations with and without graphs, in turns, from encoded prompts to final latents.
+
+    Columns by method: `ms_eager_*` and `ms_graphs_*` of full and fast, `speedup_eager` and
+    `speedup_graphs`, in which both sides run without graphs or both with, and `graphs_*`, the time
+    with graphs over that without.
+    """
+    condition = model.condition([prompt(model)] * pictures)
+    draws = Keyed(tuple(range(pictures)), on_device=True)
+
+    def ms(method: Method, graphs: bool) -> float:
+        run = generate(model, condition, method, sizes=sizes, draws=draws, graphs=graphs)
+        return 1e3 * run.seconds
+
+    columns = dict[str, dict[str, Any]]()
+    for name, method in methods.items():
+        functions = {
+            f"{mode}_{side}": partial(ms, one, mode == "graphs")
+            for side, one in (("full", Dense()), ("fast", method))
+            for mode in ("eager", "graphs")
+        }
+        measured = speedups(functions, repeats, base="eager_full", warm_up=2)
+        row: dict[str, Any] = {
+            f"ms_{case}": statistics.median(pairs.fast) for case, pairs in measured.items()
+        }
+        for mode in ("eager", "graphs"):
+            row[f"speedup_{mode}"] = row[f"ms_{mode}_full"] / row[f"ms_{mode}_fast"]
+        for side in ("full", "fast"):
+            row[f"graphs_{side}"] = row[f"ms_graphs_{side}"] / row[f"ms_eager_{side}"]
+        row["graphs_disturbed"] = any(pairs.speedup.disturbed for pairs in measured.values())
+        columns[name] = row
+        model.graphs.clear()
+    return columns
 
 
 def _record_overhead(model: Model, repeats: int) -> dict[str, Any]:
@@ -218,8 +265,11 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+NOTE = f" ({DISTURBED})"
+
+
 def _note(disturbed: bool) -> str:
-    return f" ({DISTURBED})" if disturbed else ""
+    return NOTE if disturbed else ""
 
 
 def case_table(timed_cases: Sequence[dict[str, Any]]) -> str:
@@ -243,6 +293,14 @@ def case_table(timed_cases: Sequence[dict[str, Any]]) -> str:
             f"{case['speedup']:8.2f} {case['speedup_flop_bound']:6.2f} {share:6.2f}"
             f"{floor}{batch}{peak}{skipped}{_note(case['disturbed'])}"
         )
+    for case in timed_cases:
+        if "speedup_graphs" in case:
+            lines.append(
+                f"{case['name']:<{width}} speedup {case['speedup_eager']:.2f} with both sides "
+                f"without graphs, {case['speedup_graphs']:.2f} with both with graphs; time with "
+                f"graphs over time without: full {case['graphs_full']:.2f}, fast "
+                f"{case['graphs_fast']:.2f}{_note(case['graphs_disturbed'])}"
+            )
     lines.append("memory, counted:")
     for case in timed_cases:
         for side in ("full", "fast"):

@@ -35,6 +35,7 @@ SIDES = (512, 768, 1536, 2048)  # pixels a side, to fit growth; 1024 is in the g
 BATCHES = (2, 4, 8)
 TIMED = (
     *("seam", "tokens", "cache", "draws", "sampling", "scales", "live", "generation"),
+    *("graphs", "capture"),
     *("backbones", "methods", "models", "instruments", "speed"),
 )  # modules and rooms whose code a timing depends on
 
@@ -100,10 +101,12 @@ def run(
     dtype: torch.dtype,
     depth: int | None = None,
     out: str | Path | None = None,
+    graphs: bool = False,
 ) -> dict[str, Any]:
     """Time the settings whose name contains `only`, in full and under the paper's presets.
 
-    `depth` cuts every model to its first layers, for a quick trial of the command. Each measurement
+    `depth` cuts every model to its first layers, for a quick trial of the command. With `graphs`
+    cases have times of captured generations, too. Each measurement
     is stored in the folder `out` at once, and read from there in a later run. Raises ValueError if
     no setting matches, or none fits in memory.
     """
@@ -111,6 +114,7 @@ def run(
     conditions = {
         "repeats": repeats,
         "depth": depth,
+        "graphs": graphs,
         "dtype": str(dtype).removeprefix("torch."),
         **environment(device),
         "code": _code(),
@@ -123,6 +127,7 @@ def run(
         raise ValueError(f"no setting that matches {only!r} fits in the memory of {place}")
     command = ["python -m fastvar_lab bench --suite paper --device", device, "--repeats", repeats]
     command += ["--dtype", conditions["dtype"], *(["--depth", depth] if depth else [])]
+    command += ["--graphs"] if graphs else []
     command += ["--case", shlex.quote(only)] if only else []
     return {
         "suite": "paper",
@@ -157,7 +162,7 @@ def _measure(
         model = model_of(name)
         common = {"model": name, **conditions}
         for setting in group:
-            measure = partial(_cases, model, setting, repeats, best)
+            measure = partial(_cases, model, setting, repeats, best, conditions["graphs"])
             cell = partial(get, {"setting": setting.name, **common}, measure)
             for case in _if_it_fits(setting.name, cell):
                 timed.append({"group": setting.group, "model": name, **case})
@@ -203,7 +208,7 @@ def _if_it_fits(name: str, measure: Callable[[], Rows]) -> Rows:
     return []
 
 
-def _cases(opened: OnDemand, setting: Setting, repeats: int, best: Rates) -> Rows:
+def _cases(opened: OnDemand, setting: Setting, repeats: int, best: Rates, graphs: bool) -> Rows:
     model = opened.get()
     sizes = setting.sizes or model.sizes
     methods = released(model, sizes)
@@ -212,7 +217,7 @@ def _cases(opened: OnDemand, setting: Setting, repeats: int, best: Rates) -> Row
         "sizes",
     ):  # the variant without skipping takes nearly a full run
         methods = {name: m for name, m in methods.items() if name.endswith("paper preset")}
-    return cases(model, sizes, methods, repeats, setting.pictures, best)
+    return cases(model, sizes, methods, repeats, setting.pictures, best, graphs)
 
 
 def _sublayers(opened: OnDemand, repeats: int, best: Rates) -> Rows:

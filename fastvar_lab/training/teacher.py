@@ -72,7 +72,7 @@ def teacher_forced(
     grids = [Grid(i, h, w) for i, (h, w) in enumerate(sizes)]
     cache = Training([1, *(x.shape[1] for x in inputs)], layer)
     state = model.state(text, [], cache)
-    tables = [model.positions(g, grids[-1]) for g in grids]
+    tables = model.positions(grids)
     whole = Grid(0, 1, 0)  # one pseudo step that holds every scale
     picked = [t.unsqueeze(0) if at is None else t[at] for t, at in zip(tables, positions)]
     rows = max(len(t) for t in picked)

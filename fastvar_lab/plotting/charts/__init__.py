@@ -29,6 +29,7 @@ from fastvar_lab.plotting.charts.steps import (
     spectra_points,
 )
 from fastvar_lab.plotting.charts.times import (
+    batches,
     costs,
     exponent,
     exponents,
@@ -43,6 +44,7 @@ from fastvar_lab.plotting.charts.times import (
 )
 
 __all__ = [
+    "batches",
     "budget",
     "budget_points",
     "costs",

@@ -185,6 +185,32 @@ def overhead(frame: pd.DataFrame) -> Figure:
     return fig
 
 
+def batches(frame: pd.DataFrame) -> Figure:
+    """Pictures a second and the memory counted, by batch size; dashed with graphs.
+
+    >>> rows = [{"method": "full", "mode": "without graphs", "pictures": n, "per_second": 1.0,
+    ...          "bytes_counted": n * 1e8} for n in (1, 2)]
+    >>> batches(pd.DataFrame(rows)).axes[0].get_ylabel()
+    'pictures a second'
+    """
+    with style():
+        fig, (left, right) = panels(WIDTH, 2.2, 2)
+        names = list(frame.method.unique())
+        for (name, mode), part in frame.groupby(["method", "mode"], sort=False):
+            line = {"color": PALETTE[names.index(name)], "ls": "-" if "without" in mode else "--"}
+            label = f"{legend_label(name)}, {mode}"
+            left.plot(part.pictures, part.per_second, "o", ms=3, lw=1, label=label, **line)
+            right.plot(part.pictures, part.bytes_counted / 1e9, "o", ms=3, lw=1, **line)
+        left.set(xlabel="pictures in a batch", ylabel="pictures a second")
+        right.set(xlabel="pictures in a batch", ylabel="memory, counted (GB)")
+        for axes in (left, right):
+            axes.set_xticks(sorted(frame.pictures.unique()))
+            axes.set_ylim(bottom=0)
+            sns.despine(ax=axes)
+        left.legend(frameon=False, fontsize=6)
+    return fig
+
+
 def suite(cases: pd.DataFrame, growing: pd.DataFrame) -> Figure:
     """Draw the paper's suite: speedups beside bounds, one generation by scale, growth with size.
 

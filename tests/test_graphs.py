@@ -1,0 +1,167 @@
+"""Captured generations: on a CPU the same bits as without, from static inputs and noise."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+import fastvar_lab as fv
+from fastvar_lab.graphs import KEPT
+from fastvar_lab.methods.merge import Merge
+from fastvar_lab.speed.memory import cloned, copied
+from tests.families import FAMILIES, prompt, small_model
+
+METHODS = [
+    fv.Dense(),
+    fv.Prune({-2: 0.5, -1: 0.75}),
+    fv.Prune({-2: 0.3, -1: 1.0}, null_until=-3),
+    fv.Prune({-1: 0.5}, select=fv.HighPass(), restore=fv.NearestKept(), granularity="stack"),
+    fv.Prune({-1: 0.5}, select=fv.BlockChange()),
+    Merge({-1: 0.5}),
+    fv.FocusVAR(first=-2, layer=1),
+]
+OTHER = {"infinity": "two red rings", "var": "3", "hart": "two stars"}
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def model(request):
+    return small_model(request.param)
+
+
+def same(one, other):
+    drawn = zip(one.tokens, other.tokens, strict=True)
+    return torch.equal(one.canvas, other.canvas) and all(
+        a is b is None or torch.equal(a, b) for a, b in drawn
+    )
+
+
+@pytest.mark.parametrize("method", METHODS, ids=repr)
+def test_captured_generations_give_the_same_bits(model, method):
+    model.graphs.clear()
+    other = OTHER[type(model.transformer).__name__.lower()]
+    calls = [
+        ([prompt(model)] * 2, [3, 4]),
+        ([prompt(model)] * 2, [3, 4]),
+        ([prompt(model), other], [9, 4]),
+        ([other, prompt(model)], [3, 8]),
+    ]
+    made = []
+    for prompts, seed in calls:
+        plain = fv.generate(model, prompts, method, seed=seed)
+        made.append(fv.generate(model, prompts, method, seed=seed, graphs=True))
+        assert same(plain, made[-1])
+    first = fv.generate(model, *calls[0][:1], method, seed=calls[0][1])
+    for before in made[:2]:  # later replays did not write over them
+        assert same(first, before)
+    assert len(model.graphs) <= 3  # texts of another length have another capture
+
+
+def test_another_batch_size_or_sampling_is_another_capture(model):
+    model.graphs.clear()
+    for number, options in enumerate(
+        ({}, {"sampling": replace(model.sampling, temperature=0.9)}, {"sizes": model.sizes[:-1]}), 1
+    ):
+        made = [
+            fv.generate(model, prompt(model), fv.Dense(), seed=2, graphs=graphs, **options)
+            for graphs in (False, True, True)
+        ]
+        assert all(same(made[0], other) for other in made[1:])
+        assert len(model.graphs) == number
+    fv.generate(model, [prompt(model)] * 3, fv.Dense(), graphs=True)
+    assert len(model.graphs) == 4 == KEPT
+    fv.generate(model, [prompt(model)] * 4, fv.Dense(), graphs=True)
+    assert len(model.graphs) == KEPT
+    model.graphs.clear()
+    assert not len(model.graphs)
+
+
+@pytest.mark.parametrize("family", ["infinity", "hart"])
+def test_official_precision_and_smooth_sampling(family):
+    model = small_model(family).set_precision("official", torch.bfloat16)
+    if family == "hart":
+        model.sampling = replace(model.sampling, smooth=True, mask_iterations=2)
+    for seed in (1, 2):
+        plain = fv.generate(model, prompt(model), fv.Dense(), seed=seed)
+        assert same(plain, fv.generate(model, prompt(model), fv.Dense(), seed=seed, graphs=True))
+    assert len(model.graphs) == 1
+
+
+def test_changed_weights_are_seen_and_other_modules_captured_anew():
+    model = small_model("infinity")
+    block = model.transformer.blocks[0]
+
+    def both():
+        """Generate without and with graphs."""
+        plain = fv.generate(model, prompt(model), fv.Dense(), seed=1)
+        return plain, fv.generate(model, prompt(model), fv.Dense(), seed=1, graphs=True)
+
+    first, _ = both()
+    with torch.no_grad():
+        block.ffn.fc1.weight += 0.1
+        block.ada_gss += 0.1
+    plain, replayed = both()
+    assert same(plain, replayed)
+    assert not same(plain, first)
+    assert len(model.graphs) == 1
+    block.ffn.fc1.weight = torch.nn.Parameter(block.ffn.fc1.weight * 2)
+    assert same(*both())
+    assert len(model.graphs) == 2
+    hook = block.ffn.register_forward_hook(lambda module, args, out: out * 2)
+    assert same(*both())
+    assert len(model.graphs) == 3
+    hook.remove()
+    assert not len(copied(model, cloned).graphs)
+
+
+def test_negative_prompts_are_inputs():
+    model = small_model("infinity")
+    for negative in ("a red ring", "a cyan star"):
+        made = [
+            fv.generate(model, prompt(model), fv.Dense(), negative=negative, graphs=graphs)
+            for graphs in (False, True)
+        ]
+        assert same(*made)
+    assert len(model.graphs) == 1
+
+
+def test_what_is_no_number_is_reported():
+    model = small_model("infinity")
+    fv.generate(model, prompt(model), fv.Dense(), graphs=True)
+    with torch.no_grad():
+        model.transformer.blocks[-1].ffn.fc2.bias.fill_(torch.nan)
+    with pytest.raises(ValueError, match=r"computes what is no number at step 0 \(1x1\)"):
+        fv.generate(model, prompt(model), fv.Dense(), graphs=True)
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "message"),
+    [
+        (fv.FocusVARAdaptive(probe=-2, early=0, late=1), {}, "decides from the data"),
+        (fv.Prune({-1: 0.5}, select=fv.Random()), {}, "draws numbers of its own at step"),
+        (fv.Dense(), {"watch": [fv.Stopwatch]}, "runs no watchers"),
+        (fv.Dense(), {"snapshot": True}, "keeps no snapshot"),
+        (fv.Dense(), {"draws": fv.Streamed(1)}, "draws keyed noise; not Streamed"),
+    ],
+    ids=repr,
+)
+def test_what_cannot_be_captured_is_said(method, options, message):
+    model = small_model("infinity")
+    with pytest.raises(ValueError, match=message):
+        fv.generate(model, prompt(model), method, graphs=True, **options)
+    assert not len(model.graphs)
+
+
+class Reads(fv.Runner):
+    def sublayer(self, site, grid, branch, x):
+        return branch(x) * (2.0 if x.sum() > 0 else 1.0)
+
+
+class Decides(fv.Dense):
+    def start(self, grids, depth, held=None):
+        return Reads()
+
+
+def test_a_value_read_on_the_host_is_said():
+    model = small_model("var")
+    with pytest.raises(ValueError, match=r"Decides.* reads a value on the host at step 0 \(1x1\)"):
+        fv.generate(model, prompt(model), Decides(), graphs=True)
