@@ -206,8 +206,8 @@ def table(results: Mapping[str, Result]) -> str:
     """Format results for a terminal.
 
     >>> print(table({"clip": Result(27.53, 27.1, 28.0, n=3000, prompts=3000)}))
-    score                        value       95 % interval  pictures  prompts
-    CLIP score                   27.53      27.10 to 28.00      3000     3000
+    score                        value        95 % interval  pictures  prompts
+    CLIP score                   27.53       27.10 to 28.00      3000     3000
     """
     lines = [f"{'score':<24} {'value':>9}  {'95 % interval':>19} {'pictures':>9} {'prompts':>8}"]
     for name, result in results.items():
