@@ -103,12 +103,27 @@ def still(name: str, states: Mapping[str, Any], label: str = "") -> str:
     if kind == "HTMLModel":
         return f"<div>{state.get('value', '')}</div>"
     if kind == "AnyModel":
-        rows = "".join(_point(point) for point in state.get("points", ()))
-        return f"<ul>{rows}</ul>" if rows else ""
+        return _any(widget)
     if kind == "OutputModel":
         return "".join(_held(output, states) for output in state.get("outputs", ()))
     text = _value(state)
     return f"<div>{html.escape(text)}</div>" if text else ""
+
+
+def _any(widget: Mapping[str, Any]) -> str:
+    """Write a widget with a script of its own: its points, pictures, or label and text."""
+    state = widget["state"]
+    rows = "".join(_point(point) for point in state.get("points", ()))
+    pictures = []
+    for held in widget.get("buffers", ()):
+        described: Any = state
+        for key in held["path"][:-1]:
+            described = described[key]
+        pictures.append(_image(held["data"], described.get("alt", "picture of a widget")))
+    text = ""
+    if state.get("text") and state.get("kind", "toggle") != "toggle":
+        text = f"<div>{html.escape(state['label'])}: {html.escape(state['text'])}</div>"
+    return f"{f'<ul>{rows}</ul>' if rows else ''}{''.join(pictures)}{text}"
 
 
 def _held(output: Mapping[str, Any], states: Mapping[str, Any]) -> str:

@@ -147,17 +147,18 @@ class Explorer(Live):
         )
         shown = box("fv-fields", self.mode, self.gain)
         masks = box("fv-fields", self.layer, self.kind)
-        self.results = [self.numbers, self.viewer, self.strip]
+        pictures, steps = box("fv-shown", self.viewer), box("fv-shown", self.strip)
+        self.results = [self.numbers, pictures, steps]
         main = box(
             "fv-main",
             gone,
             box("fv-row", self.run_stop, self.status, self.progress),
             self.numbers,
             shown,
-            self.viewer,
+            pictures,
             heading("Scale steps: kept tokens, and operations"),
             masks,
-            self.strip,
+            steps,
             self.key,
             self.what,
             meaning,

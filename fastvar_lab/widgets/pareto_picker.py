@@ -69,10 +69,11 @@ class ParetoPicker(Live):
         )  # fmt: skip
         self.hand_over.disabled = True
         self.viewer = Viewer({"full": "full", "picked": "picked"})
-        self.results = [self.viewer]
+        shown = box("fv-shown", self.viewer)
+        self.results = [shown]
         buttons = box("fv-row", self.run_stop, self.hand_over, self.status)
         fields = box("fv-fields", self.value, self.point)
-        side = box("fv-main", fields, buttons, self.viewer)
+        side = box("fv-main", fields, buttons, shown)
         self.children = (style_sheet(), box("fv-page", self.scatter, side))
         self.add_class("fastvar-widget")
         self.add_class("fastvar-pareto")

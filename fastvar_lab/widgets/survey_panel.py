@@ -39,10 +39,11 @@ class SurveyPanel(Live):
         self.seeds = Integer("seeds", 4, "How many seeds, from the one above on.", 1, MOST)
         self.strip = Strip(label="pictures, the worst first: pick one to open it", width=104)
         self.run_stop.description = "Run"
-        self.results = [self.strip]
+        shown = box("fv-shown", self.strip)
+        self.results = [shown]
         fields = box("fv-fields", self.prompts, self.seeds)
         row = box("fv-row", self.run_stop, self.status)
-        self.children = (heading("Several prompts and seeds"), fields, row, self.strip)
+        self.children = (heading("Several prompts and seeds"), fields, row, shown)
         self.add_class("fv-part")
         self.status.say("A beside B for each, the worst PSNR first.")
         self.strip.observe(lambda change: self._picked(change.new), "picked")
