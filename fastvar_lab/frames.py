@@ -29,6 +29,9 @@ CACHE = "cache"
 """The column of the most bytes of keys and values that are held between steps, as a share of full
 generation's in 16 bits."""
 
+FULL, FASTVAR, SKIPPING = "full", "FastVAR", "skipping"
+"""Families of methods, in the column of that name; `FULL` also labels unpruned generation."""
+
 DESCRIBED = (
     *("kind", "model", "weights", "prompts", "machine", "method", "repr", "family", "axis"),
     *("selector", "restorer", "granularity", "cache_step", "layers", "sublayers", "picture"),

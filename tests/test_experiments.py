@@ -48,7 +48,7 @@ from fastvar_lab.experiments.questions import (
 )
 from fastvar_lab.experiments.questions import extreme_ratios as extreme
 from fastvar_lab.experiments.workers import ModelSpec
-from fastvar_lab.frames import counted
+from fastvar_lab.frames import FULL, counted
 from fastvar_lab.measure.statistics import (
     bootstrap,
     paired,
@@ -58,7 +58,7 @@ from fastvar_lab.measure.statistics import (
     wilson_of_gap,
     wilson_of_means,
 )
-from fastvar_lab.methods.columns import FULL, describe, written
+from fastvar_lab.methods.columns import describe, written
 from fastvar_lab.methods.fingerprint import user_code_hash
 from fastvar_lab.methods.parse import read_method
 from fastvar_lab.methods.prune import PruneRunner

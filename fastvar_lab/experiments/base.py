@@ -11,7 +11,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from fastvar_lab.experiments.verdicts import Claim
-from fastvar_lab.methods.columns import FASTVAR, FULL, labelled
+from fastvar_lab.frames import FASTVAR, FULL
+from fastvar_lab.methods.columns import labelled
 from fastvar_lab.methods.prune import Dense
 from fastvar_lab.models.model import Model, paper_preset
 from fastvar_lab.prompts import Item, Judge, PromptSet

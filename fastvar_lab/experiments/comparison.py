@@ -18,11 +18,10 @@ from fastvar_lab.experiments.base import (
     timed_cells,
 )
 from fastvar_lab.experiments.jobs import CellJob, Job, PictureJob, method_address
-from fastvar_lab.frames import CACHE, GUIDANCE, HITS, OPERATIONS, TITLES, joined_notes
+from fastvar_lab.frames import CACHE, FULL, GUIDANCE, HITS, OPERATIONS, TITLES, joined_notes
 from fastvar_lab.generation import Generation, generate
 from fastvar_lab.measure.quality import Metric
 from fastvar_lab.measure.speedup import disturbances
-from fastvar_lab.methods.columns import FULL
 from fastvar_lab.methods.prune import Dense, Prune
 from fastvar_lab.models.model import Model
 from fastvar_lab.prompts import Item

@@ -11,8 +11,9 @@ import pandas as pd
 from fastvar_lab.evaluators.geneval_pictures import GenEvalPrompts
 from fastvar_lab.evaluators.picture_folder import PictureFolder
 from fastvar_lab.evaluators.scoring import check_pair, metrics_of_pictures, paired_rows
+from fastvar_lab.frames import FULL
 from fastvar_lab.measure.quality import Metric, score
-from fastvar_lab.methods.columns import FULL, family
+from fastvar_lab.methods.columns import family
 from fastvar_lab.methods.parse import read_method
 from fastvar_lab.prompts import Judge, world_judge
 

@@ -7,10 +7,9 @@ from collections.abc import Collection, Sequence
 import numpy as np
 import pandas as pd
 
-from fastvar_lab.frames import ROWS
+from fastvar_lab.frames import FASTVAR, FULL, ROWS, SKIPPING
 from fastvar_lab.measure.speedup import undisturbed
 from fastvar_lab.measure.statistics import bootstrap
-from fastvar_lab.methods.columns import FASTVAR, FULL, SKIPPING
 
 SPEEDUPS = (1.5, 2.0, 3.0, 4.0)
 """The speedups at which planned schedules are judged."""

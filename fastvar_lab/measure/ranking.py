@@ -7,11 +7,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from fastvar_lab.frames import CACHE, GUIDANCE, OPERATIONS
+from fastvar_lab.frames import CACHE, FULL, GUIDANCE, OPERATIONS
 from fastvar_lab.measure.frontier import SPEEDUPS, reached
 from fastvar_lab.measure.speedup import undisturbed
 from fastvar_lab.measure.statistics import bootstrap
-from fastvar_lab.methods.columns import FULL
 
 BY = ("speedup", OPERATIONS, CACHE)
 """What families may be equal in: measured time, counted operations, bytes of keys and values."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastvar_lab.audit import check_value
-from fastvar_lab.frames import KEPT, ROWS
+from fastvar_lab.frames import FASTVAR, FULL, KEPT, ROWS, SKIPPING
 from fastvar_lab.methods.guidance import Around
 from fastvar_lab.methods.prune import Dense, Prune
 from fastvar_lab.methods.registry import classes, restorers, selectors
@@ -16,11 +16,6 @@ from fastvar_lab.methods.schedule import Scheduled
 from fastvar_lab.methods.select import FarFromMean
 from fastvar_lab.methods.spaces import axis_of
 from fastvar_lab.seam import KINDS, Grid, Method, Site
-
-FULL = "full"
-"""The family and label of unpruned generation."""
-
-FASTVAR, SKIPPING = "FastVAR", "skipping"
 
 
 def describe(method: Method, grids: Sequence[Grid], depth: int) -> dict[str, Any]:

@@ -14,8 +14,8 @@ import ipywidgets as widgets
 from fastvar_lab.errors import PromptError
 from fastvar_lab.experiments.exploration_report import Tried
 from fastvar_lab.experiments.explore import Comparison, Duel, Exploration
+from fastvar_lab.frames import FULL
 from fastvar_lab.measure.masks import kept_map
-from fastvar_lab.methods.columns import FULL
 from fastvar_lab.methods.columns import family as family_of
 from fastvar_lab.methods.restore import Restorer
 from fastvar_lab.methods.select import Selector

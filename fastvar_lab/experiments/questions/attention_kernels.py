@@ -10,9 +10,9 @@ import torch
 
 from fastvar_lab.experiments.base import Cell, Experiment, Question, in_turns, timed_cells
 from fastvar_lab.experiments.verdicts import Answer, Claim, above, label, mean
+from fastvar_lab.frames import FULL
 from fastvar_lab.generation import generate
 from fastvar_lab.instruments.unfused import Unfused
-from fastvar_lab.methods.columns import FULL
 from fastvar_lab.methods.prune import Dense
 from fastvar_lab.models.model import Model
 from fastvar_lab.plotting import charts

@@ -30,9 +30,9 @@ from fastvar_lab.experiments.verdicts import (
     label,
     mean,
 )
+from fastvar_lab.frames import FASTVAR, FULL
 from fastvar_lab.generation import generate, resume
 from fastvar_lab.measure.quality import psnr
-from fastvar_lab.methods.columns import FASTVAR, FULL
 from fastvar_lab.methods.prune import Dense
 from fastvar_lab.models.converted import converted
 from fastvar_lab.models.loading import hollow

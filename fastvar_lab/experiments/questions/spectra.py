@@ -6,10 +6,10 @@ import pandas as pd
 
 from fastvar_lab.experiments.base import Cell, Experiment, Question, each
 from fastvar_lab.experiments.verdicts import Answer, Claim, above, mean
+from fastvar_lab.frames import FULL
 from fastvar_lab.instruments.observe import observe
 from fastvar_lab.measure.relations import convergence
 from fastvar_lab.measure.scale_steps import energy, spectrum_frame
-from fastvar_lab.methods.columns import FULL
 from fastvar_lab.methods.prune import Dense
 from fastvar_lab.models.model import Model
 from fastvar_lab.plotting import charts

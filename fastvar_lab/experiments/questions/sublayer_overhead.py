@@ -7,8 +7,8 @@ import pandas as pd
 
 from fastvar_lab.experiments.base import Cell, Experiment, Methods, Question, each
 from fastvar_lab.experiments.verdicts import Answer, Claim, verdict
+from fastvar_lab.frames import FASTVAR
 from fastvar_lab.measure.statistics import bootstrap_of
-from fastvar_lab.methods.columns import FASTVAR
 from fastvar_lab.models.model import Model
 from fastvar_lab.plotting import charts
 from fastvar_lab.speed.sublayers import PRUNED, sublayer_times
