@@ -134,7 +134,8 @@ def test_a_page_is_whole_without_scripts_and_other_hosts(tmp_path):
         "import numpy as np\nfrom fastvar_lab.plotting.panels import gallery\n"
         "gallery({'noise': np.eye(8)})",
         "import ipywidgets as w, numpy as np\nfrom fastvar_lab.widgets.page import Viewer\n"
-        "shown = Viewer({'scores': 'scores'})\nshown.put('scores', np.eye(8)[..., None].repeat(3, -1))\n"
+        "shown = Viewer({'scores': 'scores'})\n"
+        "shown.put('scores', np.eye(8)[..., None].repeat(3, -1))\n"
         "w.VBox([shown, w.FloatSlider(0.5, description='pruned'), w.HTML('<b>2.5</b> times')])",
     )
     shutil.copytree(tmp_path / "figures", place / "figures")  # as in copies

@@ -19,6 +19,8 @@ from fastvar_lab.widgets.page import Strip, cell
 
 COLORS = {"full": to_hex(FULL), "A": to_hex(FAST), "B": to_hex(PALETTE[2])}
 
+LIGHT = 0.92  # of kept tokens in a mask
+
 TERMS = {
     "scale step": "The picture is drawn in steps; each draws one map of tokens, from 1x1 to the "
     "largest, and adds it to the picture so far.",
@@ -78,7 +80,7 @@ class ScaleStrip(Strip):
             ]  # fmt: skip
             texts = ", ".join(f"{name}: {steps[step].text}" for name, steps in bars.items())
             tip = f"{size}: {int(kept.sum())} of {kept.size} tokens kept. {texts}"
-            mask = panels.kept_overlay(np.full((*kept.shape, 3), 0.92), kept)
+            mask = panels.kept_overlay(np.full((*kept.shape, 3), LIGHT), kept)
             image = mask, f"kept tokens of {size}: {state}"
             made.append(cell(size, [image], [state], sticks, tip, cells=True))
         self.cells = made
@@ -89,7 +91,8 @@ class ScaleStrip(Strip):
         """Write the legend of the strip as HTML."""
         names = {"full": "full generation", "A": "method A", "B": "method B"}
         bars = {f"{names[name]}, {self.unit}": COLORS[name] for name in self.named}
-        return legend({**bars, "kept": "#ebebeb", "pruned": "#232323"})
+        shades = panels.kept_overlay(np.full((1, 2, 3), LIGHT), np.array([[True, False]]))[0]
+        return legend({**bars, "kept": to_hex(shades[0]), "pruned": to_hex(shades[1])})
 
 
 class Bar(NamedTuple):
