@@ -180,14 +180,14 @@ def folder(path: str | Path) -> Path:
     return path
 
 
-def write_text(path: str | Path, text: str) -> None:
+def write_utf8(path: str | Path, text: str) -> None:
     """Write text in UTF-8 whatever the locale."""
     write(path, lambda p: p.write_text(text, encoding="utf-8"))
 
 
 def write_json(path: str | Path, content: Any) -> None:
     """Write `content` as indented JSON, in UTF-8 whatever the locale."""
-    write_text(path, json.dumps(content, indent=1) + "\n")
+    write_utf8(path, json.dumps(content, indent=1) + "\n")
 
 
 def read_json(text: str | bytes, kind: type = dict) -> Any:

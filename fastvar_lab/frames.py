@@ -76,7 +76,10 @@ def counted(frame: pd.DataFrame) -> pd.DataFrame:
     [[30.0, 0.5]]
     """
     if "kind" not in frame or not {"quality", "operations"} <= set(frame.kind):
-        raise ValueError("the frame must come from a comparison that counts operations")
+        raise ValueError(
+            "the frame must come from a comparison, with its rows of both kinds: quality, and "
+            "operations or time"
+        )
     keys = [column for column in (GUIDANCE, "method") if column in frame]
     counts = [column for column in (OPERATIONS, CACHE) if column in frame]
     costs = frame[frame.kind == "operations"].groupby(keys, sort=False)[counts].mean()

@@ -321,7 +321,7 @@ def question_of(name, model=None, scope="quick"):
 
 def test_a_method_is_measured_once_whichever_experiments_ask_about_it(tmp_path):
     kept = []
-    for name in ("selectors", "rivals"):
+    for name in ("extreme_ratios", "rivals"):
         question = question_of(name)
         jobs = run.jobs_of(run.find(name), question)
         method = next(m for m in jobs[0].methods.values() if m == fv.PRESETS["tiny"])
@@ -1004,8 +1004,10 @@ def test_own_methods_are_compared_and_measured_anew_when_they_change(small, tmp_
             draw(again)
         with pytest.raises(ValueError, match="the frame lacks rows of full"):
             draw(frame[frame.method != "full"])
+    for draw in (charts.rivals, charts.methods):
         with pytest.raises(ValueError, match="rows of both kinds"):
             draw(frame[frame.kind != "time"])
+    assert "speedup" not in tables.tabulate(frame[frame.kind != "time"])
 
 
 def test_methods_that_cannot_be_told_apart_or_do_not_fit_are_refused(small, tmp_path):

@@ -482,7 +482,7 @@ def test_a_model_says_what_belongs_to_it():
     assert [m.grammar is None for m in models] == [False, True, True, True]
     assert [m.buckets is None for m in models] == [True, True, False, True]
     for model in models:
-        assert model.precisions == ("float32", "official")
+        assert model.precisions == ("float32", "official", "int8")
     half = infinity.buckets.exactly(1.5, "0.25M")
     assert half[-1] == (39, 26)
     assert dict(infinity.preset_of(half).pairs) == {-1: 0.4}
@@ -497,7 +497,7 @@ def test_a_model_of_ones_own_has_defaults_that_make_sense(small):
         "mine", small.transformer, small.tokenizer, small.quantizer, small.text_encoder,
         small.sizes, small.sampling,
     )  # fmt: skip
-    assert (bare.family, bare.preset, bare.precisions) == ("mine", None, ("float32",))
+    assert (bare.family, bare.preset, bare.precisions) == ("mine", None, ("float32", "int8"))
     assert bare.prompts.judge is None
     assert {item.prompt for item in bare.prompts.take(3)} == {bare.example}
     with pytest.raises(ValueError, match="mine has no official precision"):

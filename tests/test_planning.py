@@ -78,12 +78,12 @@ def test_held_guidance_is_the_difference_of_the_last_step_of_both_rows(model):
         cost.flops.total(cost.flops.step_flops(model, m, model.grids())) for m in (held, alone)
     ]
     assert counts[0] == counts[1]
-    full = fv.generate(model, prompt(model), fv.Dense(), seed=1, snapshot=True)
-    runs = [fv.resume(model, full, method) for method in (held, alone)]
+    trained = fv.load("tiny")  # random weights seldom change what is drawn
+    full = fv.generate(trained, "a red ring", fv.Dense(), seed=1, snapshot=True)
+    runs = [fv.resume(trained, full, method) for method in (held, alone)]
     assert not torch.equal(runs[0].canvas, runs[1].canvas)
-    assert torch.equal(
-        runs[0].canvas, fv.generate(model, prompt(model), held, seed=1).canvas
-    )  # from scratch, too
+    again = fv.generate(trained, "a red ring", held, seed=1)
+    assert torch.equal(runs[0].canvas, again.canvas)
     everywhere = fv.Planned(rows={-i: "held" for i in range(1, len(model.grids()) + 1)})
     with pytest.raises(ValueError, match="none before it runs both rows"):
         fv.generate(model, prompt(model), everywhere)
@@ -98,8 +98,15 @@ def test_places_restore_from_their_own_output_at_the_step_before(model):
     assert torch.equal(*runs)
     one = fv.Planned(shares, previous={-1: "attn"})
     assert fv.verify(model, one).passed.all()
-    assert not torch.equal(fv.generate(model, prompt(model), one, seed=1).canvas, runs[0])
     assert read_method(repr(one)) == one
+    trained = fv.load("tiny")  # random weights seldom change what is drawn
+    pruned = {-2: digits(trained, "4"), -1: digits(trained, "4")}
+    full = fv.generate(trained, "a red ring", fv.Dense(), seed=1, snapshot=True)
+    first, second = (
+        fv.resume(trained, full, fv.Planned(pruned, previous=previous)).canvas
+        for previous in ({}, {-1: "attn"})
+    )
+    assert not torch.equal(first, second)
 
 
 @pytest.mark.parametrize(
@@ -179,7 +186,7 @@ def test_counted_and_planned_costs_agree(planner, model):
 
 
 def test_a_budget_out_of_reach_names_the_fastest(planner):
-    with pytest.raises(ValueError, match=r"no schedule is 1e\+03 times as fast; the fastest is"):
+    with pytest.raises(ValueError, match=r"no schedule is 1e\+03 times as fast .*; the fastest is"):
         planner.plan(1000)
 
 
@@ -238,7 +245,7 @@ def test_planned_schedules_ship_for_the_embedded_model():
         for speedup in (1.25, 1.5, 2, 3, 4):
             plan = fv.planned(model, speedup, guidance)
             spent = cost.flops.total(cost.flops.step_flops(model, plan, model.grids()))
-            assert speedup <= full / spent < 1.06 * speedup
+            assert 0.999 * speedup <= full / spent < 1.06 * speedup  # prompts differ in length
             assert f"guidance {guidance}" in plan.origin
             assert read_method(repr(plan)) == plan
     assert fv.planned(model) == fv.planned(model, 2, 2)

@@ -30,7 +30,7 @@ INTERVALS = (
 def claiming() -> dict[str, Experiment]:
     """Return the experiments that test a claim, by name.
 
-    >>> "memory" in claiming(), "restorers" in claiming()
+    >>> "memory" in claiming(), "drafting" in claiming()
     (True, False)
     """
     return {name: record for name, record in run.REGISTRY.items() if record.claims}

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from fastvar_lab.files import folder, write, write_json, write_text
+from fastvar_lab.files import folder, write, write_json, write_utf8
 from fastvar_lab.methods.columns import family
 from fastvar_lab.pictures import write_image
 from fastvar_lab.seam import Method
@@ -117,7 +117,7 @@ def write_report(path: str | Path, tried: Sequence[Tried], title: str = "Explora
     if not tried:
         raise ValueError("nothing was tried yet; there is nothing to report")
     place = folder(path)
-    write_text(place / "index.html", page(tried, title))
+    write_utf8(place / "index.html", page(tried, title))
     write(place / "numbers.csv", lambda p: numbers(tried).to_csv(p, index=False))
     write_json(place / "provenance.json", json.loads(
         json.dumps([t.provenance for t in tried], default=str)
@@ -125,5 +125,5 @@ def write_report(path: str | Path, tried: Sequence[Tried], title: str = "Explora
     for i, t in enumerate(tried, 1):
         for name, picture in zip("ab", t.pictures, strict=True):
             write_image(place / f"{i:02d}{name}.png", picture)
-        write_text(place / f"{i:02d}.py", t.python + "\n")
+        write_utf8(place / f"{i:02d}.py", t.python + "\n")
     return place

@@ -152,7 +152,7 @@ def examples(grids: Sequence[Grid], depth: int) -> dict[str, Method]:
 
     >>> from fastvar_lab.scales import TINY, grids
     >>> [name for name in examples(grids(TINY), depth=8)][:3]
-    ['full', 'FastVAR', 'conditional tail']
+    ['full', 'FastVAR', 'ToMe']
     """
     out: dict[str, Method] = {}
     for kind in classes().values():

@@ -131,7 +131,7 @@ def _intervals(pictures: pd.DataFrame, column: str, digits: int) -> list[str]:
     full = set(pictures.method[pictures.family == "full"])
     return [
         f"{row['mean']:.{digits}f} ({row.low:.{digits}f} to {row.high:.{digits}f})"
-        if row.n and not (row.method in full and row.low == row.high)
+        if row.n and not (column in METRICS and row.method in full and row.low == row.high)
         else ""
         for _, row in summary(pictures, ["method"], column).iterrows()
     ]

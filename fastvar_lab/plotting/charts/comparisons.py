@@ -182,13 +182,14 @@ def _named(axes: Axes, points: pd.DataFrame, frame: pd.DataFrame) -> str:
 def rivals(frame: pd.DataFrame) -> Figure:
     """Quality against measured speedup, one line a family of methods: compare at equal time.
 
-    A frame of many families, of more than two axes, is drawn by `frontiers`.
+    A frame of several guidance scales, or of more than two axes, is drawn by `frontiers`.
 
     >>> from fastvar_lab.experiments.run import run
     >>> rivals(run("ratio_tradeoff", "quick", progress=False)).axes[0].get_xlabel()
     'measured speedup'
     """
-    if "axis" in frame and frame.axis.nunique() > 2:
+    several = GUIDANCE in frame and frame[GUIDANCE].nunique() > 1
+    if "axis" in frame and (several or frame.axis.nunique() > 2):
         return frontiers(frame)
     styles = looks(frame.family)
     with style():
@@ -264,7 +265,7 @@ def _frontier(axes: Axes, points: pd.DataFrame, frame: pd.DataFrame, axis: str) 
         color, marker = styles[str(name)]
         label = wrapped([legend_label(name)])[0]
         options: dict[str, Any] = {"color": color, "label": label, "ms": 2.5, "lw": 0.9}
-        _ranges(axes, part.sort_values("speedup"), f"{marker}-", **options)
+        _ranges(axes, part.sort_values("speedup"), "speedup", f"{marker}-", **options)
     axes.set(xscale="log", xlabel="fewer bytes" if axis == "cache" else "measured speedup")
     low, high = axes.get_xlim()
     ticks = [tick for tick in TICKS if low <= tick <= high]
