@@ -17,11 +17,20 @@ function options(select, labels, chosen) {
   select.value = chosen;
 }
 
+// JupyterLab may keep the browser's own answer to a key from an input, so sliders answer themselves.
+const steps = { ArrowRight: 1, ArrowUp: 1, ArrowLeft: -1, ArrowDown: -1 };
+
+// Typed text is sent when its input is left, and on Enter, which JupyterLab may keep from a change.
+function typed(input, send) {
+  input.addEventListener("change", () => send(input.value));
+  input.addEventListener("keydown", (event) => event.key === "Enter" && send(input.value));
+}
+
 // Each kind makes its inputs in `box`, and returns a function that shows the model's text.
 const kinds = {
   text(box, id, model, send) {
     const input = make("input", { id, type: "text", spellcheck: "false" }, box);
-    input.addEventListener("change", () => send(input.value));
+    typed(input, send);
     return () => (input.value = model.get("text"));
   },
   area(box, id, model, send) {
@@ -87,7 +96,7 @@ const kinds = {
     // steps of 5, or of 1 with Shift; a typed share stands where it is, without being moved
     range.addEventListener("pointerdown", () => (range.step = 5));
     range.addEventListener("keydown", (event) => {
-      const sign = { ArrowRight: 1, ArrowUp: 1, ArrowLeft: -1, ArrowDown: -1 }[event.key];
+      const sign = steps[event.key];
       if (!sign) return;
       event.preventDefault();
       range.step = 1;
@@ -97,7 +106,7 @@ const kinds = {
     });
     range.addEventListener("input", () => (readout.value = `${range.value} %`));
     range.addEventListener("change", () => send(`${range.value} %`));
-    readout.addEventListener("change", () => send(readout.value));
+    typed(readout, send);
     return () => {
       const text = model.get("text"), value = parseFloat(text);
       readout.value = text;
@@ -114,6 +123,14 @@ const kinds = {
     const label = () => model.get("options")[Number(range.value)] ?? "";
     range.addEventListener("input", () => (readout.textContent = label()));
     range.addEventListener("change", () => send(label()));
+    range.addEventListener("keydown", (event) => {
+      const step = steps[event.key];
+      if (!step) return;
+      event.preventDefault();
+      range.value = Number(range.value) + step;
+      readout.textContent = label();
+      send(label());
+    });
     return () => {
       range.max = Math.max(0, model.get("options").length - 1);
       range.value = model.get("options").indexOf(model.get("text"));
