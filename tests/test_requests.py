@@ -116,7 +116,7 @@ def test_labels_given_as_a_tensor_are_whole_numbers(var):
     for labels in (torch.tensor([3.0]), torch.tensor([[3]]), torch.tensor([True])):
         with pytest.raises(ValueError, match="labels are whole numbers"):
             fv.generate(var, labels, fv.Dense(), sizes=SIZES)
-    with pytest.raises(ValueError, match="a class lies in 0 to 9; not True"):
+    with pytest.raises(ValueError, match="a class lies in 0 to 9; not 'True'"):
         LabelEncoder(10).encode([True])
 
 
