@@ -243,6 +243,8 @@ def frontiers(frame: pd.DataFrame) -> Figure:
         for axes, axis in zip(grid[0], shown, strict=True):
             axes.set_title(AXES[axis])
         for axes in grid[-1]:
+            if not axes.get_legend_handles_labels()[0]:  # no cell of this axis has a speed yet
+                continue
             axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.3), fontsize=6)
     return fig
 
