@@ -22,6 +22,7 @@ from fastvar_lab.methods.columns import family
 from fastvar_lab.prompts import ClosedWorld, PromptList
 from fastvar_lab.store import Store
 from fastvar_lab.widgets import Explorer, ParetoPicker, ScaleBrowser, lifetime
+from fastvar_lab.widgets.budget_panel import BudgetPanel
 from fastvar_lab.widgets.fields import Field, Integer, Layers, Literal, Share
 from fastvar_lab.widgets.worker import Newest
 
@@ -585,12 +586,8 @@ def test_what_was_tried_is_gone_back_to_and_reported(explorer, tmp_path):
     assert "file name" in history.name.error
 
 
-def test_times_stand_beside_operations_and_a_budget_chooses_a_method(small):
-    plans = [(1.5, fv.Prune({-1: 1.0})), (1.2, fv.Prune({-1: 0.5}))]
-    explorer = Explorer(small, "a red circle", seed=3, plans=plans)
-    assert explorer.wait(60)
+def test_times_stand_beside_operations(explorer):
     panel = explorer.time
-    assert panel.budget.options == ["as A is set", "1.20 x faster", "1.50 x faster"]
     panel.run_stop.click()
     assert panel.wait(60)
     times = panel.times
@@ -600,12 +597,53 @@ def test_times_stand_beside_operations_and_a_budget_chooses_a_method(small):
     ]
     assert f"{times.totals['A'].median:.1f} [" in panel.table.value
     assert str(times.speedups["A"]) in panel.status.value
-    panel.budget.text = "1.50 x faster"
+    explorer.ratios[-1].value = 0.9
     assert explorer.wait(60)
-    assert explorer.method == plans[0][1]
     assert panel.times is None  # those of another method
     assert "GFLOP" in explorer.strip.cells[-1]["bars"][0]["text"]
+
+
+def test_a_budget_or_a_target_moves_all_the_other_controls(small):
+    plans = [(1.5, fv.Prune({-1: 1.0}), 33.2), (1.2, fv.Prune({-1: 0.5}, select=fv.Random(7)), 40)]
+    explorer = Explorer(small, "a red circle", seed=3, plans=plans)
+    assert explorer.wait(60)
+    panel = explorer.budget
+    assert panel.budget.options == ["as A is set", "1.20 x faster", "1.50 x faster"]
+    assert panel.target.options == ["as A is set", *(f"{step} dB" for step in range(40, 32, -1))]
+    panel.budget.text = "1.50 x faster"
+    assert explorer.wait(60)
+    assert (explorer.method, explorer.ratios[-1].value) == (plans[0][1], 1.0)
+    assert explorer.shown.method == plans[0][1]
+    assert panel.target.text == "33 dB"
+    panel.target.text = "34 dB"
+    assert explorer.wait(60)
+    assert explorer.method == plans[1][1]
+    assert explorer.a.controls["select"].text == "Random(seed=7)"
+    assert (panel.budget.text, panel.target.text) == ("1.20 x faster", "34 dB")
+    assert "1.20 times fewer operations, for 40.0 dB" in panel.note.value
+    explorer.ratios[-1].value = 0.6
+    assert explorer.wait(60)
+    assert (panel.budget.value, panel.target.value, panel.note.value) == (None, None, "")
     explorer.close()
+    without = BudgetPanel([(2.0, fv.Dense())], print)
+    assert len(without.children) == 2  # no quality is known
+
+
+def test_a_model_with_planned_schedules_brings_its_budgets():
+    model = fv.load("tiny")
+    explorer = Explorer(model)
+    explorer.worker.cancel()
+    points = fv.frontier(model)
+    assert [plan.method for plan in explorer.budget.plans] == [point.method for point in points]
+    for point in points:  # the controls can express them all
+        explorer.a.apply(point.method)
+        assert explorer.method == point.method
+    assert "fv-hidden" not in explorer.budget._dom_classes
+    explorer.close()
+
+
+def test_a_model_without_plans_has_no_budget(explorer):
+    assert "fv-hidden" in explorer.budget._dom_classes
 
 
 def test_several_prompts_and_seeds_are_drawn_the_worst_first(explorer, small):

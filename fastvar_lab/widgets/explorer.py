@@ -20,8 +20,10 @@ from fastvar_lab.methods.columns import family as family_of
 from fastvar_lab.methods.restore import Restorer
 from fastvar_lab.methods.select import Selector
 from fastvar_lab.models.model import Model
+from fastvar_lab.planning.plans import frontier
 from fastvar_lab.plotting import panels
 from fastvar_lab.seam import Method, Site
+from fastvar_lab.widgets.budget_panel import BudgetPanel, Plans
 from fastvar_lab.widgets.fields import Choice, Toggle
 from fastvar_lab.widgets.history_panel import HistoryPanel
 from fastvar_lab.widgets.method_panel import MethodPanel, offered
@@ -32,7 +34,7 @@ from fastvar_lab.widgets.request_panel import RequestPanel
 from fastvar_lab.widgets.saving import SavingPanel
 from fastvar_lab.widgets.scale_strip import ScaleStrip, terms
 from fastvar_lab.widgets.survey_panel import SurveyPanel
-from fastvar_lab.widgets.time_panel import Plans, TimePanel
+from fastvar_lab.widgets.time_panel import TimePanel
 
 GONE = "The kernel that drew this has ended: run the cell again."
 
@@ -46,8 +48,9 @@ class Explorer(Live):
     controls to a method, `wait` waits for the pending picture. `close` frees what it holds.
 
     `selectors`, `restorers` and `methods` add user-defined ones, by name, to those of the library.
-    `plans` are pairs of a speedup and a method for it, which a time budget chooses from. Files are
-    saved in `folder`.
+    `plans` are speedups, each with a method for it and maybe the PSNR that it keeps in dB: a time
+    budget and a quality target choose from them; by default from the schedules that ship for the
+    model. Files are saved in `folder`.
 
     >>> import fastvar_lab as fv
     >>> explorer = Explorer(fv.load("tiny"), "a red circle", seed=1)
@@ -67,14 +70,21 @@ class Explorer(Live):
         selectors: Mapping[str, Selector] | None = None,
         restorers: Mapping[str, Restorer] | None = None,
         methods: Mapping[str, Method] | None = None,
-        plans: Plans = (),
+        plans: Plans | None = None,
         folder: str | Path = ".",
     ) -> None:
         super().__init__()
         self.model, self.lab = model, Exploration(model)
         self.duel: Duel | None = None
         self.paused = False
-        offer = offered(model, selectors, restorers, methods)
+        self.budget = BudgetPanel(
+            frontier(model) if plans is None else plans,
+            lambda method: self.guarded(lambda: self.apply(method)),
+        )
+        rules = self.budget.rules()
+        offer = offered(
+            model, {**rules[0], **(selectors or {})}, {**rules[1], **(restorers or {})}, methods
+        )
         others = (method for name, method in offer.families.items() if name != FULL)
         first = model.preset or next(others)
         self.request = RequestPanel(
@@ -87,9 +97,7 @@ class Explorer(Live):
         self.saving = SavingPanel(lambda: self.shown, folder)
         self.history = HistoryPanel(self._back, folder)
         self.survey = SurveyPanel(model, self._methods, self._request, self._open)
-        self.time = TimePanel(
-            model, self._methods, self._request, lambda _: self._masks(), plans, self.apply
-        )
+        self.time = TimePanel(model, self._methods, self._request, lambda _: self._masks())
         self._lay_out()
         self._connect()
         self.guarded(self.update)
@@ -138,7 +146,7 @@ class Explorer(Live):
             lambda c: (meaning.remove_class if c.new else meaning.add_class)("fv-hidden"), "value"
         )
         gone = widgets.HTML(f'<div class="fv-gone-note">{GONE}</div>')
-        methods = box("fv-part", heading("Method A"), self.a)
+        methods = box("fv-part", heading("Method A"), self.budget, self.a)
         against = box(
             "fv-part fv-after",
             heading("compared with B"),
@@ -265,6 +273,7 @@ class Explorer(Live):
         a, b = self._methods()
         prompt, seed = self._request()
         self.saving.say(self.python())
+        self.budget.follow(a)
 
         def begins(step: int) -> None:
             self.progress.value = step + 1

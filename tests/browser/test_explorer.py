@@ -275,7 +275,6 @@ def test_an_explorer_elsewhere(page, tmp_path, where):
     assert [p for p in page.problems if "reading 'schema'" not in p] == []
 
 
-@pytest.mark.skip(reason="a picture of the Explorer lies over the points of the ParetoPicker")
 def test_scales_are_browsed_and_a_trade_off_picked_in_a_dark_theme(page, tmp_path):
     write_notebook(
         tmp_path / "more.ipynb",
