@@ -23,7 +23,7 @@ from fastvar_lab.prompts import ClosedWorld, PromptList
 from fastvar_lab.store import Store
 from fastvar_lab.widgets import Explorer, ParetoPicker, ScaleBrowser, lifetime
 from fastvar_lab.widgets.budget_panel import BudgetPanel
-from fastvar_lab.widgets.fields import Field, Integer, Layers, Literal, Share
+from fastvar_lab.widgets.fields import Field, Integer, Layers, Literal, Share, Span
 from fastvar_lab.widgets.worker import Newest
 
 
@@ -200,6 +200,14 @@ def test_what_is_typed_is_taken_as_it_is_or_refused():
         assert "whole number" in seed.error
     seed.text = " -5 "
     assert (seed.value, seed.error, seed.text) == (-5, "", "-5")
+    span = Span("range", (None, None))
+    for text, value in (("1.5 to 2", (1.5, 2)), ("from 3", (3, None)), ("to 4,5", (None, 4.5)),
+                        (" ", (None, None)), ("-1 to -0.5", (-1, -0.5))):  # fmt: skip
+        span.text = text
+        assert (span.value, span.error) == (value, ""), text
+    for text in ("2 to 1", "to", "from", "1 2", "x"):
+        span.text = text
+        assert span.error, text
     layers = Layers("layers", None, depth=4, optional=True)
     assert layers.text == "0 3"
     layers.text = "1 2"
@@ -448,7 +456,7 @@ def test_a_point_of_the_trade_off_is_picked_and_sent(explorer, small, tmp_path):
     before = picker.viewer.data("picked")
     picker.scatter.picked = 1
     assert picker.wait(60)
-    assert picker.point.value == 1
+    assert picker.table.picked == 1
     assert picker.viewer.data("picked") != before
     assert "PSNR" in picker.status.value
     picker.hand_over.click()
@@ -456,6 +464,19 @@ def test_a_point_of_the_trade_off_is_picked_and_sent(explorer, small, tmp_path):
     assert explorer.method.pairs == picker.method.pairs
     picker.value.value = "right"
     assert picker.scatter.y_label == "score"
+    speeds = sorted(point["x"] for point in picker.scatter.points)
+    for point in picker.scatter.points:
+        assert point["y_range"][0] <= point["y"] <= point["y_range"][1]
+        assert f"{point['x']:.2f}" in point["cells"][0]
+    picker.scatter.x_span = [speeds[0] - 1, (speeds[0] + speeds[1]) / 2]  # brushed
+    assert [p["inside"] for p in picker.scatter.points].count(True) == 1
+    assert picker.table.points == picker.scatter.points
+    picker.spans["x"].text = f"from {speeds[1] - 1e-3:.6g}"
+    assert [p["inside"] for p in picker.scatter.points].count(True) == 2
+    picker.spans["x"].text = "fast"
+    assert "write a range as 1.5 to 2" in picker.spans["x"].error
+    picker.clear.click()
+    assert all(p["inside"] for p in picker.scatter.points)
     with pytest.raises(ValueError, match="compares methods"):
         ParetoPicker(pd.DataFrame({"ms": [1.0]}), small)
 

@@ -147,14 +147,33 @@ def cell(
 class Scatter(anywidget.AnyWidget):
     """A scatter plot whose points can be picked by mouse or keyboard.
 
-    `points` are dicts with the keys x, y, name and front (whether the point lies on the Pareto
-    front, which is drawn as a line). `picked` is the index of the picked point, -1 for none.
+    `points` are dicts with the keys x, y, x_range and y_range (their intervals), name, text (the
+    values as written), cells (the same as the columns of a table), front (whether the point lies
+    on the Pareto front, which is drawn as steps) and inside (whether it lies in the brushed
+    ranges). `picked` and `pointed` are indices of points, -1 for none. `x_span` and `y_span` are
+    the brushed ranges, (low, high), each of them None where nothing bounds it.
     """
 
     _esm = HERE / "scatter.js"
-    points: traitlets.List[dict[str, object]] = traitlets.List().tag(sync=True)
+    points: traitlets.List[dict[str, Any]] = traitlets.List().tag(sync=True)
     front_color = traitlets.Unicode(to_hex(FAST)).tag(sync=True)
     color = traitlets.Unicode(to_hex(OTHER)).tag(sync=True)
     picked = traitlets.Int(-1).tag(sync=True)
+    pointed = traitlets.Int(-1).tag(sync=True)
     x_label = traitlets.Unicode("").tag(sync=True)
     y_label = traitlets.Unicode("").tag(sync=True)
+    x_span: traitlets.List[float | None] = traitlets.List([None, None]).tag(sync=True)
+    y_span: traitlets.List[float | None] = traitlets.List([None, None]).tag(sync=True)
+
+
+class PointsTable(anywidget.AnyWidget):
+    """The points of a `Scatter` that lie in the brushed ranges, as a table; names pick them.
+
+    `columns` are the titles: of the names, and of the cells of each point.
+    """
+
+    _esm = HERE / "points_table.js"
+    points: traitlets.List[dict[str, Any]] = traitlets.List().tag(sync=True)
+    columns: traitlets.List[str] = traitlets.List().tag(sync=True)
+    picked = traitlets.Int(-1).tag(sync=True)
+    pointed = traitlets.Int(-1).tag(sync=True)
