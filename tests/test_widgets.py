@@ -12,6 +12,7 @@ import ipywidgets as widgets
 import pandas as pd
 import pytest
 from ipywidgets.widgets.widget import _instances
+from PIL import Image
 
 import fastvar_lab as fv
 from fastvar_lab.experiments.base import Scope
@@ -425,7 +426,8 @@ def test_scale_steps_are_browsed(small, tmp_path):
     method = fv.Prune({-3: 1.0, -1: 0.5})
     _, trace = fv.observe(small, ["a red circle", "a blue ring"], method, seed=1)
     browser = ScaleBrowser(trace, small)
-    assert browser.status.value.count("1x1: 1 of 1 tokens")
+    assert "8x8: 32 of 64 tokens" in browser.status.value  # no other is pruned in part
+    assert "Opened on 8x8" in browser.opened.value
     seen = []
     for step in range(5):
         browser.step.value = step
@@ -434,12 +436,54 @@ def test_scale_steps_are_browsed(small, tmp_path):
     assert len(set(seen)) == 4  # the skipped step changes nothing
     browser.step.value = 2
     assert "skipped" in browser.status.value
+    assert browser.player.shown == browser.player.step == 2
     browser.picture.value = 1
     assert browser.viewer.data("sofar") != seen[2]
     trace.save(tmp_path / "kept.safetensors")
     ScaleBrowser(fv.Trace.load(tmp_path / "kept.safetensors"), small)
     with pytest.raises(ValueError, match="made with the weights"):
         ScaleBrowser(trace, fv.load("tiny", weights="random"))
+
+
+def test_scale_steps_play_beside_full_generation_and_are_exported(small, tmp_path):
+    prompts, method = ["a red circle", "a blue ring"], fv.Prune({-1: 0.5})
+    _, trace = fv.observe(small, prompts, method, seed=[1, 2])
+    browser = ScaleBrowser(trace, small, folder=tmp_path)
+    assert browser.viewer.p1["hidden"]
+    browser.run_stop.click()
+    assert browser.wait(60)
+    assert not browser.viewer.p1["hidden"]
+    assert "fv-hidden" in browser.run_stop._dom_classes
+    _, full = fv.observe(small, prompts, fv.Dense(), seed=[1, 2])
+    given = ScaleBrowser(trace, small, full)
+    for step in range(5):
+        browser.player.step = step
+        given.step.value = step
+        assert browser.step.value == given.player.shown == step
+        for slot in ("full", "gap", "sofar"):
+            assert browser.viewer.data(slot) == given.viewer.data(slot)
+        assert (browser.viewer.data("full") == browser.viewer.data("sofar")) == (step < 4)
+    gain = int(browser.viewer.p2["note"].split(",")[0][2:])
+    assert browser.viewer.p2["bar"]["high"] == f"+{1 / gain:.3g}"
+    low, high = (float(browser.viewer.p4["bar"][end]) for end in ("low", "high"))
+    assert low < high
+    frames = browser.frames()
+    assert [frame.ms for frame in frames] == [600] * 4 + [2500]
+    browser.export.click()
+    with Image.open(tmp_path / "scale_steps.gif") as gif:
+        assert gif.n_frames == 5
+        assert gif.size[0] > given.frames()[0].picture.shape[0]
+    browser.name.value = "../steps"
+    browser.export.click()
+    assert "file name" in browser.name.error
+    dense = ScaleBrowser(full, small)
+    assert "fv-hidden" in dense.run_stop._dom_classes
+    assert dense.opened.value == '<span role="status"></span>'
+    _, other = fv.observe(small, prompts, fv.Dense(), seed=[1, 3])
+    with pytest.raises(ValueError, match="full generation has other seeds than the trace"):
+        ScaleBrowser(trace, small, other)
+    for widget in (browser, given, dense):
+        widget.close()
 
 
 def test_a_point_of_the_trade_off_is_picked_and_sent(explorer, small, tmp_path):
@@ -647,7 +691,7 @@ def test_a_budget_or_a_target_moves_all_the_other_controls(small):
     assert (panel.budget.value, panel.target.value, panel.note.value) == (None, None, "")
     explorer.close()
     without = BudgetPanel([(2.0, fv.Dense())], print)
-    assert len(without.children) == 2  # no quality is known
+    assert "fv-hidden" in without.target._dom_classes  # no quality is known
 
 
 def test_a_model_with_planned_schedules_brings_its_budgets():

@@ -53,8 +53,10 @@ class BudgetPanel(widgets.Box):
         )  # fmt: skip
         self.note = widgets.HTML()
         self.note.add_class("fv-quiet")
-        super().__init__([self.budget, *([self.target] if known else []), self.note])
+        super().__init__([self.budget, self.target, self.note])
         self.add_class("fv-part-inner")
+        if not known:
+            self.target.add_class("fv-hidden")
         if not self.plans:
             self.add_class("fv-hidden")
         self.budget.observe(lambda change: self._chosen(change.new), "value")

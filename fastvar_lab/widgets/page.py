@@ -6,7 +6,7 @@ import html
 import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import anywidget
 import ipywidgets as widgets
@@ -59,6 +59,14 @@ def button(label: str, tip: str, act: Callable[[], None]) -> widgets.Button:
     return made
 
 
+class ColorBar(NamedTuple):
+    """What the colors of a picture mean: colors of CSS, evenly spaced, and what the ends are."""
+
+    colors: Sequence[str]
+    low: str
+    high: str
+
+
 class CopyButton(anywidget.AnyWidget):
     """A button that copies `text` to the clipboard."""
 
@@ -97,13 +105,17 @@ class Viewer(anywidget.AnyWidget):
 
     def put(
         self, name: str, image: np.ndarray, *, title: str = "", note: str = "", alt: str = "",
-        cells: bool = False, hidden: bool = False,
+        cells: bool = False, hidden: bool = False, bar: ColorBar | None = None,
     ) -> None:  # fmt: skip
-        """Replace a picture (H, W, 3). `cells` keeps the edges of enlarged cells sharp."""
+        """Replace a picture (H, W, 3). `cells` keeps the edges of enlarged cells sharp.
+
+        `bar` stands under the picture.
+        """
         self.titles[name] = title or self.titles[name]
         state = {
             "name": name, "title": self.titles[name], "note": note, "cells": cells,
             "alt": alt or self.titles[name], "hidden": hidden, "data": png(image),
+            "bar": None if bar is None else bar._asdict(),
         }  # fmt: skip
         setattr(self, self.slots[name], state)
 
@@ -114,6 +126,19 @@ class Viewer(anywidget.AnyWidget):
     def _received(self, _: Any, content: Any, buffers: Any) -> None:
         if isinstance(content, dict) and isinstance(content.get("views"), int):
             self.views += content["views"]
+
+
+class Player(anywidget.AnyWidget):
+    """Buttons and keys that go through steps, at a speed, once or in a loop.
+
+    `step` is the index that it asks for; it waits until the same stands in `shown`, so that no
+    picture is passed over. `last` is the index of the last step.
+    """
+
+    _esm = HERE / "player.js"
+    step = traitlets.Int(0).tag(sync=True)
+    shown = traitlets.Int(0).tag(sync=True)
+    last = traitlets.Int(0).tag(sync=True)
 
 
 class Strip(anywidget.AnyWidget):
@@ -162,8 +187,8 @@ class Scatter(anywidget.AnyWidget):
     pointed = traitlets.Int(-1).tag(sync=True)
     x_label = traitlets.Unicode("").tag(sync=True)
     y_label = traitlets.Unicode("").tag(sync=True)
-    x_span: traitlets.List[float | None] = traitlets.List([None, None]).tag(sync=True)
-    y_span: traitlets.List[float | None] = traitlets.List([None, None]).tag(sync=True)
+    x_span: traitlets.List[Any] = traitlets.List([None, None]).tag(sync=True)
+    y_span: traitlets.List[Any] = traitlets.List([None, None]).tag(sync=True)
 
 
 class PointsTable(anywidget.AnyWidget):

@@ -123,7 +123,16 @@ function render({ model, el }) {
     const image = make("img", { draggable: "false" }, frame);
     const cross = make("div", { class: "fv-cross" }, frame);
     listen(frame);
-    return (shown[i] = { figure, title, note, frame, image, cross });
+    const bar = make("div", { class: "fv-colors" }, figure);
+    return (shown[i] = { figure, title, note, frame, image, cross, bar });
+  }
+  function colors(node, bar) { // what the colors mean, from the lowest to the highest
+    node.replaceChildren();
+    node.hidden = !bar;
+    if (!bar) return;
+    make("span", {}, node).textContent = bar.low;
+    make("i", {}, node).style.background = `linear-gradient(to right, ${bar.colors.join(", ")})`;
+    make("span", {}, node).textContent = bar.high;
   }
   function put(i) {
     const picture = model.get(`p${i}`);
@@ -136,6 +145,7 @@ function render({ model, el }) {
     at.image.classList.toggle("fv-cells", Boolean(picture.cells));
     at.image.alt = picture.alt;
     at.figure.hidden = Boolean(picture.hidden);
+    colors(at.bar, picture.bar);
     const before = at.url;
     at.url = URL.createObjectURL(new Blob([picture.data], { type: "image/png" }));
     at.image.src = at.url;
