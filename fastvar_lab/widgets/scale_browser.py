@@ -109,10 +109,10 @@ class ScaleBrowser(Live):
             "fv-part",
             fields,
             box("fv-row", self.player, self.run_stop),
-            self.status,
+            box("fv-row", self.status),
             self.viewer,
             self.spectrum,
-            self.opened,
+            box("fv-row", self.opened),
             box("fv-fields", self.name),
             box("fv-row", self.export, self.saved),
         )

@@ -1,5 +1,6 @@
 """The widgets as a person uses them, in a real browser. Slow: about a minute on two cores."""
 
+import io
 import json
 import statistics
 from functools import partial
@@ -8,9 +9,11 @@ import nbformat
 import numpy as np
 import pytest
 from nbclient import NotebookClient
+from PIL import Image
 
 import fastvar_lab as fv
 from fastvar_lab.experiments.explore import Exploration
+from fastvar_lab.plotting.motion import Frame, write_gif
 
 from .conftest import JUPYTER, SHOTS, run_all, served, shoot, tracebacks, write_notebook
 
@@ -185,16 +188,34 @@ def test_an_explorer_in_jupyterlab(page, lab, tmp_path):
     assert page.problems == []
 
 
-LOOSE = """() => {
-  const root = document.querySelector(".fastvar-explorer"), shown = (n) => n.offsetParent;
+LOOSE = """(name) => {
+  const root = document.querySelector(name), shown = (n) => n.offsetParent;
   const wide = [...root.querySelectorAll("*")].filter((n) => n.clientWidth
     && n.scrollWidth > n.clientWidth + 1 && /auto|scroll/.test(getComputedStyle(n).overflowX));
   const small = [...root.querySelectorAll("button, input, select, textarea")].filter(shown)
     .filter((n) => Math.min(n.offsetHeight, n.offsetWidth) < 24);
-  const picture = root.querySelector("img.fastvar-a").getBoundingClientRect();
+  const pictures = [...root.querySelectorAll(".fv-frame")].filter(shown);
   const page = document.querySelector(".jp-WindowedPanel-outer, .jp-Notebook") ?? document.body;
+  // what two widgets or parts draw never shares a pixel, unless one holds the other
+  const parts = [...root.querySelectorAll(":is(.fv-field, .fv-viewer figure, .fv-row > *, svg, "
+    + "table, .fv-cell, .fv-player > *, .fv-status, .fv-heading, .fv-legend, .fv-numbers)")]
+    .filter((n) => n.checkVisibility() && n.getBoundingClientRect().width);
+  const over = [], outside = [];
+  const all = root.getBoundingClientRect();
+  parts.forEach((a, i) => {
+    const p = a.getBoundingClientRect();
+    if (p.right > all.right + 1 || p.left < all.left - 1) outside.push(a.outerHTML.slice(0, 90));
+    for (const b of parts.slice(i + 1)) {
+      if (a.contains(b) || b.contains(a)) continue;
+      const q = b.getBoundingClientRect();
+      const w = Math.min(p.right, q.right) - Math.max(p.left, q.left);
+      const h = Math.min(p.bottom, q.bottom) - Math.max(p.top, q.top);
+      if (w > 1 && h > 1) over.push([a.outerHTML.slice(0, 90), b.outerHTML.slice(0, 90)]);
+    }
+  });
   return { wide: wide.map((n) => n.className), small: small.map((n) => n.outerHTML.slice(0, 90)),
-    picture: Math.round(picture.width), scrolls: page.scrollWidth > page.clientWidth + 1 };
+    picture: Math.min(...pictures.map((n) => Math.round(n.getBoundingClientRect().width))),
+    scrolls: page.scrollWidth > page.clientWidth + 1, over, outside };
 }"""
 
 
@@ -206,17 +227,21 @@ def accessible(page, part):
     assert results.violations_count == 0, results.generate_report()
 
 
-def widths(page):
-    """Check the layout from narrow to wide: nothing scrolls sideways, nothing shrinks to a dot."""
-    page.locator(".jp-SideBar .lm-TabBar-tab.lm-mod-current").first.click()  # the file browser
-    for width, least in ((480, 150), (900, 180), (1280, 180), (1920, 250)):
+def widths(page, part="explorer", theme=""):
+    """Check the layout from narrow to wide: nothing scrolls, overlaps or shrinks to a dot."""
+    files = page.locator(".jp-SideBar .lm-TabBar-tab.lm-mod-current")  # the file browser
+    if files.count():
+        files.first.click()
+    for width, least in ((480, 150), (900, 160), (1280, 180), (1920, 200)):
         page.set_viewport_size({"width": width, "height": 1500})
-        page.locator(".fastvar-explorer").scroll_into_view_if_needed()
+        page.locator(f".fastvar-{part}").evaluate("e => e.scrollIntoView({block: 'start'})")
         page.wait_for_timeout(300)
-        loose = page.evaluate(LOOSE)
-        shoot(page, f"explorer-{width}")
-        assert (loose["wide"], loose["small"], loose["scrolls"]) == ([], [], False), width
-        assert loose["picture"] >= least, width
+        loose = page.evaluate(LOOSE, f".fastvar-{part}")
+        shoot(page, f"{part}-{width}{theme}")
+        picture = loose.pop("picture")
+        tidy = {"wide": [], "small": [], "scrolls": False, "over": [], "outside": []}
+        assert loose == tidy, width
+        assert picture >= least, width
     page.set_viewport_size({"width": 1280, "height": 1500})
 
 
@@ -246,11 +271,43 @@ def test_seconds_from_a_slider_to_the_picture_are_recorded(page, lab, tmp_path):
         }.items()
     }
     record["from scratch, full and pruned"] = [seconds(partial(new_seed, s)) for s in (3, 4, 5)]
+    record["time budget"], frames = along_the_budget(page, seconds)
     medians = {name: round(statistics.median(times), 2) for name, times in record.items()}
     SHOTS.mkdir(parents=True, exist_ok=True)
+    write_gif(SHOTS / "explorer.gif", frames)
+    assert (SHOTS / "explorer.gif").stat().st_size < 3_000_000
     (SHOTS / "slider.json").write_text(json.dumps({"median_s": medians, "s": record}, indent=1))
     print(f"\nslider to picture, medians in seconds: {medians}")
     assert medians["32x32"] < medians["from scratch, full and pruned"]
+
+
+def along_the_budget(page, seconds):
+    """Move the time budget from plan to plan; return the seconds and the frames of a film."""
+    page.locator(".jp-SideBar .lm-TabBar-tab.lm-mod-current").first.click()
+    explorer = page.locator(".fastvar-explorer")
+    explorer.evaluate("e => e.scrollIntoView({block: 'start'})")
+    times, frames = [], []
+    budget = page.get_by_label("time budget", exact=True)
+
+    def film(ms):
+        at = explorer.bounding_box()
+        clip = {"x": at["x"], "y": at["y"], "width": at["width"], "height": 930}
+        with Image.open(io.BytesIO(page.screenshot(clip=clip))) as shot:
+            frames.append(Frame(np.asarray(shot.convert("RGB")), ms))
+
+    def along():
+        page.evaluate("window.released = performance.now()")
+        budget.press("ArrowRight")
+
+    film(1500)
+    plans = fv.frontier(fv.load("tiny"))
+    for plan in plans:
+        times.append(seconds(along))
+        assert budget.get_attribute("aria-valuetext") == f"{plan.speedup:.2f} x faster"
+        film(1500)
+    numbers = page.locator(".fastvar-explorer .fv-numbers").inner_text()
+    assert f"{plans[-1].speedup:.1f}" in numbers
+    return times, frames
 
 
 @pytest.mark.parametrize("where", ["notebook", "voila"])
@@ -296,7 +353,8 @@ for (label, method), s, p in zip(methods.items(), [1.0, *speeds], [float("inf"),
     for i in range(4):
         rows.append({{**plain, "kind": "quality", "picture": i, "psnr": p + i / 9, "ssim": 0.9,
                      "right": 1.0}})
-    rows.append({{**plain, "kind": "time", "speedup": s, "speedup_flop_bound": s}})
+    rows.append({{**plain, "kind": "time", "speedup": s, "speedup_low": s - 0.05,
+                 "speedup_high": s + 0.07, "speedup_flop_bound": s}})
 explorer = Explorer(model, {PROMPT!r}, seed={SEED})
 ParetoPicker(pd.DataFrame(rows), model, explorer, {PROMPT!r}, {SEED})""",
         "explorer",
@@ -309,14 +367,15 @@ ParetoPicker(pd.DataFrame(rows), model, explorer, {PROMPT!r}, {SEED})""",
 
 def browse_and_pick(page):
     browser, pareto = page.locator(".fastvar-scales"), page.locator(".fastvar-pareto")
-    browser.get_by_text("1x1: 1 of 1 tokens").wait_for()
-    browser.get_by_label("scale step").focus()
-    for _ in range(8):
-        page.keyboard.press("ArrowRight")
-    browser.get_by_text("24x24: 288 of 576 tokens").wait_for()
-    shoot(page.locator(".jp-Cell").first, "scales")
-    page.keyboard.press("ArrowRight")
     browser.get_by_text("32x32: 256 of 1024 tokens").wait_for()
+    browser.get_by_text("Opened on 32x32").wait_for()
+    browser.get_by_role("button", name="Draw full generation too").click()
+    browser.locator("img.fastvar-full").wait_for()
+    play(page, browser)
+    browser.get_by_role("button", name="Save as GIF").click()
+    browser.get_by_text("scale_steps.gif").wait_for()
+    accessible(page, ".fastvar-scales")
+    widths(page, "scales", "-dark")
 
     pareto.locator("circle").first.scroll_into_view_if_needed()
     before = pareto.locator("img.fastvar-picked").get_attribute("src")
@@ -324,20 +383,74 @@ def browse_and_pick(page):
     page.wait_for_function(
         "b => document.querySelector('.fastvar-pareto img.fastvar-picked').src !== b", arg=before
     )
-    pareto.get_by_text("PSNR").last.wait_for()
-    pareto.locator("circle").nth(1).focus()
+    pareto.get_by_role("status").get_by_text("PSNR").wait_for()
+    brush(page, pareto)
+    pareto.locator("circle[aria-pressed=true]").focus()
+    page.keyboard.press("Home")
+    page.keyboard.press("ArrowRight")
+    pareto.locator(".fv-label-of-point").get_by_text("{-1: 0.9}").wait_for()
     page.keyboard.press("Enter")
     pareto.locator("circle[aria-pressed=true][aria-label^='{-1: 0.9}']").wait_for()
+    pareto.get_by_role("status").get_by_text("PSNR").wait_for()
+    accessible(page, ".fastvar-pareto")
+    widths(page, "pareto", "-dark")
     pareto.get_by_role("button", name="Send to the Explorer").click()
     pareto.get_by_role("button", name="Sent to the Explorer").wait_for()
     settled(page)
-    pareto.get_by_role("status").get_by_text("PSNR").wait_for()
-    shoot(page, "pareto")
     schedule = page.locator(".fastvar-explorer").get_by_label("as Python")
     schedule.scroll_into_view_if_needed()
     assert "fv.Prune({-1: 0.9})" in schedule.inner_text()
     settled(page)
-    shoot(page, "explorer-dark")
+    accessible(page, ".fastvar-explorer")
+    widths(page, theme="-dark")
     for text in (page.get_by_text("times fewer operations"), page.get_by_text("GFLOP").last):
-        color = text.evaluate("e => getComputedStyle(e).color")
+        color = text.first.evaluate("e => getComputedStyle(e).color")
         assert np.mean([int(c) for c in color.strip("rgba()").split(",")[:3]]) > 128
+
+
+def play(page, browser):
+    """Play the scale steps by mouse and by keys."""
+    player, step = browser.locator(".fv-player"), browser.get_by_role("slider")
+    player.get_by_role("button", name="first step").click()
+    browser.get_by_text("1x1: 1 of 1 tokens").wait_for()
+    page.keyboard.press("ArrowRight")
+    browser.get_by_text("2x2: 4 of 4 tokens").wait_for()
+    assert step.input_value() == "1"
+    player.get_by_label("speed").select_option("8 / s")
+    player.get_by_label("loop").uncheck()
+    player.get_by_role("button", name="play or pause").press("Space")
+    player.locator("[aria-pressed=true]").wait_for()
+    browser.get_by_text("32x32: 256 of 1024 tokens").wait_for()
+    player.locator("[aria-pressed=false]").wait_for()  # without the loop it ends there
+    player.get_by_label("loop").check()
+    player.get_by_role("button", name="play or pause").click()
+    browser.get_by_text("8x8: 64 of 64 tokens").wait_for()
+    page.keyboard.press("Space")
+    player.locator("[aria-pressed=false]").wait_for()
+    page.keyboard.press("End")
+    browser.get_by_text("32x32: 256 of 1024 tokens").wait_for()
+    assert step.input_value() == "9"
+
+
+def brush(page, pareto):
+    """Choose a range of speeds by a drag, and one of dB by typing."""
+    rows = pareto.locator("tbody tr")
+    assert rows.count() == 3
+    plot = pareto.locator("svg").bounding_box()
+    page.mouse.move(plot["x"] + plot["width"] * 0.5, plot["y"] + 60)
+    page.mouse.down()
+    page.mouse.move(plot["x"] + plot["width"] - 20, plot["y"] + 80, steps=4)
+    page.mouse.up()
+    pareto.locator(".fv-outside").wait_for(state="attached")
+    assert rows.count() == 2
+    assert " to " in pareto.get_by_label("measured speedup", exact=True).input_value()
+    quality = pareto.get_by_label("quality range")
+    quality.fill("from 36")
+    quality.press("Enter")
+    pareto.locator(".fv-outside").nth(1).wait_for(state="attached")
+    assert rows.all_inner_texts()[0].startswith("{-2: 0.5, -1: 0.75}")
+    rows.first.hover()
+    pareto.locator(".fv-label-of-point text").first.wait_for()
+    shoot(page, "pareto-brushed")
+    pareto.get_by_role("button", name="Show all").click()
+    page.wait_for_function("() => !document.querySelector('.fastvar-pareto .fv-outside')")
