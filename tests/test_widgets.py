@@ -1,11 +1,13 @@
 """Widgets without a browser: controls, what they show, what they refuse, what they export."""
 
 import gc
+import json
 import threading
 import time
 import weakref
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Literal as Literal_
 
 import ipywidgets as widgets
@@ -673,9 +675,13 @@ def test_a_budget_or_a_target_moves_all_the_other_controls(small):
     explorer = Explorer(small, "a red circle", seed=3, plans=plans)
     assert explorer.wait(60)
     panel = explorer.budget
-    assert panel.budget.options == ["as A is set", "1.20 x faster", "1.50 x faster"]
+    assert panel.budget.options == [
+        "as A is set",
+        "1.20 x fewer operations",
+        "1.50 x fewer operations",
+    ]
     assert panel.target.options == ["as A is set", *(f"{step} dB" for step in range(40, 32, -1))]
-    panel.budget.text = "1.50 x faster"
+    panel.budget.text = "1.50 x fewer operations"
     assert explorer.wait(60)
     assert (explorer.method, explorer.ratios[-1].value) == (plans[0][1], 1.0)
     assert explorer.shown.method == plans[0][1]
@@ -684,7 +690,7 @@ def test_a_budget_or_a_target_moves_all_the_other_controls(small):
     assert explorer.wait(60)
     assert explorer.method == plans[1][1]
     assert explorer.a.controls["select"].text == "Random(seed=7)"
-    assert (panel.budget.text, panel.target.text) == ("1.20 x faster", "34 dB")
+    assert (panel.budget.text, panel.target.text) == ("1.20 x fewer operations", "34 dB")
     assert "1.20 times fewer operations, for 40.0 dB" in panel.note.value
     explorer.ratios[-1].value = 0.6
     assert explorer.wait(60)
@@ -759,3 +765,17 @@ def test_points_of_ones_own_methods_are_picked(small):
     assert picker.method == mine
     assert picker.wait(60)
     assert "PSNR" in picker.status.value
+
+
+def test_recorded_times_stand_in_the_documentation():
+    root = Path(__file__).parents[1]
+    medians = json.loads((root / "figures/screenshots/slider.json").read_text())["median_s"]
+    page = (root / "docs/widgets.md").read_text()
+    for label, name in (
+        ("share pruned at 32x32", "32x32"),
+        ("share pruned at 24x24", "24x24"),
+        ("time budget", "time budget"),
+        ("seed: full and pruned generation from scratch", "from scratch, full and pruned"),
+    ):
+        assert f"| {label} | {medians[name]} |" in page
+    assert (root / "docs/explorer.gif").stat().st_size < 3_000_000

@@ -37,7 +37,9 @@ class BudgetPanel(widgets.Box):
     def __init__(self, plans: Plans, pick: Callable[[Method], None]) -> None:
         self.plans = sorted((Plan(*plan) for plan in plans), key=lambda plan: plan.speedup)
         self.pick, self.quiet = pick, False
-        places = [(f"{plan.speedup:.2f} x faster", i) for i, plan in enumerate(self.plans)]
+        places = [
+            (f"{plan.speedup:.2f} x fewer operations", i) for i, plan in enumerate(self.plans)
+        ]
         self.budget = Index(
             "time budget", None,
             "Sets A to the method planned for this speedup, in operations.",

@@ -30,13 +30,13 @@ function render({ model, el }) {
     pause();
     go(model.get("step") + steps);
   };
-  button("⏮", "first step (Home)", () => { pause(); go(0); });
+  button("|◀", "first step (Home)", () => { pause(); go(0); });
   button("◀", "previous step (left arrow)", by(-1));
   const play = button("▶ Play", "play or pause (Space)", toggle);
   play.classList.add("fv-go");
   button("▶", "next step (right arrow)", by(1));
-  button("⏭", "last step (End)", () => { pause(); go(last()); });
-  const pace = make("label", { class: "fv-pace fv-input" }, el);
+  button("▶|", "last step (End)", () => { pause(); go(last()); });
+  const pace = make("label", { class: "fv-pace" }, el);
   pace.append("speed");
   const speed = make("select", { title: "Steps in a second; keys + and -." }, pace);
   for (const value of SPEEDS) make("option", { value }, speed).textContent = `${value} / s`;

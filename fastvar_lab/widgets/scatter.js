@@ -92,7 +92,7 @@ function render({ model, el }) {
         cx: x(p.x), cy: y(p.y), r: on ? 8 : 5.5, role: "button", fill: color,
         tabindex: on || (model.get("picked") < 0 && i === order[0]) ? 0 : -1,
         stroke: on ? "currentColor" : "none", "stroke-width": 2, "aria-pressed": on,
-        "aria-label": `${p.name}: ${p.text}`,
+        "aria-label": `${p.name}: ${p.lines.join(", ")}`,
       }, group);
       dots.push(dot);
       dot.addEventListener("click", () => pick(i));
@@ -130,7 +130,7 @@ function render({ model, el }) {
     const i = model.get("pointed"), p = model.get("points")[i], dot = dots[i];
     if (!p || !dot) return;
     const box = make("rect", { rx: 3, class: "fv-label-box" }, label);
-    const lines = [p.name, p.text].map((words, row) => {
+    const lines = [p.name, ...p.lines].map((words, row) => {
       const node = make("text", { "font-size": 12, x: 0, y: 15 + 16 * row, fill: "currentColor", "font-weight": row ? 400 : 600 }, label);
       node.textContent = words;
       return node;
@@ -142,10 +142,10 @@ function render({ model, el }) {
       }
     }
     const wide = Math.max(...lines.map((node) => node.getComputedTextLength())) + 12;
-    Object.entries({ x: -6, y: 0, width: wide, height: 37 }).forEach(([k, v]) => box.setAttribute(k, v));
+    Object.entries({ x: -6, y: 0, width: wide, height: 53 }).forEach(([k, v]) => box.setAttribute(k, v));
     const cx = Number(dot.getAttribute("cx")), cy = Number(dot.getAttribute("cy"));
     const left = Math.max(8, Math.min(width - wide + 4, cx - wide / 2));
-    label.setAttribute("transform", `translate(${left}, ${cy > 60 ? cy - 50 : cy + 13})`);
+    label.setAttribute("transform", `translate(${left}, ${cy > 76 ? cy - 66 : cy + 13})`);
   }
   function brush(svg) {
     let from = null, band = null;
