@@ -193,11 +193,11 @@ class SkipVAR:
     Source: SkipVAR (arXiv 2506.08908) and its released code (fakerone-li/SkipVAR 607be0e), whose
     logistic regressions for three SSIM targets are the three "infinity" rules; they belong to the
     1M schedule and Infinity's tokenizer, and mean nothing elsewhere. Those of "tiny", for SSIM 0.96
-    and 0.9 at guidance 2, and as "tiny-cfg4" at guidance 4, were fitted here, on prompts that nothing
-    is judged on. What the released code does otherwise: one
-    decision for a batch, which its loop cannot run anyway. Here every picture decides, and a batch
-    runs what one of its pictures needs: pictures that skip add no codes (on VAR and HART, whose
-    smoothing has a bias, that is nearly nothing); null rows run until no picture needs them.
+    and 0.9 at guidance 2, and as "tiny-cfg4" at guidance 4, were fitted here, on prompts that
+    nothing is judged on. What the released code does otherwise: one decision for a batch, which its
+    loop cannot run anyway. Here every picture decides, and a batch runs what one of its pictures
+    needs: pictures that skip add no codes (on VAR and HART, whose smoothing has a bias, that is
+    nearly nothing); null rows run until no picture needs them.
     Guessed: nothing. The decision waits for the device once, and the decoder, which checks its
     output, once. Counts are upper bounds: full generation's.
 
