@@ -173,8 +173,8 @@ class Scatter(anywidget.AnyWidget):
     """A scatter plot whose points can be picked by mouse or keyboard.
 
     `points` are dicts with the keys x, y, x_range and y_range (their intervals), name, lines
-    (the values as written), cells (the same as the columns of a table), front (whether the point lies
-    on the Pareto front, which is drawn as steps) and inside (whether it lies in the brushed
+    (the values as written), cells (the same as the columns of a table), front (whether the point
+    lies on the Pareto front, which is drawn as steps) and inside (whether it lies in the brushed
     ranges). `picked` and `pointed` are indices of points, -1 for none. `x_span` and `y_span` are
     the brushed ranges, (low, high), each of them None where nothing bounds it.
     """

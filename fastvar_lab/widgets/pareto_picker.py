@@ -151,7 +151,8 @@ class ParetoPicker(Live):
             cells = [_written(values[axis], *ranges[f"{axis}_range"]) for axis in "xy"]
             inside = all(_within(values[axis], span) for axis, span in spans.items())
             ends = {
-                "name": p["method"], "lines": [f"{cells[0]} times as fast", f"{self.value.text} {cells[1]}"],
+                "name": p["method"],
+                "lines": [f"{cells[0]} times as fast", f"{self.value.text} {cells[1]}"],
                 "cells": [*cells, "yes" if p["method"] in best else ""],
                 "front": p["method"] in best, "inside": inside,
             }  # fmt: skip
