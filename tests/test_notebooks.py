@@ -135,10 +135,12 @@ def test_a_page_is_whole_without_scripts_and_other_hosts(tmp_path):
         "gallery({'noise': np.eye(8)})",
         "import ipywidgets as w, numpy as np\n"
         "from fastvar_lab.widgets.page import PointsTable, Viewer, style_sheet\n"
-        "table = PointsTable(columns=['method', 'dB'], points=[{'name': 'a < b', 'cells': ['30']}])\n"
+        "points = [{'name': 'a < b', 'cells': ['30']}]\n"
+        "table = PointsTable(columns=['method', 'dB'], points=points)\n"
         "shown = Viewer({'scores': 'scores'})\n"
         "shown.put('scores', np.eye(8)[..., None].repeat(3, -1), note='of 32x32')\n"
-        "w.VBox([style_sheet(), table, shown, w.FloatSlider(0.5, description='pruned'), w.HTML('<b>2.5</b> times')])",
+        "w.VBox([style_sheet(), table, shown,"
+        " w.FloatSlider(0.5, description='pruned'), w.HTML('<b>2.5</b> times')])",
     )
     shutil.copytree(tmp_path / "figures", place / "figures")  # as in copies
     text = (

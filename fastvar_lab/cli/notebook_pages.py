@@ -180,10 +180,14 @@ def _points(state: Mapping[str, Any]) -> str:
 
 
 def _figure(data: str, described: Mapping[str, Any]) -> str:
-    """Write a picture of a widget with its title and note."""
+    """Write a picture of a widget, with its title and note if it has one."""
     picture = _image(data, described.get("alt", "picture of a widget"))
-    texts = [described.get("title", ""), described.get("note", "")]
+    if not described.get("title"):
+        return picture
+    texts = (described["title"], described.get("note", ""))
     caption = html.escape(", ".join(text for text in texts if text))
+    sharp = ";image-rendering:pixelated" if described.get("cells") else ""
+    picture = picture.replace("<img ", f'<img style="width:100%{sharp}" ', 1)
     return (
         f'<figure style="margin:0;width:240px"><figcaption>{caption}</figcaption>{picture}</figure>'
     )
