@@ -16,7 +16,7 @@ from fastvar_lab.evaluators.case import Case, Options
 from fastvar_lab.evaluators.geneval_pictures import GenEvalPrompts, PictureJudge, cut_out
 from fastvar_lab.evaluators.picture_folder import PictureFolder, PlainFolder
 from fastvar_lab.evaluators.plans import Plan
-from fastvar_lab.evaluators.scoring import paired, score, stored
+from fastvar_lab.evaluators.scoring import paired, score, settings_sha256, stored
 from fastvar_lab.experiments import making, paper_tables, printed_tables
 from fastvar_lab.experiments.making import Job, make
 from fastvar_lab.measure.quality import METRICS
@@ -356,29 +356,49 @@ def test_tables_print_ours_beside_theirs(small, made, tmp_path):
     settings = {"benchmark": "geneval", "category": None, "model": "infinity-2b",
                 "family": "infinity", "method": "Dense()", "guidance": 4.0, "temperature": 1.0,
                 "rewritten_sha256": "ab", "sizes": [[64, 64]], "format": "jpg",
-                "quality": 95, "seeds": "per-prompt"}  # fmt: skip
+                "quality": 95, "seeds": "per-prompt", "top_p": 0.97}  # fmt: skip
+
+    def write(settings, **changes):
+        (folder / "settings.json").write_text(json.dumps(settings))
+        kept = {"geneval": {**result, **changes, "settings_sha256": settings_sha256(settings)}}
+        (tmp_path / "ge.scores" / "scores.json").write_text(json.dumps(kept))
+
     (folder / "settings.json").write_text(json.dumps(settings))
     with pytest.raises(ValueError, match=r"has no score geneval; `fastvar-lab score"):
         paper_tables.rows(table, [folder])
     parts = {task: [0.5, 0.4, 0.6] for task in ("two_object", "position", "color_attr")}
     result = {"value": 0.7, "low": 0.68, "high": 0.72, "n": 2212, "parts": parts, "depends": {}}
     (tmp_path / "ge.scores").mkdir()
-    (tmp_path / "ge.scores" / "scores.json").write_text(json.dumps({"geneval": result}))
+    write(settings)
     frame = paper_tables.rows(table, [folder])
     ours = frame[frame.source == "ours"].set_index("column")
     assert ours.value["GenEval"] == 0.7
     assert (ours.differs == "").all()
     shown = paper_tables.wide(table, frame)
     assert shown.iloc[-1]["GenEval"] == "0.70 (0.68 to 0.72)"
-    (folder / "settings.json").write_text(json.dumps({**settings, "guidance": 3.0,
-                                                      "rewritten_sha256": None}))  # fmt: skip
+    changed = {**settings, "guidance": 3.0, "rewritten_sha256": None}
+    (folder / "settings.json").write_text(json.dumps(changed))
+    with pytest.raises(ValueError, match="ge was made anew after the score geneval was computed"):
+        paper_tables.rows(table, [folder])
+    write(changed, depends={"rules": {"counting_threshold": 0.5}, "autocast": "float16"})
+    gaps = paper_tables.rows(table, [folder]).differs.iloc[-1]
+    assert gaps.endswith("precision of networks float16, not none; "
+                         "rule counting_threshold 0.5, not 0.9")  # fmt: skip
+    write(changed)
     frame = paper_tables.rows(table, [folder])
     assert frame.differs.iloc[-1] == "guidance 3.0, not 4.0; rewritten no, not yes"
-    (tmp_path / "ge.scores" / "scores.json").write_text(json.dumps({"geneval": {**result, "n": 8}}))
+    write(changed, n=8)
     with pytest.raises(ValueError, match="has 8 pictures; Table 1 compares 2212"):
         paper_tables.rows(table, [folder])
     frame = paper_tables.rows(table, [folder], any_count=True)
     assert frame.differs.iloc[-1].endswith("8 pictures, not 2212")
+    for text in ("{", '{"geneval": 3}', '{"geneval": {}}'):
+        (tmp_path / "ge.scores" / "scores.json").write_text(text)
+        with pytest.raises(ValueError, match=r"cannot read .*scores\.json"):
+            paper_tables.rows(table, [folder])
+    (folder / "settings.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"settings\.json does not say the benchmark"):
+        paper_tables.rows(table, [folder])
 
 
 def run(capsys, *arguments):

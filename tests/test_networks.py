@@ -423,7 +423,7 @@ def test_weights_that_were_changed_after_conversion_are_refused(tmp_path):
         own = replace(published.NETWORKS["inception"], files=(replace(files[0], begins=found),))
         patch.setitem(published.NETWORKS, "inception", own)
         collection.convert("inception", [tmp_path / files[0].name], tmp_path)
-    collection.check_weights("inception", tmp_path)
+    collection.check_files("inception", tmp_path)
     conversion.save(Inception(16).state_dict(), tmp_path / "inception", {"unit": 16})
     with pytest.raises(WeightsError, match=r"the converted one had .*--fetch inception"):
         collection.open_network("inception", tmp_path)

@@ -22,7 +22,7 @@ from fastvar_lab.evaluators.known_answers import Inputs, KnownAnswer
 from fastvar_lab.evaluators.picture_array import SampleArray
 from fastvar_lab.evaluators.picture_folder import PictureFolder
 from fastvar_lab.evaluators.plans import Plan
-from fastvar_lab.evaluators.scoring import paired, score
+from fastvar_lab.evaluators.scoring import paired, score, settings_sha256
 from fastvar_lab.experiments import making, paper_tables, printed_tables
 from fastvar_lab.experiments.evaluation import evaluate
 from fastvar_lab.experiments.folder_frames import compare_folders
@@ -366,7 +366,8 @@ def test_a_table_holds_scores_of_one_network(tmp_path):
         (tmp_path / name).mkdir()
         (tmp_path / name / "settings.json").write_text(json.dumps(settings))
         result = {"value": 28.0, "low": 27.0, "high": 29.0, "n": 3200, "parts": {},
-                  "depends": {"hps": name * 16}}  # fmt: skip
+                  "depends": {"hps": name * 16},
+                  "settings_sha256": settings_sha256(settings)}  # fmt: skip
         (tmp_path / f"{name}.scores").mkdir()
         (tmp_path / f"{name}.scores" / "scores.json").write_text(json.dumps({"hps": result}))
     table = printed_tables.find("A.2")
@@ -381,7 +382,10 @@ def test_a_table_holds_scores_of_one_network(tmp_path):
         (["--order", "shuffled"], "--order is a seed from 0, or files; not 'shuffled'"),
         (["--split", "0"], "split must be 1 or more; not 0"),
         (["--groups", "-1"], "groups must be 0 or more; not -1"),
-        (["--rule", "most=few"], "the rule most is a number; not 'few'"),
+        (["--rule", "most=few"], "the rule most is a whole number; not 'few'"),
+        (["--rule", "threshold=nan"], "the rule threshold is 0 to 1; not nan"),
+        (["--rule", "ground=300"], "the rule ground is -1 to 255; not 300"),
+        (["--rule", "most=0"], "the rule most is 1 or more; not 0"),
         (["--resize", "bicubic"], "no resize 'bicubic'"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
