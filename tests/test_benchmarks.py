@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,9 +12,10 @@ import fastvar_lab as fv
 from fastvar_lab.cli import release_options
 from fastvar_lab.cli.main import main
 from fastvar_lab.errors import WeightsError
-from fastvar_lab.evaluators import benchmarks, distances, inception_scores
+from fastvar_lab.evaluators import benchmarks, distances, inception_scores, row_files
 from fastvar_lab.evaluators.case import Case, Options
 from fastvar_lab.evaluators.geneval_pictures import GenEvalPrompts, PictureJudge, cut_out
+from fastvar_lab.evaluators.picture_array import PictureArray
 from fastvar_lab.evaluators.picture_folder import PictureFolder, PlainFolder
 from fastvar_lab.evaluators.plans import Plan
 from fastvar_lab.evaluators.scoring import paired, score, settings_sha256, stored
@@ -187,6 +189,77 @@ def test_scores_are_cached_and_survive_a_kill(made, tmp_path):
     Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(path)
     assert rows(4)[3, 0] == 0
     assert seen[10:] == [3]
+
+
+def test_damaged_rows_are_computed_anew(made, tmp_path):
+    shutil.copytree(made, folder := tmp_path / "copy")
+    opened, computed = PictureFolder(folder), []
+
+    def rows(width=2):
+        computed.clear()
+
+        def compute(pictures, places):
+            computed.extend(places)
+            return np.outer(np.array(places) + 1.0, np.ones(width))
+
+        return opened.rows("test", compute, 4)
+
+    right = rows()
+    assert len(computed) == 10
+    assert np.array_equal(rows(), right)
+    assert not computed
+    (stamps,) = (tmp_path / "copy.scores").glob("test-*.stamps.npy")
+    values = stamps.with_name(stamps.name.replace(".stamps", ""))
+    held = values.read_bytes()
+    values.write_bytes(held[:-8])  # the last row
+    assert np.array_equal(rows(), right)
+    assert len(computed) == 10
+    np.load(values, mmap_mode="r+")[3] = 0.0
+    assert np.array_equal(rows(), right)
+    assert computed == [3]
+    stamps.write_bytes(b"junk")
+    assert np.array_equal(rows(), right)
+    np.save(values, np.zeros(10, np.float32))
+    assert np.array_equal(rows(), right)
+
+
+def test_rows_that_two_processes_create_are_those_of_both(tmp_path):
+    one, known = row_files.created(tmp_path / "rows", (4, 2))
+    one[:2] = 5.0
+    known[:2] = 7
+    other, same = row_files.created(tmp_path / "rows", (4, 2))
+    other[2:] = 6.0
+    assert one.tolist() == other.tolist() == [[5, 5], [5, 5], [6, 6], [6, 6]]
+    assert (same[:2] == 7).all()
+
+
+def test_scores_beside_a_folder_from_inside_it(made, tmp_path, monkeypatch):
+    shutil.copytree(made, tmp_path / "here")
+    monkeypatch.chdir(tmp_path / "here")
+    assert score(PictureFolder("."))["closed-world"].n == 10
+    assert (tmp_path / "here.scores" / "scores.json").exists()
+    assert stored(Path("."))["closed-world"]["n"] == 10
+
+
+def test_references_are_read_as_they_are_named_or_not(tmp_path, monkeypatch):
+    pictures(tmp_path / "ref", ["a.png", "b.png"])
+    (tmp_path / "ref" / "b.png").rename(tmp_path / "ref" / "b.jpg")
+    (tmp_path / "ref" / "._a.png").write_bytes(b"of a file manager")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+    def locked(path):
+        if "ref" in path.name and "cache" not in path.parts:
+            raise OSError("may only be read")
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    np.savez(tmp_path / "ref.npz", arr_0=np.zeros((2, 4, 4, 3), np.uint8))
+    for opened in (PlainFolder(tmp_path / "ref"), PictureArray(tmp_path / "ref.npz")):
+        assert opened.read(1).shape[2] == 3
+        assert len(opened) == 2
+    monkeypatch.setattr(row_files, "folder", locked)
+    for opened in (PlainFolder(tmp_path / "ref"), PictureArray(tmp_path / "ref.npz")):
+        assert opened.cache.parent == tmp_path / "cache" / "fastvar_lab" / "references"
 
 
 def test_what_is_not_whole_is_refused(made, tmp_path):
@@ -396,7 +469,7 @@ def test_tables_print_ours_beside_theirs(small, made, tmp_path):
         (tmp_path / "ge.scores" / "scores.json").write_text(text)
         with pytest.raises(ValueError, match=r"cannot read .*scores\.json"):
             paper_tables.rows(table, [folder])
-    (folder / "settings.json").write_text("{}")
+    write({})
     with pytest.raises(ValueError, match=r"settings\.json does not say the benchmark"):
         paper_tables.rows(table, [folder])
 
