@@ -455,7 +455,7 @@ def test_tables_print_ours_beside_theirs(small, made, tmp_path):
         paper_tables.rows(table, [folder])
     write(changed, depends={"rules": {"counting_threshold": 0.5}, "autocast": "float16"})
     gaps = paper_tables.rows(table, [folder]).differs.iloc[-1]
-    assert gaps.endswith("precision of networks float16, not none; "
+    assert gaps.endswith("precision of networks float16, not float32; "
                          "rule counting_threshold 0.5, not 0.9")  # fmt: skip
     write(changed)
     frame = paper_tables.rows(table, [folder])

@@ -288,6 +288,40 @@ def test_samples_in_an_npz_file_are_scored(tiny_networks, tmp_path, capsys):
     assert status == 0, error
     assert f"{results['fid'].value:9.2f}" in text
     assert run(capsys, "score", samples, "--networks", tiny_networks)[0] == 2
+    with pytest.raises(ValueError, match=r"the score clip reads prompts, which .*npz lacks"):
+        score(SampleArray(samples, "imagenet"), ["clip"], networks=tiny_networks)
+
+
+def test_the_command_of_pairs_refuses_before_it_scores(folders, tmp_path, capsys):
+    shutil.copytree(folders / "full", full := tmp_path / "full")
+    for other, message in ((full, "is compared with itself"), (tmp_path / "less", "of the same")):
+        if other != full:
+            make(fv.load("tiny"), Job(Plan(WORLD, n=1), fv.Dense(), sizes=MAPS), other)
+        assert main(["score", str(full), "--against", str(other)]) == 2
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "full.scores").exists()
+    assert main(["score", str(full), "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert printed["scores"]["closed-world"]["n"] == 8
+
+
+def test_tables_know_the_scripts_of_each_benchmark():
+    hart = {"benchmark": "geneval", "model": "hart-0.7b", "family": "hart", "sizes": [[64, 64]],
+            "guidance": 4.5, "smooth": True, "pixels": "truncate", "format": "png",
+            "quality": None, "seeds": "each", "rewritten_sha256": None}  # fmt: skip
+    result = {"n": 2212, "depends": {}}
+    gaps = paper_tables.differences(printed_tables.find("A.4"), hart, result, 2212)
+    assert gaps == ["format png, not jpg", "seeds each, not one"]
+    people = {**hart, "benchmark": "mjhq", "seeds": "one"}
+    result = {"n": 3000, "depends": {"references": 2999, "half": True, "resize": "antialias"}}
+    gaps = paper_tables.differences(printed_tables.find("A.4"), people, result, 3000)
+    assert gaps == ["resize of Inception antialias, not clean",
+                    "distances in float16 yes, not no", "references 2999, not 3000"]  # fmt: skip
+    var = {"benchmark": "imagenet", "model": "var-d30", "family": "var", "sizes": [[16, 16]],
+           "guidance": 1.5, "top_p": 0.95, "top_k": 900, "smooth": False}  # fmt: skip
+    result = {"n": 50_000, "depends": {"references": None, "order": None}}
+    gaps = paper_tables.differences(printed_tables.find("A.1"), var, result, 50_000)
+    assert gaps == ["top_p 0.95, not 0.96", "order of the IS none, not 0"]
 
 
 def test_known_answers_are_compared_with_what_is_computed(

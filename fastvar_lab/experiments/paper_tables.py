@@ -119,11 +119,9 @@ def differences(
     """Return every setting in which a folder differs from those behind a printed table."""
     mark = benchmarks.find(str(settings["benchmark"]))
     expected = table.settings(mark.name, str(settings.get("family")))
-    if not expected:
-        return [f"model {settings['model']} is not in the table"]
+    gaps = [] if expected else [f"model {settings['model']} is not in the table"]
     actual = {**settings, "rewritten": settings.get("rewritten_sha256") is not None}
     actual["map"] = "x".join(map(str, settings["sizes"][-1]))
-    gaps = list[str]()
     for name, value in expected.items():
         if name == "quality" and actual.get("format") != expected.get("format"):
             continue  # that gap is named
@@ -142,7 +140,7 @@ def _scored_otherwise(depends: Mapping[str, Any], mark: Benchmark) -> list[str]:
     """Return every setting of a score that is not the protocol's."""
     gaps, options = list[str](), Options()
     usual = {"antialias": True, "resize": mark.resize, "half": options.half, "order": options.order,
-             "split": options.split, "subsets": options.subsets, "autocast": None,
+             "split": options.split, "subsets": options.subsets, "autocast": "float32",
              "references": mark.pictures}  # fmt: skip
     values = {**usual, **{name: depends[name] for name in usual if name in depends}}
     rules = asdict(options.rules)
