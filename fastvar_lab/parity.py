@@ -14,7 +14,7 @@ from fastvar_lab.draws import Draws, Streamed
 from fastvar_lab.errors import short
 from fastvar_lab.generation import generate
 from fastvar_lab.methods.prune import Dense
-from fastvar_lab.models.attach import Attached
+from fastvar_lab.models.attached import Attached
 from fastvar_lab.models.model import Model
 from fastvar_lab.request import Condition
 from fastvar_lab.sampling import Sampling

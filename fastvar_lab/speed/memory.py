@@ -28,6 +28,7 @@ from fastvar_lab.cache import KVCache
 from fastvar_lab.generation import generate
 from fastvar_lab.models.absent import NoAutoEncoder
 from fastvar_lab.models.model import Model
+from fastvar_lab.models.precision import packed_parts, weight_shape
 from fastvar_lab.sampling import Sampling
 from fastvar_lab.seam import Branch, Grid, Method, Rows, Runner, Site, Stack, Wrapper
 
@@ -203,9 +204,10 @@ def hollow_model(model: Model, pictures: int) -> Iterator[tuple[Model, Any]]:
     with warnings.catch_warnings(), FakeTensorMode(allow_non_fake_inputs=True):
         warnings.filterwarnings("ignore", "Accessing the data pointer")
         if isinstance(condition, Tensor):
-            yield copied(model, _hollow_copy), _hollow_copy(condition)
+            yield copied(model, _hollow_copy, shapes=True), _hollow_copy(condition)
         else:
-            yield copied(model, _hollow_copy), type(condition)(*map(_hollow_copy, condition))
+            hollow = type(condition)(*map(_hollow_copy, condition))
+            yield copied(model, _hollow_copy, shapes=True), hollow
 
 
 def allocated(model: Model, condition: Any, method: Method, **options: Any) -> Memory:
@@ -247,14 +249,37 @@ def _counted_empty(allocations: Allocations) -> Callable[..., Tensor]:
     return empty
 
 
-def copied(model: Model, each: Callable[[Tensor], Tensor]) -> Model:
-    """Return a copy of a model, of whose weights `each` returns the copies."""
+def copied(model: Model, each: Callable[[Tensor], Tensor], shapes: bool = False) -> Model:
+    """Return a copy of a model, of whose weights `each` returns the copies.
+
+    With `shapes`, layers of quantisation libraries become `_PackedShape`.
+    """
     memo: dict[int, Any] = {id(model.text_encoder): model.text_encoder}
     for part in (model.transformer, model.tokenizer, model.quantizer):
         if isinstance(part, nn.Module):
+            for layer in part.modules() if shapes else ():
+                if packed_parts(layer):
+                    memo[id(layer)] = _PackedShape(layer)
             for weight in (*part.parameters(), *part.buffers()):
                 memo[id(weight)] = each(weight)
-    return copy.deepcopy(model, memo)
+    return copy.deepcopy(model.detached(), memo)
+
+
+class _PackedShape(nn.Module):
+    """Stands for a layer of a quantisation library in a copy: its shapes and bytes alone.
+
+    Its kernels take no tensors without content.
+    """
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.out_features, self.in_features = weight_shape(layer)
+        for i, part in enumerate(packed_parts(layer)):
+            self.register_buffer(f"part{i}", _hollow_copy(part))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map x (..., C) to (..., C'), without content."""
+        return x.new_empty(*x.shape[:-1], self.out_features)
 
 
 def _hollow_copy(tensor: Tensor) -> Tensor:
