@@ -183,4 +183,6 @@ def _put_text(model: Model, text: Any, name: str, family: Family) -> None:
             f"not {short(text)}"
         )
     elif family.text_length is not None:
-        model.text_encoder = NoText(name)
+        model.text_encoder = NoText(
+            name, advice=", or name them where it is attached: text={'a cat': condition}"
+        )

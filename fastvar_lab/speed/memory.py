@@ -12,7 +12,7 @@ from __future__ import annotations
 import copy
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -201,13 +201,16 @@ def hollow_model(model: Model, pictures: int) -> Iterator[tuple[Model, Any]]:
     Both are on the CPU, wherever the model is.
     """
     condition = model.condition([model.example] * pictures)
+    parts = [model.transformer, model.tokenizer]
+    layers = [layer for part in parts for layer in part.modules() if packed_parts(layer)]
+    packed = {id(layer): _PackedShape(layer) for layer in layers}
     with warnings.catch_warnings(), FakeTensorMode(allow_non_fake_inputs=True):
         warnings.filterwarnings("ignore", "Accessing the data pointer")
         if isinstance(condition, Tensor):
-            yield copied(model, _hollow_copy, shapes=True), _hollow_copy(condition)
+            yield copied(model, _hollow_copy, packed), _hollow_copy(condition)
         else:
             hollow = type(condition)(*map(_hollow_copy, condition))
-            yield copied(model, _hollow_copy, shapes=True), hollow
+            yield copied(model, _hollow_copy, packed), hollow
 
 
 def allocated(model: Model, condition: Any, method: Method, **options: Any) -> Memory:
@@ -249,17 +252,20 @@ def _counted_empty(allocations: Allocations) -> Callable[..., Tensor]:
     return empty
 
 
-def copied(model: Model, each: Callable[[Tensor], Tensor], shapes: bool = False) -> Model:
+def copied(
+    model: Model, each: Callable[[Tensor], Tensor], packed: Mapping[int, nn.Module] | None = None
+) -> Model:
     """Return a copy of a model, of whose weights `each` returns the copies.
 
-    With `shapes`, layers of quantisation libraries become `_PackedShape`.
+    `packed` are the modules that take the place of layers, by the number of the layer's object.
     """
     memo: dict[int, Any] = {id(model.text_encoder): model.text_encoder}
+    for layer, stand_in in (packed or {}).items():
+        memo[layer] = stand_in
+        for name, buffer in stand_in.named_buffers():
+            stand_in._buffers[name] = each(buffer)
     for part in (model.transformer, model.tokenizer, model.quantizer):
         if isinstance(part, nn.Module):
-            for layer in part.modules() if shapes else ():
-                if packed_parts(layer):
-                    memo[id(layer)] = _PackedShape(layer)
             for weight in (*part.parameters(), *part.buffers()):
                 memo[id(weight)] = each(weight)
     return copy.deepcopy(model.detached(), memo)
@@ -268,14 +274,14 @@ def copied(model: Model, each: Callable[[Tensor], Tensor], shapes: bool = False)
 class _PackedShape(nn.Module):
     """Stands for a layer of a quantisation library in a copy: its shapes and bytes alone.
 
-    Its kernels take no tensors without content.
+    Its kernels take no tensors without content. The buffers are on the meta device.
     """
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
         self.out_features, self.in_features = weight_shape(layer)
         for i, part in enumerate(packed_parts(layer)):
-            self.register_buffer(f"part{i}", _hollow_copy(part))
+            self.register_buffer(f"part{i}", torch.empty_like(part, device="meta"))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x (..., C) to (..., C'), without content."""
