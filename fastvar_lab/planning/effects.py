@@ -27,7 +27,8 @@ LEAST = 1e-10  # squared error of pictures that count as equal: 100 dB
 class Calibration:
     """The pictures on which a schedule is planned, and what is known of them.
 
-    `items` are those of `calibration_items`: nothing is judged on them. Errors are kept in `store`; a stopped plan goes on.
+    `items` are those of `calibration_items`: nothing is judged on them. Errors are kept in `store`;
+    a stopped plan goes on.
     """
 
     model: Model
