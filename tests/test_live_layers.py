@@ -134,12 +134,16 @@ class Packed(torch.Tensor):
         return ["data_", "scale"], {}
 
     @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        if function is nn.functional.linear:
+            x, weight, *bias = args
+            return function(x, weight.data_ * weight.scale, *bias)
+        return super().__torch_function__(function, types, args, kwargs or {})
+
+    @classmethod
     def __torch_dispatch__(cls, function, types, args=(), kwargs=None):
         if function is torch.ops.aten.detach.default:
             return cls(args[0].data_, args[0].scale)
-        if function is torch.ops.aten.linear.default:
-            x, weight, *bias = args
-            return torch.nn.functional.linear(x, weight.data_ * weight.scale, *bias)
         raise NotImplementedError(function)  # such types know few operations
 
 
