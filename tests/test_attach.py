@@ -512,9 +512,9 @@ def test_what_does_not_belong_together(var):
     with pytest.raises(ValueError, match="codes of 8 values, its tokenizer 4 channels"):
         fv.attach(var, tokenizer=other)
     var.vae_proxy[0].quantize.quant_resi.qresi_ls._modules["1"].resi_ratio = 0.25
-    with pytest.raises(ValueError, match="resi_ratio 0.25 in .*qresi_ls.1; only 0.5"):
+    with pytest.raises(ValueError, match=r"resi_ratio 0.25 in .*qresi_ls.1; only 0.5"):
         fv.attach(var)
-    with pytest.raises(WeightsError, match="pos_start in .* is without content"):
+    with pytest.raises(WeightsError, match=r"pos_start in .* is without content"):
         fv.attach(standins.LiveVAR().to("meta"))
     with pytest.raises(ValueError, match="name is text; not 3"):
         fv.attach(var, name=3)
@@ -531,7 +531,7 @@ def test_masks_of_numbers_and_texts_that_are_none():
         made.append(fv.generate(model, "a", fv.Dense(), seed=1).canvas)
     assert torch.equal(made[0], made[1])
     assert torch.equal(made[0], made[2])
-    with pytest.raises(ValueError, match="mask .* of True and False; not .* in torch.int64"):
+    with pytest.raises(ValueError, match=r"mask .* of True and False; not .* in torch.int64"):
         pictures(model, Text(features, mask.long()))
     for result, message in (
         (text(), r"features \(2, T, D\) and mask \(2, T\) for 2 prompts; not \(1, 7, 32\)"),
