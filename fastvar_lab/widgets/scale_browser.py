@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from matplotlib.colors import to_hex
 
 from fastvar_lab.experiments.explore import Stoppable
 from fastvar_lab.files import expanded
@@ -26,7 +27,8 @@ from fastvar_lab.widgets.panel import Live, Status
 from fastvar_lab.widgets.saving import free_path
 
 PIVOTAL = repr(FarFromMean())
-KEPT = ColorBar(["#262626 50%", "#fff 50%"], "pruned", "computed")
+SHADES = panels.kept_overlay(np.ones((1, 2, 3)), np.array([[False, True]]))[0]
+KEPT = ColorBar([f"{to_hex(shade)} 50%" for shade in SHADES], "pruned", "computed")
 SAME = ("prompts", "seeds", "sampling", "draws", "sizes", "weights")
 """What two traces share whose steps are shown side by side."""
 OPENED = "Opened on {}: of the steps where a part of the tokens is pruned, it adds most."
@@ -255,7 +257,8 @@ class ScaleBrowser(Live):
 
 def _around_grey(gain: int) -> ColorBar:
     """Return the color bar of a difference picture."""
-    return ColorBar(["#000", "#808080", "#fff"], f"{-1 / gain:.3g}", f"+{1 / gain:.3g}")
+    greys = [to_hex((level,) * 3) for level in (0, 0.5, 1)]
+    return ColorBar(greys, f"{-1 / gain:.3g}", f"+{1 / gain:.3g}")
 
 
 def _pruned(trace: Trace, step: int) -> bool:
