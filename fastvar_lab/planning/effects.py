@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from fastvar_lab.branching import Branches, branching
 from fastvar_lab.generation import Generation, generate
 from fastvar_lab.methods.prune import Dense
 from fastvar_lab.models.model import Model
-from fastvar_lab.prompts import Item, PromptSet, seeded
+from fastvar_lab.prompts import ClosedWorld, Item, PromptSet, seeded
 from fastvar_lab.sampling import Sampling
 from fastvar_lab.seam import Grid, Method
 from fastvar_lab.store import Store
@@ -27,8 +27,8 @@ LEAST = 1e-10  # squared error of pictures that count as equal: 100 dB
 class Calibration:
     """The pictures on which a schedule is planned, and what is known of them.
 
-    Its prompts are drawn from a seed of their own, so that they are not those that anything is
-    judged on. Errors are kept in `store`; a stopped plan goes on.
+    `items` are those of `calibration_items`: nothing is judged on them. Errors are kept in `store`;
+    a stopped plan goes on.
     """
 
     model: Model
@@ -137,22 +137,22 @@ def squared_errors(model: Model, run: Generation, pictures: torch.Tensor) -> np.
     return np.maximum(gap.double().square().mean((1, 2, 3)).cpu().numpy(), LEAST)
 
 
-def calibration_items(model: Model, n: int, prompts: PromptSet | None = None) -> tuple[Item, ...]:
-    """Return `n` calibration prompts: of the model's own set under a seed of their own, or given.
+def calibration_items(
+    model: Model, n: int, prompts: PromptSet | None = None, seed: int = SEED
+) -> tuple[Item, ...]:
+    """Return `n` items of `prompts`, or of the model's own set such that nothing is judged on them.
 
-    Raises ValueError for a set of the same prompts and seeds as the judged ones.
+    Of the closed world they are prompts that are not held out, none of which is judged; of another
+    set those under `seed`, or, if it has no seed, its first ones with other noise.
     """
-    if prompts is None:
-        base = model.prompts
-        prompts = seeded(base, SEED)
-        if prompts == base:  # a set without a seed of its own: the same prompts, other noise
-            return tuple(replace_seed(item, i) for i, item in enumerate(base.take(n)))
-    return prompts.take(n)
-
-
-def replace_seed(item: Item, place: int) -> Item:
-    """Return an item with other noise."""
-    return item._replace(seed=item.seed + 1_000_003 + place)
+    if prompts is not None:
+        return prompts.take(n)
+    own = seeded(model.prompts, seed)
+    if isinstance(own, ClosedWorld):
+        return replace(own, held_out=False).take(n)
+    if own == model.prompts:
+        return tuple(item._replace(seed=item.seed + 1_000_003 + seed) for item in own.take(n))
+    return own.take(n)
 
 
 def psnr(errors: np.ndarray) -> np.ndarray:

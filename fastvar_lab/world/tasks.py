@@ -1,7 +1,8 @@
 """The six tasks of GenEval in the closed world, and a seventh for texture, with their verdict.
 
 As in GenEval, a picture is correct if it shows everything that its prompt names. Other objects are
-tolerated, except in counting, where the number must be exact. All prompts are held out.
+tolerated, except in counting, where the number must be exact. Models and methods are judged on
+prompts that were held out of training; constants, settings and schedules are measured on others.
 """
 
 from __future__ import annotations
@@ -28,15 +29,17 @@ class Question(NamedTuple):
     seed: int
 
 
-def draw_prompt(task: str, rng: np.random.Generator) -> Prompt:
-    """Draw a held-out prompt of a task."""
+def draw_prompt(task: str, rng: np.random.Generator, held_out: bool = True) -> Prompt:
+    """Draw a prompt of a task, held out of training or not."""
     while True:
         prompt = _task_prompt(task, rng)
-        if prompt.held_out:
+        if prompt.held_out == held_out:
             return prompt
 
 
-def questions(n: int, seed: int, tasks: Sequence[str] = TASKS) -> list[Question]:
+def questions(
+    n: int, seed: int, tasks: Sequence[str] = TASKS, held_out: bool = True
+) -> list[Question]:
     """Draw `n` questions that cycle through the tasks; a task's prompts depend on the seed alone.
 
     Raises ValueError for fewer than one, and for a negative seed.
@@ -45,7 +48,9 @@ def questions(n: int, seed: int, tasks: Sequence[str] = TASKS) -> list[Question]
         raise ValueError(f"questions must be 1 or more, their seed 0 or more; not {n} and {seed}")
     streams = {task: np.random.default_rng((seed, TASKS.index(task))) for task in tasks}
     return [
-        Question(task, draw_prompt(task, streams[task]), int(streams[task].integers(2**31)))
+        Question(
+            task, draw_prompt(task, streams[task], held_out), int(streams[task].integers(2**31))
+        )
         for task in (tasks[i % len(tasks)] for i in range(n))
     ]
 

@@ -9,20 +9,21 @@ from fastvar_lab.methods.prune import Prune
 from fastvar_lab.methods.restore_anchors import Anchors
 from fastvar_lab.methods.select_pairs import Shared
 from fastvar_lab.methods.select_previous import BlockChange
-from fastvar_lab.methods.skipvar import SkipVAR
+from fastvar_lab.methods.skipvar import SkipVAR, fitted_rules
 from fastvar_lab.methods.sparsevar import SparseVAR
 from fastvar_lab.models.model import Model
 from fastvar_lab.plotting import charts
 
 SKIPVAR, TAILS = "tails by picture (SkipVAR)", "the same tails for all"
 SPARSEVAR, SHARES = "share by picture (SparseVAR)", "the same share for all"
-RULES = {"tiny": ("tiny-0.96",), "infinity-2b": ("infinity-0.84", "infinity-0.86", "infinity-0.88")}
+PUBLISHED = {"infinity-2b": ("infinity-0.84", "infinity-0.86", "infinity-0.88")}
 
 
 def methods(model: Model) -> Lines:
     """SkipVAR and SparseVAR, and what they decide about, decided once for all pictures."""
     fixed = Shared(BlockChange())
-    rules = {f"rule {rule}": SkipVAR(rule) for rule in RULES.get(model.name, ())}
+    fitted = fitted_rules(model.name, model.sampling.guidance, len(model.sizes))
+    rules = {f"rule {rule}": SkipVAR(rule) for rule in (*PUBLISHED.get(model.name, ()), *fitted)}
     return {
         **({SKIPVAR: rules} if rules else {}),
         TAILS: {
