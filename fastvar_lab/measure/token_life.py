@@ -62,9 +62,9 @@ class TokenLife:
     step and sublayer: step, size, layer, kind, score, rank (1 is the highest), tokens (of the map),
     and state: `computed` with all tokens, `kept` or `restored` where some are pruned, or `skipped`.
     `codes` has a row for each step: step, size, code (bits or a codebook row, as text; empty for
-    others), and changed, the share of its bits (of its row, 0 or 1) that differ from the step before.
-    `attention` holds a `Gaze` by kind, "attn" and "cross"; a kind is absent where the token was
-    pruned.
+    others), and changed, the share of its bits that differ from the step before (of a codebook row,
+    0 or 1). `attention` holds a `Gaze` by kind, "attn" and "cross"; a kind is absent where the
+    token was pruned. `pieces` are the words that rows of the text stand for.
     """
 
     step: int

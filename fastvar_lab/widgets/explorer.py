@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import ipywidgets as widgets
+import numpy as np
 
 from fastvar_lab.errors import PromptError
 from fastvar_lab.experiments.exploration_report import Tried
@@ -92,7 +93,9 @@ class Explorer(Live):
         self.time = TimePanel(
             model, self._methods, self._request, lambda _: self._masks(), plans, self.apply
         )
-        self.token = TokenPanel(model, self.viewer, self._subject, self._sight, self._go)
+        self.token = TokenPanel(
+            model, model.grids(), self.viewer, self._subject, self._sight, self._go
+        )
         self.paint = PaintPanel(model, lambda: self.a.method, self._use, self._kept)
         self._lay_out()
         self._connect()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from fastvar_lab.generation import Generation
+from fastvar_lab.instruments.redraw import redrawn
 from fastvar_lab.instruments.trace import Trace
 from fastvar_lab.measure.masks import kept_map, score_map
 from fastvar_lab.measure.scale_steps import added, images, spectra
@@ -16,6 +18,7 @@ from fastvar_lab.widgets.fields import Choice, Index
 from fastvar_lab.widgets.lifetime import Owner
 from fastvar_lab.widgets.page import Viewer, box, style_sheet
 from fastvar_lab.widgets.panel import Status
+from fastvar_lab.widgets.token_panel import Sight, Subject, TokenPanel
 
 PIVOTAL = repr(FarFromMean())
 ADDED = "added by this step"
@@ -26,8 +29,9 @@ class ScaleBrowser(Owner):
 
     Each step shows the picture so far, the difference that the step added (around grey), its
     spectrum beside the final one, and the scores and kept tokens of a sublayer. `model` decodes
-    the canvases; by default it is opened by the name in the trace. Raises ValueError if its weights
-    are not those that the trace was made with.
+    the canvases; by default it is opened by the name in the trace. A click shows a token's life;
+    its attention is read from `generation`, which has a snapshot, and without one drawn again.
+    Raises ValueError if the model's weights are not those that the trace was made with.
 
     >>> import fastvar_lab as fv
     >>> model = fv.load("tiny")
@@ -38,7 +42,9 @@ class ScaleBrowser(Owner):
     '<span role="status">32x32: 256 of 1024 tokens forwarded by attn of layer 0</span>'
     """
 
-    def __init__(self, trace: Trace, model: Model | None = None) -> None:
+    def __init__(
+        self, trace: Trace, model: Model | None = None, generation: Generation | None = None
+    ) -> None:
         super().__init__()
         self.trace, self.model = trace, _model_of(trace, model)
         steps = [(trace.size(step), step) for step in sorted(trace.canvases)]
@@ -56,19 +62,49 @@ class ScaleBrowser(Owner):
         self.viewer = Viewer(
             {"sofar": "picture so far", "added": ADDED, "scores": "scores", "kept": "kept tokens"}
         )
+        self.viewer.group = f"scales-{id(self)}"
+        self.generation, self.undrawn = generation, ""
+        self.token = TokenPanel(
+            self.model, trace.grids, self.viewer, self._subject, self._sight, self._go
+        )
         self.spectrum = Viewer({"spectrum": "spectrum"})
         self.spectrum.add_class("fv-chart")
         if len(prompts) == 1:
             self.picture.add_class("fv-hidden")
         fields = box("fv-fields", self.step, self.layer, self.kind, self.picture)
         main = box("fv-part", fields, self.status, self.viewer, self.spectrum)
-        self.children = (style_sheet(), main)
+        self.children = (style_sheet(), main, self.token)
         self.add_class("fastvar-widget")
         self.add_class("fastvar-scales")
         self.viewer.observe(lambda change: self.viewed(change.new), "views")
         for changed in (self.step, self.layer, self.kind, self.picture):
             changed.observe(lambda _: self.update(), "value")
+            changed.observe(lambda _: self.token.guarded(self.token.update), "value")
         self.update()
+
+    def _subject(self) -> Subject:
+        """Return what tokens belong to; a generation that is not here is drawn again, once."""
+        note = ""
+        if self.generation is None and not self.undrawn:
+            try:
+                self.generation = redrawn(self.model, self.trace)
+            except ValueError as error:
+                self.undrawn = str(error)
+        if self.generation is None:
+            note = self.undrawn
+        return Subject(self.trace, self.picture.value, self.generation, "", note)
+
+    def _sight(self) -> Sight:
+        return Sight(self.step.value, self.layer.value, self.kind.value)
+
+    def _go(self, sight: Sight) -> None:
+        """Show another step and sublayer."""
+        self.layer.value, self.kind.value, self.step.value = sight.layer, sight.kind, sight.step
+
+    def release(self) -> None:
+        """Drop the generation; it is drawn again on demand."""
+        self.token.release()
+        self.generation = None
 
     def update(self) -> None:
         """Show the step of the slider."""
@@ -84,6 +120,7 @@ class ScaleBrowser(Owner):
         size = trace.size(step)
         so_far = images(trace, decode)[place, row]
         frequencies, amplitudes = spectra(trace, decode)
+        self.viewer.cells = max(trace.grids[step].h, trace.grids[step].w)
         put("sofar", so_far, alt=f"picture after {size}")
         gap = panels.difference(added(trace, decode)[place, row])
         put("added", gap.picture, note=f"x {gap.gain}", alt=f"what {size} added, around grey")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import ipywidgets as widgets
@@ -17,8 +17,10 @@ from fastvar_lab.generation import Generation
 from fastvar_lab.instruments.attention import Attention, attention_at
 from fastvar_lab.instruments.trace import Trace
 from fastvar_lab.measure import token_life
+from fastvar_lab.measure.scale_steps import images
 from fastvar_lab.methods.select import FarFromMean
 from fastvar_lab.models.model import Model
+from fastvar_lab.seam import Grid
 from fastvar_lab.widgets.page import Strip, Viewer, box, heading
 from fastvar_lab.widgets.panel import Live
 from fastvar_lab.widgets.token_page import (
@@ -41,13 +43,14 @@ PTS = repr(FarFromMean())
 class Subject(NamedTuple):
     """What a token belongs to: a record, the index of its picture, and its generation, if any.
 
-    `name` says what it is, for the heading.
+    `name` says what it is; `note` why its generation is not there.
     """
 
     trace: Trace
     picture: int = 0
     generation: Generation | None = None
     name: str = ""
+    note: str = ""
 
 
 class Sight(NamedTuple):
@@ -69,6 +72,7 @@ class TokenPanel(Live):
     def __init__(
         self,
         model: Model,
+        grids: Sequence[Grid],
         viewer: Viewer,
         subject: Callable[[], Subject | None],
         sight: Callable[[], Sight],
@@ -77,12 +81,12 @@ class TokenPanel(Live):
         super().__init__()
         self.worker.pause = PAUSE
         self.model, self.viewer, self.subject = model, viewer, subject
+        self.grids = tuple(grids)
         self.sight, self.go = sight, go
         self.seconds: tuple[float, float] = (0.0, 0.0)
         self.life: dict[str, Any] = {}
         self.found: dict[tuple[int, int, int], tuple[Generation, dict[str, Attention]]] = {}
         self.drawn: dict[int, tuple[Any, np.ndarray]] = {}
-        self.title = widgets.HTML()
         self.about, self.text, self.code = (widgets.HTML() for _ in range(3))
         self.matrix = Matrix()
         self.maps = Maps(label="attention on earlier scale steps", group=viewer.group)
@@ -94,7 +98,7 @@ class TokenPanel(Live):
         life = box("fv-part-inner", heading("Its patch and its code"), self.patches, self.code)
         self.body = box("fv-part-inner fv-hidden", self.about, ranks, gaze, life)
         self.results = [self.body]
-        self.children = (heading("A token's life"), self.status, self.body)
+        self.children = (heading("A token's life"), self.status, self.run_stop, self.body)
         self.add_class("fv-part")
         self.add_class("fastvar-token")
         self.status.say("Click a place of a picture, or mark one with the arrow keys.")
@@ -106,7 +110,7 @@ class TokenPanel(Live):
     @property
     def token(self) -> tuple[int, int]:
         """The marked token of the step in view: (row, column)."""
-        grid = self.model.grids()[self.sight().step]
+        grid = self.grids[self.sight().step]
         x, y = self.viewer.place
         return min(int(y * grid.h), grid.h - 1), min(int(x * grid.w), grid.w - 1)
 
@@ -191,7 +195,7 @@ class TokenPanel(Live):
         """Return where a token's attention goes, and a sentence where there is none."""
         generation = subject.generation
         if generation is None:
-            return {}, "Its attention needs the generation, which is not here."
+            return {}, f"No attention: {short(subject.note or 'the generation is gone', 160)}."
         key = (id(generation), sight.step, sight.layer)
         if key not in self.found:
             try:
@@ -214,6 +218,8 @@ class TokenPanel(Live):
 
     def _pictures(self, trace: Trace, picture: int, stopped: Callable[[], bool]) -> np.ndarray:
         """Return the picture after every step, (S, H, W, 3); equal latents are decoded once."""
+        if ("images", self.model.decode) in trace.derived:
+            return images(trace, self.model.decode)[:, picture]
         held: dict[int, tuple[Any, np.ndarray]] = {}
         out = []
         for step in sorted(trace.canvases):
@@ -243,7 +249,7 @@ class TokenPanel(Live):
     def _token(self, picked: list[int]) -> None:
         """Show a token that was picked on one of the maps."""
         step, row, column, _ = picked
-        grid = self.model.grids()[step]
+        grid = self.grids[step]
         self.quiet = True
         try:
             self.go(self.sight()._replace(step=step))
@@ -254,9 +260,9 @@ class TokenPanel(Live):
 
     def forget(self) -> None:
         """Drop what was computed of generations."""
-        self.found, self.drawn = {}, {}
+        self.found = {}
 
     def release(self) -> None:
         super().release()
         self.worker.wait(5)
-        self.forget()
+        self.found, self.drawn = {}, {}
