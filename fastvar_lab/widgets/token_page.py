@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,12 @@ def _square(row: Any) -> list[str]:
 
 def color_of(share: float) -> str:
     """Return the color of a rank, as a share from 0, the lowest, to 1."""
-    return to_hex(panels.heat(np.array([[share]]), 0.0, 1.0)[0, 0])
+    return _colors()[round(share * 255)]
+
+
+@cache
+def _colors() -> list[str]:
+    return [to_hex(color) for color in panels.heat(np.arange(256)[None], 0.0, 255.0)[0]]
 
 
 def rank_legend() -> str:

@@ -305,6 +305,8 @@ def test_a_tokens_life_and_a_painted_mask(page, lab, tmp_path):
     times = {"ranks and attention": [], "with pictures": []}
     for at in (0.2, 0.35, 0.5, 0.65, 0.8):
         before = token.get_by_role("status").first.inner_text()
+        page.locator("img.fastvar-a").scroll_into_view_if_needed()
+        box = page.locator("img.fastvar-a").bounding_box()
         page.mouse.click(box["x"] + box["width"] * at, box["y"] + box["height"] * 0.5)
         page.wait_for_function(
             "b => { const t = document.querySelector('.fastvar-token [role=status]').innerText;"
@@ -352,7 +354,7 @@ def test_a_tokens_life_and_a_painted_mask(page, lab, tmp_path):
     )  # fmt: skip
     numbers = page.locator(".fastvar-explorer .fv-numbers").inner_text()
     assert f"{expected.psnr:.1f} dB\nPSNR" in numbers
-    assert page.get_by_label("select", exact=True).input_value() == "painted"
+    assert page.get_by_label("selector", exact=True).input_value() == "painted"
     accessible(page, ".fastvar-explorer")
     widths(page)
     for width in (480, 900, 1280, 1920):
