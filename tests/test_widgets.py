@@ -769,3 +769,17 @@ def test_a_mask_is_painted_and_drawn(explorer, small):
     paint._guard(paint.apply)()
     assert "choose FastVAR as method A" in paint.status.value
     assert explorer.wait(60)
+
+
+def test_random_weights_are_warned_of(explorer):
+    def notes(widget):
+        return [
+            p.value for p in widget.request.children if "mean nothing" in getattr(p, "value", "")
+        ]
+
+    assert notes(explorer) == []
+    other = Explorer(fv.load("var-d16", weights="random", depth=2, sizes=((1, 1), (2, 2))))
+    other.worker.cancel()
+    assert len(notes(other)) == 1
+    assert other.wait(60)
+    other.close()

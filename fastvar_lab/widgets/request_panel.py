@@ -13,6 +13,8 @@ from fastvar_lab.widgets.page import heading
 from fastvar_lab.widgets.prompt_picker import PromptPicker
 from fastvar_lab.world.grammar import parse
 
+RANDOM = "This model has random weights: its pictures mean nothing."
+
 
 class RequestPanel(widgets.Box):
     """The controls of prompt and seed; a model of the closed world has pickers too."""
@@ -38,6 +40,10 @@ class RequestPanel(widgets.Box):
                 "value",
             )
             parts += [toggle, picker]
+        if model.random_weights:
+            warning = widgets.HTML(f'<div role="note">{RANDOM}</div>')
+            warning.add_class("fv-warning")
+            parts.insert(1, warning)
         self.children = parts
 
     def check(self, model: Model) -> None:

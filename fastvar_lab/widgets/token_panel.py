@@ -40,6 +40,22 @@ HELD = 4  # attentions that are kept, the newest
 PTS = repr(FarFromMean())
 
 
+MAPS = (
+    "The share of each map, as a mean over heads; bright is the most within a map. Grey tokens "
+    "were pruned and have no key."
+)
+PATCHES = (
+    "Off: the mean difference to the final patch, of 255. New: the share of the code that differs "
+    "from the step before; such bits are underlined."
+)
+
+
+def _note(text: str) -> widgets.HTML:
+    note = widgets.HTML(text)
+    note.add_class("fv-quiet")
+    return note
+
+
 class Subject(NamedTuple):
     """What a token belongs to: a record, the index of its picture, and its generation, if any.
 
@@ -94,8 +110,11 @@ class TokenPanel(Live):
         self.run_stop.add_class("fv-hidden")
         ranks = box("fv-part-inner", heading("Rank in every sublayer"), self.matrix,
                     widgets.HTML(rank_legend()))  # fmt: skip
-        gaze = box("fv-part-inner", heading("Where its attention goes"), self.maps, self.text)
-        life = box("fv-part-inner", heading("Its patch and its code"), self.patches, self.code)
+        gaze = box(
+            "fv-part-inner", heading("Where its attention goes"), self.maps, _note(MAPS), self.text
+        )
+        life = box("fv-part-inner", heading("Its patch and its code"), self.patches, _note(PATCHES),
+                   self.code)  # fmt: skip
         self.body = box("fv-part-inner fv-hidden", self.about, ranks, gaze, life)
         self.results = [self.body]
         self.children = (heading("A token's life"), self.status, self.run_stop, self.body)
