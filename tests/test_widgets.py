@@ -4,13 +4,14 @@ import gc
 import threading
 import time
 import weakref
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal as Literal_
 
 import ipywidgets as widgets
 import pandas as pd
 import pytest
+import torch
 from ipywidgets.widgets.widget import _instances
 
 import fastvar_lab as fv
@@ -19,6 +20,7 @@ from fastvar_lab.experiments.run import compare
 from fastvar_lab.measure.quality import psnr
 from fastvar_lab.methods import settings
 from fastvar_lab.methods.columns import family
+from fastvar_lab.models.features import StoredFeatures
 from fastvar_lab.prompts import ClosedWorld, PromptList
 from fastvar_lab.store import Store
 from fastvar_lab.widgets import Explorer, ParetoPicker, ScaleBrowser, lifetime
@@ -774,12 +776,31 @@ def test_a_mask_is_painted_and_drawn(explorer, small):
 def test_random_weights_are_warned_of(explorer):
     def notes(widget):
         return [
-            p.value for p in widget.request.children if "mean nothing" in getattr(p, "value", "")
+            p.value
+            for p in widget.request.children
+            if "mean nothing" in str(getattr(p, "value", ""))
         ]
 
     assert notes(explorer) == []
     other = Explorer(fv.load("var-d16", weights="random", depth=2, sizes=((1, 1), (2, 2))))
     other.worker.cancel()
     assert len(notes(other)) == 1
+    assert (other.prompt.label, other.prompt.help[:8]) == ("class number", "0 to 999")
     assert other.wait(60)
     other.close()
+
+
+def test_encoded_prompts_are_picked_by_name(small, tmp_path):
+    prompts = ["a blue ring", "a red circle"]
+    StoredFeatures(tmp_path, small.text_encoder).encode(prompts[:1])
+    StoredFeatures(tmp_path, small.text_encoder).encode(prompts[1:])
+    stored = StoredFeatures(tmp_path).to(torch.float64)
+    assert stored.encoded_prompts == tuple(prompts)
+    explorer = Explorer(replace(small, text_encoder=stored, grammar=None), "a red circle", seed=3)
+    assert explorer.wait(60)
+    assert explorer.shown is not None, explorer.status.value
+    (picker,) = explorer.request.pickers
+    picker.text = "a blue ring"
+    assert explorer.wait(60)
+    assert explorer.shown.prompt == "a blue ring"
+    explorer.close()

@@ -200,6 +200,11 @@ class ConditionEncoder(nn.Module, ABC):
     def encode(self, prompts: Sequence[str]) -> Any:
         """Encode prompts."""
 
+    @property
+    def encoded_prompts(self) -> tuple[str, ...]:
+        """The prompts that it takes, if these are all; empty if it takes others too."""
+        return ()
+
     def pieces(self, prompt: str) -> list[str]:
         """Return the parts of a prompt that have a row of their own in the condition, in order.
 

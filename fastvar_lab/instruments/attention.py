@@ -155,7 +155,7 @@ def attention_at(
     >>> run, trace = fv.observe(model, "a red ring", fv.PRESETS["tiny"], seed=1, snapshot=True)
     >>> found = attention_at(model, run, trace, step=9, layer=0)
     >>> found["attn"].k.shape  # both rows, heads, keys of all steps, channels
-    torch.Size([2, 4, 1429, 64])
+    torch.Size([2, 4, 1465, 64])
     """
     held, grids = resumable(model, generation), trace.grids
     if not 0 <= step < len(grids) or not 0 <= layer < model.depth:
