@@ -79,8 +79,12 @@ def official_text(path: str | Path, sha256: str) -> str:
     return text
 
 
-def write(path: str | Path, save: Callable[[Path], object], sweep: bool = True) -> None:
+def write(
+    path: str | Path, save: Callable[[Path], object], sweep: bool = True, replace: bool = True
+) -> None:
     """Let `save` write a temporary file of the same kind, then rename it to `path`.
+
+    Unless `replace`, a file that is there stays: another process may be using it.
 
     A leading `~` of `path` is the home folder. Removes temporary files that killed writers left in
     that folder, an hour after the last write, unless `sweep` is False: it lists the folder, which
@@ -93,7 +97,7 @@ def write(path: str | Path, save: Callable[[Path], object], sweep: bool = True) 
     partial = path.with_name(f"{PARTIAL}{uuid4().hex}{path.suffix}")
     try:
         save(partial)
-        os.replace(partial, path)
+        (os.replace if replace else _put)(partial, path)
     except OSError as error:
         if error.errno is None:
             raise
@@ -101,6 +105,17 @@ def write(path: str | Path, save: Callable[[Path], object], sweep: bool = True) 
     finally:
         with suppress(OSError):
             partial.unlink()
+
+
+def _put(partial: Path, path: Path) -> None:
+    """Give a file a name that is free; do nothing if it is taken."""
+    try:
+        os.link(partial, path)
+    except FileExistsError:
+        pass
+    except OSError:  # a disk without links
+        if not path.exists():
+            os.replace(partial, path)
 
 
 def remove_abandoned(folder: Path) -> None:

@@ -224,6 +224,7 @@ def replayed(model: Model, request: Request, method: Method) -> Generation:
 @contextmanager
 def _computing(model: Model, request: Request) -> Iterator[None]:
     """Compute in the model's types, without gradients; name the step that draws from no number."""
+    model.check_ready()
     mixed = torch.autocast(model.device.type, model.autocast, enabled=model.autocast is not None)
     with torch.no_grad(), mixed:
         try:

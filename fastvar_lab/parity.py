@@ -14,7 +14,7 @@ from fastvar_lab.draws import Draws, Streamed
 from fastvar_lab.errors import short
 from fastvar_lab.generation import generate
 from fastvar_lab.methods.prune import Dense
-from fastvar_lab.models.attach import Attached
+from fastvar_lab.models.attached import Attached
 from fastvar_lab.models.model import Model
 from fastvar_lab.request import Condition
 from fastvar_lab.sampling import Sampling
@@ -72,8 +72,9 @@ def check(
 
     `live_sample` calls the sampler once, for one picture of the same `prompt`, `seed`, `sampling`
     and `sizes`, and returns that picture (1, 3, h, w) in [0, 1], uint8 (1, h, w, 3), or the latent
-    (1, d, H, W). Noise is drawn in the released order, unless `draws` says otherwise; torch's
-    global generators, which HART's sampler draws from, are seeded with `seed` for the call.
+    (1, d, H, W). Pictures are RGB; Infinity's released sampler returns BGR, which `flip(-1)` turns.
+    Noise is drawn in the released order, unless `draws` says otherwise; torch's global generators,
+    which HART's sampler draws from, are seeded with `seed` for the call.
 
     The default `tolerance` leaves room for kernels in bfloat16; in float32 on a CPU, VAR and HART
     agree within 1e-4. Up to 256 tokens of every step are compared after every layer, through hooks

@@ -202,7 +202,7 @@ def _in_float64(model: Model) -> Model | None:
     weights = sum(w.numel() for part in model.parts for w in part.parameters())
     if weights > SMALL or model.autocast is not None or model.dtype is torch.float64:
         return None
-    return copy.deepcopy(model).to(model.device, torch.float64)
+    return copy.deepcopy(model.detached()).to(model.device, torch.float64)
 
 
 def _batch_gap(model: Model, method: Method, prompt: str, seed: int) -> float:

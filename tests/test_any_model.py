@@ -8,7 +8,7 @@ import torch
 import fastvar_lab as fv
 from fastvar_lab.cli.main import main
 from fastvar_lab.errors import PromptError
-from fastvar_lab.experiments import claims, figures, run, verdicts
+from fastvar_lab.experiments import agenda, claims, figures, run, verdicts
 from fastvar_lab.experiments.base import Scope
 from fastvar_lab.experiments.questions import memory, reduced_precision, resolution_scaling
 from fastvar_lab.experiments.workers import executor
@@ -63,7 +63,7 @@ def test_it_runs_experiments_with_figures_and_claims(family, name, tmp_path, mon
     assert set(frame.model) == {"mine"}
     paths = list(figures.draw_frame(model, name, frame, tmp_path / "out", "quick"))
     assert all(path.exists() for path in paths)
-    for claim in run.find(name).claims:
+    for claim in agenda.find(name).claims:
         assert claims.answer(claim, frame).verdict in (verdicts.OPEN, verdicts.HOLDS, "cannot tell")
 
 

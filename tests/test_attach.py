@@ -438,3 +438,120 @@ def test_gradients_are_left_alone(var):
     assert not pictures(model, torch.tensor([1])).requires_grad
     assert torch.equal(var.head.weight.grad, kept)
     assert all(p.requires_grad for p in model.transformer.parameters())
+
+
+def test_averages_repeated_layers_and_parts(var):
+    plain = pictures(fv.attach(var), torch.tensor([3]))
+    averaged = torch.optim.swa_utils.AveragedModel(var).eval()
+    model = fv.attach(averaged, tokenizer=var.vae_proxy[0])
+    assert torch.equal(pictures(model, torch.tensor([3])), plain)
+    trainer = nn.ModuleDict({"gpt": var, "loss": nn.Linear(2, 2)}).eval()
+    with pytest.raises(ValueError, match="is a VAR only in its part gpt; attach that part"):
+        fv.attach(trainer)
+    three = copy.deepcopy(var)
+    three.blocks = nn.ModuleList([three.blocks[0]] * 3).eval()
+    apart = copy.deepcopy(three)
+    apart.blocks = nn.ModuleList(copy.deepcopy(block) for block in three.blocks).eval()
+    repeated, unrolled = fv.attach(three), fv.attach(apart)
+    assert repeated.depth == 3
+    same = (pictures(m, torch.tensor([3])) for m in (repeated, unrolled))
+    assert torch.equal(*same)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda live: live.load_state_dict(copy.deepcopy(live.state_dict()), assign=True),
+        lambda live: live.half(),
+        lambda live: setattr(live.blocks[0].attn, "q_bias", nn.Parameter(torch.ones(64))),
+    ],
+)
+def test_tensors_replaced_after_attaching_are_noticed(change, var):
+    model = fv.attach(var)
+    change(var)
+    with pytest.raises(ValueError, match="was replaced, moved or converted after it was attached"):
+        pictures(model, torch.tensor([3]))
+
+
+def test_values_written_after_attaching_act(var):
+    model, other = fv.attach(var), copy.deepcopy(var)
+    other.head.bias.data += torch.randn(50) * 3
+    var.load_state_dict(other.state_dict())
+    expected = pictures(fv.attach(other), torch.tensor([3]))
+    assert torch.equal(pictures(model, torch.tensor([3])), expected)
+
+
+def test_dropout_in_training_mode_after_attaching_is_refused(var):
+    class Dropping(nn.Module):
+        def __init__(self, base):
+            super().__init__()
+            self.base_layer, self.drop = base, nn.Dropout(0.5)
+
+        @property
+        def weight(self):
+            return self.base_layer.weight
+
+        def forward(self, x):
+            return self.base_layer(self.drop(x))
+
+    plain = fv.attach(var)
+    adapted = copy.deepcopy(var)
+    adapted.blocks[0].ffn.fc2 = Dropping(adapted.blocks[0].ffn.fc2).eval()
+    model = fv.attach(adapted)
+    before = pictures(model, torch.tensor([3]))
+    assert torch.equal(before, pictures(plain, torch.tensor([3])))
+    adapted.train()
+    with pytest.raises(ValueError, match="in training mode, and its Dropout acts so"):
+        pictures(model, torch.tensor([3]))
+    var.train()  # plain layers compute alike
+    assert torch.equal(before, pictures(plain, torch.tensor([3])))
+
+
+def test_what_does_not_belong_together(var):
+    other = standins.tree(standins.autoencoder_names(d=4), seed=1)
+    with pytest.raises(ValueError, match="codes of 8 values, its tokenizer 4 channels"):
+        fv.attach(var, tokenizer=other)
+    var.vae_proxy[0].quantize.quant_resi.qresi_ls._modules["1"].resi_ratio = 0.25
+    with pytest.raises(ValueError, match=r"resi_ratio 0.25 in .*qresi_ls.1; only 0.5"):
+        fv.attach(var)
+    with pytest.raises(WeightsError, match=r"pos_start in .* is without content"):
+        fv.attach(standins.LiveVAR().to("meta"))
+    with pytest.raises(ValueError, match="name is text; not 3"):
+        fv.attach(var, name=3)
+
+
+def test_masks_of_numbers_and_texts_that_are_none():
+    features, mask = text()
+    mask = mask.clone()
+    mask[0, 5:] = False
+    made = []
+    for kind in (torch.bool, torch.int64, torch.float32):
+        encoded = [features, mask.to(kind)]
+        model = fv.attach(standins.live_infinity(), sizes=SIZES, text=lambda p, e=encoded: e)
+        made.append(fv.generate(model, "a", fv.Dense(), seed=1).canvas)
+    assert torch.equal(made[0], made[1])
+    assert torch.equal(made[0], made[2])
+    with pytest.raises(ValueError, match=r"mask .* of True and False; not .* in torch.int64"):
+        pictures(model, Text(features, mask.long()))
+    for result, message in (
+        (text(), r"features \(2, T, D\) and mask \(2, T\) for 2 prompts; not \(1, 7, 32\)"),
+        ((features.expand(2, -1, -1), torch.zeros(2, 7)), "gives 'a' no tokens"),
+    ):
+        model = fv.attach(standins.live_infinity(), text=lambda p, r=result: r)
+        with pytest.raises(ValueError, match=message):
+            fv.generate(model, ["a", "b"], fv.Dense())
+    with pytest.raises(ValueError, match="the condition a has no tokens"):
+        fv.attach(standins.live_infinity(), text={"a": (features, torch.zeros(1, 7))})
+
+
+@pytest.mark.parametrize(
+    ("decode", "message"),
+    [
+        (lambda z: z[:, :3].sigmoid() * 2 - 2, r"values in \[0, 1\]; not from -1 to -1 .*x \+ 1"),
+        (lambda z: (z[:, :3].sigmoid() * 255).byte(), r"values in \[0, 1\]; not from"),
+        (lambda z: z[:, :3, None], r"pictures \(n, 3, h, w\); not \(1, 3, 1, 4, 4\)"),
+    ],
+)
+def test_decoders_of_other_ranges_and_shapes(decode, message):
+    with pytest.raises(ValueError, match=message):
+        fv.attach(standins.live_infinity(), tokenizer=decode)

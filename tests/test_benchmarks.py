@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,12 +12,13 @@ import fastvar_lab as fv
 from fastvar_lab.cli import release_options
 from fastvar_lab.cli.main import main
 from fastvar_lab.errors import WeightsError
-from fastvar_lab.evaluators import benchmarks, distances, inception_scores
+from fastvar_lab.evaluators import benchmarks, distances, inception_scores, row_files
 from fastvar_lab.evaluators.case import Case, Options
 from fastvar_lab.evaluators.geneval_pictures import GenEvalPrompts, PictureJudge, cut_out
+from fastvar_lab.evaluators.picture_array import PictureArray
 from fastvar_lab.evaluators.picture_folder import PictureFolder, PlainFolder
 from fastvar_lab.evaluators.plans import Plan
-from fastvar_lab.evaluators.scoring import paired, score, stored
+from fastvar_lab.evaluators.scoring import paired, score, settings_sha256, stored
 from fastvar_lab.experiments import making, paper_tables, printed_tables
 from fastvar_lab.experiments.making import Job, make
 from fastvar_lab.measure.quality import METRICS
@@ -189,6 +191,77 @@ def test_scores_are_cached_and_survive_a_kill(made, tmp_path):
     assert seen[10:] == [3]
 
 
+def test_damaged_rows_are_computed_anew(made, tmp_path):
+    shutil.copytree(made, folder := tmp_path / "copy")
+    opened, computed = PictureFolder(folder), []
+
+    def rows(width=2):
+        computed.clear()
+
+        def compute(pictures, places):
+            computed.extend(places)
+            return np.outer(np.array(places) + 1.0, np.ones(width))
+
+        return opened.rows("test", compute, 4)
+
+    right = rows()
+    assert len(computed) == 10
+    assert np.array_equal(rows(), right)
+    assert not computed
+    (stamps,) = (tmp_path / "copy.scores").glob("test-*.stamps.npy")
+    values = stamps.with_name(stamps.name.replace(".stamps", ""))
+    held = values.read_bytes()
+    values.write_bytes(held[:-8])  # the last row
+    assert np.array_equal(rows(), right)
+    assert len(computed) == 10
+    np.load(values, mmap_mode="r+")[3] = 0.0
+    assert np.array_equal(rows(), right)
+    assert computed == [3]
+    stamps.write_bytes(b"junk")
+    assert np.array_equal(rows(), right)
+    np.save(values, np.zeros(10, np.float32))
+    assert np.array_equal(rows(), right)
+
+
+def test_rows_that_two_processes_create_are_those_of_both(tmp_path):
+    one, known = row_files.created(tmp_path / "rows", (4, 2))
+    one[:2] = 5.0
+    known[:2] = 7
+    other, same = row_files.created(tmp_path / "rows", (4, 2))
+    other[2:] = 6.0
+    assert one.tolist() == other.tolist() == [[5, 5], [5, 5], [6, 6], [6, 6]]
+    assert (same[:2] == 7).all()
+
+
+def test_scores_beside_a_folder_from_inside_it(made, tmp_path, monkeypatch):
+    shutil.copytree(made, tmp_path / "here")
+    monkeypatch.chdir(tmp_path / "here")
+    assert score(PictureFolder("."))["closed-world"].n == 10
+    assert (tmp_path / "here.scores" / "scores.json").exists()
+    assert stored(Path("."))["closed-world"]["n"] == 10
+
+
+def test_references_are_read_as_they_are_named_or_not(tmp_path, monkeypatch):
+    pictures(tmp_path / "ref", ["a.png", "b.png"])
+    (tmp_path / "ref" / "b.png").rename(tmp_path / "ref" / "b.jpg")
+    (tmp_path / "ref" / "._a.png").write_bytes(b"of a file manager")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+    def locked(path):
+        if "ref" in path.name and "cache" not in path.parts:
+            raise OSError("may only be read")
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    np.savez(tmp_path / "ref.npz", arr_0=np.zeros((2, 4, 4, 3), np.uint8))
+    for opened in (PlainFolder(tmp_path / "ref"), PictureArray(tmp_path / "ref.npz")):
+        assert opened.read(1).shape[2] == 3
+        assert len(opened) == 2
+    monkeypatch.setattr(row_files, "folder", locked)
+    for opened in (PlainFolder(tmp_path / "ref"), PictureArray(tmp_path / "ref.npz")):
+        assert opened.cache.parent == tmp_path / "cache" / "fastvar_lab" / "references"
+
+
 def test_what_is_not_whole_is_refused(made, tmp_path):
     def copied(name):
         shutil.copytree(made, tmp_path / name)
@@ -356,29 +429,49 @@ def test_tables_print_ours_beside_theirs(small, made, tmp_path):
     settings = {"benchmark": "geneval", "category": None, "model": "infinity-2b",
                 "family": "infinity", "method": "Dense()", "guidance": 4.0, "temperature": 1.0,
                 "rewritten_sha256": "ab", "sizes": [[64, 64]], "format": "jpg",
-                "quality": 95, "seeds": "per-prompt"}  # fmt: skip
+                "quality": 95, "seeds": "per-prompt", "top_p": 0.97}  # fmt: skip
+
+    def write(settings, **changes):
+        (folder / "settings.json").write_text(json.dumps(settings))
+        kept = {"geneval": {**result, **changes, "settings_sha256": settings_sha256(settings)}}
+        (tmp_path / "ge.scores" / "scores.json").write_text(json.dumps(kept))
+
     (folder / "settings.json").write_text(json.dumps(settings))
     with pytest.raises(ValueError, match=r"has no score geneval; `fastvar-lab score"):
         paper_tables.rows(table, [folder])
     parts = {task: [0.5, 0.4, 0.6] for task in ("two_object", "position", "color_attr")}
     result = {"value": 0.7, "low": 0.68, "high": 0.72, "n": 2212, "parts": parts, "depends": {}}
     (tmp_path / "ge.scores").mkdir()
-    (tmp_path / "ge.scores" / "scores.json").write_text(json.dumps({"geneval": result}))
+    write(settings)
     frame = paper_tables.rows(table, [folder])
     ours = frame[frame.source == "ours"].set_index("column")
     assert ours.value["GenEval"] == 0.7
     assert (ours.differs == "").all()
     shown = paper_tables.wide(table, frame)
     assert shown.iloc[-1]["GenEval"] == "0.70 (0.68 to 0.72)"
-    (folder / "settings.json").write_text(json.dumps({**settings, "guidance": 3.0,
-                                                      "rewritten_sha256": None}))  # fmt: skip
+    changed = {**settings, "guidance": 3.0, "rewritten_sha256": None}
+    (folder / "settings.json").write_text(json.dumps(changed))
+    with pytest.raises(ValueError, match="ge was made anew after the score geneval was computed"):
+        paper_tables.rows(table, [folder])
+    write(changed, depends={"rules": {"counting_threshold": 0.5}, "autocast": "float16"})
+    gaps = paper_tables.rows(table, [folder]).differs.iloc[-1]
+    assert gaps.endswith("precision of networks float16, not float32; "
+                         "rule counting_threshold 0.5, not 0.9")  # fmt: skip
+    write(changed)
     frame = paper_tables.rows(table, [folder])
     assert frame.differs.iloc[-1] == "guidance 3.0, not 4.0; rewritten no, not yes"
-    (tmp_path / "ge.scores" / "scores.json").write_text(json.dumps({"geneval": {**result, "n": 8}}))
+    write(changed, n=8)
     with pytest.raises(ValueError, match="has 8 pictures; Table 1 compares 2212"):
         paper_tables.rows(table, [folder])
     frame = paper_tables.rows(table, [folder], any_count=True)
     assert frame.differs.iloc[-1].endswith("8 pictures, not 2212")
+    for text in ("{", '{"geneval": 3}', '{"geneval": {}}'):
+        (tmp_path / "ge.scores" / "scores.json").write_text(text)
+        with pytest.raises(ValueError, match=r"cannot read .*scores\.json"):
+            paper_tables.rows(table, [folder])
+    write({})
+    with pytest.raises(ValueError, match=r"settings\.json does not say the benchmark"):
+        paper_tables.rows(table, [folder])
 
 
 def run(capsys, *arguments):

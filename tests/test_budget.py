@@ -12,7 +12,7 @@ from fastvar_lab.experiments import verdicts
 from fastvar_lab.experiments.base import Cell, Experiment, Question, Scope
 from fastvar_lab.experiments.questions import budget, budget_transfer, sublayer_sensitivity
 from fastvar_lab.experiments.resumed import resumed
-from fastvar_lab.experiments.run import run, run_untimed
+from fastvar_lab.experiments.run import run
 from fastvar_lab.measure.frontier import KEPT, WHOLE, gain, gains, reached
 from fastvar_lab.measure.quality import psnr
 from fastvar_lab.planning import predictions
@@ -154,8 +154,9 @@ def test_methods_that_follow_from_cells_are_compared(model, tmp_path):
         "?", "ours", charts.rivals, lambda _: ways, cells, resumed, then=then, name="followed"
     )  # fmt: skip
     options = {"model": model, "prompts": PROMPTS, "store": Store(tmp_path), "progress": False}
-    assert run_untimed(record, LOOK, guidance=(2, 4), **options) == 4  # times of two at two scales
+    untimed = run(record, LOOK, guidance=(2, 4), timed=False, **options)
     frame = run(record, LOOK, guidance=(2, 4), **options)
+    assert len(frame) == len(untimed) + 4  # times of two at two scales
     assert set(frame[frame.kind == "quality"].method) == {"full", "little"}
     assert set(frame[frame.kind == "time"].method) == {"full", "little"}
     assert set(frame[frame.kind == "grid"].method) == {"little", "much"}

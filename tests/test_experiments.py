@@ -27,6 +27,7 @@ from fastvar_lab import scales
 from fastvar_lab.cli import options
 from fastvar_lab.cli.main import main
 from fastvar_lab.experiments import (
+    agenda,
     base,
     claims,
     demo,
@@ -164,7 +165,7 @@ def test_two_processes_do_not_corrupt_a_store(tmp_path):
 
 def test_unknown_experiments_name_the_nearest():
     with pytest.raises(ValueError, match="no experiment 'selector'; nearest: selectors"):
-        run.find("selector")
+        agenda.find("selector")
     with pytest.raises(ValueError, match="scope must be one of quick, default, paper"):
         run.run("selectors", "huge")
 
@@ -188,7 +189,7 @@ def tried(monkeypatch):
                 raise KeyboardInterrupt
             yield cell, [{"value": n * 10 + part}]
 
-    monkeypatch.setitem(run.REGISTRY, "tried", tried_experiment(numbers, work))
+    monkeypatch.setitem(agenda.REGISTRY, "tried", tried_experiment(numbers, work))
     monkeypatch.setitem(base.SCOPES, "quick", base.Scope("quick", 4, 1))
     return seen
 
@@ -221,7 +222,7 @@ def test_what_is_not_timed_is_counted_by_line(small, tmp_path):
         pruned = {"keeps half": fv.Prune({-1: 0.5}), "keeps a quarter": fv.Prune({-1: 0.75})}
         return {"pruning": pruned, "by picture": {"": fv.SparseVAR(-2, threshold=0.5)}}
 
-    record = base.Experiment("?", "", charts.frontier, methods, name="mine", timed=False)
+    record = base.Experiment("?", "", charts.by_operations, methods, name="mine", timed=False)
     look, options = base.Scope("look", prompts=2, repeats=1), {"progress": False}
     frame = run.run(record, look, model=small, store=Store(tmp_path), **options)
     assert set(frame.kind) == {"quality", "operations"}
@@ -241,7 +242,7 @@ def test_what_is_not_timed_is_counted_by_line(small, tmp_path):
     assert merged.groupby("method").operations.nunique().max() == 1
     assert {"operations", "n"} <= set(tables.tabulate(frame).columns)
     drawn = [len(axes.lines) for axes in record.chart(frame).axes]
-    assert drawn == [len(axes.lines) for axes in record.chart(charts.frontier_points(frame)).axes]
+    assert drawn == [len(axes.lines) for axes in record.chart(charts.operations_points(frame)).axes]
     quick = run.run(record, "quick", model=small, store=Store(tmp_path), **options)
     assert set(quick.method) == {"full", "pruning, keeps a quarter", "by picture, "}
 
@@ -289,9 +290,11 @@ def test_an_experiment_is_asked_at_several_guidance_scales(small, tmp_path):
     ways = {"skip": fv.Prune({-1: 1.0}), "null dropped": fv.Tail(cond_from=-1)}
     look, store = base.Scope("look", prompts=1, repeats=1), Store(tmp_path)
     record = base.Experiment("?", "", charts.methods, lambda _: ways, guidances=(2.0, 4.0))
-    lacking = run.run_untimed(record, look, model=small, store=store, progress=False)
-    assert lacking == 2 * 3
-    frame = run.run(record, look, model=small, store=store, progress=False)
+    options = {"model": small, "store": store, "progress": False}
+    pictures = run.run(record, look, timed=False, **options)
+    assert set(pictures.kind) == {"quality"}
+    frame = run.run(record, look, **options)
+    assert len(frame) == len(pictures) + 2 * 3
     assert frame.guidance.unique().tolist() == [2, 4]
     by_scale = frame[frame.kind == "quality"].pivot_table(
         index="method", columns="guidance", values="psnr"
@@ -314,7 +317,7 @@ def test_an_experiment_is_asked_at_several_guidance_scales(small, tmp_path):
 
 def question_of(name, model=None, scope="quick"):
     """What an experiment is asked of by default."""
-    model, record = model or fv.load("tiny"), run.find(name)
+    model, record = model or fv.load("tiny"), agenda.find(name)
     world, item = model.prompts, ClosedWorld().take(1)[0]
     return base.Question(model, base.SCOPES[scope], world, record.labelled(model), item)
 
@@ -323,7 +326,7 @@ def test_a_method_is_measured_once_whichever_experiments_ask_about_it(tmp_path):
     kept = []
     for name in ("extreme_ratios", "rivals"):
         question = question_of(name)
-        jobs = run.jobs_of(run.find(name), question)
+        jobs = agenda.jobs_of(agenda.find(name), question)
         method = next(m for m in jobs[0].methods.values() if m == fv.PRESETS["tiny"])
         addresses = Addresses(question.model)
         timed_jobs = [job for job in jobs if job.timed]
@@ -349,7 +352,7 @@ def test_timed_cells_are_never_given_away(monkeypatch, tmp_path):
         here.append(cells[0].columns["n"])
         yield cells[0], [{"value": cells[0].columns["n"]}]
 
-    monkeypatch.setitem(run.REGISTRY, "tried", tried_experiment(cells, work))
+    monkeypatch.setitem(agenda.REGISTRY, "tried", tried_experiment(cells, work))
     monkeypatch.setattr(workers, "_check_travels", lambda job: None)  # threads share memory
     with ThreadPoolExecutor(1) as elsewhere:
         given = []
@@ -396,7 +399,7 @@ def test_addresses_say_which_preset_they_measure(name, monkeypatch):
     def addresses():
         question = question_of(name)
         model, found = question.model, []
-        for job in run.jobs_of(run.find(name), question):
+        for job in agenda.jobs_of(agenda.find(name), question):
             if isinstance(job, CellJob):
                 found += [key(job.address(cell, model)) for cell in job.cells]
             else:
@@ -559,13 +562,13 @@ def test_new_data_do_not_stand_beside_where_the_old_ones_are_from(tmp_path, monk
     assert not (tmp_path / "memory.json").exists()
 
 
-COMPARISONS = sorted(name for name, record in run.REGISTRY.items() if record.cells is None)
+COMPARISONS = sorted(name for name, record in agenda.REGISTRY.items() if record.cells is None)
 
 
 @pytest.mark.parametrize("name", COMPARISONS)
 def test_every_method_of_every_experiment_fits_the_embedded_model(name):
     question = question_of(name)
-    jobs = run.jobs_of(run.find(name), question)
+    jobs = agenda.jobs_of(agenda.find(name), question)
     names = list(jobs[0].methods)
     assert names[0] == "full"
     assert len(names) > 1
@@ -658,7 +661,7 @@ def synthetic_budget(name):
 def synthetic(name):
     """A frame of the shape that an experiment returns."""
     rng = np.random.default_rng(0)
-    model, record = fv.load("tiny"), run.find(name)
+    model, record = fv.load("tiny"), agenda.find(name)
     if record.cells is None:
         methods = with_full(record.labelled(model), model)
         columns = [method_columns(label, method, model) for label, method in methods.items()]
@@ -777,12 +780,12 @@ def untimed(record, model, rows, columns):
     return pd.concat(scales, ignore_index=True) if scales else frame
 
 
-@pytest.mark.parametrize("name", sorted(run.REGISTRY))
+@pytest.mark.parametrize("name", sorted(agenda.REGISTRY))
 def test_every_experiment_has_a_chart_and_a_table(name, tmp_path):
     frame = synthetic(name)
-    figure = run.find(name).chart(frame)
+    figure = agenda.find(name).chart(frame)
     write_figure(tmp_path / "chart.png", figure)
-    again = run.find(name).chart(frame)
+    again = agenda.find(name).chart(frame)
     write_figure(tmp_path / "again.png", again)
     assert (tmp_path / "chart.png").read_bytes() == (tmp_path / "again.png").read_bytes()
     for axes in figure.axes:
@@ -872,9 +875,9 @@ def test_the_experiment_command_lists_and_refuses(capsys):
 
 def test_a_list_reads_from_the_source_what_the_records_say():
     for name, listed in listing.experiments().items():
-        record = run.REGISTRY[name]
+        record = agenda.REGISTRY[name]
         assert listed == (record.question, record.source, record.slow)
-    assert [*listing.experiments()] == sorted(run.REGISTRY)
+    assert [*listing.experiments()] == sorted(agenda.REGISTRY)
     assert listing.galleries() == tuple(GALLERIES)
 
 
@@ -1379,7 +1382,7 @@ def test_commands_in_provenance_repeat_the_run(tmp_path, monkeypatch):
                      {"prompts": fv.PromptFile(text, seed=3)}, {"scope": look}):  # fmt: skip
         list(figures.draw(model, ["memory"], out, **settings))
         assert "command" not in json.loads((out / "memory.json").read_text())
-    own = replace(run.find("memory"), version=9)
+    own = replace(agenda.find("memory"), version=9)
     list(figures.draw_frame(model, own, synthetic("memory"), out, "quick"))
     assert "command" not in json.loads((out / "memory.json").read_text())
     opened = fv.load("tiny", sizes=((1, 1), (2, 2), (4, 4)))

@@ -49,9 +49,9 @@ def test_the_shipped_model_is_right(stars, few):
     subject = subject_of(model, stars)
     found = [*configuration.configuration(model), *configuration.null_prompt(model),
              *probes.likelihoods(subject), *probes.sublayers(subject),
-             *probes.alternatives(subject, stars)]  # fmt: skip
+             *probes.arrangements(subject), *probes.alternatives(subject, stars)]  # fmt: skip
     assert set(verdicts(found).values()) == {RIGHT}, found
-    assert len(found) == 7
+    assert len(found) == 8
 
 
 def test_likelihood_is_that_of_the_loops_own_logits(small):
@@ -81,6 +81,25 @@ def test_swapped_tensors_are_seen(stars, few):
     (finding,) = probes.sublayers(subject_of(model, stars))
     assert finding.verdict == OFF
     assert "of layer" in finding.numbers
+
+
+@pytest.mark.parametrize(
+    ("name", "order", "meaning"),
+    [
+        ("mat_kv.weight", lambda w: torch.cat(w.chunk(2)[::-1]), "keys and values of cross-"),
+        ("lvl_embed.weight", lambda w: w.roll(1, 0), "scale embeddings one step earlier"),
+    ],
+)
+def test_tensors_in_another_order_are_seen(name, order, meaning, stars, few):
+    model = fv.load("tiny")
+    weights = [p for n, p in model.transformer.named_parameters() if n.endswith(name)]
+    for weight in weights:
+        weight.data = order(weight.data)
+    before = [weight.data.clone() for weight in weights]
+    (finding,) = probes.arrangements(subject_of(model, stars))
+    assert finding.verdict == OFF
+    assert meaning in finding.meaning
+    assert all(torch.equal(weight, data) for weight, data in zip(weights, before))
 
 
 def test_another_tokenizer_is_seen(stars):
@@ -161,6 +180,7 @@ def test_every_family_gives_tokens_and_likelihoods(name):
 
 def test_the_command_reports_and_refuses(tmp_path, capsys, few, monkeypatch):
     monkeypatch.setattr(probes, "sublayers", lambda subject: iter(()))
+    monkeypatch.setattr(probes, "arrangements", lambda subject: iter(()))
     monkeypatch.setattr(probes, "alternatives", lambda subject, picture: iter(()))
     status = main(["check", "tiny", "--out", str(tmp_path / "c"), "--caption", CAPTION])
     text = capsys.readouterr().out

@@ -104,6 +104,10 @@ def test_quantised_layers(family):
     assert quantised.precision == f"float32, {count} layers in qint8"
     assert model.precision == "float32"
     made = fv.generate(quantised, condition, fv.Prune({-1: 0.5}), seed=1, snapshot=True)
+    if family == "var":  # the others here have no text encoder
+        saved = fv.memory(model, fv.Dense()).weights - fv.memory(quantised, fv.Dense()).weights
+        weights = sum(m.weight.numel() for m in live.modules() if type(m) is nn.Linear)
+        assert 2.8 * weights < saved < 3.2 * weights
     assert made.canvas.isfinite().all()
     assert not torch.equal(made.canvas, plain)
     assert quantised.fingerprint != model.fingerprint
@@ -113,3 +117,69 @@ def test_quantised_layers(family):
         live.head.weight[0] += 1
     other = torch.ao.quantization.quantize_dynamic(live, {nn.Linear})
     assert attach(other, tokenizer, model).fingerprint != quantised.fingerprint
+
+
+class Packed(torch.Tensor):
+    """A weight as quantisation libraries hold it: a type of its own around plain tensors."""
+
+    @staticmethod
+    def __new__(cls, data, scale):
+        kept = {"dtype": scale.dtype, "device": data.device}
+        return torch.Tensor._make_wrapper_subclass(cls, data.shape, **kept)
+
+    def __init__(self, data, scale):
+        self.data_, self.scale = data, scale
+
+    def __tensor_flatten__(self):
+        return ["data_", "scale"], {}
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        if function is nn.functional.linear:
+            x, weight, *bias = args
+            return function(x, weight.data_ * weight.scale, *bias)
+        return super().__torch_function__(function, types, args, kwargs or {})
+
+    @classmethod
+    def __torch_dispatch__(cls, function, types, args=(), kwargs=None):
+        if function is torch.ops.aten.detach.default:
+            return cls(args[0].data_, args[0].scale)
+        raise NotImplementedError(function)  # such types know few operations
+
+
+def test_tensors_of_quantisation_libraries_are_part_of_the_identity():
+    live, tokenizer, model, condition = attached("var")
+    fc1 = live.blocks[0].ffn.fc1
+    scale = fc1.weight.detach().abs().amax(1, keepdim=True) / 127
+    data = (fc1.weight.detach() / scale).round().to(torch.int8)
+    fc1.weight = nn.Parameter(Packed(data, scale), requires_grad=False)
+    narrow = attach(live, tokenizer, model)
+    assert narrow.precision == "float32, 1 layers in Packed of float32"
+    identity = narrow.fingerprint
+    assert fv.generate(narrow, condition, fv.Dense(), seed=1).canvas.isfinite().all()
+    assert fv.memory(narrow, fv.Dense()).weights > 0
+    fc1.weight.scale[3] *= 2
+    assert narrow.fingerprint != identity
+
+
+def test_adapters_of_embeddings_are_measured_by_their_base():
+    """peft's are named in_features for the rows, out_features for the width."""
+    live, tokenizer, model, condition = attached("var")
+    plain = fv.generate(model, condition, fv.Dense(), seed=1).canvas
+
+    class Embedded(nn.Module):
+        def __init__(self, base):
+            super().__init__()
+            self.base_layer = base
+            self.in_features, self.out_features = base.num_embeddings, base.embedding_dim
+
+        @property
+        def weight(self):
+            return self.base_layer.weight
+
+        def forward(self, x):
+            return self.base_layer(x) * 2
+
+    live.lvl_embed = Embedded(live.lvl_embed).eval()
+    adapted = attach(live, tokenizer, model)
+    assert not torch.equal(fv.generate(adapted, condition, fv.Dense(), seed=1).canvas, plain)

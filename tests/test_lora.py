@@ -204,6 +204,8 @@ def put_both(tensors):
         (bad(drop("lora")), "holds no"),
         (bad(peft_type="LOHA"), "is a LOHA; only LoRA is implemented"),
         (bad(use_dora=True), "sets use_dora, which is not implemented"),
+        (bad(init_lora_weights="pissa"), "has init_lora_weights pissa, which changes the weights"),
+        (bad(arrow_config={"top_k": 1}), "sets arrow_config, which is not implemented"),
         (bad(bias="all"), "sets bias, which is not implemented"),
         (bad(lora_alpha=None), "must give r, a number above 0, and lora_alpha; not 2 and None"),
         (bad(rank_pattern=[3]), "has the rank_pattern .*; it maps names to numbers"),

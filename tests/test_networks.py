@@ -1,6 +1,7 @@
 """The evaluators' networks: resizes, names of released weights, shapes, and files."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -423,10 +424,52 @@ def test_weights_that_were_changed_after_conversion_are_refused(tmp_path):
         own = replace(published.NETWORKS["inception"], files=(replace(files[0], begins=found),))
         patch.setitem(published.NETWORKS, "inception", own)
         collection.convert("inception", [tmp_path / files[0].name], tmp_path)
-    collection.check_weights("inception", tmp_path)
-    conversion.save(Inception(16).state_dict(), tmp_path / "inception", {"unit": 16})
+    collection.check_files("inception", tmp_path)
+    config = tmp_path / "inception" / "config.json"
+    config.write_text('{"unit": 2}')
+    with pytest.raises(WeightsError, match=r"config\.json has the SHA-256"):
+        collection.open_network("inception", tmp_path)
+    conversion.save(Inception(16).state_dict(), tmp_path / "inception", {"unit": 1})
     with pytest.raises(WeightsError, match=r"the converted one had .*--fetch inception"):
         collection.open_network("inception", tmp_path)
+
+
+def test_networks_that_are_not_whole_are_refused(tiny_networks, tmp_path):
+    """transformers would fill what is missing at random, and score with it."""
+    pytest.importorskip("transformers")
+    for name in ("clip", "hps", "dino", "detector", "imagereward"):
+        shutil.copytree(tiny_networks / name, tmp_path / name)
+        state, _ = conversion.read_tensors(tmp_path / name / "model.safetensors")
+        lacking = next(
+            n for n in state if n.endswith(("k_proj.weight", "key.weight", "qkv.weight"))
+        )
+        conversion.save({k: v for k, v in state.items() if k != lacking}, tmp_path / name, None)
+        with pytest.raises(WeightsError, match=r"lack|miss"):
+            collection.open_network(name, tmp_path)
+    conversion.save({"x": torch.zeros(1)}, tmp_path / "clip", None)
+    with pytest.raises(WeightsError, match=r"lack \d+ tensors of CLIPModel"):
+        collection.open_network("clip", tmp_path)
+    (tmp_path / "clip" / "model.safetensors").write_bytes(b"12345678{")
+    with pytest.raises(WeightsError, match="cannot open the network in"):
+        collection.open_network("clip", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["clip", "imagereward"])
+def test_tokenizers_are_needed_and_decide_scores(name, tiny_networks, tmp_path):
+    pytest.importorskip("transformers")
+    shutil.copytree(tiny_networks / name, place := tmp_path / name)
+    before = collection.fingerprint(name, tmp_path)
+    text = (place / "tokenizer.json").read_text()
+    (place / "tokenizer.json").write_text(
+        text.replace('"a": 1,', '"a": 2,').replace('"b": 2,', '"b": 1,')
+    )
+    assert collection.fingerprint(name, tmp_path) != before
+    (place / "tokenizer.json").write_text("{")
+    with pytest.raises(WeightsError, match="cannot open the network in"):
+        collection.open_network(name, tmp_path)
+    (place / "tokenizer.json").unlink()
+    with pytest.raises(WeightsError, match=r"holds no tokenizer: one of tokenizer\.json"):
+        collection.open_network(name, tmp_path)
 
 
 def test_every_network_can_be_timed_without_its_file():

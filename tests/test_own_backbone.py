@@ -14,7 +14,7 @@ from fastvar_lab.backbones.autoencoder import AutoEncoder, AutoEncoderConfig
 from fastvar_lab.backbones.protocol import Backbone, ConditionEncoder
 from fastvar_lab.backbones.quantize import BitQuantizer
 from fastvar_lab.cache import KVCache
-from fastvar_lab.experiments import claims, figures, run, verdicts
+from fastvar_lab.experiments import agenda, claims, figures, run, verdicts
 from fastvar_lab.experiments.base import Scope, full_and_preset
 from fastvar_lab.experiments.questions import (
     budget,
@@ -159,7 +159,7 @@ LOOK = Scope("look", 1, 1)
 
 
 def test_it_gets_comparisons_and_widgets(toy, tmp_path):
-    ways = {"mine 50%": fv.Prune({-1: 0.5}), **run.find("selectors").labelled(toy)}
+    ways = {"mine 50%": fv.Prune({-1: 0.5}), **agenda.find("selectors").labelled(toy)}
     frame = run.compare(toy, ways, LOOK, store=Store(tmp_path), progress=False)
     assert set(frame.method) == {"full", *ways}
     assert "right" not in frame  # its prompts have no judge
@@ -169,13 +169,13 @@ def test_it_gets_comparisons_and_widgets(toy, tmp_path):
     assert "times fewer operations" in explorer.numbers.value
 
 
-@pytest.mark.parametrize("name", sorted(set(run.REGISTRY) - {"drafting"}))
+@pytest.mark.parametrize("name", sorted(set(agenda.REGISTRY) - {"drafting"}))
 def test_it_runs_every_experiment_with_its_figure_and_claims(toy, tmp_path, name, monkeypatch):
     monkeypatch.setattr(memory, "SIDES", (8, 12))
     monkeypatch.setattr(resolution_scaling, "SIDES", (8, 12))
     monkeypatch.setattr(speed_gap, "SIDES", (8, 12))
     monkeypatch.setattr(reduced_precision, "RELEASES", ())
-    record, options = run.find(name), {"store": Store(tmp_path / "store"), "progress": False}
+    record, options = agenda.find(name), {"store": Store(tmp_path / "store"), "progress": False}
     monkeypatch.setattr(budget, "by_hand", lambda *of: by_hand(*of)[::12])
     if record.methods in (
         full_and_preset,

@@ -22,7 +22,7 @@ from fastvar_lab.evaluators.known_answers import Inputs, KnownAnswer
 from fastvar_lab.evaluators.picture_array import SampleArray
 from fastvar_lab.evaluators.picture_folder import PictureFolder
 from fastvar_lab.evaluators.plans import Plan
-from fastvar_lab.evaluators.scoring import paired, score
+from fastvar_lab.evaluators.scoring import paired, score, settings_sha256
 from fastvar_lab.experiments import making, paper_tables, printed_tables
 from fastvar_lab.experiments.evaluation import evaluate
 from fastvar_lab.experiments.folder_frames import compare_folders
@@ -288,6 +288,40 @@ def test_samples_in_an_npz_file_are_scored(tiny_networks, tmp_path, capsys):
     assert status == 0, error
     assert f"{results['fid'].value:9.2f}" in text
     assert run(capsys, "score", samples, "--networks", tiny_networks)[0] == 2
+    with pytest.raises(ValueError, match=r"the score clip reads prompts, which .*npz lacks"):
+        score(SampleArray(samples, "imagenet"), ["clip"], networks=tiny_networks)
+
+
+def test_the_command_of_pairs_refuses_before_it_scores(folders, tmp_path, capsys):
+    shutil.copytree(folders / "full", full := tmp_path / "full")
+    for other, message in ((full, "is compared with itself"), (tmp_path / "less", "of the same")):
+        if other != full:
+            make(fv.load("tiny"), Job(Plan(WORLD, n=1), fv.Dense(), sizes=MAPS), other)
+        assert main(["score", str(full), "--against", str(other)]) == 2
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "full.scores").exists()
+    assert main(["score", str(full), "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert printed["scores"]["closed-world"]["n"] == 8
+
+
+def test_tables_know_the_scripts_of_each_benchmark():
+    hart = {"benchmark": "geneval", "model": "hart-0.7b", "family": "hart", "sizes": [[64, 64]],
+            "guidance": 4.5, "smooth": True, "pixels": "truncate", "format": "png",
+            "quality": None, "seeds": "each", "rewritten_sha256": None}  # fmt: skip
+    result = {"n": 2212, "depends": {}}
+    gaps = paper_tables.differences(printed_tables.find("A.4"), hart, result, 2212)
+    assert gaps == ["format png, not jpg", "seeds each, not one"]
+    people = {**hart, "benchmark": "mjhq", "seeds": "one"}
+    result = {"n": 3000, "depends": {"references": 2999, "half": True, "resize": "antialias"}}
+    gaps = paper_tables.differences(printed_tables.find("A.4"), people, result, 3000)
+    assert gaps == ["resize of Inception antialias, not clean",
+                    "distances in float16 yes, not no", "references 2999, not 3000"]  # fmt: skip
+    var = {"benchmark": "imagenet", "model": "var-d30", "family": "var", "sizes": [[16, 16]],
+           "guidance": 1.5, "top_p": 0.95, "top_k": 900, "smooth": False}  # fmt: skip
+    result = {"n": 50_000, "depends": {"references": None, "order": None}}
+    gaps = paper_tables.differences(printed_tables.find("A.1"), var, result, 50_000)
+    assert gaps == ["top_p 0.95, not 0.96", "order of the IS none, not 0"]
 
 
 def test_known_answers_are_compared_with_what_is_computed(
@@ -366,7 +400,8 @@ def test_a_table_holds_scores_of_one_network(tmp_path):
         (tmp_path / name).mkdir()
         (tmp_path / name / "settings.json").write_text(json.dumps(settings))
         result = {"value": 28.0, "low": 27.0, "high": 29.0, "n": 3200, "parts": {},
-                  "depends": {"hps": name * 16}}  # fmt: skip
+                  "depends": {"hps": name * 16},
+                  "settings_sha256": settings_sha256(settings)}  # fmt: skip
         (tmp_path / f"{name}.scores").mkdir()
         (tmp_path / f"{name}.scores" / "scores.json").write_text(json.dumps({"hps": result}))
     table = printed_tables.find("A.2")
@@ -381,7 +416,10 @@ def test_a_table_holds_scores_of_one_network(tmp_path):
         (["--order", "shuffled"], "--order is a seed from 0, or files; not 'shuffled'"),
         (["--split", "0"], "split must be 1 or more; not 0"),
         (["--groups", "-1"], "groups must be 0 or more; not -1"),
-        (["--rule", "most=few"], "the rule most is a number; not 'few'"),
+        (["--rule", "most=few"], "the rule most is a whole number; not 'few'"),
+        (["--rule", "threshold=nan"], "the rule threshold is 0 to 1; not nan"),
+        (["--rule", "ground=300"], "the rule ground is -1 to 255; not 300"),
+        (["--rule", "most=0"], "the rule most is 1 or more; not 0"),
         (["--resize", "bicubic"], "no resize 'bicubic'"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",

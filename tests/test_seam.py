@@ -78,7 +78,7 @@ INSIDE = {
         *("checkpoints", "stamps", "features", "seeding", "model", "converted"),
         *("lora_files", "lora", "build", "tiny"),
         *("loading", "staging", "standin", "requirements", "catalog"),
-        *("live_object", "live_functions", "recognition", "attach"),
+        *("live_object", "live_functions", "recognition", "attached", "attach"),
     ),
     "networks": (
         *("resizing", "inception", "lpips", "renaming", "pretrained", "conversion"),

@@ -8,14 +8,14 @@ from scipy import ndimage
 import fastvar_lab as fv
 from fastvar_lab.cli.main import main
 from fastvar_lab.evaluators import local_features
-from fastvar_lab.experiments import run
+from fastvar_lab.experiments import agenda, run
 from fastvar_lab.experiments.questions import rivals, shipped
 from fastvar_lab.experiments.sets import rendering
 from fastvar_lab.measure.ranking import memory_table, ranking, ranking_table
 from fastvar_lab.methods.columns import family
 from fastvar_lab.methods.parse import read_method
 from fastvar_lab.methods.spaces import AXES, find_space, spaces
-from fastvar_lab.planning import tuning
+from fastvar_lab.planning import candidates, tuning
 from fastvar_lab.planning.effects import calibration_items
 from fastvar_lab.planning.trials import TARGETS, TuningLog, settings
 from fastvar_lab.plotting import charts
@@ -58,24 +58,26 @@ def test_a_stopped_tuning_goes_on_with_the_next_trial(tuner, monkeypatch):
 
 def test_a_search_tries_settings_of_every_target_and_neighbours_of_the_best():
     options = [
-        tuning.Candidate((i, j), fv.Dense(), 1.2 + 0.05 * i + 0.2 * j)
+        candidates.Candidate((i, j), fv.Dense(), 1.2 + 0.05 * i + 0.2 * j)
         for i in range(10) for j in range(20)
     ]  # fmt: skip
     seen = []
 
     def measure(setting):
         seen.append(setting)
-        return tuning.Measured(40 - setting.saving - abs(setting.place[0] - 4), setting.saving)
+        return candidates.Measured(40 - setting.saving - abs(setting.place[0] - 4), setting.saving)
 
-    tried = list(tuning.search(options, 12, measure))
+    tried = list(candidates.search(options, 12, measure))
     assert tried == seen
     assert len({setting.place for setting in tried}) == 12
     for target in TARGETS:
-        near = [s for s in tried if abs(np.log(s.saving / target)) <= tuning.BAND]
+        near = [s for s in tried if abs(np.log(s.saving / target)) <= candidates.BAND]
         assert len(near) >= 2
-    assert list(tuning.search(options[:5], 12, measure)) == options[:5]
+    assert list(candidates.search(options[:5], 12, measure)) == options[:5]
     unsure = [setting._replace(saving=None) for setting in options]
-    later = [*tuning.search(unsure, 8, lambda s: tuning.Measured(30, 1.2 + 0.2 * s.place[1]))]
+    later = [
+        *candidates.search(unsure, 8, lambda s: candidates.Measured(30, 1.2 + 0.2 * s.place[1]))
+    ]
     assert len({setting.place for setting in later}) == 8
 
 
@@ -250,5 +252,5 @@ def test_rivals_say_what_every_method_saves_and_how_far_its_pictures_are(tmp_pat
     assert (distances.frechet > 0).all()
     assert frame.filter(like="detail").notna().any().any()
     assert "ranking:" in run.table("rivals", frame)
-    jobs = run._plan("rivals", fv.Scope("quick", 1, 1), None, None, None, None, 2, print).jobs
+    jobs = agenda.agenda("rivals", fv.Scope("quick", 1, 1), None, None, None, None, 2, print).jobs
     assert {job.waits for job in jobs} == {False, True}

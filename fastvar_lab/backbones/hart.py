@@ -286,10 +286,14 @@ class HART(Backbone):
     def begin(self, context: Context, grids: Sequence[Grid], run: Runner) -> HARTState:
         """Compute the values that all steps share; allocate the KV cache for `run.forwarded`."""
         config, weight = self.config, self.decoder_norm.weight
-        if context.features.shape[1] != config.context:
+        features, places = (tuple(part.shape) for part in context)
+        if len(features) != 3 or (*places, config.context_width) != features:
             raise ValueError(
-                f"this model reads {config.context} text tokens; not {context.features.shape[1]}"
+                f"a Context has features (n, T, {config.context_width}) and positions (n, T); not "
+                f"{features} and {places}"
             )
+        if features[1] != config.context:
+            raise ValueError(f"this model reads {config.context} text tokens; not {features[1]}")
         text = self.context_embed(self.context_norm(context.features.to(weight.dtype)))
         cache = self.new_cache(grids, len(text), run)
         return HARTState(

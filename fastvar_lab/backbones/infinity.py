@@ -288,8 +288,14 @@ class Infinity(Backbone):
         return Text(*(torch.cat(parts) for parts in zip(*texts)))
 
     def _check(self, text: Text) -> None:
-        """Raise ValueError for a text of the wrong width or length."""
-        length, width = text.features.shape[1:]
+        """Raise ValueError for a text of the wrong shape, width or length."""
+        features, mask = text
+        if features.ndim != 3 or mask.shape != features.shape[:2] or mask.dtype != torch.bool:
+            raise ValueError(
+                "a Text has features (n, T, D) and a mask (n, T) of True and False; not "
+                f"{tuple(features.shape)} and {tuple(mask.shape)} in {mask.dtype}"
+            )
+        length, width = features.shape[1:]
         if width != self.config.text_width or length > self.config.text_length:
             raise ValueError(
                 f"this model reads up to {self.config.text_length} text tokens of width "

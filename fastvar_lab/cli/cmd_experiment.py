@@ -68,11 +68,10 @@ def run(args: argparse.Namespace) -> None:
             "executor": executor,
         }
         for name in args.names:
+            frame = run.run(name, scope, timed=not args.untimed, **chosen)
             if args.untimed:
-                lacking = run.run_untimed(name, scope, **chosen)
-                print(f"{name}: {lacking} timed results are missing in {store.folder}")
+                print(f"{name}: {len(frame)} rows; a run without --untimed times the rest")
                 continue
-            frame = run.run(name, scope, **chosen)
             if meaningless(model, name):
                 options.say_what_random_weights_mean(args)
             print(run.table(name, frame))

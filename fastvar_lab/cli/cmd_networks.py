@@ -52,6 +52,7 @@ def run(args: argparse.Namespace) -> None:
         return
     if args.convert is not None:
         print(collection.convert(args.convert, args.files, args.networks))
+        collection.open_network(args.convert, args.networks)  # raises for what is not whole
         return
     for name in args.fetch or ():
         published.find(name)
@@ -62,3 +63,4 @@ def run(args: argparse.Namespace) -> None:
         print(f"{name}: {network.megabytes} MB, {network.licence}")
         print("\n".join(collection.sources(network)))
         print(collection.fetch(name, args.networks))
+        collection.open_network(name, args.networks)

@@ -115,15 +115,19 @@ def _opened(path: Path, plan: Plan | None) -> Sampled:
     return SampleArray(path, plan.benchmark.name, plan)
 
 
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",")]
+
+
 def run(args: argparse.Namespace) -> None:
     """Score folders, one after the other."""
     if args.batch < 1:
         raise ValueError(f"--batch must be 1 or more; not {args.batch}")
     from fastvar_lab.evaluators.scores import find
-    from fastvar_lab.evaluators.scoring import paired, score, table
+    from fastvar_lab.evaluators.scoring import check_paired, paired, plain, score, table
     from fastvar_lab.models.loading import require
 
-    names = args.scores.split(",") if args.scores else None
+    names = _names(args.scores) if args.scores else None
     for name in names or ():
         find(name)
     chosen = protocol(args)
@@ -134,15 +138,19 @@ def run(args: argparse.Namespace) -> None:
     plan = None if args.benchmark is None else options.plan(args)
     folders = [_opened(path, plan) for path in args.folder]
     other = None if args.against is None else _opened(args.against, plan)
+    metrics = _names(args.metrics)
+    for folder in folders:
+        if other is not None:
+            if folder.root.resolve() == other.root.resolve():
+                raise ValueError(f"{folder.root} is compared with itself; name another --against")
+            check_paired(folder, other, metrics, args.networks)
     for folder in folders:
         results = score(folder, names, chosen, args.networks, args.device, args.batch)
         if other is not None:
-            results |= paired(
-                folder, other, args.metrics.split(","), args.batch, args.networks, args.device
-            )
+            results |= paired(folder, other, metrics, args.batch, args.networks, args.device)
         if args.json:
-            plain = {name: asdict(result) for name, result in results.items()}
-            print(json.dumps({"folder": str(folder.root), "scores": plain}, indent=1))
+            scores = {name: asdict(result) for name, result in results.items()}
+            print(json.dumps(plain({"folder": str(folder.root), "scores": scores}), indent=1))
         else:
             print(folder.root)
             print(table(results))

@@ -6,7 +6,7 @@ pictures. To add a benchmark, write a function that returns its prompts, and a l
 
 from __future__ import annotations
 
-from fastvar_lab.errors import unknown
+from fastvar_lab.errors import short, unknown
 from fastvar_lab.evaluators import geneval
 from fastvar_lab.evaluators.plans import Benchmark, Plan, Prompt, read_data
 from fastvar_lab.files import expanded
@@ -83,8 +83,11 @@ def _closed_world(plan: Plan) -> list[Prompt]:
 def _texts(plan: Plan) -> list[Prompt]:
     data = plan.data
     assert data is not None
-    lines = [line for line in expanded(data).read_text(encoding="utf-8-sig").splitlines() if line]
-    items = PromptFile(data).take(len([line for line in lines if line.strip()]))
+    try:
+        lines = expanded(data).read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, ValueError) as error:
+        raise ValueError(f"cannot read {data}: {short(error, 100)}") from None
+    items = PromptFile(data).take(sum(bool(line.strip()) for line in lines))
     return [Prompt(item.prompt, "prompt", f"{i:05d}") for i, item in enumerate(items)]
 
 

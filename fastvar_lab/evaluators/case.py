@@ -48,6 +48,8 @@ class Options:
     def __post_init__(self) -> None:
         if self.resize is not None and self.resize not in resizing.RESIZES:
             raise unknown("resize", self.resize, resizing.RESIZES)
+        if self.order is not None and self.order < 0:
+            raise ValueError(f"order must be 0 or more; not {self.order}")
         if self.hps_resize not in HPS_RESIZES:
             raise unknown("resize of HPS", self.hps_resize, HPS_RESIZES)
         for name, least in (("split", 1), ("subsets", 1), ("groups", 0)):
@@ -85,13 +87,18 @@ class Exact:
 
 @dataclass
 class Case:
-    """A folder to score, under options, with a collection of networks on a device."""
+    """A folder to score, under options, with a collection of networks on a device.
+
+    `hits` and `opened` keep what several scores read: precision and recall, and the reference.
+    """
 
     folder: Sampled
     options: Options = field(default_factory=Options)
     networks: str | Path | None = None
     device: str = "cpu"
     batch: int = 16
+    hits: distances.Coverage | None = field(default=None, init=False)
+    opened: Pictures | None = field(default=None, init=False)
 
     def network(self, name: str) -> Any:
         return collection.open_network(name, self.networks, self.device)
@@ -109,12 +116,14 @@ class Case:
         path = self.options.reference
         if path is None:
             raise ValueError("this score compares with a reference: name a folder or an npz file")
-        return PictureArray(path) if path.suffix == ".npz" else PlainFolder(path)
+        if self.opened is None:  # an npz file is read whole
+            self.opened = PictureArray(path) if path.suffix == ".npz" else PlainFolder(path)
+        return self.opened
 
     @property
     def prompts(self) -> int:
-        """The number of different prompts."""
-        return len(set(self.folder.prompts))
+        """The number of different prompts of each group, together; 0 where none are known."""
+        return len({(s.group, s.prompt) for s in self.folder.samples if s.prompt})
 
     @property
     def precision(self) -> dict[str, str]:

@@ -113,6 +113,15 @@ crop=False)
     ground: int = GREY
     crop: bool = True
 
+    def __post_init__(self) -> None:
+        limits = {"threshold": (0, 1), "counting_threshold": (0, 1), "most": (1, np.inf),
+                  "overlap": (0, 1), "margin": (0, np.inf), "ground": (-1, 255)}  # fmt: skip
+        for name, (least, most) in limits.items():
+            value = getattr(self, name)
+            if not least <= value <= most:  # nan neither
+                upto = f"{least} to {most}" if np.isfinite(most) else f"{least} or more"
+                raise ValueError(f"the rule {name} is {upto}; not {value}")
+
     @classmethod
     def read(cls, texts: Sequence[str]) -> Rules:
         """Read rules from texts NAME=VALUE; raise ValueError for others."""
@@ -126,7 +135,7 @@ crop=False)
                 yes = {"yes": True, "no": False}
                 values[name] = yes[value] if kinds[name] is bool else kinds[name](value)
             except (KeyError, ValueError):
-                kind = "yes or no" if kinds[name] is bool else "a number"
+                kind = {bool: "yes or no", int: "a whole number"}.get(kinds[name], "a number")
                 raise ValueError(f"the rule {name} is {kind}; not {value!r}") from None
         return cls(**values)
 
@@ -232,7 +241,7 @@ def interval(
 
     Pictures of one prompt depend on each other, so that prompts are drawn, not pictures. Where all
     prompts of a task agree there is no spread to draw from: then the share is drawn from Jeffreys'
-    posterior of its prompts.
+    posterior of its prompts. The interval holds the value.
     """
     values, rng = np.asarray(hits, dtype=float), np.random.default_rng(seed)
     means = list[np.ndarray]()
@@ -248,4 +257,5 @@ def interval(
             continue
         means.append(shares[rng.integers(len(shares), size=(DRAWS, len(shares)))].mean(1))
     low, high = np.percentile(np.mean(means, axis=0), (2.5, 97.5))
-    return float(low), float(high)
+    value = overall(tasks, hits)
+    return min(float(low), value), max(float(high), value)

@@ -56,9 +56,11 @@ def _depends(case: Case, interval: str, **more: Any) -> dict[str, Any]:
 
 
 def _against(case: Case, interval: str, **more: Any) -> dict[str, Any]:
-    reference = case.options.reference
-    name = None if reference is None else reference.name
-    return _depends(case, interval, reference=name, **more)
+    """Return what a score against a reference depends on; an npz file holds moments of others."""
+    path = case.options.reference
+    assert path is not None
+    count = None if path.suffix == ".npz" else len(case.reference())
+    return _depends(case, interval, reference=path.name, references=count, **more)
 
 
 def _left_out(case: Case) -> str:
@@ -104,8 +106,10 @@ def inception_score(case: Case) -> Result:
 
 def coverage(case: Case, part: str) -> Result:
     """Return the precision, the share of covered pictures, or the recall, that of references."""
-    pair = activations(case, "pooled"), activations(case, "pooled", case.reference())
-    hits = distances.precision_recall(*pair, half=case.options.half)
+    if case.hits is None:  # both come from the same distances
+        pair = activations(case, "pooled"), activations(case, "pooled", case.reference())
+        case.hits = distances.precision_recall(*pair, half=case.options.half)
+    hits = case.hits
     covered = getattr(hits, part).astype(float)
     what = "pictures" if part == "precision" else "references"
     return Result(float(covered.mean()), *wilson(covered), len(case.folder), case.prompts,

@@ -9,6 +9,7 @@ import numpy as np
 from fastvar_lab.errors import short
 from fastvar_lab.evaluators.picture_folder import Pictures, Sampled
 from fastvar_lab.evaluators.plans import Plan, Sample
+from fastvar_lab.evaluators.row_files import rows_folder
 from fastvar_lab.files import expanded
 
 
@@ -26,8 +27,8 @@ class PictureArray(Pictures):
             raise ValueError(
                 f"{path} must hold pictures (N, H, W, 3) uint8; not {self.array.shape}"
             )
-        cache = self.path.with_name(f"{self.path.name}.scores")
-        super().__init__(self.path, [str(i) for i in range(len(self.array))], cache)
+        names = [str(i) for i in range(len(self.array))]
+        super().__init__(self.path, names, rows_folder(self.path))
 
     def read(self, i: int) -> np.ndarray:
         return self.array[i]

@@ -13,8 +13,9 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from fastvar_lab.errors import short
+from fastvar_lab.evaluators import row_files
 from fastvar_lab.evaluators.plans import Plan, Sample, read_samples
-from fastvar_lab.files import cache_folder, digest, expanded, folder, read_json
+from fastvar_lab.files import digest, expanded, folder, read_json
 
 SETTINGS, SAMPLES = "settings.json", "samples.jsonl"
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".bmp": "BMP"}
@@ -27,8 +28,11 @@ Rows = Callable[[Sequence[np.ndarray], Sequence[int]], np.ndarray]
 class Pictures:
     """Pictures by place, and rows of numbers of them that are computed once.
 
-    `names` are relative to `root`; `stamp(i)` changes when a picture does.
+    `names` are relative to `root`; `stamp(i)` changes when a picture does. Where `named` is true, a
+    picture must be of the format that its name says.
     """
+
+    named = True
 
     def __init__(self, root: Path, names: Sequence[str], cache: Path) -> None:
         self.root, self.names, self.cache = root, list(names), cache
@@ -41,9 +45,9 @@ class Pictures:
         path = self.root / self.names[i]
         try:
             with Image.open(path) as image:
-                named = FORMATS[path.suffix.lower()]
-                if image.format != named:
-                    raise ValueError(f"it is {image.format}, named as {named}")
+                kind = FORMATS[path.suffix.lower()]
+                if self.named and image.format != kind:
+                    raise ValueError(f"it is {image.format}, named as {kind}")
                 return np.asarray(image.convert("RGB"))
         except (OSError, ValueError, SyntaxError) as error:
             raise ValueError(f"cannot read the picture {path}: {short(error, 100)}") from None
@@ -70,46 +74,31 @@ class Pictures:
         """Return rows (N, D) float32 of all pictures; what is cached is not computed again.
 
         `depends` is what the rows depend on beside the pictures, such as a network's hash. Every
-        batch is kept when it is done. A picture that has changed is computed anew.
+        batch is kept when it is done. Rows of a picture that has changed, and rows that are not as
+        they were written, are computed anew. Several processes may do so at once.
         """
         key = digest(json.dumps([name, depends, self.names], sort_keys=True, default=str))[:12]
         base = folder(self.cache) / f"{name}-{key}"
         stamps = np.array([self.stamp(i) for i in range(len(self))], dtype=np.int64).reshape(-1, 2)
-        values, known = _opened(base, len(self))
-        todo = list(map(int, (known != stamps).any(1).nonzero()[0]))
-        bar = tqdm(total=len(self), initial=len(self) - len(todo), desc=name, unit="picture")
+        values, known = row_files.opened(base, len(self))
+        kept = (known[:, :2] == stamps).all(1)
+        if values is not None:
+            kept &= known[:, 2] == row_files.sums(values)
+        todo = list(map(int, np.flatnonzero(~kept)))
+        bar = tqdm(total=len(self), initial=len(self) - len(todo), desc=name, unit="picture",
+                   disable=not todo)  # fmt: skip
         with bar:
             for places, pictures in self.batches(todo, batch):
                 part = np.asarray(compute(pictures, places), dtype=np.float32)
                 part = part.reshape(len(places), -1)
                 if values is None:
-                    values = _created(base, (len(self), part.shape[1]))
+                    values, known = row_files.created(base, (len(self), part.shape[1]))
                 values[places] = part
-                known[places] = stamps[places]  # after the values: a kill between loses the batch
+                known[places] = np.column_stack((stamps[places], row_files.sums(part)))
                 bar.update(len(places))
         if values is None:
             raise ValueError(f"there is no picture in {self.root}")
         return np.array(values)
-
-
-def _opened(base: Path, n: int) -> tuple[np.ndarray | None, np.ndarray]:
-    """Open cached rows and their stamps for writing; the stamps are created if need be."""
-    rows, stamps = base.with_suffix(".npy"), base.with_suffix(".stamps.npy")
-    try:
-        values = np.lib.format.open_memmap(rows, mode="r+")
-        known = np.lib.format.open_memmap(stamps, mode="r+")
-        if len(values) == n and known.shape == (n, 2):
-            return values, known
-    except (OSError, ValueError):
-        pass  # not there, or damaged
-    known = np.lib.format.open_memmap(stamps, mode="w+", dtype=np.int64, shape=(n, 2))
-    return None, known
-
-
-def _created(base: Path, shape: tuple[int, int]) -> np.ndarray:
-    return np.lib.format.open_memmap(
-        base.with_suffix(".npy"), mode="w+", dtype=np.float32, shape=shape
-    )
 
 
 class Sampled(Pictures):
@@ -150,12 +139,14 @@ class PictureFolder(Sampled):
             raise ValueError(
                 f"{path} has no {SETTINGS}: name its benchmark to score pictures made elsewhere"
             )
+        if plan is None and "benchmark" not in (self.settings or {}):
+            raise ValueError(f"{path / SETTINGS} does not say of what benchmark the pictures are")
         self.samples = plan.samples() if plan is not None else _samples(path)
         self.plan = plan
         known = self.settings or {}
         self.benchmark = str(known.get("benchmark")) if plan is None else plan.benchmark.name
         names = [sample.path for sample in self.samples]
-        super().__init__(path, names, path.with_name(f"{path.name}.scores"))
+        super().__init__(path, names, row_files.scores_folder(path))
 
     def check(self) -> None:
         """Raise ValueError for missing or further pictures, or another prompt list than recorded.
@@ -166,18 +157,22 @@ class PictureFolder(Sampled):
             listed = digest(json.dumps(list(dict.fromkeys(self.prompts))))
             if listed != self.settings.get("prompts_sha256"):
                 raise ValueError(f"the prompts in {self.root / SAMPLES} are not those recorded")
-        there = {
-            path.relative_to(self.root).as_posix()
-            for path in self.root.rglob("*")
-            if path.suffix.lower() in FORMATS and not path.name.startswith(".")
-        }
-        expected = set(self.names)
+        there, expected = set(picture_names(self.root)), set(self.names)
         for kind, names in (("lacks", expected - there), ("also holds", there - expected)):
             if names:
                 shown = ", ".join(sorted(names)[:3])
                 raise ValueError(
                     f"{self.root} {kind} {len(names)} pictures, of {len(expected)}: {shown}"
                 )
+
+
+def picture_names(root: Path) -> list[str]:
+    """Return the pictures in a folder and those inside it, sorted, hidden ones left out."""
+    return sorted(
+        path.relative_to(root).as_posix()
+        for path in root.rglob("*")
+        if path.suffix.lower() in FORMATS and not path.name.startswith(".")
+    )
 
 
 def read_settings(root: Path) -> dict[str, Any] | None:
@@ -202,17 +197,14 @@ def _samples(root: Path) -> list[Sample]:
 class PlainFolder(Pictures):
     """Any folder of pictures, such as a reference set; its rows are cached beside it if possible.
 
-    Folders inside it are read, too, as clean-fid does.
+    Folders inside it are read, too, as clean-fid does, and pictures with the suffix of another
+    format. Hidden files are left out.
     """
+
+    named = False
 
     def __init__(self, root: str | Path) -> None:
         path = expanded(root)
         if not path.is_dir():
             raise ValueError(f"there is no folder {path}")
-        entries = sorted(p for p in path.rglob("*") if p.suffix.lower() in FORMATS)
-        cache = path.with_name(f"{path.name}.scores")
-        try:
-            folder(cache)
-        except OSError:
-            cache = cache_folder("references") / digest(str(path.resolve()), length=12)
-        super().__init__(path, [p.relative_to(path).as_posix() for p in entries], cache)
+        super().__init__(path, picture_names(path), row_files.rows_folder(path))

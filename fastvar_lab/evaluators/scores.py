@@ -26,7 +26,7 @@ from fastvar_lab.evaluators.prompt_scores import (
 class Score:
     """A score under its name: how tables show it, what it needs, and its function.
 
-    `larger` says whether a larger value is better.
+    `larger` says whether a larger value is better, `by_prompt` whether it reads prompts.
     """
 
     name: str
@@ -36,12 +36,13 @@ class Score:
     reference: bool = False
     digits: int = 2
     larger: bool = True
+    by_prompt: bool = False
 
 
 SCORES: dict[str, Score] = {
     score.name: score
     for score in (
-        Score("geneval", "GenEval", gen_eval, ("detector", "clip"), digits=3),
+        Score("geneval", "GenEval", gen_eval, ("detector", "clip"), digits=3, by_prompt=True),
         Score("fid", "FID", partial(frechet, part="pooled"), ("inception",), True, larger=False),
         Score("kid", "KID x 1000", kid, ("inception",), True, larger=False),
         Score("sfid", "sFID", partial(frechet, part="spatial"), ("inception",), True,
@@ -51,10 +52,11 @@ SCORES: dict[str, Score] = {
               True, digits=3),
         Score("recall", "recall", partial(coverage, part="recall"), ("inception",), True,
               digits=3),
-        Score("clip", "CLIP score", clip_score, ("clip",)),
-        Score("hps", "HPSv2.1", hps, ("hps",)),
-        Score("imagereward", "ImageReward", image_reward, ("imagereward",), digits=4),
-        Score("closed-world", "closed world", closed_world, digits=3),
+        Score("clip", "CLIP score", clip_score, ("clip",), by_prompt=True),
+        Score("hps", "HPSv2.1", hps, ("hps",), by_prompt=True),
+        Score("imagereward", "ImageReward", image_reward, ("imagereward",), digits=4,
+              by_prompt=True),
+        Score("closed-world", "closed world", closed_world, digits=3, by_prompt=True),
     )
 }  # fmt: skip
 """Every score, by name."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -13,8 +14,10 @@ from fastvar_lab.errors import short
 from fastvar_lab.evaluators import benchmarks
 from fastvar_lab.evaluators.case import Case, Options, Result
 from fastvar_lab.evaluators.picture_folder import Sampled
+from fastvar_lab.evaluators.row_files import scores_folder
 from fastvar_lab.evaluators.scores import Score, find
-from fastvar_lab.files import read_json, write_json
+from fastvar_lab.files import digest, read_json, write_json
+from fastvar_lab.files import folder as writable
 from fastvar_lab.measure.learned import Learned
 from fastvar_lab.measure.quality import METRICS, Metric, as_metrics
 from fastvar_lab.measure.statistics import bootstrap
@@ -22,7 +25,9 @@ from fastvar_lab.networks import collection
 from fastvar_lab.prompts import Item
 from fastvar_lab.provenance import environment
 
-RESULTS = "scores.json"
+RESULTS, SETTINGS_SHA256 = "scores.json", "settings_sha256"
+NEEDED = {"value", "low", "high", "n", "parts", "depends"}
+"""What a stored result holds, as a table reads it."""
 
 
 def score(
@@ -64,13 +69,15 @@ def check(case: Case, chosen: Iterable[Score]) -> None:
     """Raise ValueError for whatever a score would lack."""
     case.folder.check()
     for one in chosen:
+        if one.by_prompt and not all(case.folder.prompts):
+            raise ValueError(f"the score {one.name} reads prompts, which {case.folder.root} lacks")
         if one.reference and case.options.reference is None:
             raise ValueError(
                 f"the score {one.name} compares with a reference: give --reference, a folder of "
                 "pictures or an npz file"
             )
         for network in one.networks:
-            collection.check_weights(network, case.networks)
+            collection.check_files(network, case.networks)
     path = case.options.reference
     if path is not None and not path.exists():
         raise ValueError(f"there is no reference {path}")
@@ -94,25 +101,41 @@ def _check_categories(folder: Sampled, reference: Path) -> None:
 
 def keep(folder: Sampled, name: str, result: Result, device: str) -> None:
     """Write a result to the folder's `scores.json`, beside those of other scores."""
-    folder.cache.mkdir(parents=True, exist_ok=True)
-    known = {**stored(folder.root), name: {**asdict(result), "environment": environment(device)}}
-    write_json(folder.cache / RESULTS, _plain(known))
+    about = {
+        SETTINGS_SHA256: settings_sha256(folder.settings),
+        "environment": environment(device),
+    }
+    results = {**_stored(folder.cache), name: {**asdict(result), **about}}
+    write_json(writable(folder.cache) / RESULTS, plain(results))
 
 
-def _plain(value: Any) -> Any:
+def settings_sha256(settings: Mapping[str, Any] | None) -> str | None:
+    """Return the hash of what `make` recorded in a folder: its scores are of those pictures."""
+    return None if settings is None else digest(json.dumps(settings, sort_keys=True))
+
+
+def plain(value: Any) -> Any:
     """Bring a value to standard JSON: numbers that are none become null."""
     if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
+        return [plain(v) for v in value]
     return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 def stored(root: Path) -> dict[str, Any]:
-    """Return the results that are kept beside a folder, by name."""
-    path = root.with_name(f"{root.name}.scores") / RESULTS
+    """Return the results that are kept beside a folder, by name; raise ValueError for others."""
+    return _stored(scores_folder(root))
+
+
+def _stored(cache: Path) -> dict[str, Any]:
+    path = cache / RESULTS
     try:
-        return read_json(path.read_bytes())
+        results = read_json(path.read_bytes())
+        for name, result in results.items():
+            if not isinstance(result, dict) or not set(result) >= NEEDED:
+                raise ValueError(f"{short(name)} is no result of a score")
+        return results
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
@@ -132,9 +155,24 @@ def paired(
     `names` are metrics of `measure.quality`; each is averaged over pictures, not pooled. Raises
     ValueError for folders of different prompts.
     """
+    metrics = check_paired(folder, other, names, networks, device)
+    return {metric.name: _paired(folder, other, metric, batch) for metric in metrics}
+
+
+def check_paired(
+    folder: Sampled,
+    other: Sampled,
+    names: Iterable[str | Metric],
+    networks: str | Path | None = None,
+    device: str | None = None,
+) -> list[Metric]:
+    """Return the metrics that compare two folders; raise ValueError for what would fail later."""
     check_pair(folder, other)
     metrics = metrics_of_pictures(names, networks, device)
-    return {metric.name: _paired(folder, other, metric, batch) for metric in metrics}
+    for metric in metrics:
+        if isinstance(metric.function, Learned):
+            collection.check_files(metric.function.network, networks)
+    return metrics
 
 
 def check_pair(folder: Sampled, other: Sampled) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from fastvar_lab.experiments import run
+from fastvar_lab.experiments import agenda, run
 from fastvar_lab.experiments.base import Experiment, Scope
 from fastvar_lab.experiments.figures import meaningless
 from fastvar_lab.experiments.output import model_option, repeating
@@ -33,7 +33,7 @@ def claiming() -> dict[str, Experiment]:
     >>> "memory" in claiming(), "drafting" in claiming()
     (True, False)
     """
-    return {name: record for name, record in run.REGISTRY.items() if record.claims}
+    return {name: record for name, record in agenda.REGISTRY.items() if record.claims}
 
 
 def measure(

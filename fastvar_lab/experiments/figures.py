@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from skimage.io import imread
 
 from fastvar_lab.errors import short
-from fastvar_lab.experiments import listing, output, run
+from fastvar_lab.experiments import agenda, listing, output, run
 from fastvar_lab.experiments.base import Experiment, Scope, has_random_weights
 from fastvar_lab.experiments.galleries import GALLERIES, make
 from fastvar_lab.experiments.output import DRAWN_WITH, Report
@@ -141,7 +141,7 @@ def draw_frame(
     if scales != record.guidances:
         option += f" --guidance {' '.join(f'{scale:g}' for scale in scales)}"
     command = f"experiment {record.name} --model {model.name}{option}"
-    shipped = run.REGISTRY.get(record.name) is record
+    shipped = agenda.REGISTRY.get(record.name) is record
     report = {
         **output.measured(scope, frame, len(frame)),
         **output.provenance(model, command if shipped else "", spec, prompts, metrics),
@@ -162,7 +162,7 @@ def _record(name: str | Experiment) -> Experiment:
     """Return the experiment that a figure shows."""
     if isinstance(name, Experiment):
         return name
-    return run.find(CHARTED.get(name, name))
+    return agenda.find(CHARTED.get(name, name))
 
 
 def _finish(

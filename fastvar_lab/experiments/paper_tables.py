@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,20 @@ import numpy as np
 import pandas as pd
 
 from fastvar_lab.evaluators import benchmarks
-from fastvar_lab.evaluators.picture_folder import read_settings
-from fastvar_lab.evaluators.scoring import stored
+from fastvar_lab.evaluators.case import Options
+from fastvar_lab.evaluators.picture_folder import SETTINGS, read_settings
+from fastvar_lab.evaluators.plans import Benchmark
+from fastvar_lab.evaluators.scoring import SETTINGS_SHA256, settings_sha256, stored
 from fastvar_lab.experiments.printed_tables import Table
 from fastvar_lab.networks.published import NETWORKS
 
 USUAL = {"pixels": "round", "positive_prompt": False, "given": 0}
 """Settings that a table does not name, at their usual values."""
+TITLES = {"antialias": "antialiasing of HPS", "half": "distances in float16",
+          "order": "order of the IS", "split": "split of the IS", "subsets": "subsets of the KID",
+          "autocast": "precision of networks", "resize": "resize of Inception"}  # fmt: skip
+REQUIRED = ("benchmark", "model", "method", "sizes")
+"""Settings without which a folder makes no row."""
 
 
 def rows(table: Table, folders: Sequence[Path], any_count: bool = False) -> pd.DataFrame:
@@ -24,8 +32,8 @@ def rows(table: Table, folders: Sequence[Path], any_count: bool = False) -> pd.D
 
     Columns: row, source ("printed" or "ours"), column, value, low, high, n, differs. Folders of one
     model, method and sampling make one row. Raises ValueError for a folder that is not scored, that
-    no column of the table reads, unless `any_count` for another number of pictures, and for folders
-    that networks of other weights scored.
+    no column of the table reads, that was made anew after it was scored, for another number of
+    pictures unless `any_count`, and for folders that networks of other weights scored.
 
     >>> from fastvar_lab.experiments.printed_tables import find
     >>> len(rows(find("1"), []))
@@ -62,6 +70,9 @@ def _ours(table: Table, folder: Path, any_count: bool) -> list[dict[str, Any]]:
     settings, results = read_settings(folder), stored(folder)
     if settings is None:
         raise ValueError(f"{folder} has no settings.json: a table says what made its pictures")
+    for name in REQUIRED:
+        if not settings.get(name):
+            raise ValueError(f"{folder / SETTINGS} does not say the {name} of the pictures")
     mark = benchmarks.find(str(settings["benchmark"]))
     place = mark.name, settings.get("category")
     read = [column for column in table.columns if (column.benchmark, column.category) == place]
@@ -76,6 +87,11 @@ def _ours(table: Table, folder: Path, any_count: bool) -> list[dict[str, Any]]:
                 f"{folder} has no score {column.score}; `fastvar-lab score {folder}` computes it"
             )
         result = results[column.score]
+        if result.get(SETTINGS_SHA256) != settings_sha256(settings):
+            raise ValueError(
+                f"{folder} was made anew after the score {column.score} was computed; "
+                f"`fastvar-lab score {folder}` computes it of the present pictures"
+            )
         if not any_count and result["n"] != mark.pictures:
             raise ValueError(
                 f"{folder} has {result['n']} pictures; Table {table.name} compares "
@@ -101,30 +117,44 @@ def differences(
     table: Table, settings: Mapping[str, Any], result: Mapping[str, Any], pictures: int
 ) -> list[str]:
     """Return every setting in which a folder differs from those behind a printed table."""
-    expected = dict(table.settings.get(str(settings.get("family")), {}))
-    if not expected:
-        return [f"model {settings['model']} is not in the table"]
+    mark = benchmarks.find(str(settings["benchmark"]))
+    expected = table.settings(mark.name, str(settings.get("family")))
+    gaps = [] if expected else [f"model {settings['model']} is not in the table"]
     actual = {**settings, "rewritten": settings.get("rewritten_sha256") is not None}
     actual["map"] = "x".join(map(str, settings["sizes"][-1]))
-    gaps = list[str]()
     for name, value in expected.items():
+        if name == "quality" and actual.get("format") != expected.get("format"):
+            continue  # that gap is named
         allowed = value if isinstance(value, tuple) else (value,)
         if actual.get(name) not in allowed:
             gaps.append(f"{name} {_said(actual.get(name))}, not {' or '.join(map(_said, allowed))}")
     if result["n"] != pictures:
         gaps.append(f"{result['n']} pictures, not {pictures}")
-    if result["depends"].get("antialias") is False:
-        gaps.append("HPS without antialiasing")
     for name, value in USUAL.items():
         if name not in expected and actual.get(name, value) != value:
             gaps.append(f"{name.replace('_', ' ')} {_said(actual[name])}")
-    mark = benchmarks.find(str(settings["benchmark"]))
-    if result["depends"].get("resize", mark.resize) != mark.resize:
-        gaps.append(f"resize {result['depends']['resize']}, not {mark.resize}")
+    return gaps + _scored_otherwise(result["depends"], mark)
+
+
+def _scored_otherwise(depends: Mapping[str, Any], mark: Benchmark) -> list[str]:
+    """Return every setting of a score that is not the protocol's."""
+    gaps, options = list[str](), Options()
+    usual = {"antialias": True, "resize": mark.resize, "half": options.half, "order": options.order,
+             "split": options.split, "subsets": options.subsets, "autocast": "float32",
+             "references": mark.pictures}  # fmt: skip
+    values = {**usual, **{name: depends[name] for name in usual if name in depends}}
+    rules = asdict(options.rules)
+    usual |= {f"rule {name}": value for name, value in rules.items()}
+    values |= {f"rule {name}": v for name, v in {**rules, **depends.get("rules", {})}.items()}
+    for name, value in values.items():
+        if value != usual.get(name) and not (name == "references" and value is None):
+            gaps.append(f"{TITLES.get(name, name)} {_said(value)}, not {_said(usual.get(name))}")
     return gaps
 
 
 def _said(value: Any) -> str:
+    if value is None:
+        return "none"
     return ("no", "yes")[value] if isinstance(value, bool) else str(value)
 
 
@@ -145,7 +175,8 @@ def wide(table: Table, frame: pd.DataFrame) -> pd.DataFrame:
             )
         counts = sorted({int(n) for n in group.n.dropna()})
         line["n"] = ", ".join(map(str, counts))
-        line["differs in"] = "; ".join(dict.fromkeys(d for d in group.differs.dropna() if d))
+        gaps = [gap for text in group.differs.dropna() if text for gap in text.split("; ")]
+        line["differs in"] = "; ".join(dict.fromkeys(gaps))
         lines.append(line)
     return pd.DataFrame(lines)
 

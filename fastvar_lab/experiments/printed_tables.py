@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from fastvar_lab.errors import unknown
@@ -26,14 +26,18 @@ class Column(NamedTuple):
 
 @dataclass(frozen=True)
 class Table:
-    """A printed table: its columns, its rows by name, the settings behind it, remarks."""
+    """A printed table: its columns, its rows by name, the families of its models, remarks."""
 
     name: str
     title: str
     columns: tuple[Column, ...]
     rows: Mapping[str, tuple[float, ...]]
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    families: tuple[str, ...]
     remarks: tuple[str, ...] = ()
+
+    def settings(self, benchmark: str, family: str) -> Mapping[str, Any]:
+        """Return what the released script of a benchmark sets; nothing for another family."""
+        return SCRIPTS.get(benchmark, {}).get(family, {}) if family in self.families else {}
 
 
 _TWO = Column("two_object", "geneval", "geneval", "two_object")
@@ -44,10 +48,34 @@ _PEOPLE = (
     Column("FID", "mjhq", "fid", category="people"),
     Column("CLIP", "mjhq", "clip", category="people"),
 )
-# csguoh/FastVAR, evaluation scripts; `map` is the last token map of 1024 x 1024
-_INFINITY = {"model": "infinity-2b", "map": "64x64", "guidance": 4.0, "temperature": 1.0}
-_HART = {"model": "hart-0.7b", "map": "64x64", "guidance": 4.5, "pixels": "truncate"}
+# `map` is the last token map of 1024 x 1024
+_INFINITY = {"model": "infinity-2b", "map": "64x64", "guidance": 4.0, "temperature": 1.0,
+             "top_p": 0.97}  # fmt: skip
+_HART = {"model": "hart-0.7b", "map": "64x64", "guidance": 4.5, "smooth": True,
+         "pixels": "truncate"}  # fmt: skip
+_VAR = {"model": ("var-d24", "var-d30"), "map": "16x16", "guidance": 1.5, "top_p": 0.96,
+        "top_k": 900, "smooth": False}  # fmt: skip
 _JPEG = {"format": "jpg", "quality": 95}
+_ALIKE = {"seeds": "per-prompt"}  # seeded anew at every prompt
+_ONE = {"seeds": "one"}
+SCRIPTS: dict[str, dict[str, dict[str, Any]]] = {
+    "geneval": {
+        "infinity": {**_INFINITY, **_JPEG, "rewritten": True, **_ALIKE},
+        "hart": {**_HART, "format": "jpg", "quality": 75, "rewritten": False, **_ONE},
+    },
+    "mjhq": {"infinity": {**_INFINITY, **_ONE}, "hart": {**_HART, **_ONE}},
+    "hps": {"infinity": {**_INFINITY, **_JPEG, "rewritten": False}, "hart": {**_HART, **_JPEG}},
+    "imagereward": {
+        "infinity": {**_INFINITY, **_JPEG, "rewritten": False, **_ALIKE},
+        "hart": {**_HART, **_JPEG},
+    },
+    "imagenet": {"var": _VAR},
+}
+"""What released scripts set, by benchmark and family of models.
+
+Source: csguoh/FastVAR, evaluation scripts; for ImageNet, FoundationVision/VAR.
+"""
+
 _SAME_NOISE = (
     "HART's script draws the 4 pictures of a GenEval prompt from one seed: its effective n is near "
     "553 prompts"
@@ -67,16 +95,7 @@ TABLES: dict[str, Table] = {
                 "Infinity-2B": (0.85, 0.44, 0.53, 0.73),
                 "Infinity-2B + FastVAR": (0.81, 0.45, 0.52, 0.72),
             },
-            {
-                "infinity": {**_INFINITY, **_JPEG, "rewritten": True, "seeds": "per-prompt"},
-                "hart": {
-                    **_HART,
-                    "format": "jpg",
-                    "quality": 75,
-                    "rewritten": False,
-                    "seeds": "one",
-                },
-            },
+            ("infinity", "hart"),
             (
                 "Infinity's printed rows agree with third parties' runs on rewritten prompts "
                 "(0.726 and 0.731), not with those on plain ones (0.683 and 0.690)",
@@ -97,7 +116,7 @@ TABLES: dict[str, Table] = {
                 "Infinity-2B": (24.68, 26.62, 30.27, 27.82, 31.55, 26.66),
                 "Infinity-2B + FastVAR": (24.68, 26.62, 30.55, 28.28, 32.54, 27.08),
             },
-            {"infinity": {**_INFINITY, "seeds": "one"}, "hart": {**_HART, "seeds": "one"}},
+            ("infinity", "hart"),
             (
                 "The landscape pair of Infinity-2B + FastVAR repeats that of Infinity-2B",
                 "An FID of 3,000 pictures has a bias that grows as they get fewer: compare equal n",
@@ -118,7 +137,7 @@ TABLES: dict[str, Table] = {
                 "FastVAR-d24": (287.4, 2.64, 79.76, 58.22),
                 "FastVAR-d30": (288.7, 2.30, 80.72, 58.64),
             },
-            {"var": {"model": ("var-d24", "var-d30"), "map": "16x16", "guidance": 1.5}},
+            ("var",),
             (
                 "The pruning behind this table was not published: our schedule is ours",
                 "The IS depends on the order of pictures: here a fixed seed shuffles them",
@@ -139,7 +158,7 @@ TABLES: dict[str, Table] = {
                 "Infinity-2B + ToMe": (29.85, 0.8992),
                 "Infinity-2B + FastVAR": (30.03, 0.9129),
             },
-            {"infinity": {**_INFINITY, **_JPEG, "rewritten": False}, "hart": {**_HART, **_JPEG}},
+            ("infinity", "hart"),
             (
                 "HPSv2.1 differs by about 1.9 between versions of torchvision, which antialias or "
                 "do not: --hps-resize",
@@ -154,7 +173,7 @@ TABLES: dict[str, Table] = {
                 "50 %, 75 %": (28.19, 28.34, 0.51),
                 "50 %, 100 %": (48.54, 28.46, 0.48),
             },
-            {"hart": _HART},
+            ("hart",),
             (_PEOPLE_ARE, _SAME_NOISE),
         ),
         Table(
@@ -168,7 +187,7 @@ TABLES: dict[str, Table] = {
                 "K-N-1": (0.57, 0.13, 0.20, 0.49, 29.83, 28.25),
                 "K-N": (0.57, 0.16, 0.24, 0.51, 28.19, 28.34),
             },
-            {"hart": _HART},
+            ("hart",),
             (_PEOPLE_ARE, _SAME_NOISE),
         ),
     )

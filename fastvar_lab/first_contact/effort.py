@@ -13,12 +13,13 @@ from fastvar_lab.seam import Grid
 from fastvar_lab.speed.flops import step_flops, total
 
 FIRST_TOKENS = 1000  # tokens of the first scales, over which sublayers are left out one by one
+REORDERED = 6  # likelihoods of the first scales with tensors in another order, and in theirs
 
 
 def effort(model: Model) -> tuple[int, float]:
     """Return the number of forwards of a check and their operations, guidance rows included."""
     full = total(step_flops(model, Dense(), model.grids()))
-    sites = model.depth * len(model.transformer.kinds)
+    sites = model.depth * len(model.transformer.kinds) + REORDERED
     share = sum(g.tokens for g in first_steps(model)) / sum(g.tokens for g in model.grids())
     return sites + 12, full * (9 / 2 + sites * share / 2 + 2)
 

@@ -53,6 +53,7 @@ def check(
     subject = Subject(model, right, wrong, tokens)
     yield from probes.likelihoods(subject)
     yield from probes.sublayers(subject)
+    yield from probes.arrangements(subject)
     yield from probes.alternatives(subject, source)
     yield from probes.bfloat16(subject)
     yield probes.bfloat16_decoder(model, full.canvas)

@@ -7,7 +7,8 @@ picture's tokens.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -82,6 +83,45 @@ def sublayers(subject: Subject) -> Iterator[Finding]:
                   ", ".join(f"without {name} {harmful[name]:+.3f}" for name in worst)
                   or f"each of {model.depth * len(model.transformer.kinds)} helps",
                   "weights are not where they belong" if harmful else "")  # fmt: skip
+
+
+def _exchanged(parts: int, order: tuple[int, ...]) -> Callable[[Tensor], Tensor]:
+    return lambda w: torch.cat([w.chunk(parts)[i] for i in order])
+
+
+ARRANGEMENTS: tuple[tuple[str, str, Callable[[Tensor], Tensor]], ...] = (
+    ("keys and values of cross-attention exchanged", r".*\bmat_kv\.weight", _exchanged(2, (1, 0))),
+    ("queries and keys exchanged", r".*\bmat_qkv\.weight", _exchanged(3, (1, 0, 2))),
+    ("keys and values exchanged", r".*\bmat_qkv\.weight", _exchanged(3, (0, 2, 1))),
+    ("scale embeddings one step earlier", r"lvl_embed\.weight", lambda w: w.roll(-1, 0)),
+    ("scale embeddings one step later", r"lvl_embed\.weight", lambda w: w.roll(1, 0)),
+)
+"""Ways in which a file may order its tensors, as a name, the tensors, and the reordering."""
+
+
+def arrangements(subject: Subject) -> Iterator[Finding]:
+    """Compare the likelihood with that of tensors in another order: likelier means a wrong one."""
+    model, first = subject.model, len(first_steps(subject.model))
+    base = subject.likelihood(first=first).mean()
+    gaps = dict[str, float]()
+    for name, pattern, reordered in ARRANGEMENTS:
+        weights = [p for n, p in model.transformer.named_parameters() if re.fullmatch(pattern, n)]
+        if not weights:
+            continue
+        kept = [weight.data for weight in weights]
+        try:
+            for weight in weights:
+                weight.data = reordered(weight.data)
+            gaps[name] = subject.likelihood(first=first).mean() - base
+        finally:
+            for weight, data in zip(weights, kept):
+                weight.data = data
+    better = [name for name, gap in gaps.items() if gap > NEAR * abs(base - chance(model))]
+    numbers = ", ".join(f"{name} {gap:+.3f}" for name, gap in gaps.items())
+    if gaps:
+        yield Finding("arrangements", OFF if better else RIGHT, numbers,
+                      f"likelier with {', '.join(better)}: the file orders them otherwise"
+                      if better else "")  # fmt: skip
 
 
 def alternatives(subject: Subject, picture: np.ndarray) -> Iterator[Finding]:

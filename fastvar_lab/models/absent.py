@@ -14,15 +14,17 @@ from fastvar_lab.backbones.protocol import ConditionEncoder
 class NoText(ConditionEncoder):
     """Stands where no text encoder was opened: conditions come encoded."""
 
-    def __init__(self, model: str, wanted: str = "") -> None:
+    def __init__(self, model: str, wanted: str = "", advice: str = "") -> None:
         super().__init__()
         self.model, self.wanted = model, wanted  # no `config`: where it lies is no part of a model
+        self.advice = advice
 
     def encode(self, prompts: Sequence[str]) -> Any:
         """Refuse, saying what was looked for."""
         looked = f" ({self.wanted} is not there)" if self.wanted else ""
         raise ValueError(
             f"{self.model} has no text encoder here{looked}; pass encoded prompts instead of words"
+            f"{self.advice}"
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from typing import Any, cast
 
 import torch
@@ -15,76 +15,15 @@ from fastvar_lab.backbones.protocol import ConditionEncoder
 from fastvar_lab.errors import short
 from fastvar_lab.models import recognition, releases, states
 from fastvar_lab.models.absent import NoAutoEncoder, NoText
+from fastvar_lab.models.attached import Attached, stored_types
 from fastvar_lab.models.build import build
 from fastvar_lab.models.families import FAMILIES, Config, Family
 from fastvar_lab.models.live_functions import LiveDecoder, LiveText, NamedConditions
 from fastvar_lab.models.live_object import LiveObject, share
 from fastvar_lab.models.model import Model, Preset
-from fastvar_lab.models.precision import PRECISIONS
 from fastvar_lab.prompts import PromptList, PromptSet, as_prompts
 from fastvar_lab.sampling import Sampling
 from fastvar_lab.scales import INFINITY_BUDGETS, Sizes, as_sizes, infinity
-
-
-@dataclass(repr=False, kw_only=True)
-class Attached(Model):
-    """A model whose parameters are those of a live object, `live`, which stays as it is.
-
-    To move it or to change the type of its weights, do so with the live object and attach again.
-    """
-
-    live: LiveObject
-
-    def freeze(self) -> Model:
-        """Do nothing: the live object was in evaluation mode, and its gradients are its own."""
-        return self
-
-    def lay_out(self) -> Model:
-        """Do nothing: weights stay in the live object's layout."""
-        return self
-
-    def set_precision(self, precision: str, dtype: torch.dtype = torch.float32) -> Model:
-        """Set how it computes, as `Model.set_precision` does; weights must be stored so already.
-
-        Raises ValueError for a type that they would have to be converted to.
-        """
-        if precision not in PRECISIONS:
-            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}; not {precision!r}")
-        if precision == "int8":
-            raise self._fixed("int8")
-        official = precision == "official"
-        autocast = dtype if official and dtype.itemsize == 2 else None
-        mixture = FAMILIES[self.family].official
-        needed = {dtype if autocast is None else torch.float32}
-        if autocast is not None and mixture.stores_blocks:
-            needed.add(dtype)
-        if not _stored(self.transformer) <= needed:
-            raise self._fixed(f"{precision} in {dtype}")
-        self.autocast = autocast
-        if mixture.rounds_text:
-            cast(Any, self.transformer).round_text_attention(official)
-        return self
-
-    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Model:
-        """Return the model if it is there already; raise ValueError otherwise."""
-        place = torch.device(device)
-        there = place.type == self.device.type and place.index in (None, self.device.index)
-        if there and dtype in (None, self.dtype):
-            return self
-        raise self._fixed(f"{place}" if dtype is None else f"{place} in {dtype}")
-
-    def check_changeable(self) -> None:
-        """Raise ValueError: adapters and other weights are put into the live object."""
-        raise ValueError(
-            f"{self.name} shares the weights of a live object; change that object, and attach it "
-            "again"
-        )
-
-    def _fixed(self, wanted: str) -> ValueError:
-        return ValueError(
-            f"{self.name} shares the weights of a live object, {self.precision} on {self.device}; "
-            f"for {wanted} convert that object and attach it again"
-        )
 
 
 def attach(
@@ -123,7 +62,8 @@ def attach(
     `autocast` is the type in which the object's own sampler runs under autocast; by default the
     type of its blocks, if the other weights are wider. Nothing of the object changes: weights keep
     their device, type and layout, and a model in memory is not held twice. Layers that are replaced
-    in it afterwards, for instance by an adapter, are seen when it is attached again.
+    in it afterwards, for instance by an adapter, are seen when it is attached again; after weights
+    were moved, converted or replaced in its layers, generation says that this is needed.
 
     Raises ValueError for an object of no known family, in training mode, on several devices, or
     whose settings are not implemented; WeightsError for parameters that do not match.
@@ -134,6 +74,8 @@ def attach(
     >>> model.transformer.head.weight is live.head.weight
     True
     """
+    if name is not None and not isinstance(name, str):
+        raise ValueError(f"name is text; not {short(name)}")
     whole = LiveObject(live, "the live object")
     family = FAMILIES[recognition.family_name(whole)]
     carried = whole.setting("vae_proxy")
@@ -176,6 +118,7 @@ def attach(
         parts.text_encoder.example = parts.prompts.take(1)[0].prompt
     model = Attached(
         live=whole,
+        live_tokenizer=vision,
         **{f.name: getattr(parts, f.name) for f in fields(Model) if f.init},
     )
     model.name = named
@@ -185,7 +128,7 @@ def attach(
     model.sizes = _sizes(whole, family, sizes) or (release and release.sizes) or model.sizes
     for module in (*model.transformer.modules(), *model.tokenizer.modules()):
         module.training = False  # of this library's; those of the live object are so already
-    stored = _stored(model.transformer)
+    stored = stored_types(model.transformer)
     model.autocast = autocast
     if autocast is None and torch.float32 in stored and len(stored) == 2:
         model.autocast = min(stored, key=lambda dtype: dtype.itemsize)
@@ -240,9 +183,6 @@ def _put_text(model: Model, text: Any, name: str, family: Family) -> None:
             f"not {short(text)}"
         )
     elif family.text_length is not None:
-        model.text_encoder = NoText(name)
-
-
-def _stored(module: nn.Module) -> set[torch.dtype]:
-    """Return the floating-point types of a module's parameters."""
-    return {p.dtype for p in module.parameters() if p.is_floating_point()}
+        model.text_encoder = NoText(
+            name, advice=", or name them where it is attached: text={'a cat': condition}"
+        )

@@ -48,12 +48,24 @@ class LiveDecoder(AutoEncoder):
         self.config = AutoEncoderConfig(channels, (32,), 1, 1, patch=max(1, stride))
 
     def decode(self, latent: Tensor) -> Tensor:
-        """Decode by the function; raise ValueError for what is no batch of pictures."""
+        """Decode by the function; raise ValueError for what is no batch of pictures in [0, 1].
+
+        Values may lie a quarter outside: a decoder need not clamp them.
+        """
         pictures = self.function(latent)
-        if not isinstance(pictures, Tensor) or pictures.shape[:2] != (len(latent), 3):
+        whole = isinstance(pictures, Tensor) and pictures.ndim == 4
+        if not whole or pictures.shape[:2] != (len(latent), 3):
             shape = tuple(pictures.shape) if isinstance(pictures, Tensor) else short(pictures)
             raise ValueError(f"the decoder must return pictures (n, 3, h, w); not {shape}")
-        return pictures.float()
+        pictures = pictures.detach().float()
+        if not pictures.is_meta:
+            least, most = (float(edge) for edge in pictures.aminmax())
+            if least < -0.25 or most > 1.25:
+                raise ValueError(
+                    f"the decoder must return values in [0, 1]; not from {least:.2g} to {most:.2g} "
+                    "(those in [-1, 1] become so by (x + 1) / 2)"
+                )
+        return pictures
 
 
 class NamedConditions(EncodedPrompts):
@@ -92,6 +104,8 @@ def _row(name: str, encoded: Any, condition: type) -> Row:
     features, other = (part[0].detach().cpu() for part in parts)
     if condition is Context:
         return {"features": features, "positions": other}
+    if not other.any():
+        raise ValueError(f"the condition {short(name)} has no tokens: its mask is empty")
     return {"features": features[other.bool()]}
 
 
@@ -103,14 +117,29 @@ class LiveText(ConditionEncoder):
         self.function, self.condition = _function(encode), condition
 
     def encode(self, prompts: Sequence[str]) -> Any:
-        """Encode by the function; a tuple of tensors becomes the transformer's condition."""
-        encoded = self.function(list(prompts))
-        if isinstance(encoded, self.condition):
-            return encoded
-        count = len(getattr(self.condition, "_fields", ()))
-        if isinstance(encoded, tuple) and len(encoded) == count:
-            return self.condition(*encoded)
-        raise ValueError(
-            f"the text encoder must return a {self.condition.__name__} or its "
-            f"{count} tensors; not {short(encoded)}"
-        )
+        """Encode by the function; its tensors become the transformer's condition.
+
+        A mask of numbers, as tokenizers return it, becomes one of True and False. Raises ValueError
+        for anything but a row of features for each prompt, and for prompts without tokens.
+        """
+        encoded, count = self.function(list(prompts)), len(getattr(self.condition, "_fields", ()))
+        parts = tuple(encoded) if isinstance(encoded, tuple | list) else ()
+        if len(parts) != count or not all(isinstance(part, Tensor) for part in parts):
+            raise ValueError(
+                f"the text encoder must return a {self.condition.__name__} or its "
+                f"{count} tensors; not {short(encoded)}"
+            )
+        features, other = (part.detach() for part in parts)
+        n, shapes = len(prompts), f"{tuple(features.shape)} and {tuple(other.shape)}"
+        if features.ndim != 3 or len(features) != n or other.shape != features.shape[:2]:
+            second = "positions" if self.condition is Context else "mask"
+            raise ValueError(
+                f"the text encoder must return features ({n}, T, D) and {second} ({n}, T) for "
+                f"{n} prompt{'s' * (n > 1)}; not {shapes}"
+            )
+        if self.condition is not Context:
+            other = other.bool()
+            empty = (~other.any(1)).nonzero().flatten().tolist()
+            if empty:
+                raise ValueError(f"the text encoder gives {prompts[empty[0]]!r} no tokens")
+        return self.condition(features, other)

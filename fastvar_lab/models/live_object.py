@@ -25,14 +25,15 @@ _LAYERS = (nn.Linear, nn.Embedding, nn.Conv2d)
 
 
 def bare(module: nn.Module) -> nn.Module:
-    """Look through wrappers: modules without tensors that hold one other module alone."""
+    """Look through wrappers: modules that hold one other module alone, and at most a counter."""
     while True:
         children = dict(module._modules)
         (name, inner), *_ = [*children.items(), ("", None)]
         if len(children) != 1 or name not in _WRAPPED or inner is None:
             return module
         row = bool(inner._modules) and all(child.isdigit() for child in inner._modules)
-        if row or module._parameters or module._buffers:  # a chunk of layers is no wrapper
+        counts = all(buffer is None or buffer.ndim == 0 for buffer in module._buffers.values())
+        if row or module._parameters or not counts:  # a chunk of layers is no wrapper
             return module
         module = inner
 
@@ -41,7 +42,8 @@ class LiveObject:
     """The modules and tensors of a live object by their released names, blocks in one row.
 
     `noun` is what messages call the object. Tensors are parameters and persistent buffers.
-    Raises ValueError for what is no module, and for modules in training mode.
+    Raises ValueError for what is no module, and for modules in training mode; WeightsError for
+    tensors without content.
     """
 
     def __init__(self, live: object, noun: str) -> None:
@@ -57,7 +59,7 @@ class LiveObject:
         names, chunks = states.consecutive(named), states.chunks(named)
         self.chunk_size = None if chunks is None else chunks[1]
         self.modules = dict(zip(names, walked.values(), strict=True))
-        training = next((name for name, m in self.modules.items() if _trains(name, m)), None)
+        training = next((name for name, m in self.modules.items() if trains(name, m)), None)
         if training is not None:
             raise ValueError(
                 f"{self.noun} is in training mode{f' at {training}' if training else ''}; "
@@ -68,6 +70,28 @@ class LiveObject:
             for name, module in self.modules.items()
             for leaf, tensor in _own_tensors(module)
         }
+        hollow = next((name for name, tensor in self.tensors.items() if tensor.is_meta), None)
+        if hollow is not None:
+            raise WeightsError(f"{hollow} in {self.noun} is without content (on the meta device)")
+        self._opened = [
+            (name, self.modules[name.rpartition(".")[0]], tensor, tensor.dtype, tensor.device)
+            for name, tensor in self.tensors.items()
+        ]
+
+    def check_same(self) -> None:
+        """Raise ValueError if tensors were replaced, moved or converted since it was opened.
+
+        A model that shares them would then compute with some of the former ones. Values that are
+        written into them, as by `load_state_dict`, are the model's too.
+        """
+        for name, owner, tensor, dtype, device in self._opened:
+            leaf = name.rpartition(".")[2]
+            now = owner._parameters.get(leaf, owner._buffers.get(leaf))
+            if now is not tensor or tensor.dtype != dtype or tensor.device != device:
+                raise ValueError(
+                    f"{name} in {self.noun} was replaced, moved or converted after it was "
+                    "attached; attach it again"
+                )
 
     @property
     def device(self) -> torch.device:
@@ -141,7 +165,7 @@ class LiveObject:
         return read or named or ()
 
 
-def _trains(name: str, module: nn.Module) -> bool:
+def trains(name: str, module: nn.Module) -> bool:
     """Return whether a module is in training mode; layers with a weight compute alike in both.
 
     torch's quantised layers are born so.
@@ -151,8 +175,9 @@ def _trains(name: str, module: nn.Module) -> bool:
 
 def _walk(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module]]:
     yield path, module
-    for name, child in module.named_children():
-        yield from _walk(bare(child), f"{path}.{name}".removeprefix("."))
+    for name, child in module._modules.items():  # named_children leaves repeated layers out
+        if child is not None:
+            yield from _walk(bare(child), f"{path}.{name}".removeprefix("."))
 
 
 def _own_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -182,17 +207,23 @@ def share(module: nn.Module, live: LiveObject) -> None:
     Layers go in as they are, so that hooks, adapters and quantised weights act; where a layer of
     this library computes otherwise than torch's (a bias as argument), it takes the parameters of a
     plain one. Raises WeightsError for parameters that are missing, left over or of other shapes,
-    without content, or on several devices.
+    or on several devices.
     """
-    missing, used, placed = list[str](), dict[str, Tensor](), list[str]()
+    missing, used = list[str](), set[int]()
     names = {id(m): name for name, m in live.modules.items()}
     for path, part in list(module.named_modules()):
         other = live.layer(path)
         if isinstance(part, _LAYERS) and other is not None and _goes_in(part, other):
-            _check_shape(live, f"{path}.weight", weight_shape(other), tuple(part.weight.shape))
+            shape, expected = weight_shape(other), tuple(part.weight.shape)
+            if not shape:
+                raise WeightsError(
+                    f"{path} in {live.noun} is a {type(other).__name__} without a weight; this "
+                    f"model needs one of shape {expected}"
+                )
+            _check_shape(live, f"{path}.weight", shape, expected)
             parent, _, leaf = path.rpartition(".")
             module.get_submodule(parent)._modules[leaf] = other
-            placed.append(names[id(other)] + ".")
+            used.update(map(id, other.parameters()))
             continue
         for leaf, old in list(_own_tensors(part)):
             name = f"{path}.{leaf}".removeprefix(".")
@@ -200,7 +231,8 @@ def share(module: nn.Module, live: LiveObject) -> None:
             if held not in live.tensors:
                 missing.append(f"{name} {tuple(old.shape)}")
                 continue
-            used[held] = tensor = live.tensors[held]
+            tensor = live.tensors[held]
+            used.add(id(tensor))
             if leaf == "scale_mul_1H11" and tensor.shape != old.shape:
                 tensor = tensor.data.reshape(1, -1, 1, 1)  # the other released layout
             _check_shape(live, name, tuple(tensor.shape), tuple(old.shape))
@@ -213,8 +245,8 @@ def share(module: nn.Module, live: LiveObject) -> None:
         name
         for name, tensor in live.tensors.items()
         if isinstance(tensor, nn.Parameter)
-        and name not in used
-        and not name.startswith((*placed, "disc."))
+        and id(tensor) not in used
+        and not name.startswith("disc.")
     ]
     for keys, problem in ((missing, "lacks"), (extra, "has parameters that this model lacks:")):
         if keys:
@@ -236,11 +268,9 @@ def _check_shape(
 
 
 def _check_places(live: LiveObject, module: nn.Module) -> None:
-    """Raise WeightsError for tensors without content, or on several devices."""
+    """Raise WeightsError for tensors on several devices."""
     places = dict[torch.device, str]()
     for name, tensor in (*module.named_parameters(), *module.named_buffers()):
-        if tensor.is_meta:
-            raise WeightsError(f"{name} in {live.noun} is without content (on the meta device)")
         places.setdefault(tensor.device, name)
     if len(places) > 1:
         where = " and ".join(f"{name} on {device}" for device, name in [*places.items()][:2])

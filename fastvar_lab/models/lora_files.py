@@ -29,7 +29,16 @@ _KEY = re.compile(
     r"(?P<path>.+?)\.(?:(?P<down>lora_A|lora_down|lora\.down)|(?:lora_B|lora_up|lora\.up))"
     r"(?:\.[^.]+)?\.weight"
 )
-_REFUSED = ("use_dora", "modules_to_save", "lora_bias", "fan_in_fan_out", "trainable_token_indices")
+_NEUTRAL = {  # settings of peft's that do not change what its matrices do, or that are read here
+    *("peft_type", "task_type", "auto_mapping", "peft_version", "base_model_name_or_path"),
+    *("revision", "inference_mode", "lora_dropout", "megatron_config", "megatron_core"),
+    *("qalora_group_size", "runtime_config", "loftq_config", "eva_config", "corda_config"),
+    *("lora_ga_config", "layers_pattern", "bias", "init_lora_weights"),
+    *("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora"),
+    *("target_modules", "exclude_modules", "layers_to_transform"),
+}
+_STARTS = {True, False, None, "true", "false", "gaussian", "orthogonal", "eva"}
+"""Values of `init_lora_weights` that leave the weights of the base model as they were."""
 
 
 class Pair(NamedTuple):
@@ -106,11 +115,17 @@ def _settings(file: Path) -> Settings:
         return Settings()
     if str(written.get("peft_type", "LORA")).upper() != "LORA":
         raise WeightsError(f"{source} is a {short(written['peft_type'])}; only LoRA is implemented")
-    on = [name for name in _REFUSED if written.get(name)]
+    on = [name for name, value in written.items() if value and name not in _NEUTRAL]
     if written.get("bias", "none") != "none":
         on.append("bias")
     if on:
-        raise WeightsError(f"{source} sets {on[0]}, which is not implemented")
+        raise WeightsError(f"{source} sets {short(on[0])}, which is not implemented")
+    start = written.get("init_lora_weights")
+    if not isinstance(start, str | bool | None) or start not in _STARTS:
+        raise WeightsError(
+            f"{source} has init_lora_weights {short(start)}, which changes the weights of the base "
+            "model; convert it to a plain LoRA (peft: path_initial_model_for_weight_conversion)"
+        )
     rank, alpha = written.get("r"), written.get("lora_alpha")
     if not (isinstance(rank, int) and rank > 0 and isinstance(alpha, int | float)):
         raise WeightsError(

@@ -278,6 +278,13 @@ class Model:
     def check_changeable(self) -> None:
         """Raise ValueError if the weights belong to an object outside of the model."""
 
+    def detached(self) -> Model:
+        """Return the model, to be copied: one that is attached to no object outside of it."""
+        return self
+
+    def check_ready(self) -> None:
+        """Raise ValueError if it can no longer compute what it was opened as."""
+
     @property
     def precisions(self) -> tuple[str, ...]:
         """The names of precisions that `set_precision` accepts for this model."""

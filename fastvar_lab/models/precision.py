@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -36,7 +36,13 @@ def weight_of(module: nn.Module) -> Tensor | None:
 
 
 def weight_shape(module: nn.Module) -> tuple[int, ...]:
-    """Return the shape of a layer's weight, () if it has none; packed weights lie otherwise."""
+    """Return the shape of a layer's weight, () if it has none; packed weights lie otherwise.
+
+    That of an adapter is its base layer's: peft's embeddings name their two sizes the other way.
+    """
+    base = getattr(module, "base_layer", None)
+    if isinstance(base, nn.Module):
+        return weight_shape(base)
     sizes = tuple(getattr(module, name, None) for name in ("out_features", "in_features"))
     if all(isinstance(size, int) for size in sizes):
         return sizes  # type: ignore[return-value]
@@ -44,11 +50,34 @@ def weight_shape(module: nn.Module) -> tuple[int, ...]:
     return () if weight is None else tuple(weight.shape)
 
 
+def plain_tensors(tensor: Tensor) -> list[Tensor]:
+    """Return the tensors that one of a quantisation library's type holds; itself if it is plain.
+
+    Such types declare them to torch by `__tensor_flatten__`, in an order that stays.
+    """
+    if type(tensor) in (Tensor, nn.Parameter) or not hasattr(tensor, "__tensor_flatten__"):
+        return [tensor]
+    names, _ = cast(Any, tensor).__tensor_flatten__()
+    return [part for name in names for part in plain_tensors(getattr(tensor, name))]
+
+
 def packed_weights(module: nn.Module) -> list[Tensor]:
     """Return the weight that a quantised layer holds in a packed form, beside its parameters."""
-    packed = callable(vars(type(module)).get("weight"))
+    packed = callable(getattr(type(module), "weight", None))
     weight = weight_of(module) if packed else None
     return [] if weight is None else [weight]
+
+
+def packed_parts(layer: nn.Module) -> list[Tensor]:
+    """Return the tensors that hold the weight of a layer of a quantisation library; else none."""
+    if len(weight_shape(layer)) != 2 or isinstance(getattr(layer, "base_layer", None), nn.Module):
+        return []
+    packed = packed_weights(layer)
+    if packed:
+        return [weight.int_repr() if weight.is_quantized else weight for weight in packed]
+    weight = weight_of(layer)
+    parts = [] if weight is None else plain_tensors(weight)
+    return [] if any(part is weight for part in parts) else parts
 
 
 def narrow_layers(module: nn.Module) -> list[str]:

@@ -32,6 +32,11 @@ def family_name(live: LiveObject) -> str:
     for mark, (name, _) in states.MARKS.items():
         if live.layer(mark.removesuffix(".weight")) is not None:
             return name
+    for mark, (_, family) in states.MARKS.items():
+        tail = f".{mark.removesuffix('.weight')}"
+        part = next((path for path in live.modules if path.endswith(tail)), "").removesuffix(tail)
+        if part:
+            raise ValueError(f"{live.noun} is {family} only in its part {part}; attach that part")
     looks = states.looks_like(live.tensors)
     held = ", ".join(map(short, [*live.tensors][:3])) or "no parameters"
     raise ValueError(
@@ -56,6 +61,12 @@ def config_of(live: LiveObject, family: str, channels: int | None) -> Config:
         value = live.setting(name)
         if isinstance(value, int) and value != size:
             raise ValueError(f"{live.noun} has {name} {value}; its modules have {size}")
+    code = getattr(config, "code", channels)  # Infinity's tokenizer says how it is patchified
+    if channels not in (None, code):
+        raise ValueError(
+            f"{live.noun} has codes of {code} values, its tokenizer {channels} channels; they "
+            "belong to different models"
+        )
     return config
 
 
@@ -154,7 +165,16 @@ _READERS: dict[str, Callable[[LiveObject, int | None], Config]] = {
 
 
 def shared_convs(live: LiveObject) -> int:
-    """Return how many convolutions the scales of a codebook share; 0 for one of each scale."""
+    """Return how many convolutions the scales of a codebook share; 0 for one of each scale.
+
+    Raises ValueError for shares of them in the sum that are not implemented.
+    """
+    for path, module in live.modules.items():
+        ratio = getattr(module, "resi_ratio", 0.5)
+        if path.startswith("quantize.quant_resi.") and ratio != 0.5:
+            raise ValueError(
+                f"{live.noun} has resi_ratio {ratio!r} in {path}; only 0.5 is implemented"
+            )
     if live.layer("quantize.quant_resi.qresi") is not None:
         return 1
     return live.count("quantize.quant_resi.qresi_ls")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from fastvar_lab.files import digest
 from fastvar_lab.methods.fingerprint import code_of, user_classes_hash
 from fastvar_lab.models import states
-from fastvar_lab.models.precision import packed_weights
+from fastvar_lab.models.precision import packed_weights, plain_tensors
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 SMALL = 2**18  # bytes, below which tensors are summed up together
@@ -30,6 +30,7 @@ def checksums(parts: Iterable[nn.Module]) -> tuple[int, ...]:
     parts = list(parts)
     tensors = [t for part in parts for t in (*part.parameters(), *part.buffers()) if not t.is_meta]
     tensors += [w for part in parts for m in part.modules() for w in packed_weights(m)]
+    tensors = [plain for tensor in tensors for plain in plain_tensors(tensor)]
     sums, small = dict[torch.device, list[Tensor]](), dict[torch.device, list[Tensor]]()
     for tensor in tensors:
         octets = _octets(tensor)

@@ -15,6 +15,7 @@ from fastvar_lab.errors import WeightsError, short
 from fastvar_lab.files import digest_of, folder, read_json
 from fastvar_lab.models import releases
 from fastvar_lab.models.families import FAMILIES, Config
+from fastvar_lab.models.precision import plain_tensors
 from fastvar_lab.models.wrappers import check_plain
 from fastvar_lab.tensors import read_tensors, write_tensors
 
@@ -226,6 +227,9 @@ def contents(value: Any) -> Iterator[Any]:
             yield from contents(part)
     elif not isinstance(value, Tensor):
         yield repr(value)
+    elif len(parts := plain_tensors(value)) != 1 or parts[0] is not value:
+        yield type(value).__name__
+        yield from contents(parts)
     elif value.is_quantized:
         yield f"{value.dtype} {value.qscheme()}"
         yield from contents(value.int_repr())

@@ -28,10 +28,14 @@ from fastvar_lab.files import (
     read_json,
     write_json,
 )
-from fastvar_lab.networks.conversion import CONFIG, WEIGHTS
+from fastvar_lab.networks.conversion import WEIGHTS
 from fastvar_lab.networks.published import NETWORKS, File, Network, find
 
 SOURCE = "source.json"
+KINDS = (".safetensors", ".json", ".txt")  # suffixes of files that decide what a network computes
+
+Stamps = tuple[tuple[str, int, int], ...]
+"""Name, size and time of change of each file of a network."""
 
 
 def default_folder() -> Path:
@@ -51,30 +55,33 @@ def place(name: str, collection: str | Path | None = None) -> Path:
     return path
 
 
-def check_weights(name: str, collection: str | Path | None = None) -> None:
-    """Raise WeightsError if the weights are not those that were converted here.
+def check_files(name: str, collection: str | Path | None = None) -> None:
+    """Raise WeightsError if the files are not those that were converted here.
 
-    A collection that was written otherwise, as for a rehearsal, records none.
+    Those are weights, configuration and tokenizer. A collection that was written otherwise, as for
+    a rehearsal, records none.
     """
     path = place(name, collection)
-    _check_weights(path.resolve(), _stamp(path))
+    _check_files(path.resolve(), _stamps(path))
 
 
 @lru_cache(maxsize=64)
-def _check_weights(path: Path, stamp: tuple[int, int]) -> None:
+def _check_files(path: Path, stamps: Stamps) -> None:
     record = path / SOURCE
     if not record.exists():
         return
     try:
-        known = read_json(record.read_bytes()).get("weights")
+        known = read_json(record.read_bytes()).get("converted") or {}
     except (OSError, ValueError) as error:
         raise WeightsError(f"cannot read {record}: {short(error, 100)}") from None
-    found = digest_of_file(path / WEIGHTS)
-    if known is not None and known != found:
-        raise WeightsError(
-            f"{path / WEIGHTS} has the SHA-256 {found[:8]}..., the converted one had "
-            f"{str(known)[:8]}...; `fastvar-lab networks --fetch {path.name}` brings it anew"
-        )
+    present = _hashes(path, stamps)
+    for file in sorted({*known, *present}):
+        if known.get(file) != present.get(file):
+            now, then = (str(hashes.get(file, "none"))[:8] for hashes in (present, known))
+            raise WeightsError(
+                f"{path / file} has the SHA-256 {now}..., the converted one had {then}...; "
+                f"`fastvar-lab networks --fetch {path.name}` brings it anew"
+            )
 
 
 def open_network(
@@ -85,31 +92,30 @@ def open_network(
     Raises WeightsError for files that are missing or do not match.
     """
     path = place(name, collection)
-    check_weights(name, collection)
-    return _open(name, path.resolve(), str(device), _stamp(path))
+    check_files(name, collection)
+    return _open(name, path.resolve(), str(device), _stamps(path))
 
 
 @lru_cache(maxsize=8)
-def _open(name: str, path: Path, device: str, stamp: tuple[int, int]) -> nn.Module:
+def _open(name: str, path: Path, device: str, stamps: Stamps) -> nn.Module:
     return find(name).read(path).to(device).eval().requires_grad_(False)
 
 
 def fingerprint(name: str, collection: str | Path | None = None) -> str:
-    """Return 16 hex digits of the SHA-256 of a network's weights and configuration."""
+    """Return 16 hex digits of the SHA-256 of a network's weights, configuration and tokenizer."""
     path = place(name, collection)
-    return _fingerprint(path.resolve(), _stamp(path))
+    hashes = _hashes(path.resolve(), _stamps(path))
+    return digest(*(part for file in hashes.items() for part in file), length=16)
+
+
+def _stamps(path: Path) -> Stamps:
+    files = sorted(f for f in path.glob("[!.]*") if f.suffix in KINDS and f.name != SOURCE)
+    return tuple((f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files)
 
 
 @lru_cache(maxsize=64)
-def _fingerprint(path: Path, stamp: tuple[int, int]) -> str:
-    config = path / CONFIG
-    text = config.read_text(encoding="utf-8") if config.exists() else ""
-    return digest(digest_of_file(path / WEIGHTS), text, length=16)
-
-
-def _stamp(path: Path) -> tuple[int, int]:
-    status = (path / WEIGHTS).stat()
-    return status.st_size, status.st_mtime_ns
+def _hashes(path: Path, stamps: Stamps) -> dict[str, str]:
+    return {name: digest_of_file(path / name) for name, _, _ in stamps}
 
 
 def fetch(name: str, collection: str | Path | None = None) -> Path:
@@ -164,7 +170,7 @@ def convert(
     target = folder(expanded(collection or default_folder()) / name)
     network.convert({k: v for k, v in by_name.items() if v is not None}, target)
     record = {"network": name, "licence": network.licence, "sha256": hashes}
-    write_json(target / SOURCE, {**record, "weights": digest_of_file(target / WEIGHTS)})
+    write_json(target / SOURCE, {**record, "converted": _hashes(target, _stamps(target))})
     return target
 
 

@@ -93,7 +93,7 @@ def image_reward(paths: Mapping[str, Path], target: Path) -> None:
 
 def open_image_reward(path: Path) -> nn.Module:
     """Build ImageReward and fill it from its folder."""
-    tokenizer = pretrained.open_pretrained("AutoTokenizer", path)
+    tokenizer = pretrained.open_tokenizer(path)
     return filled(partial(pretrained.ImageReward, tokenizer), path, SETTINGS)
 
 

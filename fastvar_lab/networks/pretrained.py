@@ -7,6 +7,7 @@ protocols. Every network has `config`, and reads pictures (H, W, 3) uint8.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -33,15 +34,45 @@ def transformers() -> Any:
         raise ValueError("this network needs transformers: pip install -e '.[text]'") from error
 
 
-def open_pretrained(kind: str, folder: Path) -> Any:
-    """Open a class of transformers from a folder, networks in float32.
+# tensors that transformers builds and these scores never read; released files lack them
+UNREAD = re.compile(
+    r"pooler\..*|criterion\.empty_weight|.*position_ids|.*relative_position_index|"
+    r"model\.pixel_level_module\.encoder\.(swin\.)?layernorm\.(weight|bias)"
+)
+TOKENIZERS = ("tokenizer.json", "vocab.json", "vocab.txt")  # files that hold a vocabulary
 
-    Raises WeightsError for files that it cannot read.
+
+def open_pretrained(kind: str, folder: Path) -> Any:
+    """Open a network of transformers from a folder, in float32.
+
+    Raises WeightsError for files that it cannot read, and for weights that lack a tensor:
+    transformers would fill it at random, with a warning.
     """
+    network, report = _opened(kind, folder, output_loading_info=True)
+    missing = sorted(name for name in report["missing_keys"] if not UNREAD.fullmatch(name))
+    if missing:
+        raise WeightsError(
+            f"the weights in {folder} lack {len(missing)} tensors of {kind}, such as "
+            f"{short(missing[0])}: they are another network's, or not whole"
+        )
+    return network.float()
+
+
+def open_tokenizer(folder: Path) -> Any:
+    """Open the tokenizer of a folder; raise WeightsError where it is missing or damaged.
+
+    Without a vocabulary transformers builds an empty one, to which all words are unknown.
+    """
+    if not any((folder / name).exists() for name in TOKENIZERS):
+        raise WeightsError(f"{folder} holds no tokenizer: one of {', '.join(TOKENIZERS)}")
+    return _opened("AutoTokenizer", folder)
+
+
+def _opened(kind: str, folder: Path, **options: Any) -> Any:
+    library = transformers()
     try:
-        network = getattr(transformers(), kind).from_pretrained(folder, local_files_only=True)
-        return network.float() if isinstance(network, nn.Module) else network
-    except (OSError, RuntimeError, TypeError, KeyError, AttributeError) as error:
+        return getattr(library, kind).from_pretrained(folder, local_files_only=True, **options)
+    except Exception as error:  # of transformers, safetensors and tokenizers: of many kinds
         raise WeightsError(f"cannot open the network in {folder}: {short(error, 160)}") from error
 
 
@@ -63,7 +94,7 @@ class Clip(nn.Module):
         """Open a folder in transformers' layout."""
         return cls(
             open_pretrained("CLIPModel", folder),
-            open_pretrained("AutoTokenizer", folder),
+            open_tokenizer(folder),
             preprocess,
         )
 

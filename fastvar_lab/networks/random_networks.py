@@ -17,7 +17,7 @@ from fastvar_lab.models.seeding import seeded
 from fastvar_lab.networks.conversion import CONFIG, SETTINGS, mask2former, save
 from fastvar_lab.networks.inception import Inception
 from fastvar_lab.networks.lpips import LPIPS
-from fastvar_lab.networks.pretrained import ImageReward, open_pretrained, transformers
+from fastvar_lab.networks.pretrained import ImageReward, open_tokenizer, transformers
 
 CLIP_MARKS, BERT_MARKS = ("<start>", "<end>", "<pad>"), ("[CLS]", "[SEP]", "[PAD]")
 WIDTH, LETTERS = 32, "abcdefghijklmnopqrstuvwxyz"
@@ -92,7 +92,7 @@ def _clip(place: Path) -> None:
 def _reward(place: Path) -> None:
     letter_tokenizer(*BERT_MARKS).save_pretrained(place)
     settings = {"text": {**_LAYER, "vocab_size": 32}, "vision": {**_LAYER, "image_size": 32}}
-    network = ImageReward(open_pretrained("AutoTokenizer", place), **settings)
+    network = ImageReward(open_tokenizer(place), **settings)
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.normal_(std=0.1)

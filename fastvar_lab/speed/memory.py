@@ -12,7 +12,7 @@ from __future__ import annotations
 import copy
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -28,6 +28,7 @@ from fastvar_lab.cache import KVCache
 from fastvar_lab.generation import generate
 from fastvar_lab.models.absent import NoAutoEncoder
 from fastvar_lab.models.model import Model
+from fastvar_lab.models.precision import packed_parts, weight_shape
 from fastvar_lab.sampling import Sampling
 from fastvar_lab.seam import Branch, Grid, Method, Rows, Runner, Site, Stack, Wrapper
 
@@ -200,12 +201,16 @@ def hollow_model(model: Model, pictures: int) -> Iterator[tuple[Model, Any]]:
     Both are on the CPU, wherever the model is.
     """
     condition = model.condition([model.example] * pictures)
+    parts = [model.transformer, model.tokenizer]
+    layers = [layer for part in parts for layer in part.modules() if packed_parts(layer)]
+    packed = {id(layer): _PackedShape(layer) for layer in layers}
     with warnings.catch_warnings(), FakeTensorMode(allow_non_fake_inputs=True):
         warnings.filterwarnings("ignore", "Accessing the data pointer")
         if isinstance(condition, Tensor):
-            yield copied(model, _hollow_copy), _hollow_copy(condition)
+            yield copied(model, _hollow_copy, packed), _hollow_copy(condition)
         else:
-            yield copied(model, _hollow_copy), type(condition)(*map(_hollow_copy, condition))
+            hollow = type(condition)(*map(_hollow_copy, condition))
+            yield copied(model, _hollow_copy, packed), hollow
 
 
 def allocated(model: Model, condition: Any, method: Method, **options: Any) -> Memory:
@@ -247,14 +252,40 @@ def _counted_empty(allocations: Allocations) -> Callable[..., Tensor]:
     return empty
 
 
-def copied(model: Model, each: Callable[[Tensor], Tensor]) -> Model:
-    """Return a copy of a model, of whose weights `each` returns the copies."""
+def copied(
+    model: Model, each: Callable[[Tensor], Tensor], packed: Mapping[int, nn.Module] | None = None
+) -> Model:
+    """Return a copy of a model, of whose weights `each` returns the copies.
+
+    `packed` are the modules that take the place of layers, by the number of the layer's object.
+    """
     memo: dict[int, Any] = {id(model.text_encoder): model.text_encoder}
+    for layer, stand_in in (packed or {}).items():
+        memo[layer] = stand_in
+        for name, buffer in stand_in.named_buffers():
+            stand_in._buffers[name] = each(buffer)
     for part in (model.transformer, model.tokenizer, model.quantizer):
         if isinstance(part, nn.Module):
             for weight in (*part.parameters(), *part.buffers()):
                 memo[id(weight)] = each(weight)
-    return copy.deepcopy(model, memo)
+    return copy.deepcopy(model.detached(), memo)
+
+
+class _PackedShape(nn.Module):
+    """Stands for a layer of a quantisation library in a copy: its shapes and bytes alone.
+
+    Its kernels take no tensors without content. The buffers are on the meta device.
+    """
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.out_features, self.in_features = weight_shape(layer)
+        for i, part in enumerate(packed_parts(layer)):
+            self.register_buffer(f"part{i}", torch.empty_like(part, device="meta"))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map x (..., C) to (..., C'), without content."""
+        return x.new_empty(*x.shape[:-1], self.out_features)
 
 
 def _hollow_copy(tensor: Tensor) -> Tensor:

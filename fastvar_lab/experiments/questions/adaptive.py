@@ -52,8 +52,8 @@ EXPERIMENT = Experiment(
     question="Does a decision by picture beat the same one for all, at equal mean operations?",
     source="SkipVAR: 1.77x GenEval 0.70 by picture, 2.62x 0.72 fixed; SparseVAR: share by picture",
     methods=methods,
-    chart=charts.frontier,
-    points=charts.frontier_points,
+    chart=charts.by_operations,
+    points=charts.operations_points,
     timed=False,
     claims=(
         Claim(

@@ -59,8 +59,8 @@ EXPERIMENT = Experiment(
     question="Which keys and values can be dropped, at equal bytes?",
     source="HeatKV, ScaleKV, VAR-Q: memory alone, no claim of speed",
     methods=methods,
-    chart=charts.frontier,
-    points=charts.frontier_points,
+    chart=charts.by_operations,
+    points=charts.operations_points,
     timed=False,
     claims=(
         Claim(

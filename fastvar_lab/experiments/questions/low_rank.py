@@ -42,8 +42,8 @@ EXPERIMENT = Experiment(
     question="Does mixing tokens by a random projection help, or is it just fewer tokens?",
     source="FasterVAR, 3.4x; its reviewers asked for the control without mixing",
     methods=methods,
-    chart=charts.frontier,
-    points=charts.frontier_points,
+    chart=charts.by_operations,
+    points=charts.operations_points,
     timed=False,
     claims=(
         Claim(

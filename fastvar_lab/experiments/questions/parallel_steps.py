@@ -30,8 +30,8 @@ EXPERIMENT = Experiment(
     question="What does running the last steps in one forward cost in quality?",
     source="LazyVAR: 2.03x to 2.94x by its group, GenEval 0.690 to 0.686; 0.681 without disjoint",
     methods=methods,
-    chart=charts.frontier,
-    points=charts.frontier_points,
+    chart=charts.by_operations,
+    points=charts.operations_points,
     timed=False,
     claims=(
         Claim(

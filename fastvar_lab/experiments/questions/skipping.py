@@ -35,8 +35,8 @@ EXPERIMENT = Experiment(
     question="Is pruning better than ending early, at equal operations?",
     source="SparVAR: FastVAR 1.14x without skipping, 1.79x with; FastVAR: 2.7x, two steps skipped",
     methods=methods,
-    chart=charts.frontier,
-    points=charts.frontier_points,
+    chart=charts.by_operations,
+    points=charts.operations_points,
     timed=False,
     claims=(
         Claim(

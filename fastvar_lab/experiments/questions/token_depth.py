@@ -30,8 +30,8 @@ EXPERIMENT = Experiment(
     question="Is it better to give tokens fewer layers than to drop them?",
     source="DepthVAR: 3.1x, GenEval 0.721 (base 0.724); its map from change to depth is a guess",
     methods=methods,
-    chart=charts.frontier,
-    points=charts.frontier_points,
+    chart=charts.by_operations,
+    points=charts.operations_points,
     timed=False,
     claims=(
         Claim(

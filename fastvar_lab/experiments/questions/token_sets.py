@@ -31,8 +31,8 @@ EXPERIMENT = Experiment(
     question="How often must tokens be chosen, and for which rows?",
     source="FastVAR: by sublayer and row; SparseVAR, LazyVAR, StepVAR: once, for whole stacks",
     methods=methods,
-    chart=charts.frontier,
-    points=charts.frontier_points,
+    chart=charts.by_operations,
+    points=charts.operations_points,
     timed=False,
     claims=(
         Claim(

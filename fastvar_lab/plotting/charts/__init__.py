@@ -9,8 +9,9 @@ from fastvar_lab.plotting.charts.budgets import (
     transfer,
     transfer_points,
 )
+from fastvar_lab.plotting.charts.by_operations import by_operations, operations_points
 from fastvar_lab.plotting.charts.comparisons import (
-    frontiers,
+    by_axis,
     methods,
     rivals,
     sensitivity,
@@ -18,7 +19,6 @@ from fastvar_lab.plotting.charts.comparisons import (
     tradeoff,
     tradeoff_points,
 )
-from fastvar_lab.plotting.charts.frontiers import frontier, frontier_points
 from fastvar_lab.plotting.charts.precisions import precisions
 from fastvar_lab.plotting.charts.schedules import schedule
 from fastvar_lab.plotting.charts.steps import (
@@ -47,19 +47,19 @@ __all__ = [
     "batches",
     "budget",
     "budget_points",
+    "by_axis",
+    "by_operations",
     "costs",
     "exponent",
     "exponents",
     "front",
-    "frontier",
-    "frontier_points",
-    "frontiers",
     "gaps",
     "kernels",
     "latency",
     "memory",
     "methods",
     "modules",
+    "operations_points",
     "outputs",
     "overhead",
     "precisions",

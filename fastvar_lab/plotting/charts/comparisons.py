@@ -182,7 +182,7 @@ def _named(axes: Axes, points: pd.DataFrame, frame: pd.DataFrame) -> str:
 def rivals(frame: pd.DataFrame) -> Figure:
     """Quality against measured speedup, one line a family of methods: compare at equal time.
 
-    A frame of several guidance scales, or of more than two axes, is drawn by `frontiers`.
+    A frame of several guidance scales, or of more than two axes, is drawn by `by_axis`.
 
     >>> from fastvar_lab.experiments.run import run
     >>> rivals(run("ratio_tradeoff", "quick", progress=False)).axes[0].get_xlabel()
@@ -190,7 +190,7 @@ def rivals(frame: pd.DataFrame) -> Figure:
     """
     several = GUIDANCE in frame and frame[GUIDANCE].nunique() > 1
     if "axis" in frame and (several or frame.axis.nunique() > 2):
-        return frontiers(frame)
+        return by_axis(frame)
     styles = looks(frame.family)
     with style():
         fig, row, values = _qualities(frame, 2.4)
@@ -211,12 +211,12 @@ AXES = {
     "granularity": "tokens of stacks",
     "cache": "keys and values",
 }
-"""The panels of `frontiers`: the axis of a family, and its title."""
+"""The panels of `by_axis`: the axis of a family, and its title."""
 
 TICKS = (1, 1.5, 2, 3, 4, 6, 8, 12, 16)
 
 
-def frontiers(frame: pd.DataFrame) -> Figure:
+def by_axis(frame: pd.DataFrame) -> Figure:
     """PSNR against measured speedup by small multiples: a panel an axis, a row a guidance scale.
 
     The families of an axis are in color before all others in grey; the black line is the front of
@@ -224,7 +224,7 @@ def frontiers(frame: pd.DataFrame) -> Figure:
 
     >>> from fastvar_lab.experiments.run import run
     >>> frame = run("rivals", "quick", progress=False)
-    >>> [axes.get_title() for axes in frontiers(frame).axes][:2]
+    >>> [axes.get_title() for axes in by_axis(frame).axes][:2]
     ['steps and rows alone', 'tokens of sublayers']
     """
     shown = [axis for axis in AXES if (frame.axis == axis).any()]

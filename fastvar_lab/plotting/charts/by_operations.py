@@ -20,11 +20,11 @@ QUALITIES = {"psnr": "PSNR to full (dB)", "spectrum_error": "spectrum error"}
 HEIGHT = 2.3  # inches of a row of panels
 
 
-def frontier_points(frame: pd.DataFrame) -> pd.DataFrame:
+def operations_points(frame: pd.DataFrame) -> pd.DataFrame:
     """One row a line, setting and quality: its costs, and the mean with its 95 % interval.
 
     >>> from fastvar_lab.experiments.run import run
-    >>> points = frontier_points(run("skipping", "quick", progress=False))
+    >>> points = operations_points(run("skipping", "quick", progress=False))
     >>> [*points.columns]
     ['line', 'method', 'operations', 'value', 'mean', 'low', 'high', 'n']
     """
@@ -36,17 +36,17 @@ def frontier_points(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(rows, ignore_index=True)[[*keys, "value", "mean", "low", "high", "n"]]
 
 
-def frontier(frame: pd.DataFrame) -> Figure:
+def by_operations(frame: pd.DataFrame) -> Figure:
     """Draw quality over counted operations, or over held keys: one line each, 95 % intervals.
 
     `frame` is that of an untimed experiment with lines, or its points. Several guidance scales
     stand in rows.
 
     >>> from fastvar_lab.experiments.run import run
-    >>> frontier(run("skipping", "quick", progress=False)).axes[0].get_xlabel()
+    >>> by_operations(run("skipping", "quick", progress=False)).axes[0].get_xlabel()
     'operations (% of full)'
     """
-    points = frame if "value" in frame else frontier_points(frame)
+    points = frame if "value" in frame else operations_points(frame)
     cost = CACHE if CACHE in points and points[CACHE].notna().any() else OPERATIONS
     values = [value for value in QUALITIES if (points.value == value).any()]
     scales = sorted(points[GUIDANCE].unique()) if GUIDANCE in points else [None]
