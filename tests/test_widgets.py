@@ -5,7 +5,7 @@ import json
 import threading
 import time
 import weakref
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal as Literal_
@@ -13,6 +13,7 @@ from typing import Literal as Literal_
 import ipywidgets as widgets
 import pandas as pd
 import pytest
+import torch
 from ipywidgets.widgets.widget import _instances
 from PIL import Image
 
@@ -22,6 +23,7 @@ from fastvar_lab.experiments.run import compare
 from fastvar_lab.measure.quality import psnr
 from fastvar_lab.methods import settings
 from fastvar_lab.methods.columns import family
+from fastvar_lab.models.features import StoredFeatures
 from fastvar_lab.prompts import ClosedWorld, PromptList
 from fastvar_lab.store import Store
 from fastvar_lab.widgets import Explorer, ParetoPicker, ScaleBrowser, lifetime
@@ -779,3 +781,149 @@ def test_recorded_times_stand_in_the_documentation():
     ):
         assert f"| {label} | {medians[name]} |" in page
     assert (root / "docs/explorer.gif").stat().st_size < 3_000_000
+
+
+def look(panel, x, y):
+    """Mark a place, and wait for what is shown of its token."""
+    panel.viewer.place = [x, y]
+    assert panel.wait(60)
+
+
+def test_a_marked_token_shows_its_life(explorer, small):
+    token = explorer.token
+    look(token, 0.3, 0.7)
+    run = explorer.lab.generation_of(explorer.shown.trace)
+    life = fv.token_life(small, run, explorer.shown.trace, -1, (5, 2))
+    pd.testing.assert_frame_equal(token.life["scores"], life.scores)
+    assert "token in row 5, column 2 of 8x8, A" in token.status.value
+    assert 0 < token.seconds[0] <= token.seconds[1]
+    first = life.scores.query("step == 4 and layer == 0 and kind == 'attn'").iloc[0]
+    assert f"Rank {first['rank']} of 64 by PTS in attn of layer 0" in token.about.value
+    square = token.matrix.tables[0]["cells"][4][0]
+    assert square[1:] == [
+        first.state,
+        f"8x8, attn of layer 0: {first.state}, rank {first['rank']} of 64, score {first.score:.4g}",
+    ]
+    assert [c["name"] for c in token.patches.cells] == ["1x1", "2x2", "4x4", "6x6", "8x8"]
+    assert token.code.value.count("<tr>") == 5
+    token.matrix.picked = [1, 2, 1]  # attention to the words, step 2, layer 1
+    assert token.wait(60)
+    assert (explorer.strip.picked, explorer.kind.value, explorer.layer.value) == (2, "cross", 1)
+    life = fv.token_life(small, run, explorer.shown.trace, 2, (2, 1), layer=1)
+    notes = [f"{share:.1%}" for share in life.attention["attn"].shares.values()]
+    assert [m["note"] for m in token.maps.maps] == notes
+    assert all(word in token.text.value for word in ("<span>a</span>", "<span>circle</span>"))
+    token.maps.picked = [3, 0, 5, 1]  # a token of another step
+    assert token.wait(60)
+    assert "row 0, column 5 of 6x6" in token.status.value
+    assert explorer.strip.picked == 3
+    explorer.ratios[-2].value = 1.0
+    assert explorer.wait(60)
+    assert token.wait(60)
+    assert "6x6 is skipped" in token.about.value
+    assert token.maps.maps == []
+    explorer.viewer._received(None, {"views": 1}, None)
+    explorer.viewer._received(None, {"views": -1}, None)
+    assert (token.found, token.drawn) == ({}, {})
+
+
+def test_a_restored_token_says_so(explorer):
+    trace = explorer.shown.trace
+    pruned = (~trace.kept[4, fv.Site(0, "attn")][0]).nonzero()[0].item()
+    look(explorer.token, (pruned % 8 + 0.5) / 8, (pruned // 8 + 0.5) / 8)
+    assert "it is restored, from 4x4, and asks for nothing" in explorer.token.about.value
+    assert explorer.token.maps.maps == []
+
+
+def test_a_browsed_trace_has_lives_too(small):
+    method = fv.Prune({-1: 0.5})
+    run, trace = fv.observe(small, ["a red circle", "a ring"], method, seed=1, snapshot=True)
+    browser = ScaleBrowser(trace, small)
+    browser.picture.value, browser.step.value = 1, 3
+    look(browser.token, 0.9, 0.1)
+    assert "token in row 0, column 5 of 6x6" in browser.token.status.value
+    expected = fv.token_life(small, run, trace, 3, (0, 5), picture=1)
+    assert len(browser.token.maps.maps) == len(expected.attention["attn"].maps) == 4
+    notes = [f"{share:.1%}" for share in expected.attention["attn"].shares.values()]
+    assert [m["note"] for m in browser.token.maps.maps] == notes
+    trace.provenance["method"] = "Mine()"  # of one's own, which is not read back
+    other = ScaleBrowser(trace, small)
+    look(other.token, 0.5, 0.5)
+    assert "No attention: Mine in" in other.token.about.value
+    assert len(other.token.patches.cells) == 5
+
+
+def test_a_mask_is_painted_and_drawn(explorer, small):
+    paint = explorer.paint
+    paint.paint.marks = "k" * 8 + "p" * 8 + "." * 48
+    assert explorer.method.select == fv.FarFromMean()
+    assert "8 to keep, 8 to prune, of 64; not used by A yet" in paint.status.value
+    paint.apply()
+    assert explorer.wait(60)
+    select = fv.Painted({-1: "0:0-7"}, {-1: "1:0-7"})
+    assert explorer.method == fv.Prune({-2: 0.5, -1: 0.75}, select=select)
+    assert "A selects them" in paint.status.value
+    assert f"select=fv.{select!r}" in explorer.saving.python
+    made = fv.generate(small, "a red circle", explorer.method, seed=3)
+    assert (explorer.shown.fast == fv.to_uint8(small.decode(made.canvas))[0]).all()
+    before = explorer.viewer.data("a")
+    paint.paint.marks = "k" * 8 + "." * 48 + "p" * 8  # strokes change A at once
+    assert explorer.wait(60)
+    assert explorer.viewer.data("a") != before
+    assert explorer.method.select == fv.Painted({-1: "0:0-7"}, {-1: "7:0-7"})
+    paint.paint.marks = "k" * 30 + "." * 34  # more than the share of 75 % keeps
+    assert "30 tokens are painted to keep; the schedule keeps 16" in explorer.status.value
+    paint.match()
+    assert explorer.wait(60)
+    assert explorer.shown.trace.kept[4, fv.Site(1, "ffn")][0].sum() == 30
+    assert explorer.ratios[-1].value == 34 / 64
+    first = explorer.history.shown[0]
+    explorer.a.controls["select"].text = "random"
+    assert explorer.wait(60)
+    explorer._back(next(t for t in explorer.history.shown if isinstance(t.a.select, fv.Painted)))
+    assert explorer.wait(60)
+    assert isinstance(explorer.method.select, fv.Painted)
+    assert first is not None
+    paint.step.value = 3
+    assert paint.paint.marks == "." * 36
+    paint.take()
+    assert paint.paint.marks.count("k") == 18
+    paint.clear()
+    assert explorer.wait(60)
+    explorer.a.family.value = "ToMe"
+    paint._guard(paint.apply)()
+    assert "choose FastVAR as method A" in paint.status.value
+    assert explorer.wait(60)
+
+
+def test_random_weights_are_warned_of(explorer):
+    def notes(widget):
+        return [
+            p.value
+            for p in widget.request.children
+            if "mean nothing" in str(getattr(p, "value", ""))
+        ]
+
+    assert notes(explorer) == []
+    other = Explorer(fv.load("var-d16", weights="random", depth=2, sizes=((1, 1), (2, 2))))
+    other.worker.cancel()
+    assert len(notes(other)) == 1
+    assert (other.prompt.label, other.prompt.help[:8]) == ("class number", "0 to 999")
+    assert other.wait(60)
+    other.close()
+
+
+def test_encoded_prompts_are_picked_by_name(small, tmp_path):
+    prompts = ["a blue ring", "a red circle"]
+    StoredFeatures(tmp_path, small.text_encoder).encode(prompts[:1])
+    StoredFeatures(tmp_path, small.text_encoder).encode(prompts[1:])
+    stored = StoredFeatures(tmp_path).to(torch.float64)
+    assert stored.encoded_prompts == tuple(prompts)
+    explorer = Explorer(replace(small, text_encoder=stored, grammar=None), "a red circle", seed=3)
+    assert explorer.wait(60)
+    assert explorer.shown is not None, explorer.status.value
+    (picker,) = explorer.request.pickers
+    picker.text = "a blue ring"
+    assert explorer.wait(60)
+    assert explorer.shown.prompt == "a blue ring"
+    explorer.close()

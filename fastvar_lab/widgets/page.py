@@ -80,7 +80,8 @@ class Viewer(anywidget.AnyWidget):
 
     `put` swaps one in place, so that nothing flickers. `mode` "swipe" lays the second picture over
     the first. `place` is the marked place (x, y), each in [0, 1], or empty; arrow keys move it by
-    one of `cells`. `seen(count)` of `on_views` is called with the number of views on pages.
+    one of `cells`. Pictures of one `group` point together. `seen(count)` of `on_views` is called
+    with the number of views on pages.
 
     >>> viewer = Viewer({"kept": "kept tokens"})
     >>> viewer.put("kept", np.zeros((4, 4, 3)), note="of 32x32", alt="a black square")
@@ -92,6 +93,7 @@ class Viewer(anywidget.AnyWidget):
     mode = traitlets.Unicode("side").tag(sync=True)
     place: traitlets.List[float] = traitlets.List().tag(sync=True)
     cells = traitlets.Int(32).tag(sync=True)
+    group = traitlets.Unicode("").tag(sync=True)
     views = traitlets.Int(0)
     p0, p1, p2, p3, p4, p5 = (traitlets.Dict().tag(sync=True) for _ in range(SLOTS))
 

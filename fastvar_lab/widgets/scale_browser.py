@@ -11,7 +11,9 @@ from matplotlib.colors import to_hex
 from fastvar_lab.experiments.explore import Stoppable
 from fastvar_lab.files import expanded
 from fastvar_lab.frames import FULL
+from fastvar_lab.generation import Generation
 from fastvar_lab.instruments.observe import observe
+from fastvar_lab.instruments.redraw import redrawn
 from fastvar_lab.instruments.trace import Trace
 from fastvar_lab.measure.masks import kept_map, score_map
 from fastvar_lab.measure.scale_steps import added, images, most_telling, spectra
@@ -25,6 +27,7 @@ from fastvar_lab.widgets.fields import Choice, Field, Index
 from fastvar_lab.widgets.page import ColorBar, Player, Viewer, box, button, style_sheet
 from fastvar_lab.widgets.panel import Live, Status
 from fastvar_lab.widgets.saving import free_path
+from fastvar_lab.widgets.token_panel import Sight, Subject, TokenPanel
 
 PIVOTAL = repr(FarFromMean())
 SHADES = panels.kept_overlay(np.ones((1, 2, 3)), np.array([[False, True]]))[0]
@@ -41,9 +44,10 @@ class ScaleBrowser(Live):
     there is one; what the step added (around grey), its spectrum beside the final one, and the
     scores and kept tokens of a sublayer. It opens on the step that `most_telling` names. `full` is
     the trace of full generation with the same settings; without it `update` draws it. `model`
-    decodes the canvases; by default it is opened by the name in the trace. The animation is
-    exported into `folder`. Raises ValueError if the weights are not those that the trace was made
-    with, and if `full` is of other settings.
+    decodes the canvases; by default it is opened by the name in the trace. A click shows a token's
+    life; its attention is read from `generation`, which has a snapshot, and without one is drawn
+    again. The animation is exported into `folder`. Raises ValueError if the weights are not those
+    that the trace was made with, and if `full` is of other settings.
 
     >>> import fastvar_lab as fv
     >>> model = fv.load("tiny")
@@ -60,6 +64,7 @@ class ScaleBrowser(Live):
         model: Model | None = None,
         full: Trace | None = None,
         *,
+        generation: Generation | None = None,
         folder: str | Path = ".",
     ) -> None:
         super().__init__()
@@ -90,6 +95,11 @@ class ScaleBrowser(Live):
                 "kept": "kept tokens",
             }
         )  # fmt: skip
+        self.viewer.group = f"scales-{id(self)}"
+        self.generation, self.undrawn = generation, ""
+        self.token = TokenPanel(
+            self.model, trace.grids, self.viewer, self._subject, self._sight, self._go
+        )
         self.spectrum = Viewer({"spectrum": "spectrum"})
         self.spectrum.add_class("fv-chart")
         self.name = Field("save as", "scale_steps", f"The name of the file, in {folder}.")
@@ -118,18 +128,44 @@ class ScaleBrowser(Live):
             box("fv-fields", self.name),
             box("fv-row", self.export, self.saved),
         )
-        self.children = (style_sheet(), main)
+        self.children = (style_sheet(), main, self.token)
         self.add_class("fastvar-widget")
         self.add_class("fastvar-scales")
         self.viewer.observe(lambda change: self.viewed(change.new), "views")
         for changed in (self.step, self.layer, self.kind, self.picture):
             changed.observe(lambda _: self._show(), "value")
+            changed.observe(lambda _: self.token.guarded(self.token.update), "value")
         self.player.observe(lambda c: setattr(self.step, "value", self.steps[c.new]), "step")
 
     @property
     def _dense(self) -> bool:
         """Whether the trace is of full generation itself."""
         return self.trace.provenance.get("method") == repr(Dense())
+
+    def _subject(self) -> Subject:
+        """Return what tokens belong to; a generation that is not here is drawn again, once."""
+        note = ""
+        if self.generation is None and not self.undrawn:
+            try:
+                self.generation = redrawn(self.model, self.trace)
+            except ValueError as error:
+                self.undrawn = str(error)
+        if self.generation is None:
+            note = self.undrawn
+        return Subject(self.trace, self.picture.value, self.generation, "", note)
+
+    def _sight(self) -> Sight:
+        return Sight(self.step.value, self.layer.value, self.kind.value)
+
+    def _go(self, sight: Sight) -> None:
+        """Show another step and sublayer."""
+        self.layer.value, self.kind.value, self.step.value = sight.layer, sight.kind, sight.step
+
+    def release(self) -> None:
+        """Drop the generation; it is drawn again on demand."""
+        super().release()
+        self.token.release()
+        self.generation = None
 
     def update(self) -> None:
         """Request full generation with the settings of the trace; returns at once."""
@@ -169,6 +205,7 @@ class ScaleBrowser(Live):
         trace, decode, put = self.trace, self.model.decode, self.viewer.put
         place, size = self.steps.index(step), trace.size(step)
         so_far = images(trace, decode)[place, row]
+        self.viewer.cells = max(trace.grids[step].h, trace.grids[step].w)
         put("sofar", so_far, note=f"after {size}", alt=f"picture after {size}")
         self._put_full(so_far, place, row, size)
         gap = panels.difference(added(trace, decode)[place, row])

@@ -144,7 +144,7 @@ def test_an_explorer_in_jupyterlab(page, lab, tmp_path):
     page.locator(".fv-frame").first.focus()
     page.keyboard.press("ArrowRight")
     page.keyboard.press("+")
-    assert page.locator(".fv-cross:not([hidden])").count() == 4
+    assert page.locator(".fv-cross:not([hidden])").count() == 5
     assert page.locator(".fv-level").first.inner_text() == "1.5 x"
     page.locator(".fv-cell", has_text="24x24").focus()
     page.keyboard.press("ArrowRight")
@@ -320,6 +320,119 @@ def along_the_budget(page, seconds):
     numbers = page.locator(".fastvar-explorer .fv-numbers").inner_text()
     assert f"{plans[-1].speedup:.1f}" in numbers
     return times, frames
+
+
+def test_a_tokens_life_and_a_painted_mask(page, lab, tmp_path):
+    write_notebook(tmp_path / "explorer.ipynb", EXPLORER)
+    run_all(page, lab, "explorer.ipynb")
+    settled(page)
+    token = page.locator(".fastvar-token")
+
+    def told(text):
+        token.get_by_role("status").get_by_text(text).first.wait_for()
+
+    # a click on a picture shows the token there, and hovering marks it on all pictures and maps
+    box = page.locator("img.fastvar-a").bounding_box()
+    x, y = box["x"] + box["width"] * 0.305, box["y"] + box["height"] * 0.51
+    page.evaluate("window.clicked = performance.now()")
+    page.mouse.click(x, y)
+    told("token in row 16, column 9 of 32x32")
+    page.wait_for_function("() => !document.querySelector('.fastvar-token .fv-stale')")
+    assert token.locator("[role=gridcell]").count() == 3 * 10 * 8
+    told("the patch stopped changing with")
+    page.mouse.move(box["x"] + box["width"] * 0.7, box["y"] + box["height"] * 0.2)
+    assert page.locator(".fastvar-explorer .fv-cross:not([hidden])").count() == 5
+    maps = token.locator(".fv-maps .fv-frame")
+    if maps.count():
+        assert token.locator(".fv-over-spot:not([hidden])").count() == maps.count()
+
+    # its neighbour by arrow keys, another sublayer by the table, an earlier token by a map
+    page.locator(".fastvar-explorer .fv-frame").first.focus()
+    page.keyboard.press("ArrowRight")
+    told("token in row 16, column 10 of 32x32")
+    square = token.get_by_role("gridcell", name="20x20, cross of layer 5")
+    square.click()
+    told("of 20x20")
+    maps.first.wait_for()
+    page.wait_for_function(
+        "() => document.querySelectorAll('.fastvar-token .fv-maps figure').length === 8"
+    )
+    assert "circle" in token.locator(".fv-words").inner_text()
+    square.focus()
+    page.keyboard.press("ArrowUp")
+    told("of 16x16")
+    maps.nth(4).click()
+    told("of 8x8")
+    maps.nth(4).focus()
+    page.keyboard.press("ArrowLeft")
+    told("of 8x8")
+    assert page.locator(".fv-cell[aria-pressed=true]", has_text="8x8").count()
+
+    # seconds from a click to the token's life
+    page.locator(".fv-cell", has_text="32x32").first.click()
+    told("of 32x32")
+    times = {"ranks and attention": [], "with pictures": []}
+    for at in (0.2, 0.35, 0.5, 0.65, 0.8):
+        before = token.get_by_role("status").first.inner_text()
+        page.locator("img.fastvar-a").scroll_into_view_if_needed()
+        box = page.locator("img.fastvar-a").bounding_box()
+        page.mouse.click(box["x"] + box["width"] * at, box["y"] + box["height"] * 0.5)
+        page.wait_for_function(
+            "b => { const t = document.querySelector('.fastvar-token [role=status]').innerText;"
+            " return t !== b && t.includes('stopped changing'); }",
+            arg=before,
+        )
+        told("stopped changing")
+        said = token.get_by_role("status").first.inner_text()
+        numbers = said.split("(")[1].strip(")").replace("pictures", "").replace("s", "").split(",")
+        for name, number in zip(times, numbers, strict=True):
+            times[name].append(float(number))
+    SHOTS.mkdir(parents=True, exist_ok=True)
+    (SHOTS / "token.json").write_text(json.dumps(times, indent=1))
+    print(f"\nclick to a token's life, seconds: {times}")
+
+    # tokens are painted by mouse and by keys, and A draws with them
+    before = source(page, "a")
+    paint = page.locator(".fastvar-paint .fv-frame")
+    paint.scroll_into_view_if_needed()
+    field = paint.bounding_box()
+    side = field["width"] / 32
+    page.mouse.move(field["x"] + 4.5 * side, field["y"] + 2.5 * side)
+    page.mouse.down()
+    page.mouse.move(field["x"] + 9.5 * side, field["y"] + 2.5 * side, steps=3)
+    page.mouse.up()
+    page.get_by_text("6 to keep, 0 to prune, of 1024; not used by A yet").wait_for()
+    page.get_by_role("button", name="Use in A").click()
+    changed(page, "a", before)
+    settled(page)
+    code = page.get_by_label("as Python")
+    assert "select=fv.Painted(keep={-1: '2:4-9'})" in code.inner_text()
+    before = source(page, "a")
+    paint.focus()
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("p")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("k")
+    changed(page, "a", before)
+    settled(page)
+    text = code.inner_text()
+    assert "select=fv.Painted(keep={-1: '2:4-9 4:9'}, prune={-1: '3:9'})" in text
+    expected = Exploration(fv.load("tiny")).compare(
+        PROMPT, SEED, fv.Prune({-2: 0.5, -1: 0.75},
+                               select=fv.Painted({-1: "2:4-9 4:9"}, {-1: "3:9"})),
+    )  # fmt: skip
+    numbers = page.locator(".fastvar-explorer .fv-numbers").inner_text()
+    assert f"{expected.psnr:.1f} dB\nPSNR" in numbers
+    assert page.get_by_label("selector", exact=True).input_value() == "painted"
+    accessible(page, ".fastvar-explorer")
+    widths(page)
+    for width in (480, 900, 1280, 1920):
+        page.set_viewport_size({"width": width, "height": 1500})
+        page.wait_for_timeout(300)
+        token.scroll_into_view_if_needed()
+        shoot(token, f"token-{width}")
+        shoot(page.locator(".fv-part:has(.fastvar-paint)"), f"paint-{width}")
+    assert page.problems == []
 
 
 @pytest.mark.parametrize("where", ["notebook", "voila"])
