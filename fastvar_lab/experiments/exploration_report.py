@@ -34,7 +34,7 @@ class Tried:
     """Two methods that were tried on a prompt and seed, with their pictures (H, W, 3) uint8.
 
     `psnr` (dB) and `ssim` compare A with B; `speedup` is that of A, by counted operations. `python`
-    draws A's picture again; `provenance` is that of A's generation.
+    draws A's picture again; `provenance` is that of A's generation; `model` names what drew both.
     """
 
     prompt: str
@@ -47,14 +47,16 @@ class Tried:
     speedup: float = field(compare=False)
     python: str = field(repr=False, compare=False)
     provenance: dict[str, Any] = field(repr=False, compare=False)
+    model: str = ""
 
 
 def numbers(tried: Sequence[Tried]) -> pd.DataFrame:
-    """Return one row for each: prompt, seed, methods, PSNR in dB, SSIM, speedup by operations."""
+    """Return one row for each: model, prompt, seed, methods, PSNR in dB, SSIM, speedup (FLOP)."""
     return pd.DataFrame(
         [
             {
-                "prompt": t.prompt, "seed": t.seed, "a": repr(t.a), "b": repr(t.b),
+                "model": t.model, "prompt": t.prompt, "seed": t.seed,
+                "a": repr(t.a), "b": repr(t.b),
                 "psnr": t.psnr, "ssim": t.ssim, "speedup_flop_bound": t.speedup,
             }
             for t in tried
@@ -88,6 +90,7 @@ def _section(t: Tried) -> str:
         for name, picture in zip(names, t.pictures, strict=True)
     )
     rows = {
+        "model": t.model,
         "PSNR of A to B": f"{t.psnr:.1f} dB",
         "SSIM of A to B": f"{t.ssim:.3f}",
         "operations": f"{t.speedup:.2f} times fewer than full generation, A",

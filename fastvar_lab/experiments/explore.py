@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +17,7 @@ from fastvar_lab.measure.quality import psnr, ssim, token_agreement
 from fastvar_lab.methods.prune import Dense
 from fastvar_lab.models.model import Model
 from fastvar_lab.pictures import to_uint8
-from fastvar_lab.seam import Grid, Method, Rows, Runner, Wrapper
+from fastvar_lab.seam import Branch, Grid, Method, Rows, Runner, Site, Wrapper
 from fastvar_lab.snapshots import resume_step
 from fastvar_lab.speed import flops
 
@@ -26,7 +27,10 @@ class Stopped(Exception):
 
 
 class Stoppable(Wrapper):
-    """Calls `begins(step)` before each scale step; raises Stopped there if `stopped()` is true."""
+    """Calls `begins(step)` before each scale step; raises Stopped once `stopped()` is true.
+
+    That is looked at before each step and each sublayer, on the host.
+    """
 
     def __init__(
         self, inner: Runner, stopped: Callable[[], bool], begins: Callable[[int], None]
@@ -39,6 +43,11 @@ class Stoppable(Wrapper):
             raise Stopped
         self.begins(grid.index)
         return self.inner.rows(grid, canvas)
+
+    def sublayer(self, site: Site, grid: Grid, branch: Branch, x: Tensor) -> Tensor:
+        if self.stopped():
+            raise Stopped
+        return self.inner.sublayer(site, grid, branch, x)
 
 
 @dataclass(frozen=True)
@@ -68,6 +77,11 @@ class Comparison:
     def speedup_flop_bound(self) -> float:
         """Counted operations of the full generation over those of the pruned one."""
         return sum(self.gflop_full) / sum(self.gflop_fast)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the pictures and of what is recorded."""
+        return self.full.nbytes + self.fast.nbytes + self.trace.nbytes
 
     @property
     def work(self) -> tuple[int, int, int]:
@@ -110,10 +124,16 @@ class Sample:
 
 
 class Exploration:
-    """Keeps the last generations of one model, and resumes from the one that shares most steps."""
+    """Keeps the last generations of one model, and resumes from the one that shares most steps.
 
-    def __init__(self, model: Model) -> None:
-        self.model = model
+    Comparisons of the current prompt and seed are kept too, the newest of up to `most` bytes;
+    `prepare` makes one ahead, in another thread than that of `compare` if need be.
+    """
+
+    def __init__(self, model: Model, most: int = 256 * 2**20) -> None:
+        self.model, self.most = model, most
+        self.lock = threading.Lock()
+        self.kept: list[Comparison] = []  # of `request`, the newest last
         self.request: tuple[str, int] | None = None  # prompt and seed of `full`
         self.full: tuple[Generation, Trace] | None = None
         self.picture = np.empty(0)  # decoded from `full`
@@ -121,7 +141,9 @@ class Exploration:
 
     def release(self) -> None:
         """Drop the generations, which hold keys, values and branch outputs of every layer."""
-        self.request, self.full, self.picture, self.last = None, None, np.empty(0), {}
+        with self.lock:
+            self.request, self.full, self.picture, self.last = None, None, np.empty(0), {}
+            self.kept = []
 
     def compare(
         self,
@@ -145,15 +167,37 @@ class Exploration:
         if self.request != (prompt, seed) or not self._up_to_date():
             full = observe(self.model, prompt, Dense(), seed=seed, snapshot=True, watch=[watch])
             picture = to_uint8(self.model.decode(full[0].canvas))[0]
-            self.request, self.full, self.last = (prompt, seed), full, {}
-            self.picture = picture
+            with self.lock:
+                self.request, self.full, self.last = (prompt, seed), full, {}
+                self.picture, self.kept = picture, []
+        assert self.full is not None
+        known = self._known(method)
+        if known is not None:
+            return known
         if method == Dense():
-            assert self.full is not None
-            return self._comparison(*self.full)
-        base = self._nearest(method)
-        fast, trace = observe_again(self.model, *base, method, snapshot=True, watch=[watch])
-        self.last[slot] = (fast, trace)
-        return self._comparison(fast, trace)
+            return self._keep(self.full, *self.full)
+        full = self.full
+        fast, trace = observe_again(
+            self.model, *self._nearest(method), method, snapshot=True, watch=[watch]
+        )
+        with self.lock:
+            self.last[slot] = (fast, trace)
+        return self._keep(full, fast, trace)
+
+    def prepare(self, method: Method, stopped: Callable[[], bool]) -> None:
+        """Compare a method ahead of the call of `compare` that asks for it; see there.
+
+        Nothing happens before there is a full generation. No snapshot is kept.
+        """
+        full = self.full
+        if full is None or not self._up_to_date() or self._known(method) is not None:
+            return
+        watch = partial(Stoppable, stopped=stopped, begins=lambda step: None)
+        near = self._nearest(method)
+        fast, trace = observe_again(self.model, *near, method, watch=[watch])
+        if stopped():
+            raise Stopped
+        self._keep(full, fast, trace)
 
     def duel(
         self,
@@ -171,8 +215,47 @@ class Exploration:
 
     def generation_of(self, trace: Trace) -> Generation | None:
         """Return the generation that a trace records; None if it is held no more."""
-        pairs = [*([self.full] if self.full else []), *self.last.values()]
+        with self.lock:
+            pairs = [*([self.full] if self.full else []), *self.last.values()]
         return next((run for run, record in pairs if record is trace), None)
+
+    def drawn(
+        self, comparison: Comparison, slot: str = "a", stopped: Callable[[], bool] = lambda: False
+    ) -> Generation | None:
+        """Return the generation of a comparison, with a snapshot; it is drawn again if need be.
+
+        None if the comparison is of another prompt or seed than those of the last one.
+        """
+        run, full = self.generation_of(comparison.trace), self.full
+        if run is not None or full is None or not self._up_to_date():
+            return run
+        if self.request != (comparison.prompt, comparison.seed):
+            return None
+        watch = partial(Stoppable, stopped=stopped, begins=lambda step: None)
+        near, method = self._nearest(comparison.method), comparison.method
+        run, _ = observe_again(self.model, *near, method, snapshot=True, watch=[watch])
+        with self.lock:
+            if self.full is full:
+                self.last[slot] = (run, comparison.trace)
+        return run
+
+    def _known(self, method: Method) -> Comparison | None:
+        """Return the kept comparison of a method, and mark it as the newest."""
+        with self.lock:
+            known = next((c for c in self.kept if c.method == method), None)
+            if known is not None:
+                self.kept = [*(c for c in self.kept if c is not known), known]
+        return known
+
+    def _keep(self, full: tuple[Generation, Trace], fast: Generation, trace: Trace) -> Comparison:
+        """Compare a generation with the full one, and keep that within `most` bytes."""
+        comparison = self._comparison(full, fast, trace)
+        with self.lock:
+            if self.full is full:  # else another prompt came meanwhile
+                self.kept = [*(c for c in self.kept if c.method != fast.method), comparison]
+                while len(self.kept) > 1 and sum(c.nbytes for c in self.kept) > self.most:
+                    del self.kept[0]
+        return comparison
 
     def _up_to_date(self) -> bool:
         """Return whether there is a full generation with the weights that the model has now."""
@@ -181,22 +264,28 @@ class Exploration:
 
     def _nearest(self, method: Method) -> tuple[Generation, Trace]:
         """Return the generation from which `method` resumes at the latest step."""
-        assert self.full is not None
-        nearest, latest = self.full, -1
-        for pair in (self.full, *self.last.values()):
+        with self.lock:
+            assert self.full is not None
+            nearest, latest = self.full, -1
+            pairs = [self.full, *self.last.values()]
+        for pair in pairs:
             if pair[0].snapshot is not None:
                 step = resume_step(pair[0].snapshot, method, self.model)
                 if step > latest:
                     nearest, latest = pair, step
         return nearest
 
-    def _comparison(self, fast: Generation, trace: Trace) -> Comparison:
-        assert self.full is not None
-        assert self.request is not None
-        full, _ = self.full
-        prompt, seed = self.request
-        drawn = self.picture if fast is full else to_uint8(self.model.decode(fast.canvas))[0]
-        pictures = [self.picture, drawn]
+    def _comparison(
+        self, pair: tuple[Generation, Trace], fast: Generation, trace: Trace
+    ) -> Comparison:
+        full, _ = pair
+        with self.lock:
+            request, picture = self.request, self.picture
+            if self.full is not pair or request is None:
+                raise Stopped  # another prompt came meanwhile, or all was released
+        prompt, seed = request
+        drawn = picture if fast is full else to_uint8(self.model.decode(fast.canvas))[0]
+        pictures = [picture, drawn]
         grids, length = full.request.grids, len(prompt.split())
         costs = [
             [sum(c.values()) / 1e9 for c in flops.step_flops(self.model, m, grids, length)]

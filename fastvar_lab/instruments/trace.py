@@ -67,6 +67,12 @@ class Trace:
         """Return the name of a step: the size of its map, such as 32x32."""
         return self.grids[step].name
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the recorded tensors; those that are also another trace's count here too."""
+        records = (getattr(self, name).values() for name in (*_BY_STEP, *_BY_SITE))
+        return sum(v.nbytes for values in records for v in values if isinstance(v, Tensor))
+
     def save(self, path: str | Path) -> None:
         """Write all but `derived` and a checksum to one safetensors file; atomic."""
         tensors, plain = dict[str, Tensor](), dict[str, Any]()

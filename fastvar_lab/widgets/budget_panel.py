@@ -79,9 +79,18 @@ class BudgetPanel(widgets.Box):
     def _fields(self, name: str) -> Iterator[Any]:
         return (getattr(p.method, name) for p in self.plans if hasattr(p.method, name))
 
+    def beside(self, method: Method) -> list[Method]:
+        """Return the methods of the plans beside that of a method, the faster one first."""
+        place = self._place(method)
+        near = (0,) if place is None else (place + 1, place - 1)
+        return [self.plans[i].method for i in near if 0 <= i < len(self.plans)]
+
+    def _place(self, method: Method) -> int | None:
+        return next((i for i, plan in enumerate(self.plans) if plan.method == method), None)
+
     def follow(self, method: Method) -> None:
         """Move the sliders to a method's plan, or to none."""
-        place = next((i for i, p in enumerate(self.plans) if p.method == method), None)
+        place = self._place(method)
         plan = None if place is None else self.plans[place]
         self.quiet = True
         try:

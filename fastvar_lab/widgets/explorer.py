@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,9 @@ from fastvar_lab.seam import Method, Site
 from fastvar_lab.widgets.budget_panel import BudgetPanel, Plans
 from fastvar_lab.widgets.fields import Choice, Toggle
 from fastvar_lab.widgets.history_panel import HistoryPanel
+from fastvar_lab.widgets.lifetime import close_parts
 from fastvar_lab.widgets.method_panel import MethodPanel, offered
+from fastvar_lab.widgets.model_picker import ModelPicker, Models, by_name
 from fastvar_lab.widgets.page import Viewer, box, button, heading, style_sheet
 from fastvar_lab.widgets.paint_panel import PaintPanel
 from fastvar_lab.widgets.panel import Live
@@ -38,7 +41,9 @@ from fastvar_lab.widgets.scale_strip import ScaleStrip, terms
 from fastvar_lab.widgets.survey_panel import SurveyPanel
 from fastvar_lab.widgets.time_panel import TimePanel
 from fastvar_lab.widgets.token_panel import Sight, Subject, TokenPanel
+from fastvar_lab.widgets.worker import Newest
 
+IDLE = 0.5  # seconds without a request, after which neighbours are drawn ahead
 GONE = "The kernel that drew this has ended: run the cell again."
 
 
@@ -50,10 +55,15 @@ class Explorer(Live):
     is the last comparison of A with full generation, `duel` that of A with B. `apply` sets A's
     controls to a method, `wait` waits for the pending picture. `close` frees what it holds.
 
+    Of several `models`, in a list or by name, a picker chooses the one that draws, as `pick(name)`
+    does in code. It brings its own controls. A prompt that it can draw stays, and so do methods if
+    it has the same scale steps and layers.
+
     `selectors`, `restorers` and `methods` add user-defined ones, by name, to those of the library.
     `plans` are speedups, each with a method for it and maybe the PSNR that it keeps in dB: a time
     budget and a quality target choose from them; by default from the schedules that ship for the
-    model. Files are saved in `folder`.
+    model. Given plans are those of the first model. The neighbours of the plan that is shown are
+    drawn ahead while nothing else runs. Files are saved in `folder`.
 
     >>> import fastvar_lab as fv
     >>> explorer = Explorer(fv.load("tiny"), "a red circle", seed=1)
@@ -66,7 +76,7 @@ class Explorer(Live):
 
     def __init__(
         self,
-        model: Model,
+        models: Models,
         prompt: str | None = None,
         seed: int = 0,
         *,
@@ -77,17 +87,33 @@ class Explorer(Live):
         folder: str | Path = ".",
     ) -> None:
         super().__init__()
-        self.model, self.lab = model, Exploration(model)
+        self.models = by_name(models)
+        self.rules = dict(selectors or {}), dict(restorers or {}), dict(methods or {})
+        self.plans = plans
         self.duel: Duel | None = None
         self.paused = False
+        self.ahead = Newest(pause=IDLE)
+        self.picker = ModelPicker(self.models)
+        self.saving = SavingPanel(lambda: self.shown, folder)
+        self.history = HistoryPanel(self._back, folder)
+        self.progress = widgets.IntProgress()
+        self.progress.layout.visibility = "hidden"
+        self._build(self.models[self.picker.value], prompt, seed)
+        self.add_class("fastvar-widget")
+        self.add_class("fastvar-explorer")
+        self.picker.observe(lambda change: self.guarded(lambda: self._switch(change.new)), "value")
+        self.guarded(self.update)
+
+    def _build(self, model: Model, prompt: str | None, seed: int) -> None:
+        """Make the controls of a model and what shows its pictures."""
+        self.model, self.lab = model, Exploration(model)
+        shipped = self.plans is None or model is not next(iter(self.models.values()))
         self.budget = BudgetPanel(
-            frontier(model) if plans is None else plans,
+            frontier(model) if shipped else self.plans or (),
             lambda method: self.guarded(lambda: self.apply(method)),
         )
-        rules = self.budget.rules()
-        offer = offered(
-            model, {**rules[0], **(selectors or {})}, {**rules[1], **(restorers or {})}, methods
-        )
+        planned, (select, restore, methods) = self.budget.rules(), self.rules
+        offer = offered(model, {**planned[0], **select}, {**planned[1], **restore}, methods)
         others = (method for name, method in offer.families.items() if name != FULL)
         first = model.preset or next(others)
         self.request = RequestPanel(
@@ -97,30 +123,55 @@ class Explorer(Live):
         self.a = MethodPanel(offer, first, changed, "method A")
         self.b = MethodPanel(offer, offer.families[FULL], changed, "method B")
         self._build_output()
-        self.saving = SavingPanel(lambda: self.shown, folder)
-        self.history = HistoryPanel(self._back, folder)
-        self.survey = SurveyPanel(model, self._methods, self._request, self._open)
-        self.time = TimePanel(model, self._methods, self._request, lambda _: self._masks())
+        self.survey = SurveyPanel(model, self._measured, self._request, self._open)
+        self.time = TimePanel(model, self._measured, self._request, lambda _: self._masks())
         self.token = TokenPanel(
             model, model.grids(), self.viewer, self._subject, self._sight, self._go
         )
         self.paint = PaintPanel(model, lambda: self.a.method, self._use, self._kept)
         self._lay_out()
         self._connect()
-        self.guarded(self.update)
+
+    def pick(self, name: str) -> None:
+        """Show another of the models; raise ValueError for a name that is none of theirs."""
+        self.picker.value = name
+
+    def _switch(self, name: str) -> None:
+        """Rebuild the controls for another model, and free the generations of the one before."""
+        before, model, page = self.model, self.models[name], self.children
+        methods, (prompt, seed) = self._methods(), self._request()
+        try:
+            model.check(prompt)
+        except ValueError:
+            prompt = model.example
+        self._free()
+        self._build(model, prompt, seed)
+        for part in page:
+            close_parts(part, self._lasting)
+        if (model.sizes, model.depth) == (before.sizes, before.depth):
+            for panel, method in zip((self.a, self.b), methods, strict=True):
+                with suppress(ValueError):  # its controls do not know it: the preset stays
+                    panel.apply(method)
+        self.update()
+
+    @property
+    def _lasting(self) -> tuple[widgets.Widget, ...]:
+        """The parts that stay when the model changes."""
+        return (
+            self.picker, self.saving, self.history, self.run_stop, self.status, self.progress
+        )  # fmt: skip
 
     def _build_output(self) -> None:
         """Make the pictures, numbers and messages, and the controls of what is shown."""
         model, grids = self.model, self.model.grids()
-        self.progress = widgets.IntProgress(max=len(model.sizes))
-        self.progress.layout.visibility = "hidden"
+        self.progress.max = len(model.sizes)
         self.viewer = Viewer(
             {
                 "a": "A", "b": "B", "difference": "difference", "kept": "kept tokens of A",
                 "scores": "scores of A",
             }
         )  # fmt: skip
-        self.viewer.group = f"explorer-{id(self)}"
+        self.viewer.group = f"explorer-{id(self)}-{id(self.lab)}"
         self.viewer.cells = max(grids[-1].h, grids[-1].w)
         self.mode = Choice(
             "pictures", "side",
@@ -182,7 +233,7 @@ class Explorer(Live):
             self.what,
             meaning,
         )
-        side = box("fv-side", self.request, methods, against)
+        side = box("fv-side", self.picker, self.request, methods, against)
         page = box(
             "fv-page",
             side,
@@ -193,8 +244,6 @@ class Explorer(Live):
             ),
         )  # fmt: skip
         self.children = (style_sheet(), page)
-        self.add_class("fastvar-widget")
-        self.add_class("fastvar-explorer")
 
     def _connect(self) -> None:
         """Call `update` when the request changes, and `_draw` when what is shown of it does."""
@@ -246,6 +295,12 @@ class Explorer(Live):
     def _methods(self) -> tuple[Method, Method]:
         return self.a.method, self.b.method
 
+    def _measured(self) -> tuple[Method, Method]:
+        """Return both methods to who computes with them now: nothing else shall run beside that."""
+        self.ahead.cancel()
+        self.ahead.wait(5)
+        return self._methods()
+
     def _request(self) -> tuple[str, int]:
         return self.prompt.value, self.seed.value
 
@@ -262,6 +317,7 @@ class Explorer(Live):
         """Go back to settings that were tried."""
         self.paused = True
         try:
+            self.pick(tried.model)
             self.a.apply(tried.a)
             self.b.apply(tried.b)
         finally:
@@ -273,7 +329,10 @@ class Explorer(Live):
         duel = self.duel
         if duel is None:
             return None
-        return Subject(duel.a.trace, 0, self.lab.generation_of(duel.a.trace), ", A")
+        self.ahead.cancel()
+        generation = self.lab.drawn(duel.a)
+        self._look_ahead()
+        return Subject(duel.a.trace, 0, generation, ", A")
 
     def _sight(self) -> Sight:
         return Sight(max(self.strip.picked, 0), self.layer.value, self.kind.value)
@@ -312,6 +371,7 @@ class Explorer(Live):
         for panel in (self.a, self.b):
             if panel.wrong:
                 raise ValueError(f"{panel.label}: see what stands under its settings")
+        self.ahead.cancel()
         a, b = self._methods()
         prompt, seed = self._request()
         self.saving.say(self.python())
@@ -330,6 +390,25 @@ class Explorer(Live):
             return partial(self.show, duel, time.perf_counter() - start)
 
         self.ask(work)
+
+    def _look_ahead(self) -> None:
+        """Draw what may be asked for next, while nothing else runs.
+
+        That is the generation of A where its picture was drawn ahead, for a token's life, and the
+        plans beside A.
+        """
+        duel, lab, places = self.duel, self.lab, self.budget.beside(self.a.method)
+        if duel is None or self.closed or self.asleep:
+            return
+        if not places and lab.generation_of(duel.a.trace) is not None:
+            return
+
+        def work(stopped: Callable[[], bool]) -> None:
+            lab.drawn(duel.a, stopped=stopped)
+            for method in places:
+                lab.prepare(method, stopped)
+
+        self.ahead.ask(work)
 
     def failed(self, error: Exception) -> None:
         """Show an error of the work, under the prompt if it is of the prompt."""
@@ -365,9 +444,10 @@ class Explorer(Live):
                 duel.a.prompt, duel.a.seed, duel.a.method, duel.b.method,
                 (duel.a.fast, duel.b.fast), duel.psnr, duel.ssim, duel.a.speedup_flop_bound,
                 python_source(self.model, duel.a.prompt, duel.a.seed, duel.a.method),
-                duel.a.trace.provenance,
+                duel.a.trace.provenance, self.picker.value,
             )
         )  # fmt: skip
+        self._look_ahead()
 
     def _figures(self, duel: Duel) -> str:
         """Write the numbers of both methods as HTML."""
@@ -450,12 +530,18 @@ class Explorer(Live):
         self.guarded(self.update)
 
     def release(self) -> None:
-        """Drop generations and pictures; `update` draws them again."""
+        """Drop generations, pictures and what was tried; `update` draws them again."""
+        self.history.release()
+        self._free()
+
+    def _free(self) -> None:
+        """Drop what was drawn by the model."""
         super().release()
+        self.ahead.cancel()
         self.survey.release()
         self.time.release()
-        self.history.release()
         self.token.release()
         self.worker.wait(5)
+        self.ahead.wait(5)
         self.lab.release()
         self.duel = None

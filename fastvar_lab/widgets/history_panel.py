@@ -60,7 +60,7 @@ class HistoryPanel(widgets.Box):
                 f"{t.psnr:.1f} dB",
                 [(t.pictures[0], f"A: {family(t.a)}, {t.prompt}, seed {t.seed}")],
                 [("pinned, " if t in self.pinned else "") + family(t.a), f"{t.speedup:.2f} x"],
-                tip=f"{t.a!r} beside {t.b!r}; {t.prompt}, seed {t.seed}",
+                tip=f"{t.model}: {t.a!r} beside {t.b!r}; {t.prompt}, seed {t.seed}",
             )
             for t in shown
         ]

@@ -7,6 +7,7 @@ the widget is shown again. One whose cell has run again is closed with its last 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 
 import ipywidgets as widgets
@@ -26,10 +27,15 @@ def this_cell() -> tuple[str, int]:
     return cell, int(shell.execution_count)
 
 
-def close_parts(widget: widgets.Widget) -> None:
-    """Close a widget with its children, their layouts and styles, and drop all observers."""
+def close_parts(widget: widgets.Widget, keep: Sequence[widgets.Widget] = ()) -> None:
+    """Close a widget with its children, their layouts and styles, and drop all observers.
+
+    Those in `keep` stay as they are.
+    """
+    if any(widget is kept for kept in keep):
+        return
     for child in getattr(widget, "children", ()):
-        close_parts(child)
+        close_parts(child, keep)
     for name in ("layout", "style"):
         part = widget._trait_values.get(name)
         if isinstance(part, widgets.Widget):

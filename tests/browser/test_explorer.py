@@ -64,6 +64,16 @@ def drag(page, label, share):
     page.mouse.up()
 
 
+def bring(page, part):
+    """Scroll down until a part is on the page: JupyterLab draws only the cells near the view."""
+    for _ in range(40):
+        if part.count():
+            break
+        page.locator(".jp-WindowedPanel-outer").evaluate("e => { e.scrollTop += 800; }")
+        page.wait_for_timeout(150)
+    part.first.scroll_into_view_if_needed()
+
+
 def changed(page, name, before):
     page.wait_for_function(
         "([name, before]) => document.querySelector(`img.fastvar-${name}`).src !== before",
@@ -110,7 +120,7 @@ def test_an_explorer_in_jupyterlab(page, lab, tmp_path):
     readout.fill("1")
     readout.press("Enter")
     page.get_by_role("alert").get_by_text("1 may mean 1 % or all of it").wait_for()
-    assert page.locator(".fv-stale").count()
+    page.locator(".fv-stale").first.wait_for()
     shoot(page, "bad-share")
     readout.fill("0.9")
     readout.press("Enter")
@@ -197,7 +207,8 @@ LOOSE = """(name) => {
     && n.scrollWidth > n.clientWidth + 1 && /auto|scroll/.test(getComputedStyle(n).overflowX));
   const small = [...root.querySelectorAll("button, input, select, textarea")].filter(shown)
     .filter((n) => Math.min(n.offsetHeight, n.offsetWidth) < 24);
-  const pictures = [...root.querySelectorAll(".fv-frame")].filter(shown);
+  const sides = (name) => [...root.querySelectorAll(`${name} .fv-frame`)].filter(shown)
+    .map((n) => Math.round(n.getBoundingClientRect().width));
   const page = document.querySelector(".jp-WindowedPanel-outer, .jp-Notebook") ?? document.body;
   // what two widgets or parts draw never shares a pixel, unless one holds the other
   const parts = [...root.querySelectorAll(":is(.fv-field, .fv-viewer figure, .fv-row > *, svg, "
@@ -217,7 +228,7 @@ LOOSE = """(name) => {
     }
   });
   return { wide: wide.map((n) => n.className), small: small.map((n) => n.outerHTML.slice(0, 90)),
-    picture: Math.min(...pictures.map((n) => Math.round(n.getBoundingClientRect().width))),
+    picture: Math.min(...sides(".fv-viewer")), map: Math.min(...sides(".fv-maps"), 999),
     scrolls: page.scrollWidth > page.clientWidth + 1, over, outside };
 }"""
 
@@ -241,10 +252,11 @@ def widths(page, part="explorer", theme=""):
         page.wait_for_timeout(300)
         loose = page.evaluate(LOOSE, f".fastvar-{part}")
         shoot(page, f"{part}-{width}{theme}")
-        picture = loose.pop("picture")
+        picture, map_ = loose.pop("picture"), loose.pop("map")
         tidy = {"wide": [], "small": [], "scrolls": False, "over": [], "outside": []}
         assert loose == tidy, width
         assert picture >= least, width
+        assert map_ >= 80, width  # many small ones in rows
     page.set_viewport_size({"width": 1280, "height": 1500})
 
 
@@ -497,12 +509,13 @@ def browse_and_pick(page):
     browser.get_by_role("button", name="Draw full generation too").click()
     browser.locator("img.fastvar-full").wait_for()
     play(page, browser)
+    look_at_a_token(page, browser)
     browser.get_by_role("button", name="Save as GIF").click()
     browser.get_by_text("scale_steps.gif").wait_for()
     accessible(page, ".fastvar-scales")
     widths(page, "scales", "-dark")
 
-    pareto.locator("circle").first.scroll_into_view_if_needed()
+    bring(page, pareto.locator("circle"))
     before = pareto.locator("img.fastvar-picked").get_attribute("src")
     pareto.locator("circle").nth(2).click()
     page.wait_for_function(
@@ -521,6 +534,7 @@ def browse_and_pick(page):
     widths(page, "pareto", "-dark")
     pareto.get_by_role("button", name="Send to the Explorer").click()
     pareto.get_by_role("button", name="Sent to the Explorer").wait_for()
+    bring(page, page.locator(".fastvar-explorer"))
     settled(page)
     schedule = page.locator(".fastvar-explorer").get_by_label("as Python")
     schedule.scroll_into_view_if_needed()
@@ -555,6 +569,25 @@ def play(page, browser):
     page.keyboard.press("End")
     browser.get_by_text("32x32: 256 of 1024 tokens").wait_for()
     assert step.input_value() == "9"
+
+
+def look_at_a_token(page, browser):
+    """Click a place of the browsed pictures: its attention is that of a generation drawn again."""
+    token = browser.locator(".fastvar-token")
+    box = browser.locator("img.fastvar-sofar").bounding_box()
+    page.mouse.click(box["x"] + box["width"] * 0.305, box["y"] + box["height"] * 0.51)
+    token.get_by_role("status").get_by_text("token in row 16, column 9 of 32x32").wait_for()
+    token.get_by_role("status").get_by_text("stopped changing").wait_for()
+    token.get_by_role("gridcell", name="20x20, attn of layer 5").click()
+    browser.get_by_text("20x20: 400 of 400 tokens").wait_for()
+    token.locator(".fv-maps figure").nth(7).wait_for()
+    assert "circle" in token.locator(".fv-words").inner_text()
+    assert browser.locator(".fv-cross:not([hidden])").count() == 6
+    for width in (480, 1280):
+        page.set_viewport_size({"width": width, "height": 1500})
+        page.wait_for_timeout(300)
+        token.scroll_into_view_if_needed()
+        shoot(token, f"scales-token-{width}-dark")
 
 
 def brush(page, pareto):
