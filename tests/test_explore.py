@@ -24,6 +24,37 @@ def test_only_what_changed_is_computed_again(small):
     assert set(later.trace.kept) == set(first.trace.kept)
 
 
+def test_comparisons_are_kept_and_made_ahead(small):
+    lab, ahead = Exploration(small), fv.Prune({-1: 0.8})
+    lab.prepare(ahead, lambda: False)
+    assert lab.kept == []  # there is no prompt yet
+    first = lab.compare("a red circle", 3, fv.Prune({-1: 0.5}))
+    calls = []
+
+    def stopped():
+        calls.append(1)
+        return len(calls) == 5
+
+    with pytest.raises(Stopped):  # amid a step
+        lab.prepare(ahead, stopped)
+    lab.prepare(ahead, lambda: False)
+    begun = []
+    known = lab.compare("a red circle", 3, ahead, begins=begun.append)
+    assert begun == []
+    scratch = fv.generate(small, "a red circle", ahead, seed=3)
+    assert (known.fast == fv.to_uint8(small.decode(scratch.canvas))[0]).all()
+    assert lab.generation_of(known.trace) is None
+    assert torch.equal(lab.drawn(known).canvas, scratch.canvas)
+    assert lab.generation_of(known.trace).snapshot is not None
+    assert lab.compare("a red circle", 3, fv.Prune({-1: 0.5})) is first
+    assert lab.compare("a red circle", 4, ahead) is not known
+    assert lab.drawn(known) is None
+    assert [c.seed for c in lab.kept] == [4]
+    lab.most = 1  # a byte: the newest alone
+    lab.compare("a red circle", 4, fv.Dense())
+    assert [c.method for c in lab.kept] == [fv.Dense()]
+
+
 def test_nothing_pruned_is_the_full_picture(small):
     found = Exploration(small).compare("a red circle", 1, fv.Dense())
     assert (found.full == found.fast).all()

@@ -30,6 +30,7 @@ from fastvar_lab.widgets import Explorer, ParetoPicker, ScaleBrowser, lifetime
 from fastvar_lab.widgets.budget_panel import BudgetPanel
 from fastvar_lab.widgets.fields import Field, Integer, Layers, Literal, Share, Span
 from fastvar_lab.widgets.worker import Newest
+from tests.families import small_model
 
 
 @pytest.fixture
@@ -911,6 +912,83 @@ def test_random_weights_are_warned_of(explorer):
     assert (other.prompt.label, other.prompt.help[:8]) == ("class number", "0 to 999")
     assert other.wait(60)
     other.close()
+
+
+def test_models_are_picked(small):
+    before = len(_instances)
+    tuned = replace(small, name="tuned")
+    classes = replace(small_model("var"), random_weights=True)
+    explorer = Explorer(
+        {"base": small, "tuned": tuned, "classes": classes}, "a red circle", 3,
+        plans=[(2.0, fv.Prune({-1: 0.9}))],
+    )  # fmt: skip
+    assert explorer.wait(60)
+    assert explorer.picker.options == ["base", "tuned", "classes"]
+    explorer.ratios[-1].value = 0.4
+    assert explorer.wait(60)
+    held = weakref.ref(explorer.lab.full[0].canvas)
+    method = explorer.method
+    explorer.picker.text = "tuned"
+    assert explorer.wait(60)
+    gc.collect()
+    assert held() is None
+    assert (explorer.model, explorer.method) == (tuned, method)  # of the same steps and layers
+    assert (explorer.shown.prompt, explorer.shown.seed) == ("a red circle", 3)
+    assert "fv-hidden" in explorer.budget._dom_classes  # the plans are those of the first
+    explorer.pick("classes")
+    assert explorer.wait(60)
+    assert explorer.shown is not None, explorer.status.value
+    assert explorer.prompt.label == "class number"
+    assert any("mean nothing" in str(getattr(p, "value", "")) for p in explorer.request.children)
+    assert len(explorer.strip.cells) == len(classes.sizes)
+    models = [tried.model for tried in explorer.history.shown]
+    assert models == ["classes", "tuned", "base", "base"]
+    explorer.history.strip.picked = 2
+    assert explorer.wait(60)
+    assert (explorer.picker.value, explorer.model, explorer.method) == ("base", small, method)
+    assert explorer.shown.prompt == "a red circle"
+    explorer.close()
+    gc.collect()
+    assert len(_instances) == before
+
+
+def test_what_is_no_open_model_is_refused(small):
+    with pytest.raises(ValueError, match=r"must be open, by fv\.load or fv\.attach; not 'tiny'"):
+        Explorer("tiny")
+    with pytest.raises(ValueError, match="two models are named 'small'; give them by name"):
+        Explorer([small, small])
+    with pytest.raises(ValueError, match="no model: give one"):
+        Explorer([])
+
+
+def test_the_plans_beside_that_in_view_are_drawn_ahead(small):
+    plans = [(speed, fv.Prune({-1: ratio})) for speed, ratio in ((1.2, 0.3), (1.5, 0.6), (2, 0.9))]
+    explorer = Explorer(small, "a red circle", seed=3, plans=plans)
+    assert explorer.wait(60)
+    assert explorer.ahead.wait(60)
+    assert plans[0][1] in [c.method for c in explorer.lab.kept]
+    explorer.budget.budget.text = "1.50 x fewer operations"
+    assert explorer.wait(60)
+    assert explorer.ahead.wait(60)
+    methods = [c.method for c in explorer.lab.kept]
+    assert all(method in methods for _, method in plans)
+    known = next(c for c in explorer.lab.kept if c.method == plans[2][1])
+    explorer.budget.budget.text = "2.00 x fewer operations"
+    assert explorer.wait(60)
+    assert explorer.shown is known
+    look(explorer.token, 0.3, 0.7)  # its generation is drawn once more
+    assert explorer.token.life["gazes"] or "restored" in explorer.token.about.value
+    assert explorer.lab.generation_of(known.trace) is not None
+    explorer.close()
+
+
+def test_tokens_of_method_b_have_lives_too(explorer):
+    look(explorer.token, 0.3, 0.7)
+    explorer.whose.text = "method B"
+    assert explorer.token.wait(60)
+    assert "token in row 5, column 2 of 8x8, B" in explorer.token.status.value
+    assert set(explorer.token.life["scores"].state) == {"computed"}  # full generation
+    assert len(explorer.token.maps.maps) == 5
 
 
 def test_encoded_prompts_are_picked_by_name(small, tmp_path):

@@ -35,7 +35,7 @@ from fastvar_lab.widgets.page import Viewer, box, button, heading, style_sheet
 from fastvar_lab.widgets.paint_panel import PaintPanel
 from fastvar_lab.widgets.panel import Live
 from fastvar_lab.widgets.python_source import python_source
-from fastvar_lab.widgets.request_panel import RequestPanel
+from fastvar_lab.widgets.request_panel import RequestPanel, carried
 from fastvar_lab.widgets.saving import SavingPanel
 from fastvar_lab.widgets.scale_strip import ScaleStrip, terms
 from fastvar_lab.widgets.survey_panel import SurveyPanel
@@ -125,8 +125,12 @@ class Explorer(Live):
         self._build_output()
         self.survey = SurveyPanel(model, self._measured, self._request, self._open)
         self.time = TimePanel(model, self._measured, self._request, lambda _: self._masks())
+        self.whose = Choice(
+            "tokens of", "a", "The method whose tokens are looked at.",
+            [("method A", "a"), ("method B", "b")],
+        )  # fmt: skip
         self.token = TokenPanel(
-            model, model.grids(), self.viewer, self._subject, self._sight, self._go
+            model, model.grids(), self.viewer, self._subject, self._sight, self._go, self.whose
         )
         self.paint = PaintPanel(model, lambda: self.a.method, self._use, self._kept)
         self._lay_out()
@@ -140,10 +144,7 @@ class Explorer(Live):
         """Rebuild the controls for another model, and free the generations of the one before."""
         before, model, page = self.model, self.models[name], self.children
         methods, (prompt, seed) = self._methods(), self._request()
-        try:
-            model.check(prompt)
-        except ValueError:
-            prompt = model.example
+        prompt = carried(prompt, before, model)
         self._free()
         self._build(model, prompt, seed)
         for part in page:
@@ -325,14 +326,15 @@ class Explorer(Live):
         self._open(tried.prompt, tried.seed)
 
     def _subject(self) -> Subject | None:
-        """Return what the tokens of A belong to."""
-        duel = self.duel
+        """Return what the tokens of the chosen method belong to."""
+        duel, slot = self.duel, self.whose.value
         if duel is None:
             return None
         self.ahead.cancel()
-        generation = self.lab.drawn(duel.a)
+        comparison = duel.a if slot == "a" else duel.b
+        generation = self.lab.drawn(comparison, slot)
         self._look_ahead()
-        return Subject(duel.a.trace, 0, generation, ", A")
+        return Subject(comparison.trace, 0, generation, f", {slot.upper()}")
 
     def _sight(self) -> Sight:
         return Sight(max(self.strip.picked, 0), self.layer.value, self.kind.value)

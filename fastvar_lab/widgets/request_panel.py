@@ -70,6 +70,18 @@ class RequestPanel(widgets.Box):
         self.prompt.error = ""
 
 
+def carried(prompt: str, before: Model, after: Model) -> str:
+    """Return a prompt of one model for another; its example, if that is prompted in another way."""
+    encoders = before.text_encoder, after.text_encoder
+    names = getattr(after.text_encoder, "encoded_prompts", ())
+    try:
+        after.check(prompt)
+    except ValueError:
+        return after.example
+    classes = {getattr(encoder, "classes", None) for encoder in encoders}
+    return prompt if len(classes) == 1 and (not names or prompt in names) else after.example
+
+
 def _asks(model: Model, prompt: str) -> tuple[str, str, str]:
     """Return label, value and explanation of the field: a prompt, or a class number."""
     classes = getattr(model.text_encoder, "classes", None)

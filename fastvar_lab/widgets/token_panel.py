@@ -21,6 +21,7 @@ from fastvar_lab.measure.scale_steps import images
 from fastvar_lab.methods.select import FarFromMean
 from fastvar_lab.models.model import Model
 from fastvar_lab.seam import Grid
+from fastvar_lab.widgets.fields import Choice
 from fastvar_lab.widgets.page import Strip, Viewer, box, heading
 from fastvar_lab.widgets.panel import Live
 from fastvar_lab.widgets.token_page import (
@@ -81,8 +82,9 @@ class TokenPanel(Live):
     """Shows what happened at the place that `viewer` marks: ranks, attention, words, code, patch.
 
     `subject()` returns what is shown, None while there is nothing; it may generate, in the worker
-    thread. `sight()` returns the step and sublayer in view, and `go` shows another. `seconds` are
-    those from the last click until ranks and attention, and until the patches, were there.
+    thread. It may go by `whose`, a choice that stands in the panel. `sight()` returns the step and
+    sublayer in view, and `go` shows another. `seconds` are those from the last click until ranks
+    and attention, and until the patches, were there.
     """
 
     def __init__(
@@ -93,6 +95,7 @@ class TokenPanel(Live):
         subject: Callable[[], Subject | None],
         sight: Callable[[], Sight],
         go: Callable[[Sight], None],
+        whose: Choice | None = None,
     ) -> None:
         super().__init__()
         self.worker.pause = PAUSE
@@ -117,7 +120,11 @@ class TokenPanel(Live):
                    self.code)  # fmt: skip
         self.body = box("fv-part-inner fv-hidden", self.about, ranks, gaze, life)
         self.results = [self.body]
-        self.children = (heading("A token's life"), self.status, self.run_stop, self.body)
+        choice = [] if whose is None else [box("fv-fields", whose)]
+        head = [heading("A token's life"), *choice]
+        self.children = (*head, self.status, self.run_stop, self.body)
+        if whose is not None:
+            whose.observe(lambda _: self.guarded(self.update), "value")
         self.add_class("fv-part")
         self.add_class("fastvar-token")
         self.status.say("Click a place of a picture, or mark one with the arrow keys.")

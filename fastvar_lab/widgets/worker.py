@@ -62,7 +62,10 @@ class Newest:
         while True:
             with self.lock:
                 number = self.number
-                while self.lock.wait_for(lambda n=number: self.number != n, self.pause):  # type: ignore[misc]
+                while self.pending is not None and self.lock.wait_for(
+                    lambda n=number: self.number != n,  # type: ignore[misc]
+                    self.pause,
+                ):
                     number = self.number  # another request came within the pause
                 work, self.pending = self.pending, None
                 if work is None:

@@ -24,6 +24,31 @@ from fastvar_lab.widgets import Explorer
 model = fv.load("tiny")
 explorer = Explorer(model, {PROMPT!r}, seed={SEED})
 explorer"""
+MORE = (
+    f"""import fastvar_lab as fv
+from fastvar_lab.widgets import Explorer, ParetoPicker, ScaleBrowser
+
+model = fv.load("tiny")
+_, trace = fv.observe(model, {PROMPT!r}, fv.PRESETS["tiny"], seed={SEED})
+ScaleBrowser(trace, model)""",
+    f"""import pandas as pd
+
+ratios = [{{-1: 0.5}}, {{-1: 0.9}}, {{-2: 0.5, -1: 0.75}}]
+speeds, psnr = [1.4, 1.7, 1.9], [40.0, 35.0, 36.0]
+methods = {{"full": fv.Dense(), **{{str(r): fv.Prune(r) for r in ratios}}}}
+rows = []
+for (label, method), s, p in zip(methods.items(), [1.0, *speeds], [float("inf"), *psnr]):
+    plain = {{"method": label, "repr": repr(method), "group": "colors",
+             "family": "full" if label == "full" else "FastVAR"}}
+    for i in range(4):
+        rows.append({{**plain, "kind": "quality", "picture": i, "psnr": p + i / 9, "ssim": 0.9,
+                     "right": 1.0}})
+    rows.append({{**plain, "kind": "time", "speedup": s, "speedup_low": s - 0.05,
+                 "speedup_high": s + 0.07, "speedup_flop_bound": s}})
+models = {{"tiny": model, "untrained": fv.load("tiny", weights="random")}}
+explorer = Explorer(models, {PROMPT!r}, seed={SEED})
+ParetoPicker(pd.DataFrame(rows), model, explorer, {PROMPT!r}, {SEED})""",
+)
 WATCH = """() => {
   const image = document.querySelector("img.fastvar-a");
   const released = () => { window.released = performance.now(); };
@@ -37,6 +62,7 @@ WATCH = """() => {
 }"""
 
 
+LOOK = 3000  # milliseconds for which a picture is looked at before the budget moves on
 FILM = 1040  # pixels of the width of the film
 
 
@@ -233,6 +259,9 @@ LOOSE = """(name) => {
 }"""
 
 
+TIDY = {"wide": [], "small": [], "scrolls": False, "over": [], "outside": []}
+
+
 def accessible(page, part):
     """Check names, roles and contrast of a part of the page with axe."""
     from axe_playwright_python.sync_playwright import Axe
@@ -246,15 +275,14 @@ def widths(page, part="explorer", theme=""):
     files = page.locator(".jp-SideBar .lm-TabBar-tab.lm-mod-current")  # the file browser
     if files.count():
         files.first.click()
-    for width, least in ((480, 150), (900, 160), (1280, 180), (1920, 200)):
+    for width, least in ((480, 150), (900, 160), (1280, 180), (1920, 200), (2560, 200)):
         page.set_viewport_size({"width": width, "height": 1500})
         page.locator(f".fastvar-{part}").evaluate("e => e.scrollIntoView({block: 'start'})")
         page.wait_for_timeout(300)
         loose = page.evaluate(LOOSE, f".fastvar-{part}")
         shoot(page, f"{part}-{width}{theme}")
         picture, map_ = loose.pop("picture"), loose.pop("map")
-        tidy = {"wide": [], "small": [], "scrolls": False, "over": [], "outside": []}
-        assert loose == tidy, width
+        assert loose == TIDY, width
         assert picture >= least, width
         assert map_ >= 80, width  # many small ones in rows
     page.set_viewport_size({"width": 1280, "height": 1500})
@@ -286,7 +314,7 @@ def test_seconds_from_a_slider_to_the_picture_are_recorded(page, lab, tmp_path):
         }.items()
     }
     record["from scratch, full and pruned"] = [seconds(partial(new_seed, s)) for s in (3, 4, 5)]
-    record["time budget"], frames = along_the_budget(page, seconds)
+    record["time budget, 3 s after the last move"], frames = along_the_budget(page, seconds)
     medians = {name: round(statistics.median(times), 2) for name, times in record.items()}
     SHOTS.mkdir(parents=True, exist_ok=True)
     write_gif(SHOTS / "explorer.gif", frames)
@@ -325,6 +353,7 @@ def along_the_budget(page, seconds):
     film(1500)
     plans = fv.frontier(fv.load("tiny"))
     for plan in plans:
+        page.wait_for_timeout(LOOK)
         times.append(seconds(along))
         assert budget.get_attribute("aria-valuetext") == f"{plan.speedup:.2f} x fewer operations"
         explorer.locator(".fv-main").get_by_role("button", name="Run", exact=True).wait_for()
@@ -448,52 +477,51 @@ def test_a_tokens_life_and_a_painted_mask(page, lab, tmp_path):
 
 
 @pytest.mark.parametrize("where", ["notebook", "voila"])
-def test_an_explorer_elsewhere(page, tmp_path, where):
+def test_the_widgets_elsewhere(page, tmp_path, where):
     pytest.importorskip(where)
-    write_notebook(tmp_path / "explorer.ipynb", EXPLORER)
+    write_notebook(tmp_path / "all.ipynb", EXPLORER, *MORE)
     options = JUPYTER
     if where == "voila":
-        options = ("explorer.ipynb", "--no-browser", "--port={port}", "--Voila.ip=127.0.0.1")
+        options = ("all.ipynb", "--no-browser", "--port={port}", "--Voila.ip=127.0.0.1")
     with served(tmp_path, where, *options) as address:
         if where == "voila":
             page.goto(address)
         else:
-            run_all(page, address, "explorer.ipynb", "notebooks")
+            run_all(page, address, "all.ipynb", "notebooks")
         settled(page)
         before = source(page, "a")
         drag(page, "pruned at 32x32", 0.3)
         changed(page, "a", before)
         settled(page)
         shoot(page, f"explorer-{where}")
+        fits(page, "explorer", f"explorer-{where}")
+        for part, picture in (("scales", "img.fastvar-sofar"), ("pareto", "circle")):
+            bring(page, page.locator(f".fastvar-{part} {picture}"))
+            fits(page, part, f"{part}-{where}")
     # Notebook 7.6 trips over a setting of its own when it opens
     assert [p for p in page.problems if "reading 'schema'" not in p] == []
+
+
+def fits(page, part, name):
+    """Check the layout of a widget in a narrow and a wide window, and at 200 % zoom."""
+    devtools = page.context.new_cdp_session(page)
+    for width, zoom in ((480, 1), (1280, 2), (1920, 1)):
+        size = {"width": width // zoom, "height": 1500 // zoom, "deviceScaleFactor": zoom}
+        devtools.send("Emulation.setDeviceMetricsOverride", {**size, "mobile": False})
+        page.wait_for_timeout(300)
+        bring(page, page.locator(f".fastvar-{part}"))
+        loose = page.evaluate(LOOSE, f".fastvar-{part}")
+        shoot(page, f"{name}-{width}x{zoom}")
+        assert loose.pop("picture") >= 150, (part, width, zoom)
+        loose.pop("map")
+        assert loose == TIDY, (part, width, zoom)
+    devtools.send("Emulation.clearDeviceMetricsOverride")
 
 
 def test_scales_are_browsed_and_a_trade_off_picked_in_a_dark_theme(page, tmp_path):
     write_notebook(
         tmp_path / "more.ipynb",
-        f"""import fastvar_lab as fv
-from fastvar_lab.widgets import Explorer, ParetoPicker, ScaleBrowser
-
-model = fv.load("tiny")
-_, trace = fv.observe(model, {PROMPT!r}, fv.PRESETS["tiny"], seed={SEED})
-ScaleBrowser(trace, model)""",
-        f"""import pandas as pd
-
-ratios = [{{-1: 0.5}}, {{-1: 0.9}}, {{-2: 0.5, -1: 0.75}}]
-speeds, psnr = [1.4, 1.7, 1.9], [40.0, 35.0, 36.0]
-methods = {{"full": fv.Dense(), **{{str(r): fv.Prune(r) for r in ratios}}}}
-rows = []
-for (label, method), s, p in zip(methods.items(), [1.0, *speeds], [float("inf"), *psnr]):
-    plain = {{"method": label, "repr": repr(method), "group": "colors",
-             "family": "full" if label == "full" else "FastVAR"}}
-    for i in range(4):
-        rows.append({{**plain, "kind": "quality", "picture": i, "psnr": p + i / 9, "ssim": 0.9,
-                     "right": 1.0}})
-    rows.append({{**plain, "kind": "time", "speedup": s, "speedup_low": s - 0.05,
-                 "speedup_high": s + 0.07, "speedup_flop_bound": s}})
-explorer = Explorer(model, {PROMPT!r}, seed={SEED})
-ParetoPicker(pd.DataFrame(rows), model, explorer, {PROMPT!r}, {SEED})""",
+        *MORE,
         "explorer",
     )
     with served(tmp_path, "jupyterlab", *JUPYTER, theme="Dark") as address:
@@ -542,6 +570,7 @@ def browse_and_pick(page):
     settled(page)
     accessible(page, ".fastvar-explorer")
     widths(page, theme="-dark")
+    pick_a_model(page)
     for text in (page.get_by_text("times fewer operations"), page.get_by_text("GFLOP").last):
         color = text.first.evaluate("e => getComputedStyle(e).color")
         assert np.mean([int(c) for c in color.strip("rgba()").split(",")[:3]]) > 128
@@ -571,6 +600,19 @@ def play(page, browser):
     assert step.input_value() == "9"
 
 
+def pick_a_model(page):
+    """Pick another model of the same scale steps and layers, and come back."""
+    explorer = page.locator(".fastvar-explorer")
+    for name, notes in (("untrained", 1), ("tiny", 0)):
+        explorer.get_by_label("model", exact=True).select_option(name)
+        explorer.get_by_text("random weights").first.wait_for(
+            state="attached" if notes else "detached"
+        )
+        settled(page)
+        assert "fv.Prune({-1: 0.9})" in explorer.get_by_label("as Python").inner_text()
+        accessible(page, ".fastvar-explorer")
+
+
 def look_at_a_token(page, browser):
     """Click a place of the browsed pictures: its attention is that of a generation drawn again."""
     token = browser.locator(".fastvar-token")
@@ -580,7 +622,9 @@ def look_at_a_token(page, browser):
     token.get_by_role("status").get_by_text("stopped changing").wait_for()
     token.get_by_role("gridcell", name="20x20, attn of layer 5").click()
     browser.get_by_text("20x20: 400 of 400 tokens").wait_for()
-    token.locator(".fv-maps figure").nth(7).wait_for()
+    token.get_by_role("status").get_by_text("column 6 of 20x20").wait_for()
+    token.get_by_role("status").get_by_text("stopped changing").wait_for()
+    assert token.locator(".fv-maps figure").count() == 8
     assert "circle" in token.locator(".fv-words").inner_text()
     assert browser.locator(".fv-cross:not([hidden])").count() == 6
     for width in (480, 1280):
