@@ -917,7 +917,8 @@ def test_random_weights_are_warned_of(explorer):
 def test_models_are_picked(small):
     before = len(_instances)
     tuned = replace(small, name="tuned")
-    classes = replace(small_model("var"), random_weights=True)
+    classes = small_model("var")
+    classes.source = "fv.load('var-d16', weights='random')"
     explorer = Explorer(
         {"base": small, "tuned": tuned, "classes": classes}, "a red circle", 3,
         plans=[(2.0, fv.Prune({-1: 0.9}))],
