@@ -1,5 +1,4 @@
 // Tokens of a map to keep or to prune, painted over a picture by pointer or by keys.
-const COLORS = { k: "rgba(0, 130, 220, .6)", p: "rgba(225, 85, 0, .68)" };
 const NAMES = { k: "keep", p: "prune", ".": "free" };
 
 function make(name, attributes, parent) {
@@ -29,9 +28,12 @@ function render({ model, el }) {
     pen.clearRect(0, 0, canvas.width, canvas.height);
     for (let i = 0; i < h * w; i++) {
       const x = (i % w) * side, y = Math.floor(i / w) * side;
-      if (COLORS[marks[i]]) {
-        pen.fillStyle = COLORS[marks[i]];
+      const color = model.get("colors")[marks[i]];
+      if (color) {
+        pen.globalAlpha = 0.65;
+        pen.fillStyle = color;
         pen.fillRect(x, y, side, side);
+        pen.globalAlpha = 1;
       }
       pen.strokeStyle = "rgba(255, 255, 255, .22)";
       pen.strokeRect(x + 0.5, y + 0.5, side, side);

@@ -11,11 +11,13 @@ import anywidget
 import ipywidgets as widgets
 import numpy as np
 import traitlets
+from matplotlib.colors import to_hex
 
 from fastvar_lab.methods.painted_mask import mask_text
 from fastvar_lab.methods.schedule import Scheduled, find, share_of
 from fastvar_lab.methods.select_painted import Painted
 from fastvar_lab.models.model import Model
+from fastvar_lab.plotting.style import FAST, FULL
 from fastvar_lab.seam import Method
 from fastvar_lab.widgets.fields import Choice
 from fastvar_lab.widgets.page import box, button, heading, png
@@ -24,6 +26,7 @@ from fastvar_lab.widgets.scale_strip import legend
 
 HERE = Path(__file__).parent
 KEEP, PRUNE, FREE = "k", "p", "."
+COLORS = {KEEP: to_hex(FULL), PRUNE: to_hex(FAST)}  # what is kept is computed as in full generation
 
 
 class Paint(anywidget.AnyWidget):
@@ -34,6 +37,7 @@ class Paint(anywidget.AnyWidget):
     alt = traitlets.Unicode("tokens to paint").tag(sync=True)
     h = traitlets.Int(1).tag(sync=True)
     w = traitlets.Int(1).tag(sync=True)
+    colors: traitlets.Dict[str, str] = traitlets.Dict(COLORS).tag(sync=True)
     marks = traitlets.Unicode(FREE).tag(sync=True)
     tool = traitlets.Unicode(KEEP).tag(sync=True)
     brush = traitlets.Int(1).tag(sync=True)
@@ -81,7 +85,7 @@ class PaintPanel(widgets.Box):
                    self._guard(self.take)),
             button("Clear", "Free all tokens of this scale", self._guard(self.clear)),
         )  # fmt: skip
-        key = widgets.HTML(legend({"keep": "#0082dc", "prune": "#e15500"}))
+        key = widgets.HTML(legend({"keep": COLORS[KEEP], "prune": COLORS[PRUNE]}))
         fields = box("fv-fields", self.step, self.tool, self.size)
         super().__init__([heading("Paint the mask"), fields, acts, self.status, self.paint, key])
         self.add_class("fv-part")
