@@ -123,8 +123,9 @@ def run(args: argparse.Namespace) -> None:
     """Score folders, one after the other."""
     if args.batch < 1:
         raise ValueError(f"--batch must be 1 or more; not {args.batch}")
+    from fastvar_lab.evaluators.results import plain
     from fastvar_lab.evaluators.scores import find
-    from fastvar_lab.evaluators.scoring import check_paired, paired, plain, score, table
+    from fastvar_lab.evaluators.scoring import check_paired, paired, score, table
     from fastvar_lab.models.loading import require
 
     names = _names(args.scores) if args.scores else None
