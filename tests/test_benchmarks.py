@@ -292,6 +292,14 @@ def test_what_is_not_whole_is_refused(made, tmp_path):
     Image.open(first).save(first, format="JPEG")
     with pytest.raises(ValueError, match="it is JPEG, named as PNG"):
         score(folder)
+    for name, mode, side, message in (
+        ("deep", "I;16", 256, "its mode I;16 is not of 8 bits a channel"),
+        ("small", "RGB", 32, r"has \(32, 32\) pixels, .* has .*`make` writes one size"),
+    ):
+        folder, root = copied(name)
+        Image.new(mode, (side, side)).save(root / folder.names[2])
+        with pytest.raises(ValueError, match=message):
+            score(folder)
     _, root = copied("prompts")
     text = (root / "samples.jsonl").read_text()
     (root / "samples.jsonl").write_text(text.replace('"prompt": "', '"prompt": "not '))
@@ -572,6 +580,10 @@ def test_the_commands_from_prompts_to_a_table(tmp_path, capsys, tiny_networks, m
         (["make", "geneval", "--out", "x", "--ratios", "-1:0.5", "--paper"], "exclude each other"),
         (["make", "mjhq", "--out", "x", "--category", "people"], "mjhq needs --data"),
         (["score", "nowhere"], "there is no folder nowhere"),
+        (["make", "closed-world", "--out", "x", "--quality", "9"], "--quality is of JPEG files"),
+        (["score", "nowhere", "--n", "2"], "--n is of pictures made elsewhere: name their"),
+        (["score", "nowhere", "--metrics", "psnr"], "--metrics are of --against FOLDER"),
+        (["table", "1", "x", "./x"], "x is named twice"),
         (["score", "nowhere", "--scores", "fidd"], "no score 'fidd'; nearest: fid"),
         (["table", "7"], "no table '7'"),
         (["networks", "--fetch", "clipp"], "no network 'clipp'; nearest: clip"),

@@ -39,12 +39,17 @@ def rows(table: Table, folders: Sequence[Path], any_count: bool = False) -> pd.D
     Columns: row, source ("printed" or "ours"), column, value, low, high, n, differs. Folders of one
     model, method and sampling make one row. Raises ValueError for a folder that is not scored, that
     no column of the table reads, whose settings or pictures changed after it was scored, that holds
-    another number of pictures unless `any_count`, and for networks of different weights.
+    another number of pictures unless `any_count`, that is named twice, and for networks of
+    different weights.
 
     >>> from fastvar_lab.experiments.printed_tables import find
     >>> len(rows(find("1"), []))
     16
     """
+    places = [folder.resolve() for folder in folders]
+    for folder in folders:
+        if places.count(folder.resolve()) > 1:
+            raise ValueError(f"{folder} is named twice; name each folder once")
     _check_networks(folders)
     frame = [
         {"row": name, "source": "printed", "column": column.heading, "value": value}
