@@ -321,6 +321,21 @@ def test_scores_need_their_networks_and_references_before_they_begin(made, tmp_p
         Options(resize="cleam")
 
 
+def test_what_a_score_reads_is_there_before_it_begins(made, tmp_path, tiny_networks, monkeypatch):
+    folder = PictureFolder(made)
+    monkeypatch.setattr(folder, "rows", None)
+    with pytest.raises(ValueError, match="the score geneval reads an entry of its benchmark"):
+        score(folder, ["geneval"], networks=tiny_networks)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"there is no picture in .*empty"):
+        score(folder, ["fid"], Options(tmp_path / "empty"), tiny_networks)
+    (tmp_path / "damaged.npz").write_bytes(b"PK")
+    with pytest.raises(ValueError, match=r"damaged\.npz is no npz file of pictures"):
+        score(folder, ["fid"], Options(tmp_path / "damaged.npz"), tiny_networks)
+    with pytest.raises(ValueError, match="geneval has 553 prompts; not 9999999"):
+        Plan(benchmarks.find("geneval"), n=9999999).samples()
+
+
 def test_distances_of_a_folder_are_those_of_its_features(made, tmp_path, tiny_networks):
     reference = pictures(tmp_path / "reference", [f"{i}.png" for i in range(9)])
     folder, options = PictureFolder(made), Options(reference)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -57,12 +57,17 @@ def score(
     return results
 
 
-def check(case: Case, chosen: Iterable[Score]) -> None:
+def check(case: Case, chosen: Sequence[Score]) -> None:
     """Raise ValueError for whatever a score would lack."""
     case.folder.check()
     for one in chosen:
         if one.by_prompt and not all(case.folder.prompts):
             raise ValueError(f"the score {one.name} reads prompts, which {case.folder.root} lacks")
+        if one.by_entry and not all(sample.metadata for sample in case.folder.samples):
+            raise ValueError(
+                f"the score {one.name} reads an entry of its benchmark for each prompt, which "
+                f"{case.folder.root} lacks"
+            )
         if one.reference and case.options.reference is None:
             raise ValueError(
                 f"the score {one.name} compares with a reference: give --reference, a folder of "
@@ -77,6 +82,8 @@ def check(case: Case, chosen: Iterable[Score]) -> None:
         raise ValueError(f"{path} is compared with itself; name another reference")
     if path is not None and path.is_dir():
         _check_categories(case.folder, path)
+    if any(one.reference for one in chosen) and not len(case.reference()):
+        raise ValueError(f"there is no picture in {path}")
 
 
 def _check_categories(folder: Sampled, reference: Path) -> None:
