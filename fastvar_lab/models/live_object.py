@@ -86,7 +86,7 @@ class LiveObject:
         written into them, as by `load_state_dict`, are the model's too.
         """
         for name, owner, leaf, tensor, dtype, device in self._opened:
-            now = owner._parameters.get(leaf)
+            now: Tensor | None = owner._parameters.get(leaf)
             if now is None:
                 now = owner._buffers.get(leaf)
             if now is not tensor or tensor.dtype != dtype or tensor.device != device:
