@@ -15,6 +15,8 @@ from .experiments.workers import ModelSpec as ModelSpec
 from .generation import Generation as Generation
 from .generation import generate as generate
 from .generation import resume as resume
+from .instruments.attention import Attention as Attention
+from .instruments.attention import attention_at as attention_at
 from .instruments.observe import observe as observe
 from .instruments.observe import observe_again as observe_again
 from .instruments.recorder import Recorder as Recorder
@@ -22,6 +24,8 @@ from .instruments.stopwatch import Stopwatch as Stopwatch
 from .instruments.trace import Trace as Trace
 from .measure.quality import METRICS as METRICS
 from .measure.quality import Metric as Metric
+from .measure.token_life import TokenLife as TokenLife
+from .measure.token_life import token_life as token_life
 from .methods.depthvar import DepthVAR as DepthVAR
 from .methods.fastervar import FasterVAR as FasterVAR
 from .methods.focusvar import FocusVAR as FocusVAR
@@ -52,6 +56,7 @@ from .methods.select import NearMean as NearMean
 from .methods.select import PrincipalHighPass as PrincipalHighPass
 from .methods.select import Random as Random
 from .methods.select import UniformGrid as UniformGrid
+from .methods.select_painted import Painted as Painted
 from .methods.select_pairs import GuidanceGap as GuidanceGap
 from .methods.select_pairs import Shared as Shared
 from .methods.select_pairs import TrueChange as TrueChange

@@ -142,6 +142,16 @@ def resume(
     >>> fv.resume(model, full, fv.Prune({-1: 0.75})).first_step
     9
     """
+    held = resumable(model, base)
+    start = held.start(resume_step(held, method, model))
+    return run(model, held.request, method, start, watch=watch, snapshot=snapshot)
+
+
+def resumable(model: Model, base: Generation | Snapshot) -> Snapshot:
+    """Return the snapshot of a generation; raise ValueError if `model` cannot go on from it.
+
+    That is without a snapshot, for another or a changed model, and for streamed draws.
+    """
     held = base.snapshot if isinstance(base, Generation) else base
     if held is None:
         raise ValueError("the generation kept no snapshot; generate it with snapshot=True")
@@ -154,8 +164,7 @@ def resume(
         )
     if not isinstance(held.request.draws, Keyed):
         raise ValueError("only a generation with keyed draws can be resumed")
-    start = held.start(resume_step(held, method, model))
-    return run(model, held.request, method, start, watch=watch, snapshot=snapshot)
+    return held
 
 
 def run(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
 
 from torch import Tensor, nn
 
 from fastvar_lab.cache import KVCache
+from fastvar_lab.methods.schedule import Scheduled
 from fastvar_lab.models.model import Model
 from fastvar_lab.request import Request
 from fastvar_lab.seam import Act, Branch, Grid, Method, Runner, Site, Wrapper
@@ -117,6 +118,39 @@ def resume_step(snapshot: Snapshot, method: Method, model: Model) -> int:
     while first < len(grids) and (before[first].joined or after[first].joined):
         first -= 1  # steps of one forward run together
     return first
+
+
+def rerun_step(snapshot: Snapshot, step: int) -> int:
+    """Return the latest step, at most `step`, at which the snapshot's own method can start again.
+
+    That is `step` itself, if another method with other work at `step` alone could resume there, or
+    the first step that is not whole; the outputs of the cache step must be held.
+    """
+    method, grids = snapshot.method, snapshot.request.grids
+    acts = method.acts(grids)
+    first = step
+    if not _apart(method, acts, grids, step):
+        whole = next((i for i, act in enumerate(acts) if not act.whole), len(grids))
+        first = min(step, whole)
+    cache = method.cache_index(grids)
+    if cache is not None and cache < first and not any(s == cache for s, _ in snapshot.held):
+        first = cache
+    while first and acts[first].joined:
+        first -= 1
+    return first
+
+
+def _apart(method: Method, acts: Sequence[Act], grids: Sequence[Grid], step: int) -> bool:
+    """Return whether a method's earlier acts stay the same if it does something else at a step."""
+    if not isinstance(method, Scheduled):
+        return False
+    ratios = method.by_step(grids)
+    ratios[step] = 0.5 if ratios.get(step) == 1 else 1.0
+    try:
+        other = replace(cast(Any, method), ratios={s - len(grids): r for s, r in ratios.items()})
+        return all(map(_same, acts[:step], other.acts(grids)[:step]))
+    except ValueError:  # a method that cannot do so
+        return False
 
 
 def _same(a: Act, b: Act) -> bool:

@@ -224,6 +224,8 @@ def all_kept(model: Model, method: Method, prompt: str, seed: int) -> Verdict:
     changes: dict[str, Any] = {"ratios": ratios}
     names = {f.name for f in fields(cast(Any, method))}
     changes |= {name: value for name, value in PLAIN.items() if name in names}
+    if hasattr(getattr(method, "select", None), "keeping_all"):  # it prunes tokens by name
+        changes["select"] = cast(Any, method).select.keeping_all()
     forced = cast(Method, replace(cast(Any, method), **changes))
     kept, full = (_seen(model, m, prompt, seed) for m in (forced, Dense()))
     gap = _share_moved(kept, full, _limit(model))

@@ -133,10 +133,14 @@ def test_a_page_is_whole_without_scripts_and_other_hosts(tmp_path):
     page_of = (
         "import numpy as np\nfrom fastvar_lab.plotting.panels import gallery\n"
         "gallery({'noise': np.eye(8)})",
-        "import ipywidgets as w, numpy as np\nfrom fastvar_lab.widgets.page import Viewer\n"
+        "import ipywidgets as w, numpy as np\n"
+        "from fastvar_lab.widgets.page import PointsTable, Viewer, style_sheet\n"
+        "points = [{'name': 'a < b', 'cells': ['30']}]\n"
+        "table = PointsTable(columns=['method', 'dB'], points=points)\n"
         "shown = Viewer({'scores': 'scores'})\n"
-        "shown.put('scores', np.eye(8)[..., None].repeat(3, -1))\n"
-        "w.VBox([shown, w.FloatSlider(0.5, description='pruned'), w.HTML('<b>2.5</b> times')])",
+        "shown.put('scores', np.eye(8)[..., None].repeat(3, -1), note='of 32x32')\n"
+        "w.VBox([style_sheet(), table, shown,"
+        " w.FloatSlider(0.5, description='pruned'), w.HTML('<b>2.5</b> times')])",
     )
     shutil.copytree(tmp_path / "figures", place / "figures")  # as in copies
     text = (
@@ -165,6 +169,8 @@ def test_a_page_is_whole_without_scripts_and_other_hosts(tmp_path):
     ]
     assert "pruned: 0.5" in page
     assert "<b>2.5</b> times" in page
+    assert "<tr><td>a &lt; b</td><td>30</td></tr>" in page
+    assert "<figcaption>scores, of 32x32</figcaption>" in page
 
 
 def test_a_page_loads_nothing_and_shows_what_widgets_captured(tmp_path):

@@ -1,17 +1,21 @@
 """Widgets without a browser: controls, what they show, what they refuse, what they export."""
 
 import gc
+import json
 import threading
 import time
 import weakref
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Literal as Literal_
 
 import ipywidgets as widgets
 import pandas as pd
 import pytest
+import torch
 from ipywidgets.widgets.widget import _instances
+from PIL import Image
 
 import fastvar_lab as fv
 from fastvar_lab.experiments.base import Scope
@@ -19,10 +23,12 @@ from fastvar_lab.experiments.run import compare
 from fastvar_lab.measure.quality import psnr
 from fastvar_lab.methods import settings
 from fastvar_lab.methods.columns import family
+from fastvar_lab.models.features import StoredFeatures
 from fastvar_lab.prompts import ClosedWorld, PromptList
 from fastvar_lab.store import Store
 from fastvar_lab.widgets import Explorer, ParetoPicker, ScaleBrowser, lifetime
-from fastvar_lab.widgets.fields import Field, Integer, Layers, Literal, Share
+from fastvar_lab.widgets.budget_panel import BudgetPanel
+from fastvar_lab.widgets.fields import Field, Integer, Layers, Literal, Share, Span
 from fastvar_lab.widgets.worker import Newest
 
 
@@ -199,6 +205,14 @@ def test_what_is_typed_is_taken_as_it_is_or_refused():
         assert "whole number" in seed.error
     seed.text = " -5 "
     assert (seed.value, seed.error, seed.text) == (-5, "", "-5")
+    span = Span("range", (None, None))
+    for text, value in (("1.5 to 2", (1.5, 2)), ("from 3", (3, None)), ("to 4,5", (None, 4.5)),
+                        (" ", (None, None)), ("-1 to -0.5", (-1, -0.5))):  # fmt: skip
+        span.text = text
+        assert (span.value, span.error) == (value, ""), text
+    for text in ("2 to 1", "to", "from", "1 2", "x"):
+        span.text = text
+        assert span.error, text
     layers = Layers("layers", None, depth=4, optional=True)
     assert layers.text == "0 3"
     layers.text = "1 2"
@@ -416,7 +430,8 @@ def test_scale_steps_are_browsed(small, tmp_path):
     method = fv.Prune({-3: 1.0, -1: 0.5})
     _, trace = fv.observe(small, ["a red circle", "a blue ring"], method, seed=1)
     browser = ScaleBrowser(trace, small)
-    assert browser.status.value.count("1x1: 1 of 1 tokens")
+    assert "8x8: 32 of 64 tokens" in browser.status.value  # no other is pruned in part
+    assert "Opened on 8x8" in browser.opened.value
     seen = []
     for step in range(5):
         browser.step.value = step
@@ -425,12 +440,54 @@ def test_scale_steps_are_browsed(small, tmp_path):
     assert len(set(seen)) == 4  # the skipped step changes nothing
     browser.step.value = 2
     assert "skipped" in browser.status.value
+    assert browser.player.shown == browser.player.step == 2
     browser.picture.value = 1
     assert browser.viewer.data("sofar") != seen[2]
     trace.save(tmp_path / "kept.safetensors")
     ScaleBrowser(fv.Trace.load(tmp_path / "kept.safetensors"), small)
     with pytest.raises(ValueError, match="made with the weights"):
         ScaleBrowser(trace, fv.load("tiny", weights="random"))
+
+
+def test_scale_steps_play_beside_full_generation_and_are_exported(small, tmp_path):
+    prompts, method = ["a red circle", "a blue ring"], fv.Prune({-1: 0.5})
+    _, trace = fv.observe(small, prompts, method, seed=[1, 2])
+    browser = ScaleBrowser(trace, small, folder=tmp_path)
+    assert browser.viewer.p1["hidden"]
+    browser.run_stop.click()
+    assert browser.wait(60)
+    assert not browser.viewer.p1["hidden"]
+    assert "fv-hidden" in browser.run_stop._dom_classes
+    _, full = fv.observe(small, prompts, fv.Dense(), seed=[1, 2])
+    given = ScaleBrowser(trace, small, full)
+    for step in range(5):
+        browser.player.step = step
+        given.step.value = step
+        assert browser.step.value == given.player.shown == step
+        for slot in ("full", "gap", "sofar"):
+            assert browser.viewer.data(slot) == given.viewer.data(slot)
+        assert (browser.viewer.data("full") == browser.viewer.data("sofar")) == (step < 4)
+    gain = int(browser.viewer.p2["note"].split(",")[0][2:])
+    assert browser.viewer.p2["bar"]["high"] == f"+{1 / gain:.3g}"
+    low, high = (float(browser.viewer.p4["bar"][end]) for end in ("low", "high"))
+    assert low < high
+    frames = browser.frames()
+    assert [frame.ms for frame in frames] == [600] * 4 + [2500]
+    browser.export.click()
+    with Image.open(tmp_path / "scale_steps.gif") as gif:
+        assert gif.n_frames == 5
+        assert gif.size[0] > given.frames()[0].picture.shape[0]
+    browser.name.value = "../steps"
+    browser.export.click()
+    assert "file name" in browser.name.error
+    dense = ScaleBrowser(full, small)
+    assert "fv-hidden" in dense.run_stop._dom_classes
+    assert dense.opened.value == '<span role="status"></span>'
+    _, other = fv.observe(small, prompts, fv.Dense(), seed=[1, 3])
+    with pytest.raises(ValueError, match="full generation has other seeds than the trace"):
+        ScaleBrowser(trace, small, other)
+    for widget in (browser, given, dense):
+        widget.close()
 
 
 def test_a_point_of_the_trade_off_is_picked_and_sent(explorer, small, tmp_path):
@@ -447,7 +504,7 @@ def test_a_point_of_the_trade_off_is_picked_and_sent(explorer, small, tmp_path):
     before = picker.viewer.data("picked")
     picker.scatter.picked = 1
     assert picker.wait(60)
-    assert picker.point.value == 1
+    assert picker.table.picked == 1
     assert picker.viewer.data("picked") != before
     assert "PSNR" in picker.status.value
     picker.hand_over.click()
@@ -455,6 +512,19 @@ def test_a_point_of_the_trade_off_is_picked_and_sent(explorer, small, tmp_path):
     assert explorer.method.pairs == picker.method.pairs
     picker.value.value = "right"
     assert picker.scatter.y_label == "score"
+    speeds = sorted(point["x"] for point in picker.scatter.points)
+    for point in picker.scatter.points:
+        assert point["y_range"][0] <= point["y"] <= point["y_range"][1]
+        assert f"{point['x']:.2f}" in point["cells"][0]
+    picker.scatter.x_span = [speeds[0] - 1, (speeds[0] + speeds[1]) / 2]  # brushed
+    assert [p["inside"] for p in picker.scatter.points].count(True) == 1
+    assert picker.table.points == picker.scatter.points
+    picker.spans["x"].text = f"from {speeds[1] - 1e-3:.6g}"
+    assert [p["inside"] for p in picker.scatter.points].count(True) == 2
+    picker.spans["x"].text = "fast"
+    assert "write a range as 1.5 to 2" in picker.spans["x"].error
+    picker.clear.click()
+    assert all(p["inside"] for p in picker.scatter.points)
     with pytest.raises(ValueError, match="compares methods"):
         ParetoPicker(pd.DataFrame({"ms": [1.0]}), small)
 
@@ -585,12 +655,8 @@ def test_what_was_tried_is_gone_back_to_and_reported(explorer, tmp_path):
     assert "file name" in history.name.error
 
 
-def test_times_stand_beside_operations_and_a_budget_chooses_a_method(small):
-    plans = [(1.5, fv.Prune({-1: 1.0})), (1.2, fv.Prune({-1: 0.5}))]
-    explorer = Explorer(small, "a red circle", seed=3, plans=plans)
-    assert explorer.wait(60)
+def test_times_stand_beside_operations(explorer):
     panel = explorer.time
-    assert panel.budget.options == ["as A is set", "1.20 x faster", "1.50 x faster"]
     panel.run_stop.click()
     assert panel.wait(60)
     times = panel.times
@@ -600,12 +666,57 @@ def test_times_stand_beside_operations_and_a_budget_chooses_a_method(small):
     ]
     assert f"{times.totals['A'].median:.1f} [" in panel.table.value
     assert str(times.speedups["A"]) in panel.status.value
-    panel.budget.text = "1.50 x faster"
+    explorer.ratios[-1].value = 0.9
     assert explorer.wait(60)
-    assert explorer.method == plans[0][1]
     assert panel.times is None  # those of another method
     assert "GFLOP" in explorer.strip.cells[-1]["bars"][0]["text"]
+
+
+def test_a_budget_or_a_target_moves_all_the_other_controls(small):
+    plans = [(1.5, fv.Prune({-1: 1.0}), 33.2), (1.2, fv.Prune({-1: 0.5}, select=fv.Random(7)), 40)]
+    explorer = Explorer(small, "a red circle", seed=3, plans=plans)
+    assert explorer.wait(60)
+    panel = explorer.budget
+    assert panel.budget.options == [
+        "as A is set",
+        "1.20 x fewer operations",
+        "1.50 x fewer operations",
+    ]
+    assert panel.target.options == ["as A is set", *(f"{step} dB" for step in range(40, 32, -1))]
+    panel.budget.text = "1.50 x fewer operations"
+    assert explorer.wait(60)
+    assert (explorer.method, explorer.ratios[-1].value) == (plans[0][1], 1.0)
+    assert explorer.shown.method == plans[0][1]
+    assert panel.target.text == "33 dB"
+    panel.target.text = "34 dB"
+    assert explorer.wait(60)
+    assert explorer.method == plans[1][1]
+    assert explorer.a.controls["select"].text == "Random(seed=7)"
+    assert (panel.budget.text, panel.target.text) == ("1.20 x fewer operations", "34 dB")
+    assert "1.20 times fewer operations, for 40.0 dB" in panel.note.value
+    explorer.ratios[-1].value = 0.6
+    assert explorer.wait(60)
+    assert (panel.budget.value, panel.target.value, panel.note.value) == (None, None, "")
     explorer.close()
+    without = BudgetPanel([(2.0, fv.Dense())], print)
+    assert "fv-hidden" in without.target._dom_classes  # no quality is known
+
+
+def test_a_model_with_planned_schedules_brings_its_budgets():
+    model = fv.load("tiny")
+    explorer = Explorer(model)
+    explorer.worker.cancel()
+    points = fv.frontier(model)
+    assert [plan.method for plan in explorer.budget.plans] == [point.method for point in points]
+    for point in points:  # the controls can express them all
+        explorer.a.apply(point.method)
+        assert explorer.method == point.method
+    assert "fv-hidden" not in explorer.budget._dom_classes
+    explorer.close()
+
+
+def test_a_model_without_plans_has_no_budget(explorer):
+    assert "fv-hidden" in explorer.budget._dom_classes
 
 
 def test_several_prompts_and_seeds_are_drawn_the_worst_first(explorer, small):
@@ -656,3 +767,163 @@ def test_points_of_ones_own_methods_are_picked(small):
     assert picker.method == mine
     assert picker.wait(60)
     assert "PSNR" in picker.status.value
+
+
+def test_recorded_times_stand_in_the_documentation():
+    root = Path(__file__).parents[1]
+    medians = json.loads((root / "figures/screenshots/slider.json").read_text())["median_s"]
+    page = (root / "docs/widgets.md").read_text()
+    for label, name in (
+        ("share pruned at 32x32", "32x32"),
+        ("share pruned at 24x24", "24x24"),
+        ("time budget", "time budget"),
+        ("seed: full and pruned generation from scratch", "from scratch, full and pruned"),
+    ):
+        assert f"| {label} | {medians[name]} |" in page
+    assert (root / "docs/explorer.gif").stat().st_size < 3_000_000
+
+
+def look(panel, x, y):
+    """Mark a place, and wait for what is shown of its token."""
+    panel.viewer.place = [x, y]
+    assert panel.wait(60)
+
+
+def test_a_marked_token_shows_its_life(explorer, small):
+    token = explorer.token
+    look(token, 0.3, 0.7)
+    run = explorer.lab.generation_of(explorer.shown.trace)
+    life = fv.token_life(small, run, explorer.shown.trace, -1, (5, 2))
+    pd.testing.assert_frame_equal(token.life["scores"], life.scores)
+    assert "token in row 5, column 2 of 8x8, A" in token.status.value
+    assert 0 < token.seconds[0] <= token.seconds[1]
+    first = life.scores.query("step == 4 and layer == 0 and kind == 'attn'").iloc[0]
+    assert f"Rank {first['rank']} of 64 by PTS in attn of layer 0" in token.about.value
+    square = token.matrix.tables[0]["cells"][4][0]
+    assert square[1:] == [
+        first.state,
+        f"8x8, attn of layer 0: {first.state}, rank {first['rank']} of 64, score {first.score:.4g}",
+    ]
+    assert [c["name"] for c in token.patches.cells] == ["1x1", "2x2", "4x4", "6x6", "8x8"]
+    assert token.code.value.count("<tr>") == 5
+    token.matrix.picked = [1, 2, 1]  # attention to the words, step 2, layer 1
+    assert token.wait(60)
+    assert (explorer.strip.picked, explorer.kind.value, explorer.layer.value) == (2, "cross", 1)
+    life = fv.token_life(small, run, explorer.shown.trace, 2, (2, 1), layer=1)
+    notes = [f"{share:.1%}" for share in life.attention["attn"].shares.values()]
+    assert [m["note"] for m in token.maps.maps] == notes
+    assert all(word in token.text.value for word in ("<span>a</span>", "<span>circle</span>"))
+    token.maps.picked = [3, 0, 5, 1]  # a token of another step
+    assert token.wait(60)
+    assert "row 0, column 5 of 6x6" in token.status.value
+    assert explorer.strip.picked == 3
+    explorer.ratios[-2].value = 1.0
+    assert explorer.wait(60)
+    assert token.wait(60)
+    assert "6x6 is skipped" in token.about.value
+    assert token.maps.maps == []
+    explorer.viewer._received(None, {"views": 1}, None)
+    explorer.viewer._received(None, {"views": -1}, None)
+    assert (token.found, token.drawn) == ({}, {})
+
+
+def test_a_restored_token_says_so(explorer):
+    trace = explorer.shown.trace
+    pruned = (~trace.kept[4, fv.Site(0, "attn")][0]).nonzero()[0].item()
+    look(explorer.token, (pruned % 8 + 0.5) / 8, (pruned // 8 + 0.5) / 8)
+    assert "it is restored, from 4x4, and asks for nothing" in explorer.token.about.value
+    assert explorer.token.maps.maps == []
+
+
+def test_a_browsed_trace_has_lives_too(small):
+    method = fv.Prune({-1: 0.5})
+    run, trace = fv.observe(small, ["a red circle", "a ring"], method, seed=1, snapshot=True)
+    browser = ScaleBrowser(trace, small)
+    browser.picture.value, browser.step.value = 1, 3
+    look(browser.token, 0.9, 0.1)
+    assert "token in row 0, column 5 of 6x6" in browser.token.status.value
+    expected = fv.token_life(small, run, trace, 3, (0, 5), picture=1)
+    assert len(browser.token.maps.maps) == len(expected.attention["attn"].maps) == 4
+    notes = [f"{share:.1%}" for share in expected.attention["attn"].shares.values()]
+    assert [m["note"] for m in browser.token.maps.maps] == notes
+    trace.provenance["method"] = "Mine()"  # of one's own, which is not read back
+    other = ScaleBrowser(trace, small)
+    look(other.token, 0.5, 0.5)
+    assert "No attention: Mine in" in other.token.about.value
+    assert len(other.token.patches.cells) == 5
+
+
+def test_a_mask_is_painted_and_drawn(explorer, small):
+    paint = explorer.paint
+    paint.paint.marks = "k" * 8 + "p" * 8 + "." * 48
+    assert explorer.method.select == fv.FarFromMean()
+    assert "8 to keep, 8 to prune, of 64; not used by A yet" in paint.status.value
+    paint.apply()
+    assert explorer.wait(60)
+    select = fv.Painted({-1: "0:0-7"}, {-1: "1:0-7"})
+    assert explorer.method == fv.Prune({-2: 0.5, -1: 0.75}, select=select)
+    assert "A selects them" in paint.status.value
+    assert f"select=fv.{select!r}" in explorer.saving.python
+    made = fv.generate(small, "a red circle", explorer.method, seed=3)
+    assert (explorer.shown.fast == fv.to_uint8(small.decode(made.canvas))[0]).all()
+    before = explorer.viewer.data("a")
+    paint.paint.marks = "k" * 8 + "." * 48 + "p" * 8  # strokes change A at once
+    assert explorer.wait(60)
+    assert explorer.viewer.data("a") != before
+    assert explorer.method.select == fv.Painted({-1: "0:0-7"}, {-1: "7:0-7"})
+    paint.paint.marks = "k" * 30 + "." * 34  # more than the share of 75 % keeps
+    assert "30 tokens are painted to keep; the schedule keeps 16" in explorer.status.value
+    paint.match()
+    assert explorer.wait(60)
+    assert explorer.shown.trace.kept[4, fv.Site(1, "ffn")][0].sum() == 30
+    assert explorer.ratios[-1].value == 34 / 64
+    first = explorer.history.shown[0]
+    explorer.a.controls["select"].text = "random"
+    assert explorer.wait(60)
+    explorer._back(next(t for t in explorer.history.shown if isinstance(t.a.select, fv.Painted)))
+    assert explorer.wait(60)
+    assert isinstance(explorer.method.select, fv.Painted)
+    assert first is not None
+    paint.step.value = 3
+    assert paint.paint.marks == "." * 36
+    paint.take()
+    assert paint.paint.marks.count("k") == 18
+    paint.clear()
+    assert explorer.wait(60)
+    explorer.a.family.value = "ToMe"
+    paint._guard(paint.apply)()
+    assert "choose FastVAR as method A" in paint.status.value
+    assert explorer.wait(60)
+
+
+def test_random_weights_are_warned_of(explorer):
+    def notes(widget):
+        return [
+            p.value
+            for p in widget.request.children
+            if "mean nothing" in str(getattr(p, "value", ""))
+        ]
+
+    assert notes(explorer) == []
+    other = Explorer(fv.load("var-d16", weights="random", depth=2, sizes=((1, 1), (2, 2))))
+    other.worker.cancel()
+    assert len(notes(other)) == 1
+    assert (other.prompt.label, other.prompt.help[:8]) == ("class number", "0 to 999")
+    assert other.wait(60)
+    other.close()
+
+
+def test_encoded_prompts_are_picked_by_name(small, tmp_path):
+    prompts = ["a blue ring", "a red circle"]
+    StoredFeatures(tmp_path, small.text_encoder).encode(prompts[:1])
+    StoredFeatures(tmp_path, small.text_encoder).encode(prompts[1:])
+    stored = StoredFeatures(tmp_path).to(torch.float64)
+    assert stored.encoded_prompts == tuple(prompts)
+    explorer = Explorer(replace(small, text_encoder=stored, grammar=None), "a red circle", seed=3)
+    assert explorer.wait(60)
+    assert explorer.shown is not None, explorer.status.value
+    (picker,) = explorer.request.pickers
+    picker.text = "a blue ring"
+    assert explorer.wait(60)
+    assert explorer.shown.prompt == "a blue ring"
+    explorer.close()

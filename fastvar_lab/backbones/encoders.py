@@ -43,6 +43,12 @@ def _warn_cut(tokenizer: Any, prompts: Sequence[str], length: int) -> None:
             )
 
 
+def _pieces(tokenizer: Any, prompt: str, length: int) -> list[str]:
+    """Return the tokens of a prompt as text."""
+    ids = tokenizer(prompt, max_length=length, truncation=True)["input_ids"]
+    return [str(piece) for piece in tokenizer.convert_ids_to_tokens(ids)]
+
+
 class T5Text(ConditionEncoder):
     """Infinity's text encoder: the last layer of a T5, one row per token, end mark included."""
 
@@ -53,6 +59,9 @@ class T5Text(ConditionEncoder):
         self.tokenizer, self.length = _tokenizer(folder), length
         self.encoder = T5EncoderModel.from_pretrained(folder).eval()
         self.config = f"t5 {folder.name} {length} {_settings(folder)}"
+
+    def pieces(self, prompt: str) -> list[str]:
+        return _pieces(self.tokenizer, prompt, self.length)
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> Text:
@@ -97,6 +106,9 @@ class Qwen2Context(ConditionEncoder):
             )
         instructed = digest(self.instruction or "", length=8)
         self.config = f"qwen2 {folder.name} {length} {instructed} {_settings(folder)}"
+
+    def pieces(self, prompt: str) -> list[str]:
+        return _pieces(self.tokenizer, prompt, self.length)
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> Context:

@@ -199,3 +199,15 @@ class ConditionEncoder(nn.Module, ABC):
     @abstractmethod
     def encode(self, prompts: Sequence[str]) -> Any:
         """Encode prompts."""
+
+    @property
+    def encoded_prompts(self) -> tuple[str, ...]:
+        """The prompts that it takes, if these are all; empty if it takes others too."""
+        return ()
+
+    def pieces(self, prompt: str) -> list[str]:
+        """Return the parts of a prompt that have a row of their own in the condition, in order.
+
+        By default its words; a list that is shorter than the condition leaves the rest unnamed.
+        """
+        return prompt.split()

@@ -65,6 +65,9 @@ class WordEncoder(ConditionEncoder):
             )
         return torch.tensor([row + [0] * (longest - len(row)) for row in rows], device="cpu")
 
+    def pieces(self, prompt: str) -> list[str]:
+        return split(prompt, self.ids)
+
     def forward(self, tokens: Tensor) -> Text:
         """Encode word indices (n, T)."""
         padding = tokens == 0

@@ -111,19 +111,23 @@ def still(name: str, states: Mapping[str, Any], label: str = "") -> str:
 
 
 def _any(widget: Mapping[str, Any]) -> str:
-    """Write a widget with a script of its own: its points, pictures, or label and text."""
+    """Write a widget with a script of its own: a table, pictures, or label and text."""
     state = widget["state"]
-    rows = "".join(_point(point) for point in state.get("points", ()))
+    if "columns" in state:
+        return _points(state)
     pictures = []
     for held in widget.get("buffers", ()):
         described: Any = state
         for key in held["path"][:-1]:
             described = described[key]
-        pictures.append(_image(held["data"], described.get("alt", "picture of a widget")))
+        if not described.get("hidden"):
+            pictures.append(_figure(held["data"], described))
     text = ""
     if state.get("text") and state.get("kind", "toggle") != "toggle":
         text = f"<div>{html.escape(state['label'])}: {html.escape(state['text'])}</div>"
-    return f"{f'<ul>{rows}</ul>' if rows else ''}{''.join(pictures)}{text}"
+    if not pictures:
+        return text
+    return f'<div style="display:flex;flex-flow:row wrap;gap:8px">{"".join(pictures)}</div>{text}'
 
 
 def _held(output: Mapping[str, Any], states: Mapping[str, Any]) -> str:
@@ -165,9 +169,28 @@ def _value(state: Mapping[str, Any]) -> str:
     return f"{described}: {shown}" if described and shown else shown
 
 
-def _point(point: Mapping[str, Any]) -> str:
-    text = f"{point.get('name')}: {point.get('x', 0):.2f}, {point.get('y', 0):.2f}"
-    return f"<li>{html.escape(text)}</li>"
+def _points(state: Mapping[str, Any]) -> str:
+    """Write the points of a scatter plot as a table."""
+    rows = [[point["name"], *point["cells"]] for point in state["points"]]
+    head = "".join(f"<th>{html.escape(title)}</th>" for title in state["columns"])
+    body = "".join(
+        f"<tr>{''.join(f'<td>{html.escape(text)}</td>' for text in row)}</tr>" for row in rows
+    )
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _figure(data: str, described: Mapping[str, Any]) -> str:
+    """Write a picture of a widget, with its title and note if it has one."""
+    picture = _image(data, described.get("alt", "picture of a widget"))
+    if not described.get("title"):
+        return picture
+    texts = (described["title"], described.get("note", ""))
+    caption = html.escape(", ".join(text for text in texts if text))
+    sharp = ";image-rendering:pixelated" if described.get("cells") else ""
+    picture = picture.replace("<img ", f'<img style="width:100%{sharp}" ', 1)
+    return (
+        f'<figure style="margin:0;width:240px"><figcaption>{caption}</figcaption>{picture}</figure>'
+    )
 
 
 def _image(data: str, label: str, kind: str = PICTURES[0]) -> str:

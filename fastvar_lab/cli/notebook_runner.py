@@ -111,7 +111,7 @@ def complaints(notebook: Notebook) -> Iterator[str]:
             if output.get("output_type") == "error":
                 yield f"a widget swallowed {output['ename']}: {output['evalue']}"
         value = widget["state"].get("value", "")
-        if isinstance(value, str) and 'role="alert"' in value:
+        if isinstance(value, str) and '<span role="alert"' in value:
             yield "a widget shows the error " + re.sub("<[^>]*>", "", value)
 
 

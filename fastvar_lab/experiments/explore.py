@@ -169,6 +169,11 @@ class Exploration:
         second = self.compare(prompt, seed, b, stopped, begins, slot="b")
         return Duel(first, second, psnr(first.fast, second.fast), ssim(first.fast, second.fast))
 
+    def generation_of(self, trace: Trace) -> Generation | None:
+        """Return the generation that a trace records; None if it is held no more."""
+        pairs = [*([self.full] if self.full else []), *self.last.values()]
+        return next((run for run, record in pairs if record is trace), None)
+
     def _up_to_date(self) -> bool:
         """Return whether there is a full generation with the weights that the model has now."""
         snapshot = self.full[0].snapshot if self.full else None

@@ -57,6 +57,7 @@ class Recorder(Wrapper):
         else:
             mask = torch.zeros(len(x), grid.tokens, dtype=torch.bool, device=x.device)
             self.trace.kept[key] = mask.scatter_(1, index[: len(x)], True)
+            self.trace.order[key] = index
         if site in self.feature_sites:
             self.trace.features[key] = x
         if site in self.output_sites:

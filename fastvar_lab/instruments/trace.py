@@ -30,6 +30,8 @@ class Trace:
     scores[s, site]  (B, L) float, scores of the sublayer's input by the selector
                      `provenance["scores"]`, by default the squared distance to the spatial mean
     kept[s, site]    (B, L) bool, the tokens that went through the sublayer
+    order[s, site]   (B, K) int64, these tokens in the order in which the sublayer received them,
+                     which is that of their keys and values; absent if it received all tokens
     features, outputs[s, site]   (B, L, C) sublayer inputs and outputs, at the requested sites
     attention[s, site]           (B, H, K, S) share of the attention of each kept query on each
                                  scale step that it attends to, at the requested sites;
@@ -44,6 +46,7 @@ class Trace:
     canvases: dict[int, Tensor] = field(default_factory=dict)
     scores: dict[Key, Tensor] = field(default_factory=dict)
     kept: dict[Key, Tensor] = field(default_factory=dict)
+    order: dict[Key, Tensor] = field(default_factory=dict)
     features: dict[Key, Tensor] = field(default_factory=dict)
     outputs: dict[Key, Tensor] = field(default_factory=dict)
     attention: dict[Key, Tensor] = field(default_factory=dict)
@@ -204,12 +207,17 @@ def _fits(name: str, value: Tensor, grid: Grid) -> bool:
         return False
     if name == "tokens":
         return value.shape[1] == grid.h * grid.w
+    if name == "order":
+        whole = value.dtype == torch.int64 and value.shape[1] <= grid.tokens
+        return whole and bool(((value >= 0) & (value < grid.tokens)).all())
     return name in ("canvases", "attention") or value.shape[1] == grid.tokens
 
 
 LARGEST = 4096  # tokens along a side of a map: a picture of 65,536 pixels
 _BY_STEP = ("tokens", "canvases", "step_ms")
-_BY_SITE = ("scores", "kept", "features", "outputs", "attention", "seen", "sublayer_ms")
+_BY_SITE = (
+    *("scores", "kept", "order", "features", "outputs", "attention", "seen", "sublayer_ms"),
+)
 _STEP = r"(?P<step>\d{1,6})"
 _KEYS = {
     **{name: re.compile(_STEP) for name in _BY_STEP},
@@ -221,6 +229,7 @@ _SHAPES = {  # numbers of axes, and whether it is boolean; see `Trace`
     "canvases": ((4,), False),
     "scores": ((2,), False),
     "kept": ((2,), True),
+    "order": ((2,), False),
     "features": ((3,), False),
     "outputs": ((3,), False),
     "attention": ((4,), False),

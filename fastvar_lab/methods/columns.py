@@ -209,11 +209,12 @@ def _is_default(method: Method) -> bool:
 
 
 def _named(rule: object, registry: Mapping[str, Any]) -> str | None:
-    """Name a selector or restorer: as its registry does, else as it is written."""
+    """Name a selector or restorer: as its registry does, by its family, or as it is written."""
     if rule is None:
         return None
     names = [name for name, value in registry.items() if value == rule]
-    return names[0] if names else repr(rule).removesuffix("()")
+    shown = str(getattr(rule, "family", "")) or repr(rule).removesuffix("()")
+    return names[0] if names else shown
 
 
 def _layers(method: Method) -> str | None:

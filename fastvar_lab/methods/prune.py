@@ -155,6 +155,7 @@ class Prune(Scheduled):
         alone = len(grids) if self.null_until is None else find(self.null_until, grids) + 1
         key, whole_key = self.key("ratios", "cache_step", "null_until"), self.key()
         watched, rolling = self.watched(grids), getattr(self.restore, "rolling", False)
+        self._check_rules(grids, ratios)
         acts: list[Act] = []
         for step, grid in enumerate(grids):
             ratio, rows = ratios.get(step, 0.0), Rows.BOTH if step < alone else Rows.COND
@@ -168,6 +169,15 @@ class Prune(Scheduled):
             else:
                 acts.append(Act(rows, ("prune", *key, ratio, cache) if ratio else ()))
         return tuple(acts)
+
+    def _check_rules(self, grids: Sequence[Grid], ratios: Mapping[int, float]) -> None:
+        """Raise ValueError if the selector cannot keep the numbers of tokens of the schedule."""
+        if not hasattr(self.select, "fits"):
+            return
+        counts = {grid.index: kept(grid.tokens, ratios.get(grid.index, 0.0)) for grid in grids}
+        always = getattr(self.restore, "always", None)
+        pruned = [step for step, ratio in ratios.items() if ratio < 1]
+        self.select.fits(grids, counts, {s: always(grids[s]) for s in pruned} if always else {})
 
     def _check_step(self, grid: Grid, ratio: float, rows: Rows) -> None:
         """Raise ValueError if selector or restorer cannot work at a pruned step."""

@@ -33,6 +33,15 @@ def restorer(label: str, **settings: Any) -> Callable[[Class], Class]:
     return _under(_RESTORERS, label, settings)
 
 
+def rule(kind: Class) -> Class:
+    """Register a selector or restorer that is read from text, but offered in no list.
+
+    That is one that does nothing of its own until it is given values (a class decorator).
+    """
+    _CLASSES[kind.__name__] = kind
+    return kind
+
+
 def _under(table: dict[str, Any], label: str, settings: dict[str, Any]) -> Callable[[Class], Class]:
     def mark(kind: Class) -> Class:
         if label in table:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from math import nextafter
 from typing import Any, Self, cast
 
 from fastvar_lab.methods.ratios import ScaleName, scale_name, share
@@ -33,6 +34,20 @@ def kept(tokens: int, ratio: float) -> int:
     if not 0 <= ratio <= 1:
         raise ValueError(f"a ratio must lie in [0, 1]; not {ratio}")
     return tokens - int(tokens * ratio)
+
+
+def share_of(tokens: int, pruned: int) -> float:
+    """Return the ratio that prunes exactly `pruned` of `tokens`; see `kept`.
+
+    >>> 22 - kept(22, 15 / 22), 22 - kept(22, share_of(22, 15))
+    (14, 15)
+    """
+    if not 0 <= pruned <= tokens or not tokens:
+        raise ValueError(f"0 to {tokens} of {tokens} tokens can be pruned; not {pruned}")
+    ratio = pruned / tokens
+    while int(tokens * ratio) < pruned:  # the quotient was rounded down
+        ratio = nextafter(ratio, 1.0)
+    return ratio
 
 
 class Scheduled:

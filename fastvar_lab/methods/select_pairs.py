@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -83,11 +83,25 @@ class Shared(Observed):
         """Whether the inner selector looks at the true outputs."""
         return bool(getattr(self.select, "needs_output", False))
 
+    def fits(
+        self, grids: Sequence[Grid], counts: Mapping[int, int], always: Mapping[int, Sequence[int]]
+    ) -> None:
+        """Raise ValueError if the inner selector cannot keep so many tokens."""
+        if hasattr(self.select, "fits"):
+            self.select.fits(grids, counts, always)
+
+    def keeping_all(self) -> Shared:
+        """Return it for a schedule that keeps all tokens."""
+        inner = self.select
+        return Shared(inner.keeping_all() if hasattr(inner, "keeping_all") else inner)
+
     def observer(self, grids: Sequence[Grid], depth: int, since: int) -> Observer:
         return _Shared(observer(self.select, grids, depth, since))
 
 
-class _Shared(_Paired):
+class Inside(_Paired):
+    """An observer around another selector, which it passes everything on to."""
+
     def __init__(self, inner: Any) -> None:
         super().__init__()
         self.inner = inner
@@ -109,6 +123,8 @@ class _Shared(_Paired):
     def after(self, grid: Grid, logits: Tensor | None) -> None:
         self.watching.after(grid, logits)
 
+
+class _Shared(Inside):
     def scores(self, x: Tensor, grid: Grid, site: Site) -> Tensor:
         scores: Tensor = self.inner.scores(x, grid, site)
         if not self.guided or len(x) == self.pictures:

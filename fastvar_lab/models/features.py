@@ -75,6 +75,10 @@ class EncodedPrompts(ConditionEncoder):
         self._rows = dict(rows)
         self.register_buffer("where", torch.zeros(1), persistent=False)
 
+    @property
+    def encoded_prompts(self) -> tuple[str, ...]:
+        return tuple(self._rows)
+
     def encode(self, prompts: Sequence[str]) -> Text | Context:
         """Look the features of prompts up; raise ValueError for one that was not encoded."""
         for prompt in prompts:
@@ -116,6 +120,14 @@ class StoredFeatures(ConditionEncoder):
             names = {_encoder_of(path) for path in self.folder.glob("*.safetensors")}
             self._listed = changed, ", ".join(sorted(names))
         return self._listed[1]
+
+    @property
+    def encoded_prompts(self) -> tuple[str, ...]:
+        """The prompts whose features are in the folder, if no encoder computes others."""
+        if self.encoder is not None:
+            return ()
+        found = (_metadata(path).get("prompt", "") for path in self.folder.glob("*.safetensors"))
+        return tuple(sorted(filter(None, found)))
 
     def path(self, prompt: str) -> Path:
         """Return the file of a prompt."""
@@ -161,6 +173,15 @@ class StoredFeatures(ConditionEncoder):
     def _encoder_name(self) -> str:
         """Name the encoder in files: by its class, and the hash of all that it computes with."""
         return "" if self.encoder is None else encoder_name(self.encoder, self._identity)
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    """Read what a file says of itself; nothing for a damaged one."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return dict(file.metadata() or {})
+    except (OSError, SafetensorError):
+        return {}
 
 
 def _encoder_of(path: Path) -> str:

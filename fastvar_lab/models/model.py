@@ -143,6 +143,11 @@ class Model:
         return trained or self.sizes_to(side, side)
 
     @property
+    def random_weights(self) -> bool:
+        """Whether `load` opened the model with random weights."""
+        return "weights='random'" in self.source
+
+    @property
     def preset(self) -> Method | None:
         """The paper's method for this model and its schedule; None if there is none."""
         return self.preset_of(self.sizes)

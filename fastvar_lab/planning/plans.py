@@ -23,21 +23,25 @@ from fastvar_lab.seam import Site
 
 
 class Point(NamedTuple):
-    """A planned schedule, and how many times as fast as full generation it is planned to be."""
+    """A planned schedule, and how many times as fast as full generation it is planned to be.
+
+    `psnr` is its mean distance to full generation on the prompts that it was planned on, in dB.
+    """
 
     speedup: float
     method: Planned
+    psnr: float
 
 
 def frontier(model: Model, guidance: float | None = None) -> list[Point]:
     """Return the schedules that ship for a model at a guidance scale, by rising speedup.
 
     Default is the scale that the model samples with; of the scales that were planned for, the
-    nearest one counts. Empty for a model without planned schedules, and for other weights than
-    those that they were planned for.
+    nearest one counts. Empty for a model without planned schedules, and for other weights or
+    scale steps than those that they were planned for.
 
     >>> import fastvar_lab as fv
-    >>> [speedup for speedup, _ in frontier(fv.load("tiny"))][:2]
+    >>> [point.speedup for point in frontier(fv.load("tiny"))][:2]
     [1.25, 1.5]
     """
     scale = usual_guidance(model) if guidance is None else guidance
@@ -46,7 +50,11 @@ def frontier(model: Model, guidance: float | None = None) -> list[Point]:
         return []
     nearest = min(scales, key=lambda other: abs(other - scale))
     return sorted(
-        (_point(plan) for plan in _of(model) if plan["guidance"] == nearest),
+        (
+            _point(plan)
+            for plan in _of(model)
+            if plan["guidance"] == nearest and _maps(plan) == model.sizes
+        ),
         key=lambda point: point.speedup,
     )
 
@@ -73,7 +81,7 @@ def planned(
             f"schedules ship for the weights of {_models()}, and fv.plan makes others"
         )
     plans = _at(_of(model), usual_guidance(model) if guidance is None else guidance)
-    maps = {tuple(map(tuple, plan["sizes"])) for plan in plans}
+    maps = {_maps(plan) for plan in plans}
     now = tuple((grid.h, grid.w) for grid in model.grids(sizes))
     if now not in maps:
         last = ", ".join(sorted({f"{h}x{w}" for *_, (h, w) in maps}))
@@ -175,7 +183,11 @@ def plan_record(planner: Planner, speedup: float, plan: Plan) -> dict[str, Any]:
 def _point(plan: Mapping[str, Any]) -> Point:
     method = read_method(plan["method"])
     assert isinstance(method, Planned)
-    return Point(plan["speedup"], replace(method, origin=plan["origin"]))
+    return Point(plan["speedup"], replace(method, origin=plan["origin"]), plan["psnr"])
+
+
+def _maps(plan: Mapping[str, Any]) -> tuple[tuple[int, ...], ...]:
+    return tuple(map(tuple, plan["sizes"]))
 
 
 def _at(plans: Sequence[dict[str, Any]], guidance: float) -> list[dict[str, Any]]:

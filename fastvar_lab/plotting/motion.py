@@ -17,6 +17,7 @@ from fastvar_lab.plotting.style import Figure, looks, style
 
 SLOWER = 3.0  # times as slow as it ran
 SHORTEST = 40  # ms of a frame: viewers show shorter ones longer
+STEP_MS = 600  # ms of a scale step, where all take the same time
 LAST = 2500  # ms of the last frame
 PIXELS_PER_INCH = 110
 
@@ -67,6 +68,39 @@ def race(runs: Mapping[str, Run], title: str, slower: float = SLOWER) -> list[Fr
     return frames
 
 
+def in_step(
+    columns: Mapping[str, Sequence[np.ndarray]], scales: Sequence[str], title: str,
+    ms: int = STEP_MS,
+) -> list[Frame]:  # fmt: skip
+    """Animate pictures (H, W, 3) in [0, 1] side by side: a frame of `ms` for each scale step.
+
+    Raises ValueError for columns of another length than `scales`.
+
+    >>> grey = [np.full((8, 8, 3), 0.5)] * 2
+    >>> [frame.ms for frame in in_step({"full": grey, "FastVAR": grey}, ["1x1", "2x2"], "a ring")]
+    [600, 2500]
+    """
+    for name, pictures in columns.items():
+        if len(pictures) != len(scales):
+            raise ValueError(f"{name} has {len(pictures)} pictures for {len(scales)} scale steps")
+    frames = []
+    for step, scale in enumerate(scales):
+        with style():
+            fig = Figure(figsize=(2.2 * len(columns), 2.75))
+            fig.suptitle(f"{title}: {scale}", y=0.975, fontsize=9)
+            for i, (name, pictures) in enumerate(columns.items()):
+                left, width = (i + 0.03) / len(columns), 0.94 / len(columns)
+                picture(fig.add_axes((left, 0.1, width, 0.77)), pictures[step])
+                fig.text(left + width / 2, 0.03, name, ha="center")
+            frames.append(Frame(_pixels(fig), LAST if step == len(scales) - 1 else ms))
+    return frames
+
+
+def _pixels(fig: Figure) -> np.ndarray:
+    with Image.open(io.BytesIO(fig.png(PIXELS_PER_INCH))) as drawing:
+        return np.asarray(drawing.convert("RGB"))
+
+
 def _drawn(
     shown: Mapping[str, tuple[np.ndarray, str, float]], longest: float, title: str
 ) -> np.ndarray:
@@ -84,8 +118,7 @@ def _drawn(
             bar.set_axis_off()
             fig.text(left, 0.03, f"{name}: {ms / 1000:.2f} s")
             fig.text(left + width, 0.03, scale, ha="right")
-        with Image.open(io.BytesIO(fig.png(PIXELS_PER_INCH))) as drawing:
-            return np.asarray(drawing.convert("RGB"))
+        return _pixels(fig)
 
 
 def write_gif(path: str | Path, frames: Sequence[Frame]) -> None:

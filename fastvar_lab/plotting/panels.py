@@ -42,6 +42,15 @@ def heat(values: np.ndarray, low: float | None = None, high: float | None = None
     return mpl.colormaps["viridis"](norm(values))[..., :3]
 
 
+def heat_colors(stops: int = 9) -> list[str]:
+    """Return evenly spaced colors of `heat`, from the lowest value to the highest.
+
+    >>> len(set(heat_colors(9)))
+    9
+    """
+    return [mpl.colors.to_hex(color) for color in heat(np.linspace(0, 1, stops)[None])[0]]
+
+
 def enlarged(image: np.ndarray, side: int) -> np.ndarray:
     """Repeat the cells of a map (h, w, 3) until its shorter side has about `side` pixels."""
     times = max(1, round(side / min(image.shape[:2])))

@@ -10,29 +10,34 @@ from pathlib import Path
 from typing import Any
 
 import ipywidgets as widgets
+import numpy as np
 
 from fastvar_lab.errors import PromptError
 from fastvar_lab.experiments.exploration_report import Tried
 from fastvar_lab.experiments.explore import Comparison, Duel, Exploration
 from fastvar_lab.frames import FULL
-from fastvar_lab.measure.masks import kept_map
+from fastvar_lab.measure.masks import kept_map, score_map
 from fastvar_lab.methods.columns import family as family_of
 from fastvar_lab.methods.restore import Restorer
 from fastvar_lab.methods.select import Selector
 from fastvar_lab.models.model import Model
+from fastvar_lab.planning.plans import frontier
 from fastvar_lab.plotting import panels
 from fastvar_lab.seam import Method, Site
+from fastvar_lab.widgets.budget_panel import BudgetPanel, Plans
 from fastvar_lab.widgets.fields import Choice, Toggle
 from fastvar_lab.widgets.history_panel import HistoryPanel
 from fastvar_lab.widgets.method_panel import MethodPanel, offered
 from fastvar_lab.widgets.page import Viewer, box, button, heading, style_sheet
+from fastvar_lab.widgets.paint_panel import PaintPanel
 from fastvar_lab.widgets.panel import Live
 from fastvar_lab.widgets.python_source import python_source
 from fastvar_lab.widgets.request_panel import RequestPanel
 from fastvar_lab.widgets.saving import SavingPanel
 from fastvar_lab.widgets.scale_strip import ScaleStrip, terms
 from fastvar_lab.widgets.survey_panel import SurveyPanel
-from fastvar_lab.widgets.time_panel import Plans, TimePanel
+from fastvar_lab.widgets.time_panel import TimePanel
+from fastvar_lab.widgets.token_panel import Sight, Subject, TokenPanel
 
 GONE = "The kernel that drew this has ended: run the cell again."
 
@@ -46,8 +51,9 @@ class Explorer(Live):
     controls to a method, `wait` waits for the pending picture. `close` frees what it holds.
 
     `selectors`, `restorers` and `methods` add user-defined ones, by name, to those of the library.
-    `plans` are pairs of a speedup and a method for it, which a time budget chooses from. Files are
-    saved in `folder`.
+    `plans` are speedups, each with a method for it and maybe the PSNR that it keeps in dB: a time
+    budget and a quality target choose from them; by default from the schedules that ship for the
+    model. Files are saved in `folder`.
 
     >>> import fastvar_lab as fv
     >>> explorer = Explorer(fv.load("tiny"), "a red circle", seed=1)
@@ -67,14 +73,21 @@ class Explorer(Live):
         selectors: Mapping[str, Selector] | None = None,
         restorers: Mapping[str, Restorer] | None = None,
         methods: Mapping[str, Method] | None = None,
-        plans: Plans = (),
+        plans: Plans | None = None,
         folder: str | Path = ".",
     ) -> None:
         super().__init__()
         self.model, self.lab = model, Exploration(model)
         self.duel: Duel | None = None
         self.paused = False
-        offer = offered(model, selectors, restorers, methods)
+        self.budget = BudgetPanel(
+            frontier(model) if plans is None else plans,
+            lambda method: self.guarded(lambda: self.apply(method)),
+        )
+        rules = self.budget.rules()
+        offer = offered(
+            model, {**rules[0], **(selectors or {})}, {**rules[1], **(restorers or {})}, methods
+        )
         others = (method for name, method in offer.families.items() if name != FULL)
         first = model.preset or next(others)
         self.request = RequestPanel(
@@ -87,9 +100,11 @@ class Explorer(Live):
         self.saving = SavingPanel(lambda: self.shown, folder)
         self.history = HistoryPanel(self._back, folder)
         self.survey = SurveyPanel(model, self._methods, self._request, self._open)
-        self.time = TimePanel(
-            model, self._methods, self._request, lambda _: self._masks(), plans, self.apply
+        self.time = TimePanel(model, self._methods, self._request, lambda _: self._masks())
+        self.token = TokenPanel(
+            model, model.grids(), self.viewer, self._subject, self._sight, self._go
         )
+        self.paint = PaintPanel(model, lambda: self.a.method, self._use, self._kept)
         self._lay_out()
         self._connect()
         self.guarded(self.update)
@@ -100,8 +115,12 @@ class Explorer(Live):
         self.progress = widgets.IntProgress(max=len(model.sizes))
         self.progress.layout.visibility = "hidden"
         self.viewer = Viewer(
-            {"a": "A", "b": "B", "difference": "difference", "kept": "kept tokens of A"}
-        )
+            {
+                "a": "A", "b": "B", "difference": "difference", "kept": "kept tokens of A",
+                "scores": "scores of A",
+            }
+        )  # fmt: skip
+        self.viewer.group = f"explorer-{id(self)}"
         self.viewer.cells = max(grids[-1].h, grids[-1].w)
         self.mode = Choice(
             "pictures", "side",
@@ -138,7 +157,7 @@ class Explorer(Live):
             lambda c: (meaning.remove_class if c.new else meaning.add_class)("fv-hidden"), "value"
         )
         gone = widgets.HTML(f'<div class="fv-gone-note">{GONE}</div>')
-        methods = box("fv-part", heading("Method A"), self.a)
+        methods = box("fv-part", heading("Method A"), self.budget, self.a)
         against = box(
             "fv-part fv-after",
             heading("compared with B"),
@@ -165,8 +184,14 @@ class Explorer(Live):
         )
         side = box("fv-side", self.request, methods, against)
         page = box(
-            "fv-page", side, main, box("fv-wide", self.history, self.time, self.survey, self.saving)
-        )
+            "fv-page",
+            side,
+            main,
+            box(
+                "fv-wide", self.token, self.paint, self.history, self.time, self.survey,
+                self.saving,
+            ),
+        )  # fmt: skip
         self.children = (style_sheet(), page)
         self.add_class("fastvar-widget")
         self.add_class("fastvar-explorer")
@@ -177,7 +202,9 @@ class Explorer(Live):
             field.observe(lambda _: self.guarded(self.update), ["value", "invalid"])
         for control in (self.layer, self.kind):
             control.observe(lambda _: self.guarded(self._masks), "value")
+            control.observe(lambda _: self.token.guarded(self.token.update), "value")
         self.strip.observe(lambda _: self.guarded(self._mask), "picked")
+        self.strip.observe(lambda _: self.token.guarded(self.token.update), "picked")
         self.gain.observe(lambda _: self.guarded(self._difference), "value")
         self.mode.observe(lambda change: setattr(self.viewer, "mode", change.new), "value")
         self.viewer.observe(lambda change: self.viewed(change.new), "views")
@@ -241,6 +268,29 @@ class Explorer(Live):
             self.paused = False
         self._open(tried.prompt, tried.seed)
 
+    def _subject(self) -> Subject | None:
+        """Return what the tokens of A belong to."""
+        duel = self.duel
+        if duel is None:
+            return None
+        return Subject(duel.a.trace, 0, self.lab.generation_of(duel.a.trace), ", A")
+
+    def _sight(self) -> Sight:
+        return Sight(max(self.strip.picked, 0), self.layer.value, self.kind.value)
+
+    def _go(self, sight: Sight) -> None:
+        """Show the masks of another step and sublayer."""
+        self.layer.value, self.kind.value = sight.layer, sight.kind
+        self.strip.picked = sight.step
+
+    def _kept(self, step: int) -> np.ndarray | None:
+        """Return the tokens that A keeps at a step, in the sublayer in view."""
+        return None if self.duel is None else kept_map(self.duel.a.trace, step, self._site())
+
+    def _use(self, method: Method) -> None:
+        """Set A's controls to a method, and show an error of it where it arises."""
+        self.guarded(lambda: self.apply(method))
+
     def _copy(self) -> None:
         self.guarded(lambda: self.b.apply(self.a.method))
         self.guarded(self.update)
@@ -265,6 +315,7 @@ class Explorer(Live):
         a, b = self._methods()
         prompt, seed = self._request()
         self.saving.say(self.python())
+        self.budget.follow(a)
 
         def begins(step: int) -> None:
             self.progress.value = step + 1
@@ -298,6 +349,10 @@ class Explorer(Live):
         self.viewer.put("b", duel.b.fast, title=title, alt=f"{prompt}, drawn by {b}")
         self._difference()
         self._masks()
+        self.token.forget()
+        self.token.update()
+        self.paint.show(duel.a.fast)
+        self.paint.adopt(duel.a.method)
         self.numbers.value = self._figures(duel)
         whole, part, skipped = duel.a.work
         took = "" if seconds is None else f" in {seconds:.2f} s"
@@ -368,6 +423,8 @@ class Explorer(Live):
                 return
             site = self._site()
             share = kept_map(self.duel.a.trace, step, site)
+            self.viewer.cells = max(share.shape)
+            self._scores(step, site)
             size = self.strip.sizes[step]
             note = f"{size}, {site.kind} of layer {site.layer}, {share.mean():.0%}"
             self.viewer.put(
@@ -375,6 +432,19 @@ class Explorer(Live):
                 title="kept tokens of A", note=note,
                 alt=f"tokens that A computes at {size} bright, others dark",
             )  # fmt: skip
+
+    def _scores(self, step: int, site: Site) -> None:
+        """Show the scores of A's tokens at a step."""
+        assert self.duel is not None
+        trace, size = self.duel.a.trace, self.strip.sizes[step]
+        if (step, site) not in trace.scores:
+            blank = np.full((8, 8, 3), 0.5)
+            self.viewer.put("scores", blank, note="none", alt="no scores: skipped")
+            return
+        values = score_map(trace, step, site)
+        note = f"{size}, {values.min():.3g} to {values.max():.3g}"
+        alt = f"scores of A's tokens at {size}, bright is high"
+        self.viewer.put("scores", panels.heat(values), note=note, alt=alt, cells=True)
 
     def wake(self) -> None:
         self.guarded(self.update)
@@ -385,6 +455,7 @@ class Explorer(Live):
         self.survey.release()
         self.time.release()
         self.history.release()
+        self.token.release()
         self.worker.wait(5)
         self.lab.release()
         self.duel = None

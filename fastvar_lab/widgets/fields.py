@@ -154,6 +154,30 @@ class Number(Field):
         return f"{value:.6g}"
 
 
+class Span(Field):
+    """A range of numbers (low, high), None where nothing bounds it; written as "1.5 to 2"."""
+
+    def read(self, text: str) -> tuple[float | None, float | None]:
+        number = r"([+-]?(?:\d+[.,]?\d*|[.,]\d+))"
+        match = re.fullmatch(rf"\s*(?:from\s+)?{number}?\s*(?:to\s*{number}?)?\s*", text)
+        if match is None or (text.strip() and match[1] == match[2] is None):
+            raise ValueError(
+                f"write a range as 1.5 to 2, from 1.5 or to 2; not {short(text, 20)!r}"
+            )
+        low, high = (
+            None if end is None else float(end.replace(",", ".")) for end in match.groups()
+        )
+        if low is not None and high is not None and low > high:
+            raise ValueError(f"a range goes upwards; not from {low:g} to {high:g}")
+        return low, high
+
+    def write(self, value: tuple[float | None, float | None]) -> str:
+        low, high = (None if end is None else f"{end:.4g}" for end in value)
+        if low is None:
+            return "" if high is None else f"to {high}"
+        return f"from {low}" if high is None else f"{low} to {high}"
+
+
 class Switch(Field):
     """On or off."""
 

@@ -16,6 +16,7 @@ import ipywidgets as widgets
 from fastvar_lab.methods import settings
 from fastvar_lab.methods.ratios import ScaleName
 from fastvar_lab.methods.schedule import find
+from fastvar_lab.methods.select_painted import Painted
 from fastvar_lab.methods.settings import Setting
 from fastvar_lab.models.model import Model
 from fastvar_lab.seam import Method
@@ -124,17 +125,20 @@ class MethodPanel(widgets.Box):
     def _express(self, method: Method) -> None:
         """Raise ValueError for a rule that is not offered, before any control is changed."""
         for setting in settings.settings(type(method)):
-            rules = self._rules(setting)
             value = getattr(method, setting.name)
+            rules = self._rules(setting, value)
             if rules is not None and all(value != rule for rule in rules.values()):
                 raise ValueError(
                     f"the {setting.kind} must be one of {', '.join(rules)}; not {value!r}"
                 )
 
-    def _rules(self, setting: Setting) -> dict[str, Any] | None:
-        return {"selector": self.offer.selectors, "restorer": self.offer.restorers}.get(
-            setting.kind
-        )
+    def _rules(self, setting: Setting, value: Any) -> dict[str, Any] | None:
+        """Return the rules to choose from; a painted one is offered while it is chosen."""
+        offer = {"selector": self.offer.selectors, "restorer": self.offer.restorers}
+        rules = offer.get(setting.kind)
+        if rules is None or not isinstance(value, Painted):
+            return rules
+        return {**rules, Painted.family: value}
 
     def _build(self, method: Method) -> None:
         """Make the controls of a method's family, set to the method."""
@@ -185,7 +189,7 @@ class MethodPanel(widgets.Box):
     def _control(self, setting: Setting, value: Any, method: Method) -> Any:
         """Make the control of one setting."""
         label, text = setting.label, setting.text or f"The setting {setting.name}."
-        rules = self._rules(setting)
+        rules = self._rules(setting, value)
         if rules is not None:
             label = setting.kind
             return Choice(label, value, text, list(rules.items()))

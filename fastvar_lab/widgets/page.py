@@ -6,7 +6,7 @@ import html
 import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import anywidget
 import ipywidgets as widgets
@@ -59,6 +59,14 @@ def button(label: str, tip: str, act: Callable[[], None]) -> widgets.Button:
     return made
 
 
+class ColorBar(NamedTuple):
+    """What the colors of a picture mean: colors of CSS, evenly spaced, and what the ends are."""
+
+    colors: Sequence[str]
+    low: str
+    high: str
+
+
 class CopyButton(anywidget.AnyWidget):
     """A button that copies `text` to the clipboard."""
 
@@ -72,7 +80,8 @@ class Viewer(anywidget.AnyWidget):
 
     `put` swaps one in place, so that nothing flickers. `mode` "swipe" lays the second picture over
     the first. `place` is the marked place (x, y), each in [0, 1], or empty; arrow keys move it by
-    one of `cells`. `seen(count)` of `on_views` is called with the number of views on pages.
+    one of `cells`. Pictures of one `group` point together. `seen(count)` of `on_views` is called
+    with the number of views on pages.
 
     >>> viewer = Viewer({"kept": "kept tokens"})
     >>> viewer.put("kept", np.zeros((4, 4, 3)), note="of 32x32", alt="a black square")
@@ -84,6 +93,7 @@ class Viewer(anywidget.AnyWidget):
     mode = traitlets.Unicode("side").tag(sync=True)
     place: traitlets.List[float] = traitlets.List().tag(sync=True)
     cells = traitlets.Int(32).tag(sync=True)
+    group = traitlets.Unicode("").tag(sync=True)
     views = traitlets.Int(0)
     p0, p1, p2, p3, p4, p5 = (traitlets.Dict().tag(sync=True) for _ in range(SLOTS))
 
@@ -97,13 +107,17 @@ class Viewer(anywidget.AnyWidget):
 
     def put(
         self, name: str, image: np.ndarray, *, title: str = "", note: str = "", alt: str = "",
-        cells: bool = False, hidden: bool = False,
+        cells: bool = False, hidden: bool = False, bar: ColorBar | None = None,
     ) -> None:  # fmt: skip
-        """Replace a picture (H, W, 3). `cells` keeps the edges of enlarged cells sharp."""
+        """Replace a picture (H, W, 3). `cells` keeps the edges of enlarged cells sharp.
+
+        `bar` stands under the picture.
+        """
         self.titles[name] = title or self.titles[name]
         state = {
             "name": name, "title": self.titles[name], "note": note, "cells": cells,
             "alt": alt or self.titles[name], "hidden": hidden, "data": png(image),
+            "bar": None if bar is None else bar._asdict(),
         }  # fmt: skip
         setattr(self, self.slots[name], state)
 
@@ -114,6 +128,19 @@ class Viewer(anywidget.AnyWidget):
     def _received(self, _: Any, content: Any, buffers: Any) -> None:
         if isinstance(content, dict) and isinstance(content.get("views"), int):
             self.views += content["views"]
+
+
+class Player(anywidget.AnyWidget):
+    """Buttons and keys that go through steps, at a speed, once or in a loop.
+
+    `step` is the index that it asks for; it waits until the same stands in `shown`, so that no
+    picture is passed over. `last` is the index of the last step.
+    """
+
+    _esm = HERE / "player.js"
+    step = traitlets.Int(0).tag(sync=True)
+    shown = traitlets.Int(0).tag(sync=True)
+    last = traitlets.Int(0).tag(sync=True)
 
 
 class Strip(anywidget.AnyWidget):
@@ -147,14 +174,33 @@ def cell(
 class Scatter(anywidget.AnyWidget):
     """A scatter plot whose points can be picked by mouse or keyboard.
 
-    `points` are dicts with the keys x, y, name and front (whether the point lies on the Pareto
-    front, which is drawn as a line). `picked` is the index of the picked point, -1 for none.
+    `points` are dicts with the keys x, y, x_range and y_range (their intervals), name, lines
+    (the values as written), cells (the same as the columns of a table), front (whether the point
+    lies on the Pareto front, which is drawn as steps) and inside (whether it lies in the brushed
+    ranges). `picked` and `pointed` are indices of points, -1 for none. `x_span` and `y_span` are
+    the brushed ranges, (low, high), each of them None where nothing bounds it.
     """
 
     _esm = HERE / "scatter.js"
-    points: traitlets.List[dict[str, object]] = traitlets.List().tag(sync=True)
+    points: traitlets.List[dict[str, Any]] = traitlets.List().tag(sync=True)
     front_color = traitlets.Unicode(to_hex(FAST)).tag(sync=True)
     color = traitlets.Unicode(to_hex(OTHER)).tag(sync=True)
     picked = traitlets.Int(-1).tag(sync=True)
+    pointed = traitlets.Int(-1).tag(sync=True)
     x_label = traitlets.Unicode("").tag(sync=True)
     y_label = traitlets.Unicode("").tag(sync=True)
+    x_span: traitlets.List[Any] = traitlets.List([None, None]).tag(sync=True)
+    y_span: traitlets.List[Any] = traitlets.List([None, None]).tag(sync=True)
+
+
+class PointsTable(anywidget.AnyWidget):
+    """The points of a `Scatter` that lie in the brushed ranges, as a table; names pick them.
+
+    `columns` are the titles: of the names, and of the cells of each point.
+    """
+
+    _esm = HERE / "points_table.js"
+    points: traitlets.List[dict[str, Any]] = traitlets.List().tag(sync=True)
+    columns: traitlets.List[str] = traitlets.List().tag(sync=True)
+    picked = traitlets.Int(-1).tag(sync=True)
+    pointed = traitlets.Int(-1).tag(sync=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 
 import ipywidgets as widgets
@@ -14,22 +15,26 @@ from fastvar_lab.plotting.charts import front, tradeoff_points
 from fastvar_lab.plotting.tables import compared, metric_columns
 from fastvar_lab.seam import Method
 from fastvar_lab.widgets.explorer import Explorer
-from fastvar_lab.widgets.fields import Choice
-from fastvar_lab.widgets.page import Scatter, Viewer, box, button, style_sheet
+from fastvar_lab.widgets.fields import Choice, Span
+from fastvar_lab.widgets.page import PointsTable, Scatter, Viewer, box, button, style_sheet
 from fastvar_lab.widgets.panel import Live
 
 SEND = "Send to the Explorer"
+SPEED = "measured speedup"
+EVERY = (None, None)
 FIRST = "psnr"  # the quality that is shown first
 
 
 class ParetoPicker(Live):
-    """Plots quality against measured speedup of a frame, with the Pareto front as a line.
+    """Plots quality against measured speedup of a frame, with the Pareto front as steps.
 
-    Picking a point generates its picture beside the full one; a button sends its schedule to
-    `explorer`. `frame` comes from `compare` or an experiment that compares methods, such as
-    `ratio_tradeoff`; every metric in it can be shown. Methods whose timing was disturbed are left
-    out. `methods` are those of its labels that hold rules of your own, which cannot be read back
-    from its column `repr`.
+    Points have the 95 % intervals of both, and stand in a table too. A range of speeds or qualities
+    is brushed by a drag or typed; what lies outside is dimmed, and left out of the table. Picking a
+    point generates its picture beside the full one; a button sends its schedule to `explorer`.
+    `frame` comes from `compare` or an experiment that compares methods, such as `ratio_tradeoff`;
+    every metric in it can be shown. Methods whose timing was disturbed are left out. `methods` are
+    those of its labels that hold rules of your own, which cannot be read back from its column
+    `repr`.
 
     >>> import fastvar_lab as fv
     >>> from fastvar_lab.experiments.run import run
@@ -59,10 +64,14 @@ class ParetoPicker(Live):
         titles = {title: column for column, (title, _) in metric_columns(pictures).items()}
         first = FIRST if FIRST in titles.values() else next(iter(titles.values()))
         self.value = Choice("quality", first, "What is shown upwards.", list(titles.items()))
-        self.scatter = Scatter(x_label="measured speedup")
-        names = list(tradeoff_points(frame, self.value.value).method)
-        points = [("none picked", -1), *((name, i) for i, name in enumerate(names))]
-        self.point = Choice("point", -1, "The method whose picture is drawn.", points)
+        self.scatter, self.table = Scatter(x_label=SPEED), PointsTable()
+        self.spans = {
+            "x": Span(SPEED, EVERY, "Show methods of this speed alone, such as 1.5 to 2"),
+            "y": Span(
+                "quality range", EVERY, "Show methods of this quality alone, such as 30 to 40"
+            ),
+        }
+        self.clear = button("Show all", "Take back the ranges", self._clear)
         self.hand_over = button(
             SEND, "Set the Explorer's controls to this method",
             lambda: self.guarded(self._hand_over),
@@ -72,14 +81,19 @@ class ParetoPicker(Live):
         shown = box("fv-shown", self.viewer)
         self.results = [shown]
         buttons = box("fv-row", self.run_stop, self.hand_over, self.status)
-        fields = box("fv-fields", self.value, self.point)
-        side = box("fv-main", fields, buttons, shown)
-        self.children = (style_sheet(), box("fv-page", self.scatter, side))
+        fields = box("fv-fields", self.value, *self.spans.values())
+        side = box("fv-part-inner", self.table, buttons, shown)
+        plot = box("fv-part-inner", fields, box("fv-row", self.clear), self.scatter)
+        self.children = (style_sheet(), box("fv-two", plot, side))
         self.add_class("fastvar-widget")
         self.add_class("fastvar-pareto")
         self._draw()
-        widgets.link((self.scatter, "picked"), (self.point, "value"))
-        self.value.observe(lambda _: self.guarded(self._draw), "value")
+        for name in ("points", "picked", "pointed"):
+            widgets.link((self.scatter, name), (self.table, name))
+        for axis, span in self.spans.items():
+            self.scatter.observe(lambda c, span=span: self._brushed(span, c.new), f"{axis}_span")
+            span.observe(lambda _: self.guarded(self._draw), "value")
+        self.value.observe(lambda _: self._measured(), "value")
         self.scatter.observe(lambda _: self.guarded(self.update), "picked")
         self.viewer.observe(lambda change: self.viewed(change.new), "views")
 
@@ -101,7 +115,7 @@ class ParetoPicker(Live):
             self.status.say("pick a point")
             return
         self.hand_over.disabled = self.explorer is None
-        name = self.point.text
+        name = self.scatter.points[self.scatter.picked]["name"]
 
         def work(stopped: Callable[[], bool]) -> Callable[[], None]:
             comparison = self.lab.compare(self.prompt, self.seed, method, stopped)
@@ -121,14 +135,44 @@ class ParetoPicker(Live):
         self.lab.release()
 
     def _draw(self) -> None:
-        """Plot the points of the chosen quality measure."""
+        """Plot the points of the chosen quality measure, and write their table."""
         points = tradeoff_points(self.frame, self.value.value)
         best = set(front(points, "speedup", "mean").method)
+        spans = {axis: span.value for axis, span in self.spans.items()}
         self.scatter.y_label = self.value.text
-        self.scatter.points = [
-            {"x": p["speedup"], "y": p["mean"], "name": p["method"], "front": p["method"] in best}
-            for p in points.to_dict("records")
-        ]
+        self.table.columns = ["method", "speedup [95 %]", f"{self.value.text} [95 %]", "front"]
+        drawn = []
+        for p in points.to_dict("records"):
+            values = {"x": p["speedup"], "y": p["mean"]}
+            ranges = {
+                "x_range": _interval(p["speedup"], p["speedup_low"], p["speedup_high"]),
+                "y_range": _interval(p["mean"], p["low"], p["high"]),
+            }
+            cells = [_written(values[axis], *ranges[f"{axis}_range"]) for axis in "xy"]
+            inside = all(_within(values[axis], span) for axis, span in spans.items())
+            ends = {
+                "name": p["method"],
+                "lines": [f"{cells[0]} times as fast", f"{self.value.text} {cells[1]}"],
+                "cells": [*cells, "yes" if p["method"] in best else ""],
+                "front": p["method"] in best, "inside": inside,
+            }  # fmt: skip
+            drawn.append({**values, **ranges, **ends})
+        self.scatter.x_span, self.scatter.y_span = list(spans["x"]), list(spans["y"])
+        self.scatter.points = drawn
+
+    def _brushed(self, span: Span, ends: list[float | None]) -> None:
+        """Write a range that was brushed into its field."""
+        low, high = (None if end is None else float(f"{end:.4g}") for end in ends)
+        span.value = (low, high)
+
+    def _measured(self) -> None:
+        """Plot another quality measure; a range of the last one means nothing for it."""
+        self.spans["y"].value = EVERY
+        self.guarded(self._draw)
+
+    def _clear(self) -> None:
+        for span in self.spans.values():
+            span.value = EVERY
 
     def _hand_over(self) -> None:
         """Set the Explorer's controls to the picked method."""
@@ -136,3 +180,18 @@ class ParetoPicker(Live):
         if self.explorer is not None and method is not None:
             self.explorer.apply(method)
             self.hand_over.description = "Sent to the Explorer"
+
+
+def _interval(value: float, low: float, high: float) -> list[float]:
+    """Return the ends of an interval; both are the value where there is none."""
+    return [value if math.isnan(low) else low, value if math.isnan(high) else high]
+
+
+def _written(value: float, low: float, high: float) -> str:
+    """Write a value with its interval, if it has one."""
+    return f"{value:.2f}" if low == high else f"{value:.2f} [{low:.2f} to {high:.2f}]"
+
+
+def _within(value: float, span: tuple[float | None, float | None]) -> bool:
+    low, high = span
+    return (low is None or value >= low) and (high is None or value <= high)

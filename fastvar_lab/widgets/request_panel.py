@@ -7,11 +7,14 @@ from typing import Any
 
 import ipywidgets as widgets
 
+from fastvar_lab.errors import short
 from fastvar_lab.models.model import Model
-from fastvar_lab.widgets.fields import Field, Integer, Toggle
+from fastvar_lab.widgets.fields import Choice, Field, Integer, Toggle
 from fastvar_lab.widgets.page import heading
 from fastvar_lab.widgets.prompt_picker import PromptPicker
 from fastvar_lab.world.grammar import parse
+
+RANDOM = "This model has random weights: its pictures mean nothing."
 
 
 class RequestPanel(widgets.Box):
@@ -20,7 +23,7 @@ class RequestPanel(widgets.Box):
     def __init__(
         self, model: Model, prompt: str, seed: int, guarded: Callable[[Callable[[], None]], None]
     ) -> None:
-        self.prompt = Field("prompt", prompt, "What is drawn; Enter draws it.")
+        self.prompt = Field(*_asks(model, prompt))
         self.seed = Integer("seed", seed, "Any whole number: the same seed draws the same noise.")
         self.pickers: list[Any] = []
         super().__init__()
@@ -38,6 +41,20 @@ class RequestPanel(widgets.Box):
                 "value",
             )
             parts += [toggle, picker]
+        names = getattr(model.text_encoder, "encoded_prompts", ())
+        if names:  # encoded before, and the encoder is not here
+            chosen = prompt if prompt in names else names[0]
+            stored = Choice(
+                "encoded prompts", chosen, "The prompts that the model has features of.",
+                [(short(name, 80), name) for name in names],
+            )  # fmt: skip
+            stored.observe(lambda change: setattr(self.prompt, "value", change.new), "value")
+            self.pickers.append(stored)
+            parts.append(stored)
+        if model.random_weights:
+            warning = widgets.HTML(f'<div role="note">{RANDOM}</div>')
+            warning.add_class("fv-warning")
+            parts.insert(1, warning)
         self.children = parts
 
     def check(self, model: Model) -> None:
@@ -51,3 +68,11 @@ class RequestPanel(widgets.Box):
             self.prompt.error = str(error)
             raise ValueError("the prompt: see what stands under it") from None
         self.prompt.error = ""
+
+
+def _asks(model: Model, prompt: str) -> tuple[str, str, str]:
+    """Return label, value and explanation of the field: a prompt, or a class number."""
+    classes = getattr(model.text_encoder, "classes", None)
+    if classes is None:
+        return "prompt", prompt, "What is drawn; Enter draws it."
+    return "class number", prompt, f"0 to {classes - 1}, null or random; Enter draws it."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import ipywidgets as widgets
@@ -17,6 +17,23 @@ from fastvar_lab.widgets.page import CopyButton, box, button, heading
 from fastvar_lab.widgets.panel import Status
 
 ENDINGS = ("pdf", "png", "safetensors", "html")
+
+
+def free_path(name: Field, folder: Path, endings: Sequence[str]) -> Path:
+    """Return a path in a folder, without its suffix, at which no file is overwritten.
+
+    An error of the name stands under its field. Raises ValueError for it, and without the folder.
+    """
+    name.error = ""
+    try:
+        stem = file_stem(name.value, endings)
+    except ValueError as error:
+        name.error = str(error)
+        raise ValueError("nothing was saved") from None
+    folder = folder.absolute()
+    if not folder.is_dir():
+        raise ValueError(f"the folder {folder} does not exist")
+    return unused(folder / stem, endings)
 
 
 class SavingPanel(widgets.Box):
@@ -53,22 +70,10 @@ class SavingPanel(widgets.Box):
             comparison = self.shown()
             if comparison is None:
                 raise ValueError("there is no picture to save yet")
-            self.status.say(f"saved {save(comparison, self._path())}")
+            path = free_path(self.name, self.folder, ENDINGS)
+            self.status.say(f"saved {save(comparison, path)}")
         except (ValueError, OSError) as error:
             self.status.fail(error)
-
-    def _path(self) -> Path:
-        """Return a path, without its suffix, at which no file is overwritten."""
-        self.name.error = ""
-        try:
-            stem = file_stem(self.name.value, ENDINGS)
-        except ValueError as error:
-            self.name.error = str(error)
-            raise ValueError("nothing was saved") from None
-        folder = self.folder.absolute()
-        if not folder.is_dir():
-            raise ValueError(f"the folder {folder} does not exist")
-        return unused(folder / stem, ENDINGS)
 
     def _figure(self, comparison: Comparison, path: Path) -> str:
         """Write the comparison figure as PDF and PNG."""

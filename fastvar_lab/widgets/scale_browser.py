@@ -1,33 +1,53 @@
-"""ScaleBrowser: shows one generation scale step by scale step."""
+"""ScaleBrowser: shows one generation scale step by scale step, beside full generation."""
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Callable
+from pathlib import Path
 
+import numpy as np
+from matplotlib.colors import to_hex
+
+from fastvar_lab.experiments.explore import Stoppable
+from fastvar_lab.files import expanded
+from fastvar_lab.frames import FULL
+from fastvar_lab.generation import Generation
+from fastvar_lab.instruments.observe import observe
+from fastvar_lab.instruments.redraw import redrawn
 from fastvar_lab.instruments.trace import Trace
 from fastvar_lab.measure.masks import kept_map, score_map
-from fastvar_lab.measure.scale_steps import added, images, spectra
+from fastvar_lab.measure.scale_steps import added, images, most_telling, spectra
+from fastvar_lab.methods.prune import Dense
 from fastvar_lab.methods.select import FarFromMean
 from fastvar_lab.models.loading import load
 from fastvar_lab.models.model import Model
-from fastvar_lab.plotting import panels
-from fastvar_lab.seam import Site
-from fastvar_lab.widgets.fields import Choice, Index
-from fastvar_lab.widgets.lifetime import Owner
-from fastvar_lab.widgets.page import Viewer, box, style_sheet
-from fastvar_lab.widgets.panel import Status
+from fastvar_lab.plotting import motion, panels
+from fastvar_lab.seam import Runner, Site
+from fastvar_lab.widgets.fields import Choice, Field, Index
+from fastvar_lab.widgets.page import ColorBar, Player, Viewer, box, button, style_sheet
+from fastvar_lab.widgets.panel import Live, Status
+from fastvar_lab.widgets.saving import free_path
+from fastvar_lab.widgets.token_panel import Sight, Subject, TokenPanel
 
 PIVOTAL = repr(FarFromMean())
-ADDED = "added by this step"
+SHADES = panels.kept_overlay(np.ones((1, 2, 3)), np.array([[False, True]]))[0]
+KEPT = ColorBar([f"{to_hex(shade)} 50%" for shade in SHADES], "pruned", "computed")
+SAME = ("prompts", "seeds", "sampling", "draws", "sizes", "weights")
+"""What two traces share whose steps are shown side by side."""
+OPENED = "Opened on {}: of the steps where a part of the tokens is pruned, it adds most."
 
 
-class ScaleBrowser(Owner):
-    """Shows the scale steps of a trace, with a slider through them.
+class ScaleBrowser(Live):
+    """Shows the scale steps of a trace, and plays through them.
 
-    Each step shows the picture so far, the difference that the step added (around grey), its
-    spectrum beside the final one, and the scores and kept tokens of a sublayer. `model` decodes
-    the canvases; by default it is opened by the name in the trace. Raises ValueError if its weights
-    are not those that the trace was made with.
+    Each step shows the picture so far, beside that of full generation and their difference if
+    there is one; what the step added (around grey), its spectrum beside the final one, and the
+    scores and kept tokens of a sublayer. It opens on the step that `most_telling` names. `full` is
+    the trace of full generation with the same settings; without it `update` draws it. `model`
+    decodes the canvases; by default it is opened by the name in the trace. A click shows a token's
+    life; its attention is read from `generation`, which has a snapshot, and without one is drawn
+    again. The animation is exported into `folder`. Raises ValueError if the weights are not those
+    that the trace was made with, and if `full` is of other settings.
 
     >>> import fastvar_lab as fv
     >>> model = fv.load("tiny")
@@ -38,76 +58,263 @@ class ScaleBrowser(Owner):
     '<span role="status">32x32: 256 of 1024 tokens forwarded by attn of layer 0</span>'
     """
 
-    def __init__(self, trace: Trace, model: Model | None = None) -> None:
+    def __init__(
+        self,
+        trace: Trace,
+        model: Model | None = None,
+        full: Trace | None = None,
+        *,
+        generation: Generation | None = None,
+        folder: str | Path = ".",
+    ) -> None:
         super().__init__()
         self.trace, self.model = trace, _model_of(trace, model)
-        steps = [(trace.size(step), step) for step in sorted(trace.canvases)]
+        self.folder, self.charts = expanded(folder), dict[tuple[int, int], np.ndarray]()
+        self.full = None if full is None else _beside(trace, full)
+        self.steps = sorted(trace.canvases)
+        first = most_telling(trace, self.model.decode)
+        steps = [(trace.size(step), step) for step in self.steps]
+        self.step = Index("scale step", first, "The step that is shown.", steps)
+        self.player = Player(last=len(steps) - 1)
+        self.player.step = self.player.shown = self.steps.index(first)
         sites = {site for _, site in trace.scores}
         last = max(site.layer for site in sites)
         kinds = [k for k in self.model.transformer.kinds if any(s.kind == k for s in sites)]
-        self.step = Index("scale step", steps[0][1], "The step that is shown.", steps)
         layers = [(str(layer), layer) for layer in range(last + 1)]
         self.layer = Choice("layer", 0, "The layer of scores and kept tokens.", layers)
         self.kind = Choice("sublayer", kinds[0], "Its sublayer.", [(k, k) for k in kinds])
         prompts = trace.provenance.get("prompts", ["0"])
         named = [(f"{i + 1}: {p}", i) for i, p in enumerate(prompts)]
         self.picture = Choice("picture", 0, "The picture of the batch.", named)
-        self.status = Status()
+        if len(prompts) == 1:
+            self.picture.add_class("fv-hidden")
         self.viewer = Viewer(
-            {"sofar": "picture so far", "added": ADDED, "scores": "scores", "kept": "kept tokens"}
+            {
+                "sofar": "picture so far", "full": "full generation so far",
+                "gap": "their difference", "added": "added by this step", "scores": "scores",
+                "kept": "kept tokens",
+            }
+        )  # fmt: skip
+        self.viewer.group = f"scales-{id(self)}"
+        self.generation, self.undrawn = generation, ""
+        self.token = TokenPanel(
+            self.model, trace.grids, self.viewer, self._subject, self._sight, self._go
         )
         self.spectrum = Viewer({"spectrum": "spectrum"})
         self.spectrum.add_class("fv-chart")
-        if len(prompts) == 1:
-            self.picture.add_class("fv-hidden")
+        self.name = Field("save as", "scale_steps", f"The name of the file, in {folder}.")
+        self.export = button("Save as GIF", "An animation of the steps", self._export)
+        self.saved = Status()
+        self._lay_out(OPENED.format(trace.size(first)) if _pruned(trace, first) else "")
+        self._show()
+
+    def _lay_out(self, note: str) -> None:
+        """Arrange the parts, and connect them."""
+        self.run_stop.description = "Draw full generation too"
+        self.run_stop.tooltip = "Draw full generation of the same settings, to see both in step"
+        if self.full is not None or self._dense:
+            self.run_stop.add_class("fv-hidden")
+        self.opened = Status()
+        self.opened.say(note)
         fields = box("fv-fields", self.step, self.layer, self.kind, self.picture)
-        main = box("fv-part", fields, self.status, self.viewer, self.spectrum)
-        self.children = (style_sheet(), main)
+        main = box(
+            "fv-part",
+            fields,
+            box("fv-row", self.player, self.run_stop),
+            box("fv-row", self.status),
+            self.viewer,
+            self.spectrum,
+            box("fv-row", self.opened),
+            box("fv-fields", self.name),
+            box("fv-row", self.export, self.saved),
+        )
+        self.children = (style_sheet(), main, self.token)
         self.add_class("fastvar-widget")
         self.add_class("fastvar-scales")
         self.viewer.observe(lambda change: self.viewed(change.new), "views")
         for changed in (self.step, self.layer, self.kind, self.picture):
-            changed.observe(lambda _: self.update(), "value")
-        self.update()
+            changed.observe(lambda _: self._show(), "value")
+            changed.observe(lambda _: self.token.guarded(self.token.update), "value")
+        self.player.observe(lambda c: setattr(self.step, "value", self.steps[c.new]), "step")
+
+    @property
+    def _dense(self) -> bool:
+        """Whether the trace is of full generation itself."""
+        return self.trace.provenance.get("method") == repr(Dense())
+
+    def _subject(self) -> Subject:
+        """Return what tokens belong to; a generation that is not here is drawn again, once."""
+        note = ""
+        if self.generation is None and not self.undrawn:
+            try:
+                self.generation = redrawn(self.model, self.trace)
+            except ValueError as error:
+                self.undrawn = str(error)
+        if self.generation is None:
+            note = self.undrawn
+        return Subject(self.trace, self.picture.value, self.generation, "", note)
+
+    def _sight(self) -> Sight:
+        return Sight(self.step.value, self.layer.value, self.kind.value)
+
+    def _go(self, sight: Sight) -> None:
+        """Show another step and sublayer."""
+        self.layer.value, self.kind.value, self.step.value = sight.layer, sight.kind, sight.step
+
+    def release(self) -> None:
+        """Drop the generation; it is drawn again on demand."""
+        super().release()
+        self.token.release()
+        self.generation = None
 
     def update(self) -> None:
+        """Request full generation with the settings of the trace; returns at once."""
+        kept = self.trace.provenance
+        seeds = list(kept.get("seeds", [0]))
+
+        def work(stopped: Callable[[], bool]) -> Callable[[], None]:
+            def watch(run: Runner) -> Runner:
+                return Stoppable(run, stopped, lambda step: None)
+
+            sizes = [(grid.h, grid.w) for grid in self.trace.grids]
+            seed = seeds[0] if len(seeds) == 1 else seeds
+            _, full = observe(
+                self.model, list(kept["prompts"]), Dense(), seed=seed, sizes=sizes, watch=[watch]
+            )
+            images(_beside(self.trace, full), self.model.decode)
+            return lambda: self._add(full)
+
+        self.ask(work)
+
+    def _add(self, full: Trace) -> None:
+        """Show full generation beside the trace."""
+        self.full = full
+        self.run_stop.add_class("fv-hidden")
+        self._show()
+
+    def _show(self) -> None:
         """Show the step of the slider."""
         try:
-            self._show(self.step.value, self.picture.value)
+            self._draw(self.step.value, self.picture.value)
         except Exception as error:  # a callback's traceback would go to a log
             self.status.fail(error)
+        self.player.step = self.player.shown = self.steps.index(self.step.value)
 
-    def _show(self, step: int, row: int) -> None:
+    def _draw(self, step: int, row: int) -> None:
         """Show step `step` of the picture with index `row`."""
         trace, decode, put = self.trace, self.model.decode, self.viewer.put
-        place = sorted(trace.canvases).index(step)
-        size = trace.size(step)
+        place, size = self.steps.index(step), trace.size(step)
         so_far = images(trace, decode)[place, row]
-        frequencies, amplitudes = spectra(trace, decode)
-        put("sofar", so_far, alt=f"picture after {size}")
+        self.viewer.cells = max(trace.grids[step].h, trace.grids[step].w)
+        put("sofar", so_far, note=f"after {size}", alt=f"picture after {size}")
+        self._put_full(so_far, place, row, size)
         gap = panels.difference(added(trace, decode)[place, row])
-        put("added", gap.picture, note=f"x {gap.gain}", alt=f"what {size} added, around grey")
-        lines = {f"after {size}": amplitudes[place, row], "final": amplitudes[-1, row]}
-        chart = panels.spectra(frequencies, lines).array()
-        self.spectrum.put("spectrum", chart, alt=f"spectrum after {size}, and the final one")
+        put("added", gap.picture, note=f"x {gap.gain}", bar=_around_grey(gap.gain),
+            alt=f"what {size} added, around grey")  # fmt: skip
+        self.spectrum.put(
+            "spectrum",
+            self._chart(place, row, size),
+            alt=f"spectrum after {size}, and the final one",
+        )
         site = Site(self.layer.value, self.kind.value)
         kept = kept_map(trace, step, site, row)
         alt = (
             f"tokens that {site.kind} of layer {site.layer} computes at {size} bright, others dark"
         )
-        put("kept", panels.kept_overlay(so_far, kept), alt=alt)
+        put("kept", panels.kept_overlay(so_far, kept), alt=alt, bar=KEPT)
         if (step, site) not in trace.scores:
             put("scores", np.full((8, 8, 3), 0.5), note="none", alt="no scores: skipped")
             self.status.say(f"{size}: skipped, no token forwarded")
             return
         scores = score_map(trace, step, site, row)
         rule = trace.provenance.get("scores", PIVOTAL)
-        spread = f"{'PTS' if rule == PIVOTAL else rule}: {scores.min():.3g} to {scores.max():.3g}"
-        put("scores", panels.heat(scores), note=spread, alt=f"scores at {size}", cells=True)
+        bar = ColorBar(panels.heat_colors(), f"{scores.min():.3g}", f"{scores.max():.3g}")
+        put("scores", panels.heat(scores), note="PTS" if rule == PIVOTAL else rule, bar=bar,
+            alt=f"scores at {size}, {bar.low} dark, {bar.high} bright", cells=True)  # fmt: skip
         self.status.say(
             f"{size}: {kept.sum()} of {kept.size} tokens forwarded by {site.kind} "
             f"of layer {site.layer}"
         )
+
+    def _put_full(self, so_far: np.ndarray, place: int, row: int, size: str) -> None:
+        """Show full generation at the same step, and the difference to it."""
+        if self.full is None:
+            for name in ("full", "gap"):
+                self.viewer.put(name, np.full((8, 8, 3), 0.5), hidden=True)
+            return
+        full = images(self.full, self.model.decode)[place, row]
+        self.viewer.put("full", full, note=f"after {size}", alt=f"full generation after {size}")
+        gap = panels.difference(so_far, full)
+        self.viewer.put(
+            "gap", gap.picture, note=f"x {gap.gain}, grey: equal", bar=_around_grey(gap.gain),
+            alt=f"difference to full generation after {size}, around grey",
+        )  # fmt: skip
+
+    def _chart(self, place: int, row: int, size: str) -> np.ndarray:
+        """Return the drawn spectrum of a step; each is drawn once."""
+        if (place, row) not in self.charts:
+            frequencies, amplitudes = spectra(self.trace, self.model.decode)
+            lines = {f"after {size}": amplitudes[place, row], "final": amplitudes[-1, row]}
+            self.charts[place, row] = panels.spectra(frequencies, lines).array()
+        return self.charts[place, row]
+
+    def _export(self) -> None:
+        """Write the animation of all steps as GIF."""
+        try:
+            path = free_path(self.name, self.folder, ["gif"])
+            path = path.with_name(f"{path.name}.gif")
+            motion.write_gif(path, self.frames())
+            self.saved.say(f"saved {path}")
+        except (ValueError, OSError) as error:
+            self.saved.fail(error)
+
+    def frames(self) -> list[motion.Frame]:
+        """Draw the animation: the pictures so far in step, their difference, and kept tokens."""
+        row, decode = self.picture.value, self.model.decode
+        site = Site(self.layer.value, self.kind.value)
+        fast = images(self.trace, decode)[:, row]
+        columns = {"picture so far": [*fast]}
+        if self.full is not None:
+            full = images(self.full, decode)[:, row]
+            gains = [panels.difference(a, b) for a, b in zip(fast, full, strict=True)]
+            gain = min((g.gain for g in gains if g.picture.std() > 0), default=1)
+            differences = [panels.difference(a, b, gain) for a, b in zip(fast, full, strict=True)]
+            columns = {
+                "full generation": [*full], **columns,
+                differences[0].title: [gap.picture for gap in differences],
+            }  # fmt: skip
+        kept = [kept_map(self.trace, step, site, row) for step in self.steps]
+        columns[f"tokens of {site.kind}, layer {site.layer}"] = [
+            panels.kept_overlay(image, mask) for image, mask in zip(fast, kept, strict=True)
+        ]
+        scales = [self.trace.size(step) for step in self.steps]
+        prompt = self.trace.provenance.get("prompts", [""])[row]
+        return motion.in_step(columns, scales, f"“{prompt}”")
+
+
+def _around_grey(gain: int) -> ColorBar:
+    """Return the color bar of a difference picture."""
+    greys = [to_hex((level,) * 3) for level in (0, 0.5, 1)]
+    return ColorBar(greys, f"{-1 / gain:.3g}", f"+{1 / gain:.3g}")
+
+
+def _pruned(trace: Trace, step: int) -> bool:
+    """Return whether a part of the tokens is pruned at a step."""
+    return any(not kept.all() for (s, _), kept in trace.kept.items() if s == step)
+
+
+def _beside(trace: Trace, full: Trace) -> Trace:
+    """Return the trace of full generation; raise ValueError if it has other settings."""
+    for name in SAME:
+        a, b = (repr(t.provenance.get(name)).replace("(", "[").replace(")", "]").replace(",]", "]")
+                for t in (trace, full))  # fmt: skip
+        if a != b:
+            raise ValueError(
+                f"{FULL} generation has other {name} than the trace: {b}, where that has {a}"
+            )
+    if sorted(trace.canvases) != sorted(full.canvases):
+        raise ValueError("the traces hold different scale steps")
+    return full
 
 
 def _model_of(trace: Trace, model: Model | None) -> Model:

@@ -1,9 +1,9 @@
-"""Measured milliseconds beside counted operations, and schedules for a time budget."""
+"""Measured milliseconds beside counted operations."""
 
 from __future__ import annotations
 
 import html
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import ipywidgets as widgets
 
@@ -11,19 +11,15 @@ from fastvar_lab.experiments.step_times import StepTimes, step_times
 from fastvar_lab.methods.prune import Dense
 from fastvar_lab.models.model import Model
 from fastvar_lab.seam import Method
-from fastvar_lab.widgets.fields import Index
 from fastvar_lab.widgets.page import box, heading
 from fastvar_lab.widgets.panel import Live
 
-Plans = Sequence[tuple[float, Method]]
-"""Speedups, each with the method that was planned for it."""
-
 
 class TimePanel(Live):
-    """Measures both methods and full generation in turns; offers planned methods by speedup.
+    """Measures both methods and full generation in turns.
 
     `methods()` and `request()` return what the page is set to; `shown(times)` is called with the
-    results, and `pick(method)` with a plan that was chosen. `times` are the last results.
+    results. `times` are the last results.
     """
 
     def __init__(
@@ -32,28 +28,16 @@ class TimePanel(Live):
         methods: Callable[[], tuple[Method, Method]],
         request: Callable[[], tuple[str, int]],
         shown: Callable[[StepTimes], None],
-        plans: Plans,
-        pick: Callable[[Method], None],
     ) -> None:
         super().__init__()
         self.model, self.methods, self.request = model, methods, request
-        self.shown, self.pick = shown, pick
+        self.shown = shown
         self.times: StepTimes | None = None
         self.table = widgets.HTML()
         self.results = [self.table]
         self.run_stop.description = "Run"
         row = box("fv-row", self.run_stop, self.status)
-        parts = [heading("Time on this machine"), row, self.table]
-        ordered = sorted(plans, key=lambda plan: plan[0])
-        self.budget: Index | None = None
-        if ordered:
-            choices = [("as A is set", None), *((f"{s:.2f} x faster", m) for s, m in ordered)]
-            self.budget = Index(
-                "time budget", None, "Sets A to the method planned for this speedup.", choices
-            )
-            self.budget.observe(lambda change: self._planned(change.new), "value")
-            parts.insert(1, self.budget)
-        self.children = tuple(parts)
+        self.children = (heading("Time on this machine"), row, self.table)
         self.add_class("fv-part")
         self.forget()
 
@@ -99,7 +83,3 @@ class TimePanel(Live):
         self.status.say(f"{speeds} ({times.turns} turns)")
         self.stale(False)
         self.shown(times)
-
-    def _planned(self, method: Method | None) -> None:
-        if method is not None:
-            self.guarded(lambda: self.pick(method))

@@ -66,6 +66,15 @@ function render({ model, el }) {
     const u = (event.clientX - box.left) / box.width, v = (event.clientY - box.top) / box.height;
     return [view.x + (u - 0.5) / view.zoom, view.y + (v - 0.5) / view.zoom];
   }
+  function tell(place) { // maps of the same group show the place under the pointer
+    window.dispatchEvent(new CustomEvent("fastvar-place", { detail: { group: model.get("group"), place, from: el } }));
+  }
+  function follow(event) {
+    if (event.detail.from === el || !model.get("group") || event.detail.group !== model.get("group")) return;
+    hover = event.detail.place;
+    place();
+  }
+  window.addEventListener("fastvar-place", follow);
   function mark(at) {
     model.set("place", [clamp(at[0], 0, 1), clamp(at[1], 0, 1)]);
     model.save_changes();
@@ -80,6 +89,7 @@ function render({ model, el }) {
     });
     frame.addEventListener("pointermove", (event) => {
       hover = point(frame, event);
+      tell(hover);
       if (from && Math.hypot(event.clientX - from[0], event.clientY - from[1]) > 3) {
         moved = true;
         const box = frame.getBoundingClientRect();
@@ -94,6 +104,7 @@ function render({ model, el }) {
     });
     frame.addEventListener("pointerleave", () => {
       hover = null;
+      tell(null);
       place();
     });
     frame.addEventListener("wheel", (event) => {
@@ -123,7 +134,16 @@ function render({ model, el }) {
     const image = make("img", { draggable: "false" }, frame);
     const cross = make("div", { class: "fv-cross" }, frame);
     listen(frame);
-    return (shown[i] = { figure, title, note, frame, image, cross });
+    const bar = make("div", { class: "fv-colors" }, figure);
+    return (shown[i] = { figure, title, note, frame, image, cross, bar });
+  }
+  function colors(node, bar) { // what the colors mean, from the lowest to the highest
+    node.replaceChildren();
+    node.hidden = !bar;
+    if (!bar) return;
+    make("span", {}, node).textContent = bar.low;
+    make("i", {}, node).style.background = `linear-gradient(to right, ${bar.colors.join(", ")})`;
+    make("span", {}, node).textContent = bar.high;
   }
   function put(i) {
     const picture = model.get(`p${i}`);
@@ -136,6 +156,7 @@ function render({ model, el }) {
     at.image.classList.toggle("fv-cells", Boolean(picture.cells));
     at.image.alt = picture.alt;
     at.figure.hidden = Boolean(picture.hidden);
+    colors(at.bar, picture.bar);
     const before = at.url;
     at.url = URL.createObjectURL(new Blob([picture.data], { type: "image/png" }));
     at.image.src = at.url;
@@ -170,6 +191,7 @@ function render({ model, el }) {
   model.on("change:place", place);
   model.send({ views: 1 });
   return () => {
+    window.removeEventListener("fastvar-place", follow);
     for (const at of shown) if (at?.url) URL.revokeObjectURL(at.url);
     model.send({ views: -1 });
   };

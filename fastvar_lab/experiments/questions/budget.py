@@ -40,7 +40,7 @@ def methods(model: Model) -> Methods:
     plans = frontier(model)
     if not plans:
         raise ValueError(NO_PLANS.format(model.name))
-    return {f"planned {speedup:g}x": method for speedup, method in plans}
+    return {f"planned {plan.speedup:g}x": plan.method for plan in plans}
 
 
 def hand_methods(model: Model) -> Methods:

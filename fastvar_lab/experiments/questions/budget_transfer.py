@@ -33,10 +33,10 @@ class Setting(NamedTuple):
 def methods(model: Model) -> Methods:
     """Return the schedules planned at all guidance scales; ValueError if there are none."""
     planned = {
-        f"planned {speedup:g}x at guidance {scale:g}": method
+        f"planned {point.speedup:g}x at guidance {scale:g}": point.method
         for scale in GUIDANCES
-        for speedup, method in frontier(model, scale)
-        if min(TRANSFERRED) * 0.8 <= speedup <= max(TRANSFERRED) * 1.25
+        for point in frontier(model, scale)
+        if min(TRANSFERRED) * 0.8 <= point.speedup <= max(TRANSFERRED) * 1.25
     }
     if not planned:
         raise ValueError(NO_PLANS.format(model.name))

@@ -66,7 +66,7 @@ def methods(model: Model) -> Methods:
     """Full generation, the preset, and a planned schedule of a model that has some."""
     plans = frontier(model)
     nearest = sorted(plans, key=lambda plan: abs(plan.speedup - PLANNED))[:1]
-    named = {f"planned {speedup:g}x": method for speedup, method in nearest}
+    named = {f"planned {plan.speedup:g}x": plan.method for plan in nearest}
     return {**full_and_preset(model), **named}
 
 
