@@ -1,5 +1,5 @@
 // Tokens of a map to keep or to prune, painted over a picture by pointer or by keys.
-const COLORS = { k: "rgba(0, 130, 220, .6)", p: "rgba(225, 85, 0, .68)" };
+const ALPHA = "a0"; // of the paint over the picture
 const NAMES = { k: "keep", p: "prune", ".": "free" };
 
 function make(name, attributes, parent) {
@@ -23,14 +23,15 @@ function render({ model, el }) {
 
   function draw() {
     const [h, w] = size(), side = Math.max(4, Math.ceil(480 / Math.max(h, w)));
+    const colors = model.get("colors");
     canvas.width = w * side;
     canvas.height = h * side;
     const pen = canvas.getContext("2d");
     pen.clearRect(0, 0, canvas.width, canvas.height);
     for (let i = 0; i < h * w; i++) {
       const x = (i % w) * side, y = Math.floor(i / w) * side;
-      if (COLORS[marks[i]]) {
-        pen.fillStyle = COLORS[marks[i]];
+      if (colors[marks[i]]) {
+        pen.fillStyle = colors[marks[i]] + ALPHA;
         pen.fillRect(x, y, side, side);
       }
       pen.strokeStyle = "rgba(255, 255, 255, .22)";

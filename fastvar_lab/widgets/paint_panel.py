@@ -11,11 +11,13 @@ import anywidget
 import ipywidgets as widgets
 import numpy as np
 import traitlets
+from matplotlib.colors import to_hex
 
 from fastvar_lab.methods.painted_mask import mask_text
 from fastvar_lab.methods.schedule import Scheduled, find, share_of
 from fastvar_lab.methods.select_painted import Painted
 from fastvar_lab.models.model import Model
+from fastvar_lab.plotting.style import KEPT, PRUNED
 from fastvar_lab.seam import Method
 from fastvar_lab.widgets.fields import Choice
 from fastvar_lab.widgets.page import box, button, heading, png
@@ -37,6 +39,7 @@ class Paint(anywidget.AnyWidget):
     marks = traitlets.Unicode(FREE).tag(sync=True)
     tool = traitlets.Unicode(KEEP).tag(sync=True)
     brush = traitlets.Int(1).tag(sync=True)
+    colors = traitlets.Dict({KEEP: to_hex(KEPT), PRUNE: to_hex(PRUNED)}).tag(sync=True)
 
 
 class PaintPanel(widgets.Box):
@@ -81,7 +84,7 @@ class PaintPanel(widgets.Box):
                    self._guard(self.take)),
             button("Clear", "Free all tokens of this scale", self._guard(self.clear)),
         )  # fmt: skip
-        key = widgets.HTML(legend({"keep": "#0082dc", "prune": "#e15500"}))
+        key = widgets.HTML(legend({"keep": to_hex(KEPT), "prune": to_hex(PRUNED)}))
         fields = box("fv-fields", self.step, self.tool, self.size)
         super().__init__([heading("Paint the mask"), fields, acts, self.status, self.paint, key])
         self.add_class("fv-part")
