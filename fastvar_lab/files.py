@@ -168,6 +168,19 @@ def file_stem(text: str, endings: Sequence[str]) -> str:
     return name
 
 
+def folder_name(text: str) -> str:
+    """Return the name of a folder for any text: one that lies in its parent and is not hidden.
+
+    Letters, digits and `-._` stay, up to 100 bytes; what else there is becomes `-`.
+
+    >>> folder_name("google/var"), folder_name("../x"), folder_name("..")
+    ('google-var', 'x', 'unnamed')
+    """
+    plain = "".join(c if c.isalnum() or c in "-._" else "-" for c in text).strip("-.")
+    name = plain.encode()[:LONGEST].decode(errors="ignore").rstrip("-.") or "unnamed"
+    return f"_{name}" if name.split(".")[0].lower() in DEVICES else name
+
+
 def unused(path: Path, endings: Sequence[str]) -> Path:
     """Return `path`, or path-2, path-3, ... if a file of that name with one of the suffixes exists.
 

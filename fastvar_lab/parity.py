@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,7 @@ from fastvar_lab.sampling import Sampling
 from fastvar_lab.seam import Grid, Runner, Stack, Wrapper
 
 MOST = 256  # tokens of a step that are compared: 13 steps of 32 layers of a 2B fit into 2 GB
+SLACK = 0.1  # how far a picture that is not clamped may leave [0, 1]
 ENTERING = -1  # in place of a layer: the tokens that enter the first one
 
 
@@ -59,7 +61,7 @@ class Check:
 
 def check(
     model: Model,
-    live_sample: Callable[[], Tensor],
+    live_sample: Callable[[], Any],
     *,
     prompt: str | Condition | None = None,
     seed: int = 0,
@@ -71,15 +73,17 @@ def check(
     """Compare one picture of an attached model with that of its live object's own sampler.
 
     `live_sample` calls the sampler once, for one picture of the same `prompt`, `seed`, `sampling`
-    and `sizes`, and returns that picture (1, 3, h, w) in [0, 1], uint8 (1, h, w, 3), or the latent
-    (1, d, H, W). Pictures are RGB; Infinity's released sampler returns BGR, which `flip(-1)` turns.
+    and `sizes`, and returns that picture or its latent (1, d, H, W): a tensor, an array or a PIL
+    picture, alone or in a list of one. Pictures are uint8 or in [0, 1], with or without the leading
+    dimension, (3, h, w) or (h, w, 3). They are RGB; Infinity's released sampler returns BGR, which
+    `flip(-1)` turns.
     Noise is drawn in the released order, unless `draws` says otherwise; torch's global generators,
     which HART's sampler draws from, are seeded with `seed` for the call.
 
     The default `tolerance` leaves room for kernels in bfloat16; in float32 on a CPU, VAR and HART
     agree within 1e-4. Up to 256 tokens of every step are compared after every layer, through hooks
     that are removed again. Raises ValueError for a model that was not attached, and for a result of
-    other shape.
+    other shape or range.
 
     >>> import fastvar_lab as fv
     >>> from fastvar_lab.models.standin import live_infinity
@@ -102,7 +106,7 @@ def check(
     try:
         with torch.no_grad(), torch.random.fork_rng():
             torch.manual_seed(seed)
-            theirs = live_sample()
+            sample = _single(live_sample())
     finally:
         for handle in handles:
             handle.remove()
@@ -121,7 +125,7 @@ def check(
         draws=draws or Streamed(seed, rest=seed),
         watch=[watch],
     ).canvas
-    theirs = _picture(theirs)
+    theirs = _picture(sample, ours)
     if theirs.shape != ours.shape:
         ours = model.decode(ours)
     if theirs.shape != ours.shape:
@@ -137,17 +141,43 @@ def check(
     return Check(gap, step, layer, tolerance, frame)
 
 
-def _picture(result: Any) -> Tensor:
-    """Bring what a sampler returned to a tensor of pictures or of latents, (1, c, h, w)."""
-    if not isinstance(result, Tensor) or result.ndim not in (3, 4):
+def _single(result: Any) -> Tensor:
+    """Return the one array that a sampler returned, alone or in a list, as a tensor on its device.
+
+    Raises ValueError for anything else than one array of 3 dimensions, or of 4 with one row.
+    """
+    only = result
+    if isinstance(result, list | tuple) and len(result) == 1:
+        only = result[0]
+    if isinstance(only, np.ndarray) or hasattr(only, "__array_interface__"):  # that of PIL
+        only = np.array(only)
+        only = torch.from_numpy(only) if only.dtype.kind in "uif" else None
+    if not isinstance(only, Tensor) or only.ndim not in (3, 4) or only.is_complex():
         raise ValueError(
-            "live_sample must return a picture (1, 3, h, w) or a latent (1, d, H, W); "
-            f"not {short(result)}"
+            "live_sample must return a picture (1, 3, h, w) or a latent (1, d, H, W), as a tensor "
+            f"or an array; not {short(result)}"
         )
-    result = result if result.ndim == 4 else result.unsqueeze(0)
-    if result.dtype == torch.uint8:
-        result = result.movedim(-1, 1) / 255
-    return result
+    return only if only.ndim == 4 else only.unsqueeze(0)
+
+
+def _picture(array: Tensor, latent: Tensor) -> Tensor:
+    """Bring one array to a picture (1, 3, h, w) in [0, 1]; one of the shape of `latent` stays.
+
+    Raises ValueError for values of another range.
+    """
+    if array.shape == latent.shape:
+        return array
+    if array.shape[-1] == 3 and array.shape[1] != 3:
+        array = array.movedim(-1, 1)
+    if array.dtype == torch.uint8:
+        return array / 255
+    low, high = (float(edge) for edge in array.detach().aminmax())
+    if low < -SLACK or high > 1 + SLACK:
+        raise ValueError(
+            f"live_sample returns a picture with values in [0, 1], or uint8; not {array.dtype} "
+            f"from {low:.3g} to {high:.3g} (from [-1, 1] convert with (x + 1) / 2)"
+        )
+    return array
 
 
 def _some(x: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ import pandas as pd
 from PIL import Image
 
 from fastvar_lab.encoding import floats, json_values, packed, plain, unpacked
-from fastvar_lab.files import cache_folder, digest, expanded, read_json, write
+from fastvar_lab.files import cache_folder, digest, expanded, folder_name, read_json, write
 from fastvar_lab.files import folder as writable
 
 if TYPE_CHECKING:  # imported where tokens are read or written, to list a store without torch
@@ -79,9 +79,7 @@ class Store:
 
     def path(self, address: Address, kind: str = "rows") -> Path:
         """Return the file of an address."""
-        model = "".join(
-            c if c.isalnum() or c in "-._" else "-" for c in str(address.get("model", "any"))
-        )
+        model = folder_name(str(address.get("model", "any")))
         ending = "npz" if kind == "pictures" else "json"
         return self.folder / model / kind / f"{key(address)}.{ending}"
 
@@ -173,14 +171,15 @@ class Store:
         if days is not None and not days >= 0:
             raise ValueError(f"the age in days must be 0 or more; not {days}")
         models = sorted({path.parts[-3] for path in self._files()})
-        if model is not None and model not in models:
+        chosen = None if model is None else folder_name(model)
+        if chosen is not None and chosen not in models:
             there = ", ".join(models) or "none"
             raise ValueError(
                 f"{self.folder} has no results of the model {model!r}; it has those of: {there}"
             )
         freed, newest = 0, time.time() - (days or 0) * DAY
         for path in self._files():
-            if model in (None, path.parts[-3]) and path.stat().st_mtime <= newest:
+            if chosen in (None, path.parts[-3]) and path.stat().st_mtime <= newest:
                 freed += path.stat().st_size
                 path.unlink(missing_ok=True)
         return freed

@@ -2,8 +2,10 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 import fastvar_lab as fv
@@ -272,6 +274,30 @@ def test_check_says_where_they_part(var):
     assert (result.step, result.layer) == (0, -1)
 
 
+def bytes_of(picture):
+    return (picture * 255).round().byte()
+
+
+@pytest.mark.parametrize(
+    ("convert", "most"),
+    [
+        (lambda x: x[0], 1e-4),
+        (lambda x: x[0].movedim(0, -1), 1e-4),
+        (lambda x: [x[0].movedim(0, -1).numpy()], 1e-4),
+        (lambda x: x[0].movedim(0, -1).double().numpy(), 1e-4),
+        (bytes_of, 3e-3),
+        (lambda x: bytes_of(x[0]).movedim(0, -1).numpy(), 3e-3),
+        (lambda x: (Image.fromarray(bytes_of(x[0]).movedim(0, -1).numpy()),), 3e-3),
+    ],
+)
+def test_check_takes_pictures_as_samplers_return_them(var, convert, most):
+    model = fv.attach(var)
+    settings = {"prompt": "7", "seed": 4, "sampling": SAMPLING}
+    result = fv.check(model, lambda: convert(model.decode(var.sample(7, 4))), **settings)
+    assert result.step is None
+    assert result.largest < most
+
+
 def test_check_refuses_what_it_cannot_compare(var, small):
     with pytest.raises(ValueError, match="small is attached to no live object"):
         fv.check(small, lambda: None)
@@ -280,8 +306,15 @@ def test_check_refuses_what_it_cannot_compare(var, small):
         fv.check(model, 3)
     with pytest.raises(ValueError, match="must return a picture"):
         fv.check(model, lambda: "picture")
-    with pytest.raises(ValueError, match=r"returned \(1, 8, 2, 2\); this model gives"):
-        fv.check(model, lambda: torch.zeros(1, 8, 2, 2))
+    for picture in (np.array(["picture"]), [torch.zeros(3, 4, 4)] * 2, None, np.zeros((4, 4))):
+        with pytest.raises(ValueError, match="must return a picture"):
+            fv.check(model, lambda p=picture: p)
+    for picture in (torch.zeros(1, 8, 2, 2), torch.zeros(2, 3, 4, 4)):
+        with pytest.raises(ValueError, match=r"returned \(., ., ., .\); this model gives"):
+            fv.check(model, lambda p=picture: p)
+    for picture in (model.decode(var.sample(7, 4)) * 2 - 1, np.full((4, 4, 3), 255, "int64")):
+        with pytest.raises(ValueError, match=r"values in \[0, 1\], or uint8; not torch.* from"):
+            fv.check(model, lambda p=picture: p)
     assert not var.blocks[0]._forward_hooks
 
 
@@ -516,8 +549,9 @@ def test_what_does_not_belong_together(var):
         fv.attach(var)
     with pytest.raises(WeightsError, match=r"pos_start in .* is without content"):
         fv.attach(standins.LiveVAR().to("meta"))
-    with pytest.raises(ValueError, match="name is text; not 3"):
-        fv.attach(var, name=3)
+    for name in (3, "two\nlines"):
+        with pytest.raises(ValueError, match="name is text in one line; not "):
+            fv.attach(var, name=name)
 
 
 def test_masks_of_numbers_and_texts_that_are_none():

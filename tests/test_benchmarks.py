@@ -12,13 +12,19 @@ import fastvar_lab as fv
 from fastvar_lab.cli import release_options
 from fastvar_lab.cli.main import main
 from fastvar_lab.errors import WeightsError
-from fastvar_lab.evaluators import benchmarks, distances, inception_scores, row_files
-from fastvar_lab.evaluators.case import Case, Options
+from fastvar_lab.evaluators import benchmarks, distances, inception_scores, results, row_files
+from fastvar_lab.evaluators.case import Case, Options, Result
 from fastvar_lab.evaluators.geneval_pictures import GenEvalPrompts, PictureJudge, cut_out
 from fastvar_lab.evaluators.picture_array import PictureArray
 from fastvar_lab.evaluators.picture_folder import PictureFolder, PlainFolder
 from fastvar_lab.evaluators.plans import Plan
-from fastvar_lab.evaluators.scoring import paired, score, settings_sha256, stored
+from fastvar_lab.evaluators.results import (
+    keep,
+    pictures_sha256,
+    settings_sha256,
+    stored,
+)
+from fastvar_lab.evaluators.scoring import paired, score
 from fastvar_lab.experiments import making, paper_tables, printed_tables
 from fastvar_lab.experiments.making import Job, make
 from fastvar_lab.measure.quality import METRICS
@@ -237,7 +243,7 @@ def test_scores_beside_a_folder_from_inside_it(made, tmp_path, monkeypatch):
     shutil.copytree(made, tmp_path / "here")
     monkeypatch.chdir(tmp_path / "here")
     assert score(PictureFolder("."))["closed-world"].n == 10
-    assert (tmp_path / "here.scores" / "scores.json").exists()
+    assert (tmp_path / "here.scores" / "closed-world.json").exists()
     assert stored(Path("."))["closed-world"]["n"] == 10
 
 
@@ -286,6 +292,14 @@ def test_what_is_not_whole_is_refused(made, tmp_path):
     Image.open(first).save(first, format="JPEG")
     with pytest.raises(ValueError, match="it is JPEG, named as PNG"):
         score(folder)
+    for name, mode, side, message in (
+        ("deep", "I;16", 256, "its mode I;16 is not of 8 bits a channel"),
+        ("small", "RGB", 32, r"has \(32, 32\) pixels, .* has .*`make` writes one size"),
+    ):
+        folder, root = copied(name)
+        Image.new(mode, (side, side)).save(root / folder.names[2])
+        with pytest.raises(ValueError, match=message):
+            score(folder)
     _, root = copied("prompts")
     text = (root / "samples.jsonl").read_text()
     (root / "samples.jsonl").write_text(text.replace('"prompt": "', '"prompt": "not '))
@@ -305,6 +319,21 @@ def test_scores_need_their_networks_and_references_before_they_begin(made, tmp_p
         score(folder, ["fid"], Options(made), networks=tiny_networks)
     with pytest.raises(ValueError, match="no resize 'cleam'; nearest: clean"):
         Options(resize="cleam")
+
+
+def test_what_a_score_reads_is_there_before_it_begins(made, tmp_path, tiny_networks, monkeypatch):
+    folder = PictureFolder(made)
+    monkeypatch.setattr(folder, "rows", None)
+    with pytest.raises(ValueError, match="the score geneval reads an entry of its benchmark"):
+        score(folder, ["geneval"], networks=tiny_networks)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"there is no picture in .*empty"):
+        score(folder, ["fid"], Options(tmp_path / "empty"), tiny_networks)
+    (tmp_path / "damaged.npz").write_bytes(b"PK")
+    with pytest.raises(ValueError, match=r"damaged\.npz is no npz file of pictures"):
+        score(folder, ["fid"], Options(tmp_path / "damaged.npz"), tiny_networks)
+    with pytest.raises(ValueError, match="geneval has 553 prompts; not 9999999"):
+        Plan(benchmarks.find("geneval"), n=9999999).samples()
 
 
 def test_distances_of_a_folder_are_those_of_its_features(made, tmp_path, tiny_networks):
@@ -433,8 +462,9 @@ def test_tables_print_ours_beside_theirs(small, made, tmp_path):
 
     def write(settings, **changes):
         (folder / "settings.json").write_text(json.dumps(settings))
-        kept = {"geneval": {**result, **changes, "settings_sha256": settings_sha256(settings)}}
-        (tmp_path / "ge.scores" / "scores.json").write_text(json.dumps(kept))
+        kept = {**result, **changes, "settings_sha256": settings_sha256(settings),
+                "pictures_sha256": pictures_sha256(folder)}  # fmt: skip
+        (tmp_path / "ge.scores" / "geneval.json").write_text(json.dumps(kept))
 
     (folder / "settings.json").write_text(json.dumps(settings))
     with pytest.raises(ValueError, match=r"has no score geneval; `fastvar-lab score"):
@@ -465,13 +495,58 @@ def test_tables_print_ours_beside_theirs(small, made, tmp_path):
         paper_tables.rows(table, [folder])
     frame = paper_tables.rows(table, [folder], any_count=True)
     assert frame.differs.iloc[-1].endswith("8 pictures, not 2212")
-    for text in ("{", '{"geneval": 3}', '{"geneval": {}}'):
-        (tmp_path / "ge.scores" / "scores.json").write_text(text)
-        with pytest.raises(ValueError, match=r"cannot read .*scores\.json"):
+    for text in ("{", "3", "{}"):
+        (tmp_path / "ge.scores" / "geneval.json").write_text(text)
+        with pytest.raises(ValueError, match=r"cannot read .*geneval\.json"):
             paper_tables.rows(table, [folder])
     write({})
     with pytest.raises(ValueError, match=r"settings\.json does not say the benchmark"):
         paper_tables.rows(table, [folder])
+
+
+def test_tables_notice_pictures_that_were_replaced_after_scoring(tmp_path, monkeypatch):
+    folder = pictures(tmp_path / "hps", ["photo/00000.png", "photo/00001.png"])
+    settings = {"benchmark": "hps", "category": None, "model": "m", "method": "Dense()",
+                "sizes": [[64, 64]]}  # fmt: skip
+    (folder / "settings.json").write_text(json.dumps(settings))
+    (folder / "samples.jsonl").write_text("")
+    keep(PictureFolder(folder), "hps", Result(28.0, n=3200), "cpu", pictures_sha256(folder))
+    table, path = printed_tables.find("A.2"), folder / "photo" / "00001.png"
+    with monkeypatch.context() as patch:  # only sizes and times are looked at
+        patch.setattr(results, "digest_of_file", None)
+        paper_tables.rows(table, [folder])
+    held = path.read_bytes()
+    path.write_bytes(held)
+    paper_tables.rows(table, [folder])
+    shutil.copytree(folder, tmp_path / "moved" / "hps", copy_function=shutil.copyfile)
+    shutil.copytree(tmp_path / "hps.scores", tmp_path / "moved" / "hps.scores")
+    paper_tables.rows(table, [tmp_path / "moved" / "hps"])
+    pictures(folder, ["photo/00001.png"], seed=1)
+    changed = r"holds other pictures than those that the score hps was computed of; `fastvar-lab"
+    with pytest.raises(ValueError, match=changed):
+        paper_tables.rows(table, [folder])
+    path.write_bytes(held)
+    (tmp_path / "hps.scores" / "pictures.json").write_text("[")
+    paper_tables.rows(table, [folder])
+    pictures(folder, ["photo/00002.png"])
+    with pytest.raises(ValueError, match=changed):
+        paper_tables.rows(table, [folder])
+
+
+def test_scores_that_end_at_the_same_moment_are_all_kept(made, tmp_path, monkeypatch):
+    shutil.copytree(made, tmp_path / "p")
+    folder, write = PictureFolder(tmp_path / "p"), results.write_json
+
+    def while_another_ends(path, content):
+        monkeypatch.setattr(results, "write_json", write)
+        keep(folder, "clip", Result(2.0), "cpu", None)
+        write(path, content)
+
+    monkeypatch.setattr(results, "write_json", while_another_ends)
+    keep(folder, "fid", Result(1.0), "cpu", None)
+    assert {name: kept["value"] for name, kept in stored(folder.root).items()} == {
+        "fid": 1.0, "clip": 2.0,
+    }  # fmt: skip
 
 
 def run(capsys, *arguments):
@@ -520,6 +595,10 @@ def test_the_commands_from_prompts_to_a_table(tmp_path, capsys, tiny_networks, m
         (["make", "geneval", "--out", "x", "--ratios", "-1:0.5", "--paper"], "exclude each other"),
         (["make", "mjhq", "--out", "x", "--category", "people"], "mjhq needs --data"),
         (["score", "nowhere"], "there is no folder nowhere"),
+        (["make", "closed-world", "--out", "x", "--quality", "9"], "--quality is of JPEG files"),
+        (["score", "nowhere", "--n", "2"], "--n is of pictures made elsewhere: name their"),
+        (["score", "nowhere", "--metrics", "psnr"], "--metrics are of --against FOLDER"),
+        (["table", "1", "x", "./x"], "x is named twice"),
         (["score", "nowhere", "--scores", "fidd"], "no score 'fidd'; nearest: fid"),
         (["table", "7"], "no table '7'"),
         (["networks", "--fetch", "clipp"], "no network 'clipp'; nearest: clip"),

@@ -1153,6 +1153,27 @@ def test_pictures_and_tokens_are_kept_without_loss(tmp_path, tokens):
     ]
 
 
+@pytest.mark.parametrize("name", ["google/var", "../x", "..", "", "~", "a\\b:c", "con", "x" * 400])
+def test_no_name_of_a_model_leaves_its_folder(name, tmp_path):
+    store = Store(tmp_path / "store")
+    store.put({"model": name}, [{"ms": 1.0}])
+    assert store.get({"model": name}) == [{"ms": 1.0}]
+    assert [path.name for path in tmp_path.iterdir()] == ["store"]
+    assert len(store.sizes()) == 1
+    assert store.prune(name) > 0
+
+
+def test_an_experiment_has_the_name_of_a_file(tmp_path):
+    record = agenda.find("caching_step")
+    for name in ("../x", "a/b", "..", "con"):
+        with pytest.raises(ValueError, match=r"file name|name of a device"):
+            replace(record, name=name)
+    nameless = replace(record, name="")
+    with pytest.raises(ValueError, match="files take the name of their experiment"):
+        list(figures.draw_frame(fv.load("tiny"), nameless, pd.DataFrame(), tmp_path / "a", "quick"))
+    assert not (tmp_path / "a").exists()
+
+
 def test_a_store_is_pruned_by_model_and_by_age(tmp_path):
     store = Store(tmp_path)
     for model in ("one", "two"):

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 import fastvar_lab as fv
+from fastvar_lab.verification import counted
 from tests.test_attach import FAMILIES, attached
 
 
@@ -42,10 +43,10 @@ class LoRA(nn.Module):
         self.merged = True
 
 
-def adapt(live, size=0.3):
+def adapt(live, size=0.3, kinds=(nn.Linear,)):
     """Put an adapter around every linear layer; return the adapters by name."""
     torch.manual_seed(5)
-    linear = [name for name, m in live.named_modules() if type(m) is nn.Linear]
+    linear = [name for name, m in live.named_modules() if type(m) in kinds]
     adapters = {}
     for name in linear:
         parent, _, leaf = name.rpartition(".")
@@ -117,6 +118,22 @@ def test_quantised_layers(family):
         live.head.weight[0] += 1
     other = torch.ao.quantization.quantize_dynamic(live, {nn.Linear})
     assert attach(other, tokenizer, model).fingerprint != quantised.fingerprint
+
+
+@pytest.mark.parametrize("change", ["quantised", "adapted", "both"])
+def test_operations_of_swapped_layers_are_those_counted(change):
+    """Products are inside of kernels or beside the layer's; a layer counts as one of its shape."""
+    live, tokenizer, model, _ = attached("var")
+    if change != "adapted":
+        live = torch.ao.quantization.quantize_dynamic(live, {nn.Linear})
+    if change != "quantised":
+        kinds = nn.Linear, torch.ao.nn.quantized.dynamic.Linear
+        adapt(live, kinds=kinds)
+    swapped, method = attach(live, tokenizer, model), fv.Prune({-1: 0.5})
+    before = [len(m._forward_hooks) for m in live.modules()]
+    assert counted(swapped, method, "3", 0) == counted(model, method, "3", 0)
+    assert counted(swapped, method, "3", 0).passed
+    assert [len(m._forward_hooks) for m in live.modules()] == before
 
 
 class Packed(torch.Tensor):

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.nn.functional import interpolate, max_pool2d
 
+from fastvar_lab.cli.main import main
 from fastvar_lab.errors import WeightsError
 from fastvar_lab.networks import (
     collection,
@@ -452,6 +453,32 @@ def test_networks_that_are_not_whole_are_refused(tiny_networks, tmp_path):
     (tmp_path / "clip" / "model.safetensors").write_bytes(b"12345678{")
     with pytest.raises(WeightsError, match="cannot open the network in"):
         collection.open_network("clip", tmp_path)
+
+
+@pytest.mark.parametrize("action", ["fetch", "convert"])
+def test_the_command_opens_what_it_brings(action, tiny_networks, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("transformers")
+    shutil.copytree(tiny_networks / "clip", tmp_path / "files")
+    paths = [p for p in sorted((tmp_path / "files").iterdir()) if p.name != collection.SOURCE]
+    clip = published.NETWORKS["clip"]
+    files = tuple(published.File(path.name, "of/clip") for path in paths)
+    monkeypatch.setitem(published.NETWORKS, "clip", replace(clip, files=files))
+    hub = pytest.importorskip("huggingface_hub")
+    monkeypatch.setattr(hub, "hf_hub_download", lambda repo, name: tmp_path / "files" / name)
+    chosen = ["clip"] if action == "fetch" else ["clip", "--files", *map(str, paths)]
+
+    def bring(place):
+        status = main(["networks", "--networks", str(tmp_path / place), f"--{action}", *chosen])
+        return status, capsys.readouterr().err
+
+    assert bring("whole")[0] == 0
+    collection.check_files("clip", tmp_path / "whole")
+    state, _ = conversion.read_tensors(tmp_path / "files" / "model.safetensors")
+    state.pop("visual_projection.weight")
+    conversion.save(state, tmp_path / "files", None)
+    status, error = bring("lacking")
+    assert status == 2
+    assert "lack 1 tensors of CLIPModel" in error
 
 
 @pytest.mark.parametrize("name", ["clip", "imagereward"])

@@ -22,7 +22,8 @@ from fastvar_lab.evaluators.known_answers import Inputs, KnownAnswer
 from fastvar_lab.evaluators.picture_array import SampleArray
 from fastvar_lab.evaluators.picture_folder import PictureFolder
 from fastvar_lab.evaluators.plans import Plan
-from fastvar_lab.evaluators.scoring import paired, score, settings_sha256
+from fastvar_lab.evaluators.results import pictures_sha256, settings_sha256
+from fastvar_lab.evaluators.scoring import paired, score
 from fastvar_lab.experiments import making, paper_tables, printed_tables
 from fastvar_lab.experiments.evaluation import evaluate
 from fastvar_lab.experiments.folder_frames import compare_folders
@@ -401,9 +402,10 @@ def test_a_table_holds_scores_of_one_network(tmp_path):
         (tmp_path / name / "settings.json").write_text(json.dumps(settings))
         result = {"value": 28.0, "low": 27.0, "high": 29.0, "n": 3200, "parts": {},
                   "depends": {"hps": name * 16},
-                  "settings_sha256": settings_sha256(settings)}  # fmt: skip
-        (tmp_path / f"{name}.scores").mkdir()
-        (tmp_path / f"{name}.scores" / "scores.json").write_text(json.dumps({"hps": result}))
+                  "settings_sha256": settings_sha256(settings),
+                  "pictures_sha256": pictures_sha256(tmp_path / name)}  # fmt: skip
+        (tmp_path / f"{name}.scores").mkdir(exist_ok=True)
+        (tmp_path / f"{name}.scores" / "hps.json").write_text(json.dumps(result))
     table = printed_tables.find("A.2")
     paper_tables.rows(table, [tmp_path / "a"])
     with pytest.raises(ValueError, match="scored by the network hps of weights bbbb"):

@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", help="final token map, such as 64; default: the model's")
     parser.add_argument("--seeds", default="each", help="each, per-prompt, or one for all pictures")
     parser.add_argument("--rewritten", type=options.path, help="JSON file of rewritten prompts")
-    parser.add_argument("--quality", type=int, default=95, help="quality of JPEG files")
+    parser.add_argument("--quality", type=int, help="quality of JPEG files; default: 95")
     parser.add_argument(
         "--pixels", default="round", help="round, or truncate as HART's released script does"
     )
@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> None:
     if sum(x is not None for x in (args.ratios, args.method)) + args.paper > 1:
         raise ValueError("--ratios, --paper and --method exclude each other; give at most one")
     shard = _shard(args.shard)
-    from fastvar_lab.experiments.making import Job, estimate, make, prepare
+    from fastvar_lab.experiments.making import QUALITY, Job, estimate, make, prepare
     from fastvar_lab.experiments.workers import executor
     from fastvar_lab.methods.prune import Dense
     from fastvar_lab.models.model import paper_preset
@@ -51,7 +51,10 @@ def run(args: argparse.Namespace) -> None:
         rewritten=args.rewritten,
         suffix=generate_options.suffix(args),
     )
-    choices = {"batch": args.batch, "quality": args.quality, "pixels": args.pixels}
+    if args.quality is not None and plan.format != "jpg":
+        raise ValueError(f"--quality is of JPEG files; these are {plan.format}, see --format")
+    quality = QUALITY if args.quality is None else args.quality
+    choices = {"batch": args.batch, "quality": quality, "pixels": args.pixels}
     Job(plan, options.method(args) or Dense(), **choices)  # raises before the model is opened
     shared = bool(args.workers or args.scheduler)
     if shared and args.features is None and release_options.has_text(args):

@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--scores", help="names of scores, with commas between")
     parser.add_argument("--reference", type=options.path, help="folder or npz file of pictures")
     parser.add_argument("--against", type=options.path, help="folder of the unpruned pictures")
-    parser.add_argument("--metrics", default="psnr,ssim", help="metrics of --against, with commas")
+    parser.add_argument("--metrics", help="metrics of --against, with commas; default: psnr,ssim")
     parser.add_argument("--check", metavar="NAME", help="compare with a published known answer")
     add_protocol(parser)
     parser.add_argument("--networks", type=options.path, help="folder of the networks")
@@ -123,8 +123,9 @@ def run(args: argparse.Namespace) -> None:
     """Score folders, one after the other."""
     if args.batch < 1:
         raise ValueError(f"--batch must be 1 or more; not {args.batch}")
+    from fastvar_lab.evaluators.results import plain
     from fastvar_lab.evaluators.scores import find
-    from fastvar_lab.evaluators.scoring import check_paired, paired, plain, score, table
+    from fastvar_lab.evaluators.scoring import check_paired, paired, score, table
     from fastvar_lab.models.loading import require
 
     names = _names(args.scores) if args.scores else None
@@ -135,10 +136,15 @@ def run(args: argparse.Namespace) -> None:
     if args.check is not None:
         check_answer(args, chosen)
         return
+    for name in ("data", "category", "n", "images", "format"):
+        if args.benchmark is None and getattr(args, name) is not None:
+            raise ValueError(f"--{name} is of pictures made elsewhere: name their --benchmark")
+    if args.metrics is not None and args.against is None:
+        raise ValueError("--metrics are of --against FOLDER, which is not given")
     plan = None if args.benchmark is None else options.plan(args)
     folders = [_opened(path, plan) for path in args.folder]
     other = None if args.against is None else _opened(args.against, plan)
-    metrics = _names(args.metrics)
+    metrics = _names(args.metrics or "psnr,ssim")
     for folder in folders:
         if other is not None:
             if folder.root.resolve() == other.root.resolve():

@@ -25,7 +25,8 @@ class PictureArray(Pictures):
             raise ValueError(f"{path} is no npz file of pictures: {short(error, 100)}") from None
         if self.array.ndim != 4 or self.array.shape[3] != 3 or self.array.dtype != np.uint8:
             raise ValueError(
-                f"{path} must hold pictures (N, H, W, 3) uint8; not {self.array.shape}"
+                f"{path} must hold pictures (N, H, W, 3) uint8; not {self.array.shape} "
+                f"{self.array.dtype}"
             )
         names = [str(i) for i in range(len(self.array))]
         super().__init__(self.path, names, rows_folder(self.path))

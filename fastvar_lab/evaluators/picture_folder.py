@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,8 @@ class Pictures:
                 kind = FORMATS[path.suffix.lower()]
                 if self.named and image.format != kind:
                     raise ValueError(f"it is {image.format}, named as {kind}")
+                if image.mode[0] in "IF":  # a conversion would cut its values off
+                    raise ValueError(f"its mode {image.mode} is not of 8 bits a channel")
                 return np.asarray(image.convert("RGB"))
         except (OSError, ValueError, SyntaxError) as error:
             raise ValueError(f"cannot read the picture {path}: {short(error, 100)}") from None
@@ -147,6 +150,23 @@ class PictureFolder(Sampled):
         self.benchmark = str(known.get("benchmark")) if plan is None else plan.benchmark.name
         names = [sample.path for sample in self.samples]
         super().__init__(path, names, row_files.scores_folder(path))
+
+    def read(self, i: int) -> np.ndarray:
+        """Return picture i; raise ValueError for another size than the first's if `make` wrote it.
+
+        Pictures made elsewhere may be of several sizes.
+        """
+        picture = super().read(i)
+        if self.settings is not None and picture.shape != self._first:
+            raise ValueError(
+                f"{self.root / self.names[i]} has {picture.shape[:2]} pixels, {self.names[0]} has "
+                f"{self._first[:2]}; `make` writes one size"
+            )
+        return picture
+
+    @cached_property
+    def _first(self) -> tuple[int, ...]:
+        return super().read(0).shape
 
     def check(self) -> None:
         """Raise ValueError for missing or further pictures, or another prompt list than recorded.

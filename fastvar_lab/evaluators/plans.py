@@ -128,6 +128,8 @@ class Plan:
         every = list(enumerate(self.benchmark.prompts(self)))
         if not every:
             raise ValueError(f"{self.data} holds no prompt of {self.benchmark.name}")
+        if self.n is not None and self.n > len(every):
+            raise ValueError(f"{self.benchmark.name} has {len(every)} prompts; not {self.n}")
         turns, ranked = Counter[str](), list[tuple[int, int, Prompt]]()
         for i, prompt in every:
             ranked.append((turns[prompt.group], i, prompt))

@@ -64,6 +64,7 @@ def image_reward(case: Case) -> Result:
 
 def gen_eval(case: Case) -> Result:
     """GenEval's overall score, the mean of its tasks' shares; parts are the tasks."""
+    entries = [sample.metadata for sample in case.folder.samples]
     depends = {"rules": asdict(case.options.rules), **case.hash("detector", "clip")}
     judges = list[PictureJudge]()
 
@@ -73,9 +74,8 @@ def gen_eval(case: Case) -> Result:
             judges.append(PictureJudge(*pair, case.options.rules, case.mixed))
         verdicts = []
         for picture, i in zip(pictures, places):
-            entry = case.folder.samples[i].metadata
-            if entry is None:
-                raise ValueError("GenEval's score needs its metadata of each prompt")
+            entry = entries[i]
+            assert entry is not None  # as `scoring.check` has seen to
             with Exact():
                 verdicts.append(judges[0].judge(entry, picture)[0])
         return np.array(verdicts)

@@ -26,7 +26,8 @@ from fastvar_lab.evaluators.prompt_scores import (
 class Score:
     """A score under its name: how tables show it, what it needs, and its function.
 
-    `larger` says whether a larger value is better, `by_prompt` whether it reads prompts.
+    `larger` says whether a larger value is better, `by_prompt` whether it reads prompts,
+    `by_entry` whether it reads the benchmark's metadata of each prompt.
     """
 
     name: str
@@ -37,12 +38,14 @@ class Score:
     digits: int = 2
     larger: bool = True
     by_prompt: bool = False
+    by_entry: bool = False
 
 
 SCORES: dict[str, Score] = {
     score.name: score
     for score in (
-        Score("geneval", "GenEval", gen_eval, ("detector", "clip"), digits=3, by_prompt=True),
+        Score("geneval", "GenEval", gen_eval, ("detector", "clip"), digits=3, by_prompt=True,
+              by_entry=True),
         Score("fid", "FID", partial(frechet, part="pooled"), ("inception",), True, larger=False),
         Score("kid", "KID x 1000", kid, ("inception",), True, larger=False),
         Score("sfid", "sFID", partial(frechet, part="spatial"), ("inception",), True,

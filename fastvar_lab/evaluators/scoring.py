@@ -2,32 +2,23 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fastvar_lab.errors import short
 from fastvar_lab.evaluators import benchmarks
 from fastvar_lab.evaluators.case import Case, Options, Result
 from fastvar_lab.evaluators.picture_folder import Sampled
-from fastvar_lab.evaluators.row_files import scores_folder
+from fastvar_lab.evaluators.results import keep, pictures_sha256
 from fastvar_lab.evaluators.scores import Score, find
-from fastvar_lab.files import digest, read_json, write_json
-from fastvar_lab.files import folder as writable
 from fastvar_lab.measure.learned import Learned
 from fastvar_lab.measure.quality import METRICS, Metric, as_metrics
 from fastvar_lab.measure.statistics import bootstrap
 from fastvar_lab.networks import collection
 from fastvar_lab.prompts import Item
-from fastvar_lab.provenance import environment
-
-RESULTS, SETTINGS_SHA256 = "scores.json", "settings_sha256"
-NEEDED = {"value", "low", "high", "n", "parts", "depends"}
-"""What a stored result holds, as a table reads it."""
 
 
 def score(
@@ -58,19 +49,25 @@ def score(
     case = Case(folder, options or Options(), networks, device, batch)
     chosen = [find(name) for name in names or benchmarks.find(folder.benchmark).scores]
     check(case, chosen)
+    pictures = None if folder.settings is None else pictures_sha256(folder.root)
     results = {}
     for one in chosen:
         results[one.name] = one.function(case)
-        keep(folder, one.name, results[one.name], device)
+        keep(folder, one.name, results[one.name], device, pictures)
     return results
 
 
-def check(case: Case, chosen: Iterable[Score]) -> None:
+def check(case: Case, chosen: Sequence[Score]) -> None:
     """Raise ValueError for whatever a score would lack."""
     case.folder.check()
     for one in chosen:
         if one.by_prompt and not all(case.folder.prompts):
             raise ValueError(f"the score {one.name} reads prompts, which {case.folder.root} lacks")
+        if one.by_entry and not all(sample.metadata for sample in case.folder.samples):
+            raise ValueError(
+                f"the score {one.name} reads an entry of its benchmark for each prompt, which "
+                f"{case.folder.root} lacks"
+            )
         if one.reference and case.options.reference is None:
             raise ValueError(
                 f"the score {one.name} compares with a reference: give --reference, a folder of "
@@ -85,6 +82,8 @@ def check(case: Case, chosen: Iterable[Score]) -> None:
         raise ValueError(f"{path} is compared with itself; name another reference")
     if path is not None and path.is_dir():
         _check_categories(case.folder, path)
+    if any(one.reference for one in chosen) and not len(case.reference()):
+        raise ValueError(f"there is no picture in {path}")
 
 
 def _check_categories(folder: Sampled, reference: Path) -> None:
@@ -97,49 +96,6 @@ def _check_categories(folder: Sampled, reference: Path) -> None:
             f"{reference} holds the category {', '.join(mixed) or reference.name}; {folder.root} "
             f"is of {', '.join(sorted(asked))}: name the folder of that"
         )
-
-
-def keep(folder: Sampled, name: str, result: Result, device: str) -> None:
-    """Write a result to the folder's `scores.json`, beside those of other scores."""
-    about = {
-        SETTINGS_SHA256: settings_sha256(folder.settings),
-        "environment": environment(device),
-    }
-    results = {**_stored(folder.cache), name: {**asdict(result), **about}}
-    write_json(writable(folder.cache) / RESULTS, plain(results))
-
-
-def settings_sha256(settings: Mapping[str, Any] | None) -> str | None:
-    """Return the hash of what `make` recorded in a folder: its scores are of those pictures."""
-    return None if settings is None else digest(json.dumps(settings, sort_keys=True))
-
-
-def plain(value: Any) -> Any:
-    """Bring a value to standard JSON: numbers that are none become null."""
-    if isinstance(value, Mapping):
-        return {str(k): plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(v) for v in value]
-    return None if isinstance(value, float) and not np.isfinite(value) else value
-
-
-def stored(root: Path) -> dict[str, Any]:
-    """Return the results that are kept beside a folder, by name; raise ValueError for others."""
-    return _stored(scores_folder(root))
-
-
-def _stored(cache: Path) -> dict[str, Any]:
-    path = cache / RESULTS
-    try:
-        results = read_json(path.read_bytes())
-        for name, result in results.items():
-            if not isinstance(result, dict) or not set(result) >= NEEDED:
-                raise ValueError(f"{short(name)} is no result of a score")
-        return results
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise ValueError(f"cannot read {path}: {short(error, 100)}") from None
 
 
 def paired(

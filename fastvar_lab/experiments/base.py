@@ -11,6 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from fastvar_lab.experiments.verdicts import Claim
+from fastvar_lab.files import file_stem
 from fastvar_lab.frames import FASTVAR, FULL
 from fastvar_lab.methods.columns import labelled
 from fastvar_lab.methods.prune import Dense
@@ -182,6 +183,8 @@ class Experiment:
             raise ValueError(f"{self.question!r}: cells need a work, and a work needs cells")
         if self.then is not None and self.cells is None:
             raise ValueError(f"{self.question!r}: methods that follow need cells to follow from")
+        if self.name:
+            file_stem(self.name, ())  # its files have it
 
     def labelled(self, model: Model) -> Methods:
         """Return its methods for a model, by label."""

@@ -133,8 +133,7 @@ def draw_frame(
 
     `scope`, `prompts` and `metrics` are those of the run that returned the frame.
     """
-    out = folder(out)
-    record = _record(experiment)
+    record, out = _record(experiment), folder(out)
     written = output.write_frame(out / record.name, frame)
     option = f" --{scope}" if scope != "default" else ""
     scales = tuple(frame[GUIDANCE].unique()) if GUIDANCE in frame else ()
@@ -159,8 +158,10 @@ def meaningless(model: Model, name: str | Experiment) -> str:
 
 
 def _record(name: str | Experiment) -> Experiment:
-    """Return the experiment that a figure shows."""
+    """Return the experiment that a figure shows; raise ValueError for one without a name."""
     if isinstance(name, Experiment):
+        if not name.name:
+            raise ValueError("files take the name of their experiment; give it one: name='mine'")
         return name
     return agenda.find(CHARTED.get(name, name))
 

@@ -14,7 +14,13 @@ from fastvar_lab.evaluators import benchmarks
 from fastvar_lab.evaluators.case import Options
 from fastvar_lab.evaluators.picture_folder import SETTINGS, read_settings
 from fastvar_lab.evaluators.plans import Benchmark
-from fastvar_lab.evaluators.scoring import SETTINGS_SHA256, settings_sha256, stored
+from fastvar_lab.evaluators.results import (
+    PICTURES_SHA256,
+    SETTINGS_SHA256,
+    pictures_sha256,
+    settings_sha256,
+    stored,
+)
 from fastvar_lab.experiments.printed_tables import Table
 from fastvar_lab.networks.published import NETWORKS
 
@@ -32,13 +38,18 @@ def rows(table: Table, folders: Sequence[Path], any_count: bool = False) -> pd.D
 
     Columns: row, source ("printed" or "ours"), column, value, low, high, n, differs. Folders of one
     model, method and sampling make one row. Raises ValueError for a folder that is not scored, that
-    no column of the table reads, that was made anew after it was scored, for another number of
-    pictures unless `any_count`, and for folders that networks of other weights scored.
+    no column of the table reads, whose settings or pictures changed after it was scored, that holds
+    another number of pictures unless `any_count`, that is named twice, and for networks of
+    different weights.
 
     >>> from fastvar_lab.experiments.printed_tables import find
     >>> len(rows(find("1"), []))
     16
     """
+    places = [folder.resolve() for folder in folders]
+    for folder in folders:
+        if places.count(folder.resolve()) > 1:
+            raise ValueError(f"{folder} is named twice; name each folder once")
     _check_networks(folders)
     frame = [
         {"row": name, "source": "printed", "column": column.heading, "value": value}
@@ -80,23 +91,10 @@ def _ours(table: Table, folder: Path, any_count: bool) -> list[dict[str, Any]]:
         category = settings.get("category")
         named = f"{mark.name} {category}" if category else mark.name
         raise ValueError(f"Table {table.name} has no column of {named}, which {folder} holds")
+    _check_scores(table, folder, [c.score for c in read], None if any_count else mark.pictures)
     cells = []
     for column in read:
-        if column.score not in results:
-            raise ValueError(
-                f"{folder} has no score {column.score}; `fastvar-lab score {folder}` computes it"
-            )
         result = results[column.score]
-        if result.get(SETTINGS_SHA256) != settings_sha256(settings):
-            raise ValueError(
-                f"{folder} was made anew after the score {column.score} was computed; "
-                f"`fastvar-lab score {folder}` computes it of the present pictures"
-            )
-        if not any_count and result["n"] != mark.pictures:
-            raise ValueError(
-                f"{folder} has {result['n']} pictures; Table {table.name} compares "
-                f"{mark.pictures}: give --any-count to show it all the same"
-            )
         whole = [result[k] for k in ("value", "low", "high")]
         three = result["parts"].get(column.part, [None] * 3) if column.part else whole
         value, low, high = (np.nan if v is None else v * column.factor for v in three)
@@ -111,6 +109,33 @@ def _ours(table: Table, folder: Path, any_count: bool) -> list[dict[str, Any]]:
             "differs": "; ".join(differences(table, settings, result, mark.pictures)),
         })  # fmt: skip
     return cells
+
+
+def _check_scores(table: Table, folder: Path, names: Sequence[str], count: int | None) -> None:
+    """Raise ValueError for scores that are missing, of other pictures, or of another number."""
+    results, settings = stored(folder), settings_sha256(read_settings(folder))
+    again = f"`fastvar-lab score {folder}` computes it"
+    for name in names:
+        if name not in results:
+            raise ValueError(f"{folder} has no score {name}; {again}")
+        if results[name].get(SETTINGS_SHA256) != settings:
+            raise ValueError(
+                f"{folder} was made anew after the score {name} was computed; {again} of the "
+                "present pictures"
+            )
+        n = results[name]["n"]
+        if count is not None and n != count:
+            raise ValueError(
+                f"{folder} has {n} pictures; Table {table.name} compares {count}: give "
+                "--any-count to show it all the same"
+            )
+    pictures = pictures_sha256(folder)  # reads those that changed
+    for name in names:
+        if results[name].get(PICTURES_SHA256) != pictures:
+            raise ValueError(
+                f"{folder} holds other pictures than those that the score {name} was computed of; "
+                f"{again} of the present pictures"
+            )
 
 
 def differences(

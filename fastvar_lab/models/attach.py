@@ -74,8 +74,8 @@ def attach(
     >>> model.transformer.head.weight is live.head.weight
     True
     """
-    if name is not None and not isinstance(name, str):
-        raise ValueError(f"name is text; not {short(name)}")
+    if name is not None and not (isinstance(name, str) and name.isprintable()):
+        raise ValueError(f"name is text in one line; not {short(name)}")
     whole = LiveObject(live, "the live object")
     family = FAMILIES[recognition.family_name(whole)]
     carried = whole.setting("vae_proxy")

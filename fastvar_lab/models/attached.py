@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from fastvar_lab.models.families import FAMILIES
-from fastvar_lab.models.live_object import LiveObject, trains
+from fastvar_lab.models.live_object import LiveObject, first_training
 from fastvar_lab.models.model import Model
 from fastvar_lab.models.precision import PRECISIONS
 
@@ -33,11 +33,12 @@ class Attached(Model):
 
         Likewise if what the model runs of it, such as an adapter with dropout, is in training mode.
         """
-        for part in (self.live, self.live_tokenizer):
-            if part is not None:
-                part.check_same()
-        for name, module in (*self.transformer.named_modules(), *self.tokenizer.named_modules()):
-            if trains(name, module):
+        for live in (self.live, self.live_tokenizer):
+            if live is not None:
+                live.check_same()
+        for part in (self.transformer, self.tokenizer):
+            module = first_training(part)
+            if module is not None:
                 raise ValueError(
                     f"{self.live.noun} is in training mode, and its {type(module).__name__} acts "
                     "so; call its eval() before generating"

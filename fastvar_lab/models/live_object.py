@@ -74,8 +74,9 @@ class LiveObject:
         if hollow is not None:
             raise WeightsError(f"{hollow} in {self.noun} is without content (on the meta device)")
         self._opened = [
-            (name, self.modules[name.rpartition(".")[0]], tensor, tensor.dtype, tensor.device)
+            (name, self.modules[path], leaf, tensor, tensor.dtype, tensor.device)
             for name, tensor in self.tensors.items()
+            for path, _, leaf in [name.rpartition(".")]
         ]
 
     def check_same(self) -> None:
@@ -84,9 +85,10 @@ class LiveObject:
         A model that shares them would then compute with some of the former ones. Values that are
         written into them, as by `load_state_dict`, are the model's too.
         """
-        for name, owner, tensor, dtype, device in self._opened:
-            leaf = name.rpartition(".")[2]
-            now = owner._parameters.get(leaf, owner._buffers.get(leaf))
+        for name, owner, leaf, tensor, dtype, device in self._opened:
+            now: Tensor | None = owner._parameters.get(leaf)
+            if now is None:
+                now = owner._buffers.get(leaf)
             if now is not tensor or tensor.dtype != dtype or tensor.device != device:
                 raise ValueError(
                     f"{name} in {self.noun} was replaced, moved or converted after it was "
@@ -171,6 +173,20 @@ def trains(name: str, module: nn.Module) -> bool:
     torch's quantised layers are born so.
     """
     return module.training and weight_of(module) is None and not name.endswith("_packed_params")
+
+
+def first_training(root: nn.Module) -> nn.Module | None:
+    """Return a module at or below `root` that is in training mode; None if there is none.
+
+    It runs before every generation, so it walks without the names that `named_modules` builds.
+    """
+    rest = [("", root)]
+    while rest:
+        name, module = rest.pop()
+        if module.training and trains(name, module):
+            return module
+        rest.extend((name, child) for name, child in module._modules.items() if child is not None)
+    return None
 
 
 def _walk(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module]]:

@@ -23,6 +23,9 @@ PALETTE = tuple(sns.color_palette("colorblind"))
 FULL, FAST = PALETTE[0], PALETTE[3]
 """The colors of full and of pruned generation."""
 
+KEPT, PRUNED = PALETTE[0], PALETTE[3]
+"""The colors of tokens that are painted to be kept and to be pruned."""
+
 OTHER = "0.6"
 """The grey of secondary data, such as methods behind a Pareto front."""
 

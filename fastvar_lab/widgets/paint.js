@@ -1,4 +1,5 @@
 // Tokens of a map to keep or to prune, painted over a picture by pointer or by keys.
+const ALPHA = "a0"; // of the paint over the picture
 const NAMES = { k: "keep", p: "prune", ".": "free" };
 
 function make(name, attributes, parent) {
@@ -22,18 +23,16 @@ function render({ model, el }) {
 
   function draw() {
     const [h, w] = size(), side = Math.max(4, Math.ceil(480 / Math.max(h, w)));
+    const colors = model.get("colors");
     canvas.width = w * side;
     canvas.height = h * side;
     const pen = canvas.getContext("2d");
     pen.clearRect(0, 0, canvas.width, canvas.height);
     for (let i = 0; i < h * w; i++) {
       const x = (i % w) * side, y = Math.floor(i / w) * side;
-      const color = model.get("colors")[marks[i]];
-      if (color) {
-        pen.globalAlpha = 0.65;
-        pen.fillStyle = color;
+      if (colors[marks[i]]) {
+        pen.fillStyle = colors[marks[i]] + ALPHA;
         pen.fillRect(x, y, side, side);
-        pen.globalAlpha = 1;
       }
       pen.strokeStyle = "rgba(255, 255, 255, .22)";
       pen.strokeRect(x + 0.5, y + 0.5, side, side);

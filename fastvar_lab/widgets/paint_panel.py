@@ -17,7 +17,7 @@ from fastvar_lab.methods.painted_mask import mask_text
 from fastvar_lab.methods.schedule import Scheduled, find, share_of
 from fastvar_lab.methods.select_painted import Painted
 from fastvar_lab.models.model import Model
-from fastvar_lab.plotting.style import FAST, FULL
+from fastvar_lab.plotting.style import KEPT, PRUNED
 from fastvar_lab.seam import Method
 from fastvar_lab.widgets.fields import Choice
 from fastvar_lab.widgets.page import box, button, heading, png
@@ -26,7 +26,6 @@ from fastvar_lab.widgets.scale_strip import legend
 
 HERE = Path(__file__).parent
 KEEP, PRUNE, FREE = "k", "p", "."
-COLORS = {KEEP: to_hex(FULL), PRUNE: to_hex(FAST)}  # what is kept is computed as in full generation
 
 
 class Paint(anywidget.AnyWidget):
@@ -37,10 +36,10 @@ class Paint(anywidget.AnyWidget):
     alt = traitlets.Unicode("tokens to paint").tag(sync=True)
     h = traitlets.Int(1).tag(sync=True)
     w = traitlets.Int(1).tag(sync=True)
-    colors: traitlets.Dict[str, str] = traitlets.Dict(COLORS).tag(sync=True)
     marks = traitlets.Unicode(FREE).tag(sync=True)
     tool = traitlets.Unicode(KEEP).tag(sync=True)
     brush = traitlets.Int(1).tag(sync=True)
+    colors = traitlets.Dict({KEEP: to_hex(KEPT), PRUNE: to_hex(PRUNED)}).tag(sync=True)
 
 
 class PaintPanel(widgets.Box):
@@ -85,7 +84,7 @@ class PaintPanel(widgets.Box):
                    self._guard(self.take)),
             button("Clear", "Free all tokens of this scale", self._guard(self.clear)),
         )  # fmt: skip
-        key = widgets.HTML(legend({"keep": COLORS[KEEP], "prune": COLORS[PRUNE]}))
+        key = widgets.HTML(legend({"keep": to_hex(KEPT), "prune": to_hex(PRUNED)}))
         fields = box("fv-fields", self.step, self.tool, self.size)
         super().__init__([heading("Paint the mask"), fields, acts, self.status, self.paint, key])
         self.add_class("fv-part")
