@@ -49,6 +49,11 @@ models = {{"tiny": model, "untrained": fv.load("tiny", weights="random")}}
 explorer = Explorer(models, {PROMPT!r}, seed={SEED})
 ParetoPicker(pd.DataFrame(rows), model, explorer, {PROMPT!r}, {SEED})""",
 )
+PAIR = """import ipywidgets
+
+pair = ipywidgets.HBox([explorer, explorer])
+pair.add_class("fastvar-pair")
+pair"""
 WATCH = """() => {
   const image = document.querySelector("img.fastvar-a");
   const released = () => { window.released = performance.now(); };
@@ -479,7 +484,7 @@ def test_a_tokens_life_and_a_painted_mask(page, lab, tmp_path):
 @pytest.mark.parametrize("where", ["notebook", "voila"])
 def test_the_widgets_elsewhere(page, tmp_path, where):
     pytest.importorskip(where)
-    write_notebook(tmp_path / "all.ipynb", EXPLORER, *MORE)
+    write_notebook(tmp_path / "all.ipynb", EXPLORER, *MORE, PAIR)
     options = JUPYTER
     if where == "voila":
         options = ("all.ipynb", "--no-browser", "--port={port}", "--Voila.ip=127.0.0.1")
@@ -498,14 +503,16 @@ def test_the_widgets_elsewhere(page, tmp_path, where):
         for part, picture in (("scales", "img.fastvar-sofar"), ("pareto", "circle")):
             bring(page, page.locator(f".fastvar-{part} {picture}"))
             fits(page, part, f"{part}-{where}")
+        bring(page, page.locator(".fastvar-pair > .fastvar-explorer img.fastvar-a"))
+        fits(page, "pair > .fastvar-explorer", f"pair-{where}", ((1280, 1), (1920, 1)))
     # Notebook 7.6 trips over a setting of its own when it opens
     assert [p for p in page.problems if "reading 'schema'" not in p] == []
 
 
-def fits(page, part, name):
-    """Check the layout of a widget in a narrow and a wide window, and at 200 % zoom."""
+def fits(page, part, name, windows=((480, 1), (1280, 2), (1920, 1))):
+    """Check the layout of a widget in windows of given widths and zooms."""
     devtools = page.context.new_cdp_session(page)
-    for width, zoom in ((480, 1), (1280, 2), (1920, 1)):
+    for width, zoom in windows:
         size = {"width": width // zoom, "height": 1500 // zoom, "deviceScaleFactor": zoom}
         devtools.send("Emulation.setDeviceMetricsOverride", {**size, "mobile": False})
         page.wait_for_timeout(300)
