@@ -883,11 +883,13 @@ def test_a_list_reads_from_the_source_what_the_records_say():
 
 def test_an_experiment_leaves_its_data_tables_figure_and_where_they_are_from(tmp_path):
     out = ["--out", str(tmp_path / "out"), "--store", str(tmp_path / "cells")]
-    assert main(["experiment", "memory", "--quick", *out]) == 0
+    assert main(["experiment", "latency_by_scale", "--quick", *out]) == 0
     endings = {".csv", ".json", ".md", ".tex", ".txt", ".png", ".pdf"}
     assert {path.suffix for path in (tmp_path / "out").iterdir()} == endings
-    told = json.loads((tmp_path / "out" / "memory.json").read_text())
-    assert told["command"] == "python -m fastvar_lab experiment memory --model tiny --quick"
+    told = json.loads((tmp_path / "out" / "latency_by_scale.json").read_text())
+    assert (
+        told["command"] == "python -m fastvar_lab experiment latency_by_scale --model tiny --quick"
+    )
     assert told["weights"] == fv.load("tiny").fingerprint
 
 
@@ -1238,7 +1240,7 @@ def test_an_experiment_of_ones_own_is_run_and_drawn(small, tmp_path, monkeypatch
 def test_what_a_model_cannot_answer_is_left_out_and_said(small, tmp_path):
     small_random = fv.load("tiny", "random")
     said = []
-    names = ["side_by_side", "selectors", "memory"]
+    names = ["side_by_side", "selectors", "latency_by_scale"]
     paths = figures.draw(
         small_random,
         names,
@@ -1248,7 +1250,7 @@ def test_what_a_model_cannot_answer_is_left_out_and_said(small, tmp_path):
         note=said.append,
         endings=("png",),
     )
-    assert {path.stem for path in paths} == {"memory"}
+    assert {path.stem for path in paths} == {"latency_by_scale"}
     assert [line.split(" is left out: ")[0] for line in said] == names[:2]
     assert "random weights" in said[0]
     with pytest.raises(ValueError, match="random weights"):
