@@ -170,7 +170,7 @@ function render({ model, el }) {
     if (!shown[0] || !shown[1]) return;
     (swipe ? shown[0].frame : shown[1].frame).prepend(shown[1].image);
     if (swipe) shown[0].frame.append(shown[1].image, shown[0].cross);
-    shown[1].figure.hidden = Boolean(swipe);
+    shown[1].figure.hidden = Boolean(swipe || model.get("p1").hidden);
     shown[1].image.style.clipPath = "";
     shown[1].image.classList.toggle("fv-over", Boolean(swipe));
     if (swipe) cut();
