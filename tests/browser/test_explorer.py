@@ -72,7 +72,7 @@ FILM = 1040  # pixels of the width of the film
 
 
 def source(page, name):
-    return page.locator(f"img.fastvar-{name}").get_attribute("src")
+    return page.locator(f"img.fastvar-{name}").first.get_attribute("src")
 
 
 def settled(page):
@@ -82,9 +82,10 @@ def settled(page):
 
 def drag(page, label, share):
     """Drag a slider to a share of its length and let go."""
-    rail = page.locator(".fastvar-explorer").get_by_label(label, exact=True).bounding_box()
+    slider = page.locator(".fastvar-explorer").first.get_by_label(label, exact=True)
+    rail = slider.bounding_box()
     knob, y = 16, rail["y"] + rail["height"] / 2
-    start = float(page.get_by_label(label, exact=True).input_value()) / 100
+    start = float(slider.input_value()) / 100
 
     def at(place):
         return rail["x"] + knob / 2 + (rail["width"] - knob) * place
