@@ -23,9 +23,11 @@ def precisions(frame: pd.DataFrame) -> Figure:
     with style():
         drawers = {_quality: drawn, _times: times, _memory: counted}
         shown = [(draw, part) for draw, part in drawers.items() if len(part)]
-        fig, row = panels(WIDTH, 2.4, len(shown))
+        fig, row = panels(WIDTH, 2.7, len(shown))
         for axes, (draw, part) in zip(row, shown, strict=True):
             draw(axes, part)
+            axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2,
+                        borderaxespad=0, columnspacing=0.8, handletextpad=0.4)  # fmt: skip
     return fig
 
 
@@ -57,7 +59,6 @@ def _quality(axes: Axes, drawn: pd.DataFrame) -> None:
     axes.plot([], [], "_", ms=7, color="0.3", label="errors added")
     axes.set_xticks(range(len(names)), names, rotation=30)
     axes.set(ylabel=f"PSNR to full in {names[0]} (dB), n = {drawn.picture.nunique()}")
-    axes.legend(frameon=False)
     axes.grid(axis="y", lw=0.4, color="0.9")
     sns.despine(ax=axes)
 
@@ -80,5 +81,4 @@ def _memory(axes: Axes, counted: pd.DataFrame) -> None:
                  label=legend_label(way))  # fmt: skip
     axes.set_xticks(range(len(names)), names, rotation=30)
     axes.set(ylabel=f"memory of {release} (GB)")
-    axes.legend(frameon=False)
     sns.despine(ax=axes)
