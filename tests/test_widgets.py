@@ -793,7 +793,7 @@ def look(panel, x, y):
 def test_a_marked_token_shows_its_life(explorer, small):
     token = explorer.token
     look(token, 0.3, 0.7)
-    run = explorer.lab.generation_of(explorer.shown.trace)
+    run = explorer.lab.drawn_of(explorer.shown.trace).generation
     life = fv.token_life(small, run, explorer.shown.trace, -1, (5, 2))
     pd.testing.assert_frame_equal(token.life["scores"], life.scores)
     assert "token in row 5, column 2 of 8x8, A" in token.status.value
@@ -979,7 +979,7 @@ def test_the_plans_beside_that_in_view_are_drawn_ahead(small):
     assert explorer.shown is known
     look(explorer.token, 0.3, 0.7)  # its generation is drawn once more
     assert explorer.token.life["gazes"] or "restored" in explorer.token.about.value
-    assert explorer.lab.generation_of(known.trace) is not None
+    assert explorer.lab.drawn_of(known.trace) is not None
     explorer.close()
 
 

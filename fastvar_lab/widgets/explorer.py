@@ -332,9 +332,10 @@ class Explorer(Live):
             return None
         self.ahead.cancel()
         comparison = duel.a if slot == "a" else duel.b
-        generation = self.lab.drawn(comparison, slot)
+        drawn = self.lab.drawn(comparison, slot)
         self._look_ahead()
-        return Subject(comparison.trace, 0, generation, f", {slot.upper()}")
+        generation, outputs = (drawn.generation, drawn.outputs) if drawn else (None, None)
+        return Subject(comparison.trace, 0, generation, f", {slot.upper()}", outputs=outputs)
 
     def _sight(self) -> Sight:
         return Sight(max(self.strip.picked, 0), self.layer.value, self.kind.value)
@@ -402,7 +403,7 @@ class Explorer(Live):
         duel, lab, places = self.duel, self.lab, self.budget.beside(self.a.method)
         if duel is None or self.closed or self.asleep:
             return
-        if not places and lab.generation_of(duel.a.trace) is not None:
+        if not places and lab.drawn_of(duel.a.trace) is not None:
             return
 
         def work(stopped: Callable[[], bool]) -> None:

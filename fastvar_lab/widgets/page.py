@@ -158,16 +158,17 @@ class Strip(anywidget.AnyWidget):
 
 def cell(
     name: str,
-    images: Sequence[tuple[np.ndarray, str]],
+    images: Sequence[tuple[np.ndarray | bytes, str]],
     lines: Sequence[str] = (),
     bars: Sequence[Mapping[str, Any]] = (),
     tip: str = "",
     cells: bool = False,
 ) -> dict[str, Any]:
-    """Return a cell of a `Strip`: `images` are pictures with their alt texts."""
+    """Return a cell of a `Strip`: `images` are pictures, or their PNG, with alt texts."""
+    pngs = [(image if isinstance(image, bytes) else png(image), alt) for image, alt in images]
     return {
         "name": name, "lines": list(lines), "bars": list(bars), "tip": tip,
-        "images": [{"data": png(image), "alt": alt, "cells": cells} for image, alt in images],
+        "images": [{"data": data, "alt": alt, "cells": cells} for data, alt in pngs],
     }  # fmt: skip
 
 
