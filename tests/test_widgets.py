@@ -2,6 +2,7 @@
 
 import gc
 import json
+import re
 import threading
 import time
 import weakref
@@ -30,6 +31,7 @@ from fastvar_lab.widgets import Explorer, ParetoPicker, ScaleBrowser, lifetime
 from fastvar_lab.widgets.budget_panel import BudgetPanel
 from fastvar_lab.widgets.fields import Field, Integer, Layers, Literal, Share, Span
 from fastvar_lab.widgets.worker import Newest
+from tests import standins
 from tests.families import small_model
 
 
@@ -49,7 +51,7 @@ def test_a_slider_changes_the_picture_and_the_numbers(explorer, small):
     assert explorer.viewer.data("a") != before
     scratch = fv.generate(small, "a red circle", fv.Prune({-2: 0.5, -1: 0.9}), seed=3)
     assert (explorer.shown.fast == fv.to_uint8(small.decode(scratch.canvas))[0]).all()
-    assert f"<b>{explorer.shown.psnr:.1f} dB</b>" in explorer.numbers.value
+    assert f"<b>{explorer.shown.psnr:.1f} dB</b>" in explorer.view.numbers.value
     last = explorer.strip.cells[-1]
     assert last["name"] == "8x8"
     assert last["lines"] == ["11%"]
@@ -62,7 +64,7 @@ def test_a_slider_changes_the_picture_and_the_numbers(explorer, small):
 
 def test_masks_follow_their_controls(explorer):
     before = explorer.viewer.data("kept")
-    explorer.layer.value = 2
+    explorer.view.layer.value = 2
     assert explorer.viewer.data("kept") != before
     assert explorer.viewer.p3["note"] == "8x8, attn of layer 2, 25%"
     explorer.strip.picked = 0  # the 1x1 step forwards everything
@@ -409,7 +411,7 @@ def test_an_explorer_takes_any_family():
     explorer = Explorer(model)
     assert explorer.prompt.value == "0"
     assert explorer.wait(60)
-    assert "tokens changed" in explorer.numbers.value
+    assert "tokens changed" in explorer.view.numbers.value
     explorer.prompt.value = "a cat"
     assert explorer.wait(60)
     assert "a class lies in 0 to 999" in explorer.prompt.error
@@ -612,7 +614,7 @@ def test_two_methods_are_compared(explorer, small):
     assert (explorer.duel.a.fast == pictures[0]).all()
     assert (explorer.duel.b.fast == pictures[1]).all()
     assert explorer.duel.psnr == psnr(*pictures)
-    assert f"{explorer.duel.b.psnr:.1f} dB" in explorer.numbers.value
+    assert f"{explorer.duel.b.psnr:.1f} dB" in explorer.view.numbers.value
     assert len(explorer.strip.cells[-1]["bars"]) == 3
     explorer.swap.click()
     assert explorer.wait(60)
@@ -621,9 +623,9 @@ def test_two_methods_are_compared(explorer, small):
     assert explorer.wait(60)
     assert explorer.b.method == b
     assert explorer.duel.psnr == 100
-    explorer.gain.value = 5
+    explorer.view.gain.value = 5
     assert explorer.viewer.p2["note"].startswith("x 5")
-    explorer.mode.text = "swipe between A and B"
+    explorer.view.mode.text = "swipe between A and B"
     assert explorer.viewer.mode == "swipe"
 
 
@@ -809,7 +811,7 @@ def test_a_marked_token_shows_its_life(explorer, small):
     assert token.code.value.count("<tr>") == 5
     token.matrix.picked = [1, 2, 1]  # attention to the words, step 2, layer 1
     assert token.wait(60)
-    assert (explorer.strip.picked, explorer.kind.value, explorer.layer.value) == (2, "cross", 1)
+    assert explorer.view.sight == (2, 1, "cross")
     life = fv.token_life(small, run, explorer.shown.trace, 2, (2, 1), layer=1)
     notes = [f"{share:.1%}" for share in life.attention["attn"].shares.values()]
     assert [m["note"] for m in token.maps.maps] == notes
@@ -909,7 +911,8 @@ def test_random_weights_are_warned_of(explorer):
     other = Explorer(fv.load("var-d16", weights="random", depth=2, sizes=((1, 1), (2, 2))))
     other.worker.cancel()
     assert len(notes(other)) == 1
-    assert (other.prompt.label, other.prompt.help[:8]) == ("class number", "0 to 999")
+    assert (other.prompt.label, other.prompt.text) == ("class", "0: tench")
+    assert "0 to 999, null or random" in other.prompt.help
     assert other.wait(60)
     other.close()
 
@@ -951,6 +954,96 @@ def test_models_are_picked(small):
     explorer.close()
     gc.collect()
     assert len(_instances) == before
+
+
+def test_an_attached_model_is_picked(small):
+    live = standins.LiveVAR()
+    attached = fv.attach(live)
+    explorer = Explorer([small, attached], "a red circle", 3)
+    assert explorer.wait(60)
+    assert explorer.picker.options == ["small", "var"]
+    explorer.picker.text = "var"
+    assert explorer.wait(60)
+    assert explorer.shown is not None, explorer.status.value
+    assert (explorer.model, explorer.shown.prompt) == (attached, attached.example)
+
+    def drawn():
+        run = fv.generate(attached, explorer.shown.prompt, explorer.method, seed=3)
+        return fv.to_uint8(attached.decode(run.canvas))[0]
+
+    assert (explorer.shown.fast == drawn()).all()
+    assert "mean nothing" not in str([getattr(p, "value", "") for p in explorer.request.children])
+    before = explorer.shown.fast
+    with torch.no_grad():  # training goes on: what is kept is of other weights
+        live.class_emb.weight.mul_(3)
+    explorer.update()
+    assert explorer.wait(60)
+    assert (explorer.shown.fast == drawn()).all()
+    assert (explorer.shown.fast != before).any()
+    look(explorer.token, 0.3, 0.7)
+    assert explorer.token.life["gazes"] or "restored" in explorer.token.about.value
+    explorer.pick("small")
+    assert explorer.wait(60)
+    assert explorer.shown.prompt == "a red circle" or explorer.shown.prompt == small.example
+    explorer.close()
+
+
+def test_classes_are_picked_by_name():
+    model = fv.load("var-d16", weights="random", depth=1, sizes=((1, 1), (2, 2), (3, 3)))
+    explorer = Explorer(model, "golden retriever")
+    assert explorer.wait(60)
+    field = explorer.prompt
+    assert (field.value, field.text) == ("207", "207: golden retriever")
+    assert len(field.options) == 1000
+    assert explorer.viewer.p0["alt"].startswith("207: golden retriever, seed 0, drawn by")
+    assert "207: golden retriever" in explorer.history.strip.cells[0]["tip"]
+    assert "'207'" in explorer.saving.python
+    field.text = "Siberian Husky"
+    assert (field.value, field.text, field.error) == ("250", "250: Siberian husky", "")
+    field.text = "golden retreiver"
+    assert "nearest: 207: golden retriever" in field.error
+    assert field.value == "250"
+    field.text = "null"
+    assert (field.value, field.text, field.error) == ("null", "null", "")
+    explorer.worker.cancel()
+    assert explorer.wait(60)
+    explorer.close()
+
+
+def test_a_planned_schedule_is_shown_in_words(small):
+    plan = fv.Planned(
+        {-2: {"ffn": "048"}, -1: {"attn": "448", "cross": "666"}},
+        rows={-3: "cond"}, previous={-1: "attn"},
+    )  # fmt: skip
+    explorer = Explorer(small, "a red circle", plans=[(2.0, plan)])
+    assert explorer.wait(60)
+    explorer.apply(plan)
+    assert explorer.wait(60)
+    shown = {name: explorer.a.controls[name] for name in ("pruned", "rows", "previous")}
+    assert {control.kind for control in shown.values()} == {"lines"}
+    assert shown["pruned"].text.splitlines() == [
+        "6x6 ffn: layer 1 50 %, layer 2 not computed",
+        "8x8 attn: layers 0 to 1 50 %, layer 2 not computed",
+        "8x8 cross: layers 0 to 2 75 %",
+    ]
+    assert shown["rows"].text == "4x4: the conditional rows alone"
+    assert shown["previous"].text == "8x8: attn"
+    assert explorer.method == plan
+    explorer.a.controls["cache_step"].value = -4  # what can be edited leaves the rest as it is
+    assert explorer.wait(60)
+    assert explorer.method == replace(plan, cache_step=-4)
+    explorer.close()
+
+
+def test_scripts_share_one_helper():
+    folder = Path(lifetime.__file__).parent
+    names = re.compile(r"^(?:function|const|let) (\w+)", re.MULTILINE)
+    shared = set(names.findall((folder / "elements.js").read_text()))
+    assert shared == {"make"}
+    for path in folder.glob("*.js"):
+        if path.name != "elements.js":  # a name declared twice is a syntax error of the module
+            assert not shared & set(names.findall(path.read_text())), path.name
+            assert "function make" not in path.read_text()
 
 
 def test_what_is_no_open_model_is_refused(small):

@@ -55,13 +55,15 @@ class Stoppable(Wrapper):
 class Comparison:
     """A full and a pruned generation of one prompt, at the same seed.
 
-    `full` and `fast` are the pictures, (H, W, 3) uint8; `trace` records the pruned generation.
+    `caption` is the prompt as captions write it. `full` and `fast` are the pictures, (H, W, 3)
+    uint8; `trace` records the pruned generation.
     `gflop_full[s]` and `gflop_fast[s]` are counted operations of step s in GFLOP. `agreement[s]`
     is the share of equal bits, or codebook rows, at step s, nan if the step was skipped. `psnr`
     in dB and `ssim` compare `fast` with `full`. `first_step` is the first step that was computed.
     """
 
     prompt: str
+    caption: str
     seed: int
     method: Method
     full: np.ndarray
@@ -346,6 +348,7 @@ class Exploration:
         ]
         return Comparison(
             prompt=prompt,
+            caption=model.caption(prompt),
             seed=seed,
             method=fast.method,
             full=pictures[0],

@@ -175,6 +175,11 @@ class Model:
         if self.grammar is not None:
             self.grammar(prompt)
 
+    def caption(self, prompt: str) -> str:
+        """Return how captions write a prompt: a class number with the name of its class."""
+        write = getattr(self.text_encoder, "caption", str)
+        return str(write(prompt))
+
     @property
     def example(self) -> str:
         """A prompt that the text encoder accepts."""

@@ -289,7 +289,7 @@ class ScaleBrowser(Live):
         ]
         scales = [self.trace.size(step) for step in self.steps]
         prompt = self.trace.provenance.get("prompts", [""])[row]
-        return motion.in_step(columns, scales, f"“{prompt}”")
+        return motion.in_step(columns, scales, f"“{self.model.caption(prompt)}”")
 
 
 def _around_grey(gain: int) -> ColorBar:
