@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from scipy import ndimage
 
 import fastvar_lab as fv
@@ -122,6 +123,33 @@ def test_the_shipped_log_reads_back_and_every_family_had_the_same_chances():
     assert rivals.methods(model.with_guidance(3.0)).keys() == {
         label for label in rivals.methods(model.with_guidance(3.0)) if "tuned" not in label
     }
+
+
+def made_by_setting(model, name, n):
+    """Generate under up to `n` settings of a family, far from each other, that suit the model."""
+    space, made = find_space(name), {}
+    subject = candidates.OnModel(model, PromptList("a red ring").take(1))
+    for place in np.random.default_rng(0).permutation(list(space.places())):
+        try:
+            method = space.method(subject, place)
+            made[method] = fv.generate(model, "a red ring", method, seed=3, snapshot=True)
+        except ValueError:  # it needs more layers or steps
+            continue
+        if len(made) == n:
+            break
+    return made
+
+
+@pytest.mark.parametrize("name", sorted(spaces().keys() - {"SkipVAR", "ScaleKV"}))
+def test_settings_of_a_family_resume_from_each_other_with_the_bits_of_scratch(small, name):
+    made = made_by_setting(small, name, 4)
+    assert made
+    for method, base in made.items():
+        for other, scratch in made.items():
+            assert torch.equal(fv.resume(small, base, other).canvas, scratch.canvas), (
+                method,
+                other,
+            )
 
 
 def test_the_command_lists_families_and_refuses_what_it_does_not_know(capsys, tmp_path):
