@@ -146,10 +146,8 @@ def test_settings_of_a_family_resume_from_each_other_with_the_bits_of_scratch(sm
     assert made
     for method, base in made.items():
         for other, scratch in made.items():
-            assert torch.equal(fv.resume(small, base, other).canvas, scratch.canvas), (
-                method,
-                other,
-            )
+            resumed = fv.resume(small, base, other)
+            assert torch.equal(resumed.canvas, scratch.canvas), (method, other)
 
 
 def test_the_command_lists_families_and_refuses_what_it_does_not_know(capsys, tmp_path):
