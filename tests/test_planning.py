@@ -87,6 +87,16 @@ def test_held_guidance_is_the_difference_of_the_last_step_of_both_rows(model):
         fv.generate(model, prompt(model), everywhere)
 
 
+def test_plans_that_differ_in_a_rule_share_no_step_that_a_later_one_looks_back_at(model):
+    plans = [
+        fv.Planned({-1: digits(model, "4")}, rows={-1: "held"}, select=rule)
+        for rule in (fv.FarFromMean(), fv.HighPass())
+    ]
+    scratch = [fv.generate(model, prompt(model), p, seed=1, snapshot=True) for p in plans]
+    for base, plan, other in zip(scratch, plans[::-1], scratch[::-1], strict=True):
+        assert torch.equal(fv.resume(model, base, plan).canvas, other.canvas)
+
+
 def test_places_restore_from_their_own_output_at_the_step_before(model):
     shares = {-2: digits(model, "4"), -1: digits(model, "4")}
     kinds = model.transformer.kinds

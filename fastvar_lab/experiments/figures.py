@@ -1,7 +1,7 @@
 """Figures that regenerate from one command, each with the exact data it shows and where it is from.
 
-`NAME.png` and `NAME.pdf` are drawn from `NAME.csv` (a frame) or `NAME.npz` (pictures and masks) and
-`NAME.json` alone, so that a check can redraw them without a model.
+`NAME.png` and `NAME.pdf` are drawn from `NAME.csv.gz` (a frame) or `NAME.npz` (pictures and masks)
+and `NAME.json` alone, so that a check can redraw them without a model.
 """
 
 from __future__ import annotations
@@ -179,7 +179,7 @@ def _finish(
     report["caption"] = (
         GALLERIES[str(name)].caption if gallery else output.caption(_record(name), report)
     )
-    yield Path(f"{path}.npz" if gallery else f"{path}.csv")
+    yield Path(f"{path}.npz" if gallery else f"{path}{output.DATA}")
     output.write_caption(path, report)
     if frame is not None:
         output.write_tables(path, frame, report["caption"])
@@ -198,7 +198,7 @@ def again(out: str | Path, names: Sequence[str], endings: Sequence[str]) -> Iter
             raise ValueError(f"{out / name}.json is not there: nothing says what {name} shows")
         report, figure = _report(out / f"{name}.json"), _from_data(name, out)
         whole = name in CHARTED and not _record(name).points
-        frame = pd.read_csv(out / f"{name}.csv") if whole else None
+        frame = output.read_frame(out / name) if whole else None
         report["versions"] |= {p: version(p) for p in DRAWN_WITH}
         yield from _finish(out / name, name, report, frame, figure, endings)
 
@@ -231,7 +231,7 @@ def redraw(name: str | Experiment, out: str | Path, report: Report | None = None
             report = _report(out / f"{name}.json") if report is None else report
             return GALLERIES[name].draw(report, dict(held))
     label = name if isinstance(name, str) else name.name
-    return _record(name).chart(pd.read_csv(out / f"{label}.csv"))
+    return _record(name).chart(output.read_frame(out / label))
 
 
 def _from_data(name: str, out: Path) -> Figure:
