@@ -51,6 +51,11 @@ class Tried:
     model: str = ""
     caption: str = field(default="", compare=False)
 
+    @property
+    def title(self) -> str:
+        """The prompt, as captions write it, and the seed."""
+        return f"{self.caption or self.prompt}, seed {self.seed}"
+
 
 def numbers(tried: Sequence[Tried]) -> pd.DataFrame:
     """Return one row for each: model, prompt, seed, methods, PSNR in dB, SSIM, speedup (FLOP)."""
@@ -101,9 +106,8 @@ def _section(t: Tried) -> str:
     }
     table = "".join(f"<tr><th>{k}</th><td>{html.escape(v)}</td></tr>" for k, v in rows.items())
     origin = html.escape(json.dumps(t.provenance, indent=1, default=str))
-    title = f"{html.escape(t.caption or t.prompt)}, seed {t.seed}"
     return (
-        f"<section><h2>{title}</h2>{figures}<table>{table}</table>"
+        f"<section><h2>{html.escape(t.title)}</h2>{figures}<table>{table}</table>"
         f"<pre>{html.escape(t.python)}</pre><details><summary>provenance</summary>"
         f"<pre>{origin}</pre></details></section>"
     )

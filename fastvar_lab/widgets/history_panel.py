@@ -61,9 +61,9 @@ class HistoryPanel(widgets.Box):
         self.strip.cells = [
             cell(
                 f"{t.psnr:.1f} dB",
-                [(self.pngs[id(t)], f"A: {family(t.a)}, {t.caption}, seed {t.seed}")],
+                [(self.pngs[id(t)], f"A: {family(t.a)}, {t.title}")],
                 [("pinned, " if t in self.pinned else "") + family(t.a), f"{t.speedup:.2f} x"],
-                tip=f"{t.model}: {t.a!r} beside {t.b!r}; {t.caption}, seed {t.seed}",
+                tip=f"{t.model}: {t.a!r} beside {t.b!r}; {t.title}",
             )
             for t in shown
         ]
