@@ -19,6 +19,7 @@ from ipywidgets.widgets.widget import _instances
 from PIL import Image
 
 import fastvar_lab as fv
+from fastvar_lab.backbones.var import LabelEncoder
 from fastvar_lab.experiments.base import Scope
 from fastvar_lab.experiments.run import compare
 from fastvar_lab.measure.quality import psnr
@@ -912,6 +913,7 @@ def test_random_weights_are_warned_of(explorer):
     other.worker.cancel()
     assert len(notes(other)) == 1
     assert (other.prompt.label, other.prompt.text) == ("class", "0: tench")
+    assert len(other.prompt.options) == 1000
     assert "0 to 999, null or random" in other.prompt.help
     assert other.wait(60)
     other.close()
@@ -989,20 +991,21 @@ def test_an_attached_model_is_picked(small):
 
 
 def test_classes_are_picked_by_name():
-    model = fv.load("var-d16", weights="random", depth=1, sizes=((1, 1), (2, 2), (3, 3)))
+    names = ("tench", "golden retriever", *map(str.upper, "abcdef"), "Siberian husky", "i")
+    model = replace(small_model("var"), text_encoder=LabelEncoder(10, names))
     explorer = Explorer(model, "golden retriever")
     assert explorer.wait(60)
     field = explorer.prompt
-    assert (field.value, field.text) == ("207", "207: golden retriever")
-    assert len(field.options) == 1000
-    assert explorer.viewer.p0["alt"].startswith("207: golden retriever, seed 0, drawn by")
-    assert "207: golden retriever" in explorer.history.strip.cells[0]["tip"]
-    assert "'207'" in explorer.saving.python
+    assert (field.value, field.text) == ("1", "1: golden retriever")
+    assert len(field.options) == 10
+    assert explorer.viewer.p0["alt"].startswith("1: golden retriever, seed 0, drawn by")
+    assert "1: golden retriever" in explorer.history.strip.cells[0]["tip"]
+    assert "(model, '1', method" in explorer.saving.python
     field.text = "Siberian Husky"
-    assert (field.value, field.text, field.error) == ("250", "250: Siberian husky", "")
+    assert (field.value, field.text, field.error) == ("8", "8: Siberian husky", "")
     field.text = "golden retreiver"
-    assert "nearest: 207: golden retriever" in field.error
-    assert field.value == "250"
+    assert "nearest: 1: golden retriever" in field.error
+    assert field.value == "8"
     field.text = "null"
     assert (field.value, field.text, field.error) == ("null", "null", "")
     explorer.worker.cancel()
