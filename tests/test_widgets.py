@@ -850,6 +850,7 @@ def test_a_browsed_trace_has_lives_too(small):
     assert len(browser.token.maps.maps) == len(expected.attention["attn"].maps) == 4
     notes = [f"{share:.1%}" for share in expected.attention["attn"].shares.values()]
     assert [m["note"] for m in browser.token.maps.maps] == notes
+    assert (3, fv.Site(2, "ffn")) in browser.outputs  # later layers are there at once
     trace.provenance["method"] = "Mine()"  # of one's own, which is not read back
     other = ScaleBrowser(trace, small)
     look(other.token, 0.5, 0.5)

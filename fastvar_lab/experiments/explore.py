@@ -13,13 +13,14 @@ from torch import Tensor
 
 from fastvar_lab.generation import Generation, Watch, generate
 from fastvar_lab.instruments.observe import observe, observe_again
+from fastvar_lab.instruments.outputs import Outputs
 from fastvar_lab.instruments.trace import Trace
 from fastvar_lab.measure.quality import psnr, ssim, token_agreement
 from fastvar_lab.methods.prune import Dense
 from fastvar_lab.models.model import Model
 from fastvar_lab.pictures import to_uint8
 from fastvar_lab.seam import Branch, Grid, Method, Rows, Runner, Site, Wrapper
-from fastvar_lab.snapshots import Held, Keep, resume_step
+from fastvar_lab.snapshots import Held, resume_step
 from fastvar_lab.speed import flops
 
 
@@ -129,27 +130,12 @@ class Sample:
 class Drawn(NamedTuple):
     """A generation with a snapshot, its record, and the outputs of its sublayers.
 
-    `outputs` are by step and site, so that a token's life computes no layer again. On a GPU, which
-    computes a step in no time and whose memory is dear, there are none.
+    `outputs` are by step and site, see `Outputs`.
     """
 
     generation: Generation
     trace: Trace
     outputs: Held
-
-
-class _Outputs:
-    """Keeps the outputs of all sublayers of a generation that `watch` wraps; none on a GPU."""
-
-    def __init__(self, model: Model) -> None:
-        self.by_site: dict[tuple[int, Site], Tensor] = {}
-        self.steps = set(range(len(model.sizes)))
-        self.watch: list[Watch] = [self._wrap] if model.device.type == "cpu" else []
-
-    def _wrap(self, run: Runner) -> Runner:
-        keep = Keep(run, self.steps)
-        self.by_site = keep.kept
-        return keep
 
 
 class Exploration:
@@ -204,7 +190,7 @@ class Exploration:
         """Compare as `compare` does; `model` is a view for this request, see `Model.as_is`."""
         watch = partial(Stoppable, stopped=stopped, begins=begins)
         if self.request != (prompt, seed) or not self._up_to_date(model):
-            kept = _Outputs(model)
+            kept = Outputs(model)
             run, trace = observe(
                 model, prompt, Dense(), seed=seed, snapshot=True, watch=[watch, *kept.watch]
             )
@@ -226,7 +212,7 @@ class Exploration:
 
     def _resumed(self, model: Model, method: Method, watch: Watch) -> Drawn:
         """Generate under a method, from the generation that shares most steps with it."""
-        near, kept = self._nearest(method), _Outputs(model)
+        near, kept = self._nearest(method), Outputs(model)
         run, trace = observe_again(
             model, near.generation, near.trace, method, snapshot=True, watch=[watch, *kept.watch]
         )
