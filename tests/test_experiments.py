@@ -41,7 +41,7 @@ from fastvar_lab.experiments import (
 )
 from fastvar_lab.experiments.comparison import merge_frames, with_full
 from fastvar_lab.experiments.galleries import GALLERIES
-from fastvar_lab.experiments.jobs import Addresses, CellJob, method_columns
+from fastvar_lab.experiments.jobs import Addresses, CellJob, PictureJob, method_columns
 from fastvar_lab.experiments.questions import (
     drafting,
     resolution_scaling,
@@ -51,6 +51,7 @@ from fastvar_lab.experiments.questions import (
 from fastvar_lab.experiments.questions import extreme_ratios as extreme
 from fastvar_lab.experiments.workers import ModelSpec
 from fastvar_lab.frames import FULL, counted
+from fastvar_lab.measure.quality import METRICS
 from fastvar_lab.measure.statistics import (
     bootstrap,
     paired,
@@ -839,6 +840,15 @@ def test_folders_given_from_python_may_begin_with_a_tilde(tmp_path, monkeypatch,
     demo.demo(small, "a red circle", fv.Prune({-1: 1.0}), 0, "~/demo")
     assert (tmp_path / "demo" / "demo.json").exists()
     assert not (tmp_path / "~").exists()
+
+
+def test_progress_moves_with_every_result_of_a_job(small, tmp_path):
+    methods = {f"{100 * share:.0f} %": fv.Prune({-1: share}) for share in (0.25, 0.5, 0.75)}
+    items = fv.PromptList(("a red ring", "a cyan star")).take(2)
+    job = PictureJob({"full": fv.Dense(), **methods}, items, 0, (METRICS["psnr"],))
+    kept, store = list[int](), Store(tmp_path)
+    job.compute(small, store, lambda: kept.append(sum(map(bool, job.rows(small, store, {})))))
+    assert kept == [1, 2, 3, 4] == [*range(1, len(job) + 1)]
 
 
 def test_damaged_data_of_a_figure_are_one_sentence(tmp_path, monkeypatch, capsys):

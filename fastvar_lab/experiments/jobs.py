@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
@@ -29,6 +29,12 @@ from fastvar_lab.store import Drawn, Rows, Store, key
 DRAWING = 1  # raise it when the engine draws other bits from the same request
 Disturbed = dict[str, Rows]
 """Rows that are not kept, by the key of their address: their timing was disturbed."""
+Done = Callable[[], object]
+"""What a job calls after each of its results."""
+
+
+def nothing() -> None:
+    """Do nothing after a result."""
 
 
 class Job(Protocol):
@@ -52,8 +58,11 @@ class Job(Protocol):
         """Return what of it the store does not hold; None if it holds all."""
         ...
 
-    def compute(self, model: Model, store: Store) -> Disturbed:
-        """Compute all of it and keep it, result by result; return what may not be kept."""
+    def compute(self, model: Model, store: Store, done: Done = nothing) -> Disturbed:
+        """Compute all of it and keep it, result by result; return what may not be kept.
+
+        `done` is called after each result.
+        """
         ...
 
     def rows(self, model: Model, store: Store, disturbed: Disturbed) -> Iterator[Rows | None]:
@@ -132,7 +141,7 @@ class CellJob:
         cells = tuple(c for c in self.cells if store.get(self.address(c, model)) is None)
         return replace(self, cells=cells) if cells else None
 
-    def compute(self, model: Model, store: Store) -> Disturbed:
+    def compute(self, model: Model, store: Store, done: Done = nothing) -> Disturbed:
         loose: Disturbed = {}
         for cell, rows in self.work(model, self.cells):
             address = self.address(cell, model)
@@ -140,6 +149,7 @@ class CellJob:
                 loose[key(address)] = rows
             else:
                 store.put(address, rows, self.experiment)
+            done()
         return loose
 
     def rows(self, model: Model, store: Store, disturbed: Disturbed) -> Iterator[Rows | None]:
@@ -185,7 +195,7 @@ class PictureJob:
         known = store.values(at.values(method, item))
         return [metric for metric in self.metrics if metric.address not in known]
 
-    def compute(self, model: Model, store: Store) -> Disturbed:
+    def compute(self, model: Model, store: Store, done: Done = nothing) -> Disturbed:
         """Draw what is not there, each prompt in full and under each method from one snapshot."""
         at, full = Addresses(model), _Once(model, self.items)
         references = self._pictures(Dense(), at, store, full)
@@ -200,6 +210,7 @@ class PictureJob:
                 }
                 if values:
                     store.put_values(at.values(method, item), values, self.experiment)
+            done()
         return {}
 
     def pictures(self, method: Method, model: Model, store: Store) -> list[Drawn]:
@@ -267,8 +278,8 @@ class GuidedJob:
         lacking = self.job.missing(model.with_guidance(self.guidance), store)
         return None if lacking is None else replace(self, job=lacking)
 
-    def compute(self, model: Model, store: Store) -> Disturbed:
-        return self.job.compute(model.with_guidance(self.guidance), store)
+    def compute(self, model: Model, store: Store, done: Done = nothing) -> Disturbed:
+        return self.job.compute(model.with_guidance(self.guidance), store, done)
 
     def rows(self, model: Model, store: Store, disturbed: Disturbed) -> Iterator[Rows | None]:
         for rows in self.job.rows(model.with_guidance(self.guidance), store, disturbed):

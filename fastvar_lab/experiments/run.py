@@ -172,8 +172,7 @@ def _compute(
             for given in (first, second):
                 submit(executor, given, spec, str(store.folder), whole, bar.update)
         for job in here:
-            disturbed |= job.compute(model, store)
-            bar.update(len(job))
+            disturbed |= job.compute(model, store, bar.update)
     return disturbed
 
 

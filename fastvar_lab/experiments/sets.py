@@ -14,9 +14,11 @@ from fastvar_lab.experiments.comparison import counting
 from fastvar_lab.experiments.jobs import (
     Addresses,
     Disturbed,
+    Done,
     Job,
     PictureJob,
     method_columns,
+    nothing,
 )
 from fastvar_lab.measure.quality import METRICS
 from fastvar_lab.models.model import Model
@@ -66,7 +68,7 @@ class DistanceJob:
         }
         return replace(self, methods=lacking) if lacking else None
 
-    def compute(self, model: Model, store: Store) -> Disturbed:
+    def compute(self, model: Model, store: Store, done: Done = nothing) -> Disturbed:
         """Measure every method's pictures; those that are not there are drawn."""
         at, truth = Addresses(model), None
         for label, method in self.methods.items():
@@ -82,6 +84,7 @@ class DistanceJob:
             low, high = distance_interval(seen, truth)
             row = {"frechet": distance(seen, truth), "frechet_low": low, "frechet_high": high}
             store.put(self.address(method, at), [row], self.experiment)
+            done()
         return {}
 
     def rows(self, model: Model, store: Store, disturbed: Disturbed) -> Iterator[Rows | None]:
