@@ -1026,9 +1026,9 @@ def test_a_planned_schedule_is_shown_in_words(small):
     shown = {name: explorer.a.controls[name] for name in ("pruned", "rows", "previous")}
     assert {control.kind for control in shown.values()} == {"lines"}
     assert shown["pruned"].text.splitlines() == [
-        "6x6 ffn: layer 1 50 %, layer 2 not computed",
-        "8x8 attn: layers 0 to 1 50 %, layer 2 not computed",
-        "8x8 cross: layers 0 to 2 75 %",
+        "6x6 ffn: 50 % in layer 1, not computed in layer 2",
+        "8x8 attn: 50 % in layers 0 to 1, not computed in layer 2",
+        "8x8 cross: 75 % in layers 0 to 2",
     ]
     assert shown["rows"].text == "4x4: the conditional rows alone"
     assert shown["previous"].text == "8x8: attn"

@@ -258,7 +258,7 @@ def _shares_as_text(pruned: Any, grids: Sequence[Grid]) -> list[str]:
 
     >>> from fastvar_lab.scales import TINY, grids
     >>> _shares_as_text(((-1, (("attn", "00446888"),)),), grids(TINY))
-    ['32x32 attn: layers 2 to 3 50 %, layer 4 75 %, layers 5 to 7 not computed']
+    ['32x32 attn: 50 % in layers 2 to 3, 75 % in layer 4, not computed in layers 5 to 7']
     """
     steps = sorted((find(name, grids), kinds) for name, kinds in pruned)
     return [
@@ -276,7 +276,7 @@ def _runs(digits: Digits) -> str:
         layers = f"layer {first}" if layer == first + 1 else f"layers {first} to {layer - 1}"
         share = "not computed" if int(digit) == EIGHTHS else f"{100 * int(digit) / EIGHTHS:g} %"
         if digit != "0":
-            runs.append(f"{layers} {share}")
+            runs.append(f"{share} in {layers}")
     return ", ".join(runs)
 
 
