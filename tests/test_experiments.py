@@ -31,14 +31,17 @@ from fastvar_lab.experiments import (
     agenda,
     base,
     claims,
+    comparison,
     demo,
     figures,
+    jobs,
     listing,
     output,
     run,
     verdicts,
     workers,
 )
+from fastvar_lab.experiments.committed import Committed
 from fastvar_lab.experiments.comparison import merge_frames, with_full
 from fastvar_lab.experiments.galleries import GALLERIES
 from fastvar_lab.experiments.jobs import Addresses, CellJob, PictureJob, method_columns
@@ -849,6 +852,58 @@ def test_progress_moves_with_every_result_of_a_job(small, tmp_path):
     kept, store = list[int](), Store(tmp_path)
     job.compute(small, store, lambda: kept.append(sum(map(bool, job.rows(small, store, {})))))
     assert kept == [1, 2, 3, 4] == [*range(1, len(job) + 1)]
+
+
+def test_results_are_read_back_from_the_data_of_a_figure(small, tmp_path, monkeypatch, capsys):
+    methods = {f"{100 * share:.0f} %": fv.Prune({-1: share}) for share in (0.5, 0.75)}
+    record = base.Experiment(
+        "Is half enough?", "", charts.by_operations, name="mine", timed=False,
+        methods=lambda model: {"PTS": methods}, points=charts.operations_points,
+    )  # fmt: skip
+    look, prompts = (
+        base.Scope("look", prompts=2, repeats=1),
+        fv.PromptList(("a red ring", "a star")),
+    )
+    options = {"model": small, "prompts": prompts, "progress": False}
+    out = tmp_path / "out"
+    drawn = dict(scope=look, prompts=prompts, store=Store(tmp_path / "first"))
+    list(figures.draw(small, [record], out, **drawn))
+    first = run.run(record, look, store=Store(tmp_path / "first"), **options)
+
+    def other():
+        return Store(tmp_path / "other", Committed(out))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(jobs, "generate", None)
+        patched.setattr(comparison.flops, "step_flops", None)
+        again = run.run(record, look, store=other(), **options)
+    assert first.cell.nunique() == len(first)
+    pd.testing.assert_frame_equal(output.rounded(again), output.rounded(first), check_dtype=False)
+    assert not list((tmp_path / "other").rglob("*.json"))
+    mine = {"mine": lambda picture, reference: float(picture.mean())}
+    more = run.run(record, look, store=other(), metrics=mine, **options)  # draws them again
+    assert more.mine.notna().any()
+    assert len(list((tmp_path / "other").rglob("*.npz"))) == 6
+    dense = fv.PromptList(("a cyan star",))
+    assert not Committed(out).values(run.run(
+        record, look, model=small, prompts=dense, store=Store(tmp_path / "first"), progress=False,
+    ).cell[0])  # fmt: skip
+    assert main(["experiment", "memory", "--quick", "--known", str(tmp_path / "first")]) == 2
+    assert "there are no data of figures in" in capsys.readouterr().err
+
+
+def test_claims_are_judged_by_the_data_of_figures(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(run, "run", lambda name, scope, **options: synthetic(name))
+    list(figures.draw(fv.load("tiny"), ["memory", "caching_step", "skipping"], tmp_path))
+    assert main(["claims", "--from", str(tmp_path), "--out", str(tmp_path)]) == 0
+    printed, text = capsys.readouterr().out, (tmp_path / "claims.md").read_text()
+    assert text in printed
+    assert ["`memory`" in text, "`caching_step`" in text, "`cross_scale`" in text] == [1, 1, 0]
+    assert f"weights `{fv.load('tiny').fingerprint}`" in text
+    (tmp_path / "empty").mkdir()
+    assert main(["claims", "--from", str(tmp_path / "empty"), "--out", str(tmp_path)]) == 2
+    assert "there are no data of experiments that test a claim" in capsys.readouterr().err
+    assert (tmp_path / "claims.md").read_text() == text
 
 
 def test_damaged_data_of_a_figure_are_one_sentence(tmp_path, monkeypatch, capsys):

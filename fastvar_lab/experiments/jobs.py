@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from fastvar_lab.branching import Branches, branching
 from fastvar_lab.draws import Keyed
 from fastvar_lab.experiments.base import Cell, Methods, Work
-from fastvar_lab.frames import GUIDANCE, HITS, KEPT, ROWS, SCORE, TITLES
+from fastvar_lab.frames import CELL, GUIDANCE, HITS, KEPT, ROWS, SCORE, TITLES
 from fastvar_lab.generation import Generation, generate
 from fastvar_lab.measure.quality import METRICS, Metric
 from fastvar_lab.measure.speedup import disturbed
@@ -24,7 +24,7 @@ from fastvar_lab.prompts import Item
 from fastvar_lab.provenance import machine, versions
 from fastvar_lab.scales import Sizes
 from fastvar_lab.seam import Method
-from fastvar_lab.store import Drawn, Rows, Store, key
+from fastvar_lab.store import Drawn, Rows, Store, key, short_key
 
 DRAWING = 1  # raise it when the engine draws other bits from the same request
 Disturbed = dict[str, Rows]
@@ -144,6 +144,12 @@ class CellJob:
     def compute(self, model: Model, store: Store, done: Done = nothing) -> Disturbed:
         loose: Disturbed = {}
         for cell, rows in self.work(model, self.cells):
+            repeated = {name for row in rows for name in row} & cell.columns.keys()
+            if repeated:
+                raise ValueError(
+                    f"{self.kept_as}: the work returns {', '.join(sorted(repeated))}, "
+                    "which columns of its cells say already"
+                )
             address = self.address(cell, model)
             if disturbed(rows):
                 loose[key(address)] = rows
@@ -158,7 +164,8 @@ class CellJob:
             rows = disturbed.get(key(address)) or store.get(address)
             method = cell.method and method_columns(cell.label, cell.method, model, cell.sizes)
             columns = {**cell.columns, **(method or {})}
-            yield None if rows is None else [{**columns, **row} for row in rows]
+            last = {**columns, CELL: short_key(address)}  # over those of known rows
+            yield None if rows is None else [{**columns, **row, **last} for row in rows]
 
 
 @dataclass(frozen=True)
@@ -234,13 +241,15 @@ class PictureJob:
         for label, method in self.methods.items():
             columns, rows = method_columns(label, method, model), list[dict[str, Any]]()
             for i, item in enumerate(self.items):
-                known = store.values(at.values(method, item))
+                address = at.values(method, item)
+                known = store.values(address)
                 if any(metric.address not in known for metric in self.metrics):
                     yield None
                     break
                 values = {k: v for m in self.metrics for k, v in known[m.address].items()}
                 picture = {"picture": self.first + i, **item._asdict(), **self._notes(known)}
-                rows.append({"kind": "quality", **columns, **picture, **values})
+                place = {CELL: short_key(address)}
+                rows.append({"kind": "quality", **columns, **picture, **values, **place})
             else:
                 yield rows
 
@@ -284,6 +293,13 @@ class GuidedJob:
     def rows(self, model: Model, store: Store, disturbed: Disturbed) -> Iterator[Rows | None]:
         for rows in self.job.rows(model.with_guidance(self.guidance), store, disturbed):
             yield None if rows is None else [{GUIDANCE: self.guidance, **row} for row in rows]
+
+
+def metric_addresses(jobs: Iterable[Job]) -> dict[str, str]:
+    """Return on what the values of each metric of some jobs depend, by its name."""
+    inner = (job.job if isinstance(job, GuidedJob) else job for job in jobs)
+    metrics = (job.metrics for job in inner if isinstance(job, PictureJob))
+    return {metric.name: metric.address for several in metrics for metric in several}
 
 
 class _Once:

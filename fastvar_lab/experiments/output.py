@@ -15,6 +15,7 @@ from fastvar_lab.errors import short
 from fastvar_lab.experiments.base import Experiment
 from fastvar_lab.experiments.workers import ModelSpec
 from fastvar_lab.files import write
+from fastvar_lab.frames import METRICS
 from fastvar_lab.measure import quality
 from fastvar_lab.models.model import Model
 from fastvar_lab.plotting.tables import latex, markdown, tabulate
@@ -37,6 +38,11 @@ def write_frame(path: Path, frame: pd.DataFrame) -> pd.DataFrame:
         lambda partial: rounded(frame).to_csv(partial, index=False, compression=packed),
     )
     return read_frame(path)
+
+
+def rows_path(path: str | Path) -> Path:
+    """Return where all rows stand, without ending, where a figure shows only sums of them."""
+    return Path(f"{path}_rows")
 
 
 def read_frame(path: str | Path) -> pd.DataFrame:
@@ -66,6 +72,14 @@ def rounded(frame: pd.DataFrame) -> pd.DataFrame:
             short = [float(f"{value:.{DIGITS}g}") for value in values]
             out = out.assign(**{column: short})
     return out
+
+
+def read_rows(path: str | Path) -> pd.DataFrame | None:
+    """Read all rows behind a figure, `path` without its ending; None if there are no data."""
+    for data in (rows_path(path), path):
+        if Path(f"{data}{DATA}").exists():
+            return read_frame(data)
+    return None
 
 
 def write_tables(path: str | Path, frame: pd.DataFrame, caption: str = "") -> None:
@@ -116,7 +130,8 @@ def caption(experiment: Experiment, report: Report) -> str:
 def measured(scope: str, frame: pd.DataFrame, rows: int) -> Report:
     """Return how much an experiment measured."""
     pictures = {"n": int(frame.picture.nunique())} if "picture" in frame else {}
-    return {"scope": scope, "rows": rows, **pictures}
+    metrics = {METRICS: frame.attrs[METRICS]} if frame.attrs.get(METRICS) else {}
+    return {"scope": scope, "rows": rows, **pictures, **metrics}
 
 
 def provenance(

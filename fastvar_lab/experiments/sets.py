@@ -20,11 +20,12 @@ from fastvar_lab.experiments.jobs import (
     method_columns,
     nothing,
 )
+from fastvar_lab.frames import CELL
 from fastvar_lab.measure.quality import METRICS
 from fastvar_lab.models.model import Model
 from fastvar_lab.prompts import Item
 from fastvar_lab.seam import Method
-from fastvar_lab.store import Rows, Store, key
+from fastvar_lab.store import Rows, Store, key, short_key
 from fastvar_lab.world.grammar import parse
 from fastvar_lab.world.render import render
 from fastvar_lab.world.scene import compose
@@ -90,9 +91,10 @@ class DistanceJob:
     def rows(self, model: Model, store: Store, disturbed: Disturbed) -> Iterator[Rows | None]:
         at = Addresses(model)
         for label, method in self.methods.items():
-            known = store.get(self.address(method, at))
-            columns = method_columns(label, method, model)
-            yield None if known is None else [{"kind": "set", **columns, **row} for row in known]
+            address = self.address(method, at)
+            columns = {"kind": "set", **method_columns(label, method, model)}
+            known, last = store.get(address), {**columns, CELL: short_key(address)}
+            yield None if known is None else [{**columns, **row, **last} for row in known]
 
 
 def rendering(item: Item, size: tuple[int, int]) -> np.ndarray:
