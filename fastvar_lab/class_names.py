@@ -48,7 +48,7 @@ def class_number(text: str, classes: int, names: Sequence[str] = ()) -> int:
     number = int(match[1])
     if number >= classes:
         raise PromptError(f"a class lies in 0 to {classes - 1}; not {short(text.strip(), 60)!r}")
-    if match[2] and match[2].casefold() != (names[number].casefold() if names else ""):
+    if match[2] and match[2].casefold() != "".join(names[number : number + 1]).casefold():
         raise PromptError(f"class {titled(number, names)} is not {short(match[2], 60)!r}")
     return number
 
@@ -56,6 +56,7 @@ def class_number(text: str, classes: int, names: Sequence[str] = ()) -> int:
 def _named(text: str, classes: int, names: Sequence[str]) -> int:
     """Return the class of a name."""
     name = " ".join(text.casefold().split())
+    names = names[:classes]
     known = {each.casefold(): number for number, each in enumerate(names)}
     if name in known:
         return known[name]
@@ -65,5 +66,6 @@ def _named(text: str, classes: int, names: Sequence[str]) -> int:
     within = [n for n in known if name and name in n]
     near = within[:3] or difflib.get_close_matches(name, known, 3, 0.6)
     titles = ", ".join(titled(known[n], names) for n in near)
-    hint = f"nearest: {titles}" if near else "such as 207 or golden retriever"
+    some = min(207, len(names) - 1)
+    hint = f"nearest: {titles}" if near else f"such as {some} or {names[some]}"
     raise PromptError(f"{allowed}, or is a name; not {short(text, 60)!r}; {hint}")

@@ -165,6 +165,8 @@ def file_stem(text: str, endings: Sequence[str]) -> str:
         raise ValueError(f"{name} is the name of a device on Windows")
     if len(name) > LONGEST:
         raise ValueError(f"a file name has at most {LONGEST} characters; this one has {len(name)}")
+    if (size := len(name.encode())) > 2 * LONGEST:
+        raise ValueError(f"a file name has at most {2 * LONGEST} bytes; this one has {size}")
     return name
 
 

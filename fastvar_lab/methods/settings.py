@@ -67,9 +67,12 @@ def settings(kind: type) -> tuple[Setting, ...]:
     """
     if not dataclasses.is_dataclass(kind):
         raise ValueError(f"a method has settings if it is a dataclass; {kind.__name__} is none")
-    hints = get_type_hints(kind)
+    try:
+        hints = get_type_hints(kind)
+    except NameError:  # a type that only the place of the class knows
+        hints = {}
     return tuple(
-        _setting(kind, field, hints[field.name])
+        _setting(kind, field, hints.get(field.name, Any))
         for field in dataclasses.fields(kind)
         if field.init and field.compare and not field.metadata.get("filled")
     )
@@ -159,8 +162,8 @@ def examples(grids: Sequence[Grid], depth: int) -> dict[str, Method]:
     """Return a method of every registered family that suits a model, by the family's name.
 
     >>> from fastvar_lab.scales import TINY, grids
-    >>> [name for name in examples(grids(TINY), depth=8)][:3]
-    ['full', 'FastVAR', 'ToMe']
+    >>> {"full", "FastVAR", "ToMe"} <= set(examples(grids(TINY), depth=8))
+    True
     """
     out: dict[str, Method] = {}
     for kind in classes().values():

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import ipywidgets as widgets
 
-from fastvar_lab.methods.registry import restorers, selectors
+from fastvar_lab.errors import short
 from fastvar_lab.seam import Method
 from fastvar_lab.widgets.fields import Index
 
-Plans = Sequence[tuple[float, Method] | tuple[float, Method, float]]
-"""Speedups, each with the method that was planned for it, and the PSNR to full that it kept."""
+Plans = Sequence[tuple[float, Method] | tuple[float, Method, float | None]]
+"""Speedups, each with the method that was planned for it, and the PSNR to full that it kept, if
+that is known."""
 
 BY_HAND = "as A is set"
 
@@ -35,7 +36,7 @@ class BudgetPanel(widgets.Box):
     """
 
     def __init__(self, plans: Plans, pick: Callable[[Method], None]) -> None:
-        self.plans = sorted((Plan(*plan) for plan in plans), key=lambda plan: plan.speedup)
+        self.plans = sorted(map(_plan, plans), key=lambda plan: plan.speedup)
         self.pick, self.quiet = pick, False
         places = [
             (f"{plan.speedup:.2f} x fewer operations", i) for i, plan in enumerate(self.plans)
@@ -45,7 +46,7 @@ class BudgetPanel(widgets.Box):
             "Sets A to the method planned for this speedup, in operations.",
             [(BY_HAND, None), *places],
         )  # fmt: skip
-        known = [plan.psnr for plan in self.plans if not math.isnan(plan.psnr)]
+        known = [plan.psnr for plan in self.plans if math.isfinite(plan.psnr)]
         steps = range(math.floor(max(known)), math.floor(min(known)) - 1, -1) if known else ()
         self.target = Index(
             "quality target", None,
@@ -69,16 +70,6 @@ class BudgetPanel(widgets.Box):
         able = [i for i, plan in enumerate(self.plans) if psnr is not None and plan.psnr >= psnr]
         return max(able, default=None)
 
-    def rules(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Return the selectors and restorers of the plans that the library has no label for."""
-        return tuple(
-            {repr(rule): rule for rule in self._fields(name) if rule not in known().values()}
-            for name, known in (("select", selectors), ("restore", restorers))
-        )  # type: ignore[return-value]
-
-    def _fields(self, name: str) -> Iterator[Any]:
-        return (getattr(p.method, name) for p in self.plans if hasattr(p.method, name))
-
     def beside(self, method: Method) -> list[Method]:
         """Return the methods of the plans beside that of a method, the faster one first."""
         place = self._place(method)
@@ -95,7 +86,7 @@ class BudgetPanel(widgets.Box):
         self.quiet = True
         try:
             self.budget.value = place
-            if plan is None or math.isnan(plan.psnr):
+            if plan is None or not math.isfinite(plan.psnr):
                 self.target.value = None
             elif self.keeping(self.target.value) != place:
                 self.target.value = math.floor(plan.psnr)
@@ -108,6 +99,19 @@ class BudgetPanel(widgets.Box):
             self.pick(self.plans[place].method)
 
 
+def _plan(entry: Any) -> Plan:
+    """Return a given plan; raise ValueError for what is none."""
+    try:
+        speedup, method, *psnr = entry
+        kept = math.nan if psnr in ([], [None]) else float(*psnr)
+        return Plan(float(speedup), method, kept)
+    except (TypeError, ValueError):
+        raise ValueError(
+            "a plan is a speedup, a method, and maybe the PSNR that it keeps, such as "
+            f"(2.0, Prune({{-1: 0.5}}), 38.5); not {short(entry)}"
+        ) from None
+
+
 def _note(plan: Plan) -> str:
-    kept = "" if math.isnan(plan.psnr) else f", for {plan.psnr:.1f} dB on average"
+    kept = "" if not math.isfinite(plan.psnr) else f", for {plan.psnr:.1f} dB on average"
     return f"planned: {plan.speedup:.2f} times fewer operations{kept}"

@@ -25,7 +25,7 @@ from fastvar_lab.widgets.comparison_view import ComparisonView
 from fastvar_lab.widgets.fields import Choice
 from fastvar_lab.widgets.history_panel import HistoryPanel
 from fastvar_lab.widgets.lifetime import close_parts
-from fastvar_lab.widgets.method_panel import MethodPanel, offered
+from fastvar_lab.widgets.method_panel import MethodPanel, misfit, offered
 from fastvar_lab.widgets.model_picker import ModelPicker, Models, by_name
 from fastvar_lab.widgets.page import box, button, heading, style_sheet
 from fastvar_lab.widgets.paint_panel import PaintPanel
@@ -54,7 +54,8 @@ class Explorer(Live):
     does in code. It brings its own controls. A prompt that it can draw stays, and so do methods if
     it has the same scale steps and layers.
 
-    `selectors`, `restorers` and `methods` add user-defined ones, by name, to those of the library.
+    `selectors`, `restorers` and `methods` add user-defined ones, by name, to those of the library;
+    a method is offered for the models that it fits, and raises ValueError if it fits none.
     `plans` are speedups, each with a method for it and maybe the PSNR that it keeps in dB: a time
     budget and a quality target choose from them; by default from the schedules that ship for the
     model. Given plans are those of the first model. The neighbours of the plan that is shown are
@@ -72,7 +73,7 @@ class Explorer(Live):
     def __init__(
         self,
         models: Models,
-        prompt: str | None = None,
+        prompt: str | int | None = None,
         seed: int = 0,
         *,
         selectors: Mapping[str, Selector] | None = None,
@@ -84,6 +85,10 @@ class Explorer(Live):
         super().__init__()
         self.models = by_name(models)
         self.rules = dict(selectors or {}), dict(restorers or {}), dict(methods or {})
+        for name, method in self.rules[2].items():
+            reasons = [misfit(method, model) for model in self.models.values()]
+            if all(reasons):
+                raise ValueError(f"the method {name!r} fits no model: {reasons[0]}")
         self.plans = plans
         self.duel: Duel | None = None
         self.paused = False
@@ -99,7 +104,7 @@ class Explorer(Live):
         self.picker.observe(lambda change: self.guarded(lambda: self._switch(change.new)), "value")
         self.guarded(self.update)
 
-    def _build(self, model: Model, prompt: str | None, seed: int) -> None:
+    def _build(self, model: Model, prompt: str | int | None, seed: int) -> None:
         """Make the controls of a model and what shows its pictures."""
         self.model, self.lab = model, Exploration(model)
         shipped = self.plans is None or model is not next(iter(self.models.values()))
@@ -107,12 +112,11 @@ class Explorer(Live):
             frontier(model) if shipped else self.plans or (),
             lambda method: self.guarded(lambda: self.apply(method)),
         )
-        planned, (select, restore, methods) = self.budget.rules(), self.rules
-        offer = offered(model, {**planned[0], **select}, {**planned[1], **restore}, methods)
+        offer = offered(model, *self.rules, [plan.method for plan in self.budget.plans])
         others = (method for name, method in offer.families.items() if name != FULL)
         first = model.preset or next(others)
         self.request = RequestPanel(
-            model, model.example if prompt is None else prompt, seed, self.guarded
+            model, model.example if prompt is None else str(prompt), seed, self.guarded
         )
         changed = partial(self.guarded, self.update)
         self.a = MethodPanel(offer, first, changed, "method A")
@@ -150,14 +154,16 @@ class Explorer(Live):
     def _switch(self, name: str) -> None:
         """Rebuild the controls for another model, and free the generations of the one before."""
         before, model, page = self.model, self.models[name], self.children
-        methods, (prompt, seed) = self._methods(), self._request()
-        prompt = carried(prompt, before, model)
+        prompt, seed = carried(self.prompt.value, before, model), self.seed.value
+        methods: list[Method] = []
+        with suppress(ValueError):  # what could not be read is not carried over
+            methods = [*self._methods()]
         self._free()
         self._build(model, prompt, seed)
         for part in page:
             close_parts(part, self._lasting)
         if (model.sizes, model.depth) == (before.sizes, before.depth):
-            for panel, method in zip((self.a, self.b), methods, strict=True):
+            for panel, method in zip((self.a, self.b), methods, strict=False):
                 with suppress(ValueError):  # its controls do not know it: the preset stays
                     panel.apply(method)
         self.update()
@@ -243,6 +249,10 @@ class Explorer(Live):
         return python_source(self.model, self.prompt.value, self.seed.value, self.method)
 
     def _methods(self) -> tuple[Method, Method]:
+        """Return both methods; raise ValueError for one whose controls show an error."""
+        for panel in (self.a, self.b):
+            if panel.wrong:
+                raise ValueError(f"{panel.label}: see what stands under its settings")
         return self.a.method, self.b.method
 
     def _measured(self) -> tuple[Method, Method]:
@@ -252,6 +262,8 @@ class Explorer(Live):
         return self._methods()
 
     def _request(self) -> tuple[str, int]:
+        """Return prompt and seed; raise ValueError, said under its field, for what is none."""
+        self.request.check(self.model)
         return self.prompt.value, self.seed.value
 
     def _open(self, prompt: str, seed: int) -> None:
@@ -307,13 +319,9 @@ class Explorer(Live):
         """Request the pictures of the current controls; returns at once."""
         if self.paused or self.closed:
             return
-        self.request.check(self.model)
-        for panel in (self.a, self.b):
-            if panel.wrong:
-                raise ValueError(f"{panel.label}: see what stands under its settings")
-        self.ahead.cancel()
-        a, b = self._methods()
         prompt, seed = self._request()
+        a, b = self._methods()
+        self.ahead.cancel()
         self.saving.say(self.python())
         self.budget.follow(a)
 
@@ -337,9 +345,10 @@ class Explorer(Live):
         That is the generation of A where its picture was drawn ahead, for a token's life, and the
         plans beside A.
         """
-        duel, lab, places = self.duel, self.lab, self.budget.beside(self.a.method)
+        duel, lab = self.duel, self.lab
         if duel is None or self.closed or self.asleep:
             return
+        places = self.budget.beside(duel.a.method)
         if not places and lab.drawn_of(duel.a.trace) is not None:
             return
 

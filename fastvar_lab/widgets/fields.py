@@ -9,9 +9,11 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterable, Sequence
+from numbers import Real
 from typing import Any
 
 import anywidget
+import numpy as np
 import traitlets
 
 from fastvar_lab.backbones.var import LabelEncoder
@@ -19,12 +21,19 @@ from fastvar_lab.class_names import titled
 from fastvar_lab.errors import short
 from fastvar_lab.widgets.scripts import script
 
+NONE = "none"
+
+
+class Value(traitlets.TraitType[Any, Any]):
+    """Any value; unlike `traitlets.Any`, None is validated too."""
+
 
 class Field(anywidget.AnyWidget):
     """A labelled text. `value` is what it holds; `text` is how that is written on the page.
 
     A subclass overrides `read` and `write`; `read` raises ValueError for text that means nothing.
-    `error` stands under the control. `invalid` is True while the text could not be read.
+    The value of a `nullable` one may be None, which is written "none". `error` stands under the
+    control. `invalid` is True while the text could not be read.
     """
 
     _esm = script("field.js")
@@ -36,13 +45,17 @@ class Field(anywidget.AnyWidget):
     error = traitlets.Unicode().tag(sync=True)
     disabled = traitlets.Bool(False).tag(sync=True)
     options: traitlets.List[str] = traitlets.List(traitlets.Unicode()).tag(sync=True)
-    value = traitlets.Any()
+    value: Any = Value(None)
     invalid = traitlets.Bool(False)
+    nullable = False
 
-    def __init__(self, label: str, value: Any, help: str = "", **traits: Any) -> None:
+    def __init__(
+        self, label: str, value: Any, help: str = "", nullable: bool = False, **traits: Any
+    ) -> None:
         super().__init__(kind=self.KIND, label=label, help=help, **traits)
+        self.nullable = nullable
         self.value = value
-        self.text = self.write(self.value)
+        self.text = self.written(self.value)
         self.observe(self._typed, "text")
         self.observe(self._changed, "value")
 
@@ -54,23 +67,28 @@ class Field(anywidget.AnyWidget):
         """Return how a value is written on the page."""
         return str(value)
 
+    def written(self, value: Any) -> str:
+        """Return how a value, or none, is written on the page."""
+        return NONE if value is None and self.nullable else self.write(value)
+
     def _typed(self, change: Any) -> None:
         """Read what was typed; the value stays if it cannot be read."""
-        if change.new == self.write(self.value) and not self.invalid:
+        if change.new == self.written(self.value) and not self.invalid:
             return
+        none = self.nullable and change.new.strip().casefold() in ("", NONE)
         try:
-            value = self.read(change.new)
+            value = None if none else self.read(change.new)
         except ValueError as error:
             self.error, self.invalid = str(error), True
             return
         self.error, self.invalid = "", False
         self.value = value
-        self.text = self.write(self.value)
+        self.text = self.written(self.value)
 
     def _changed(self, change: Any) -> None:
         """Write a value that was set."""
         self.error, self.invalid = "", False
-        self.text = self.write(change.new)
+        self.text = self.written(change.new)
 
 
 class ClassName(Field):
@@ -87,13 +105,13 @@ class ClassName(Field):
     @traitlets.validate("value")
     def _as_number(self, proposal: Any) -> str:
         try:
-            return self.read(proposal.value)
+            return self.read(str(proposal.value))
         except ValueError:
             return str(proposal.value)  # said when it is drawn
 
     def read(self, text: str) -> str:
-        text = text.strip()
-        return text if text in self.encoder.special else str(self.encoder.label(text))
+        plain = text.strip().casefold()
+        return plain if plain in self.encoder.special else str(self.encoder.label(text))
 
     def write(self, value: str) -> str:
         return self.encoder.caption(value)
@@ -112,9 +130,10 @@ class Share(Field):
 
     @traitlets.validate("value")
     def _in_range(self, proposal: Any) -> float:
-        if not 0 <= proposal.value <= 1:
-            raise ValueError(f"a share lies in 0 % to 100 %; not {proposal.value:.4g}")
-        return float(proposal.value)
+        value = proposal.value
+        if not _is_number(value) or not 0 <= value <= 1:
+            raise ValueError(f"a share lies in 0 % to 100 %; not {short(value, 20)}")
+        return float(value)
 
     def read(self, text: str) -> float:
         match = re.fullmatch(r"\s*(\d*[.,]?\d+|\d+[.,]?)\s*(%?)\s*", text)
@@ -139,16 +158,18 @@ class Integer(Field):
     high: int | None = None
 
     def __init__(
-        self, label: str, value: int, help: str = "", low: int | None = None,
-        high: int | None = None,
+        self, label: str, value: int | None, help: str = "", low: int | None = None,
+        high: int | None = None, nullable: bool = False,
     ) -> None:  # fmt: skip
         self.low, self.high = low, high
-        super().__init__(label, value, help)
+        super().__init__(label, value, help, nullable)
 
     @traitlets.validate("value")
-    def _whole(self, proposal: Any) -> int:
+    def _whole(self, proposal: Any) -> int | None:
         value = proposal.value
-        if isinstance(value, bool) or value != int(value):
+        if value is None and self.nullable:
+            return None
+        if not _is_number(value) or value % 1 != 0:
             raise ValueError(f"{self.label} is a whole number; not {short(value, 20)}")
         low, high = self.low, self.high
         if (low is not None and value < low) or (high is not None and value > high):
@@ -166,6 +187,12 @@ class Integer(Field):
 
 class Number(Field):
     """A decimal number."""
+
+    @traitlets.validate("value")
+    def _number(self, proposal: Any) -> Any:
+        if _is_number(proposal.value) or (proposal.value is None and self.nullable):
+            return proposal.value
+        raise ValueError(f"{self.label} is a number; not {short(proposal.value, 20)}")
 
     def read(self, text: str) -> float:
         try:
@@ -230,15 +257,15 @@ class Choice(Field):
     def __init__(
         self, label: str, value: Any, help: str = "", choices: Iterable[tuple[str, Any]] = ()
     ) -> None:
-        self.choices = list(choices)
+        self.choices = _distinct(choices)
         super().__init__(label, value, help, options=[name for name, _ in self.choices])
 
     def offer(self, choices: Sequence[tuple[str, Any]]) -> None:
         """Offer other values; the chosen one stays, even if it is not among them."""
         chosen = [pair for pair in self.choices if pair[1] == self.value]
         keep = [] if any(v == self.value for _, v in choices) else chosen
-        names = [name for name, _ in choices]
-        self.choices = [*choices, *keep]
+        names = [name for name, _ in _distinct(choices)]
+        self.choices = _distinct([*choices, *keep])
         if names != self.options:
             self.options = names
 
@@ -257,6 +284,18 @@ class Choice(Field):
 
     def write(self, value: Any) -> str:
         return next(name for name, known in self.choices if known == value)
+
+
+def _distinct(choices: Iterable[tuple[str, Any]]) -> list[tuple[str, Any]]:
+    """Return choices whose labels differ, numbered if need be: a page sends the label alone."""
+    pairs: dict[str, Any] = {}
+    for name, value in choices:
+        label, turn = name, 1
+        while label in pairs:
+            turn += 1
+            label = f"{name} ({turn})"
+        pairs[label] = value
+    return list(pairs.items())
 
 
 class Index(Choice):
@@ -334,8 +373,13 @@ class Literal(Field):
             return ast.literal_eval(text.strip())
         except (SyntaxError, ValueError, MemoryError, RecursionError):
             raise ValueError(
-                f"{self.label} is a plain Python value, such as {self.write(self.value)}"
+                f"{self.label} is a plain Python value, such as {short(self.write(self.value), 40)}"
             ) from None
 
     def write(self, value: Any) -> str:
         return repr(value)
+
+
+def _is_number(value: Any) -> bool:
+    """Return whether a value is a real number, and no bool."""
+    return isinstance(value, Real) and not isinstance(value, bool | np.bool_)

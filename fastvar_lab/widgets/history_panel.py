@@ -95,6 +95,7 @@ class HistoryPanel(widgets.Box):
             stem = file_stem(self.name.value, ["html"])
         except ValueError as error:
             self.name.error = str(error)
+            self.status.fail(ValueError("nothing was written"))
             return
         try:
             if not self.folder.is_dir():

@@ -81,5 +81,6 @@ class Owner(widgets.VBox):
         if getattr(self, "closed", True):
             return
         self.closed = True
-        self.release()
+        if self.children:  # else its construction has failed
+            self.release()
         close_parts(self)

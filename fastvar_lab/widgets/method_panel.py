@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 import html
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 
 import ipywidgets as widgets
 
-from fastvar_lab.methods import settings
+from fastvar_lab.audit import check_value
+from fastvar_lab.errors import short
+from fastvar_lab.methods import registry, settings
+from fastvar_lab.methods.columns import family
 from fastvar_lab.methods.ratios import ScaleName
 from fastvar_lab.methods.schedule import find
 from fastvar_lab.methods.select_painted import Painted
@@ -136,9 +139,11 @@ class MethodPanel(widgets.Box):
         """Return the rules to choose from; a painted one is offered while it is chosen."""
         offer = {"selector": self.offer.selectors, "restorer": self.offer.restorers}
         rules = offer.get(setting.kind)
-        if rules is None or not isinstance(value, Painted):
-            return rules
-        return {**rules, Painted.family: value}
+        if rules is None:
+            return None
+        none = {fields.NONE: None} if setting.optional else {}
+        painted = {Painted.family: value} if isinstance(value, Painted) else {}
+        return {**none, **rules, **painted}
 
     def _build(self, method: Method) -> None:
         """Make the controls of a method's family, set to the method."""
@@ -193,12 +198,13 @@ class MethodPanel(widgets.Box):
         if rules is not None:
             label = setting.kind
             return Choice(label, value, text, list(rules.items()))
-        if setting.kind == "method":
+        if setting.kind == "method" and value is not None:
             return MethodPanel(self.offer.inner(), value, self._changed, "inner method")
         if setting.kind == "scale":
             return Choice(label, self._from_end(value), text, self._scales(setting))
         if setting.kind == "choice":
-            return Choice(label, value, text, [(str(c), c) for c in setting.choices])
+            none = [(fields.NONE, None)] if setting.optional else []
+            return Choice(label, value, text, [*none, *((str(c), c) for c in setting.choices)])
         if setting.kind == "layers":
             depth = self.offer.model.depth
             return fields.Layers(label, value, text, depth=depth, optional=setting.optional)
@@ -209,9 +215,16 @@ class MethodPanel(widgets.Box):
         if setting.kind == "lines":
             lines = settings.lines(method, setting.name, self.offer.model.grids())
             return fields.Lines(label, value, text, lines)
-        plain = {"switch": fields.Switch, "integer": fields.Integer, "number": fields.Number}
-        kind = plain.get(setting.kind, Field if setting.kind == "text" else fields.Literal)
-        return kind(label, value, text)
+        if setting.kind == "switch":
+            switch = [("on", True), ("off", False), (fields.NONE, None)]
+            return (
+                Choice(label, value, text, switch)
+                if setting.optional
+                else fields.Switch(label, value, text)
+            )
+        plain = {"text": Field, "integer": fields.Integer, "number": fields.Number}
+        kind = plain.get(setting.kind, fields.Literal)
+        return kind(label, value, text, nullable=setting.optional)
 
     def _from_end(self, name: ScaleName | None) -> int | None:
         grids = self.offer.model.grids()
@@ -268,17 +281,49 @@ class MethodPanel(widgets.Box):
 
 def offered(
     model: Model,
-    selectors: Mapping[str, Any] | None,
-    restorers: Mapping[str, Any] | None,
-    methods: Mapping[str, Method] | None,
+    selectors: Mapping[str, Any],
+    restorers: Mapping[str, Any],
+    methods: Mapping[str, Method],
+    plans: Iterable[Method] = (),
 ) -> Offer:
-    """Return what is offered for a model: the library's families and rules, and given ones."""
-    from fastvar_lab.methods import registry
+    """Return what is offered for a model: families and rules of the library, and given ones.
 
+    Those of the model's preset and of `plans` come with them, and the rules of given methods. A
+    given method that does not fit the model is left out.
+    """
     grids = model.grids()
-    return Offer(
-        model,
-        {**settings.examples(grids, model.depth), **(methods or {})},
-        {**registry.selectors(), **(selectors or {})},
-        {**registry.restorers(), **(restorers or {})},
-    )
+    families = settings.examples(grids, model.depth)
+    fitting = {name: method for name, method in methods.items() if not misfit(method, model)}
+    brought = [*([model.preset] if model.preset else []), *plans]
+    for method in brought:
+        if all(type(method) is not type(known) for known in (families | fitting).values()):
+            families[family(method)] = method
+    offer = Offer(
+        model, families | fitting,
+        {**registry.selectors(), **selectors}, {**registry.restorers(), **restorers},
+    )  # fmt: skip
+    for method in [*brought, *fitting.values()]:
+        _add_rules(offer, method)
+    return offer
+
+
+def misfit(method: Method, model: Model) -> str:
+    """Return why a method does not fit a model; nothing if it does."""
+    try:
+        check_value(method)
+        settings.settings(type(method))
+        settings.check(method, model.grids(), model.depth)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def _add_rules(offer: Offer, method: Method) -> None:
+    """Offer the selectors and restorers of a method, and of one inside it, too."""
+    for setting in settings.settings(type(method)):
+        value = getattr(method, setting.name)
+        if setting.kind == "method" and value is not None:
+            _add_rules(offer, value)
+        rules = {"selector": offer.selectors, "restorer": offer.restorers}.get(setting.kind)
+        if rules is not None and value is not None and value not in rules.values():
+            rules[short(value, 60)] = value

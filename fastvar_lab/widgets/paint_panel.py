@@ -87,7 +87,7 @@ class PaintPanel(widgets.Box):
         fields = box("fv-fields", self.step, self.tool, self.size)
         super().__init__([heading("Paint the mask"), fields, acts, self.status, self.paint, key])
         self.add_class("fv-part")
-        self.step.observe(lambda _: self._turn(), "value")
+        self.step.observe(lambda _: self._guard(self._turn)(), "value")
         self.tool.observe(lambda change: setattr(self.paint, "tool", change.new), "value")
         self.size.observe(lambda change: setattr(self.paint, "brush", change.new), "value")
         self.paint.observe(lambda change: self._guard(self._stroke)(), "marks")

@@ -50,7 +50,7 @@ class ParetoPicker(Live):
         frame: pd.DataFrame,
         model: Model,
         explorer: Explorer | None = None,
-        prompt: str | None = None,
+        prompt: str | int | None = None,
         seed: int = 0,
         *,
         methods: Mapping[str, Method] | None = None,
@@ -58,7 +58,7 @@ class ParetoPicker(Live):
         super().__init__()
         pictures, _ = compared(frame)
         self.frame, self.explorer, self.lab = frame, explorer, Exploration(model)
-        self.prompt, self.seed = (model.example if prompt is None else prompt), seed
+        self.prompt, self.seed = str(model.example if prompt is None else prompt), seed
         self.reprs = dict(zip(frame.method, frame.repr, strict=True))
         self.methods = dict(methods or {})
         titles = {title: column for column, (title, _) in metric_columns(pictures).items()}

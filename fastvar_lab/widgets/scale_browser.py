@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.colors import to_hex
 
+from fastvar_lab.errors import short
 from fastvar_lab.experiments.explore import Stoppable
 from fastvar_lab.files import expanded
 from fastvar_lab.frames import FULL
@@ -86,7 +87,11 @@ class ScaleBrowser(Live):
         self.layer = Choice("layer", 0, "The layer of scores and kept tokens.", layers)
         self.kind = Choice("sublayer", kinds[0], "Its sublayer.", [(k, k) for k in kinds])
         prompts = trace.provenance.get("prompts", ["0"])
-        named = [(f"{i + 1}: {p}", i) for i, p in enumerate(prompts)]
+        seeds = trace.provenance.get("seeds", [0])
+        named = [
+            (f"{short(self.model.caption(p), 80)}, seed {short(s, 20)}", i)
+            for i, (p, s) in enumerate(zip(prompts, seeds, strict=False))
+        ]
         self.picture = Choice("picture", 0, "The picture of the batch.", named)
         if len(prompts) == 1:
             self.picture.add_class("fv-hidden")

@@ -1,0 +1,270 @@
+"""What widgets are given and what is typed while something is wrong: said in a sentence, or taken."""
+
+import gc
+import math
+from dataclasses import dataclass, make_dataclass, replace
+from typing import Literal
+
+import pytest
+
+import fastvar_lab as fv
+from fastvar_lab.backbones.var import LabelEncoder
+from fastvar_lab.class_names import imagenet_names
+from fastvar_lab.errors import PromptError
+from fastvar_lab.files import file_stem
+from fastvar_lab.methods import settings
+from fastvar_lab.methods.select import Selector
+from fastvar_lab.seam import Method
+from fastvar_lab.widgets import Explorer, ScaleBrowser
+from fastvar_lab.widgets.budget_panel import BudgetPanel
+from fastvar_lab.widgets.fields import Choice, Integer, Number, Share
+from tests.families import small_model
+
+
+@dataclass(frozen=True)
+class Norm:
+    """Keeps what is large."""
+
+    def scores(self, x, grid, site):
+        return x.float().norm(dim=-1)
+
+
+class Plain:
+    """Full generation, as a base for fields."""
+
+    def acts(self, grids):
+        return (fv.Act(),) * len(grids)
+
+    def start(self, grids, depth, held=None):
+        return fv.Runner()
+
+    def cache_index(self, grids):
+        return None
+
+
+@dataclass(frozen=True)
+class Holds(Plain):
+    """Holds a selector. `select` is not used."""
+
+    select: Selector = Norm()
+
+
+def drawn(explorer):
+    assert explorer.wait(60)
+    return explorer.status.value
+
+
+@pytest.fixture
+def explorer(small):
+    widget = Explorer(small, "a red circle", seed=3)
+    assert widget.wait(60)
+    yield widget
+    widget.close()
+
+
+@pytest.mark.parametrize("seed", [1.5, math.inf, math.nan, "abc", None, True])
+def test_a_seed_that_is_none_is_refused_and_nothing_is_left_open(small, seed, recwarn):
+    with pytest.raises(ValueError, match="seed is a whole number; not"):
+        Explorer(small, "a red circle", seed=seed)
+    gc.collect()
+    assert not [w for w in recwarn if "PytestUnraisable" in w.category.__name__]
+
+
+@pytest.mark.parametrize("field", [Integer("x", 1), Number("x", 0.5), Share("x", 0.5)])
+@pytest.mark.parametrize("value", [None, "abc", math.nan, True])
+def test_a_control_refuses_what_is_no_number_of_it(field, value):
+    if isinstance(field, Number) and value is math.nan:
+        return  # a setting may be one
+    before = field.value
+    with pytest.raises(ValueError, match="x is a |a share lies in"):
+        field.value = value
+    assert field.value == before
+
+
+OPTIONAL = [
+    (int | None, "Integer", "3", 3),
+    (float | None, "Number", "0.5", 0.5),
+    (str | None, "Field", "late", "late"),
+    (bool | None, "Choice", "off", False),
+    (Literal["a", "b"] | None, "Choice", "b", "b"),
+    (Selector | None, "Choice", "random", fv.Random()),
+    (Method | None, "Literal", "", None),
+]
+
+
+@pytest.mark.parametrize(("hint", "control", "text", "value"), OPTIONAL)
+def test_a_setting_that_may_be_none_has_a_control(small, hint, control, text, value):
+    kind = make_dataclass("Odd", [("x", hint, None)], bases=(Plain,), frozen=True)
+    explorer = Explorer(small, "a red circle", methods={"odd": kind()})
+    explorer.a.family.value = "odd"
+    assert "done" in drawn(explorer)
+    field = explorer.a.controls["x"]
+    assert (type(field).__name__, field.text) == (control, "none")
+    field.text = text
+    assert "done" in drawn(explorer)
+    assert (explorer.method, field.error) == (kind(value), "")
+    field.text = "none"
+    assert (explorer.method, field.error) == (kind(), "")
+    assert explorer.wait(60)
+    explorer.close()
+
+
+def test_a_type_that_only_its_place_knows_is_written_as_python():
+    kind = make_dataclass("Local", [("x", "Nowhere", 1)], bases=(Plain,), frozen=True)
+    assert [s.kind for s in settings.settings(kind)] == ["literal"]
+
+
+def test_rules_and_families_that_methods_bring_are_offered(small):
+    own = Explorer(small, "a red circle", methods={"holds": Holds()})
+    own.a.family.value = "holds"
+    assert "done" in drawn(own)
+    assert own.a.controls["select"].text == "Norm()"
+    own.close()
+    for fast in (Holds(), fv.Prune({-1: 0.5}, select=Norm())):
+        preset = Explorer(replace(small, fast=fast), "a red circle", plans=[(2.0, Holds(Norm()))])
+        assert "done" in drawn(preset)
+        assert preset.method == fast
+        preset.budget.budget.value = 0
+        assert "done" in drawn(preset)
+        assert preset.method == Holds()
+        preset.close()
+
+
+def test_a_method_that_fits_no_model_is_refused_and_one_that_fits_another_left_out(small):
+    @dataclass(frozen=True)
+    class Mine(fv.Prune):
+        """Prunes."""
+
+    with pytest.raises(ValueError, match="method 'mine' fits no model: no scale 64 in this"):
+        Explorer(small, methods={"mine": Mine({64: 0.5})})
+    with pytest.raises(ValueError, match="method 'mine' fits no model: a method is a value"):
+        Explorer(small, methods={"mine": Mine})
+    with pytest.raises(ValueError, match="fits no model: .* is a dataclass; Plain is none"):
+        Explorer(small, methods={"mine": Plain()})
+    classes = small_model("var")
+    explorer = Explorer({"a": small, "b": classes}, methods={"mine": Mine({small.sizes[-1]: 0.5})})
+    assert "mine" in explorer.a.offer.families
+    fits = small.sizes[-1] in classes.sizes
+    explorer.pick("b")
+    assert "done" in drawn(explorer)
+    assert ("mine" in explorer.a.offer.families) == fits
+    explorer.close()
+
+
+def test_plans_without_a_finite_quality_are_taken_and_others_refused():
+    fast = fv.Prune({-1: 0.9})
+    panel = BudgetPanel(
+        [(1, fv.Dense(), math.inf), (2.001, fast, None), (2.002, fv.Dense())], print
+    )
+    assert panel.target.options == ["as A is set"]
+    assert panel.budget.options[2:] == ["2.00 x fewer operations", "2.00 x fewer operations (2)"]
+    panel.budget.text = "2.00 x fewer operations (2)"
+    assert panel.budget.value == 2  # labels that are equal are told apart
+    panel.follow(fv.Dense())
+    assert (panel.budget.value, panel.target.value) == (0, None)
+    for plan in ((2.0,), (2.0, fast, "good"), fast):
+        with pytest.raises(ValueError, match="a plan is a speedup, a method, and maybe the PSNR"):
+            BudgetPanel([plan], print)
+
+
+def test_labels_that_are_equal_are_told_apart():
+    choice = Choice("prompt", 1, "", [("a cat", 1), ("a cat", 2)])
+    assert choice.options == ["a cat", "a cat (2)"]
+    choice.text = "a cat (2)"
+    assert choice.value == 2
+    choice.offer([("a dog", 3), ("a dog", 4)])
+    assert (choice.options, choice.text) == (["a dog", "a dog (2)"], "a cat")
+
+
+def test_a_model_is_picked_while_a_control_is_wrong(small):
+    explorer = Explorer({"base": small, "tuned": replace(small, name="tuned")}, "a red circle")
+    assert explorer.wait(60)
+    explorer.ratios[-1].text = "x"
+    explorer.seed.text = "1.5"
+    explorer.pick("tuned")
+    assert "done" in drawn(explorer)
+    assert (explorer.model.name, explorer.picker.value) == ("tuned", "tuned")
+    assert (explorer.method, explorer.seed.error) == (small.preset, "")
+    assert explorer.history.shown[0].model == "tuned"
+    explorer.close()
+
+
+def test_nothing_is_computed_with_settings_that_are_not_on_the_page(explorer):
+    explorer.survey.seeds.value = 1
+    for field, text, label in (
+        (explorer.seed, "1.5", "seed"),
+        (explorer.prompt, "a red circl", "the prompt"),
+        (explorer.ratios[-1], "x", "method A"),
+    ):
+        right, field.text = field.text, text
+        for panel in (explorer.survey, explorer.time):
+            panel.run_stop.click()
+            assert panel.wait(60)
+            assert f"{label}: see what stands under" in panel.status.value
+        assert (explorer.survey.samples, explorer.time.times) == ([], None)
+        field.text = right
+        assert "done" in drawn(explorer)
+
+
+def test_tokens_of_the_picture_in_view_have_lives_while_a_control_is_wrong(explorer):
+    explorer.ratios[-1].text = "x"
+    explorer.viewer.place = [0.3, 0.7]
+    assert explorer.token.wait(60)
+    assert "token in row 5, column 2" in explorer.token.status.value
+    explorer.paint.step.value = 2
+    assert (
+        "see what stands" in explorer.paint.status.value or "share" in explorer.paint.status.value
+    )
+
+
+def test_classes_are_given_by_number_too():
+    model = replace(small_model("var"), text_encoder=LabelEncoder(10, imagenet_names()[:10]))
+    explorer = Explorer(model, 7)
+    assert "done" in drawn(explorer)
+    assert (explorer.prompt.value, explorer.prompt.text) == ("7", "7: cock")
+    explorer.prompt.text = " NULL "
+    assert (explorer.prompt.value, explorer.prompt.error) == ("null", "")
+    assert explorer.wait(60)
+    explorer.close()
+    _, trace = fv.observe(model, ["1", "goldfish", 2], fv.Prune({-1: 0.5}), seed=[4, 5, 6])
+    browser = ScaleBrowser(trace, model)
+    assert browser.picture.options == [
+        "1: goldfish, seed 4", "1: goldfish, seed 5", "2: great white shark, seed 6",
+    ]  # fmt: skip
+    browser.close()
+
+
+@pytest.mark.parametrize(
+    ("classes", "text", "message"),
+    [
+        (20, "15: x", "class 15 is not 'x'"),
+        (20, "crane", "not 'crane'; such as 9 or ostrich"),
+        (5, "cock", "0 to 4, or is a name; not 'cock'"),
+    ],
+)
+def test_names_of_some_classes_alone(classes, text, message):
+    encoder = LabelEncoder(classes, imagenet_names()[:10])
+    with pytest.raises(PromptError, match=message):
+        encoder.label(text)
+
+
+def test_a_name_of_two_classes_is_refused_with_both():
+    with pytest.raises(PromptError, match=r"crane \(bird\), .*crane \(machine\)"):
+        LabelEncoder(1000, imagenet_names()).label("crane")
+
+
+def test_a_file_name_has_as_many_bytes_as_file_systems_allow():
+    assert file_stem("é" * 100, ["pdf"]) == "é" * 100
+    with pytest.raises(ValueError, match="at most 200 bytes; this one has 204"):
+        file_stem("\N{CAT}" * 51, ["pdf"])
+
+
+def test_a_report_that_is_not_written_says_so(explorer, tmp_path):
+    history = explorer.history
+    history.folder = tmp_path
+    history.write.click()
+    assert "wrote" in history.status.value
+    history.name.value = ".."
+    history.write.click()
+    assert "nothing was written" in history.status.value
+    assert len(list(tmp_path.iterdir())) == 1
