@@ -16,6 +16,7 @@ from fastvar_lab.experiments.base import (
 )
 from fastvar_lab.experiments.comparison import comparison, halves_and_wholes, with_full
 from fastvar_lab.experiments.jobs import CellJob, GuidedJob, Job
+from fastvar_lab.experiments.listing import LISTER
 from fastvar_lab.experiments.questions import shipped
 from fastvar_lab.experiments.workers import ModelSpec
 from fastvar_lab.measure import quality
@@ -34,7 +35,7 @@ Compared = Methods | Sequence[Method] | Callable[[Model], Methods | Sequence[Met
 def find(name: str) -> Experiment:
     """Look an experiment up; raise ValueError naming the nearest ones."""
     if name not in REGISTRY:
-        raise unknown("experiment", name, REGISTRY)
+        raise unknown("experiment", name, REGISTRY, LISTER)
     return REGISTRY[name]
 
 
