@@ -40,8 +40,8 @@ from fastvar_lab.models.model import Model
 from fastvar_lab.pictures import to_uint8
 from fastvar_lab.planning.plans import frontier
 from fastvar_lab.plotting import charts
-from fastvar_lab.speed.bench import rates
-from fastvar_lab.speed.memory import memory
+from fastvar_lab.speed.bench import product_rate
+from fastvar_lab.speed.memory import Memory, memory
 from fastvar_lab.store import Rows
 
 WIDE = "float32"
@@ -156,7 +156,7 @@ def _times(model: Model, cells: Sequence[Cell]) -> Iterator[tuple[Cell, Rows]]:
     """
     names = dict.fromkeys([WIDE, *(cell.columns["precision"] for cell in cells)])
     models = {name: converted(model, *PRECISIONS[name]) for name in names}
-    speeds = {kind: rates(model.device, kind).flop for kind in {PRECISIONS[n][1] for n in names}}
+    speeds = {d: product_rate(model.device, d) for d in {PRECISIONS[n][1] for n in names}}
 
     def once(cell: Cell) -> float:
         assert cell.method is not None
@@ -179,14 +179,20 @@ def _memory(model: Model, cells: Sequence[Cell]) -> Iterator[tuple[Cell, Rows]]:
     """Count bytes of a released size up to the latent; no weights are needed."""
 
     @cache
-    def opened(release: str, name: str) -> Model:
-        return hollow(release, *COUNTED[name])
+    def opened(release: str, kind: str, dtype: torch.dtype) -> Model:
+        return hollow(release, kind, dtype)
 
+    counts = dict[tuple[Any, ...], Memory]()  # types of one width hold the same bytes
     for cell in cells:
-        release = opened(cell.columns["release"], cell.columns["precision"])
-        method = Dense() if cell.columns["method"] == FULL else release.preset
-        assert method is not None
-        count = memory(release, method)
+        release, name, way = (cell.columns[key] for key in ("release", "precision", "method"))
+        kind, dtype = COUNTED[name]
+        key = release, kind, dtype.itemsize, way
+        if key not in counts:
+            model = opened(release, kind, dtype)
+            method = Dense() if way == FULL else model.preset
+            assert method is not None
+            counts[key] = memory(model, method)
+        count = counts[key]
         caches = count.cache + count.restoration
         held = {"weight_bytes": count.weights, "cache_bytes": caches}
         yield cell, [{**held, "peak_bytes": count.generation}]
