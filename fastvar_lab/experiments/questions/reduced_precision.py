@@ -184,14 +184,14 @@ def _memory(model: Model, cells: Sequence[Cell]) -> Iterator[tuple[Cell, Rows]]:
 
     counts = dict[tuple[Any, ...], Memory]()  # types of one width hold the same bytes
     for cell in cells:
-        release, name, way = (cell.columns[key] for key in ("release", "precision", "method"))
+        release, name, way = (cell.columns[c] for c in ("release", "precision", "method"))
         kind, dtype = COUNTED[name]
         key = release, kind, dtype.itemsize, way
         if key not in counts:
-            model = opened(release, kind, dtype)
-            method = Dense() if way == FULL else model.preset
+            shape = opened(release, kind, dtype)
+            method = Dense() if way == FULL else shape.preset
             assert method is not None
-            counts[key] = memory(model, method)
+            counts[key] = memory(shape, method, decode=False)
         count = counts[key]
         caches = count.cache + count.restoration
         held = {"weight_bytes": count.weights, "cache_bytes": caches}
