@@ -17,16 +17,14 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from fastvar_lab.backbones.branches import Append, add_attention, add_feed_forward
 from fastvar_lab.backbones.layers import (
     AdaLNHeadNorm,
-    Append,
     Attend,
     FeedForward,
     Modulation,
     Projection,
     SelfAttention,
-    add_attention,
-    add_feed_forward,
     biases,
     modulate,
     normal,
