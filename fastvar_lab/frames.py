@@ -21,6 +21,13 @@ TITLES = "titles"
 GUIDANCE = "guidance"
 """The column of the guidance scale, in frames of experiments that ask at several."""
 
+CELL = "cell"
+"""The column of the key under which a store keeps a row, by which committed rows are read back."""
+
+METRICS = "metric_addresses"
+"""The attribute of frames, and the entry of reports, that says on what values depend: a metric's
+address by its name."""
+
 LINE, OPERATIONS = "line", "operations"
 """The columns of the line of a chart that a method belongs to, and of counted operations as a share
 of those of full generation."""
@@ -36,7 +43,7 @@ DESCRIBED = (
     *("kind", "model", "weights", "prompts", "machine", "method", "repr", "family", "axis"),
     *("selector", "restorer", "granularity", "cache_step", "layers", "sublayers", "picture"),
     *("prompt", "seed", "group", "ms", "speedup", "turns", "disturbed", GUIDANCE, LINE),
-    *(OPERATIONS, CACHE, HITS, TITLES),
+    *(OPERATIONS, CACHE, HITS, TITLES, CELL),
 )
 """Columns of comparisons that hold no metric."""
 

@@ -12,7 +12,7 @@ import json
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from zipfile import BadZipFile
 
 import numpy as np
@@ -30,6 +30,7 @@ Rows = list[dict[str, Any]]
 Address = Mapping[str, Any]
 KINDS = ("pictures", "values", "rows")
 DAY = 24 * 60 * 60  # seconds
+DIGITS = 16  # of keys in frames
 
 
 class Drawn(NamedTuple):
@@ -53,15 +54,34 @@ def key(address: Address) -> str:
     return digest(text)
 
 
+def short_key(address: Address) -> str:
+    """Return the part of a key that stands in frames, in the column `CELL`."""
+    return key(address)[:DIGITS]
+
+
+class Known(Protocol):
+    """Results that are kept elsewhere, such as in the data of figures, by `short_key`."""
+
+    def rows(self, cell: str) -> Rows | None:
+        """Return a cell's rows; None if they are not there."""
+        ...
+
+    def values(self, cell: str) -> dict[str, dict[str, float | None]]:
+        """Return what is known of a picture: columns by a metric's address."""
+        ...
+
+
 class Store:
     """A folder of results: read what is whole, write whole or not at all.
 
     Two processes may write the same file: both write the same content, and the last rename stays.
-    `experiment` says for whom something is kept; it is no part of its address.
+    `experiment` says for whom something is kept; it is no part of its address. What the folder does
+    not hold is looked for in `known`.
     """
 
-    def __init__(self, folder: str | Path | None = None) -> None:
+    def __init__(self, folder: str | Path | None = None, known: Known | None = None) -> None:
         self.folder = expanded(folder or default_folder()).resolve()  # workers run elsewhere
+        self.known = known
 
     def prepare(self) -> Store:
         """Check that results can be written, before hours of work; raise OSError if not.
@@ -86,7 +106,9 @@ class Store:
     def get(self, address: Address) -> Rows | None:
         """Return a cell's rows; None if they are not there, or damaged."""
         content = self._json(address, "rows")
-        return None if content is None else [floats(row) for row in content["rows"]]
+        if content is not None:
+            return [floats(row) for row in content["rows"]]
+        return None if self.known is None else self.known.rows(short_key(address))
 
     def put(self, address: Address, rows: Rows, experiment: str = "") -> None:
         """Keep a cell's rows."""
@@ -96,7 +118,8 @@ class Store:
         """Return what is known of a picture beside its reference: columns by a metric's address."""
         content = self._json(address, "values")
         held = {} if content is None else content["values"]
-        return {name: floats(row) for name, row in held.items()}
+        known = {} if self.known is None else self.known.values(short_key(address))
+        return {**known, **{name: floats(row) for name, row in held.items()}}
 
     def put_values(
         self, address: Address, values: Mapping[str, Mapping[str, float]], experiment: str = ""

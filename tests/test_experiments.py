@@ -1,6 +1,7 @@
 """Cells on disk, runs that are stopped, read back, and run elsewhere."""
 
 import argparse
+import gzip
 import itertools
 import json
 import multiprocessing
@@ -30,17 +31,20 @@ from fastvar_lab.experiments import (
     agenda,
     base,
     claims,
+    comparison,
     demo,
     figures,
+    jobs,
     listing,
     output,
     run,
     verdicts,
     workers,
 )
+from fastvar_lab.experiments.committed import Committed
 from fastvar_lab.experiments.comparison import merge_frames, with_full
 from fastvar_lab.experiments.galleries import GALLERIES
-from fastvar_lab.experiments.jobs import Addresses, CellJob, method_columns
+from fastvar_lab.experiments.jobs import Addresses, CellJob, PictureJob, method_columns
 from fastvar_lab.experiments.questions import (
     drafting,
     resolution_scaling,
@@ -50,6 +54,7 @@ from fastvar_lab.experiments.questions import (
 from fastvar_lab.experiments.questions import extreme_ratios as extreme
 from fastvar_lab.experiments.workers import ModelSpec
 from fastvar_lab.frames import FULL, counted
+from fastvar_lab.measure.quality import METRICS
 from fastvar_lab.measure.statistics import (
     bootstrap,
     paired,
@@ -558,7 +563,7 @@ def test_new_data_do_not_stand_beside_where_the_old_ones_are_from(tmp_path, monk
     monkeypatch.setattr(output, "write_tables", lambda *_: signal.raise_signal(signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
         list(there())
-    assert (tmp_path / "memory.csv").exists()
+    assert (tmp_path / "memory.csv.gz").exists()
     assert not (tmp_path / "memory.json").exists()
 
 
@@ -840,10 +845,71 @@ def test_folders_given_from_python_may_begin_with_a_tilde(tmp_path, monkeypatch,
     assert not (tmp_path / "~").exists()
 
 
+def test_progress_moves_with_every_result_of_a_job(small, tmp_path):
+    methods = {f"{100 * share:.0f} %": fv.Prune({-1: share}) for share in (0.25, 0.5, 0.75)}
+    items = fv.PromptList(("a red ring", "a cyan star")).take(2)
+    job = PictureJob({"full": fv.Dense(), **methods}, items, 0, (METRICS["psnr"],))
+    kept, store = list[int](), Store(tmp_path)
+    job.compute(small, store, lambda: kept.append(sum(map(bool, job.rows(small, store, {})))))
+    assert kept == [1, 2, 3, 4] == [*range(1, len(job) + 1)]
+
+
+def test_results_are_read_back_from_the_data_of_a_figure(small, tmp_path, monkeypatch, capsys):
+    methods = {f"{100 * share:.0f} %": fv.Prune({-1: share}) for share in (0.5, 0.75)}
+    record = base.Experiment(
+        "Is half enough?", "", charts.by_operations, name="mine", timed=False,
+        methods=lambda model: {"PTS": methods}, points=charts.operations_points,
+    )  # fmt: skip
+    look, prompts = (
+        base.Scope("look", prompts=2, repeats=1),
+        fv.PromptList(("a red ring", "a star")),
+    )
+    options = {"model": small, "prompts": prompts, "progress": False}
+    out = tmp_path / "out"
+    drawn = dict(scope=look, prompts=prompts, store=Store(tmp_path / "first"))
+    list(figures.draw(small, [record], out, **drawn))
+    first = run.run(record, look, store=Store(tmp_path / "first"), **options)
+
+    def other():
+        return Store(tmp_path / "other", Committed(out))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(jobs, "generate", None)
+        patched.setattr(comparison.flops, "step_flops", None)
+        again = run.run(record, look, store=other(), **options)
+    assert first.cell.nunique() == len(first)
+    pd.testing.assert_frame_equal(output.rounded(again), output.rounded(first), check_dtype=False)
+    assert not list((tmp_path / "other").rglob("*.json"))
+    mine = {"mine": lambda picture, reference: float(picture.mean())}
+    more = run.run(record, look, store=other(), metrics=mine, **options)  # draws them again
+    assert more.mine.notna().any()
+    assert len(list((tmp_path / "other").rglob("*.npz"))) == 6
+    dense = fv.PromptList(("a cyan star",))
+    assert not Committed(out).values(run.run(
+        record, look, model=small, prompts=dense, store=Store(tmp_path / "first"), progress=False,
+    ).cell[0])  # fmt: skip
+    assert main(["experiment", "memory", "--quick", "--known", str(tmp_path / "first")]) == 2
+    assert "there are no data of figures in" in capsys.readouterr().err
+
+
+def test_claims_are_judged_by_the_data_of_figures(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(run, "run", lambda name, scope, **options: synthetic(name))
+    list(figures.draw(fv.load("tiny"), ["memory", "caching_step", "skipping"], tmp_path))
+    assert main(["claims", "--from", str(tmp_path), "--out", str(tmp_path)]) == 0
+    printed, text = capsys.readouterr().out, (tmp_path / "claims.md").read_text()
+    assert text in printed
+    assert ["`memory`" in text, "`caching_step`" in text, "`cross_scale`" in text] == [1, 1, 0]
+    assert f"weights `{fv.load('tiny').fingerprint}`" in text
+    (tmp_path / "empty").mkdir()
+    assert main(["claims", "--from", str(tmp_path / "empty"), "--out", str(tmp_path)]) == 2
+    assert "there are no data of experiments that test a claim" in capsys.readouterr().err
+    assert (tmp_path / "claims.md").read_text() == text
+
+
 def test_damaged_data_of_a_figure_are_one_sentence(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(run, "run", lambda name, scope, **options: synthetic(name))
     list(figures.draw(fv.load("tiny"), ["memory"], tmp_path))
-    report, data = tmp_path / "memory.json", tmp_path / "memory.csv"
+    report, data = tmp_path / "memory.json", tmp_path / "memory.csv.gz"
     whole = report.read_text()
     for damaged in ("[" * 100_000, "null", "{}", '{"versions": 3}', "\udcff"):
         report.write_bytes(damaged.encode(errors="surrogateescape"))
@@ -851,7 +917,9 @@ def test_damaged_data_of_a_figure_are_one_sentence(tmp_path, monkeypatch, capsys
         assert "memory.json" in capsys.readouterr().err
         assert main(["figures", "--redraw", "--out", str(tmp_path)]) == 2
     report.write_text(whole)
-    for damaged in (b"", b"\xff\xfe", b"a,b\n1,2\n"):
+    rows = data.read_bytes()
+    foreign = gzip.compress(b"a,b\n1,2\n")
+    for damaged in (b"", b"\xff\xfe", rows[:99], rows[:99] + bytes(9) + rows[108:], foreign):
         data.write_bytes(damaged)
         assert main(["figures", "--check", "--out", str(tmp_path)]) == 2
         assert "cannot draw memory from its data" in capsys.readouterr().err
@@ -884,7 +952,7 @@ def test_a_list_reads_from_the_source_what_the_records_say():
 def test_an_experiment_leaves_its_data_tables_figure_and_where_they_are_from(tmp_path):
     out = ["--out", str(tmp_path / "out"), "--store", str(tmp_path / "cells")]
     assert main(["experiment", "latency_by_scale", "--quick", *out]) == 0
-    endings = {".csv", ".json", ".md", ".tex", ".txt", ".png", ".pdf"}
+    endings = {".gz", ".json", ".md", ".tex", ".txt", ".png", ".pdf"}
     assert {path.suffix for path in (tmp_path / "out").iterdir()} == endings
     told = json.loads((tmp_path / "out" / "latency_by_scale.json").read_text())
     assert (
@@ -898,7 +966,7 @@ def test_figures_are_checked_against_their_data(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(run, "run", lambda name, scope, **options: synthetic(name))
     names = ["caching_step", "intermediate_outputs", "intermediate_outputs_scores"]
     made = list(figures.draw(model, names, tmp_path))
-    assert {p.suffix for p in made} == {".csv", ".npz", ".png", ".pdf"}
+    assert {p.suffix for p in made} == {".gz", ".npz", ".png", ".pdf"}
     assert "Which step is the best one" in (tmp_path / "caching_step.txt").read_text()
     assert figures.check(tmp_path) == []
     told = json.loads((tmp_path / "caching_step.json").read_text())
@@ -912,8 +980,9 @@ def test_figures_are_checked_against_their_data(tmp_path, monkeypatch, capsys):
     assert figures.check(tmp_path) == []
     assert main(["figures", "--redraw", "spectra", "--out", str(tmp_path)]) == 2
     assert "spectra.json is not there" in capsys.readouterr().err
-    csv = tmp_path / "caching_step.csv"
-    csv.write_text(csv.read_text().replace("29.", "19."))
+    data = tmp_path / "caching_step.csv.gz"
+    rows = gzip.decompress(data.read_bytes())
+    data.write_bytes(gzip.compress(rows.replace(b"29.", b"19.")))
     assert "other bytes from the same data" in figures.check(tmp_path)[0]
     told["versions"]["matplotlib"] = "3.0"
     (tmp_path / "caching_step.json").write_text(json.dumps(told))
@@ -1231,8 +1300,8 @@ def test_an_experiment_of_ones_own_is_run_and_drawn(small, tmp_path, monkeypatch
     paths = list(
         figures.draw(small, [mine], tmp_path / "out", scope=look, store=store, endings=("png",))
     )
-    assert [path.name for path in paths] == ["mine.csv", "mine.png"]
-    frame = pd.read_csv(tmp_path / "out" / "mine.csv")
+    assert [path.name for path in paths] == ["mine.csv.gz", "mine.png"]
+    frame = pd.read_csv(tmp_path / "out" / "mine.csv.gz")
     assert set(frame.method) == {"full", "8x8: 25 %", "8x8: 75 %"}
     assert claims.answer(claim, frame).verdict == verdicts.HOLDS
 

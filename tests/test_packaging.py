@@ -15,6 +15,7 @@ import yaml
 import fastvar_lab as fv
 from fastvar_lab.cli.main import _parser
 from fastvar_lab.experiments import base, figures
+from fastvar_lab.experiments.output import read_frame
 from fastvar_lab.models import tiny
 from fastvar_lab.scales import square
 
@@ -114,7 +115,7 @@ def test_the_code_of_a_page_runs_in_one_session(page, tmp_path, monkeypatch):
 
 
 def test_the_results_of_the_readme_are_those_of_the_figure():
-    frame = pd.read_csv(ROOT / "figures" / "rivals.csv")
+    frame = read_frame(ROOT / "figures" / "rivals")
     grouped = frame.groupby("method")
     measured = pd.DataFrame(
         {

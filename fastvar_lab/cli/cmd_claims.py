@@ -18,6 +18,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=options.path, default=Path("figures"), help="folder to write claims.md to"
     )
+    parser.add_argument(
+        "--from", dest="source", type=options.path, metavar="DIR",
+        help="measure nothing: judge by the data of the figures in a folder",
+    )  # fmt: skip
     options.add_model(parser)
     options.add_prompts(parser)
     options.add_cells(parser)
@@ -28,6 +32,11 @@ def run(args: argparse.Namespace) -> None:
     from fastvar_lab.experiments import claims
     from fastvar_lab.files import folder
 
+    if args.source is not None:
+        frames, reports = claims.recorded(args.source)
+        folder(args.out)
+        _write(args.out, claims.table(frames, claims.where_recorded(args.source, reports)))
+        return
     spec, scope = options.spec(args), "quick" if args.quick else "paper"
     model, prompts = spec.open(), options.prompts(args)
     with options.cells(args) as (store, executor):
@@ -42,6 +51,11 @@ def run(args: argparse.Namespace) -> None:
             executor=executor,
             note=left_out.append,
         )
-    text = claims.table(frames, claims.where(model, scope, spec, prompts), left_out)
-    claims.save(args.out / "claims.md", text)
+    _write(args.out, claims.table(frames, claims.where(model, scope, spec, prompts), left_out))
+
+
+def _write(out: Path, text: str) -> None:
+    from fastvar_lab.experiments import claims
+
+    claims.save(out / "claims.md", text)
     print(text)

@@ -93,6 +93,7 @@ def run(args: argparse.Namespace) -> None:
             _say(planner, plan)
             if several:
                 records.append(plan_record(planner, speedup or plan.speedup, plan))
+                records.sort(key=lambda record: (record["guidance"], record["speedup"]))
                 write_json(args.file, {"plans": records})
             else:
                 save_method(plan.method, args.file)

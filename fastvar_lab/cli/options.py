@@ -76,8 +76,11 @@ def add_method(parser: argparse.ArgumentParser, default: str) -> None:
 
 
 def add_cells(parser: argparse.ArgumentParser) -> None:
-    """Add --store, and --workers and --scheduler for what is missing there."""
+    """Add --store and --known, and --workers and --scheduler for what is missing there."""
     parser.add_argument("--store", type=path, help="folder of known results")
+    parser.add_argument(
+        "--known", type=path, metavar="DIR", help="folder of figures whose data are known, too"
+    )
     parser.add_argument("--workers", type=int, default=0, help="processes beside this one")
     parser.add_argument("--scheduler", help="address of a running dask cluster")
 
@@ -216,11 +219,12 @@ def sizes_to(model: Model, size: str | None) -> Sizes | None:
 
 @contextmanager
 def cells(args: argparse.Namespace) -> Iterator[tuple[Store, Executor | None]]:
-    """Give the store of --store and the executor of --workers or --scheduler."""
+    """Give the store of --store and --known, and the executor of --workers or --scheduler."""
+    from fastvar_lab.experiments.committed import Committed
     from fastvar_lab.experiments.workers import executor as workers
     from fastvar_lab.store import Store
 
-    store = Store(args.store)
+    store = Store(args.store, None if args.known is None else Committed(args.known))
     with workers(args.workers, args.scheduler) as executor:
         if not store.folder.exists():  # a store with all that is needed may be read-only
             store.prepare()

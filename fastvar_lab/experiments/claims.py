@@ -10,11 +10,12 @@ import pandas as pd
 
 from fastvar_lab.experiments import agenda, run
 from fastvar_lab.experiments.base import Experiment, Scope
-from fastvar_lab.experiments.figures import meaningless
-from fastvar_lab.experiments.output import model_option, repeating
+from fastvar_lab.experiments.figures import meaningless, read_report
+from fastvar_lab.experiments.output import Report, model_option, read_rows, repeating
 from fastvar_lab.experiments.verdicts import OPEN, Answer, Claim
 from fastvar_lab.experiments.workers import ModelSpec
-from fastvar_lab.files import write
+from fastvar_lab.files import expanded, write
+from fastvar_lab.frames import CELL
 from fastvar_lab.measure.speedup import DISTURBED, undisturbed
 from fastvar_lab.models.model import Model
 from fastvar_lab.plotting.tables import escaped, markdown
@@ -69,6 +70,22 @@ def measure(
     return frames
 
 
+def recorded(folder: str | Path) -> tuple[dict[str, pd.DataFrame], dict[str, Report]]:
+    """Read the frames of experiments that test a claim from a folder of figures, and their reports.
+
+    Figures that left no more than what they draw are passed over. Raises ValueError if the folder
+    holds no others, or damaged ones.
+    """
+    folder, frames, reports = expanded(folder), dict[str, pd.DataFrame](), dict[str, Report]()
+    for name, record in claiming().items():
+        frame = read_rows(folder / name)
+        if frame is not None and (CELL in frame or not record.points):
+            frames[name], reports[name] = frame, read_report(folder / f"{name}.json")
+    if not frames:
+        raise ValueError(f"there are no data of experiments that test a claim in {folder}")
+    return frames, reports
+
+
 def answer(claim: Claim, frame: pd.DataFrame) -> Answer:
     """Answer a claim from a frame; disturbed timings decide nothing."""
     clear = undisturbed(frame)
@@ -116,6 +133,14 @@ def where(
         f"{written}Model `{model.name}`, weights `{model.fingerprint}`, on {model.device}, "
         f"scope {scope}."
     )
+
+
+def where_recorded(folder: Path, reports: Mapping[str, Report]) -> str:
+    """Say what was judged: the folder, and models, weights and scopes of its data."""
+    runs = sorted({(r["model"], r["weights"], r.get("scope", "paper")) for r in reports.values()})
+    described = "; ".join(f"`{m}`, weights `{w}`, scope {scope}" for m, w, scope in runs)
+    command = f"python -m fastvar_lab claims --from {folder}"
+    return f"Written by `{command}`, by the data of its figures: {described}."
 
 
 def save(path: str | Path, text: str) -> None:

@@ -1,7 +1,7 @@
 """Figures that regenerate from one command, each with the exact data it shows and where it is from.
 
-`NAME.png` and `NAME.pdf` are drawn from `NAME.csv` (a frame) or `NAME.npz` (pictures and masks) and
-`NAME.json` alone, so that a check can redraw them without a model.
+`NAME.png` and `NAME.pdf` are drawn from `NAME.csv.gz` (a frame) or `NAME.npz` (pictures and masks)
+and `NAME.json` alone, so that a check can redraw them without a model.
 """
 
 from __future__ import annotations
@@ -109,11 +109,13 @@ def _gallery(name: str, model: Model, prompts: PromptSet | None, seed: int, out:
 def _frame(
     name: str | Experiment, frame: pd.DataFrame, out: Path, scope: str | Scope
 ) -> tuple[Report, pd.DataFrame]:
-    """Write an experiment's frame, or its sums where it is too long; return what tables sum up."""
+    """Write an experiment's frame, and what is drawn if that is less; return what tables sum up."""
     record = _record(name)
     label = name if isinstance(name, str) else name.name
     kept = record.points(frame) if record.points else frame
     written = output.write_frame(out / label, kept)
+    if record.points:
+        output.write_frame(output.rows_path(out / label), frame)
     scope = scope if isinstance(scope, str) else scope.name
     report = {"figure": label, **output.measured(scope, frame, len(kept))}
     return report, frame if record.points else written
@@ -179,7 +181,7 @@ def _finish(
     report["caption"] = (
         GALLERIES[str(name)].caption if gallery else output.caption(_record(name), report)
     )
-    yield Path(f"{path}.npz" if gallery else f"{path}.csv")
+    yield Path(f"{path}.npz" if gallery else f"{path}{output.DATA}")
     output.write_caption(path, report)
     if frame is not None:
         output.write_tables(path, frame, report["caption"])
@@ -196,9 +198,9 @@ def again(out: str | Path, names: Sequence[str], endings: Sequence[str]) -> Iter
     for name in names or _there(out):
         if name not in _there(out):
             raise ValueError(f"{out / name}.json is not there: nothing says what {name} shows")
-        report, figure = _report(out / f"{name}.json"), _from_data(name, out)
+        report, figure = read_report(out / f"{name}.json"), _from_data(name, out)
         whole = name in CHARTED and not _record(name).points
-        frame = pd.read_csv(out / f"{name}.csv") if whole else None
+        frame = output.read_frame(out / name) if whole else None
         report["versions"] |= {p: version(p) for p in DRAWN_WITH}
         yield from _finish(out / name, name, report, frame, figure, endings)
 
@@ -211,7 +213,7 @@ def _there(out: Path) -> list[str]:
     return there
 
 
-def _report(path: Path) -> Report:
+def read_report(path: Path) -> Report:
     """Read where a figure is from; raise ValueError if it does not say so."""
     try:
         report = read_json(path.read_bytes())
@@ -228,10 +230,10 @@ def redraw(name: str | Experiment, out: str | Path, report: Report | None = None
     out = expanded(out)
     if isinstance(name, str) and name in GALLERIES:
         with np.load(out / f"{name}.npz") as held:
-            report = _report(out / f"{name}.json") if report is None else report
+            report = read_report(out / f"{name}.json") if report is None else report
             return GALLERIES[name].draw(report, dict(held))
     label = name if isinstance(name, str) else name.name
-    return _record(name).chart(pd.read_csv(out / f"{label}.csv"))
+    return _record(name).chart(output.read_frame(out / label))
 
 
 def _from_data(name: str, out: Path) -> Figure:
@@ -256,7 +258,7 @@ def check(out: str | Path, names: Sequence[str] = ()) -> list[str]:
             wrong.append(f"{name}: {out / name}.json is not there")
             continue
         try:
-            drawn_with = _report(out / f"{name}.json")["versions"]
+            drawn_with = read_report(out / f"{name}.json")["versions"]
             figure = _from_data(name, out)
         except (OSError, ValueError) as error:
             wrong.append(str(error))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from fastvar_lab.branching import Branches, branching
 from fastvar_lab.draws import Keyed
 from fastvar_lab.experiments.base import Cell, Methods, Work
-from fastvar_lab.frames import GUIDANCE, HITS, KEPT, ROWS, SCORE, TITLES
+from fastvar_lab.frames import CELL, GUIDANCE, HITS, KEPT, ROWS, SCORE, TITLES
 from fastvar_lab.generation import Generation, generate
 from fastvar_lab.measure.quality import METRICS, Metric
 from fastvar_lab.measure.speedup import disturbed
@@ -24,11 +24,17 @@ from fastvar_lab.prompts import Item
 from fastvar_lab.provenance import machine, versions
 from fastvar_lab.scales import Sizes
 from fastvar_lab.seam import Method
-from fastvar_lab.store import Drawn, Rows, Store, key
+from fastvar_lab.store import Drawn, Rows, Store, key, short_key
 
 DRAWING = 1  # raise it when the engine draws other bits from the same request
 Disturbed = dict[str, Rows]
 """Rows that are not kept, by the key of their address: their timing was disturbed."""
+Done = Callable[[], object]
+"""What a job calls after each of its results."""
+
+
+def nothing() -> None:
+    """Do nothing after a result."""
 
 
 class Job(Protocol):
@@ -52,8 +58,11 @@ class Job(Protocol):
         """Return what of it the store does not hold; None if it holds all."""
         ...
 
-    def compute(self, model: Model, store: Store) -> Disturbed:
-        """Compute all of it and keep it, result by result; return what may not be kept."""
+    def compute(self, model: Model, store: Store, done: Done = nothing) -> Disturbed:
+        """Compute all of it and keep it, result by result; return what may not be kept.
+
+        `done` is called after each result.
+        """
         ...
 
     def rows(self, model: Model, store: Store, disturbed: Disturbed) -> Iterator[Rows | None]:
@@ -132,14 +141,21 @@ class CellJob:
         cells = tuple(c for c in self.cells if store.get(self.address(c, model)) is None)
         return replace(self, cells=cells) if cells else None
 
-    def compute(self, model: Model, store: Store) -> Disturbed:
+    def compute(self, model: Model, store: Store, done: Done = nothing) -> Disturbed:
         loose: Disturbed = {}
         for cell, rows in self.work(model, self.cells):
+            repeated = {name for row in rows for name in row} & cell.columns.keys()
+            if repeated:
+                raise ValueError(
+                    f"{self.kept_as}: the work returns {', '.join(sorted(repeated))}, "
+                    "which columns of its cells say already"
+                )
             address = self.address(cell, model)
             if disturbed(rows):
                 loose[key(address)] = rows
             else:
                 store.put(address, rows, self.experiment)
+            done()
         return loose
 
     def rows(self, model: Model, store: Store, disturbed: Disturbed) -> Iterator[Rows | None]:
@@ -148,7 +164,8 @@ class CellJob:
             rows = disturbed.get(key(address)) or store.get(address)
             method = cell.method and method_columns(cell.label, cell.method, model, cell.sizes)
             columns = {**cell.columns, **(method or {})}
-            yield None if rows is None else [{**columns, **row} for row in rows]
+            last = {**columns, CELL: short_key(address)}  # over those of known rows
+            yield None if rows is None else [{**columns, **row, **last} for row in rows]
 
 
 @dataclass(frozen=True)
@@ -185,7 +202,7 @@ class PictureJob:
         known = store.values(at.values(method, item))
         return [metric for metric in self.metrics if metric.address not in known]
 
-    def compute(self, model: Model, store: Store) -> Disturbed:
+    def compute(self, model: Model, store: Store, done: Done = nothing) -> Disturbed:
         """Draw what is not there, each prompt in full and under each method from one snapshot."""
         at, full = Addresses(model), _Once(model, self.items)
         references = self._pictures(Dense(), at, store, full)
@@ -200,6 +217,7 @@ class PictureJob:
                 }
                 if values:
                     store.put_values(at.values(method, item), values, self.experiment)
+            done()
         return {}
 
     def pictures(self, method: Method, model: Model, store: Store) -> list[Drawn]:
@@ -223,13 +241,15 @@ class PictureJob:
         for label, method in self.methods.items():
             columns, rows = method_columns(label, method, model), list[dict[str, Any]]()
             for i, item in enumerate(self.items):
-                known = store.values(at.values(method, item))
+                address = at.values(method, item)
+                known = store.values(address)
                 if any(metric.address not in known for metric in self.metrics):
                     yield None
                     break
                 values = {k: v for m in self.metrics for k, v in known[m.address].items()}
                 picture = {"picture": self.first + i, **item._asdict(), **self._notes(known)}
-                rows.append({"kind": "quality", **columns, **picture, **values})
+                place = {CELL: short_key(address)}
+                rows.append({"kind": "quality", **columns, **picture, **values, **place})
             else:
                 yield rows
 
@@ -267,12 +287,19 @@ class GuidedJob:
         lacking = self.job.missing(model.with_guidance(self.guidance), store)
         return None if lacking is None else replace(self, job=lacking)
 
-    def compute(self, model: Model, store: Store) -> Disturbed:
-        return self.job.compute(model.with_guidance(self.guidance), store)
+    def compute(self, model: Model, store: Store, done: Done = nothing) -> Disturbed:
+        return self.job.compute(model.with_guidance(self.guidance), store, done)
 
     def rows(self, model: Model, store: Store, disturbed: Disturbed) -> Iterator[Rows | None]:
         for rows in self.job.rows(model.with_guidance(self.guidance), store, disturbed):
             yield None if rows is None else [{GUIDANCE: self.guidance, **row} for row in rows]
+
+
+def metric_addresses(jobs: Iterable[Job]) -> dict[str, str]:
+    """Return on what the values of each metric of some jobs depend, by its name."""
+    inner = (job.job if isinstance(job, GuidedJob) else job for job in jobs)
+    metrics = (job.metrics for job in inner if isinstance(job, PictureJob))
+    return {metric.name: metric.address for several in metrics for metric in several}
 
 
 class _Once:

@@ -11,9 +11,9 @@ from tqdm.auto import tqdm
 
 from fastvar_lab.experiments.agenda import REGISTRY, Agenda, Compared, agenda, comparing_jobs
 from fastvar_lab.experiments.base import Experiment, Scope
-from fastvar_lab.experiments.jobs import Disturbed, Job
+from fastvar_lab.experiments.jobs import Disturbed, Job, metric_addresses
 from fastvar_lab.experiments.workers import ModelSpec, expectation, submit
-from fastvar_lab.frames import LINE
+from fastvar_lab.frames import LINE, METRICS
 from fastvar_lab.measure import quality
 from fastvar_lab.models.model import Model
 from fastvar_lab.plotting import charts
@@ -70,7 +70,9 @@ def run(
     front = {"model": work.model.name, "weights": work.model.fingerprint}
     if "prompt" in frame:
         front["prompts"] = work.prompts.name
-    return frame.assign(**front)[[*front, *frame.columns]]
+    frame = frame.assign(**front)[[*front, *frame.columns]]
+    frame.attrs[METRICS] = metric_addresses(jobs)
+    return frame
 
 
 def compare(
@@ -172,8 +174,7 @@ def _compute(
             for given in (first, second):
                 submit(executor, given, spec, str(store.folder), whole, bar.update)
         for job in here:
-            disturbed |= job.compute(model, store)
-            bar.update(len(job))
+            disturbed |= job.compute(model, store, bar.update)
     return disturbed
 
 

@@ -14,15 +14,18 @@ from fastvar_lab.experiments.comparison import counting
 from fastvar_lab.experiments.jobs import (
     Addresses,
     Disturbed,
+    Done,
     Job,
     PictureJob,
     method_columns,
+    nothing,
 )
+from fastvar_lab.frames import CELL
 from fastvar_lab.measure.quality import METRICS
 from fastvar_lab.models.model import Model
 from fastvar_lab.prompts import Item
 from fastvar_lab.seam import Method
-from fastvar_lab.store import Rows, Store, key
+from fastvar_lab.store import Rows, Store, key, short_key
 from fastvar_lab.world.grammar import parse
 from fastvar_lab.world.render import render
 from fastvar_lab.world.scene import compose
@@ -66,7 +69,7 @@ class DistanceJob:
         }
         return replace(self, methods=lacking) if lacking else None
 
-    def compute(self, model: Model, store: Store) -> Disturbed:
+    def compute(self, model: Model, store: Store, done: Done = nothing) -> Disturbed:
         """Measure every method's pictures; those that are not there are drawn."""
         at, truth = Addresses(model), None
         for label, method in self.methods.items():
@@ -82,14 +85,16 @@ class DistanceJob:
             low, high = distance_interval(seen, truth)
             row = {"frechet": distance(seen, truth), "frechet_low": low, "frechet_high": high}
             store.put(self.address(method, at), [row], self.experiment)
+            done()
         return {}
 
     def rows(self, model: Model, store: Store, disturbed: Disturbed) -> Iterator[Rows | None]:
         at = Addresses(model)
         for label, method in self.methods.items():
-            known = store.get(self.address(method, at))
-            columns = method_columns(label, method, model)
-            yield None if known is None else [{"kind": "set", **columns, **row} for row in known]
+            address = self.address(method, at)
+            columns = {"kind": "set", **method_columns(label, method, model)}
+            known, last = store.get(address), {**columns, CELL: short_key(address)}
+            yield None if known is None else [{**columns, **row, **last} for row in known]
 
 
 def rendering(item: Item, size: tuple[int, int]) -> np.ndarray:

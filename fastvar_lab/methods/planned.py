@@ -154,7 +154,7 @@ class Planned:
         since = min((uniform.watched(grids), *held.values(), *watched))
         for step, act in enumerate(uniform.acts(grids)):
             key = act.key and (*act.key, *sorted(steps.get(step, {}).items()))
-            key += (self.pruned, self.rows, self.previous) if step >= since else ()
+            key += (self,) if step >= since else ()
             key += ("previous", previous.get(step)) if step in previous or step in watched else ()
             key += ("difference",) if step in held or step in held.values() else ()
             acts.append(act if act.skips else act._replace(rows=rows.get(step, act.rows), key=key))
