@@ -151,8 +151,8 @@ def examples(grids: Sequence[Grid], depth: int) -> dict[str, Method]:
     """Return a method of every registered family that suits a model, by the family's name.
 
     >>> from fastvar_lab.scales import TINY, grids
-    >>> [name for name in examples(grids(TINY), depth=8)][:3]
-    ['full', 'FastVAR', 'ToMe']
+    >>> {"full", "FastVAR", "ToMe"} <= examples(grids(TINY), depth=8).keys()
+    True
     """
     out: dict[str, Method] = {}
     for kind in classes().values():

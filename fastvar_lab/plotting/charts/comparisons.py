@@ -222,8 +222,9 @@ def by_axis(frame: pd.DataFrame) -> Figure:
     The families of an axis are in color before all others in grey; the black line is the front of
     all. Those that save keys and values stand over the bytes that they save.
 
-    >>> from fastvar_lab.experiments.run import run
-    >>> frame = run("rivals", "quick", progress=False)
+    >>> import fastvar_lab as fv
+    >>> ways = [fv.Prune({-2: 1.0, -1: 1.0}), fv.Prune({-1: 0.75})]
+    >>> frame = fv.compare(fv.load("tiny"), ways, fv.Scope("look", 2, 1), progress=False)
     >>> [axes.get_title() for axes in by_axis(frame).axes][:2]
     ['steps and rows alone', 'tokens of sublayers']
     """
