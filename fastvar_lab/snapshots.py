@@ -145,12 +145,18 @@ def _apart(method: Method, acts: Sequence[Act], grids: Sequence[Grid], step: int
     if not isinstance(method, Scheduled):
         return False
     ratios = method.by_step(grids)
-    ratios[step] = 0.5 if ratios.get(step) == 1 else 1.0
-    try:
-        other = replace(cast(Any, method), ratios={s - len(grids): r for s, r in ratios.items()})
-        return all(map(_same, acts[:step], other.acts(grids)[:step]))
-    except ValueError:  # a method that cannot do so
-        return False
+    now = ratios.get(step, 0.0)
+    for share in (1.0, 0.5, now / 2):
+        if share == now:
+            continue
+        ratios[step] = share
+        late = {s - len(grids): r for s, r in ratios.items()}
+        try:
+            other = replace(cast(Any, method), ratios=late)
+            return all(map(_same, acts[:step], other.acts(grids)[:step]))
+        except ValueError:  # tokens that are painted to be kept, for one
+            continue
+    return False
 
 
 def _same(a: Act, b: Act) -> bool:

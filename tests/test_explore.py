@@ -5,6 +5,9 @@ import torch
 
 import fastvar_lab as fv
 from fastvar_lab.experiments.explore import Exploration, Stopped
+from fastvar_lab.instruments.attention import attention_at
+from fastvar_lab.measure.quality import psnr
+from fastvar_lab.models import stamps
 
 
 def test_only_what_changed_is_computed_again(small):
@@ -43,9 +46,9 @@ def test_comparisons_are_kept_and_made_ahead(small):
     assert begun == []
     scratch = fv.generate(small, "a red circle", ahead, seed=3)
     assert (known.fast == fv.to_uint8(small.decode(scratch.canvas))[0]).all()
-    assert lab.generation_of(known.trace) is None
-    assert torch.equal(lab.drawn(known).canvas, scratch.canvas)
-    assert lab.generation_of(known.trace).snapshot is not None
+    assert lab.drawn_of(known.trace) is None
+    assert torch.equal(lab.drawn(known).generation.canvas, scratch.canvas)
+    assert lab.drawn_of(known.trace).generation.snapshot is not None
     assert lab.compare("a red circle", 3, fv.Prune({-1: 0.5})) is first
     assert lab.compare("a red circle", 4, ahead) is not known
     assert lab.drawn(known) is None
@@ -53,6 +56,46 @@ def test_comparisons_are_kept_and_made_ahead(small):
     lab.most = 1  # a byte: the newest alone
     lab.compare("a red circle", 4, fv.Dense())
     assert [c.method for c in lab.kept] == [fv.Dense()]
+
+
+def test_weights_are_read_once_for_a_comparison(small, monkeypatch):
+    lab, read, stamp_of = Exploration(small), [], stamps.stamp_of
+    lab.duel("a red circle", 3, fv.Prune({-1: 0.5}), fv.Dense())
+    monkeypatch.setattr(stamps, "stamp_of", lambda part: read.append(part) or stamp_of(part))
+    lab.duel("a red circle", 3, fv.Prune({-1: 0.6}), fv.Dense())
+    assert len(read) == len(set(map(id, read))) > 0
+    weight = next(small.transformer.parameters())
+    before = weight.clone()
+    weight.mul_(1.5)  # a change between two comparisons is noticed
+    changed = lab.duel("a red circle", 3, fv.Prune({-1: 0.6}), fv.Dense())
+    scratch = fv.generate(small, "a red circle", fv.Prune({-1: 0.6}), seed=3)
+    weight.copy_(before)
+    assert (changed.a.fast == fv.to_uint8(small.decode(scratch.canvas))[0]).all()
+    assert changed.psnr == psnr(changed.a.fast, changed.b.fast)
+
+
+def test_attention_is_read_without_computing_earlier_layers(small, monkeypatch):
+    lab, shared = Exploration(small), fv.Prune({-1: 0.5}, granularity="step")
+    block, ran = type(small.transformer.blocks[0].ffn), []
+    forward = block.forward
+    monkeypatch.setattr(block, "forward", lambda ffn, x: ran.append(x) or forward(ffn, x))
+
+    def attention(*options):
+        ran.clear()
+        return attention_at(small, run, trace, step, 2, *options), len(ran)
+
+    for method in (fv.Prune({-1: 0.5}), shared, fv.Dense()):
+        known = lab.compare("a red circle", 3, method)
+        run, trace, outputs = lab.drawn_of(known.trace)
+        for step in (3, 4):
+            plain, computed = attention({})
+            quick, again = attention(outputs)
+            first = method == shared and step == 4  # its tokens are chosen in the first layer
+            assert (computed, again) == (2, 2 if first else 0)
+            assert quick.keys() == plain.keys() == {"attn", "cross"}
+            for kind in plain:
+                assert torch.equal(quick[kind].q, plain[kind].q)
+                assert torch.equal(quick[kind].k, plain[kind].k)
 
 
 def test_nothing_pruned_is_the_full_picture(small):

@@ -166,7 +166,7 @@ def test_it_gets_comparisons_and_widgets(toy, tmp_path):
     assert "PSNR" in run.table("toy", frame)
     explorer = Explorer(toy)
     assert explorer.wait(60)
-    assert "times fewer operations" in explorer.numbers.value
+    assert "times fewer operations" in explorer.view.numbers.value
 
 
 @pytest.mark.parametrize("name", sorted(set(agenda.REGISTRY) - {"drafting"}))

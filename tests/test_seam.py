@@ -13,9 +13,9 @@ ROOT = Path(fastvar_lab.__file__).parent
 ROOMS = (
     *("errors", "values", "files", "encoding", "frames", "tensors", "provenance", "pictures"),
     *("seam", "tokens", "cache", "scales", "draws", "sampling", "progress"),
-    *("world", "prompts", "audit", "graphs", "backbones", "methods", "models", "request"),
-    *("snapshots", "live", "capture", "generation", "branching", "editing", "instruments"),
-    "draft_and_refine",
+    *("world", "class_names", "prompts", "audit", "graphs", "backbones", "methods", "models"),
+    *("request", "snapshots", "live", "capture", "generation", "branching", "editing"),
+    *("instruments", "draft_and_refine"),
     *(
         "networks",
         "measure",

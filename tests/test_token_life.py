@@ -191,6 +191,8 @@ def test_a_step_runs_again_alone_where_the_method_allows_it(small):
     assert first(METHODS["looks back"], 4) == 2
     assert first(METHODS["rolling"], 4) == 3
     assert first(METHODS["one row"], 4) == 4
+    painted = fv.Painted({-1: "0:0-3"}, {-1: "1:0-3"})  # which a skipped step contradicts
+    assert first(fv.Prune({-2: 0.5, -1: 0.75}, select=painted), 4) == 4
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import gc
 import json
+import re
 import threading
 import time
 import weakref
@@ -18,6 +19,7 @@ from ipywidgets.widgets.widget import _instances
 from PIL import Image
 
 import fastvar_lab as fv
+from fastvar_lab.backbones.var import LabelEncoder
 from fastvar_lab.experiments.base import Scope
 from fastvar_lab.experiments.run import compare
 from fastvar_lab.measure.quality import psnr
@@ -30,6 +32,7 @@ from fastvar_lab.widgets import Explorer, ParetoPicker, ScaleBrowser, lifetime
 from fastvar_lab.widgets.budget_panel import BudgetPanel
 from fastvar_lab.widgets.fields import Field, Integer, Layers, Literal, Share, Span
 from fastvar_lab.widgets.worker import Newest
+from tests import standins
 from tests.families import small_model
 
 
@@ -49,7 +52,7 @@ def test_a_slider_changes_the_picture_and_the_numbers(explorer, small):
     assert explorer.viewer.data("a") != before
     scratch = fv.generate(small, "a red circle", fv.Prune({-2: 0.5, -1: 0.9}), seed=3)
     assert (explorer.shown.fast == fv.to_uint8(small.decode(scratch.canvas))[0]).all()
-    assert f"<b>{explorer.shown.psnr:.1f} dB</b>" in explorer.numbers.value
+    assert f"<b>{explorer.shown.psnr:.1f} dB</b>" in explorer.view.numbers.value
     last = explorer.strip.cells[-1]
     assert last["name"] == "8x8"
     assert last["lines"] == ["11%"]
@@ -62,7 +65,7 @@ def test_a_slider_changes_the_picture_and_the_numbers(explorer, small):
 
 def test_masks_follow_their_controls(explorer):
     before = explorer.viewer.data("kept")
-    explorer.layer.value = 2
+    explorer.view.layer.value = 2
     assert explorer.viewer.data("kept") != before
     assert explorer.viewer.p3["note"] == "8x8, attn of layer 2, 25%"
     explorer.strip.picked = 0  # the 1x1 step forwards everything
@@ -409,7 +412,7 @@ def test_an_explorer_takes_any_family():
     explorer = Explorer(model)
     assert explorer.prompt.value == "0"
     assert explorer.wait(60)
-    assert "tokens changed" in explorer.numbers.value
+    assert "tokens changed" in explorer.view.numbers.value
     explorer.prompt.value = "a cat"
     assert explorer.wait(60)
     assert "a class lies in 0 to 999" in explorer.prompt.error
@@ -612,7 +615,7 @@ def test_two_methods_are_compared(explorer, small):
     assert (explorer.duel.a.fast == pictures[0]).all()
     assert (explorer.duel.b.fast == pictures[1]).all()
     assert explorer.duel.psnr == psnr(*pictures)
-    assert f"{explorer.duel.b.psnr:.1f} dB" in explorer.numbers.value
+    assert f"{explorer.duel.b.psnr:.1f} dB" in explorer.view.numbers.value
     assert len(explorer.strip.cells[-1]["bars"]) == 3
     explorer.swap.click()
     assert explorer.wait(60)
@@ -621,9 +624,9 @@ def test_two_methods_are_compared(explorer, small):
     assert explorer.wait(60)
     assert explorer.b.method == b
     assert explorer.duel.psnr == 100
-    explorer.gain.value = 5
+    explorer.view.gain.value = 5
     assert explorer.viewer.p2["note"].startswith("x 5")
-    explorer.mode.text = "swipe between A and B"
+    explorer.view.mode.text = "swipe between A and B"
     assert explorer.viewer.mode == "swipe"
 
 
@@ -793,7 +796,7 @@ def look(panel, x, y):
 def test_a_marked_token_shows_its_life(explorer, small):
     token = explorer.token
     look(token, 0.3, 0.7)
-    run = explorer.lab.generation_of(explorer.shown.trace)
+    run = explorer.lab.drawn_of(explorer.shown.trace).generation
     life = fv.token_life(small, run, explorer.shown.trace, -1, (5, 2))
     pd.testing.assert_frame_equal(token.life["scores"], life.scores)
     assert "token in row 5, column 2 of 8x8, A" in token.status.value
@@ -809,7 +812,7 @@ def test_a_marked_token_shows_its_life(explorer, small):
     assert token.code.value.count("<tr>") == 5
     token.matrix.picked = [1, 2, 1]  # attention to the words, step 2, layer 1
     assert token.wait(60)
-    assert (explorer.strip.picked, explorer.kind.value, explorer.layer.value) == (2, "cross", 1)
+    assert explorer.view.sight == (2, 1, "cross")
     life = fv.token_life(small, run, explorer.shown.trace, 2, (2, 1), layer=1)
     notes = [f"{share:.1%}" for share in life.attention["attn"].shares.values()]
     assert [m["note"] for m in token.maps.maps] == notes
@@ -847,6 +850,7 @@ def test_a_browsed_trace_has_lives_too(small):
     assert len(browser.token.maps.maps) == len(expected.attention["attn"].maps) == 4
     notes = [f"{share:.1%}" for share in expected.attention["attn"].shares.values()]
     assert [m["note"] for m in browser.token.maps.maps] == notes
+    assert (3, fv.Site(2, "ffn")) in browser.outputs  # later layers are there at once
     trace.provenance["method"] = "Mine()"  # of one's own, which is not read back
     other = ScaleBrowser(trace, small)
     look(other.token, 0.5, 0.5)
@@ -909,7 +913,9 @@ def test_random_weights_are_warned_of(explorer):
     other = Explorer(fv.load("var-d16", weights="random", depth=2, sizes=((1, 1), (2, 2))))
     other.worker.cancel()
     assert len(notes(other)) == 1
-    assert (other.prompt.label, other.prompt.help[:8]) == ("class number", "0 to 999")
+    assert (other.prompt.label, other.prompt.text) == ("class", "0: tench")
+    assert len(other.prompt.options) == 1000
+    assert "0 to 999, null or random" in other.prompt.help
     assert other.wait(60)
     other.close()
 
@@ -953,6 +959,97 @@ def test_models_are_picked(small):
     assert len(_instances) == before
 
 
+def test_an_attached_model_is_picked(small):
+    live = standins.LiveVAR()
+    attached = fv.attach(live)
+    explorer = Explorer([small, attached], "a red circle", 3)
+    assert explorer.wait(60)
+    assert explorer.picker.options == ["small", "var"]
+    explorer.picker.text = "var"
+    assert explorer.wait(60)
+    assert explorer.shown is not None, explorer.status.value
+    assert (explorer.model, explorer.shown.prompt) == (attached, attached.example)
+
+    def drawn():
+        run = fv.generate(attached, explorer.shown.prompt, explorer.method, seed=3)
+        return fv.to_uint8(attached.decode(run.canvas))[0]
+
+    assert (explorer.shown.fast == drawn()).all()
+    assert "mean nothing" not in str([getattr(p, "value", "") for p in explorer.request.children])
+    before = explorer.shown.fast
+    with torch.no_grad():  # training goes on: what is kept is of other weights
+        live.class_emb.weight.mul_(3)
+    explorer.update()
+    assert explorer.wait(60)
+    assert (explorer.shown.fast == drawn()).all()
+    assert (explorer.shown.fast != before).any()
+    look(explorer.token, 0.3, 0.7)
+    assert explorer.token.life["gazes"] or "restored" in explorer.token.about.value
+    explorer.pick("small")
+    assert explorer.wait(60)
+    assert explorer.shown.prompt == "a red circle" or explorer.shown.prompt == small.example
+    explorer.close()
+
+
+def test_classes_are_picked_by_name():
+    names = ("tench", "golden retriever", *map(str.upper, "abcdef"), "Siberian husky", "i")
+    model = replace(small_model("var"), text_encoder=LabelEncoder(10, names))
+    explorer = Explorer(model, "golden retriever")
+    assert explorer.wait(60)
+    field = explorer.prompt
+    assert (field.value, field.text) == ("1", "1: golden retriever")
+    assert len(field.options) == 10
+    assert explorer.viewer.p0["alt"].startswith("1: golden retriever, seed 0, drawn by")
+    assert "1: golden retriever" in explorer.history.strip.cells[0]["tip"]
+    assert "(model, '1', method" in explorer.saving.python
+    field.text = "Siberian Husky"
+    assert (field.value, field.text, field.error) == ("8", "8: Siberian husky", "")
+    field.text = "golden retreiver"
+    assert "nearest: 1: golden retriever" in field.error
+    assert field.value == "8"
+    field.text = "null"
+    assert (field.value, field.text, field.error) == ("null", "null", "")
+    explorer.worker.cancel()
+    assert explorer.wait(60)
+    explorer.close()
+
+
+def test_a_planned_schedule_is_shown_in_words(small):
+    plan = fv.Planned(
+        {-2: {"ffn": "048"}, -1: {"attn": "448", "cross": "666"}},
+        rows={-3: "cond"}, previous={-1: "attn"},
+    )  # fmt: skip
+    explorer = Explorer(small, "a red circle", plans=[(2.0, plan)])
+    assert explorer.wait(60)
+    explorer.apply(plan)
+    assert explorer.wait(60)
+    shown = {name: explorer.a.controls[name] for name in ("pruned", "rows", "previous")}
+    assert {control.kind for control in shown.values()} == {"lines"}
+    assert shown["pruned"].text.splitlines() == [
+        "6x6 ffn: 50 % in layer 1, not computed in layer 2",
+        "8x8 attn: 50 % in layers 0 to 1, not computed in layer 2",
+        "8x8 cross: 75 % in layers 0 to 2",
+    ]
+    assert shown["rows"].text == "4x4: the conditional rows alone"
+    assert shown["previous"].text == "8x8: attn"
+    assert explorer.method == plan
+    explorer.a.controls["cache_step"].value = -4  # what can be edited leaves the rest as it is
+    assert explorer.wait(60)
+    assert explorer.method == replace(plan, cache_step=-4)
+    explorer.close()
+
+
+def test_scripts_share_one_helper():
+    folder = Path(lifetime.__file__).parent
+    names = re.compile(r"^(?:function|const|let) (\w+)", re.MULTILINE)
+    shared = set(names.findall((folder / "elements.js").read_text()))
+    assert shared == {"make"}
+    for path in folder.glob("*.js"):
+        if path.name != "elements.js":  # a name declared twice is a syntax error of the module
+            assert not shared & set(names.findall(path.read_text())), path.name
+            assert "function make" not in path.read_text()
+
+
 def test_what_is_no_open_model_is_refused(small):
     with pytest.raises(ValueError, match=r"must be open, by fv\.load or fv\.attach; not 'tiny'"):
         Explorer("tiny")
@@ -979,7 +1076,7 @@ def test_the_plans_beside_that_in_view_are_drawn_ahead(small):
     assert explorer.shown is known
     look(explorer.token, 0.3, 0.7)  # its generation is drawn once more
     assert explorer.token.life["gazes"] or "restored" in explorer.token.about.value
-    assert explorer.lab.generation_of(known.trace) is not None
+    assert explorer.lab.drawn_of(known.trace) is not None
     explorer.close()
 
 

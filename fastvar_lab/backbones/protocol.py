@@ -205,6 +205,10 @@ class ConditionEncoder(nn.Module, ABC):
         """The prompts that it takes, if these are all; empty if it takes others too."""
         return ()
 
+    def caption(self, prompt: str) -> str:
+        """Return how captions write a prompt; a class number with its name."""
+        return prompt
+
     def pieces(self, prompt: str) -> list[str]:
         """Return the parts of a prompt that have a row of their own in the condition, in order.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from operator import index
+from numbers import Integral
 from typing import cast
 
 import torch
@@ -33,8 +33,9 @@ from fastvar_lab.backbones.layers import (
 from fastvar_lab.backbones.protocol import Backbone, ConditionEncoder
 from fastvar_lab.backbones.quantize import check_share
 from fastvar_lab.cache import KVCache
+from fastvar_lab.class_names import class_number, titled
 from fastvar_lab.draws import Stream
-from fastvar_lab.errors import PromptError, short
+from fastvar_lab.errors import PromptError
 from fastvar_lab.sampling import Sampling, cut, draw_rows, ramp
 from fastvar_lab.seam import Grid, Runner
 from fastvar_lab.tokens import resize, wide
@@ -305,31 +306,38 @@ _WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 class LabelEncoder(ConditionEncoder):
-    """Encodes class labels as the condition: numbers, "null" for no class, "random" for a draw."""
+    """Encodes class labels as the condition: numbers, "null" for no class, "random" for a draw.
+
+    Classes that have `names` may be given by name, or as a caption has them, "207: golden
+    retriever".
+    """
 
     example = "0"
     left_out = "random"
 
-    def __init__(self, classes: int) -> None:
+    def __init__(self, classes: int, names: Sequence[str] = ()) -> None:
         super().__init__()
         self.classes = self.config = classes
+        self.names = tuple(names)
+        self.special: dict[object, int] = {"null": classes, self.left_out: LEFT_OUT}
 
     def encode(self, prompts: Sequence[str | int]) -> Tensor:
-        """Convert labels, numbers or digits, to a tensor (n,); raise ValueError for any other."""
-        labels, special = [], {"null": self.classes, self.left_out: LEFT_OUT}
-        for prompt in prompts:
-            if prompt in special:
-                labels.append(special[prompt])
-                continue
-            try:
-                label = int(prompt) if isinstance(prompt, str) else index(prompt)
-                label = -1 if isinstance(prompt, bool) else label
-            except (TypeError, ValueError):
-                label = -1
-            if not 0 <= label < self.classes:
-                raise PromptError(
-                    f"a class lies in 0 to {self.classes - 1}; not {short(prompt)!r} "
-                    "(null and random are allowed too)"
-                )
-            labels.append(label)
+        """Convert labels, by number or name, to a tensor (n,); raise ValueError for any other."""
+        labels = [self.special[p] if p in self.special else self.label(p) for p in prompts]
         return torch.tensor(labels, device="cpu")
+
+    def label(self, prompt: str | int) -> int:
+        """Return the number of a class; raise PromptError for none."""
+        whole = isinstance(prompt, Integral) and not isinstance(prompt, bool)
+        text = str(int(cast(int, prompt))) if whole else str(prompt)
+        try:
+            return class_number(text, self.classes, self.names)
+        except PromptError as error:
+            raise PromptError(f"{error} (null and random are allowed too)") from None
+
+    def caption(self, prompt: str) -> str:
+        """Return a class with its name, and what is no class as it is."""
+        try:
+            return titled(self.label(prompt), self.names)
+        except PromptError:
+            return prompt

@@ -34,7 +34,8 @@ class Tried:
     """Two methods that were tried on a prompt and seed, with their pictures (H, W, 3) uint8.
 
     `psnr` (dB) and `ssim` compare A with B; `speedup` is that of A, by counted operations. `python`
-    draws A's picture again; `provenance` is that of A's generation; `model` names what drew both.
+    draws A's picture again; `provenance` is that of A's generation; `model` names what drew both;
+    `caption` is the prompt as captions write it, by default as it is.
     """
 
     prompt: str
@@ -48,6 +49,12 @@ class Tried:
     python: str = field(repr=False, compare=False)
     provenance: dict[str, Any] = field(repr=False, compare=False)
     model: str = ""
+    caption: str = field(default="", compare=False)
+
+    @property
+    def title(self) -> str:
+        """The prompt, as captions write it, and the seed."""
+        return f"{self.caption or self.prompt}, seed {self.seed}"
 
 
 def numbers(tried: Sequence[Tried]) -> pd.DataFrame:
@@ -100,7 +107,7 @@ def _section(t: Tried) -> str:
     table = "".join(f"<tr><th>{k}</th><td>{html.escape(v)}</td></tr>" for k, v in rows.items())
     origin = html.escape(json.dumps(t.provenance, indent=1, default=str))
     return (
-        f"<section><h2>{html.escape(t.prompt)}, seed {t.seed}</h2>{figures}<table>{table}</table>"
+        f"<section><h2>{html.escape(t.title)}</h2>{figures}<table>{table}</table>"
         f"<pre>{html.escape(t.python)}</pre><details><summary>provenance</summary>"
         f"<pre>{origin}</pre></details></section>"
     )

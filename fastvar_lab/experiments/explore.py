@@ -6,19 +6,21 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor
 
-from fastvar_lab.generation import Generation, generate
+from fastvar_lab.generation import Generation, Watch, generate
 from fastvar_lab.instruments.observe import observe, observe_again
+from fastvar_lab.instruments.outputs import Outputs
 from fastvar_lab.instruments.trace import Trace
 from fastvar_lab.measure.quality import psnr, ssim, token_agreement
 from fastvar_lab.methods.prune import Dense
 from fastvar_lab.models.model import Model
 from fastvar_lab.pictures import to_uint8
 from fastvar_lab.seam import Branch, Grid, Method, Rows, Runner, Site, Wrapper
-from fastvar_lab.snapshots import resume_step
+from fastvar_lab.snapshots import Held, resume_step
 from fastvar_lab.speed import flops
 
 
@@ -54,13 +56,15 @@ class Stoppable(Wrapper):
 class Comparison:
     """A full and a pruned generation of one prompt, at the same seed.
 
-    `full` and `fast` are the pictures, (H, W, 3) uint8; `trace` records the pruned generation.
+    `caption` is the prompt as captions write it. `full` and `fast` are the pictures, (H, W, 3)
+    uint8; `trace` records the pruned generation.
     `gflop_full[s]` and `gflop_fast[s]` are counted operations of step s in GFLOP. `agreement[s]`
     is the share of equal bits, or codebook rows, at step s, nan if the step was skipped. `psnr`
     in dB and `ssim` compare `fast` with `full`. `first_step` is the first step that was computed.
     """
 
     prompt: str
+    caption: str
     seed: int
     method: Method
     full: np.ndarray
@@ -123,6 +127,17 @@ class Sample:
     ssim: float
 
 
+class Drawn(NamedTuple):
+    """A generation with a snapshot, its record, and the outputs of its sublayers.
+
+    `outputs` are by step and site, see `Outputs`.
+    """
+
+    generation: Generation
+    trace: Trace
+    outputs: Held
+
+
 class Exploration:
     """Keeps the last generations of one model, and resumes from the one that shares most steps.
 
@@ -135,9 +150,9 @@ class Exploration:
         self.lock = threading.Lock()
         self.kept: list[Comparison] = []  # of `request`, the newest last
         self.request: tuple[str, int] | None = None  # prompt and seed of `full`
-        self.full: tuple[Generation, Trace] | None = None
+        self.full: Drawn | None = None
         self.picture = np.empty(0)  # decoded from `full`
-        self.last: dict[str, tuple[Generation, Trace]] = {}  # by slot
+        self.last: dict[str, Drawn] = {}  # by slot
 
     def release(self) -> None:
         """Drop the generations, which hold keys, values and branch outputs of every layer."""
@@ -160,13 +175,27 @@ class Exploration:
         which `stopped()` is true; generations finished by then are kept, the last one of each
         `slot`.
         """
+        return self._compare(self.model.as_is(), prompt, seed, method, stopped, begins, slot)
 
-        def watch(run: Runner) -> Runner:
-            return Stoppable(run, stopped, begins)
-
-        if self.request != (prompt, seed) or not self._up_to_date():
-            full = observe(self.model, prompt, Dense(), seed=seed, snapshot=True, watch=[watch])
-            picture = to_uint8(self.model.decode(full[0].canvas))[0]
+    def _compare(
+        self,
+        model: Model,
+        prompt: str,
+        seed: int,
+        method: Method,
+        stopped: Callable[[], bool],
+        begins: Callable[[int], None],
+        slot: str,
+    ) -> Comparison:
+        """Compare as `compare` does; `model` is a view for this request, see `Model.as_is`."""
+        watch = partial(Stoppable, stopped=stopped, begins=begins)
+        if self.request != (prompt, seed) or not self._up_to_date(model):
+            kept = Outputs(model)
+            run, trace = observe(
+                model, prompt, Dense(), seed=seed, snapshot=True, watch=[watch, *kept.watch]
+            )
+            full = Drawn(run, trace, kept.by_site)
+            picture = to_uint8(model.decode(run.canvas))[0]
             with self.lock:
                 self.request, self.full, self.last = (prompt, seed), full, {}
                 self.picture, self.kept = picture, []
@@ -175,29 +204,35 @@ class Exploration:
         if known is not None:
             return known
         if method == Dense():
-            return self._keep(self.full, *self.full)
-        full = self.full
-        fast, trace = observe_again(
-            self.model, *self._nearest(method), method, snapshot=True, watch=[watch]
-        )
+            return self._keep(model, self.full, self.full.generation, self.full.trace)
+        full, fast = self.full, self._resumed(model, method, watch)
         with self.lock:
-            self.last[slot] = (fast, trace)
-        return self._keep(full, fast, trace)
+            self.last[slot] = fast
+        return self._keep(model, full, fast.generation, fast.trace)
+
+    def _resumed(self, model: Model, method: Method, watch: Watch) -> Drawn:
+        """Generate under a method, from the generation that shares most steps with it."""
+        near, kept = self._nearest(method), Outputs(model)
+        run, trace = observe_again(
+            model, near.generation, near.trace, method, snapshot=True, watch=[watch, *kept.watch]
+        )
+        before = {k: out for k, out in near.outputs.items() if k[0] < run.first_step}
+        return Drawn(run, trace, before | kept.by_site)
 
     def prepare(self, method: Method, stopped: Callable[[], bool]) -> None:
         """Compare a method ahead of the call of `compare` that asks for it; see there.
 
         Nothing happens before there is a full generation. No snapshot is kept.
         """
-        full = self.full
-        if full is None or not self._up_to_date() or self._known(method) is not None:
+        full, model = self.full, self.model.as_is()
+        if full is None or not self._up_to_date(model) or self._known(method) is not None:
             return
         watch = partial(Stoppable, stopped=stopped, begins=lambda step: None)
         near = self._nearest(method)
-        fast, trace = observe_again(self.model, *near, method, watch=[watch])
+        fast, trace = observe_again(model, near.generation, near.trace, method, watch=[watch])
         if stopped():
             raise Stopped
-        self._keep(full, fast, trace)
+        self._keep(model, full, fast, trace)
 
     def duel(
         self,
@@ -209,35 +244,41 @@ class Exploration:
         begins: Callable[[int], None] = lambda step: None,
     ) -> Duel:
         """Generate under two methods, and compare their pictures; see `compare`."""
-        first = self.compare(prompt, seed, a, stopped, begins)
-        second = self.compare(prompt, seed, b, stopped, begins, slot="b")
+        model = self.model.as_is()
+        first = self._compare(model, prompt, seed, a, stopped, begins, "a")
+        second = self._compare(model, prompt, seed, b, stopped, begins, "b")
+        if b == Dense():
+            return Duel(first, second, first.psnr, first.ssim)
         return Duel(first, second, psnr(first.fast, second.fast), ssim(first.fast, second.fast))
 
-    def generation_of(self, trace: Trace) -> Generation | None:
+    def drawn_of(self, trace: Trace) -> Drawn | None:
         """Return the generation that a trace records; None if it is held no more."""
         with self.lock:
-            pairs = [*([self.full] if self.full else []), *self.last.values()]
-        return next((run for run, record in pairs if record is trace), None)
+            every = [*([self.full] if self.full else []), *self.last.values()]
+        return next((drawn for drawn in every if drawn.trace is trace), None)
 
     def drawn(
         self, comparison: Comparison, slot: str = "a", stopped: Callable[[], bool] = lambda: False
-    ) -> Generation | None:
-        """Return the generation of a comparison, with a snapshot; it is drawn again if need be.
+    ) -> Drawn | None:
+        """Return the generation of a comparison; it is drawn again if need be.
 
         None if the comparison is of another prompt or seed than those of the last one.
         """
-        run, full = self.generation_of(comparison.trace), self.full
-        if run is not None or full is None or not self._up_to_date():
-            return run
+        drawn, full = self.drawn_of(comparison.trace), self.full
+        if drawn is not None or full is None:
+            return drawn
+        model = self.model.as_is()
+        if not self._up_to_date(model):
+            return None
         if self.request != (comparison.prompt, comparison.seed):
             return None
         watch = partial(Stoppable, stopped=stopped, begins=lambda step: None)
-        near, method = self._nearest(comparison.method), comparison.method
-        run, _ = observe_again(self.model, *near, method, snapshot=True, watch=[watch])
+        again = self._resumed(model, comparison.method, watch)
+        again = again._replace(trace=comparison.trace)
         with self.lock:
             if self.full is full:
-                self.last[slot] = (run, comparison.trace)
-        return run
+                self.last[slot] = again
+        return again
 
     def _known(self, method: Method) -> Comparison | None:
         """Return the kept comparison of a method, and mark it as the newest."""
@@ -247,9 +288,9 @@ class Exploration:
                 self.kept = [*(c for c in self.kept if c is not known), known]
         return known
 
-    def _keep(self, full: tuple[Generation, Trace], fast: Generation, trace: Trace) -> Comparison:
+    def _keep(self, model: Model, full: Drawn, fast: Generation, trace: Trace) -> Comparison:
         """Compare a generation with the full one, and keep that within `most` bytes."""
-        comparison = self._comparison(full, fast, trace)
+        comparison = self._comparison(model, full, fast, trace)
         with self.lock:
             if self.full is full:  # else another prompt came meanwhile
                 self.kept = [*(c for c in self.kept if c.method != fast.method), comparison]
@@ -257,42 +298,43 @@ class Exploration:
                     del self.kept[0]
         return comparison
 
-    def _up_to_date(self) -> bool:
+    def _up_to_date(self, model: Model) -> bool:
         """Return whether there is a full generation with the weights that the model has now."""
-        snapshot = self.full[0].snapshot if self.full else None
-        return snapshot is not None and snapshot.stamp == self.model.drawing
+        snapshot = self.full.generation.snapshot if self.full else None
+        return snapshot is not None and snapshot.stamp == model.drawing
 
-    def _nearest(self, method: Method) -> tuple[Generation, Trace]:
+    def _nearest(self, method: Method) -> Drawn:
         """Return the generation from which `method` resumes at the latest step."""
         with self.lock:
             assert self.full is not None
             nearest, latest = self.full, -1
-            pairs = [self.full, *self.last.values()]
-        for pair in pairs:
-            if pair[0].snapshot is not None:
-                step = resume_step(pair[0].snapshot, method, self.model)
+            every = [self.full, *self.last.values()]
+        for drawn in every:
+            if drawn.generation.snapshot is not None:
+                step = resume_step(drawn.generation.snapshot, method, self.model)
                 if step > latest:
-                    nearest, latest = pair, step
+                    nearest, latest = drawn, step
         return nearest
 
     def _comparison(
-        self, pair: tuple[Generation, Trace], fast: Generation, trace: Trace
+        self, model: Model, drawn_full: Drawn, fast: Generation, trace: Trace
     ) -> Comparison:
-        full, _ = pair
+        full = drawn_full.generation
         with self.lock:
             request, picture = self.request, self.picture
-            if self.full is not pair or request is None:
+            if self.full is not drawn_full or request is None:
                 raise Stopped  # another prompt came meanwhile, or all was released
         prompt, seed = request
-        drawn = picture if fast is full else to_uint8(self.model.decode(fast.canvas))[0]
+        drawn = picture if fast is full else to_uint8(model.decode(fast.canvas))[0]
         pictures = [picture, drawn]
         grids, length = full.request.grids, len(prompt.split())
         costs = [
-            [sum(c.values()) / 1e9 for c in flops.step_flops(self.model, m, grids, length)]
+            [sum(c.values()) / 1e9 for c in flops.step_flops(model, m, grids, length)]
             for m in (full.method, fast.method)
         ]
         return Comparison(
             prompt=prompt,
+            caption=model.caption(prompt),
             seed=seed,
             method=fast.method,
             full=pictures[0],

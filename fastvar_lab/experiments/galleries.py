@@ -38,7 +38,8 @@ def _steps(model: Model, prompts: PromptSet, seed: int) -> tuple[Report, Arrays]
     arrays = {}
     for prompt in (model.example, prompts.take(1)[0].prompt):
         _, trace = observe(model, prompt, Dense(), seed=seed)
-        arrays[prompt] = (images(trace, model.decode)[:, 0] * 255).round().astype(np.uint8)
+        pictures = images(trace, model.decode)[:, 0] * 255
+        arrays[model.caption(prompt)] = pictures.round().astype(np.uint8)
     return {"scales": [g.name for g in model.grids()]}, arrays
 
 
@@ -66,8 +67,9 @@ def _side_by_side(model: Model, prompts: PromptSet, seed: int) -> tuple[Report, 
     full = generate(model, texts, Dense(), seed=seed, snapshot=True)
     fast = resume(model, full, method)
     pairs = zip(*(to_uint8(model.decode(each.canvas)) for each in (full, fast)), strict=True)
-    numbered = (f"{text} ({texts[:i].count(text) + 1})" if texts.count(text) > 1 else text
-                for i, text in enumerate(texts))  # fmt: skip
+    captions = [model.caption(text) for text in texts]
+    numbered = (f"{text} ({captions[:i].count(text) + 1})" if captions.count(text) > 1 else text
+                for i, text in enumerate(captions))  # fmt: skip
     arrays = {title: np.stack(pair) for title, pair in zip(numbered, pairs, strict=True)}
     return {"method": repr(method)}, arrays
 

@@ -14,7 +14,7 @@ from fastvar_lab.generation import Generation, resumable, run
 from fastvar_lab.instruments.trace import Trace
 from fastvar_lab.models.model import Model
 from fastvar_lab.seam import Branch, Grid, Runner, Site, Wrapper
-from fastvar_lab.snapshots import rerun_step
+from fastvar_lab.snapshots import Held, Snapshot, rerun_step
 from fastvar_lab.tokens import wide
 
 ATTENTION_KINDS = ("attn", "cross")
@@ -95,18 +95,22 @@ def _plain(runner: Runner) -> bool:
 
 
 class _Listener(Wrapper):
-    """Records queries and keys of some sites of one step, and stops the generation after them."""
+    """Records queries and keys of some sites of one step, and stops the generation after them.
 
-    def __init__(self, inner: Runner, step: int, sites: Collection[Site]) -> None:
+    Sublayers of the step whose `outputs` are known are not computed.
+    """
+
+    def __init__(self, inner: Runner, step: int, sites: Collection[Site], outputs: Held) -> None:
         super().__init__(inner)
-        self.step, self.waiting = step, set(sites)
+        self.step, self.waiting, self.outputs = step, set(sites), outputs
         self.records: dict[Site, dict[str, Any]] = {}
         self.index: Tensor | None = None
         self.plain = Runner() if _plain(inner) else None
 
     def sublayer(self, site: Site, grid: Grid, branch: Branch, x: Tensor) -> Tensor:
         if grid.index != self.step or site not in self.waiting:
-            return self.inner.sublayer(site, grid, branch, x)
+            known = self.outputs.get((grid.index, site)) if grid.index == self.step else None
+            return self.inner.sublayer(site, grid, branch, x) if known is None else known
 
         def watched(x: Tensor, index: Tensor | None = None) -> Tensor:
             self.index = index
@@ -140,15 +144,22 @@ class _Listener(Wrapper):
 
 
 def attention_at(
-    model: Model, generation: Generation, trace: Trace, step: int, layer: int
+    model: Model,
+    generation: Generation,
+    trace: Trace,
+    step: int,
+    layer: int,
+    outputs: Held | None = None,
 ) -> dict[str, Attention]:
     """Return the attention of one layer at a scale step, by kind: "attn", and "cross" if any.
 
     The step runs again from the generation's snapshot, up to this layer, so that nothing need have
     been recorded; methods that depend on earlier steps run from the first of these. `trace` is that
-    of the generation. A kind whose sublayer computed nothing is left out; so is all of a skipped
-    step. Raises ValueError without a snapshot, for a step or layer that the model does not have,
-    and for steps that run in one forward with others, or in several.
+    of the generation. `outputs` are those of its sublayers (B, L, C) by step and site, by default
+    those that the trace holds: with them, earlier layers of the step are not computed again. A kind
+    whose sublayer computed nothing is left out; so is all of a skipped step. Raises ValueError
+    without a snapshot, for a step or layer that the model does not have, and for steps that run in
+    one forward with others, or in several.
 
     >>> import fastvar_lab as fv
     >>> model = fv.load("tiny")
@@ -173,16 +184,12 @@ def attention_at(
             "attention is read from"
         )
     sites = [Site(layer, k) for k in model.transformer.kinds if k in ATTENTION_KINDS]
-    listeners: list[_Listener] = []
-
-    def listen(inner: Runner) -> Runner:
-        listeners.append(_Listener(inner, step, sites))
-        return listeners[-1]
-
-    start = held.start(rerun_step(held, step))
-    with suppress(_Reached):
-        run(model, held.request, generation.method, start, watch=[listen])
-    records = listeners[0].records
+    earlier = trace.outputs if outputs is None else outputs
+    records = None
+    if all((step, Site(i, k)) in earlier for i in range(layer) for k in model.transformer.kinds):
+        records = _replayed(model, held, trace, step, sites, earlier)
+    if records is None:
+        records = _listened(model, held, step, sites, {})
     keys = {"attn": _keys(trace, grids[: step + 1], Site(layer, "attn"))}
     found = {
         site.kind: Attention(site, grid, **parts, keys=keys.get(site.kind, ()))
@@ -191,6 +198,46 @@ def attention_at(
     if "attn" in found:
         _check_keys(found["attn"])
     return found
+
+
+def _listened(
+    model: Model, snapshot: Snapshot, step: int, sites: Collection[Site], outputs: Held
+) -> dict[Site, dict[str, Any]]:
+    """Run a step again until some sites are done; return their queries and keys."""
+    listeners: list[_Listener] = []
+
+    def listen(inner: Runner) -> Runner:
+        listeners.append(_Listener(inner, step, sites, outputs))
+        return listeners[-1]
+
+    start = snapshot.start(rerun_step(snapshot, step))
+    with suppress(_Reached):
+        run(model, snapshot.request, snapshot.method, start, watch=[listen])
+    return listeners[0].records
+
+
+def _replayed(
+    model: Model,
+    snapshot: Snapshot,
+    trace: Trace,
+    step: int,
+    sites: Collection[Site],
+    outputs: Held,
+) -> dict[Site, dict[str, Any]] | None:
+    """Do as `_listened`, with earlier layers' outputs; None if that selects other tokens.
+
+    Methods may choose their tokens in an earlier layer of the step, which does not run here.
+    """
+    try:
+        records = _listened(model, snapshot, step, sites, outputs)
+    except Exception:  # a method that needs what it did in earlier layers
+        return None
+    for site, record in records.items():
+        before, now = trace.order.get((step, site)), record["queries"]
+        alike = before is None if now is None else before is not None and torch.equal(before, now)
+        if not alike:
+            return None
+    return records
 
 
 def _keys(

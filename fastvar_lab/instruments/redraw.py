@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 
-from fastvar_lab.generation import Generation, generate
+from fastvar_lab.generation import Generation, Watch, generate
 from fastvar_lab.instruments.trace import Trace
 from fastvar_lab.methods.parse import read_method
 from fastvar_lab.models.model import Model
 
 
-def redrawn(model: Model, trace: Trace) -> Generation:
+def redrawn(model: Model, trace: Trace, watch: Iterable[Watch] = ()) -> Generation:
     """Return the generation that a trace records, with a snapshot; it is drawn once more.
 
+    `watch` is that of `generate`.
     Raises ValueError if its provenance does not say all that it depends on, or if other tokens are
     drawn, as on another machine.
 
@@ -35,7 +38,7 @@ def redrawn(model: Model, trace: Trace) -> Generation:
         raise ValueError("the trace has no seed for each of its pictures")
     sizes = [(grid.h, grid.w) for grid in trace.grids]
     method = read_method(str(origin.get("method")))
-    run = generate(model, prompts, method, seed=seeds, sizes=sizes, snapshot=True)
+    run = generate(model, prompts, method, seed=seeds, sizes=sizes, watch=watch, snapshot=True)
     for step, tokens in enumerate(run.tokens):
         kept = trace.tokens.get(step)
         same = (tokens is None) == (kept is None)

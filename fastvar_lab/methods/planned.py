@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any, ClassVar
 
 import torch
@@ -51,9 +52,15 @@ class Planned:
     512
     """
 
-    pruned: Any = ()
-    rows: Any = ()
-    previous: Any = ()
+    pruned: Any = field(
+        default=(), metadata={"lines": lambda value, grids: _shares_as_text(value, grids)}
+    )
+    rows: Any = field(
+        default=(), metadata={"lines": lambda value, grids: _rows_as_text(value, grids)}
+    )
+    previous: Any = field(
+        default=(), metadata={"lines": lambda value, grids: _previous_as_text(value, grids)}
+    )
     select: Selector = field(default_factory=FarFromMean)
     restore: Restorer = field(default_factory=CachedBranch)
     cache_step: ScaleName | None = None
@@ -244,6 +251,53 @@ class PlannedRunner(PruneRunner):
     def source(self, site: Site, grid: Grid, rows: int) -> Cached | None:
         latest = self.latest.get(site) if (grid.index, site.kind) in self.previous else None
         return self.on_rows(latest or self.cache.get(site), rows)
+
+
+def _shares_as_text(pruned: Any, grids: Sequence[Grid]) -> list[str]:
+    """Write the shares of a plan, a line for each step and kind.
+
+    >>> from fastvar_lab.scales import TINY, grids
+    >>> _shares_as_text(((-1, (("attn", "00446888"),)),), grids(TINY))
+    ['32x32 attn: 50 % in layers 2 to 3, 75 % in layer 4, not computed in layers 5 to 7']
+    """
+    steps = sorted((find(name, grids), kinds) for name, kinds in pruned)
+    return [
+        f"{grids[step].name} {kind}: {_runs(digits)}"
+        for step, kinds in steps
+        for kind, digits in kinds
+    ]
+
+
+def _runs(digits: Digits) -> str:
+    """Write runs of layers that prune the same share; layers that prune nothing are left out."""
+    runs, layer = list[str](), 0
+    for digit, run in groupby(digits):
+        first, layer = layer, layer + len(list(run))
+        layers = f"layer {first}" if layer == first + 1 else f"layers {first} to {layer - 1}"
+        share = "not computed" if int(digit) == EIGHTHS else f"{100 * int(digit) / EIGHTHS:g} %"
+        if digit != "0":
+            runs.append(f"{share} in {layers}")
+    return ", ".join(runs)
+
+
+ROWS_AS_TEXT = {
+    "cond": "the conditional rows alone",
+    "null": "the null rows alone",
+    "skip": "skipped",
+    "held": "the conditional rows alone, with guidance held from the last step of both",
+}
+
+
+def _rows_as_text(rows: Any, grids: Sequence[Grid]) -> list[str]:
+    """Write the guidance rows of steps that do not run both, a line for each."""
+    steps = sorted((find(name, grids), which) for name, which in rows)
+    return [f"{grids[step].name}: {ROWS_AS_TEXT[which]}" for step, which in steps]
+
+
+def _previous_as_text(previous: Any, grids: Sequence[Grid]) -> list[str]:
+    """Write what is restored from the step before, a line for each step."""
+    steps = sorted((find(name, grids), kinds) for name, kinds in previous)
+    return [f"{grids[step].name}: {', '.join(kinds)}" for step, kinds in steps]
 
 
 def _kind_names(name: Any, kinds: Any) -> tuple[str, ...]:

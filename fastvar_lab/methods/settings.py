@@ -22,11 +22,12 @@ from fastvar_lab.seam import Grid, Method
 
 KINDS = (
     *("shares", "scale", "layers", "names", "selector", "restorer", "method", "switch"),
-    *("integer", "number", "choice", "text", "literal"),
+    *("integer", "number", "choice", "text", "lines", "literal"),
 )
 """What a setting can be: shares pruned by scale, a scale step, a half-open range of layers, names
-of sublayers, a rule, another method, a bool, an int, a float, one of `choices`, a string, or any
-other value, written as a Python literal."""
+of sublayers, a rule, another method, a bool, an int, a float, one of `choices`, a string, what is
+shown as lines of text and not set (`metadata["lines"]` of its field writes it), or any other value,
+written as a Python literal."""
 
 
 class Setting(NamedTuple):
@@ -81,6 +82,7 @@ def _setting(kind: type, field: dataclasses.Field[Any], hint: Any) -> Setting:
     if get_origin(members[0]) is Literal:
         choices = choices or get_args(members[0])
     form = "choice" if choices else _form(field.name, members)
+    form = "lines" if "lines" in field.metadata else form
     return Setting(field.name, form, explanation(kind, field.name), optional, choices)
 
 
@@ -97,6 +99,12 @@ def _form(name: str, members: tuple[Any, ...]) -> str:
     forms: dict[Any, str] = {bool: "switch", int: "integer", float: "number", str: "text"}
     forms |= {Selector: "selector", Restorer: "restorer", Method: "method"}
     return forms.get(members[0], "literal") if len(members) == 1 else "literal"
+
+
+def lines(method: Method, name: str, grids: Sequence[Grid]) -> list[str]:
+    """Return how a setting of the kind "lines" is shown, for the scale steps of a model."""
+    (field,) = (f for f in dataclasses.fields(method) if f.name == name)  # type: ignore[arg-type]
+    return list(field.metadata["lines"](getattr(method, name), grids))
 
 
 def explanation(kind: type, name: str) -> str:

@@ -15,6 +15,7 @@ from fastvar_lab.backbones.protocol import Backbone, ConditionEncoder
 from fastvar_lab.backbones.quantize import BitQuantizer, Quantizer
 from fastvar_lab.backbones.text import RandomContext, RandomText
 from fastvar_lab.backbones.var import VAR, LabelEncoder, VARConfig
+from fastvar_lab.class_names import IMAGENET, imagenet_names
 from fastvar_lab.errors import WeightsError
 from fastvar_lab.methods.presets import PRESETS, infinity_preset
 from fastvar_lab.methods.prune import Prune
@@ -126,7 +127,9 @@ FAMILIES = {
             name="var",
             config=VARConfig,
             modules=_var,
-            condition=lambda config: LabelEncoder(config.classes),
+            condition=lambda config: LabelEncoder(
+                config.classes, imagenet_names() if config.classes == IMAGENET else ()
+            ),
             sizes=lambda config: square(*config.sides),
             sampling=Sampling(guidance=4.0, top_k=900, top_p=0.95),
             preset=lambda steps, depth: PRESETS["var-d30" if depth >= 30 else "var-d24"],

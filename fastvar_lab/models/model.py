@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from functools import cache
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -75,12 +77,14 @@ class Model:
     extends: bool = False
     graphs: Graphs = field(init=False, compare=False, default_factory=Graphs)
     _identity: stamps.Identity = field(init=False, compare=False)
+    _stamp_of: Callable[[nn.Module], stamps.Stamp] = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
         self.family = self.family or self.name
         self.prompts = self.prompts or PromptList(self.text_encoder.example)
         self.sizes = as_sizes(self.sizes)
         self._identity = stamps.Identity(self.parts)
+        self._stamp_of = stamps.stamp_of
 
     def __repr__(self) -> str:
         sides = ", ".join(grid.name for grid in self.grids())
@@ -171,6 +175,11 @@ class Model:
         if self.grammar is not None:
             self.grammar(prompt)
 
+    def caption(self, prompt: str) -> str:
+        """Return how captions write a prompt: a class number with the name of its class."""
+        write = getattr(self.text_encoder, "caption", str)
+        return str(write(prompt))
+
     @property
     def example(self) -> str:
         """A prompt that the text encoder accepts."""
@@ -187,7 +196,16 @@ class Model:
         See `stamps.checksums` for what it costs.
         """
         types = {"precision": self.precision, "device": str(self.device)}
-        return types | stamps.stamp(parts or self.parts)
+        return types | stamps.stamp(parts or self.parts, self._stamp_of)
+
+    def as_is(self) -> Self:
+        """Return a view of the model that reads the stamp of each part once, and keeps it.
+
+        For several calls between which nothing changes the model: each of them would look again.
+        """
+        view = copy(self)
+        view._stamp_of = cache(stamps.stamp_of)
+        return view
 
     @property
     def drawing(self) -> dict[str, object]:
@@ -202,7 +220,7 @@ class Model:
         That is the code of hooks and of user-defined modules. Computed anew when the stamp has
         changed.
         """
-        return self._identity.of(self.parts)
+        return self._identity.of(self.parts, self._stamp_of)
 
     @torch.no_grad()
     def condition(self, prompts: Sequence[str]) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import FunctionType, MethodType
 from typing import Any
 
@@ -21,15 +21,14 @@ COLUMNS = 4093  # a prime: tensors that are laid out otherwise do not fall onto 
 
 
 @torch.no_grad()
-def checksums(parts: Iterable[nn.Module]) -> tuple[int, ...]:
+def checksums(part: nn.Module) -> tuple[int, ...]:
     """Sum up the bits of all parameters and buffers, weighted by place, on their device.
 
     Notices writes that raise no version counter, such as those through `.data`. Reads all weights
     once: 4 GB a second on one CPU core, at memory's speed on a GPU.
     """
-    parts = list(parts)
-    tensors = [t for part in parts for t in (*part.parameters(), *part.buffers()) if not t.is_meta]
-    tensors += [w for part in parts for m in part.modules() for w in packed_weights(m)]
+    tensors = [t for t in (*part.parameters(), *part.buffers()) if not t.is_meta]
+    tensors += [w for m in part.modules() for w in packed_weights(m)]
     tensors = [plain for tensor in tensors for plain in plain_tensors(tensor)]
     sums, small = dict[torch.device, list[Tensor]](), dict[torch.device, list[Tensor]]()
     for tensor in tensors:
@@ -114,20 +113,28 @@ def _is_setting(value: Any) -> bool:
     return isinstance(value, (*_PLAIN, FunctionType, MethodType))
 
 
-def stamp(parts: Sequence[nn.Module]) -> dict[str, object]:
-    """Give what changes when modules compute something else, by what messages call it.
+Stamp = dict[str, object]
 
-    That is which modules they are, their configurations and settings, hooks and other functions set
-    on them, and their weights, by checksum.
+
+def stamp_of(part: nn.Module) -> Stamp:
+    """Give what changes when a module computes something else, by what messages call it.
+
+    That is which module it is, its configuration and settings, hooks and other functions set on it,
+    and its weights, by checksum.
     """
-    configs = [repr(getattr(part, "config", "")) for part in parts]
-    handles = {name: [*each] for name, each in hooks(parts).items()}
+    handles = {name: [*each] for name, each in hooks([part]).items()}
     return {
-        "modules": tuple(map(id, parts)),
-        "settings": repr((configs, settings(parts))),
-        "hooks": repr((handles, _codes(parts))),
-        "weights": checksums(parts),
+        "modules": id(part),
+        "settings": repr((getattr(part, "config", ""), settings([part]))),
+        "hooks": repr((handles, _codes([part]))),
+        "weights": checksums(part),
     }
+
+
+def stamp(parts: Sequence[nn.Module], each: Callable[[nn.Module], Stamp] = stamp_of) -> Stamp:
+    """Give what changes when modules compute something else: the stamps of `each` of them."""
+    stamps = [each(part) for part in parts]
+    return {name: tuple(one[name] for one in stamps) for name in stamps[0]}
 
 
 _hashing = threading.local()
@@ -166,15 +173,15 @@ class Identity:
         self._built = {part._get_name(): _described([part]) for part in built}
         self._last: tuple[object, str] | None = None
 
-    def of(self, parts: Sequence[nn.Module]) -> str:
+    def of(self, parts: Sequence[nn.Module], each: Callable[[nn.Module], Stamp] = stamp_of) -> str:
         """Return 16 hex digits for weights, configurations, settings, and code of hooks and users.
 
         Settings are those of modules whose classes are neither torch's nor this library's, and of
-        others those that differ from how they were built.
+        others those that differ from how they were built. `each` gives the stamp of a part.
         """
         if _is_hashing(parts):
             return "itself"
-        now, last = stamp(parts), self._last
+        now, last = stamp(parts, each), self._last
         if last is None or last[0] != now:
             self._last = last = now, self._hash(parts)
         return last[1]

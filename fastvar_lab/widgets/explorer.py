@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -11,36 +10,32 @@ from pathlib import Path
 from typing import Any
 
 import ipywidgets as widgets
-import numpy as np
 
 from fastvar_lab.errors import PromptError
 from fastvar_lab.experiments.exploration_report import Tried
 from fastvar_lab.experiments.explore import Comparison, Duel, Exploration
 from fastvar_lab.frames import FULL
-from fastvar_lab.measure.masks import kept_map, score_map
-from fastvar_lab.methods.columns import family as family_of
 from fastvar_lab.methods.restore import Restorer
 from fastvar_lab.methods.select import Selector
 from fastvar_lab.models.model import Model
 from fastvar_lab.planning.plans import frontier
-from fastvar_lab.plotting import panels
-from fastvar_lab.seam import Method, Site
+from fastvar_lab.seam import Method
 from fastvar_lab.widgets.budget_panel import BudgetPanel, Plans
-from fastvar_lab.widgets.fields import Choice, Toggle
+from fastvar_lab.widgets.comparison_view import ComparisonView
+from fastvar_lab.widgets.fields import Choice
 from fastvar_lab.widgets.history_panel import HistoryPanel
 from fastvar_lab.widgets.lifetime import close_parts
 from fastvar_lab.widgets.method_panel import MethodPanel, offered
 from fastvar_lab.widgets.model_picker import ModelPicker, Models, by_name
-from fastvar_lab.widgets.page import Viewer, box, button, heading, style_sheet
+from fastvar_lab.widgets.page import box, button, heading, style_sheet
 from fastvar_lab.widgets.paint_panel import PaintPanel
 from fastvar_lab.widgets.panel import Live
 from fastvar_lab.widgets.python_source import python_source
 from fastvar_lab.widgets.request_panel import RequestPanel, carried
 from fastvar_lab.widgets.saving import SavingPanel
-from fastvar_lab.widgets.scale_strip import ScaleStrip, terms
 from fastvar_lab.widgets.survey_panel import SurveyPanel
 from fastvar_lab.widgets.time_panel import TimePanel
-from fastvar_lab.widgets.token_panel import Sight, Subject, TokenPanel
+from fastvar_lab.widgets.token_panel import Subject, TokenPanel
 from fastvar_lab.widgets.worker import Newest
 
 IDLE = 0.5  # seconds without a request, after which neighbours are drawn ahead
@@ -122,17 +117,29 @@ class Explorer(Live):
         changed = partial(self.guarded, self.update)
         self.a = MethodPanel(offer, first, changed, "method A")
         self.b = MethodPanel(offer, offer.families[FULL], changed, "method B")
-        self._build_output()
+        self.progress.max = len(model.sizes)
+        self.view = ComparisonView(
+            model, f"explorer-{id(self)}-{id(self.lab)}", self.worker.lock, self.guarded,
+            lambda: self.time.times,
+        )  # fmt: skip
+        self.viewer, self.strip = self.view.viewer, self.view.strip
+        self.results = self.view.results
         self.survey = SurveyPanel(model, self._measured, self._request, self._open)
-        self.time = TimePanel(model, self._measured, self._request, lambda _: self._masks())
+        self.time = TimePanel(model, self._measured, self._request, lambda _: self.view.masks())
         self.whose = Choice(
             "tokens of", "a", "The method whose tokens are looked at.",
             [("method A", "a"), ("method B", "b")],
         )  # fmt: skip
         self.token = TokenPanel(
-            model, model.grids(), self.viewer, self._subject, self._sight, self._go, self.whose
+            model,
+            model.grids(),
+            self.viewer,
+            self._subject,
+            lambda: self.view.sight,
+            self.view.go,
+            self.whose,
         )
-        self.paint = PaintPanel(model, lambda: self.a.method, self._use, self._kept)
+        self.paint = PaintPanel(model, lambda: self.a.method, self._use, self.view.kept)
         self._lay_out()
         self._connect()
 
@@ -162,52 +169,10 @@ class Explorer(Live):
             self.picker, self.saving, self.history, self.run_stop, self.status, self.progress
         )  # fmt: skip
 
-    def _build_output(self) -> None:
-        """Make the pictures, numbers and messages, and the controls of what is shown."""
-        model, grids = self.model, self.model.grids()
-        self.progress.max = len(model.sizes)
-        self.viewer = Viewer(
-            {
-                "a": "A", "b": "B", "difference": "difference", "kept": "kept tokens of A",
-                "scores": "scores of A",
-            }
-        )  # fmt: skip
-        self.viewer.group = f"explorer-{id(self)}-{id(self.lab)}"
-        self.viewer.cells = max(grids[-1].h, grids[-1].w)
-        self.mode = Choice(
-            "pictures", "side",
-            "Side by side, or B over A with a line to swipe.",
-            [("side by side", "side"), ("swipe between A and B", "swipe")],
-        )  # fmt: skip
-        gains = [("by itself", None), *((f"x {gain}", gain) for gain in panels.GAINS[:7])]
-        self.gain = Choice(
-            "difference", None,
-            "How much the difference is enlarged; a fixed gain makes pictures comparable.",
-            gains,
-        )  # fmt: skip
-        sites = [Site(x, k) for x in range(model.depth) for k in model.transformer.kinds]
-        self.layer = Choice(
-            "masks of layer", 0, "The layer whose kept tokens are shown.",
-            [(str(layer), layer) for layer in range(model.depth)],
-        )  # fmt: skip
-        self.kind = Choice(
-            "sublayer", sites[0].kind, "attention, attention to the words, or feed-forward",
-            [(kind, kind) for kind in model.transformer.kinds],
-        )  # fmt: skip
-        self.strip = ScaleStrip([grid.name for grid in grids])
-        self.strip.picked = len(grids) - 1
-        self.numbers, self.key = widgets.HTML(), widgets.HTML()
-        self.copy_a = button("B like A", "Set method B to what A is", self._copy)
-        self.swap = button("Swap A and B", "Exchange the two methods", self._swap)
-
     def _lay_out(self) -> None:
         """Arrange the parts; the style sheet places them by the width there is."""
-        self.what = Toggle("What am I looking at?", False, "What the words on this page mean.")
-        meaning = widgets.HTML(terms())
-        meaning.add_class("fv-hidden")
-        self.what.observe(
-            lambda c: (meaning.remove_class if c.new else meaning.add_class)("fv-hidden"), "value"
-        )
+        self.copy_a = button("B like A", "Set method B to what A is", self._copy)
+        self.swap = button("Swap A and B", "Exchange the two methods", self._swap)
         gone = widgets.HTML(f'<div class="fv-gone-note">{GONE}</div>')
         methods = box("fv-part", heading("Method A"), self.budget, self.a)
         against = box(
@@ -216,23 +181,11 @@ class Explorer(Live):
             self.b,
             box("fv-row", self.copy_a, self.swap),
         )
-        shown = box("fv-fields", self.mode, self.gain)
-        masks = box("fv-fields", self.layer, self.kind)
-        pictures, steps = box("fv-shown", self.viewer), box("fv-shown", self.strip)
-        self.results = [self.numbers, pictures, steps]
         main = box(
             "fv-main",
             gone,
             box("fv-row", self.run_stop, self.status, self.progress),
-            self.numbers,
-            shown,
-            pictures,
-            heading("Scale steps: kept tokens, and operations"),
-            masks,
-            steps,
-            self.key,
-            self.what,
-            meaning,
+            *self.view.parts,
         )
         side = box("fv-side", self.picker, self.request, methods, against)
         page = box(
@@ -250,13 +203,9 @@ class Explorer(Live):
         """Call `update` when the request changes, and `_draw` when what is shown of it does."""
         for field in (self.request.prompt, self.request.seed):
             field.observe(lambda _: self.guarded(self.update), ["value", "invalid"])
-        for control in (self.layer, self.kind):
-            control.observe(lambda _: self.guarded(self._masks), "value")
-            control.observe(lambda _: self.token.guarded(self.token.update), "value")
-        self.strip.observe(lambda _: self.guarded(self._mask), "picked")
-        self.strip.observe(lambda _: self.token.guarded(self.token.update), "picked")
-        self.gain.observe(lambda _: self.guarded(self._difference), "value")
-        self.mode.observe(lambda change: setattr(self.viewer, "mode", change.new), "value")
+        view = self.view
+        for control, name in ((view.layer, "value"), (view.kind, "value"), (view.strip, "picked")):
+            control.observe(lambda _: self.token.guarded(self.token.update), name)
         self.viewer.observe(lambda change: self.viewed(change.new), "views")
 
     @property
@@ -332,21 +281,10 @@ class Explorer(Live):
             return None
         self.ahead.cancel()
         comparison = duel.a if slot == "a" else duel.b
-        generation = self.lab.drawn(comparison, slot)
+        drawn = self.lab.drawn(comparison, slot)
         self._look_ahead()
-        return Subject(comparison.trace, 0, generation, f", {slot.upper()}")
-
-    def _sight(self) -> Sight:
-        return Sight(max(self.strip.picked, 0), self.layer.value, self.kind.value)
-
-    def _go(self, sight: Sight) -> None:
-        """Show the masks of another step and sublayer."""
-        self.layer.value, self.kind.value = sight.layer, sight.kind
-        self.strip.picked = sight.step
-
-    def _kept(self, step: int) -> np.ndarray | None:
-        """Return the tokens that A keeps at a step, in the sublayer in view."""
-        return None if self.duel is None else kept_map(self.duel.a.trace, step, self._site())
+        generation, outputs = (drawn.generation, drawn.outputs) if drawn else (None, None)
+        return Subject(comparison.trace, 0, generation, f", {slot.upper()}", outputs=outputs)
 
     def _use(self, method: Method) -> None:
         """Set A's controls to a method, and show an error of it where it arises."""
@@ -402,7 +340,7 @@ class Explorer(Live):
         duel, lab, places = self.duel, self.lab, self.budget.beside(self.a.method)
         if duel is None or self.closed or self.asleep:
             return
-        if not places and lab.generation_of(duel.a.trace) is not None:
+        if not places and lab.drawn_of(duel.a.trace) is not None:
             return
 
         def work(stopped: Callable[[], bool]) -> None:
@@ -423,18 +361,11 @@ class Explorer(Live):
         """Show two methods' pictures, numbers, masks and cost."""
         self.duel = duel
         self.time.forget()
-        a, b = family_of(duel.a.method), family_of(duel.b.method)
-        prompt = f"{duel.a.prompt}, seed {duel.a.seed}"
-        self.viewer.put("a", duel.a.fast, title=f"A: {a}", alt=f"{prompt}, drawn by {a}")
-        title = "B: full generation" if b == FULL else f"B: {b}"
-        self.viewer.put("b", duel.b.fast, title=title, alt=f"{prompt}, drawn by {b}")
-        self._difference()
-        self._masks()
+        self.view.show(duel)
         self.token.forget()
         self.token.update()
         self.paint.show(duel.a.fast)
         self.paint.adopt(duel.a.method)
-        self.numbers.value = self._figures(duel)
         whole, part, skipped = duel.a.work
         took = "" if seconds is None else f" in {seconds:.2f} s"
         self.status.say(
@@ -446,87 +377,10 @@ class Explorer(Live):
                 duel.a.prompt, duel.a.seed, duel.a.method, duel.b.method,
                 (duel.a.fast, duel.b.fast), duel.psnr, duel.ssim, duel.a.speedup_flop_bound,
                 python_source(self.model, duel.a.prompt, duel.a.seed, duel.a.method),
-                duel.a.trace.provenance, self.picker.value,
+                duel.a.trace.provenance, self.picker.value, duel.a.caption,
             )
         )  # fmt: skip
         self._look_ahead()
-
-    def _figures(self, duel: Duel) -> str:
-        """Write the numbers of both methods as HTML."""
-        against = "full" if family_of(duel.b.method) == FULL else "B"
-        entries = [
-            (f"{duel.a.speedup_flop_bound:.2f}", "times fewer operations, A"),
-            (f"{duel.psnr:.1f} dB", f"PSNR of A to {against}"),
-            (f"{duel.ssim:.3f}", f"SSIM of A to {against}"),
-        ]
-        if against == "B":
-            entries += [
-                (f"{duel.b.speedup_flop_bound:.2f}", "times fewer operations, B"),
-                (f"{duel.a.psnr:.1f} / {duel.b.psnr:.1f} dB", "PSNR to full, A / B"),
-            ]
-        changed = zip(self.model.sizes, duel.a.agreement, strict=True)
-        parts = [f"{h}x{w} {1 - a:.1%}" for (h, w), a in changed if a < 1]  # nan at skipped steps
-        unit = "bits" if self.model.quantizer.codebook is None else "tokens"
-        counted = any(a == a for a in duel.a.agreement)  # all nan for mixtures of codes
-        note = f"{unit} changed by A: {', '.join(parts) or ('none' if counted else 'not counted')}"
-        shown = "".join(
-            f'<div class="fv-number"><b>{number}</b><span>{html.escape(what)}</span></div>'
-            for number, what in entries
-        )
-        return f'<div class="fv-numbers">{shown}</div><div class="fv-quiet">{note}</div>'
-
-    def _difference(self) -> None:
-        """Show the difference of both pictures with the chosen gain."""
-        with self.worker.lock:  # the worker thread calls this too
-            if self.duel is None:
-                return
-            gap = panels.difference(self.duel.a.fast, self.duel.b.fast, self.gain.value)
-            self.viewer.put(
-                "difference", gap.picture, title="A minus B", note=f"x {gap.gain}, grey: equal",
-                alt=f"difference of A and B, enlarged {gap.gain} times around grey",
-            )  # fmt: skip
-
-    def _masks(self) -> None:
-        """Show the masks of all steps at the sublayer that the controls name."""
-        with self.worker.lock:
-            if self.duel is not None:
-                self.strip.show(self.duel, self._site(), self.time.times)
-                self.key.value = self.strip.key()
-                self._mask()
-
-    def _site(self) -> Site:
-        return Site(self.layer.value, self.kind.value)
-
-    def _mask(self) -> None:
-        """Show the kept tokens of the picked step over A's picture."""
-        with self.worker.lock:
-            step = self.strip.picked
-            if self.duel is None or step < 0:
-                return
-            site = self._site()
-            share = kept_map(self.duel.a.trace, step, site)
-            self.viewer.cells = max(share.shape)
-            self._scores(step, site)
-            size = self.strip.sizes[step]
-            note = f"{size}, {site.kind} of layer {site.layer}, {share.mean():.0%}"
-            self.viewer.put(
-                "kept", panels.kept_overlay(self.duel.a.fast / 255, share),
-                title="kept tokens of A", note=note,
-                alt=f"tokens that A computes at {size} bright, others dark",
-            )  # fmt: skip
-
-    def _scores(self, step: int, site: Site) -> None:
-        """Show the scores of A's tokens at a step."""
-        assert self.duel is not None
-        trace, size = self.duel.a.trace, self.strip.sizes[step]
-        if (step, site) not in trace.scores:
-            blank = np.full((8, 8, 3), 0.5)
-            self.viewer.put("scores", blank, note="none", alt="no scores: skipped")
-            return
-        values = score_map(trace, step, site)
-        note = f"{size}, {values.min():.3g} to {values.max():.3g}"
-        alt = f"scores of A's tokens at {size}, bright is high"
-        self.viewer.put("scores", panels.heat(values), note=note, alt=alt, cells=True)
 
     def wake(self) -> None:
         self.guarded(self.update)
@@ -546,4 +400,4 @@ class Explorer(Live):
         self.worker.wait(5)
         self.ahead.wait(5)
         self.lab.release()
-        self.duel = None
+        self.duel = self.view.duel = None

@@ -2,13 +2,6 @@
 // canonical text, or with an error that stands under the control.
 let count = 0;
 
-function make(name, attributes, parent) {
-  const node = document.createElement(name);
-  for (const [key, value] of Object.entries(attributes ?? {})) node.setAttribute(key, value);
-  parent?.append(node);
-  return node;
-}
-
 function options(select, labels, chosen) {
   select.replaceChildren();
   for (const label of labels.includes(chosen) ? labels : [...labels, chosen]) {
@@ -26,11 +19,20 @@ function typed(input, send) {
   input.addEventListener("keydown", (event) => event.key === "Enter" && send(input.value));
 }
 
+// What may be typed is searched for what is typed; an empty field shows all of it.
+function suggest(input, box, labels) {
+  const list = make("datalist", { id: `${input.id}-list` }, box);
+  for (const label of labels) make("option", { value: label }, list);
+  input.setAttribute("list", list.id);
+  input.addEventListener("focus", () => input.select());
+}
+
 // Each kind makes its inputs in `box`, and returns a function that shows the model's text.
 const kinds = {
   text(box, id, model, send) {
     const input = make("input", { id, type: "text", spellcheck: "false" }, box);
     typed(input, send);
+    if (model.get("options").length) suggest(input, box, model.get("options"));
     return () => (input.value = model.get("text"));
   },
   area(box, id, model, send) {
@@ -71,6 +73,10 @@ const kinds = {
         });
       }
     };
+  },
+  lines(box, id, model) {
+    const text = make("div", { class: "fv-lines" }, box);
+    return () => (text.textContent = model.get("text"));
   },
   pair(box, id, model, send) {
     const first = make("select", { id, "aria-label": `${model.get("label")}, first` }, box);
@@ -142,7 +148,7 @@ const kinds = {
 
 function render({ model, el }) {
   const id = `fv-field-${count++}-${Math.random().toString(36).slice(2, 8)}`;
-  const kind = model.get("kind"), group = kind === "names", help = model.get("help");
+  const kind = model.get("kind"), group = kind === "names" || kind === "lines", help = model.get("help");
   el.classList.add("fv-field", `fv-${kind}`);
   el.dataset.lmSuppressShortcuts = "true"; // else JupyterLab takes arrow keys for its cells
   if (help) el.title = help;

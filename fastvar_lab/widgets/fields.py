@@ -9,15 +9,15 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import anywidget
 import traitlets
 
+from fastvar_lab.backbones.var import LabelEncoder
+from fastvar_lab.class_names import titled
 from fastvar_lab.errors import short
-
-HERE = Path(__file__).parent
+from fastvar_lab.widgets.scripts import script
 
 
 class Field(anywidget.AnyWidget):
@@ -27,7 +27,7 @@ class Field(anywidget.AnyWidget):
     `error` stands under the control. `invalid` is True while the text could not be read.
     """
 
-    _esm = HERE / "field.js"
+    _esm = script("field.js")
     KIND = "text"
     kind = traitlets.Unicode("text").tag(sync=True)
     label = traitlets.Unicode().tag(sync=True)
@@ -71,6 +71,32 @@ class Field(anywidget.AnyWidget):
         """Write a value that was set."""
         self.error, self.invalid = "", False
         self.text = self.write(change.new)
+
+
+class ClassName(Field):
+    """A class of a model, by number or name: the names are searched while one types.
+
+    `value` is the number as text, which the model takes as a prompt; `null` and `random` too.
+    """
+
+    def __init__(self, label: str, value: str, help: str, encoder: LabelEncoder) -> None:
+        self.encoder = encoder
+        titles = [titled(number, encoder.names) for number in range(encoder.classes)]
+        super().__init__(label, value, help, options=titles if encoder.names else [])
+
+    @traitlets.validate("value")
+    def _as_number(self, proposal: Any) -> str:
+        try:
+            return self.read(proposal.value)
+        except ValueError:
+            return str(proposal.value)  # said when it is drawn
+
+    def read(self, text: str) -> str:
+        text = text.strip()
+        return text if text in self.encoder.special else str(self.encoder.label(text))
+
+    def write(self, value: str) -> str:
+        return self.encoder.caption(value)
 
 
 class Area(Field):
@@ -285,6 +311,19 @@ class Names(Field):
 
     def write(self, value: Sequence[str]) -> str:
         return " ".join(value)
+
+
+class Lines(Field):
+    """Lines of text that are shown and not edited; `value` is what they describe."""
+
+    KIND = "lines"
+
+    def __init__(self, label: str, value: Any, help: str, lines: Sequence[str]) -> None:
+        self.lines = "\n".join(lines) or "none"
+        super().__init__(label, value, help)
+
+    def write(self, value: Any) -> str:
+        return self.lines
 
 
 class Literal(Field):

@@ -11,7 +11,7 @@ from fastvar_lab.experiments.exploration_report import Tried, write_report
 from fastvar_lab.files import expanded, file_stem
 from fastvar_lab.methods.columns import family
 from fastvar_lab.widgets.fields import Field
-from fastvar_lab.widgets.page import Strip, box, button, cell, heading
+from fastvar_lab.widgets.page import Strip, box, button, cell, heading, png
 from fastvar_lab.widgets.panel import Status
 
 MOST = 24  # settings that are kept beside the pinned ones
@@ -24,6 +24,7 @@ class HistoryPanel(widgets.Box):
         self.back, self.folder = back, expanded(folder)
         self.tried: list[Tried] = []
         self.pinned: list[Tried] = []
+        self.pngs: dict[int, bytes] = {}  # of the settings in the strip, by their id
         self.strip = Strip(label="what was tried, the last first: pick one to go back", width=92)
         self.status = Status()
         self.pin = button("Pin", "Keep the settings that are shown, or let them go", self._pin)
@@ -54,13 +55,15 @@ class HistoryPanel(widgets.Box):
 
     def _draw(self, current: Tried | None) -> None:
         shown = self.shown
+        known = self.pngs
+        self.pngs = {id(t): known.get(id(t)) or png(t.pictures[0]) for t in shown}
         self.strip.picked = -1
         self.strip.cells = [
             cell(
                 f"{t.psnr:.1f} dB",
-                [(t.pictures[0], f"A: {family(t.a)}, {t.prompt}, seed {t.seed}")],
+                [(self.pngs[id(t)], f"A: {family(t.a)}, {t.title}")],
                 [("pinned, " if t in self.pinned else "") + family(t.a), f"{t.speedup:.2f} x"],
-                tip=f"{t.model}: {t.a!r} beside {t.b!r}; {t.prompt}, seed {t.seed}",
+                tip=f"{t.model}: {t.a!r} beside {t.b!r}; {t.title}",
             )
             for t in shown
         ]

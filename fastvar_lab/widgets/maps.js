@@ -1,11 +1,4 @@
 // Small maps of one place, one a scale step: a click or arrow keys pick one of their tokens.
-function make(name, attributes, parent) {
-  const node = document.createElement(name);
-  for (const [key, value] of Object.entries(attributes ?? {})) node.setAttribute(key, value);
-  parent?.append(node);
-  return node;
-}
-
 function render({ model, el }) {
   el.classList.add("fv-maps");
   el.dataset.lmSuppressShortcuts = "true"; // else JupyterLab takes arrow keys for its cells

@@ -1,11 +1,4 @@
 // Tables of colored cells, scale steps by layers; a click or arrow keys pick one.
-function make(name, attributes, parent) {
-  const node = document.createElement(name);
-  for (const [key, value] of Object.entries(attributes ?? {})) node.setAttribute(key, value);
-  parent?.append(node);
-  return node;
-}
-
 function render({ model, el }) {
   el.classList.add("fv-matrices");
   el.dataset.lmSuppressShortcuts = "true"; // else JupyterLab takes arrow keys for its cells

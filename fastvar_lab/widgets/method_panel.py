@@ -206,6 +206,9 @@ class MethodPanel(widgets.Box):
             return fields.Names(
                 label, value, text, options=list(self.offer.model.transformer.kinds)
             )
+        if setting.kind == "lines":
+            lines = settings.lines(method, setting.name, self.offer.model.grids())
+            return fields.Lines(label, value, text, lines)
         plain = {"switch": fields.Switch, "integer": fields.Integer, "number": fields.Number}
         kind = plain.get(setting.kind, Field if setting.kind == "text" else fields.Literal)
         return kind(label, value, text)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 import io
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import anywidget
@@ -16,8 +15,8 @@ from matplotlib.colors import to_hex
 from PIL import Image
 
 from fastvar_lab.plotting.style import FAST, OTHER
+from fastvar_lab.widgets.scripts import HERE, script
 
-HERE = Path(__file__).parent
 SLOTS = 6  # pictures of a viewer
 
 
@@ -70,7 +69,7 @@ class ColorBar(NamedTuple):
 class CopyButton(anywidget.AnyWidget):
     """A button that copies `text` to the clipboard."""
 
-    _esm = HERE / "copy.js"
+    _esm = script("copy.js")
     label = traitlets.Unicode("Copy").tag(sync=True)
     text = traitlets.Unicode("").tag(sync=True)
 
@@ -89,7 +88,7 @@ class Viewer(anywidget.AnyWidget):
     'of 32x32'
     """
 
-    _esm = HERE / "viewer.js"
+    _esm = script("viewer.js")
     mode = traitlets.Unicode("side").tag(sync=True)
     place: traitlets.List[float] = traitlets.List().tag(sync=True)
     cells = traitlets.Int(32).tag(sync=True)
@@ -137,7 +136,7 @@ class Player(anywidget.AnyWidget):
     picture is passed over. `last` is the index of the last step.
     """
 
-    _esm = HERE / "player.js"
+    _esm = script("player.js")
     step = traitlets.Int(0).tag(sync=True)
     shown = traitlets.Int(0).tag(sync=True)
     last = traitlets.Int(0).tag(sync=True)
@@ -149,7 +148,7 @@ class Strip(anywidget.AnyWidget):
     Each of `cells` is made by `cell`. `width` is the least width of a cell in pixels.
     """
 
-    _esm = HERE / "strip.js"
+    _esm = script("strip.js")
     label = traitlets.Unicode("").tag(sync=True)
     width = traitlets.Int(56).tag(sync=True)
     cells: traitlets.List[dict[str, Any]] = traitlets.List().tag(sync=True)
@@ -158,16 +157,17 @@ class Strip(anywidget.AnyWidget):
 
 def cell(
     name: str,
-    images: Sequence[tuple[np.ndarray, str]],
+    images: Sequence[tuple[np.ndarray | bytes, str]],
     lines: Sequence[str] = (),
     bars: Sequence[Mapping[str, Any]] = (),
     tip: str = "",
     cells: bool = False,
 ) -> dict[str, Any]:
-    """Return a cell of a `Strip`: `images` are pictures with their alt texts."""
+    """Return a cell of a `Strip`: `images` are pictures, or their PNG, with alt texts."""
+    pngs = [(image if isinstance(image, bytes) else png(image), alt) for image, alt in images]
     return {
         "name": name, "lines": list(lines), "bars": list(bars), "tip": tip,
-        "images": [{"data": png(image), "alt": alt, "cells": cells} for image, alt in images],
+        "images": [{"data": data, "alt": alt, "cells": cells} for data, alt in pngs],
     }  # fmt: skip
 
 
@@ -181,7 +181,7 @@ class Scatter(anywidget.AnyWidget):
     the brushed ranges, (low, high), each of them None where nothing bounds it.
     """
 
-    _esm = HERE / "scatter.js"
+    _esm = script("scatter.js")
     points: traitlets.List[dict[str, Any]] = traitlets.List().tag(sync=True)
     front_color = traitlets.Unicode(to_hex(FAST)).tag(sync=True)
     color = traitlets.Unicode(to_hex(OTHER)).tag(sync=True)
@@ -199,7 +199,7 @@ class PointsTable(anywidget.AnyWidget):
     `columns` are the titles: of the names, and of the cells of each point.
     """
 
-    _esm = HERE / "points_table.js"
+    _esm = script("points_table.js")
     points: traitlets.List[dict[str, Any]] = traitlets.List().tag(sync=True)
     columns: traitlets.List[str] = traitlets.List().tag(sync=True)
     picked = traitlets.Int(-1).tag(sync=True)

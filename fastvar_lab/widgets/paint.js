@@ -2,13 +2,6 @@
 const ALPHA = "a0"; // of the paint over the picture
 const NAMES = { k: "keep", p: "prune", ".": "free" };
 
-function make(name, attributes, parent) {
-  const node = document.createElement(name);
-  for (const [key, value] of Object.entries(attributes ?? {})) node.setAttribute(key, value);
-  parent?.append(node);
-  return node;
-}
-
 function render({ model, el }) {
   el.classList.add("fv-paint");
   el.dataset.lmSuppressShortcuts = "true"; // else JupyterLab takes the keys for its cells

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, cast
 
 import anywidget
@@ -23,15 +22,15 @@ from fastvar_lab.widgets.fields import Choice
 from fastvar_lab.widgets.page import box, button, heading, png
 from fastvar_lab.widgets.panel import Status
 from fastvar_lab.widgets.scale_strip import legend
+from fastvar_lab.widgets.scripts import script
 
-HERE = Path(__file__).parent
 KEEP, PRUNE, FREE = "k", "p", "."
 
 
 class Paint(anywidget.AnyWidget):
     """A map of tokens over a picture: `marks` has a letter for each of h x w tokens."""
 
-    _esm = HERE / "paint.js"
+    _esm = script("paint.js")
     picture = traitlets.Bytes(png(np.full((8, 8, 3), 128, np.uint8))).tag(sync=True)
     alt = traitlets.Unicode("tokens to paint").tag(sync=True)
     h = traitlets.Int(1).tag(sync=True)

@@ -121,7 +121,7 @@ class ParetoPicker(Live):
             comparison = self.lab.compare(self.prompt, self.seed, method, stopped)
 
             def show() -> None:
-                self.viewer.put("full", comparison.full, alt=f"{self.prompt}, drawn in full")
+                self.viewer.put("full", comparison.full, alt=f"{comparison.caption}, drawn in full")
                 self.viewer.put("picked", comparison.fast, note=name, alt=f"drawn by {name}")
                 self.stale(False)
                 self.status.say(f"PSNR {comparison.psnr:.1f} dB, SSIM {comparison.ssim:.3f}")

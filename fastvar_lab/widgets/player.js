@@ -1,13 +1,6 @@
 // Goes through steps: buttons, keys, a speed, a loop. It waits for each step to be shown.
 const SPEEDS = [0.5, 1, 2, 4, 8];
 
-function make(name, attributes, parent) {
-  const node = document.createElement(name);
-  for (const [key, value] of Object.entries(attributes ?? {})) node.setAttribute(key, value);
-  parent?.append(node);
-  return node;
-}
-
 function render({ model, el }) {
   el.classList.add("fv-player");
   el.dataset.lmSuppressShortcuts = "true"; // else JupyterLab takes the keys for its cells

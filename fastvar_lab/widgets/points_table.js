@@ -1,11 +1,4 @@
 // The points of a scatter plot as a table: the name of each is a button that picks it.
-function make(name, attributes, parent) {
-  const node = document.createElement(name);
-  for (const [key, value] of Object.entries(attributes ?? {})) node.setAttribute(key, value);
-  parent?.append(node);
-  return node;
-}
-
 function render({ model, el }) {
   el.classList.add("fv-points");
   el.dataset.lmSuppressShortcuts = "true"; // else JupyterLab takes Enter for its cells

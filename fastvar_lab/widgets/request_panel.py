@@ -7,9 +7,10 @@ from typing import Any
 
 import ipywidgets as widgets
 
+from fastvar_lab.backbones.var import LabelEncoder
 from fastvar_lab.errors import short
 from fastvar_lab.models.model import Model
-from fastvar_lab.widgets.fields import Choice, Field, Integer, Toggle
+from fastvar_lab.widgets.fields import Choice, ClassName, Field, Integer, Toggle
 from fastvar_lab.widgets.page import heading
 from fastvar_lab.widgets.prompt_picker import PromptPicker
 from fastvar_lab.world.grammar import parse
@@ -23,7 +24,7 @@ class RequestPanel(widgets.Box):
     def __init__(
         self, model: Model, prompt: str, seed: int, guarded: Callable[[Callable[[], None]], None]
     ) -> None:
-        self.prompt = Field(*_asks(model, prompt))
+        self.prompt = _prompt_field(model, prompt)
         self.seed = Integer("seed", seed, "Any whole number: the same seed draws the same noise.")
         self.pickers: list[Any] = []
         super().__init__()
@@ -82,9 +83,12 @@ def carried(prompt: str, before: Model, after: Model) -> str:
     return prompt if len(classes) == 1 and (not names or prompt in names) else after.example
 
 
-def _asks(model: Model, prompt: str) -> tuple[str, str, str]:
-    """Return label, value and explanation of the field: a prompt, or a class number."""
-    classes = getattr(model.text_encoder, "classes", None)
-    if classes is None:
-        return "prompt", prompt, "What is drawn; Enter draws it."
-    return "class number", prompt, f"0 to {classes - 1}, null or random; Enter draws it."
+def _prompt_field(model: Model, prompt: str) -> Field:
+    """Return the control of a prompt, or of a class by number and name."""
+    encoder = model.text_encoder
+    if not isinstance(encoder, LabelEncoder):
+        return Field("prompt", prompt, "What is drawn; Enter draws it.")
+    numbers = f"0 to {encoder.classes - 1}, null or random"
+    if not encoder.names:
+        return ClassName("class number", prompt, f"{numbers}; Enter draws it.", encoder)
+    return ClassName("class", prompt, f"A name, or {numbers}; Enter draws it.", encoder)

@@ -90,7 +90,7 @@ class SavingPanel(widgets.Box):
             [trace.size(g.index) for g in trace.grids],
             comparison.gflop_full,
             comparison.gflop_fast,
-            f"{comparison.prompt}, seed {comparison.seed}: PSNR {comparison.psnr:.1f} dB",
+            f"{comparison.caption}, seed {comparison.seed}: PSNR {comparison.psnr:.1f} dB",
             f"{comparison.speedup_flop_bound:.2f} times fewer operations",
             unit="GFLOP",
         )

@@ -13,6 +13,7 @@ from fastvar_lab.files import expanded
 from fastvar_lab.frames import FULL
 from fastvar_lab.generation import Generation
 from fastvar_lab.instruments.observe import observe
+from fastvar_lab.instruments.outputs import Outputs
 from fastvar_lab.instruments.redraw import redrawn
 from fastvar_lab.instruments.trace import Trace
 from fastvar_lab.measure.masks import kept_map, score_map
@@ -23,6 +24,7 @@ from fastvar_lab.models.loading import load
 from fastvar_lab.models.model import Model
 from fastvar_lab.plotting import motion, panels
 from fastvar_lab.seam import Runner, Site
+from fastvar_lab.snapshots import Held
 from fastvar_lab.widgets.fields import Choice, Field, Index
 from fastvar_lab.widgets.page import ColorBar, Player, Viewer, box, button, style_sheet
 from fastvar_lab.widgets.panel import Live, Status
@@ -97,6 +99,7 @@ class ScaleBrowser(Live):
         )  # fmt: skip
         self.viewer.group = f"scales-{id(self)}"
         self.generation, self.undrawn = generation, ""
+        self.outputs: Held | None = None  # of the generation, if it was drawn again
         self.token = TokenPanel(
             self.model, trace.grids, self.viewer, self._subject, self._sight, self._go
         )
@@ -147,12 +150,14 @@ class ScaleBrowser(Live):
         note = ""
         if self.generation is None and not self.undrawn:
             try:
-                self.generation = redrawn(self.model, self.trace)
+                kept = Outputs(self.model)
+                self.generation = redrawn(self.model, self.trace, kept.watch)
+                self.outputs = kept.by_site
             except ValueError as error:
                 self.undrawn = str(error)
         if self.generation is None:
             note = self.undrawn
-        return Subject(self.trace, self.picture.value, self.generation, "", note)
+        return Subject(self.trace, self.picture.value, self.generation, "", note, self.outputs)
 
     def _sight(self) -> Sight:
         return Sight(self.step.value, self.layer.value, self.kind.value)
@@ -165,7 +170,7 @@ class ScaleBrowser(Live):
         """Drop the generation; it is drawn again on demand."""
         super().release()
         self.token.release()
-        self.generation = None
+        self.generation, self.outputs = None, None
 
     def update(self) -> None:
         """Request full generation with the settings of the trace; returns at once."""
@@ -289,7 +294,7 @@ class ScaleBrowser(Live):
         ]
         scales = [self.trace.size(step) for step in self.steps]
         prompt = self.trace.provenance.get("prompts", [""])[row]
-        return motion.in_step(columns, scales, f"“{prompt}”")
+        return motion.in_step(columns, scales, f"“{self.model.caption(prompt)}”")
 
 
 def _around_grey(gain: int) -> ColorBar:

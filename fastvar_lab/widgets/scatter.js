@@ -3,7 +3,7 @@
 // the axis along which it is longer.
 const HEIGHT = 300, LEFT = 56, RIGHT = 14, TOP = 14, BOTTOM = 42, LEAST = 5;
 
-function make(name, attributes, parent) {
+function graphic(name, attributes, parent) {
   const node = document.createElementNS("http://www.w3.org/2000/svg", name);
   for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
   parent.append(node);
@@ -32,7 +32,7 @@ function render({ model, el }) {
     const points = model.get("points");
     dots = [];
     order = points.map((_, i) => i).sort((a, b) => points[a].x - points[b].x);
-    const svg = make("svg", { width, height: HEIGHT, role: "group", "aria-label":
+    const svg = graphic("svg", { width, height: HEIGHT, role: "group", "aria-label":
       `${model.get("y_label")} against ${model.get("x_label")}, ${points.length} methods` }, el);
     if (!points.length || width < 80) return;
     const range = (key) => {
@@ -49,11 +49,11 @@ function render({ model, el }) {
       y: (place) => y0 + ((bottom - place) / (bottom - TOP)) * (y1 - y0),
     };
     const text = (words, attributes, parent = svg) => {
-      const node = make("text", { "font-size": 12, fill: "currentColor", ...attributes }, parent);
+      const node = graphic("text", { "font-size": 12, fill: "currentColor", ...attributes }, parent);
       node.textContent = words;
       return node;
     };
-    const grid = (a) => make("line", { stroke: "currentColor", "stroke-opacity": 0.15, ...a }, svg);
+    const grid = (a) => graphic("line", { stroke: "currentColor", "stroke-opacity": 0.15, ...a }, svg);
     const [xs, xDigits] = ticks(x0, x1), [ys, yDigits] = ticks(y0, y1);
     for (const t of xs) {
       grid({ x1: x(t), x2: x(t), y1: TOP, y2: bottom });
@@ -73,22 +73,22 @@ function render({ model, el }) {
     if (xLow !== null || xHigh !== null || yLow !== null || yHigh !== null) {
       const a = clip(x(xLow ?? x0), LEFT, right), b = clip(x(xHigh ?? x1), LEFT, right);
       const c = clip(y(yHigh ?? y1), TOP, bottom), d = clip(y(yLow ?? y0), TOP, bottom);
-      make("rect", { x: a, y: c, width: b - a, height: d - c, class: "fv-brushed" }, svg);
+      graphic("rect", { x: a, y: c, width: b - a, height: d - c, class: "fv-brushed" }, svg);
     }
 
     // what the front reaches at each speed: that of the next faster method on it
     const front = order.map((i) => points[i]).filter((p) => p.front);
     const path = front.map((p, i) => (i ? `V${y(p.y)}H${x(p.x)}` : `M${x(p.x)},${y(p.y)}`)).join("");
-    if (path) make("path", { d: path, fill: "none", stroke: model.get("front_color"), "stroke-width": 1.5, class: "fv-front" }, svg);
+    if (path) graphic("path", { d: path, fill: "none", stroke: model.get("front_color"), "stroke-width": 1.5, class: "fv-front" }, svg);
 
     points.forEach((p, i) => {
       const color = model.get(p.front ? "front_color" : "color"), on = i === model.get("picked");
-      const group = make("g", { class: p.inside ? "fv-point" : "fv-point fv-outside" }, svg);
+      const group = graphic("g", { class: p.inside ? "fv-point" : "fv-point fv-outside" }, svg);
       const bar = { stroke: color, "stroke-width": 1.2, class: "fv-interval" };
       const [xa, xb] = p.x_range, [ya, yb] = p.y_range;
-      if (xb > xa) make("line", { x1: x(xa), x2: x(xb), y1: y(p.y), y2: y(p.y), ...bar }, group);
-      if (yb > ya) make("line", { x1: x(p.x), x2: x(p.x), y1: y(ya), y2: y(yb), ...bar }, group);
-      const dot = make("circle", {
+      if (xb > xa) graphic("line", { x1: x(xa), x2: x(xb), y1: y(p.y), y2: y(p.y), ...bar }, group);
+      if (yb > ya) graphic("line", { x1: x(p.x), x2: x(p.x), y1: y(ya), y2: y(yb), ...bar }, group);
+      const dot = graphic("circle", {
         cx: x(p.x), cy: y(p.y), r: on ? 8 : 5.5, role: "button", fill: color,
         tabindex: on || (model.get("picked") < 0 && i === order[0]) ? 0 : -1,
         stroke: on ? "currentColor" : "none", "stroke-width": 2, "aria-pressed": on,
@@ -110,7 +110,7 @@ function render({ model, el }) {
         event.preventDefault();
       });
     });
-    label = make("g", { class: "fv-label-of-point", "aria-hidden": "true" }, svg);
+    label = graphic("g", { class: "fv-label-of-point", "aria-hidden": "true" }, svg);
     brush(svg);
     if (focused >= 0) dots[focused]?.focus();
     mark();
@@ -129,9 +129,9 @@ function render({ model, el }) {
     label.replaceChildren();
     const i = model.get("pointed"), p = model.get("points")[i], dot = dots[i];
     if (!p || !dot) return;
-    const box = make("rect", { rx: 3, class: "fv-label-box" }, label);
+    const box = graphic("rect", { rx: 3, class: "fv-label-box" }, label);
     const lines = [p.name, ...p.lines].map((words, row) => {
-      const node = make("text", { "font-size": 12, x: 0, y: 15 + 16 * row, fill: "currentColor", "font-weight": row ? 400 : 600 }, label);
+      const node = graphic("text", { "font-size": 12, x: 0, y: 15 + 16 * row, fill: "currentColor", "font-weight": row ? 400 : 600 }, label);
       node.textContent = words;
       return node;
     });
@@ -162,7 +162,7 @@ function render({ model, el }) {
     svg.addEventListener("pointermove", (event) => {
       if (!from) return;
       const to = place(event), axis = along(to);
-      band ??= make("rect", { class: "fv-brushed" }, svg);
+      band ??= graphic("rect", { class: "fv-brushed" }, svg);
       const low = Math.min(from[axis], to[axis]), size = Math.abs(to[axis] - from[axis]);
       const shape = axis ? { x: LEFT, width: width - LEFT - RIGHT, y: low, height: size }
         : { x: low, width: size, y: TOP, height: HEIGHT - TOP - BOTTOM };

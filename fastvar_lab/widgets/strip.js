@@ -1,11 +1,4 @@
 // A row of cells, each a button: a small picture, a name, lines of text, and bars.
-function make(name, attributes, parent) {
-  const node = document.createElement(name);
-  for (const [key, value] of Object.entries(attributes ?? {})) node.setAttribute(key, value);
-  parent?.append(node);
-  return node;
-}
-
 function render({ model, el }) {
   let urls = [];
   el.classList.add("fv-strip");

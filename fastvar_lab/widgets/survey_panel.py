@@ -80,15 +80,16 @@ class SurveyPanel(Live):
     def show(self, samples: list[Sample]) -> None:
         """Show samples, the worst first."""
         self.samples = samples
+        captions = [self.model.caption(sample.prompt) for sample in samples]
         self.strip.picked = -1
         self.strip.cells = [
             cell(
                 f"{s.psnr:.1f} dB",
-                [(s.a, f"A: {s.prompt}, seed {s.seed}"), (s.b, f"B: {s.prompt}, seed {s.seed}")],
+                [(s.a, f"A: {caption}, seed {s.seed}"), (s.b, f"B: {caption}, seed {s.seed}")],
                 [f"SSIM {s.ssim:.3f}", f"seed {s.seed}"],
-                tip=s.prompt,
+                tip=caption,
             )
-            for s in samples
+            for s, caption in zip(samples, captions, strict=True)
         ]
         low, q1, median, q3, high = np.quantile([s.psnr for s in samples], (0, 0.25, 0.5, 0.75, 1))
         self.status.say(

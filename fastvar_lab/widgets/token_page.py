@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 from collections.abc import Mapping, Sequence
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import anywidget
@@ -19,8 +18,8 @@ from fastvar_lab.measure.token_life import RESTORED, SKIPPED, Gaze, Patch
 from fastvar_lab.plotting import panels
 from fastvar_lab.widgets.page import cell, png
 from fastvar_lab.widgets.scale_strip import legend
+from fastvar_lab.widgets.scripts import script
 
-HERE = Path(__file__).parent
 ABSENT = np.array([0.45, 0.45, 0.45])  # the color of tokens without a key
 NAMES = {"attn": "attention", "cross": "attention to the words", "ffn": "feed-forward"}
 
@@ -28,7 +27,7 @@ NAMES = {"attn": "attention", "cross": "attention to the words", "ffn": "feed-fo
 class Maps(anywidget.AnyWidget):
     """Small maps of one place; `picked` is (step, row, column, count of picks)."""
 
-    _esm = HERE / "maps.js"
+    _esm = script("maps.js")
     label = traitlets.Unicode("").tag(sync=True)
     group = traitlets.Unicode("").tag(sync=True)
     maps: traitlets.List[dict[str, Any]] = traitlets.List().tag(sync=True)
@@ -38,7 +37,7 @@ class Maps(anywidget.AnyWidget):
 class Matrix(anywidget.AnyWidget):
     """Tables of colored cells, one a kind of sublayer; `picked` is (table, row, column)."""
 
-    _esm = HERE / "matrix.js"
+    _esm = script("matrix.js")
     tables: traitlets.List[dict[str, Any]] = traitlets.List().tag(sync=True)
     picked: traitlets.List[int] = traitlets.List([0, 0, 0]).tag(sync=True)
 

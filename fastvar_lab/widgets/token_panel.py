@@ -21,6 +21,7 @@ from fastvar_lab.measure.scale_steps import images
 from fastvar_lab.methods.select import FarFromMean
 from fastvar_lab.models.model import Model
 from fastvar_lab.seam import Grid
+from fastvar_lab.snapshots import Held
 from fastvar_lab.widgets.fields import Choice
 from fastvar_lab.widgets.page import Strip, Viewer, box, heading
 from fastvar_lab.widgets.panel import Live
@@ -60,7 +61,8 @@ def _note(text: str) -> widgets.HTML:
 class Subject(NamedTuple):
     """What a token belongs to: a record, the index of its picture, and its generation, if any.
 
-    `name` says what it is; `note` why its generation is not there.
+    `name` says what it is; `note` why its generation is not there. `outputs` are those of the
+    generation's sublayers, by step and site, if they are known.
     """
 
     trace: Trace
@@ -68,6 +70,7 @@ class Subject(NamedTuple):
     generation: Generation | None = None
     name: str = ""
     note: str = ""
+    outputs: Held | None = None
 
 
 class Sight(NamedTuple):
@@ -225,7 +228,9 @@ class TokenPanel(Live):
         key = (id(generation), sight.step, sight.layer)
         if key not in self.found:
             try:
-                seen = attention_at(self.model, generation, subject.trace, sight.step, sight.layer)
+                seen = attention_at(
+                    self.model, generation, subject.trace, sight.step, sight.layer, subject.outputs
+                )
             except ValueError as error:
                 return {}, f"No attention: {short(error, 160)}."
             self.found[key] = generation, seen

@@ -1,13 +1,6 @@
 // Pictures of one place, side by side or one over the other: they zoom, pan and point together.
 const SLOTS = 6, MOST = 16;
 
-function make(name, attributes, parent) {
-  const node = document.createElement(name);
-  for (const [key, value] of Object.entries(attributes ?? {})) node.setAttribute(key, value);
-  parent?.append(node);
-  return node;
-}
-
 function render({ model, el }) {
   el.classList.add("fv-viewer");
   el.dataset.lmSuppressShortcuts = "true"; // else JupyterLab takes arrow keys for its cells

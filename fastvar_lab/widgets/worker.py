@@ -27,7 +27,7 @@ class Newest:
     `stopped()` returns true once a newer request or `cancel` has come.
     """
 
-    def __init__(self, pause: float = 0.15) -> None:
+    def __init__(self, pause: float = 0.05) -> None:
         self.pause = pause
         self.lock = threading.Condition()
         self.number = 0

@@ -45,7 +45,11 @@ for (label, method), s, p in zip(methods.items(), [1.0, *speeds], [float("inf"),
                      "right": 1.0}})
     rows.append({{**plain, "kind": "time", "speedup": s, "speedup_low": s - 0.05,
                  "speedup_high": s + 0.07, "speedup_flop_bound": s}})
-models = {{"tiny": model, "untrained": fv.load("tiny", weights="random")}}
+sizes = ((1, 1), (2, 2), (4, 4))
+models = {{
+    "tiny": model, "untrained": fv.load("tiny", weights="random"),
+    "classes": fv.load("var-d16", weights="random", depth=1, sizes=sizes),
+}}
 explorer = Explorer(models, {PROMPT!r}, seed={SEED})
 ParetoPicker(pd.DataFrame(rows), model, explorer, {PROMPT!r}, {SEED})""",
 )
@@ -623,6 +627,36 @@ def pick_a_model(page):
         settled(page)
         assert "fv.Prune({-1: 0.9})" in explorer.get_by_label("as Python").inner_text()
         accessible(page, ".fastvar-explorer")
+    pick_a_class(page, explorer)
+
+
+def pick_a_class(page, explorer):
+    """Search a class of ImageNet by its name: pictures and code are those of its number."""
+    explorer.get_by_label("model", exact=True).select_option("classes")
+    name = explorer.get_by_label("class", exact=True)
+    name.wait_for()
+    settled(page)
+    assert name.input_value() == "0: tench"
+    assert explorer.locator("datalist option").count() == 1000
+    before = source(page, "a")
+    name.click()
+    page.keyboard.type("samoyed")
+    page.keyboard.press("Enter")
+    changed(page, "a", before)
+    settled(page)
+    assert name.input_value() == "258: Samoyed"
+    assert "258: Samoyed" in explorer.locator("img.fastvar-a").get_attribute("alt")
+    assert "fv.generate(model, '258'" in explorer.get_by_label("as Python").inner_text()
+    name.fill("golden retreiver")
+    page.keyboard.press("Enter")
+    explorer.get_by_role("alert").get_by_text("nearest: 207: golden retriever").wait_for()
+    accessible(page, ".fastvar-explorer")
+    shoot(page, "class-by-name")
+    name.fill("207")
+    page.keyboard.press("Enter")
+    settled(page)
+    explorer.get_by_label("model", exact=True).select_option("tiny")
+    settled(page)
 
 
 def look_at_a_token(page, browser):

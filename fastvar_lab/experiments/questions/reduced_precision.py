@@ -76,13 +76,13 @@ def cells(question: Question) -> list[list[Cell]]:
     Random weights are timed and counted alone; a quick look times two precisions, and counts one
     size.
     """
-    quick, ways = question.scope.name == "quick", question.methods
+    quick = question.scope.name == "quick"
     drawn = [
         [
-            Cell({"what": "quality", "precision": name}, method, way, items, first,
+            Cell({"what": "quality", "precision": name}, method, label, items, first,
                  question.prompts.judge)
             for name in PRECISIONS
-            for way, method in ways.items()
+            for label, method in question.methods.items()
         ]
         for first, items in question.batches()
     ]  # fmt: skip
@@ -94,10 +94,10 @@ def cells(question: Question) -> list[list[Cell]]:
     ]
     counted = [
         [
-            Cell({"what": "memory", "release": release, "precision": name, "method": way,
-                  "family": way})
+            Cell({"what": "memory", "release": release, "precision": name, "method": family,
+                  "family": family})
             for name in COUNTED
-            for way in (FULL, FASTVAR)
+            for family in (FULL, FASTVAR)
         ]
         for release in RELEASES[: 1 if quick else None]
     ]  # fmt: skip
