@@ -42,8 +42,10 @@ def methods(frame: pd.DataFrame) -> Figure:
 
     The score is left out where the prompts have no judge, the speedup where nothing was timed.
 
-    >>> from fastvar_lab.experiments.run import run
-    >>> methods(run("caching_step", "quick", progress=False)).axes[0].get_xlabel()
+    >>> import fastvar_lab as fv
+    >>> pruned = [fv.Prune({-1: 0.5}), fv.Prune({-1: 0.75})]
+    >>> frame = fv.compare(fv.load("tiny"), pruned, fv.Scope("look", 2, 1), progress=False)
+    >>> methods(frame).axes[0].get_xlabel()
     'PSNR to the full picture (dB)'
     """
     timed = (frame.kind == "time").any()
