@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Collection
 
+FEW = 6  # names that a message lists in full
+
 
 def short(value: object, most: int = 60) -> str:
     r"""Write a name or value on one line of at most `most` characters, its middle left out.
@@ -59,7 +61,30 @@ def split(text: str, vocabulary: Collection[str]) -> list[str]:
     return terms
 
 
-def unknown(kind: str, name: str, names: Collection[str]) -> ValueError:
-    """Return the error for an unknown name of a `kind`, with the nearest names or all of them."""
-    near = difflib.get_close_matches(name, names, 3, 0.4) or sorted(names)
-    return ValueError(f"no {kind} {name!r}; nearest: {', '.join(near)}")
+def unknown(kind: str, name: str, names: Collection[str], lister: str = "") -> ValueError:
+    """Return the error for an unknown name of a `kind`: the nearest names, and where all stand.
+
+    Without a near one, a few names are listed, and of many the `lister`: a command or function.
+
+    >>> unknown("metric", "psnrr", ["psnr", "ssim"])
+    ValueError("no metric 'psnrr'; nearest: psnr")
+    >>> unknown("metric", "z", ["psnr", "ssim"])
+    ValueError("no metric 'z'; there are: psnr, ssim")
+    >>> print(unknown("family", "z", ["ToMe", "last step, skipped", *"abcdef"], "spaces()"))
+    no family 'z'; there are 8; spaces() lists them
+    """
+    near = difflib.get_close_matches(name, names, 3, 0.4)
+    if near:
+        hint = f"nearest: {_joined(near)}"
+    elif len(names) <= FEW:
+        hint = f"there are: {_joined(sorted(names))}"
+    elif lister:
+        hint = f"there are {len(names)}; {lister} lists them"
+    else:
+        hint = f"nearest: {_joined(difflib.get_close_matches(name, names, 3, 0.0))}"
+    return ValueError(f"no {kind} {name!r}; {hint}")
+
+
+def _joined(names: Collection[str]) -> str:
+    """Write names in a row, apart by semicolons where one holds a comma."""
+    return ("; " if any("," in name for name in names) else ", ").join(names)

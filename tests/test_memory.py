@@ -1,7 +1,7 @@
 """The memory of a generation, counted before it starts, against what it allocates."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -111,3 +111,9 @@ def test_the_models_command_counts(capsys):
     assert pruned["restoration"] > 0
     assert main(["models", "--pictures", "2"]) == 2
     assert "--pictures requires --memory" in capsys.readouterr().err
+
+
+def test_without_decoding_all_but_the_decoder_is_counted_alike(small):
+    whole, latent = (fv.memory(small, fv.Dense(), decode=decode) for decode in (True, False))
+    assert whole.decoder > 0 == latent.decoder
+    assert latent == replace(whole, decoder=0, peak=whole.generation)

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 import fastvar_lab as fv
 from fastvar_lab.backbones import quantize
 from fastvar_lab.backbones.autoencoder import Context
-from fastvar_lab.backbones.layers import rotary, rotate_
+from fastvar_lab.backbones.positions import rotary, rotate_
 from fastvar_lab.errors import WeightsError
 from fastvar_lab.models import tiny
 from fastvar_lab.models.loading import skeleton

@@ -8,6 +8,7 @@ from torch import nn
 import fastvar_lab as fv
 from fastvar_lab.experiments import base, run, verdicts
 from fastvar_lab.experiments.questions import reduced_precision
+from fastvar_lab.frames import FASTVAR, FULL
 from fastvar_lab.models.converted import converted
 from fastvar_lab.models.loading import hollow
 from fastvar_lab.models.precision import Int8Linear
@@ -15,6 +16,8 @@ from fastvar_lab.store import Store
 from tests.families import FAMILIES, small_model
 from tests.test_adapters import logits_of
 from tests.test_attach import attached
+
+HALVES = (torch.bfloat16, torch.float16)
 
 
 @pytest.fixture(params=FAMILIES)
@@ -107,7 +110,9 @@ def test_errors_add_hide_or_amplify():
 
 def test_the_experiment_runs(tmp_path, monkeypatch):
     model = small_model("infinity")
-    monkeypatch.setattr(reduced_precision, "RELEASES", ())
+    opened = lambda name, kind, dtype: small_model(name).set_precision(kind, dtype)  # noqa: E731
+    monkeypatch.setattr(reduced_precision, "RELEASES", ("infinity",))
+    monkeypatch.setattr(reduced_precision, "hollow", opened)
     monkeypatch.setitem(base.SCOPES, "quick", base.Scope("quick", 2, 1))
     measured = run.run("reduced_precision", "quick", model=model, store=Store(tmp_path),
                        progress=False)  # fmt: skip
@@ -117,3 +122,16 @@ def test_the_experiment_runs(tmp_path, monkeypatch):
     assert (full.error == 0).all()
     times = measured[measured.what == "time"]
     assert set(times.precision) == {"float32", "bfloat16"}
+    counted = measured[measured.what == "memory"].set_index(["precision", "method"])
+    assert set(counted.index) == {
+        (p, w) for p in reduced_precision.COUNTED for w in (FULL, FASTVAR)
+    }
+    weights = counted.weight_bytes.xs(FULL, level="method")
+    assert weights["int8"] < weights["bfloat16"] == weights["float16"] < weights["float32"]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_types_of_one_width_hold_the_same_bytes(family):
+    narrow = (small_model(family).set_precision("float32", d) for d in HALVES)
+    first, second = (fv.memory(model, fv.Prune({-1: 0.5})) for model in narrow)
+    assert first == second

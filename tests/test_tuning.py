@@ -157,6 +157,7 @@ def test_the_command_lists_families_and_refuses_what_it_does_not_know(capsys, tm
     assert all(name in listed for name in spaces())
     for wrong, message in (
         (["LazyVar"], "no family 'LazyVar'; nearest: LazyVAR"),
+        (["zzz"], f"no family 'zzz'; there are {len(spaces())}; `fastvar-lab tune` lists them"),
         (["ToMe", "--all"], "--all tunes every family"),
         (["ToMe", "--n", "0"], "--n must be at least 1; not 0"),
         (["ToMe", "--trials", "3"], "a tuning takes 4 trials or more; not 3"),

@@ -215,9 +215,7 @@ def test_tokens_of_the_picture_in_view_have_lives_while_a_control_is_wrong(explo
     assert explorer.token.wait(60)
     assert "token in row 5, column 2" in explorer.token.status.value
     explorer.paint.step.value = 2
-    assert (
-        "see what stands" in explorer.paint.status.value or "share" in explorer.paint.status.value
-    )
+    assert "a share cannot be read" in explorer.paint.status.value
 
 
 def test_classes_are_given_by_number_too():
@@ -228,7 +226,19 @@ def test_classes_are_given_by_number_too():
     explorer.prompt.text = " NULL "
     assert (explorer.prompt.value, explorer.prompt.error) == ("null", "")
     assert explorer.wait(60)
+    explorer.survey.prompts.value = "goldfish\ncrane"
+    explorer.survey.run_stop.click()
+    assert explorer.survey.wait(60)
+    assert "not 'crane'" in explorer.survey.prompts.error
+    assert "prompts: see what stands" in explorer.survey.status.value
     explorer.close()
+    unknown = Explorer(model, "crane")
+    assert "the prompt: see what stands" in drawn(unknown)
+    assert (unknown.prompt.text, unknown.shown) == ("crane", None)
+    assert "not 'crane'" in unknown.prompt.error
+    unknown.prompt.text = "tench"
+    assert "done" in drawn(unknown)
+    unknown.close()
     _, trace = fv.observe(model, ["1", "goldfish", 2], fv.Prune({-1: 0.5}), seed=[4, 5, 6])
     browser = ScaleBrowser(trace, model)
     assert browser.picture.options == [

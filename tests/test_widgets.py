@@ -529,6 +529,9 @@ def test_a_point_of_the_trade_off_is_picked_and_sent(explorer, small, tmp_path):
     assert "write a range as 1.5 to 2" in picker.spans["x"].error
     picker.clear.click()
     assert all(p["inside"] for p in picker.scatter.points)
+    explorer.close()
+    picker.hand_over.click()
+    assert "the Explorer is closed" in picker.status.value
     with pytest.raises(ValueError, match="compares methods"):
         ParetoPicker(pd.DataFrame({"ms": [1.0]}), small)
 

@@ -22,17 +22,17 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from fastvar_lab.backbones.branches import Append
 from fastvar_lab.backbones.layers import (
     AdaLNHeadNorm,
-    Append,
     GatedFeedForward,
     Projection,
     RMSNorm,
     StepEmbedding,
-    angular_rates,
     biases,
     qk_and_v,
 )
+from fastvar_lab.backbones.positions import angular_rates
 from fastvar_lab.backbones.protocol import Backbone
 from fastvar_lab.backbones.quantize import check_share
 from fastvar_lab.backbones.residual_diffusion import ResidualDiffusion, diffusion_flops

@@ -18,10 +18,10 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from fastvar_lab.backbones.branches import Append, add_attention, add_feed_forward
 from fastvar_lab.backbones.layers import (
     AdaLNHeadNorm,
     AffineNorm,
-    Append,
     CrossAttention,
     FeedForward,
     Modulation,
@@ -29,14 +29,12 @@ from fastvar_lab.backbones.layers import (
     SelfAttention,
     TextPool,
     WideLinear,
-    add_attention,
-    add_feed_forward,
     additive,
     modulate,
     normal,
-    rotary,
     rounded,
 )
+from fastvar_lab.backbones.positions import ROTARY_MODES, interpolated_rotary, rotary, sines
 from fastvar_lab.backbones.protocol import Backbone
 from fastvar_lab.cache import KVCache
 from fastvar_lab.draws import Stream
@@ -45,11 +43,6 @@ from fastvar_lab.scales import infinity
 from fastvar_lab.seam import Grid, Runner, Site
 from fastvar_lab.tokens import wide
 from fastvar_lab.values import Shown, optional
-
-ROTARY_MODES = ("absolute", "interpolated", "scaled")
-"""Rotary positions by name: `rope2d_normalized_by_hw` 0, 1 and 2 of the released code."""
-
-ROTARY_SIDE = 128  # cells along the longer side of the grid of "interpolated" positions
 
 
 @dataclass(frozen=True, repr=False)
@@ -94,35 +87,6 @@ class InfinityConfig(Shown):
     def token_bits(self) -> int:
         """The number of bits of one token."""
         return self.bits * self.patch**2
-
-
-def sines(h: int, w: int, waves: int, device: torch.device) -> Tensor:
-    """Sines and cosines of each cell's place as a share of the sides: (h * w, 4 * waves)."""
-    shares = ((torch.arange(n, device=device).float() + 0.5) / n for n in (h, w))
-    cells = torch.stack(torch.meshgrid(*shares, indexing="ij"), dim=-1)
-    turns = cells.unsqueeze(-1) * torch.pi * torch.arange(1, waves + 1, device=device).float()
-    return rearrange([turns.sin(), turns.cos()], "wave h w side f -> (h w) (side wave f)")
-
-
-def interpolated_rotary(
-    h: int, w: int, reference: tuple[int, int], head_dim: int, device: torch.device
-) -> Tensor:
-    """Return the rotary table (h * w, head_dim / 2) of an h x w map, resized from a fine grid.
-
-    The grid has `ROTARY_SIDE` cells along its longer side and the aspect of `reference`; its
-    cosines and sines are resized bilinearly, corners to corners. Source: released Infinity,
-    `rope2d_normalized_by_hw` = 1.
-    """
-    height, width = reference
-    longer = max(height, width)
-    rows, columns = (
-        ROTARY_SIDE if side == longer else int(ROTARY_SIDE / longer * side)
-        for side in (height, width)
-    )
-    (grid,) = rotary([(rows, columns)], [(rows, columns)], head_dim, device)
-    parts = rearrange(torch.view_as_real(grid), "(h w) c two -> two c h w", h=rows)
-    parts = F.interpolate(parts, size=(h, w), mode="bilinear", align_corners=True)
-    return torch.view_as_complex(rearrange(parts, "two c h w -> (h w) c two").contiguous())
 
 
 class Text(NamedTuple):

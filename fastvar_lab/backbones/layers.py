@@ -1,4 +1,4 @@
-"""Building blocks shared by the families: cosine attention, feed-forward, adaLN, rotary positions.
+"""Building blocks shared by the families: cosine attention, feed-forward, adaLN.
 
 Parameter names are the released ones. Shapes: x (B, L, C); rows B conditional first.
 """
@@ -7,17 +7,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import NamedTuple, Protocol
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from fastvar_lab.backbones.positions import rotate_
 from fastvar_lab.cache import compute_dtype
-from fastvar_lab.seam import Grid, Runner, Site
 from fastvar_lab.tokens import wide
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -32,43 +30,6 @@ MAX_LOG_SCALE = math.log(100.0)
 def normal(*shape: int) -> Tensor:
     """Draw from the standard normal: `torch.randn`, which on meta first opens torch's compiler."""
     return torch.empty(*shape).normal_()
-
-
-def angular_rates(width: int, stride: int, device: torch.device | str) -> Tensor:
-    """Return rotary frequencies 10000 ** (-i / width), every stride-th i, rounded as released."""
-    return 1.0 / 10000.0 ** (torch.arange(0, width, stride, device=device).float() / width)
-
-
-def rotary(
-    maps: Sequence[tuple[int, int]],
-    references: Sequence[tuple[int, int]],
-    head_dim: int,
-    device: torch.device | str = "cpu",
-) -> list[Tensor]:
-    """Return the 2-D rotary tables of maps (h, w), unit complex numbers (h * w, head_dim / 2) each.
-
-    Positions are normalised to the reference grid of a map, `round(i * H / h)`; the first half of
-    the pairs turns with y, the second with x. Source: released Infinity, `rope2d_normalized_by_hw`
-    = 2.
-    """
-    places = []
-    for (h, w), (height, width) in zip(maps, references, strict=True):
-        y, x = (np.arange(n, dtype=np.float32) for n in (h, w))
-        y, x = np.round(y * np.float32(height / h)), np.round(x * np.float32(width / w))
-        places.append(np.stack((np.repeat(y, w), np.tile(x, h)), axis=1))
-    yx = torch.from_numpy(np.concatenate(places)).to(device)  # (cells of all maps, 2)
-    angles = (yx.unsqueeze(-1) * angular_rates(head_dim // 2, 2, device)).flatten(1)
-    tables = torch.complex(angles.cos(), angles.sin())  # not `polar`, whose last digits differ
-    return list(tables.split([h * w for h, w in maps]))
-
-
-def rotate_(x: Tensor, table: Tensor) -> Tensor:
-    """Rotate neighbouring pairs of x (B, K, H, c) by a table (K, c / 2) or (B, K, c / 2).
-
-    In place where x is float32 already; returns float32 at least.
-    """
-    pairs = torch.view_as_complex(wide(x).unflatten(-1, (-1, 2)))
-    return torch.view_as_real(pairs.mul_(table.unsqueeze(-2).to(pairs.dtype))).flatten(-2)
 
 
 def rounded(x: Tensor) -> Tensor:
@@ -375,92 +336,3 @@ class AdaLNHeadNorm(nn.Module):
         """Return (1 + scale, shift), (B, 1, C) each, from the condition (B, C)."""
         scale, shift = self.ada_lin(condition).unsqueeze(1).chunk(2, dim=-1)
         return scale + 1, shift
-
-
-class Append(Protocol):
-    """A KV cache: takes the keys and values of a step and returns all so far."""
-
-    def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Append k, v (B, H, K, c), rounded to one dtype; return views of all keys and values."""
-        ...
-
-
-class Shared(Protocol):
-    """What the blocks of a generation share: by layer, and the KV cache."""
-
-    @property
-    def modulations(self) -> Sequence[Modulation]: ...
-
-    @property
-    def constants(self) -> Sequence[tuple[Tensor, Tensor]]: ...
-
-    @property
-    def cache(self) -> Append: ...
-
-
-def add_attention(
-    x: Tensor,
-    attention: SelfAttention,
-    layer: int,
-    grid: Grid,
-    state: Shared,
-    run: Runner,
-    table: Tensor | None = None,
-) -> Tensor:
-    """Pass a layer's self-attention to `run`, and add what it returns to x (B, L, C)."""
-    site = Site(layer, "attn")
-    branch = partial(
-        attention_branch,
-        attention=attention,
-        constants=state.constants[layer],
-        mod=state.modulations[layer],
-        site=site,
-        grid=grid,
-        cache=state.cache,
-        run=run,
-        table=table,
-    )
-    return x + run.sublayer(site, grid, branch, x)
-
-
-def add_feed_forward(
-    x: Tensor, ffn: FeedForward, layer: int, grid: Grid, state: Shared, run: Runner
-) -> Tensor:
-    """Pass a layer's feed-forward to `run`, and add what it returns to x (B, L, C)."""
-    branch = partial(feed_forward_branch, ffn=ffn, mod=state.modulations[layer])
-    return x + run.sublayer(Site(layer, "ffn"), grid, branch, x)
-
-
-def attention_branch(
-    x: Tensor,
-    index: Tensor | None = None,
-    *,
-    attention: SelfAttention,
-    constants: tuple[Tensor, Tensor],
-    mod: Modulation,
-    site: Site,
-    grid: Grid,
-    cache: Append,
-    run: Runner,
-    table: Tensor | None = None,
-) -> Tensor:
-    """Return self-attention as a branch: modulated norm, attention over the cache, gate.
-
-    The gate leaves the type as it is, as the released product in place does; that of feed-forward
-    does not.
-    """
-    if table is not None and index is not None:
-        table = table[index]
-
-    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return run.attend(site, grid, q, *cache.append(site.layer, k, v), scale=attention.scale)
-
-    out = attention(modulate(x, mod.up1, mod.shift1), attend, constants, table)
-    return (out * mod.gate1).to(out.dtype)
-
-
-def feed_forward_branch(
-    x: Tensor, index: Tensor | None = None, *, ffn: FeedForward, mod: Modulation
-) -> Tensor:
-    """Return feed-forward as a branch: modulated norm, FFN, gate."""
-    return ffn(modulate(x, mod.up2, mod.shift2)) * mod.gate2

@@ -17,16 +17,14 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from fastvar_lab.backbones.branches import Append, add_attention, add_feed_forward
 from fastvar_lab.backbones.layers import (
     AdaLNHeadNorm,
-    Append,
     Attend,
     FeedForward,
     Modulation,
     Projection,
     SelfAttention,
-    add_attention,
-    add_feed_forward,
     biases,
     modulate,
     normal,
@@ -325,8 +323,11 @@ class LabelEncoder(ConditionEncoder):
 
     def encode(self, prompts: Sequence[str | int]) -> Tensor:
         """Convert labels, by number or name, to a tensor (n,); raise ValueError for any other."""
-        labels = [self.special[p] if p in self.special else self.label(p) for p in prompts]
-        return torch.tensor(labels, device="cpu")
+        return torch.tensor([self.check(prompt) for prompt in prompts], device="cpu")
+
+    def check(self, prompt: str | int) -> int:
+        """Return the row of a label's embedding; raise PromptError for what is no label."""
+        return self.special[prompt] if prompt in self.special else self.label(prompt)
 
     def label(self, prompt: str | int) -> int:
         """Return the number of a class; raise PromptError for none."""

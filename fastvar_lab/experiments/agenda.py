@@ -16,6 +16,7 @@ from fastvar_lab.experiments.base import (
 )
 from fastvar_lab.experiments.comparison import comparison, halves_and_wholes, with_full
 from fastvar_lab.experiments.jobs import CellJob, GuidedJob, Job
+from fastvar_lab.experiments.listing import LISTER
 from fastvar_lab.experiments.questions import shipped
 from fastvar_lab.experiments.workers import ModelSpec
 from fastvar_lab.measure import quality
@@ -34,11 +35,11 @@ Compared = Methods | Sequence[Method] | Callable[[Model], Methods | Sequence[Met
 def find(name: str) -> Experiment:
     """Look an experiment up; raise ValueError naming the nearest ones."""
     if name not in REGISTRY:
-        raise unknown("experiment", name, REGISTRY)
+        raise unknown("experiment", name, REGISTRY, LISTER)
     return REGISTRY[name]
 
 
-class Asked(NamedTuple):
+class ScaleAgenda(NamedTuple):
     """An experiment's question at one guidance scale, None for the model's own, and its jobs."""
 
     question: Question
@@ -58,13 +59,13 @@ class Agenda(NamedTuple):
     model: Model
     spec: ModelSpec | None
     prompts: PromptSet
-    asked: list[Asked]
+    scales: list[ScaleAgenda]
     metrics: quality.Chosen | None
     note: Callable[[str], object]
 
     @property
     def jobs(self) -> list[Job]:
-        return [job for asked in self.asked for job in asked.jobs]
+        return [job for scale in self.scales for job in scale.jobs]
 
 
 def agenda(
@@ -92,13 +93,13 @@ def agenda(
         timed = prompts.take(1)[0]
         for item in prompts.take(scope.prompts):
             opened.check(item.prompt)
-    every = list[Asked]()
+    every = list[ScaleAgenda]()
     for scale in _guidances(record, guidance):
         sampled = opened if scale is None else opened.with_guidance(scale)
         compared = _compared(record, sampled, methods)
         lines = record.lines(sampled) if methods is None else {}
         question = Question(sampled, scope, prompts, compared, timed, lines)
-        every.append(Asked(question, scale, []))
+        every.append(ScaleAgenda(question, scale, []))
         every[-1].add(jobs_of(record, question, metrics, note))
     return Agenda(record, opened, spec, prompts, every, metrics, note)
 

@@ -241,8 +241,8 @@ def in_turns(
     `time` reads the time of what `once(cell)` returns. A cell whose turns spread too widely is
     measured again, and marked as disturbed if that does not help.
     """
-    ways = {str(i): partial(once, cell) for i, cell in enumerate(cells) if cell != base}
-    pairs = timed.speedups({"base": partial(once, base), **ways}, base.repeats, time, base="base")
+    others = {str(i): partial(once, cell) for i, cell in enumerate(cells) if cell != base}
+    pairs = timed.speedups({"base": partial(once, base), **others}, base.repeats, time, base="base")
     for i, cell in enumerate(cells):
         yield cell, pairs["base" if cell == base else str(i)]
 

@@ -137,6 +137,12 @@ class CellJob:
             "schedule": None if cell.sizes is None else [list(size) for size in cell.sizes],
         }
 
+    def columns(self, cell: Cell, model: Model) -> dict[str, Any]:
+        """Return what all rows of a cell say: its columns, and those of its method."""
+        if cell.method is None:
+            return dict(cell.columns)
+        return {**cell.columns, **method_columns(cell.label, cell.method, model, cell.sizes)}
+
     def missing(self, model: Model, store: Store) -> CellJob | None:
         cells = tuple(c for c in self.cells if store.get(self.address(c, model)) is None)
         return replace(self, cells=cells) if cells else None
@@ -144,7 +150,7 @@ class CellJob:
     def compute(self, model: Model, store: Store, done: Done = nothing) -> Disturbed:
         loose: Disturbed = {}
         for cell, rows in self.work(model, self.cells):
-            repeated = {name for row in rows for name in row} & cell.columns.keys()
+            repeated = {name for row in rows for name in row} & self.columns(cell, model).keys()
             if repeated:
                 raise ValueError(
                     f"{self.kept_as}: the work returns {', '.join(sorted(repeated))}, "
@@ -162,8 +168,7 @@ class CellJob:
         for cell in self.cells:
             address = self.address(cell, model)
             rows = disturbed.get(key(address)) or store.get(address)
-            method = cell.method and method_columns(cell.label, cell.method, model, cell.sizes)
-            columns = {**cell.columns, **(method or {})}
+            columns = self.columns(cell, model)
             last = {**columns, CELL: short_key(address)}  # over those of known rows
             yield None if rows is None else [{**columns, **row, **last} for row in rows]
 

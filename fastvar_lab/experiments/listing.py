@@ -18,6 +18,7 @@ from fastvar_lab.errors import unknown
 from fastvar_lab.experiments import questions
 
 GALLERIES = "fastvar_lab.experiments.galleries"
+LISTER = "`fastvar-lab experiment`"  # what lists the experiments
 
 
 class Summary(NamedTuple):
@@ -75,14 +76,14 @@ def check_experiments(names: Sequence[str]) -> None:
     """Raise ValueError for an unknown experiment, naming the nearest ones."""
     for name in names:
         if name not in experiments():
-            raise unknown("experiment", name, experiments())
+            raise unknown("experiment", name, experiments(), LISTER)
 
 
 def chosen(names: Sequence[str], everything: bool = False) -> list[str]:
     """Return the figures asked for, those of pictures by default; ValueError for unknown ones."""
     for name in names:
         if name not in figures():
-            raise unknown("figure", name, figures())
+            raise unknown("figure", name, figures(), "`fastvar-lab figures --list`")
     return list(figures()) if everything else list(names) or list(galleries())
 
 

@@ -234,8 +234,8 @@ def _given(model: Model, job: Job, part: Sequence[Sample]) -> list[Tensor]:
     """Return the tokens of correct pictures that stand for the first scales."""
     if not job.given:
         return []
-    asked = [Question(s.group, parse(s.prompt), s.seed) for s in part]
-    return true_tokens(model, asked, job.sizes)[: job.given]
+    questions = [Question(s.group, parse(s.prompt), s.seed) for s in part]
+    return true_tokens(model, questions, job.sizes)[: job.given]
 
 
 def _truncated(values: Tensor) -> np.ndarray:

@@ -64,7 +64,8 @@ def run(
     if not jobs:
         raise ValueError(f"all that {work.record.name} measures is timed")
     frame = _read(work, jobs, store, _compute(work, jobs, store, progress, executor))
-    lines = {label: line for asked in work.asked for label, line in asked.question.lines.items()}
+    questions = [part.question for part in work.scales]
+    lines = {label: line for question in questions for label, line in question.lines.items()}
     if lines:
         frame = frame.assign(**{LINE: [lines.get(label, label) for label in frame.method]})
     front = {"model": work.model.name, "weights": work.model.fingerprint}
@@ -123,10 +124,10 @@ def _follow(work: Agenda, store: Store, progress: bool, executor: Executor | Non
     if then is None:
         return
     _compute(work, [job for job in work.jobs if not job.timed], store, progress, executor)
-    for asked in work.asked:
-        methods = then(asked.question, _read(work, asked.jobs, store, {}))
-        question = replace(asked.question, methods=methods)
-        asked.add(comparing_jobs(work.record, question, work.metrics, work.note))
+    for part in work.scales:
+        methods = then(part.question, _read(work, part.jobs, store, {}))
+        question = replace(part.question, methods=methods)
+        part.add(comparing_jobs(work.record, question, work.metrics, work.note))
 
 
 def _read(work: Agenda, jobs: Sequence[Job], store: Store, disturbed: Disturbed) -> pd.DataFrame:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fastvar_lab.generation import generate
+from fastvar_lab.measure.head_weights import head_weights
 from fastvar_lab.methods.fastervar import FasterVAR
 from fastvar_lab.methods.heatkv import HeatKV
 from fastvar_lab.methods.prune import Dense
@@ -45,11 +46,9 @@ class AttentionMass(Wrapper):
         scale: float = 1.0,
     ) -> Tensor:
         if site.kind == "attn" and grid.index:
-            for head in range(q.shape[1]):  # one head at a time, to save memory
-                rows = slice(0, self.pictures)
-                scores = wide(q[rows, head]) @ wide(k[rows, head]).transpose(-1, -2) * scale
-                by_key = scores.softmax(-1).mean(dim=(0, 1))
-                parts = by_key.split(self.lengths[: grid.index + 1])
+            rows = slice(0, self.pictures)
+            for head, weights in enumerate(head_weights(q[rows], k[rows], scale)):
+                parts = weights.mean(dim=(0, 1)).split(self.lengths[: grid.index + 1])
                 by_step = torch.stack([part.sum() for part in parts[:-1]])
                 self.mass[site.layer, head, : grid.index] += by_step.double().cpu()
         return self.inner.attend(site, grid, q, k, v, mask, scale)

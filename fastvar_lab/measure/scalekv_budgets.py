@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from fastvar_lab.generation import generate
+from fastvar_lab.measure.head_weights import head_weights
 from fastvar_lab.methods.prune import Dense
 from fastvar_lab.methods.ratios import ScaleName
 from fastvar_lab.methods.scalekv import Count, ScaleKV
 from fastvar_lab.models.model import Model
 from fastvar_lab.prompts import Item
 from fastvar_lab.seam import Grid, Runner, Site, Wrapper
-from fastvar_lab.tokens import wide
 
 TOP = 16  # keys of the history that a query's selective attention counts; a guess
 SHARE = 1 / 16  # of the layers that are drafters: 2 of 32 for 2B, 3 of 40 for 8B
@@ -44,9 +44,8 @@ class Selectivity(Wrapper):
     ) -> Tensor:
         if site.kind == "attn" and grid.index:
             current, selective = list[Tensor](), list[Tensor]()
-            for head in range(q.shape[1]):  # one head at a time, to save memory
-                p = (wide(q[:, head]) @ wide(k[:, head]).transpose(-1, -2) * scale).softmax(-1)
-                past, now = p.split((k.shape[2] - grid.tokens, grid.tokens), dim=-1)
+            for weights in head_weights(q, k, scale):
+                past, now = weights.split((k.shape[2] - grid.tokens, grid.tokens), dim=-1)
                 current.append(now.sum(-1).mean())
                 top = past.topk(min(TOP, past.shape[-1]), dim=-1, sorted=False).values
                 selective.append(top.sum(-1).mean())

@@ -123,7 +123,7 @@ def spaces() -> dict[str, Space]:
 def find_space(family: str) -> Space:
     """Return the space of a family; raise ValueError, with the nearest names, if it has none."""
     if family not in spaces():
-        raise unknown("family", family, spaces())
+        raise unknown("family", family, spaces(), "`fastvar-lab tune`")
     return spaces()[family]
 
 

@@ -126,8 +126,8 @@ class StoredFeatures(ConditionEncoder):
         """The prompts whose features are in the folder, if no encoder computes others."""
         if self.encoder is not None:
             return ()
-        found = (_metadata(path).get("prompt", "") for path in self.folder.glob("*.safetensors"))
-        return tuple(sorted(filter(None, found)))
+        files = self.folder.glob("*.safetensors")
+        return tuple(sorted(filter(None, (_metadata(path).get("prompt", "") for path in files))))
 
     def path(self, prompt: str) -> Path:
         """Return the file of a prompt."""

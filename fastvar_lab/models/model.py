@@ -171,9 +171,14 @@ class Model:
         return view
 
     def check(self, prompt: str) -> None:
-        """Raise ValueError for a prompt outside the model's closed language, if it has one."""
+        """Raise ValueError for a prompt outside the model's closed language, if it has one.
+
+        That is its grammar, or its classes.
+        """
         if self.grammar is not None:
             self.grammar(prompt)
+        if (check := getattr(self.text_encoder, "check", None)) is not None:
+            check(prompt)
 
     def caption(self, prompt: str) -> str:
         """Return how captions write a prompt: a class number with the name of its class."""

@@ -8,7 +8,8 @@ from typing import Any, cast
 
 from fastvar_lab.backbones.autoencoder import AutoEncoderConfig
 from fastvar_lab.backbones.hart import HARTConfig
-from fastvar_lab.backbones.infinity import ROTARY_MODES, InfinityConfig
+from fastvar_lab.backbones.infinity import InfinityConfig
+from fastvar_lab.backbones.positions import ROTARY_MODES
 from fastvar_lab.backbones.var import VARConfig
 from fastvar_lab.errors import WeightsError, short
 from fastvar_lab.models import states

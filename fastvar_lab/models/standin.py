@@ -171,12 +171,12 @@ def _put(root: nn.Module, key: str, tensor: Tensor) -> None:
     owner = root
     for i, name in enumerate(path):
         if name not in owner._modules:
-            made = nn.Module()
+            module = nn.Module()
             if i == len(path) - 1 and leaf == "weight":
-                made = _layer(name, tensor)
+                module = _layer(name, tensor)
             elif path[0] == "block_chunks" and i == 3:
-                made = LiveBlock()
-            owner.add_module(name, made)
+                module = LiveBlock()
+            owner.add_module(name, module)
         owner = cast(nn.Module, owner._modules[name])
     value = tensor.detach().clone()
     if leaf == "zero_k_bias":

@@ -52,7 +52,7 @@ class Network:
 def find(name: str) -> Network:
     """Return a network by name; raise ValueError for an unknown one."""
     if name not in NETWORKS:
-        raise unknown("network", name, NETWORKS)
+        raise unknown("network", name, NETWORKS, "`fastvar-lab networks`")
     return NETWORKS[name]
 
 

@@ -53,7 +53,7 @@ def measure(
     """
     for name in names or ():
         if name not in BUILDERS:
-            raise unknown("network", name, BUILDERS)
+            raise unknown("network", name, BUILDERS, "`fastvar-lab networks`")
     rng, speeds = np.random.default_rng(0), list[Speed]()
     for name in names or BUILDERS:
         count = 1 if name == "detector" else batch

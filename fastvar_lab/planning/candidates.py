@@ -85,11 +85,11 @@ def candidates(space: Space, subject: OnModel) -> list[Candidate]:
     for place in space.places():
         try:
             method = space.method(subject, place)
-            made = candidate(space, subject.model, place, method)
+            option = candidate(space, subject.model, place, method)
         except ValueError:
             continue
-        if family(method) == space.family and (made.saving is None or made.saving > LEAST):
-            out.setdefault(written(method), made)
+        if family(method) == space.family and (option.saving is None or option.saving > LEAST):
+            out.setdefault(written(method), option)
     return list(out.values())
 
 

@@ -46,8 +46,8 @@ def attached_ratio(model: Model, repeats: int = 5) -> dict[str, Any]:
     def seconds(opened: Model) -> float:
         return generate(opened, model.example, Dense(), draws=draws).seconds
 
-    ways = {"attached": attached, "loaded": usual, "laid out": model}
-    runs = {name: partial(seconds, opened) for name, opened in ways.items()}
+    timed = {"attached": attached, "loaded": usual, "laid out": model}
+    runs = {name: partial(seconds, opened) for name, opened in timed.items()}
     pairs = speedups(runs, repeats, base="attached")
     plain, laid_out = (pairs[name].speedup for name in ("loaded", "laid out"))
     return {

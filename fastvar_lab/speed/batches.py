@@ -60,10 +60,10 @@ def _rows(model: Model, name: str, method: Method, mode: str, repeats: int) -> l
             torch.cuda.reset_peak_memory_stats(model.device)
         condition = model.condition([model.example] * n)
         draws = Keyed(tuple(range(n)), on_device=True)
-        made = generate(model, condition, method, draws=draws, graphs=mode == GRAPHS)
+        generation = generate(model, condition, method, draws=draws, graphs=mode == GRAPHS)
         cuda = model.device.type == "cuda"
         peak = torch.cuda.max_memory_allocated(model.device) if cuda else 0
-        return made.seconds, peak
+        return generation.seconds, peak
 
     functions = {str(n): partial(once, n) for n in SIZES}
     measured = speedups(

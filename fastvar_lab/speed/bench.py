@@ -64,13 +64,21 @@ class Rates:
 def rates(device: torch.device | str, dtype: torch.dtype) -> Rates:
     """Measure the peak rates of a device with a large matrix product and a large sum."""
     device = torch.device(device)
-    side, cells = (8192, 2**30) if device.type == "cuda" else (2048, 2**26)
+    cells = 2**30 if device.type == "cuda" else 2**26
+    b = torch.ones(cells, dtype=dtype, device=device)
+    (times,) = short_ms({"read": lambda: b.sum()}, device, repeats=10).values()
+    read = b.numel() * b.element_size() / statistics.median(times) * 1e3
+    return Rates(product_rate(device, dtype), read)
+
+
+def product_rate(device: torch.device | str, dtype: torch.dtype) -> float:
+    """Measure the operations per second of a large matrix product."""
+    device = torch.device(device)
+    side = 8192 if device.type == "cuda" else 2048
     dice = torch.Generator(device).manual_seed(0)
     a = torch.randn(side, side, generator=dice, dtype=dtype, device=device)
-    b = torch.ones(cells, dtype=dtype, device=device)
-    ms = short_ms({"product": lambda: a @ a, "read": lambda: b.sum()}, device, repeats=10)
-    product, read = (statistics.median(ms[name]) for name in ("product", "read"))
-    return Rates(2 * side**3 / product * 1e3, b.numel() * b.element_size() / read * 1e3)
+    (times,) = short_ms({"product": lambda: a @ a}, device, repeats=10).values()
+    return 2 * side**3 / statistics.median(times) * 1e3
 
 
 def prompt(model: Model) -> str:

@@ -16,7 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastvar_lab.backbones.layers import feed_forward_branch, modulate, rotate_, unit
+from fastvar_lab.backbones.branches import feed_forward_branch
+from fastvar_lab.backbones.layers import modulate, unit
+from fastvar_lab.backbones.positions import rotate_
 from fastvar_lab.models.model import Model
 from fastvar_lab.provenance import provenance
 from fastvar_lab.seam import Runner

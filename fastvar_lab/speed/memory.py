@@ -180,18 +180,19 @@ def memory(
     sizes: Sequence[tuple[int, int]] | None = None,
     pictures: int = 1,
     sampling: Sampling | None = None,
+    decode: bool = True,
 ) -> Memory:
     """Count what a generation of `pictures` holds, on any device, without computing anything.
 
-    The model may be on the meta device. Raises ValueError for a schedule or method that does not
-    fit the model.
+    The model may be on the meta device. Without `decode` nothing is counted beyond the latent.
+    Raises ValueError for a schedule or method that does not fit the model.
 
     >>> import fastvar_lab as fv
     >>> memory(fv.load("tiny"), fv.Dense()).cache // 2**20
     56
     """
     with hollow_model(model, pictures) as (shadow, condition):
-        return allocated(shadow, condition, method, sizes=sizes, sampling=sampling)
+        return allocated(shadow, condition, method, decode, sizes=sizes, sampling=sampling)
 
 
 @contextmanager
@@ -213,10 +214,13 @@ def hollow_model(model: Model, pictures: int) -> Iterator[tuple[Model, Any]]:
             yield copied(model, _hollow_copy, packed), hollow
 
 
-def allocated(model: Model, condition: Any, method: Method, **options: Any) -> Memory:
+def allocated(
+    model: Model, condition: Any, method: Method, decode: bool = True, **options: Any
+) -> Memory:
     """Count what a generation under an encoded condition allocates while it runs.
 
-    It changes methods of the model's transformer: pass a copy. `options` are those of `generate`.
+    Without `decode` nothing is counted beyond the latent. It changes methods of the model's
+    transformer: pass a copy. `options` are those of `generate`.
     """
     parts = [p for p in model.parts if p is not model.text_encoder]
     parts += [model.quantizer] if isinstance(model.quantizer, nn.Module) else []
@@ -238,7 +242,7 @@ def allocated(model: Model, condition: Any, method: Method, **options: Any) -> M
         watch = partial(_Parts, allocations=allocations)
         canvas = generate(model, condition, method, watch=[watch], **options).canvas
         peak = allocations.peak
-        if not isinstance(model.tokenizer, NoAutoEncoder):
+        if decode and not isinstance(model.tokenizer, NoAutoEncoder):
             with allocations.of("decoder"):
                 model.decode(canvas)
         return Memory(**allocations.most, generation=peak, peak=allocations.peak)

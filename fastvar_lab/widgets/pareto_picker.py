@@ -178,6 +178,8 @@ class ParetoPicker(Live):
         """Set the Explorer's controls to the picked method."""
         method = self.method
         if self.explorer is not None and method is not None:
+            if self.explorer.closed:
+                raise ValueError("the Explorer is closed")
             self.explorer.apply(method)
             self.hand_over.description = "Sent to the Explorer"
 

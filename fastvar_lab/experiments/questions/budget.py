@@ -109,7 +109,7 @@ def beats(envelope: str, speedups: Sequence[float], least: float, frame: pd.Data
     """Judge gains in dB over an envelope: all of `least` or more, and their intervals above 0."""
     rows = _gains(frame, envelope, speedups, "psnr")
     text = "; ".join(
-        f"{row.asked}: {row.difference:+.2f} dB ({row.low:+.2f} to {row.high:+.2f})"
+        f"{row.place}: {row.difference:+.2f} dB ({row.low:+.2f} to {row.high:+.2f})"
         for row in rows.itertuples()
     )
     yes = (rows.difference >= least) & (rows.low > 0)
@@ -124,7 +124,7 @@ def keeps_scores(frame: pd.DataFrame) -> Answer:
     quality(frame, "right")
     rows = _gains(frame, WHOLE, SPEEDUPS, "right")
     text = "; ".join(
-        f"{row.asked}: {row.difference:+.3f} ({row.low:+.3f} to {row.high:+.3f})"
+        f"{row.place}: {row.difference:+.3f} ({row.low:+.3f} to {row.high:+.3f})"
         for row in rows.itertuples()
     )
     return Answer(
@@ -146,10 +146,10 @@ def _gains(
         rows = gains(part, speedups, value)
         rows = rows[rows.envelope == envelope]
         scale = f"guidance {guidance:g}, " if guidance else ""
-        parts.append(rows.assign(asked=[f"{scale}{at:g}x" for at in rows["at"]]))
+        parts.append(rows.assign(place=[f"{scale}{at:g}x" for at in rows["at"]]))
     rows = pd.concat(parts)
     if rows.difference.isna().any():
-        raise ValueError(f"not both sides are fast enough at {rows.asked[rows.n == 0].iloc[0]}")
+        raise ValueError(f"not both sides are fast enough at {rows.place[rows.n == 0].iloc[0]}")
     return rows
 
 

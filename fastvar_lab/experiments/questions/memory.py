@@ -24,12 +24,13 @@ def methods(model: Model) -> Methods:
 
 
 def cells(question: Question) -> list[list[Cell]]:
-    """Return a cell for each side of the final map and method."""
-    sizes = {side: stretch(question.model.sizes, side, side) for side in SIDES}
+    """Return a cell for each side of the final map and method; a quick look takes two sides."""
+    sides = SIDES[:2] if question.scope.name == "quick" else SIDES
+    sizes = {side: stretch(question.model.sizes, side, side) for side in sides}
     return [
         [
             Cell({"side": side}, method, label, (question.timed,), sizes=sizes[side])
-            for side in SIDES
+            for side in sides
             for label, method in question.methods.items()
         ]
     ]
@@ -51,7 +52,7 @@ def memory(model: Model, cell: Cell) -> Rows:
         kinds = [k for k in model.transformer.kinds if k in method.sublayers]
         tokens = layers * len(kinds) * grids[cache_step].tokens
     condition = model.condition(cell.prompts)
-    taken = allocated(copied(model, cloned), condition, method, sizes=cell.sizes)
+    taken = allocated(copied(model, cloned), condition, method, decode=False, sizes=cell.sizes)
     return [
         {
             "kv_computed": cache.planned,

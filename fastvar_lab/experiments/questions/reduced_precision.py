@@ -40,8 +40,8 @@ from fastvar_lab.models.model import Model
 from fastvar_lab.pictures import to_uint8
 from fastvar_lab.planning.plans import frontier
 from fastvar_lab.plotting import charts
-from fastvar_lab.speed.bench import rates
-from fastvar_lab.speed.memory import memory
+from fastvar_lab.speed.bench import product_rate
+from fastvar_lab.speed.memory import Memory, memory
 from fastvar_lab.store import Rows
 
 WIDE = "float32"
@@ -76,13 +76,13 @@ def cells(question: Question) -> list[list[Cell]]:
     Random weights are timed and counted alone; a quick look times two precisions, and counts one
     size.
     """
-    quick, ways = question.scope.name == "quick", question.methods
+    quick = question.scope.name == "quick"
     drawn = [
         [
-            Cell({"what": "quality", "precision": name}, method, way, items, first,
+            Cell({"what": "quality", "precision": name}, method, label, items, first,
                  question.prompts.judge)
             for name in PRECISIONS
-            for way, method in ways.items()
+            for label, method in question.methods.items()
         ]
         for first, items in question.batches()
     ]  # fmt: skip
@@ -94,10 +94,10 @@ def cells(question: Question) -> list[list[Cell]]:
     ]
     counted = [
         [
-            Cell({"what": "memory", "release": release, "precision": name, "method": way,
-                  "family": way})
+            Cell({"what": "memory", "release": release, "precision": name, "method": family,
+                  "family": family})
             for name in COUNTED
-            for way in (FULL, FASTVAR)
+            for family in (FULL, FASTVAR)
         ]
         for release in RELEASES[: 1 if quick else None]
     ]  # fmt: skip
@@ -156,7 +156,7 @@ def _times(model: Model, cells: Sequence[Cell]) -> Iterator[tuple[Cell, Rows]]:
     """
     names = dict.fromkeys([WIDE, *(cell.columns["precision"] for cell in cells)])
     models = {name: converted(model, *PRECISIONS[name]) for name in names}
-    speeds = {kind: rates(model.device, kind).flop for kind in {PRECISIONS[n][1] for n in names}}
+    speeds = {d: product_rate(model.device, d) for d in {PRECISIONS[n][1] for n in names}}
 
     def once(cell: Cell) -> float:
         assert cell.method is not None
@@ -179,14 +179,20 @@ def _memory(model: Model, cells: Sequence[Cell]) -> Iterator[tuple[Cell, Rows]]:
     """Count bytes of a released size up to the latent; no weights are needed."""
 
     @cache
-    def opened(release: str, name: str) -> Model:
-        return hollow(release, *COUNTED[name])
+    def opened(release: str, kind: str, dtype: torch.dtype) -> Model:
+        return hollow(release, kind, dtype)
 
+    counts = dict[tuple[Any, ...], Memory]()  # types of one width hold the same bytes
     for cell in cells:
-        release = opened(cell.columns["release"], cell.columns["precision"])
-        method = Dense() if cell.columns["method"] == FULL else release.preset
-        assert method is not None
-        count = memory(release, method)
+        release, name, way = (cell.columns[c] for c in ("release", "precision", "method"))
+        kind, dtype = COUNTED[name]
+        key = release, kind, dtype.itemsize, way
+        if key not in counts:
+            shape = opened(release, kind, dtype)
+            method = Dense() if way == FULL else shape.preset
+            assert method is not None
+            counts[key] = memory(shape, method, decode=False)
+        count = counts[key]
         caches = count.cache + count.restoration
         held = {"weight_bytes": count.weights, "cache_bytes": caches}
         yield cell, [{**held, "peak_bytes": count.generation}]

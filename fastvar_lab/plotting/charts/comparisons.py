@@ -42,8 +42,10 @@ def methods(frame: pd.DataFrame) -> Figure:
 
     The score is left out where the prompts have no judge, the speedup where nothing was timed.
 
-    >>> from fastvar_lab.experiments.run import run
-    >>> methods(run("caching_step", "quick", progress=False)).axes[0].get_xlabel()
+    >>> import fastvar_lab as fv
+    >>> pruned = [fv.Prune({-1: 0.5}), fv.Prune({-1: 0.75})]
+    >>> frame = fv.compare(fv.load("tiny"), pruned, fv.Scope("look", 2, 1), progress=False)
+    >>> methods(frame).axes[0].get_xlabel()
     'PSNR to the full picture (dB)'
     """
     timed = (frame.kind == "time").any()
@@ -222,8 +224,9 @@ def by_axis(frame: pd.DataFrame) -> Figure:
     The families of an axis are in color before all others in grey; the black line is the front of
     all. Those that save keys and values stand over the bytes that they save.
 
-    >>> from fastvar_lab.experiments.run import run
-    >>> frame = run("rivals", "quick", progress=False)
+    >>> import fastvar_lab as fv
+    >>> ways = [fv.Prune({-2: 1.0, -1: 1.0}), fv.Prune({-1: 0.75})]
+    >>> frame = fv.compare(fv.load("tiny"), ways, fv.Scope("look", 2, 1), progress=False)
     >>> [axes.get_title() for axes in by_axis(frame).axes][:2]
     ['steps and rows alone', 'tokens of sublayers']
     """

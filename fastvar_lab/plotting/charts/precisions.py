@@ -39,21 +39,23 @@ def _times(axes: Axes, times: pd.DataFrame) -> None:
 
 def _quality(axes: Axes, drawn: pd.DataFrame) -> None:
     looks, names = method_looks(drawn), list(drawn.precision.unique())
-    ways = list(drawn.method.unique())
+    settings = list(drawn.method.unique())
     error = drawn.pivot_table(index="picture", columns=["precision", "method"], values="error")
     full = drawn[drawn.family == "full"].method.iloc[0]
-    for i, way in enumerate(ways):
-        part = summary(drawn[drawn.method == way], ["precision"], "psnr").set_index("precision")
-        shown = [name for name in names if error[name, way].any()]
-        place = np.array([names.index(name) for name in shown]) + (i - (len(ways) - 1) / 2) * 0.2
+    for i, setting in enumerate(settings):
+        part = summary(drawn[drawn.method == setting], ["precision"], "psnr").set_index("precision")
+        shown = [name for name in names if error[name, setting].any()]
+        place = (
+            np.array([names.index(name) for name in shown]) + (i - (len(settings) - 1) / 2) * 0.2
+        )
         part = part.loc[shown]
         spread = np.abs([part["mean"] - part.low, part.high - part["mean"]])
-        color, marker = looks[way]
+        color, marker = looks[setting]
         axes.errorbar(place, part["mean"], yerr=spread, fmt=marker, ms=3.5, lw=1, color=color,
-                      label=legend_label(way))  # fmt: skip
-        if way != full:
+                      label=legend_label(setting))  # fmt: skip
+        if setting != full:
             both = [n for n in shown if n != names[0]]
-            level = [_psnr(error[n, full] + error[names[0], way]).mean() for n in both]
+            level = [_psnr(error[n, full] + error[names[0], setting]).mean() for n in both]
             axes.plot(np.array([place[shown.index(n)] for n in both]) + 0.08, level, "_",
                       ms=7, color="0.3")  # fmt: skip
     axes.plot([], [], "_", ms=7, color="0.3", label="errors added")
@@ -72,13 +74,13 @@ def _memory(axes: Axes, counted: pd.DataFrame) -> None:
     release = counted.release.iloc[0]
     part = counted[counted.release == release]
     names, looks = list(part.precision.unique()), method_looks(part)
-    for i, (way, rows) in enumerate(part.groupby("method", sort=False)):
+    for i, (setting, rows) in enumerate(part.groupby("method", sort=False)):
         rows = rows.set_index("precision").loc[names]
-        place, color = np.arange(len(names)) + (i - 0.5) * 0.38, looks[way].color
+        place, color = np.arange(len(names)) + (i - 0.5) * 0.38, looks[setting].color
         weights = rows.weight_bytes / 1e9
         axes.bar(place, weights, 0.36, color=color, alpha=0.4)
         axes.bar(place, rows.peak_bytes / 1e9 - weights, 0.36, bottom=weights, color=color,
-                 label=legend_label(way))  # fmt: skip
+                 label=legend_label(setting))  # fmt: skip
     axes.set_xticks(range(len(names)), names, rotation=30)
     axes.set(ylabel=f"memory of {release} (GB)")
     sns.despine(ax=axes)
