@@ -281,3 +281,19 @@ def test_a_report_that_is_not_written_says_so(explorer, tmp_path):
     history.write.click()
     assert "nothing was written" in history.status.value
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_survey_of_other_methods_is_dimmed(explorer):
+    def old():
+        return {"fv-stale" in part._dom_classes for part in explorer.survey.results}
+
+    share, explorer.survey.seeds.value = explorer.ratios[-1].value, 1
+    explorer.survey.run_stop.click()
+    assert explorer.survey.wait(60)
+    assert (len(explorer.survey.samples), old()) == (1, {False})
+    explorer.ratios[-1].value = 0.3
+    assert "done" in drawn(explorer)
+    assert old() == {True}
+    explorer.ratios[-1].value = share
+    assert "done" in drawn(explorer)
+    assert old() == {False}

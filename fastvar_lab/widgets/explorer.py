@@ -324,6 +324,7 @@ class Explorer(Live):
         self.ahead.cancel()
         self.saving.say(self.python())
         self.budget.follow(a)
+        self.survey.follow((a, b))
 
         def begins(step: int) -> None:
             self.progress.value = step + 1

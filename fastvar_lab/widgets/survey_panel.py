@@ -20,7 +20,8 @@ class SurveyPanel(Live):
     """Draws every prompt with several seeds under two methods; a picked one goes to `pick`.
 
     `methods()` returns both methods, `request()` the prompt and seed on the page. `samples` are the
-    last results, the worst PSNR first.
+    last results, the worst PSNR first, and `drawn_by` the methods that drew them: `follow` dims
+    those of others than the page shows.
     """
 
     def __init__(
@@ -33,6 +34,7 @@ class SurveyPanel(Live):
         super().__init__()
         self.model, self.methods, self.request, self.pick = model, methods, request, pick
         self.samples: list[Sample] = []
+        self.drawn_by: tuple[Method, Method] | None = None
         self.prompts = Area(
             "prompts, one a line", "", "Left empty, the prompt above is drawn with every seed."
         )
@@ -73,13 +75,18 @@ class SurveyPanel(Live):
 
             seeds = range(seed, seed + self.seeds.value)
             samples = survey(self.model, prompts, seeds, a, b, stopped, done)
-            return lambda: self.show(samples)
+            return lambda: self.show(samples, (a, b))
 
         self.ask(work)
 
-    def show(self, samples: list[Sample]) -> None:
-        """Show samples, the worst first."""
-        self.samples = samples
+    def follow(self, methods: tuple[Method, Method]) -> None:
+        """Dim the results unless these methods drew them."""
+        if self.samples:
+            self.stale(methods != self.drawn_by)
+
+    def show(self, samples: list[Sample], methods: tuple[Method, Method]) -> None:
+        """Show samples that two methods drew, the worst first."""
+        self.samples, self.drawn_by = samples, methods
         captions = [self.model.caption(sample.prompt) for sample in samples]
         self.strip.picked = -1
         self.strip.cells = [
