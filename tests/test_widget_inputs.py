@@ -18,7 +18,8 @@ from fastvar_lab.methods.select import Selector
 from fastvar_lab.seam import Method
 from fastvar_lab.widgets import Explorer, ScaleBrowser
 from fastvar_lab.widgets.budget_panel import BudgetPanel
-from fastvar_lab.widgets.fields import Choice, Integer, Number, Share
+from fastvar_lab.widgets.fields import Choice
+from fastvar_lab.widgets.number_fields import Integer, Number, Share
 from tests.families import small_model
 
 

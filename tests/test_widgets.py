@@ -30,7 +30,8 @@ from fastvar_lab.prompts import ClosedWorld, PromptList
 from fastvar_lab.store import Store
 from fastvar_lab.widgets import Explorer, ParetoPicker, ScaleBrowser, lifetime
 from fastvar_lab.widgets.budget_panel import BudgetPanel
-from fastvar_lab.widgets.fields import Field, Integer, Layers, Literal, Share, Span
+from fastvar_lab.widgets.fields import Field, Layers, Literal
+from fastvar_lab.widgets.number_fields import Integer, Share, Span
 from fastvar_lab.widgets.worker import Newest
 from tests import standins
 from tests.families import small_model

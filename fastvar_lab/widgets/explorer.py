@@ -25,8 +25,9 @@ from fastvar_lab.widgets.comparison_view import ComparisonView
 from fastvar_lab.widgets.fields import Choice
 from fastvar_lab.widgets.history_panel import HistoryPanel
 from fastvar_lab.widgets.lifetime import close_parts
-from fastvar_lab.widgets.method_panel import MethodPanel, misfit, offered
+from fastvar_lab.widgets.method_panel import MethodPanel
 from fastvar_lab.widgets.model_picker import ModelPicker, Models, by_name
+from fastvar_lab.widgets.offer import misfit, offered
 from fastvar_lab.widgets.page import box, button, heading, style_sheet
 from fastvar_lab.widgets.paint_panel import PaintPanel
 from fastvar_lab.widgets.panel import Live

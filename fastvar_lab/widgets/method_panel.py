@@ -6,49 +6,27 @@ dataclass of the user's shows up with its own.
 
 from __future__ import annotations
 
-import dataclasses
 import html
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from typing import Any, cast
 
 import ipywidgets as widgets
 
-from fastvar_lab.audit import check_value
-from fastvar_lab.errors import short
-from fastvar_lab.methods import registry, settings
-from fastvar_lab.methods.columns import family
+from fastvar_lab.methods import settings
 from fastvar_lab.methods.ratios import ScaleName
 from fastvar_lab.methods.schedule import find
 from fastvar_lab.methods.select_painted import Painted
 from fastvar_lab.methods.settings import Setting
-from fastvar_lab.models.model import Model
 from fastvar_lab.seam import Method
 from fastvar_lab.widgets import fields
-from fastvar_lab.widgets.fields import Choice, Field, Share, Toggle
+from fastvar_lab.widgets.fields import Choice, Field, Toggle
 from fastvar_lab.widgets.lifetime import close_parts
+from fastvar_lab.widgets.number_fields import Integer, Number, Share
+from fastvar_lab.widgets.offer import Offer
 from fastvar_lab.widgets.page import box
 
 SCALES = 4  # last scales whose shares stand in front; those of earlier ones are folded
 FEW = 3  # settings that stand in front
-
-
-@dataclasses.dataclass
-class Offer:
-    """What the panels of one Explorer offer: a model, and families and rules by their labels."""
-
-    model: Model
-    families: dict[str, Method]
-    selectors: dict[str, Any]
-    restorers: dict[str, Any]
-
-    def inner(self) -> Offer:
-        """Return the offer for the method inside another: those that hold no method themselves."""
-        plain = {
-            name: method
-            for name, method in self.families.items()
-            if all(s.kind != "method" for s in settings.settings(type(method)))
-        }
-        return dataclasses.replace(self, families=plain)
 
 
 class MethodPanel(widgets.Box):
@@ -222,7 +200,7 @@ class MethodPanel(widgets.Box):
                 if setting.optional
                 else fields.Switch(label, value, text)
             )
-        plain = {"text": Field, "integer": fields.Integer, "number": fields.Number}
+        plain = {"text": Field, "integer": Integer, "number": Number}
         kind = plain.get(setting.kind, fields.Literal)
         return kind(label, value, text, nullable=setting.optional)
 
@@ -277,53 +255,3 @@ class MethodPanel(widgets.Box):
 
     def _fold(self, closed: bool) -> None:
         (self.folded.add_class if closed else self.folded.remove_class)("fv-hidden")
-
-
-def offered(
-    model: Model,
-    selectors: Mapping[str, Any],
-    restorers: Mapping[str, Any],
-    methods: Mapping[str, Method],
-    plans: Iterable[Method] = (),
-) -> Offer:
-    """Return what is offered for a model: families and rules of the library, and given ones.
-
-    Those of the model's preset and of `plans` come with them, and the rules of given methods. A
-    given method that does not fit the model is left out.
-    """
-    grids = model.grids()
-    families = settings.examples(grids, model.depth)
-    fitting = {name: method for name, method in methods.items() if not misfit(method, model)}
-    brought = [*([model.preset] if model.preset else []), *plans]
-    for method in brought:
-        if all(type(method) is not type(known) for known in (families | fitting).values()):
-            families[family(method)] = method
-    offer = Offer(
-        model, families | fitting,
-        {**registry.selectors(), **selectors}, {**registry.restorers(), **restorers},
-    )  # fmt: skip
-    for method in [*brought, *fitting.values()]:
-        _add_rules(offer, method)
-    return offer
-
-
-def misfit(method: Method, model: Model) -> str:
-    """Return why a method does not fit a model; nothing if it does."""
-    try:
-        check_value(method)
-        settings.settings(type(method))
-        settings.check(method, model.grids(), model.depth)
-    except ValueError as error:
-        return str(error)
-    return ""
-
-
-def _add_rules(offer: Offer, method: Method) -> None:
-    """Offer the selectors and restorers of a method, and of one inside it, too."""
-    for setting in settings.settings(type(method)):
-        value = getattr(method, setting.name)
-        if setting.kind == "method" and value is not None:
-            _add_rules(offer, value)
-        rules = {"selector": offer.selectors, "restorer": offer.restorers}.get(setting.kind)
-        if rules is not None and value is not None and value not in rules.values():
-            rules[short(value, 60)] = value

@@ -15,7 +15,8 @@ from fastvar_lab.plotting.charts import front, tradeoff_points
 from fastvar_lab.plotting.tables import compared, metric_columns
 from fastvar_lab.seam import Method
 from fastvar_lab.widgets.explorer import Explorer
-from fastvar_lab.widgets.fields import Choice, Span
+from fastvar_lab.widgets.fields import Choice
+from fastvar_lab.widgets.number_fields import Span
 from fastvar_lab.widgets.page import PointsTable, Scatter, Viewer, box, button, style_sheet
 from fastvar_lab.widgets.panel import Live
 

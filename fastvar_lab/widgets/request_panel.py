@@ -6,16 +6,45 @@ from collections.abc import Callable
 from typing import Any
 
 import ipywidgets as widgets
+import traitlets
 
 from fastvar_lab.backbones.var import LabelEncoder
+from fastvar_lab.class_names import titled
 from fastvar_lab.errors import short
 from fastvar_lab.models.model import Model
-from fastvar_lab.widgets.fields import Choice, ClassName, Field, Integer, Toggle
+from fastvar_lab.widgets.fields import Choice, Field, Toggle
+from fastvar_lab.widgets.number_fields import Integer
 from fastvar_lab.widgets.page import heading
 from fastvar_lab.widgets.prompt_picker import PromptPicker
 from fastvar_lab.world.grammar import parse
 
 RANDOM = "This model has random weights: its pictures mean nothing."
+
+
+class ClassName(Field):
+    """A class of a model, by number or name: the names are searched while one types.
+
+    `value` is the number as text, which the model takes as a prompt; `null` and `random` too.
+    """
+
+    def __init__(self, label: str, value: str, help: str, encoder: LabelEncoder) -> None:
+        self.encoder = encoder
+        titles = [titled(number, encoder.names) for number in range(encoder.classes)]
+        super().__init__(label, value, help, options=titles if encoder.names else [])
+
+    @traitlets.validate("value")
+    def _as_number(self, proposal: Any) -> str:
+        try:
+            return self.read(str(proposal.value))
+        except ValueError:
+            return str(proposal.value)  # said when it is drawn
+
+    def read(self, text: str) -> str:
+        plain = text.strip().casefold()
+        return plain if plain in self.encoder.special else str(self.encoder.label(text))
+
+    def write(self, value: str) -> str:
+        return self.encoder.caption(value)
 
 
 class RequestPanel(widgets.Box):

@@ -9,7 +9,8 @@ import numpy as np
 from fastvar_lab.experiments.explore import Sample, survey
 from fastvar_lab.models.model import Model
 from fastvar_lab.seam import Method
-from fastvar_lab.widgets.fields import Area, Integer
+from fastvar_lab.widgets.fields import Area
+from fastvar_lab.widgets.number_fields import Integer
 from fastvar_lab.widgets.page import Strip, box, cell, heading
 from fastvar_lab.widgets.panel import Live
 

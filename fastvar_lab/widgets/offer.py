@@ -1,0 +1,83 @@
+"""What the controls of methods offer: families and rules of the library, and given ones."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from fastvar_lab.audit import check_value
+from fastvar_lab.errors import short
+from fastvar_lab.methods import registry, settings
+from fastvar_lab.methods.columns import family
+from fastvar_lab.models.model import Model
+from fastvar_lab.seam import Method
+
+
+@dataclasses.dataclass
+class Offer:
+    """What the panels of one Explorer offer: a model, and families and rules by their labels."""
+
+    model: Model
+    families: dict[str, Method]
+    selectors: dict[str, Any]
+    restorers: dict[str, Any]
+
+    def inner(self) -> Offer:
+        """Return the offer for the method inside another: those that hold no method themselves."""
+        plain = {
+            name: method
+            for name, method in self.families.items()
+            if all(s.kind != "method" for s in settings.settings(type(method)))
+        }
+        return dataclasses.replace(self, families=plain)
+
+
+def offered(
+    model: Model,
+    selectors: Mapping[str, Any],
+    restorers: Mapping[str, Any],
+    methods: Mapping[str, Method],
+    plans: Iterable[Method] = (),
+) -> Offer:
+    """Return what is offered for a model: families and rules of the library, and given ones.
+
+    Those of the model's preset and of `plans` come with them, and the rules of given methods. A
+    given method that does not fit the model is left out.
+    """
+    grids = model.grids()
+    families = settings.examples(grids, model.depth)
+    fitting = {name: method for name, method in methods.items() if not misfit(method, model)}
+    brought = [*([model.preset] if model.preset else []), *plans]
+    for method in brought:
+        if all(type(method) is not type(known) for known in (families | fitting).values()):
+            families[family(method)] = method
+    offer = Offer(
+        model, families | fitting,
+        {**registry.selectors(), **selectors}, {**registry.restorers(), **restorers},
+    )  # fmt: skip
+    for method in [*brought, *fitting.values()]:
+        _add_rules(offer, method)
+    return offer
+
+
+def misfit(method: Method, model: Model) -> str:
+    """Return why a method does not fit a model; nothing if it does."""
+    try:
+        check_value(method)
+        settings.settings(type(method))
+        settings.check(method, model.grids(), model.depth)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def _add_rules(offer: Offer, method: Method) -> None:
+    """Offer the selectors and restorers of a method, and of one inside it, too."""
+    for setting in settings.settings(type(method)):
+        value = getattr(method, setting.name)
+        if setting.kind == "method" and value is not None:
+            _add_rules(offer, value)
+        rules = {"selector": offer.selectors, "restorer": offer.restorers}.get(setting.kind)
+        if rules is not None and value is not None and value not in rules.values():
+            rules[short(value, 60)] = value
