@@ -18,7 +18,7 @@ from fastvar_lab.models.model import Model
 from fastvar_lab.plotting import panels
 from fastvar_lab.seam import Site
 from fastvar_lab.widgets.fields import Choice, Toggle
-from fastvar_lab.widgets.page import Viewer, box, heading
+from fastvar_lab.widgets.page import Viewer, box, heading, visible
 from fastvar_lab.widgets.scale_strip import ScaleStrip, terms
 from fastvar_lab.widgets.token_panel import Sight
 
@@ -83,10 +83,8 @@ class ComparisonView:
         """Arrange the parts; the style sheet places them by the width there is."""
         self.what = Toggle("What am I looking at?", False, "What the words on this page mean.")
         meaning = widgets.HTML(terms())
-        meaning.add_class("fv-hidden")
-        self.what.observe(
-            lambda c: (meaning.remove_class if c.new else meaning.add_class)("fv-hidden"), "value"
-        )
+        visible(meaning, False)
+        self.what.observe(lambda change: visible(meaning, change.new), "value")
         pictures, steps = box("fv-shown", self.viewer), box("fv-shown", self.strip)
         self.results = [self.numbers, pictures, steps]
         self.parts = [

@@ -23,7 +23,7 @@ from fastvar_lab.widgets.fields import Choice, Field, Toggle
 from fastvar_lab.widgets.lifetime import close_parts
 from fastvar_lab.widgets.number_fields import Integer, Number, Share
 from fastvar_lab.widgets.offer import Offer
-from fastvar_lab.widgets.page import box
+from fastvar_lab.widgets.page import box, visible
 
 SCALES = 4  # last scales whose shares stand in front; those of earlier ones are folded
 FEW = 3  # settings that stand in front
@@ -146,7 +146,7 @@ class MethodPanel(widgets.Box):
         self.about.value = html.escape(settings.summary(type(method))) + "."
         self.front.children, self.folded.children = front, folded
         self._fold(not self.more.value)
-        (self.more.remove_class if folded else self.more.add_class)("fv-hidden")
+        visible(self.more, bool(folded))
         for control in old:
             close_parts(control)
         self._offer_scales()
@@ -254,4 +254,4 @@ class MethodPanel(widgets.Box):
         self.changed()
 
     def _fold(self, closed: bool) -> None:
-        (self.folded.add_class if closed else self.folded.remove_class)("fv-hidden")
+        visible(self.folded, not closed)

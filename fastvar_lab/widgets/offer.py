@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -67,9 +68,20 @@ def misfit(method: Method, model: Model) -> str:
         check_value(method)
         settings.settings(type(method))
         settings.check(method, model.grids(), model.depth)
+        _check_comparable(method)
     except ValueError as error:
         return str(error)
     return ""
+
+
+def _check_comparable(method: Method) -> None:
+    """Raise ValueError for a method with a field, such as an array, that compares to no bool."""
+    try:
+        bool(method == copy.deepcopy(method))
+    except (ValueError, RuntimeError):
+        raise ValueError(
+            f"the fields of {type(method).__name__} do not compare; hold arrays as tuples"
+        ) from None
 
 
 def _add_rules(offer: Offer, method: Method) -> None:

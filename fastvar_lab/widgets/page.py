@@ -51,6 +51,11 @@ def heading(text: str) -> widgets.HTML:
     return made
 
 
+def visible(widget: Any, shown: bool) -> None:
+    """Show a widget, or hide it."""
+    (widget.remove_class if shown else widget.add_class)("fv-hidden")
+
+
 def button(label: str, tip: str, act: Callable[[], None]) -> widgets.Button:
     """Return a button that calls `act`."""
     made = widgets.Button(description=label, tooltip=tip)

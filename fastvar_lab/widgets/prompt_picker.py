@@ -9,6 +9,7 @@ import ipywidgets as widgets
 
 from fastvar_lab.errors import PromptError
 from fastvar_lab.widgets.fields import Choice
+from fastvar_lab.widgets.page import visible
 from fastvar_lab.world.grammar import COLORS, RELATIONS, SHAPES, TEXTURES, Group, Prompt, parse
 
 ANY, NOTHING = "any", "nothing else"
@@ -85,7 +86,7 @@ class PromptPicker(widgets.Box):
 
     def _second(self, shown: bool) -> None:
         """Show or hide the pickers of the second group."""
-        (self.second.remove_class if shown else self.second.add_class)("fv-hidden")
+        visible(self.second, shown)
 
     def _typed(self) -> None:
         """Show a typed prompt in the pickers, if it has at most two groups."""

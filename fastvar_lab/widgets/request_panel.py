@@ -14,7 +14,7 @@ from fastvar_lab.errors import short
 from fastvar_lab.models.model import Model
 from fastvar_lab.widgets.fields import Choice, Field, Toggle
 from fastvar_lab.widgets.number_fields import Integer
-from fastvar_lab.widgets.page import heading
+from fastvar_lab.widgets.page import heading, visible
 from fastvar_lab.widgets.prompt_picker import PromptPicker
 from fastvar_lab.world.grammar import parse
 
@@ -62,14 +62,9 @@ class RequestPanel(widgets.Box):
         if model.grammar is parse:  # the pickers offer the vocabulary of this grammar alone
             picker = PromptPicker(self.prompt, guarded)
             self.pickers = [picker]
-            picker.add_class("fv-hidden")
+            visible(picker, False)
             toggle = Toggle("Compose the prompt", False, "Pick shapes and colors from lists.")
-            toggle.observe(
-                lambda change: (picker.remove_class if change.new else picker.add_class)(
-                    "fv-hidden"
-                ),
-                "value",
-            )
+            toggle.observe(lambda change: visible(picker, change.new), "value")
             parts += [toggle, picker]
         names = getattr(model.text_encoder, "encoded_prompts", ())
         if names:  # encoded before, and the encoder is not here
