@@ -144,8 +144,8 @@ def test_a_method_that_fits_no_model_is_refused_and_one_that_fits_another_left_o
         Explorer(small, methods={"mine": Mine({64: 0.5})})
     with pytest.raises(ValueError, match="method 'mine' fits no model: a method is a value"):
         Explorer(small, methods={"mine": Mine})
+    kind = make_dataclass("Odd", [("x", Any)], bases=(Plain,), frozen=True)
     with pytest.raises(ValueError, match="fits no model: the fields of Odd do not compare"):
-        kind = make_dataclass("Odd", [("x", Any)], bases=(Plain,), frozen=True)
         Explorer(small, methods={"mine": kind(np.arange(3))})
     with pytest.raises(ValueError, match=r"fits no model: .* is a dataclass; Plain is none"):
         Explorer(small, methods={"mine": Plain()})
