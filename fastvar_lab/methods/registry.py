@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pkgutil
 from collections.abc import Callable
+from functools import cache
 from importlib import import_module
 from typing import Any, TypeVar
 
@@ -15,6 +16,9 @@ _SELECTORS: dict[str, Any] = {}
 _RESTORERS: dict[str, Any] = {}
 _CLASSES: dict[str, type] = {}
 Class = TypeVar("Class", bound=type)
+
+FIRST = ("prune", "select", "restore")
+"""The modules of FastVAR, which come first in all lists."""
 
 
 def method(kind: Class) -> Class:
@@ -56,11 +60,32 @@ def _under(table: dict[str, Any], label: str, settings: dict[str, Any]) -> Calla
 
 
 def classes() -> dict[str, type]:
-    """Return every registered class by its name, after importing all modules of `methods`."""
+    """Return every registered class by its name, after importing all modules of `methods`.
+
+    Their order does not depend on what was imported before: those of `FIRST`, then others by the
+    names of their modules.
+    """
+    import_all()
+    return dict(sorted(_CLASSES.items(), key=lambda item: place(item[1])))
+
+
+@cache
+def import_all() -> None:
+    """Import all modules of `methods`, so that what they hold is registered."""
     package = import_module(__package__)
     for module in pkgutil.iter_modules(package.__path__):
         import_module(f"{__package__}.{module.name}")
-    return _CLASSES
+
+
+def place(kind: Any) -> tuple[bool, str]:
+    """Return what classes and functions that are registered are sorted by: their modules."""
+    module = kind.__module__.rpartition(".")[2]
+    return module not in FIRST, module
+
+
+def _sorted(table: dict[str, Any]) -> dict[str, Any]:
+    import_all()
+    return dict(sorted(table.items(), key=lambda item: place(type(item[1]))))
 
 
 def selectors() -> dict[str, Any]:
@@ -69,8 +94,7 @@ def selectors() -> dict[str, Any]:
     >>> selectors()["random"]
     Random(seed=0)
     """
-    classes()
-    return dict(_SELECTORS)
+    return _sorted(_SELECTORS)
 
 
 def restorers() -> dict[str, Any]:
@@ -79,5 +103,4 @@ def restorers() -> dict[str, Any]:
     >>> restorers()["zero"]
     Zero()
     """
-    classes()
-    return dict(_RESTORERS)
+    return _sorted(_RESTORERS)

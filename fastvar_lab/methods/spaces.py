@@ -16,7 +16,7 @@ import numpy as np
 
 from fastvar_lab.errors import unknown
 from fastvar_lab.methods.ratios import ScaleName
-from fastvar_lab.methods.registry import classes
+from fastvar_lab.methods.registry import import_all, place
 from fastvar_lab.seam import Grid, Method
 
 AXES = ("control", "guidance", "selection", "granularity", "cache")
@@ -115,9 +115,9 @@ def spaces() -> dict[str, Space]:
     >>> spaces()["ToMe"].axis
     'selection'
     """
-    classes()  # imports all methods
-    ranked = sorted(_SPACES.items(), key=lambda item: AXES.index(item[1].axis))
-    return dict(ranked)
+    import_all()
+    ranked = sorted(_SPACES.values(), key=lambda s: (AXES.index(s.axis), place(s.build)))
+    return {space.family: space for space in ranked}
 
 
 def find_space(family: str) -> Space:
