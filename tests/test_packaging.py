@@ -24,7 +24,7 @@ CARD = ROOT / "fastvar_lab" / "weights" / "MODEL_CARD.md"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 SHARED = {  # options by the section of docs/commands.md that explains them
     "options-of-models": {"--model", "--weights", "--device", "--dtype", "--lora", "--lora-scale"},
-    "options-of-results": {"--store", "--workers", "--scheduler", "--prompts"},
+    "options-of-results": {"--store", "--known", "--workers", "--scheduler", "--prompts"},
 }
 CONDA_NAMES = {"torch": "pytorch", "playwright": "playwright-python"}
 TORCHLESS = "import sys; assert not {'torch', 'pandas', 'scipy'} & set(sys.modules), 'heavy'"
