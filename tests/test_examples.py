@@ -29,5 +29,5 @@ def test_an_example_says_what_it_prints(example, cells, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", cells)
     told = []
-    doctest.DocTestRunner().run(example, out=told.append)
+    doctest.DocTestRunner(verbose=False).run(example, out=told.append)
     assert told == [], "".join(told)
