@@ -24,6 +24,7 @@ from fastvar_lab.world.grammar import (
 from fastvar_lab.world.render import GRAIN, grain, render
 from fastvar_lab.world.scene import MAX_ANGLE, caption, compose, holds, random_prompt
 from fastvar_lab.world.tasks import TASKS, judge, questions, verdict
+from fastvar_lab.world.textures import PERIODS, fit, tone, turned
 
 groups = st.builds(
     Group,
@@ -222,6 +223,21 @@ def test_detail_is_right_in_renders_and_ranks_blurred_and_sharpened_ones():
         assert mean[name][4] > same, name
     assert mean["error"][0] < 0.15 < mean["error"][1] < mean["error"][2] < mean["error"][3]
     assert mean["error"][0] < mean["error"][4] < mean["error"][5]
+
+
+@pytest.mark.parametrize("texture", PERIODS)
+def test_a_texture_is_fitted_with_the_turn_and_period_that_it_was_drawn_with(texture):
+    u, v = np.random.default_rng(0).uniform(0.3, 0.6, (2, 400))
+    a, b = turned(u, v, 0.2)
+    dark = 3 - 2 * tone(texture, a / 1.1, b / 1.1 + 0.25 * PERIODS[texture], 1 / 128)
+    turns, scales = (-0.2, 0.0, 0.2), (0.9, 1.0, 1.1)
+    best = fit(texture, (u, v), -dark, 1 / 128, turns, scales, 8)
+    assert best.match == pytest.approx(1, abs=1e-9)
+    assert (best.turn, best.scale) == (0.2, 1.1)
+    again = tone(texture, *best.coordinates(u, v), 1 / 128)
+    np.testing.assert_allclose(again, (3 - dark) / 2, atol=1e-9)
+    others = (fit(other, (u, v), -dark, 1 / 128, turns, scales, 8) for other in PERIODS)
+    assert sum(other.match > 0.9 for other in others) == 1
 
 
 def test_detail_that_a_picture_does_not_show_is_nan():

@@ -15,15 +15,15 @@ from scipy import ndimage
 
 from fastvar_lab.world.detect import Region, as_shares, segment
 from fastvar_lab.world.grammar import Prompt
-from fastvar_lab.world.render import CHECKER_CELL, DOT_PERIOD, SHADE, STRIPE_PERIOD, render, tone
+from fastvar_lab.world.render import render
 from fastvar_lab.world.scene import compose
+from fastvar_lab.world.textures import PERIODS, SHADE, fit, tone
 
-PERIODS = {"striped": STRIPE_PERIOD, "dotted": DOT_PERIOD, "checkered": 2 * CHECKER_CELL}
 MEASURES = ("contrast", "period", "parts", "outline", "grain")
 TURNS = np.radians(np.arange(-24, 25, 4))  # of a texture against the picture
 SCALES = np.geomspace(0.8, 1.25, 9)  # of its period
 LEAST = 1e-3  # share of the truth that counts as nothing
-SHIFTS, SAMPLES = 8, 400  # phases on each axis, and pixels, at which a texture is fitted
+PHASES, SAMPLES = 8, 400  # phases on each axis, and pixels, at which a texture is fitted
 BAND = 4  # pixels of 256, the longest wave of the background that counts as grain
 
 
@@ -87,33 +87,13 @@ def _fit(
     if len(y) < 64:
         return (float("nan"),) * 3
     every = max(1, len(y) // SAMPLES)
-    u, v, light = x[::every] / side, y[::every] / side, value[core][::every]
-    light = (light - light.mean()).astype(np.float64)
-    best, place = 0.0, (0.0, 1.0, 0.0, 0.0)
-    shift = np.arange(SHIFTS) / SHIFTS * PERIODS[texture]
-    across = shift[:1] if texture == "striped" else shift
-    du, dv = (grid.reshape(-1, 1) for grid in np.meshgrid(across, shift))
-    for turn in TURNS:
-        a, b = _turned(u, v, turn)
-        for scale in SCALES:
-            ideal = tone(texture, a / scale + du, b / scale + dv, 2 / side)
-            ideal = ideal - ideal.mean(1, keepdims=True)
-            match = -(ideal @ light) / np.sqrt((ideal**2).sum(1) * (light**2).sum() + 1e-12)
-            if match.max() > best:
-                best, k = float(match.max()), int(match.argmax())
-                place = (turn, scale, float(du[k, 0]), float(dv[k, 0]))
-    turn, scale, right, down = place
+    places, dark = (x[::every] / side, y[::every] / side), -value[core][::every]
+    place = fit(texture, places, dark, 2 / side, TURNS, SCALES, PHASES)
     rows, columns = np.indices(value.shape) / side
-    a, b = _turned(columns, rows, turn)
-    ideal = tone(texture, a / scale + right, b / scale + down, 1 / side)
+    ideal = tone(texture, *place.coordinates(columns, rows), 1 / side)
     slope, bright = np.polyfit(ideal[core], value[core], 1)
     parts = _count(value < bright + slope / 2, core), _count(ideal > 0.5, core)
-    return -slope / (bright * (1 - SHADE)), scale, parts[0] / max(1, parts[1])
-
-
-def _turned(u: np.ndarray, v: np.ndarray, turn: float) -> tuple[np.ndarray, np.ndarray]:
-    """Turn coordinates by an angle in radians."""
-    return u * np.cos(turn) + v * np.sin(turn), v * np.cos(turn) - u * np.sin(turn)
+    return -slope / (bright * (1 - SHADE)), place.scale, parts[0] / max(1, parts[1])
 
 
 def _count(dark: np.ndarray, core: np.ndarray) -> int:

@@ -17,19 +17,14 @@ from scipy import ndimage
 from skimage.measure import label, regionprops
 
 from fastvar_lab.world.grammar import COLORS, SHAPES
-from fastvar_lab.world.render import (
-    CHECKER_CELL,
-    DOT_PERIOD,
-    SHADE,
-    STRIPE_PERIOD,
-    distance,
-    tone,
-)
+from fastvar_lab.world.render import distance
+from fastvar_lab.world.textures import PERIODS, SHADE, fit
 
 CHROMA = 0.13  # threshold on max - min over channels, after a light blur
 SMALLEST = 0.004  # smallest area of an object, in squared short sides
 TEMPLATE, SPAN = 48, 2.4  # size of templates in pixels, and their span in sqrt(area)
-SAMPLES, SHIFTS = 500, 7  # number of pixels and of phases at which textures are compared
+SAMPLES, PHASES = 500, 7  # number of pixels and of phases at which textures are compared
+TURNS = np.radians(np.arange(-20, 21, 4))  # of a texture against the picture
 ANGLES = tuple(range(-24, 25, 6))
 
 
@@ -155,20 +150,9 @@ def _texture(patch: np.ndarray, mask: np.ndarray, side: int) -> str:
         return "solid"
     y, x = np.nonzero(core)
     every = max(1, len(y) // SAMPLES)
-    u0, v0, weights = x[::every] / side, y[::every] / side, (inside - inside.mean())[::every]
-    scores = {}
-    for texture, period in _PERIODS.items():
-        shift = np.arange(SHIFTS) / SHIFTS * period
-        du, dv = np.meshgrid(shift[:1] if texture == "striped" else shift, shift)
-        best = 0.0
-        for turn in np.radians(np.arange(-20, 21, 4)):
-            u, v = u0 * np.cos(turn) + v0 * np.sin(turn), v0 * np.cos(turn) - u0 * np.sin(turn)
-            ideal = tone(texture, u + du.reshape(-1, 1), v + dv.reshape(-1, 1), 2 / side)
-            ideal = ideal - ideal.mean(axis=1, keepdims=True)
-            norm = np.sqrt((ideal**2).sum(axis=1) * (weights**2).sum()) + 1e-9
-            best = max(best, float((ideal @ weights / norm).max()))
-        scores[texture] = best
+    places, seen = (x[::every] / side, y[::every] / side), inside[::every]
+    scores = {
+        texture: fit(texture, places, seen, 2 / side, TURNS, (1.0,), PHASES).match
+        for texture in PERIODS
+    }
     return max(scores, key=scores.__getitem__)
-
-
-_PERIODS = {"striped": STRIPE_PERIOD, "dotted": DOT_PERIOD, "checkered": 2 * CHECKER_CELL}

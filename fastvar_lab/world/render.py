@@ -6,11 +6,8 @@ import numpy as np
 
 from fastvar_lab.world.grammar import COLORS
 from fastvar_lab.world.scene import Object, Scene
+from fastvar_lab.world.textures import SHADE, tone
 
-SHADE = 0.42  # brightness of a texture's second tone relative to its color
-STRIPE_PERIOD = 0.075
-DOT_PERIOD, DOT_RADIUS = 0.1, 0.032
-CHECKER_CELL = 0.052
 GRAIN = 0.012  # standard deviation of the background's 1/f texture
 
 
@@ -61,24 +58,6 @@ def distance(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
         normal = np.array([edge[1], -edge[0]]) / np.hypot(*edge)
         return (radius * np.cos(angle) - tip) * normal[0] + radius * np.sin(angle) * normal[1]
     raise ValueError(f"unknown shape {shape!r}")
-
-
-def tone(texture: str, u: np.ndarray, v: np.ndarray, pixel: float) -> np.ndarray:
-    """Return the share of the dark tone at (u, v), in units of the side; edges are `pixel` wide."""
-    if texture == "striped":
-        phase = np.abs((v / STRIPE_PERIOD + 0.25) % 1.0 - 0.5) - 0.25
-        depth = phase * STRIPE_PERIOD
-    elif texture == "checkered":
-        a = CHECKER_CELL / 2 - np.abs(u % (2 * CHECKER_CELL) - CHECKER_CELL)
-        b = CHECKER_CELL / 2 - np.abs(v % (2 * CHECKER_CELL) - CHECKER_CELL)
-        depth = np.where(np.sign(a) == np.sign(b), 1, -1) * np.minimum(np.abs(a), np.abs(b))
-    elif texture == "dotted":
-        du = (u / DOT_PERIOD + 0.5) % 1.0 - 0.5
-        dv = (v / DOT_PERIOD + 0.5) % 1.0 - 0.5
-        depth = DOT_RADIUS - np.hypot(du, dv) * DOT_PERIOD
-    else:
-        return np.zeros_like(u)
-    return np.clip(depth / pixel + 0.5, 0, 1)
 
 
 def _paint(image: np.ndarray, item: Object, side: int) -> None:
