@@ -834,7 +834,7 @@ def test_a_marked_token_shows_its_life(explorer, small):
     assert token.maps.maps == []
     explorer.viewer._received(None, {"views": 1}, None)
     explorer.viewer._received(None, {"views": -1}, None)
-    assert (token.found, token.drawn) == ({}, {})
+    assert (token.recorded, token.drawn) == ({}, {})
 
 
 def test_a_restored_token_says_so(explorer):

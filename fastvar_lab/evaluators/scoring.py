@@ -90,11 +90,11 @@ def _check_categories(folder: Sampled, reference: Path) -> None:
     """Raise ValueError for a reference of other categories than the folder's."""
     known = benchmarks.find(folder.benchmark).categories
     mixed = sorted(p.name for p in reference.iterdir() if p.is_dir() and p.name in known)
-    own = set(folder.groups)
-    if known and (mixed or (reference.name in known and reference.name not in own)):
+    groups = set(folder.groups)
+    if known and (mixed or (reference.name in known and reference.name not in groups)):
         raise ValueError(
             f"{reference} holds the category {', '.join(mixed) or reference.name}; {folder.root} "
-            f"is of {', '.join(sorted(own))}: name the folder of that"
+            f"is of {', '.join(sorted(groups))}: name the folder of that"
         )
 
 

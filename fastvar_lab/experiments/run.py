@@ -172,8 +172,8 @@ def _compute(
         here = [*first, *second, *timed]
         if executor is not None and spec is not None:
             here, whole = timed, expectation(model)
-            for given in (first, second):
-                submit(executor, given, spec, str(store.folder), whole, bar.update)
+            for batch in (first, second):
+                submit(executor, batch, spec, str(store.folder), whole, bar.update)
         for job in here:
             disturbed |= job.compute(model, store, bar.update)
     return disturbed

@@ -164,8 +164,8 @@ def attention_at(
     >>> import fastvar_lab as fv
     >>> model = fv.load("tiny")
     >>> run, trace = fv.observe(model, "a red ring", fv.PRESETS["tiny"], seed=1, snapshot=True)
-    >>> found = attention_at(model, run, trace, step=9, layer=0)
-    >>> found["attn"].k.shape  # both rows, heads, keys of all steps, channels
+    >>> attended = attention_at(model, run, trace, step=9, layer=0)
+    >>> attended["attn"].k.shape  # both rows, heads, keys of all steps, channels
     torch.Size([2, 4, 1465, 64])
     """
     held, grids = resumable(model, generation), trace.grids
@@ -191,13 +191,13 @@ def attention_at(
     if records is None:
         records = _listened(model, held, step, sites, {})
     keys = {"attn": _keys(trace, grids[: step + 1], Site(layer, "attn"))}
-    found = {
+    attended = {
         site.kind: Attention(site, grid, **parts, keys=keys.get(site.kind, ()))
         for site, parts in records.items()
     }
-    if "attn" in found:
-        _check_keys(found["attn"])
-    return found
+    if "attn" in attended:
+        _check_keys(attended["attn"])
+    return attended
 
 
 def _listened(

@@ -110,13 +110,13 @@ def token_life(
     step = step + len(trace.grids) if step < 0 else step
     cells = places(trace, step, token)
     _check_picture(trace, picture)
-    found = attention_at(model, generation, trace, step, layer)
+    attended = attention_at(model, generation, trace, step, layer)
     return TokenLife(
         step, *token, picture, layer, cells,
         token_scores(trace, cells, picture),
         token_codes(trace, cells, picture),
         token_patch(trace, model.decode, cells, picture, tolerance),
-        gazes(found, token, picture),
+        gazes(attended, token, picture),
         pieces(model, generation.request.prompts, picture),
     )  # fmt: skip
 
@@ -242,11 +242,11 @@ def patch_of(
 
 
 def gazes(
-    found: Mapping[str, Attention], token: tuple[int, int], picture: int = 0
+    attended: Mapping[str, Attention], token: tuple[int, int], picture: int = 0
 ) -> dict[str, Gaze]:
     """Return where the attention of a token (row, column) goes, by kind."""
     out: dict[str, Gaze] = {}
-    for kind, attention in found.items():
+    for kind, attention in attended.items():
         weights = mean_weights(attention, _flat(attention.grid, token), picture)
         if weights is None:
             continue

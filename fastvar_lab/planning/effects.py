@@ -147,12 +147,12 @@ def calibration_items(
     """
     if prompts is not None:
         return prompts.take(n)
-    own = seeded(model.prompts, seed)
-    if isinstance(own, ClosedWorld):
-        return replace(own, held_out=False).take(n)
-    if own == model.prompts:
-        return tuple(item._replace(seed=item.seed + 1_000_003 + seed) for item in own.take(n))
-    return own.take(n)
+    fresh = seeded(model.prompts, seed)
+    if isinstance(fresh, ClosedWorld):
+        return replace(fresh, held_out=False).take(n)
+    if fresh == model.prompts:
+        return tuple(item._replace(seed=item.seed + 1_000_003 + seed) for item in fresh.take(n))
+    return fresh.take(n)
 
 
 def psnr(errors: np.ndarray) -> np.ndarray:

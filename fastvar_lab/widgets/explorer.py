@@ -378,9 +378,9 @@ class Explorer(Live):
         self.paint.show(duel.a.fast)
         self.paint.adopt(duel.a.method)
         whole, part, skipped = duel.a.work
-        took = "" if seconds is None else f" in {seconds:.2f} s"
+        duration = "" if seconds is None else f" in {seconds:.2f} s"
         self.status.say(
-            f"done{took}. A computes {whole} steps in full, {part} in part, and skips {skipped}"
+            f"done{duration}. A computes {whole} steps in full, {part} in part, and skips {skipped}"
         )
         self.stale(False)
         self.history.add(

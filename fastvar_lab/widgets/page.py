@@ -38,17 +38,17 @@ def style_sheet() -> widgets.HTML:
 
 def box(name: str, *children: Any) -> widgets.Box:
     """Return a box of classes of the style sheet, which alone says how it is laid out."""
-    made = widgets.Box(children)
+    group = widgets.Box(children)
     for each in name.split():
-        made.add_class(each)
-    return made
+        group.add_class(each)
+    return group
 
 
 def heading(text: str) -> widgets.HTML:
     """Return a heading of a part of a widget."""
-    made = widgets.HTML(f'<div role="heading" aria-level="3">{html.escape(text)}</div>')
-    made.add_class("fv-heading")
-    return made
+    title = widgets.HTML(f'<div role="heading" aria-level="3">{html.escape(text)}</div>')
+    title.add_class("fv-heading")
+    return title
 
 
 def visible(widget: Any, shown: bool) -> None:
@@ -58,9 +58,9 @@ def visible(widget: Any, shown: bool) -> None:
 
 def button(label: str, tip: str, act: Callable[[], None]) -> widgets.Button:
     """Return a button that calls `act`."""
-    made = widgets.Button(description=label, tooltip=tip)
-    made.on_click(lambda _: act())
-    return made
+    control = widgets.Button(description=label, tooltip=tip)
+    control.on_click(lambda _: act())
+    return control
 
 
 class ColorBar(NamedTuple):

@@ -112,8 +112,8 @@ class PaintPanel(widgets.Box):
         for letter in (KEEP, PRUNE):
             masks = {step: self._array(step) == letter for step in self.marks}
             sides.append({s - len(grids): mask_text(m) for s, m in masks.items()})
-        made = Painted(*cast(Any, sides))
-        return made if others is None else replace(made, others=others)
+        selector = Painted(*cast(Any, sides))
+        return selector if others is None else replace(selector, others=others)
 
     def _array(self, step: int) -> np.ndarray:
         grid = self.model.grids()[step]

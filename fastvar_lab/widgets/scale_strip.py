@@ -66,7 +66,7 @@ class ScaleStrip(Strip):
         """Show the masks of a sublayer, and the operations of every step or its measured times."""
         bars = _times(times) if times else _operations(duel)
         most = max(bar.high for steps in bars.values() for bar in steps)
-        made = []
+        cells = []
         for step, size in enumerate(self.sizes):
             kept = kept_map(duel.a.trace, step, site)
             state = f"{kept.mean():.0%}" if kept.any() else "skipped"
@@ -82,8 +82,8 @@ class ScaleStrip(Strip):
             tip = f"{size}: {int(kept.sum())} of {kept.size} tokens kept. {texts}"
             mask = panels.kept_overlay(np.full((*kept.shape, 3), LIGHT), kept)
             image = mask, f"kept tokens of {size}: {state}"
-            made.append(cell(size, [image], [state], sticks, tip, cells=True))
-        self.cells = made
+            cells.append(cell(size, [image], [state], sticks, tip, cells=True))
+        self.cells = cells
         self.unit = "ms, with quartiles" if times else "GFLOP"
         self.named = list(bars)
 

@@ -114,7 +114,7 @@ def attention_maps(
     return maps
 
 
-def words(gaze: Gaze | None, pieces: Sequence[str]) -> str:
+def word_bars(gaze: Gaze | None, pieces: Sequence[str]) -> str:
     """Write the attention to the words as bars, in HTML; rows without a name are summed."""
     if gaze is None or not len(gaze.text):
         return ""
@@ -134,15 +134,15 @@ def words(gaze: Gaze | None, pieces: Sequence[str]) -> str:
 def patch_cells(patch: Patch, codes: pd.DataFrame) -> list[dict[str, Any]]:
     """Return the patch after each step, with how far it is from the final one."""
     by_step = codes.set_index("step")
-    made = []
+    cells = []
     for step, picture, far in zip(patch.steps, patch.pictures, patch.distance, strict=True):
         size, changed = by_step["size"][step], by_step.changed[step]
         lines = [f"{255 * far:.1f} off", "" if changed != changed else f"{changed:.0%} new"]
         settled = "settled" if step >= patch.settled else ""
         tip = f"after {size}: {255 * far:.2f} of 255 from the final patch. {settled}"
         alt = f"the patch after {size}"
-        made.append(cell(str(size), [(picture, alt)], [*lines, settled], (), tip, cells=True))
-    return made
+        cells.append(cell(str(size), [(picture, alt)], [*lines, settled], (), tip, cells=True))
+    return cells
 
 
 def code_table(codes: pd.DataFrame) -> str:

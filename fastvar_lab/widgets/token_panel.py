@@ -34,7 +34,7 @@ from fastvar_lab.widgets.token_page import (
     rank_legend,
     rank_tables,
     summary,
-    words,
+    word_bars,
 )
 
 PAUSE = 0.03  # seconds in which another click takes the place of one
@@ -107,7 +107,7 @@ class TokenPanel(Live):
         self.sight, self.go = sight, go
         self.seconds: tuple[float, float] = (0.0, 0.0)
         self.life: dict[str, Any] = {}
-        self.found: dict[tuple[int, int, int], tuple[Generation, dict[str, Attention]]] = {}
+        self.recorded: dict[tuple[int, int, int], tuple[Generation, dict[str, Attention]]] = {}
         self.drawn: dict[int, tuple[Any, np.ndarray]] = {}
         self.about, self.text, self.code = (widgets.HTML() for _ in range(3))
         self.matrix = Matrix()
@@ -206,10 +206,12 @@ class TokenPanel(Live):
             self.matrix.picked = [kinds.index(sight.kind), row, sight.layer]
         finally:
             self.quiet = False
-        own = life["gazes"].get("attn")
-        self.maps.maps = attention_maps(subject.trace, own, life["cells"]) if own else []
-        over = life["gazes"].get("cross") or own
-        bars = words(over, pieces)
+        attention = life["gazes"].get("attn")
+        self.maps.maps = (
+            attention_maps(subject.trace, attention, life["cells"]) if attention else []
+        )
+        over = life["gazes"].get("cross") or attention
+        bars = word_bars(over, pieces)
         self.text.value = f"<div>over the words</div>{bars}" if bars else ""
         self.code.value = code_table(life["codes"])
         self.stale(False)
@@ -226,18 +228,18 @@ class TokenPanel(Live):
         if generation is None:
             return {}, f"No attention: {short(subject.note or 'the generation is gone', 160)}."
         key = (id(generation), sight.step, sight.layer)
-        if key not in self.found:
+        if key not in self.recorded:
             try:
                 seen = attention_at(
                     self.model, generation, subject.trace, sight.step, sight.layer, subject.outputs
                 )
             except ValueError as error:
                 return {}, f"No attention: {short(error, 160)}."
-            self.found[key] = generation, seen
-            while len(self.found) > HELD:
-                del self.found[next(iter(self.found))]
-        gazes = token_life.gazes(self.found[key][1], token, subject.picture)
-        if not self.found[key][1]:
+            self.recorded[key] = generation, seen
+            while len(self.recorded) > HELD:
+                del self.recorded[next(iter(self.recorded))]
+        gazes = token_life.gazes(self.recorded[key][1], token, subject.picture)
+        if not self.recorded[key][1]:
             return {}, ""
         if "attn" in gazes:
             return gazes, ""
@@ -291,9 +293,9 @@ class TokenPanel(Live):
 
     def forget(self) -> None:
         """Drop what was computed of generations."""
-        self.found = {}
+        self.recorded = {}
 
     def release(self) -> None:
         super().release()
         self.worker.wait(5)
-        self.found, self.drawn = {}, {}
+        self.recorded, self.drawn = {}, {}
