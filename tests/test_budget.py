@@ -10,9 +10,15 @@ from fastvar_lab.branching import Branches, branching
 from fastvar_lab.cli.main import main
 from fastvar_lab.experiments import verdicts
 from fastvar_lab.experiments.base import Cell, Experiment, Question, Scope
-from fastvar_lab.experiments.questions import budget, budget_transfer, sublayer_sensitivity
+from fastvar_lab.experiments.questions import (
+    budget,
+    budget_transfer,
+    choice_by_picture,
+    sublayer_sensitivity,
+)
 from fastvar_lab.experiments.resumed import resumed
 from fastvar_lab.experiments.run import run
+from fastvar_lab.measure.choice import best_choice, predicted
 from fastvar_lab.measure.frontier import KEPT, WHOLE, gain, gains, reached
 from fastvar_lab.measure.quality import psnr
 from fastvar_lab.planning import predictions
@@ -220,7 +226,7 @@ def test_the_experiments_run_and_draw(model, tmp_path, monkeypatch):
 
 
 def test_a_model_without_plans_is_one_sentence(model):
-    for name in ("budget", "budget_transfer"):
+    for name in ("budget", "budget_transfer", "choice_by_picture"):
         with pytest.raises(ValueError, match="no schedules were planned for"):
             run(name, LOOK, model=model, prompts=PROMPTS)
 
@@ -234,6 +240,87 @@ def test_transfer_is_judged_on_textures_and_a_larger_map():
     assert len(textures.items) == 4
     assert all("solid" not in item.prompt for item in textures.items)
     assert not {item.seed for item in textures.items} & {item.seed for item in held.items}
+
+
+def judged(known, psnr):
+    """A frame of `choice_by_picture` with three schedules, from features and qualities."""
+    speeds = {"mild": 1.5, "middle": 2.0, "fast": 3.0}
+    rows = [
+        {"kind": "quality", "family": "planned", "picture": i, "method": method, "psnr": value}
+        for i, row in enumerate(psnr)
+        for method, value in zip(speeds, row, strict=True)
+    ]  # fmt: skip
+    features = [
+        {"kind": "features", "picture": i, "update": x, "fine": 0.0, "uneven": 1.0}
+        for i, x in enumerate(known)
+    ]
+    counts = [
+        {"kind": "operations", "method": method, "operations": 1 / speed}
+        for method, speed in speeds.items()
+    ]
+    return pd.DataFrame(features + rows + counts)
+
+
+def test_a_choice_by_picture_gains_what_its_features_tell():
+    x = np.tile([0.0, 1.0], 10)
+    # where x is 1 the mild schedule gains 8 dB over the middle one, where it is 0 all are near
+    psnr = np.column_stack((40 + 8 * x, 40 + 0 * x, 39.5 - 6 * x))
+    rows = charts.choice_points(judged(x, psnr))
+    gains = rows[rows.what == "gain"].set_index("rule")
+    assert gains.difference["by what is known"] == pytest.approx(gains.difference["by the truth"])
+    # halves, at 1.5 and 3: on average as many operations as 2 for all
+    assert gains.difference["by the truth"] == pytest.approx((8 - 0.5) / 2)
+    assert gains.operations.to_numpy() == pytest.approx(0.5)
+    assert gains.difference["mildest and fastest, by lot"] == pytest.approx((4 - 3.5) / 2)
+    assert choice_by_picture.beats_one_for_all(judged(x, psnr)).verdict == verdicts.HOLDS
+    noise = np.random.default_rng(0).standard_normal((40, 3))
+    psnr = noise + np.array([44, 40, 36])
+    answer = choice_by_picture.beats_one_for_all(judged(noise[::-1, 0], psnr))
+    assert answer.verdict != verdicts.HOLDS
+    assert charts.choice(judged(x, psnr[:20])).axes
+
+
+def test_the_best_choice_meets_its_budget_and_is_the_best():
+    rng = np.random.default_rng(1)
+    values, costs = rng.standard_normal((6, 3)), np.array([3.0, 2.0, 1.0])
+    every = np.stack(np.meshgrid(*[range(3)] * 6), -1).reshape(-1, 6)
+    allowed = every[costs[every].mean(1) <= 2]
+    best = max(values[np.arange(6), picks].sum() for picks in allowed)
+    picks = best_choice(values, costs, 2.0)
+    assert costs[picks].mean() <= 2 + 1e-9
+    assert values[np.arange(6), picks].sum() == pytest.approx(best)
+    with pytest.raises(ValueError, match="cheapest choice costs 1, more than"):
+        best_choice(values, costs, 0.5)
+
+
+def test_a_prediction_does_not_see_its_own_picture():
+    features, values = np.random.default_rng(2).standard_normal((2, 8, 2))
+    before, changed = predicted(features, values), values.copy()
+    changed[3] += 100
+    after = predicted(features, changed)
+    assert after[3] == pytest.approx(before[3])
+    assert np.abs(after - before).max() > 1
+    with pytest.raises(ValueError, match="two or more"):
+        predicted(features[:1], values[:1])
+
+
+def test_what_is_known_is_that_of_the_last_whole_step(model):
+    methods = planned(model)  # they prune the last two steps
+    question = Question(model, LOOK, PROMPTS, methods, PROMPTS.take(1)[0])
+    ((cell,),) = choice_by_picture.cells(question)
+    assert cell.columns["step"] == len(model.sizes) - 3
+    rows = choice_by_picture.features(model, cell)
+    assert [row["picture"] for row in rows] == [0, 1]
+    _, trace = fv.observe(model, cell.prompts, fv.Dense(), seed=cell.seeds)
+    step = cell.columns["step"]
+    a, b = trace.canvases[step - 1][1], trace.canvases[step][1]
+    assert rows[1]["update"] == pytest.approx(float((b - a).norm() / b.norm()))
+    scores = [s[1] for (at, _), s in trace.scores.items() if at == step]
+    uneven = np.mean([float(s.std(correction=0) / s.mean()) for s in scores])
+    assert rows[1]["uneven"] == pytest.approx(uneven, rel=1e-5)
+    frame = run("choice_by_picture", LOOK, model=model, methods=planned, prompts=PROMPTS,
+                guidance=2, progress=False)  # fmt: skip
+    assert charts.choice(frame).axes
 
 
 def test_predicted_times_stand_beside_measured_ones(model):

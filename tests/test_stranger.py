@@ -140,6 +140,7 @@ NEEDS = {
     "drafting": "two VARs of the shipped configurations",
     "budget": PLANS,
     "budget_transfer": PLANS,
+    "choice_by_picture": PLANS,
 }
 
 

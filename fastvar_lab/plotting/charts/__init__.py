@@ -10,6 +10,7 @@ from fastvar_lab.plotting.charts.budgets import (
     transfer_points,
 )
 from fastvar_lab.plotting.charts.by_operations import by_operations, operations_points
+from fastvar_lab.plotting.charts.choices import choice, choice_points
 from fastvar_lab.plotting.charts.comparisons import (
     by_axis,
     methods,
@@ -49,6 +50,8 @@ __all__ = [
     "budget_points",
     "by_axis",
     "by_operations",
+    "choice",
+    "choice_points",
     "costs",
     "exponent",
     "exponents",
