@@ -78,14 +78,14 @@ def choice(frame: pd.DataFrame) -> Figure:
     scales = sorted(rows[GUIDANCE].unique()) if GUIDANCE in rows else [None]
     with style():
         fig = Figure(figsize=(WIDTH, 2.1 * len(scales)), layout="constrained")
-        grid = fig.subplots(len(scales), 2, squeeze=False, width_ratios=(1.6, 1), sharex="col")
+        grid = fig.subplots(len(scales), 2, squeeze=False, width_ratios=(1.6, 1))
         for scale, (left, right) in zip(scales, grid, strict=True):
             here = rows if scale is None else rows[rows[GUIDANCE] == scale]
             _gains(left, here[here.what == GAIN])
             _predictions(right, here[here.what == PREDICTION])
+            left.sharex(grid[0][0])
             if scale is not None:
                 left.set_title(f"guidance {scale:g}")
-                right.set_title(f"guidance {scale:g}")
         grid[-1][0].set_xlabel("gain over one schedule for all (dB)")
         grid[-1][1].set_xlabel("predicted PSNR (dB)")
         for axes in grid.flat:
@@ -115,5 +115,4 @@ def _predictions(axes: Axes, rows: pd.DataFrame) -> None:
     ]
     axes.plot(ends, ends, lw=0.8, color="0.6")
     r = rows.predicted.corr(rows.measured)
-    axes.text(0.03, 0.97, f"r = {r:.2f}, n = {len(rows)}", transform=axes.transAxes, va="top")
-    axes.set_ylabel("measured PSNR (dB)")
+    axes.set(title=f"r = {r:.2f}, n = {len(rows)}", ylabel="measured PSNR (dB)")
