@@ -15,7 +15,8 @@ import yaml
 import fastvar_lab as fv
 from fastvar_lab.cli.main import _parser
 from fastvar_lab.experiments import base, figures
-from fastvar_lab.experiments.output import read_frame
+from fastvar_lab.experiments.output import read_frame, read_rows
+from fastvar_lab.measure.ranking import ranking
 from fastvar_lab.models import tiny
 from fastvar_lab.scales import square
 
@@ -114,24 +115,21 @@ def test_the_code_of_a_page_runs_in_one_session(page, tmp_path, monkeypatch):
     spec.loader.exec_module(module)
 
 
-def test_the_results_of_the_readme_are_those_of_the_figure():
-    frame = read_frame(ROOT / "figures" / "rivals")
-    grouped = frame.groupby("method")
-    measured = pd.DataFrame(
-        {
-            "speedup": grouped.speedup.median().map("{:.2f}".format),
-            "psnr": grouped.psnr.mean().map("{:.1f}".format),
-            "ssim": grouped.ssim.mean().map("{:.3f}".format),
-            "score": grouped.right.mean().map("{:.2f}".format),
-        }
-    )
-    assert frame.picture.nunique() == 112
-    there = set(measured.itertuples(index=False, name=None))
+def test_the_results_of_the_readme_are_those_of_the_figures():
+    compared = read_frame(ROOT / "figures" / "rivals")
+    rows = [ranking(compared), ranking(read_rows(ROOT / "figures" / "budget"))]
+    rows[1] = rows[1][rows[1].family == "planned"]
+    measured = pd.concat(rows).set_index(["family", "guidance", "target"])["mean"]
     readme = (ROOT / "README.md").read_text()
-    rows = re.findall(r"^\| [\w]+ \| \d+ %, \d+ % \| (.*) \|$", readme, flags=re.M)
-    assert len(rows) == 9
-    for row in rows:
-        assert tuple(row.replace("- | -", "100.0 | 1.000").split(" | ")) in there, row
+    table = re.findall(r"^\| (\w[\w ,]*?) \| ([\d.|\- ]+) \|$", readme, flags=re.M)
+    table = {name: cells.split(" | ") for name, cells in table}
+    assert len(table) >= 8
+    places = [(scale, speed) for scale in (2.0, 4.0) for speed in (1.5, 2.0, 3.0)]
+    for name, cells in table.items():
+        for place, cell in zip(places, cells, strict=True):
+            value = measured[(name, *place)]
+            assert cell == ("-" if value != value else f"{value:.1f}"), (name, place)
+    assert f"{compared.picture.nunique()} held-out prompts" in readme
 
 
 def test_every_public_name_is_in_the_table_of_the_docs_and_nothing_else():

@@ -219,6 +219,17 @@ def test_families_are_ranked_at_equal_speed_by_their_frontiers():
     assert held.family.tolist() == ["small", "small"]
 
 
+def test_a_setting_that_prunes_nothing_lifts_no_family():
+    frame = frame_of(FAMILIES | {"idle": {1.0: 100.0, 1.8: 30.0, 3.5: 28.0}})
+    rows = ranking(frame).set_index(["guidance", "family", "target"])
+    # the slowest setting that saves time is taken as it is, not mixed with full generation
+    assert rows.loc[2.0, "idle"]["mean"][1.5] == pytest.approx(30, abs=0.5)
+    frame.loc[frame.method == "idle 1.0", "speedup_flop_bound"] = 1.0
+    frame["axis"] = frame.axis.replace("cache", "control")
+    for axes in charts.by_axis(frame).axes:
+        assert axes.get_ylim()[1] < 60
+
+
 def test_a_frame_of_many_families_is_drawn_by_axis():
     frame = frame_of(FAMILIES | {"third": {2.0: 25.0}})
     frame.loc[frame.family == "third", "axis"] = "control"

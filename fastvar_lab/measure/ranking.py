@@ -15,6 +15,9 @@ from fastvar_lab.measure.statistics import bootstrap
 BY = ("speedup", OPERATIONS, CACHE)
 """What families may be equal in: measured time, counted operations, bytes of keys and values."""
 
+LEAST = 1.01
+"""Savings up to which a method counts as full generation, whose PSNR of 100 dB means nothing."""
+
 
 def savings(frame: pd.DataFrame, by: str = "speedup") -> pd.Series:
     """Return how many times faster or smaller than full generation each method is.
@@ -44,7 +47,7 @@ def ranking(
     `mean` is what a family's front reaches there (see `frontier.reached`), `low` and `high` its
     95 % bootstrap interval over the pictures; `behind` is how far it is behind the best family
     there, with the interval of the paired differences. nan where a family is not as fast. Which
-    methods are on a front is decided on these same pictures. Families that save nothing are left
+    methods are on a front is decided on these same pictures. Methods that save nothing are left
     out, and so are disturbed timings.
     """
     groups = frame.groupby(GUIDANCE) if GUIDANCE in frame else [(None, frame)]
@@ -59,13 +62,10 @@ def _ranked(
     """Compare the families at one guidance scale."""
     pictures = frame[(frame.kind == "quality") & (frame.family != FULL)]
     known, rows = savings(frame, by), list[dict[str, object]]()
+    known = known[known > LEAST]
     table = pictures.pivot_table(index="picture", columns="method", values=value)
     families = pictures[pictures.method.isin(known.index)].groupby("family", sort=False)
-    sides = {
-        str(name): table[list(part.method.unique())]
-        for name, part in families
-        if known[part.method.unique()].max() > 1.01
-    }
+    sides = {str(name): table[list(part.method.unique())] for name, part in families}
     for target in targets:
         there = {name: reached(values, known, target) for name, values in sides.items()}
         means = {name: float(v.mean()) for name, v in there.items() if v is not None}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 
 from fastvar_lab.experiments.base import (
     Cell,
@@ -23,7 +25,7 @@ from fastvar_lab.methods.spaces import axis_of
 from fastvar_lab.models.model import Model
 from fastvar_lab.plotting import charts
 from fastvar_lab.scales import Sizes
-from fastvar_lab.seam import Runner
+from fastvar_lab.seam import Method, Runner
 from fastvar_lab.speed import flops
 from fastvar_lab.speed.tally import Tally, total
 from fastvar_lab.store import Rows
@@ -54,16 +56,30 @@ def sizes_of(model: Model, side: int) -> Sizes | None:
 
 
 def cells(question: Question) -> list[list[Cell]]:
-    """Return timed cells: a few methods together, at each side of the final map."""
+    """Return timed cells: a few methods together, at each side of the final map.
+
+    A method stays out at sides whose schedules it is not made for.
+    """
     quick = question.scope.name == "quick"
-    chosen, groups = list(question.methods.items()), list[list[Cell]]()
+    groups = list[list[Cell]]()
     for side in SIDES[:1] if quick else SIDES:
-        timed = timed_cells(
-            question, question.scope.repeats, sizes_of(question.model, side), side=side
-        )
+        sizes = sizes_of(question.model, side)
+        takes = partial(_takes, question.model, sizes)
+        methods = {label: m for label, m in question.methods.items() if takes(m)}
+        here = replace(question, methods=methods)
+        timed = timed_cells(here, question.scope.repeats, sizes, side=side)
         timed = timed[:2] if quick else timed
-        groups += [timed[i : i + TOGETHER] for i in range(0, len(chosen), TOGETHER)]
-    return [group for group in groups if group]
+        groups += [timed[i : i + TOGETHER] for i in range(0, len(timed), TOGETHER)]
+    return groups
+
+
+def _takes(model: Model, sizes: Sizes | None, method: Method) -> bool:
+    """Return whether a method is made for a schedule: rules and plans may be for others."""
+    try:
+        flops.step_flops(model, method, model.grids(sizes))
+    except ValueError:
+        return False
+    return True
 
 
 def gaps(model: Model, cells: Sequence[Cell]) -> Iterator[tuple[Cell, Rows]]:

@@ -20,6 +20,7 @@ from fastvar_lab.measure.frontier import (
     groups,
     without_null,
 )
+from fastvar_lab.measure.ranking import LEAST
 from fastvar_lab.plotting.charts.comparisons import tradeoff_points
 from fastvar_lab.plotting.style import (
     FAST,
@@ -52,6 +53,7 @@ def budget_points(frame: pd.DataFrame) -> pd.DataFrame:
     for scale, part in _scales(frame):
         compared = part[part.kind != "grid"]
         points, dropped = tradeoff_points(compared), without_null(compared)
+        points = points[points.speedup_flop_bound > LEAST]  # the others drew full generation
         points["group"] = [
             next(name for name, methods in groups(compared).items() if method in methods)
             for method in points.method

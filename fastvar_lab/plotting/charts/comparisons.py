@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 
 from fastvar_lab.frames import CACHE, GUIDANCE, counted
 from fastvar_lab.measure.frontier import front
-from fastvar_lab.measure.ranking import savings
+from fastvar_lab.measure.ranking import LEAST, savings
 from fastvar_lab.measure.speedup import undisturbed
 from fastvar_lab.measure.statistics import summary
 from fastvar_lab.plotting.charts.axes import (
@@ -222,7 +222,8 @@ def by_axis(frame: pd.DataFrame) -> Figure:
     """PSNR against measured speedup by small multiples: a panel an axis, a row a guidance scale.
 
     The families of an axis are in color before all others in grey; the black line is the front of
-    all. Those that save keys and values stand over the bytes that they save.
+    all. Those that save keys and values stand over the bytes that they save; methods that save no
+    operations either are left out.
 
     >>> import fastvar_lab as fv
     >>> ways = [fv.Prune({-2: 1.0, -1: 1.0}), fv.Prune({-1: 0.75})]
@@ -240,6 +241,8 @@ def by_axis(frame: pd.DataFrame) -> Figure:
             points = tradeoff_points(part).merge(
                 part[["method", "axis"]].drop_duplicates("method"), on="method"
             )
+            saves = (points.speedup_flop_bound > LEAST) | (points.axis == "cache")
+            points = points[saves]  # the others drew full generation: 100 dB
             row[0].set_ylabel("PSNR to full (dB)" + ("" if scale is None else f", cfg {scale:g}"))
             for axes, axis in zip(row, shown, strict=True):
                 _frontier(axes, points, part, axis)
