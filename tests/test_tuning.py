@@ -12,7 +12,7 @@ from fastvar_lab.evaluators import local_features
 from fastvar_lab.experiments import agenda, run
 from fastvar_lab.experiments.questions import rivals, shipped
 from fastvar_lab.experiments.sets import rendering
-from fastvar_lab.measure.ranking import memory_table, ranking, ranking_table
+from fastvar_lab.measure.ranking import detail_table, memory_table, ranking, ranking_table
 from fastvar_lab.methods.columns import family
 from fastvar_lab.methods.parse import read_method
 from fastvar_lab.methods.spaces import AXES, find_space, spaces
@@ -217,6 +217,18 @@ def test_families_are_ranked_at_equal_speed_by_their_frontiers():
     assert {"1.5x", "4x", "4x operations"} <= set(table)
     held = memory_table(frame_of(FAMILIES))
     assert held.family.tolist() == ["small", "small"]
+
+
+def test_families_are_ranked_by_what_should_be_small():
+    frame = frame_of(FAMILIES)
+    frame["detail_error"] = 2 - frame.psnr / 40
+    rows = ranking(frame, "detail_error").set_index(["guidance", "family", "target"])
+    other = ranking(frame).set_index(["guidance", "family", "target"])
+    assert rows["mean"].to_numpy() == pytest.approx(2 - other["mean"] / 40, nan_ok=True)
+    assert rows.behind.to_numpy() == pytest.approx(other.behind / 40, nan_ok=True)
+    assert (rows.low <= rows["mean"])[rows["mean"].notna()].all()
+    assert detail_table(frame).family.tolist() == ["good", "poor"] * 2
+    assert detail_table(frame_of(FAMILIES)).empty
 
 
 def test_a_setting_that_prunes_nothing_lifts_no_family():

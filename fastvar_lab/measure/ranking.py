@@ -15,6 +15,9 @@ from fastvar_lab.measure.statistics import bootstrap
 BY = ("speedup", OPERATIONS, CACHE)
 """What families may be equal in: measured time, counted operations, bytes of keys and values."""
 
+SMALLER = ("detail_error", "spectrum_error", "frechet")
+"""Qualities of which less is better."""
+
 LEAST = 1.01
 """Savings up to which a method counts as full generation, whose PSNR of 100 dB means nothing."""
 
@@ -46,9 +49,9 @@ def ranking(
 
     `mean` is what a family's front reaches there (see `frontier.reached`), `low` and `high` its
     95 % bootstrap interval over the pictures; `behind` is how far it is behind the best family
-    there, with the interval of the paired differences. nan where a family is not as fast. Which
-    methods are on a front is decided on these same pictures. Methods that save nothing are left
-    out, and so are disturbed timings.
+    there, with the interval of the paired differences, and positive also where less is better. nan
+    where a family is not as fast. Which methods are on a front is decided on these same pictures.
+    Methods that save nothing are left out, and so are disturbed timings.
     """
     groups = frame.groupby(GUIDANCE) if GUIDANCE in frame else [(None, frame)]
     rows = [row for scale, part in groups for row in _ranked(scale, part, value, by, targets)]
@@ -63,7 +66,8 @@ def _ranked(
     pictures = frame[(frame.kind == "quality") & (frame.family != FULL)]
     known, rows = savings(frame, by), list[dict[str, object]]()
     known = known[known > LEAST]
-    table = pictures.pivot_table(index="picture", columns="method", values=value)
+    sign = -1 if value in SMALLER else 1
+    table = sign * pictures.pivot_table(index="picture", columns="method", values=value)
     families = pictures[pictures.method.isin(known.index)].groupby("family", sort=False)
     sides = {str(name): table[list(part.method.unique())] for name, part in families}
     for target in targets:
@@ -74,8 +78,8 @@ def _ranked(
             row: dict[str, object] = {GUIDANCE: scale, "family": name, "target": target}
             if values is not None and best is not None:
                 gap = best - values
-                (low, high), (near, far) = bootstrap(values), bootstrap(gap)
-                row |= {"mean": means[name], "low": low, "high": high}
+                (low, high), (near, far) = bootstrap(sign * values), bootstrap(gap)
+                row |= {"mean": sign * means[name], "low": low, "high": high}
                 row |= {"behind": float(gap.mean()), "behind_low": near, "behind_high": far}
             rows.append(row)
     return rows
@@ -95,12 +99,21 @@ def ranking_table(frame: pd.DataFrame, value: str = "psnr") -> pd.DataFrame:
     return _written(frame, value, {"": "speedup", " operations": OPERATIONS})
 
 
+def detail_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """Write the ranking by detail: how far it is from that of rendered truth, in octaves."""
+    if "detail_error" not in frame:
+        return pd.DataFrame(columns=[GUIDANCE, "family"])
+    return _written(frame, "detail_error", {"": "speedup", " operations": OPERATIONS}, digits=2)
+
+
 def memory_table(frame: pd.DataFrame, value: str = "psnr") -> pd.DataFrame:
     """Write the ranking at equal bytes of keys and values, of the families that save them."""
     return _written(frame, value, {" fewer bytes": CACHE})
 
 
-def _written(frame: pd.DataFrame, value: str, columns: Mapping[str, str]) -> pd.DataFrame:
+def _written(
+    frame: pd.DataFrame, value: str, columns: Mapping[str, str], digits: int = 1
+) -> pd.DataFrame:
     """Write rankings side by side; the first one orders the lines."""
     parts, index = list[pd.DataFrame](), [GUIDANCE, "family"]
     for title, by in columns.items():
@@ -109,12 +122,14 @@ def _written(frame: pd.DataFrame, value: str, columns: Mapping[str, str]) -> pd.
             continue
         rows[GUIDANCE] = rows[GUIDANCE].astype(object).fillna("")
         rows["text"] = [
-            "" if np.isnan(r["mean"]) else f"{r['mean']:.1f} ({r.low:.1f} to {r.high:.1f})"
+            ""
+            if np.isnan(r["mean"])
+            else f"{r['mean']:.{digits}f} ({r.low:.{digits}f} to {r.high:.{digits}f})"
             for _, r in rows.iterrows()
         ]
         wide = rows.pivot_table(index=index, columns="target", values="text", aggfunc="first")
         wide.columns = pd.Index([f"{target:g}x{title}" for target in wide])
-        order = rows[rows.target == 2.0].sort_values([GUIDANCE, "mean"], ascending=[True, False])
+        order = rows[rows.target == 2.0].sort_values([GUIDANCE, "behind"])
         parts.append(wide.reindex(pd.MultiIndex.from_frame(order[index])))
     if not parts:
         return pd.DataFrame(columns=index)

@@ -10,7 +10,7 @@ from fastvar_lab.experiments.base import Experiment, Methods
 from fastvar_lab.experiments.sets import whole_sets
 from fastvar_lab.experiments.verdicts import FAILS, OPEN, Answer, Claim, above, quality
 from fastvar_lab.frames import GUIDANCE
-from fastvar_lab.measure.ranking import memory_table, ranking_table
+from fastvar_lab.measure.ranking import detail_table, memory_table, ranking_table
 from fastvar_lab.measure.speedup import undisturbed
 from fastvar_lab.measure.statistics import paired
 from fastvar_lab.methods.columns import family, labelled
@@ -116,7 +116,7 @@ EXPERIMENT = Experiment(
     metrics=metrics,
     guidances=GUIDANCES,
     beside=whole_sets,
-    tables={"ranking": ranking_table, "memory": memory_table},
+    tables={"ranking": ranking_table, "detail": detail_table, "memory": memory_table},
     quick=look,
     slow=True,
 )
