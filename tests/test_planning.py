@@ -12,6 +12,7 @@ from fastvar_lab.cli import options
 from fastvar_lab.cli.main import main
 from fastvar_lab.methods.parse import read_method, read_method_file, save_method
 from fastvar_lab.planning import cost
+from fastvar_lab.planning.by_hand import by_hand
 from fastvar_lab.planning.effects import Calibration, calibration_items
 from fastvar_lab.planning.planner import Planner
 from fastvar_lab.planning.plans import plan_frame
@@ -160,6 +161,23 @@ def test_a_plan_is_within_its_budget_and_not_worse_than_what_it_starts_from(plan
     assert starts
     assert all(planner.space.spent(start) <= budget * 1.0001 for start in starts)
     assert plan.psnr >= -10 * planner.space.errors(starts, "starts").mean(1).min() - 1e-6
+
+
+def test_a_plan_is_not_worse_than_what_people_write(planner):
+    written = planner.starts.written()
+    assert {choice.tail.skipped for choice in written} == {0, 1, 2, 3}
+    hand = by_hand(planner.calibration.grids, planner.model.depth)
+    methods = {planner.space.method(choice) for choice in written}
+    half = next(m for m in hand if m.by_step(planner.calibration.grids) and m.null_until is None
+                and m.layers is None and set(dict(m.pairs).values()) == {0.5})  # fmt: skip
+    steps = half.by_step(planner.calibration.grids)
+    kinds = {kind: "4" * planner.model.depth for kind in planner.model.transformer.kinds}
+    same = fv.Planned({step - len(planner.calibration.grids): kinds for step in steps})
+    assert same in methods
+    plan = planner.plan(2.0)
+    near = planner._written(planner.spent(fv.Dense()) / 2)
+    assert near
+    assert plan.psnr >= -10 * planner.space.errors(near, "written").mean(1).min() - 1e-6
 
 
 def test_a_quick_count_of_even_schedules_is_the_count(planner):

@@ -22,7 +22,7 @@ from fastvar_lab.planning.effects import BATCH, LEAST, Calibration, calibration_
 from fastvar_lab.planning.search import Search
 from fastvar_lab.planning.sensitivity import grouped_places
 from fastvar_lab.planning.space import Choice, Space
-from fastvar_lab.planning.starts import Starts
+from fastvar_lab.planning.starts import NEAR, Starts
 from fastvar_lab.prompts import PromptSet
 from fastvar_lab.sampling import Sampling
 from fastvar_lab.seam import Method
@@ -102,7 +102,8 @@ class Planner:
     def plan(self, speedup: float, rounds: int | None = None) -> Plan:
         """Return the best schedule found that is predicted to be `speedup` times as fast.
 
-        It starts from the best even schedules and from what was planned before for other budgets.
+        It starts from the best even schedules, from what was planned before for other budgets, and,
+        unless it is `quick`, from all that people write by hand for about that speed.
         Each of `rounds` rounds then measures what one more level does at every place of the best
         schedule, and moves shares from where they hurt to where they do not. Raises ValueError for
         a speedup that no schedule reaches; it says the fastest there is, and its quality.
@@ -127,6 +128,7 @@ class Planner:
         starts = [
             *self.starts.best(budget, STARTS),
             *(space.fit(choice, worth, budget) for choice in self._planned),
+            *(() if self.quick else self._written(budget)),
         ]
         starts = [each for each in starts if space.spent(each) <= budget]
         choice, errors = search.best(starts or [space.fit(space.fastest(), worth, budget)])
@@ -181,6 +183,15 @@ class Planner:
         if best is None:
             raise ValueError(f"no schedule faster than full generation keeps {quality:g} dB")
         return best
+
+    def _written(self, budget: float) -> list[Choice]:
+        """Return the schedules by hand that nearly spend a budget, and the tails within it."""
+        spent = {choice: self.space.spent(choice) for choice in self.starts.written()}
+        return [
+            choice
+            for choice, cost in spent.items()
+            if (NEAR * budget if any(choice.levels) else 0) <= cost <= budget
+        ]
 
     def _check_reach(self, budget: float, full: float) -> None:
         fastest = self.space.method(self.space.fastest())

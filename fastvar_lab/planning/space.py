@@ -17,7 +17,7 @@ from fastvar_lab.seam import Method
 TOP = len(LEVELS) - 1
 
 DROPPED = 3  # the most last steps without null rows
-SKIPPED = 1  # the most last steps that are skipped
+SKIPPED = 3  # the most last steps that are skipped
 
 
 class Choice(NamedTuple):

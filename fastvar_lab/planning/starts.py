@@ -11,7 +11,9 @@ from typing import NamedTuple
 import numpy as np
 
 from fastvar_lab.methods.planned import EIGHTHS
-from fastvar_lab.methods.schedule import kept
+from fastvar_lab.methods.schedule import find, kept
+from fastvar_lab.methods.select import FarFromMean
+from fastvar_lab.planning.by_hand import by_hand
 from fastvar_lab.planning.effects import LEAST
 from fastvar_lab.planning.sensitivity import LEVELS, Tail
 from fastvar_lab.planning.space import Choice, Space
@@ -114,6 +116,29 @@ class Starts:
             if NEAR * budget <= spent <= budget and alike < n // 2 and len(chosen) < n:
                 chosen.append(self.choice(shares, tail))
         return [*chosen, *(self._softened(choice, budget) for choice in chosen)]
+
+    def written(self) -> list[Choice]:
+        """Return what people write: the tails alone, and the schedules of `by_hand` under PTS.
+
+        Shares by hand hold for all kinds of sublayers; those of steps and layers that are no places
+        of the search are left out.
+        """
+        space, c = self.space, self.space.calibration
+        none, pivotal = (0,) * len(space.places), (("select", FarFromMean()),)
+        chosen = [Choice(none, tail, self.rules) for tail in space.tails()]
+        for hand in by_hand(c.grids, c.model.depth, c.guided):
+            ratios, layers = hand.by_step(c.grids), hand.depth_checked(c.model.depth)
+            skipped = sum(ratio == 1 for ratio in ratios.values())
+            until = None if hand.null_until is None else find(hand.null_until, c.grids)
+            dropped = 0 if until is None else len(c.grids) - 1 - until - skipped
+            levels = tuple(
+                LEVELS.index(f"{EIGHTHS * ratios.get(place.step, 0):g}")
+                if ratios.get(place.step, 0) < 1 and set(place.layers) <= set(layers)
+                else 0
+                for place in space.places
+            )
+            chosen.append(Choice(levels, Tail(skipped, dropped), pivotal))
+        return list(dict.fromkeys(chosen))
 
     def _softened(self, choice: Choice, budget: float) -> Choice:
         places, top = self.space.places, LEVELS.index("8")
