@@ -86,8 +86,6 @@ def choice(frame: pd.DataFrame) -> Figure:
             left.sharex(grid[0][0])
             if scale is not None:
                 left.set_title(f"guidance {scale:g}")
-        grid[-1][0].set_xlabel("gain over one schedule for all (dB)")
-        grid[-1][1].set_xlabel("predicted PSNR (dB)")
         for axes in grid.flat:
             axes.grid(lw=0.4, color="0.9")
             sns.despine(ax=axes)
@@ -103,16 +101,16 @@ def _gains(axes: Axes, rows: pd.DataFrame) -> None:
         )
     axes.axvline(0, lw=0.8, color="0.6")
     axes.set_yticks(-np.arange(len(rows)), list(rows.rule))
-    axes.set_ylim(-len(rows) + 0.5, 0.5)
+    axes.set(xlabel="gain over one schedule for all (dB)", ylim=(-len(rows) + 0.5, 0.5))
 
 
 def _predictions(axes: Axes, rows: pd.DataFrame) -> None:
     """Draw each picture's measured quality over the predicted one, with their correlation."""
     axes.plot(rows.predicted, rows.measured, ".", ms=4, color=FAST, mew=0)
-    ends = [
-        rows[["predicted", "measured"]].min().max(),
-        rows[["predicted", "measured"]].max().min(),
-    ]
-    axes.plot(ends, ends, lw=0.8, color="0.6")
+    axes.axline((rows.measured.mean(),) * 2, slope=1, lw=0.8, color="0.6")
     r = rows.predicted.corr(rows.measured)
-    axes.set(title=f"r = {r:.2f}, n = {len(rows)}", ylabel="measured PSNR (dB)")
+    axes.set(
+        title=f"r = {r:.2f}, n = {len(rows)}",
+        xlabel="predicted PSNR (dB)",
+        ylabel="measured PSNR (dB)",
+    )
