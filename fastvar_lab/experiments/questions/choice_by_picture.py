@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+import torch
 
 from fastvar_lab.experiments.base import Cell, Experiment, Methods, Question, each
 from fastvar_lab.experiments.questions.budget import GUIDANCES, NO_PLANS
@@ -87,7 +88,7 @@ def _unevenness(trace: Trace, step: int, n: int) -> np.ndarray:
     """Return (n,) the relative spread of the scores of each picture's conditional row."""
     scores = [wide(values[:n]) for (s, _), values in trace.scores.items() if s == step]
     spread = [s.std(1, correction=0) / s.mean(1).clamp_min(1e-12) for s in scores]
-    return np.mean([each.cpu().numpy() for each in spread], axis=0)
+    return torch.stack(spread).mean(0).cpu().numpy()
 
 
 def compared(question: Question, frame: pd.DataFrame) -> Methods:
