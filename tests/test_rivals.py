@@ -14,9 +14,11 @@ from fastvar_lab.measure import calibration, scalekv_budgets
 from fastvar_lab.methods.fastervar import fastervar_release
 from fastvar_lab.methods.fastervar_ranks import published_ranks
 from fastvar_lab.methods.parse import read_method
+from fastvar_lab.methods.prune_runner import PruneRunner
 from fastvar_lab.methods.registry import restorers, selectors
 from fastvar_lab.methods.restore_anchors import lattice
 from fastvar_lab.methods.scalekv import scalekv_release
+from fastvar_lab.methods.select import score
 from fastvar_lab.scales import TINY, grids, infinity
 from fastvar_lab.seam import Site
 from fastvar_lab.verification import verify
@@ -318,6 +320,20 @@ def test_entropies_are_those_of_the_step_before(model, keep):
     mask, *_ = chosen(model, pruned(fv.OutputEntropy(keep)), Site(0, "attn"))
     assert np.array_equal(mask[0], best(sign * score, k))
     assert np.array_equal(mask[1], mask[0])
+
+
+@pytest.mark.parametrize(
+    "rule", [rule for rule in selectors().values() if hasattr(rule, "observer")], ids=repr
+)
+def test_a_ranking_of_a_step_is_that_of_each_of_its_sublayers(small, rule, monkeypatch):
+    def each_time(run, site, grid, x):
+        return run.ranking(score(rule, x, grid, site, run.select), grid)
+
+    method = fv.Prune({-2: 0.3, -1: 0.5}, select=rule)
+    once = fv.generate(small, prompt(small), method, seed=1)
+    monkeypatch.setattr(PruneRunner, "ranked", each_time)
+    each = fv.generate(small, prompt(small), method, seed=1)
+    assert torch.equal(once.canvas, each.canvas)
 
 
 def test_block_change_is_that_of_the_step_before(model):

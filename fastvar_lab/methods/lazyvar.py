@@ -159,6 +159,8 @@ class LatentUpdate(Observed):
 
 
 class _LatentUpdate(Observer):
+    by_step = True
+
     def __init__(self) -> None:
         super().__init__()
         self.latents: list[Tensor] = []

@@ -19,7 +19,12 @@ from fastvar_lab.tokens import resize
 
 
 class Observer:
-    """Receives the events of one generation, from step `since` on; the base class does nothing."""
+    """Receives the events of one generation, from step `since` on; the base class does nothing.
+
+    `by_step` says that a selector's scores are the same for all sublayers of a step.
+    """
+
+    by_step: bool = False
 
     def __init__(self, since: int = 0) -> None:
         self.since = since

@@ -11,7 +11,7 @@ from torch import Tensor
 from fastvar_lab.methods.observer import Observer, observer
 from fastvar_lab.methods.restore import Cached
 from fastvar_lab.methods.schedule import ScheduledRunner, kept
-from fastvar_lab.methods.select import check, score, top
+from fastvar_lab.methods.select import check, first, ranking, score
 from fastvar_lab.seam import Block, Branch, Grid, Handles, Site, Stack
 from fastvar_lab.tokens import gather, resize, rows_like, scatter, wide
 
@@ -53,6 +53,7 @@ class PruneRunner(ScheduledRunner):
         self.always = getattr(method.restore, "always", None)
         self.live = slice(None)  # the guidance rows that run
         self.index: tuple[Any, Tensor] | None = None
+        self.ranking_of: tuple[Any, Tensor] | None = None  # a step, for all its sublayers
         self.inside: Tensor | None = None  # the tokens that run through a pruned stack
         self.change: Tensor | None = None  # (B, L), in a stack whose true output is looked at
         self.stacked: Stored | None = None  # what a whole stack adds
@@ -172,17 +173,29 @@ class PruneRunner(ScheduledRunner):
         scope = {"sublayer": site, "block": site.layer}.get(self.method.granularity)
         now = (grid.index, scope, kept(grid.tokens, self.ratio(site, grid)), len(x))
         if self.index is None or self.index[0] != now:
-            if scores is None:
-                scores = score(self.method.select, x, grid, site, self.select)
-            if (
-                scores.device.type == "cpu" and scores.isnan().any()
-            ):  # not on a GPU, where it would wait
-                raise ValueError(f"{self.method.select!r}.scores returned nan, which has no rank")
-            if self.always is not None:
-                places = torch.tensor(self.always(grid), device=scores.device)
-                scores = wide(scores).index_fill(1, places, float("inf"))
-            self.index = (now, top(scores, now[2], self.method.raster))
+            ranked = self.ranked(site, grid, x) if scores is None else self.ranking(scores, grid)
+            self.index = (now, first(ranked, now[2], self.method.raster))
         return self.index[1]
+
+    def ranked(self, site: Site, grid: Grid, x: Tensor) -> Tensor:
+        """Return the ranking (B, L) of the tokens, once a step if it is the same for all of it."""
+        now = grid.index, len(x)
+        if self.ranking_of is not None and self.ranking_of[0] == now:
+            return self.ranking_of[1]
+        ranked = self.ranking(score(self.method.select, x, grid, site, self.select), grid)
+        if getattr(self.select, "by_step", False):
+            self.ranking_of = now, ranked
+        return ranked
+
+    def ranking(self, scores: Tensor, grid: Grid) -> Tensor:
+        """Return all tokens (B, L) by their scores, behind those that are always kept."""
+        # not on a GPU, where it would wait
+        if scores.device.type == "cpu" and scores.isnan().any():
+            raise ValueError(f"{self.method.select!r}.scores returned nan, which has no rank")
+        if self.always is not None:
+            places = torch.tensor(self.always(grid), device=scores.device)
+            scores = wide(scores).index_fill(1, places, float("inf"))
+        return ranking(scores)
 
     def reads(
         self,

@@ -59,8 +59,18 @@ def check(name: str, out: object, shape: tuple[int, ...]) -> None:
 
 def top(scores: Tensor, k: int, raster: bool = False) -> Tensor:
     """Return the k best tokens of each row, (B, k): best first, or in raster order."""
-    # stable, where `topk` is not: equal scores go by place, whatever the batch and the device
-    index = scores.argsort(dim=1, descending=True, stable=True)[:, :k]
+    return first(ranking(scores), k, raster)
+
+
+def ranking(scores: Tensor) -> Tensor:
+    """Return the tokens of each row, (B, L), best first; equal scores go by place."""
+    # stable, where `topk` is not: whatever the batch and the device
+    return scores.argsort(dim=1, descending=True, stable=True)
+
+
+def first(ranked: Tensor, k: int, raster: bool = False) -> Tensor:
+    """Return the first k of the ranked tokens, (B, k), as they are or in raster order."""
+    index = ranked[:, :k]
     return index.sort(dim=1).values if raster else index
 
 

@@ -106,6 +106,7 @@ class Inside(_Paired):
         super().__init__()
         self.inner = inner
         self.watching = inner if isinstance(inner, Observer) else Observer()
+        self.by_step = self.watching.by_step
 
     def prepare(self, handles: Handles) -> None:
         super().prepare(handles)

@@ -55,6 +55,8 @@ class BlockChange(Observed):
 class ChangeObserver(Observer):
     """Sums what a chunk of layers adds to each token; `last` is the map of the step before."""
 
+    by_step = True
+
     def __init__(self, layers: tuple[int, int], since: int) -> None:
         super().__init__(since)
         self.layers = range(*layers)
@@ -114,6 +116,8 @@ class AttentionEntropy(Observed):
 
 
 class _AttentionEntropy(Observer):
+    by_step = True
+
     def __init__(self, sign: int, since: int, layers: range) -> None:
         super().__init__(since)
         self.layers = layers
@@ -173,6 +177,8 @@ class OutputEntropy(Observed):
 
 
 class _OutputEntropy(Observer):
+    by_step = True
+
     def __init__(self, sign: int, since: int) -> None:
         super().__init__(since)
         self.sign = sign
