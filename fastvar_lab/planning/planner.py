@@ -30,7 +30,7 @@ from fastvar_lab.store import Store
 
 PICTURES, QUICK_PICTURES = 16, 4
 ROUNDS, QUICK_ROUNDS = 2, 1  # rounds of correction
-SEARCHED = 3  # last steps that are pruned
+SEARCHED, QUICK_SEARCHED = 4, 3  # last steps that are pruned
 STARTS = 5  # even schedules that are measured, each in two variants
 
 COSTS = ("time", "operations", "bytes")
@@ -145,7 +145,7 @@ class Planner:
     def space(self) -> Space:
         """The schedules that are searched."""
         model, grids = self.model, self.calibration.grids
-        places = grouped_places(model, grids, SEARCHED)
+        places = grouped_places(model, grids, QUICK_SEARCHED if self.quick else SEARCHED)
         if not places:
             raise ValueError(f"{model.name} has no scale step that a schedule can prune")
         return Space(self.calibration, places, self.price)

@@ -70,7 +70,7 @@ class Space:
             Tail(skipped, dropped, held)
             for skipped in range(min(SKIPPED, last) + 1)
             for dropped in range((min(DROPPED, last - skipped) if guided else 0) + 1)
-            for held in ((False, True) if dropped and not skipped else (False,))
+            for held in ((False, True) if dropped else (False,))
         ]
 
     def fastest(self) -> Choice:
