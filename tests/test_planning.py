@@ -175,7 +175,7 @@ def test_a_plan_is_not_worse_than_what_people_write(planner):
     same = fv.Planned({step - len(planner.calibration.grids): kinds for step in steps})
     assert same in methods
     plan = planner.plan(2.0)
-    near = planner._written(planner.spent(fv.Dense()) / 2)
+    near = planner._written(planner.spent(fv.Dense()) / 2, planner.space.prior)
     assert near
     assert plan.psnr >= -10 * planner.space.errors(near, "written").mean(1).min() - 1e-6
 
@@ -264,20 +264,31 @@ def test_a_picture_of_a_plan_shows_what_is_computed(model):
     assert titles == ["attention, % run", "cross-attention, % run", "feed-forward, % run"]
 
 
+SHIPPED = {
+    "time": (1.25, 1.5, 2, 2.5, 3, 4, 5, 6),
+    "operations": (1.25, 1.5, 2, 3, 4, 5, 6),
+}
+
+
 def test_planned_schedules_ship_for_the_embedded_model():
     model = fv.load("tiny")
     full = cost.flops.total(cost.flops.step_flops(model, fv.Dense(), model.grids()))
     for guidance in (2, 4):
-        for speedup in (1.25, 1.5, 2, 3, 4, 5, 6):
-            plan = fv.planned(model, speedup, guidance)
-            spent = cost.flops.total(cost.flops.step_flops(model, plan, model.grids()))
-            assert full / spent >= 0.999 * speedup  # prompts differ in length
-            assert full / spent < 1.06 * speedup or not plan.pruned  # rows are dropped whole
-            assert f"guidance {guidance}" in plan.origin
-            assert read_method(repr(plan)) == plan
-    assert fv.planned(model) == fv.planned(model, 2, 2)
+        for counted, speedups in SHIPPED.items():
+            for speedup in speedups:
+                plan = fv.planned(model, speedup, guidance, cost=counted)
+                spent = cost.flops.total(cost.flops.step_flops(model, plan, model.grids()))
+                assert full / spent >= 0.999 * speedup  # time falls less than operations
+                if counted == "operations" and plan.pruned:  # rows are dropped whole
+                    assert full / spent < 1.06 * speedup
+                assert f"guidance {guidance}" in plan.origin
+                assert ("ms" if counted == "time" else "GFLOP") in plan.origin
+                assert read_method(repr(plan)) == plan
+    assert fv.planned(model) == fv.planned(model, 2, 2, cost="time")
+    with pytest.raises(ValueError, match="ship for the costs time, operations; not 'bytes'"):
+        fv.planned(model, cost="bytes")
     for arguments, message in (
-        ((7,), "ship for the speedups 1.25, 1.5, 2, 3, 4, 5, 6; not 7"),
+        ((7,), "ship for the speedups 1.25, 1.5, 2, 2.5, 3, 4, 5, 6; not 7"),
         ((2, 3.0), "planned at guidance 2, 4; not 3"),
         ((2, 2, model.sizes_to(48, 48)), "planned for maps to 32x32; not to 48x48"),
     ):

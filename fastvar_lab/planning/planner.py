@@ -31,7 +31,8 @@ from fastvar_lab.store import Store
 PICTURES, QUICK_PICTURES = 16, 4
 ROUNDS, QUICK_ROUNDS = 2, 1  # rounds of correction
 SEARCHED, QUICK_SEARCHED = 4, 3  # last steps that are pruned
-STARTS = 5  # even schedules that are measured, each in two variants
+STARTS = 8  # even schedules that are measured, each in two variants
+LEADING = 4  # starts whose rules are varied
 
 COSTS = ("time", "operations", "bytes")
 
@@ -128,14 +129,14 @@ class Planner:
         starts = [
             *self.starts.best(budget, STARTS),
             *(space.fit(choice, worth, budget) for choice in self._planned),
-            *(() if self.quick else self._written(budget)),
+            *(() if self.quick else self._written(budget, worth)),
         ]
         starts = [each for each in starts if space.spent(each) <= budget]
-        choice, errors = search.best(starts or [space.fit(space.fastest(), worth, budget)])
+        leading = search.leading(starts or [space.fit(space.fastest(), worth, budget)], LEADING)
+        varied = [space.fit(each, worth, budget) for one in leading for each in self._varied(one)]
+        choice, errors = search.best([*leading, *varied])
         rounds = (QUICK_ROUNDS if self.quick else ROUNDS) if rounds is None else rounds
         choice, errors = search.improved(choice, errors, rounds)
-        if rounds:
-            choice, errors = search.best([choice, *(choice._replace(rules=r) for r in self.rules)])
         self._planned.append(choice)
         self._worth = search.worth
         method = space.method(choice)
@@ -184,13 +185,23 @@ class Planner:
             raise ValueError(f"no schedule faster than full generation keeps {quality:g} dB")
         return best
 
-    def _written(self, budget: float) -> list[Choice]:
-        """Return the schedules by hand that nearly spend a budget, and the tails within it."""
+    def _written(self, budget: float, worth: np.ndarray) -> list[Choice]:
+        """Return the schedules by hand near a budget, fitted to it, and the tails within it."""
         spent = {choice: self.space.spent(choice) for choice in self.starts.written()}
         return [
-            choice
+            choice if cost <= budget else self.space.fit(choice, worth, budget)
             for choice, cost in spent.items()
-            if (NEAR * budget if any(choice.levels) else 0) <= cost <= budget
+            if NEAR * budget <= cost <= (2 - NEAR) * budget
+            or (cost <= budget and not any(choice.levels))
+        ]
+
+    def _varied(self, choice: Choice) -> list[Choice]:
+        """Return a choice under all selectors and restorers, with held guidance and without."""
+        tails = {choice.tail, choice.tail._replace(held=not choice.tail.held)}
+        return [
+            choice._replace(tail=tail, rules=rules)
+            for tail in sorted(tails & set(self.space.tails()))
+            for rules in self.rules
         ]
 
     def _check_reach(self, budget: float, full: float) -> None:

@@ -21,9 +21,11 @@ from fastvar_lab.plotting import charts
 from fastvar_lab.plotting.style import Figure
 from fastvar_lab.seam import Site
 
+COUNTED = ("time", "operations")  # that schedules ship for
+
 
 class Point(NamedTuple):
-    """A planned schedule, and how many times as fast as full generation it is planned to be.
+    """A planned schedule, and how many times less than full generation it is planned to cost.
 
     `psnr` is its mean distance to full generation on the prompts that it was planned on, in dB.
     """
@@ -33,26 +35,28 @@ class Point(NamedTuple):
     psnr: float
 
 
-def frontier(model: Model, guidance: float | None = None) -> list[Point]:
+def frontier(model: Model, guidance: float | None = None, cost: str = "time") -> list[Point]:
     """Return the schedules that ship for a model at a guidance scale, by rising speedup.
 
     Default is the scale that the model samples with; of the scales that were planned for, the
-    nearest one counts. Empty for a model without planned schedules, and for other weights or
-    scale steps than those that they were planned for.
+    nearest one counts. `cost` is what the speedups count: "time", on two threads of a CPU, or
+    "operations". Empty for a model without planned schedules, and for other weights or scale steps
+    than those that they were planned for. Raises ValueError for another cost.
 
     >>> import fastvar_lab as fv
     >>> [point.speedup for point in frontier(fv.load("tiny"))][:2]
     [1.25, 1.5]
     """
     scale = usual_guidance(model) if guidance is None else guidance
-    scales = guidance_scales(model)
+    plans = _of(model, cost)
+    scales = {plan["guidance"] for plan in plans}
     if not scales:
         return []
     nearest = min(scales, key=lambda other: abs(other - scale))
     return sorted(
         (
             _point(plan)
-            for plan in _of(model)
+            for plan in plans
             if plan["guidance"] == nearest and _maps(plan) == model.sizes
         ),
         key=lambda point: point.speedup,
@@ -64,12 +68,13 @@ def planned(
     speedup: float = 2.0,
     guidance: float | None = None,
     sizes: Sequence[tuple[int, int]] | None = None,
+    cost: str = "time",
 ) -> Planned:
-    """Return the schedule that ships with a model for a speedup, in operations.
+    """Return the schedule that ships with a model for a speedup.
 
     `guidance` is by default the scale that the model samples with, `sizes` its schedule of token
-    maps. Raises ValueError, with what there is, for other weights, sizes, guidance and speedups
-    than those that schedules ship for; `plan` makes others.
+    maps, `cost` as in `frontier`. Raises ValueError, with what there is, for other weights, sizes,
+    guidance, costs and speedups than those that schedules ship for; `plan` makes others.
 
     >>> import fastvar_lab as fv
     >>> planned(fv.load("tiny"), speedup=2).depth
@@ -80,7 +85,7 @@ def planned(
             f"no schedule was planned for the weights of {model.name}, {model.fingerprint}; "
             f"schedules ship for the weights of {_models()}, and fv.plan makes others"
         )
-    plans = _at(_of(model), usual_guidance(model) if guidance is None else guidance)
+    plans = _at(_of(model, cost), usual_guidance(model) if guidance is None else guidance)
     maps = {_maps(plan) for plan in plans}
     now = tuple((grid.h, grid.w) for grid in model.grids(sizes))
     if now not in maps:
@@ -99,7 +104,7 @@ def planned(
 
 
 def named(name: str, model: str, guidance: float | None = None) -> Planned:
-    """Return a schedule that ships by its name, such as "planned-2x", for a model by its own.
+    """Return a schedule for time that ships, by its name, such as "planned-2x", and its model's.
 
     `guidance` is the scale that it is planned at, by default the smallest. Raises ValueError, with
     the names that there are, for others.
@@ -107,7 +112,7 @@ def named(name: str, model: str, guidance: float | None = None) -> Planned:
     >>> named("planned-2x", "tiny").depth
     8
     """
-    plans = [plan for plan in _shipped() if plan["model"] == model]
+    plans = [plan for plan in _shipped() if plan["model"] == model and plan["cost"] == COUNTED[0]]
     if not plans:
         raise ValueError(f"planned schedules ship for {_models()}; not for {model}")
     least = min(plan["guidance"] for plan in plans)
@@ -173,6 +178,7 @@ def plan_record(planner: Planner, speedup: float, plan: Plan) -> dict[str, Any]:
         "weights": model.fingerprint,
         "guidance": float(max(calibration.sampled.guidances)),
         "sizes": [[grid.h, grid.w] for grid in calibration.grids],
+        "cost": planner.cost if isinstance(planner.cost, str) else planner.price.unit,
         "speedup": speedup,
         "psnr": round(plan.psnr, 2),
         "method": repr(plan.method),
@@ -205,8 +211,12 @@ def _models() -> str:
     return ", ".join(sorted({plan["model"] for plan in _shipped()}))
 
 
-def _of(model: Model) -> list[dict[str, Any]]:
-    return [plan for plan in _shipped() if plan["weights"] == model.fingerprint]
+def _of(model: Model, cost: str = COUNTED[0]) -> list[dict[str, Any]]:
+    if cost not in COUNTED:
+        raise ValueError(f"schedules ship for the costs {', '.join(COUNTED)}; not {cost!r}")
+    return [
+        plan for plan in _shipped() if plan["weights"] == model.fingerprint and plan["cost"] == cost
+    ]
 
 
 def _list(numbers: Iterable[float]) -> str:

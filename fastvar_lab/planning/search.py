@@ -32,13 +32,18 @@ class Search:
 
     def best(self, choices: Sequence[Choice]) -> tuple[Choice, np.ndarray]:
         """Return the best of some choices, with log10 of its errors (pictures,)."""
-        choices = list(dict.fromkeys(choices))
-        if len(choices) > KEPT:
-            means = self.space.errors(choices, self.title, self.few).mean(1)
-            choices = [choices[i] for i in means.argsort(kind="stable")[:KEPT]]
+        choices = self.leading(choices, KEPT)
         errors = self.space.errors(choices, self.title)
         first = int(errors.mean(1).argmin())
         return choices[first], errors[first]
+
+    def leading(self, choices: Sequence[Choice], n: int) -> list[Choice]:
+        """Return the best `n` of some choices on the first pictures, the best first."""
+        choices = list(dict.fromkeys(choices))
+        if len(choices) <= n:
+            return choices
+        means = self.space.errors(choices, self.title, self.few).mean(1)
+        return [choices[i] for i in means.argsort(kind="stable")[:n]]
 
     def improved(
         self, choice: Choice, errors: np.ndarray, rounds: int

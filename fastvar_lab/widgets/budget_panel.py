@@ -38,12 +38,10 @@ class BudgetPanel(widgets.Box):
     def __init__(self, plans: Plans, pick: Callable[[Method], None]) -> None:
         self.plans = sorted(map(_plan, plans), key=lambda plan: plan.speedup)
         self.pick, self.quiet = pick, False
-        places = [
-            (f"{plan.speedup:.2f} x fewer operations", i) for i, plan in enumerate(self.plans)
-        ]
+        places = [(f"{plan.speedup:.2f} x", i) for i, plan in enumerate(self.plans)]
         self.budget = Index(
             "time budget", None,
-            "Sets A to the method planned for this speedup, in operations.",
+            "Sets A to the method planned for this speedup.",
             [(BY_HAND, None), *places],
         )  # fmt: skip
         known = [plan.psnr for plan in self.plans if math.isfinite(plan.psnr)]
@@ -114,4 +112,4 @@ def _plan(entry: Any) -> Plan:
 
 def _note(plan: Plan) -> str:
     kept = "" if not math.isfinite(plan.psnr) else f", for {plan.psnr:.1f} dB on average"
-    return f"planned: {plan.speedup:.2f} times fewer operations{kept}"
+    return f"planned for {plan.speedup:.2f} times the speed{kept}"

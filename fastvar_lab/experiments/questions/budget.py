@@ -31,7 +31,7 @@ BARS = {
     (WHOLE, (3.0, 4.0)): 0.5,
 }  # dB that planned schedules must gain, by envelope and speedups
 SCORE_LOST = 0.02
-JUDGED = (1.4, 6.5)  # speedups in operations of schedules that are compared on all prompts
+JUDGED = (1.4, 8.0)  # speedups in operations of schedules that are compared on all prompts
 NEAR = 0.5  # dB that these may be below the grid's envelope
 
 

@@ -31,11 +31,11 @@ class Setting(NamedTuple):
 
 
 def methods(model: Model) -> Methods:
-    """Return the schedules planned at all guidance scales; ValueError if there are none."""
+    """Return the schedules for operations at all guidance scales; ValueError if there are none."""
     planned = {
         f"planned {point.speedup:g}x at guidance {scale:g}": point.method
         for scale in GUIDANCES
-        for point in frontier(model, scale)
+        for point in frontier(model, scale, "operations")
         if min(TRANSFERRED) * 0.8 <= point.speedup <= max(TRANSFERRED) * 1.25
     }
     if not planned:

@@ -26,7 +26,7 @@ SPEEDUPS = (1.5, 2.0, 3.0)  # of the schedules that are chosen from
 
 def methods(model: Model) -> Methods:
     """Return the schedules that are chosen from; ValueError if none were planned for a model."""
-    plans = [plan for plan in frontier(model) if plan.speedup in SPEEDUPS]
+    plans = [p for p in frontier(model, cost="operations") if p.speedup in SPEEDUPS]
     if not plans:
         raise ValueError(NO_PLANS.format(model.name))
     return {f"planned {plan.speedup:g}x": plan.method for plan in plans}
