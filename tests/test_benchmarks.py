@@ -165,10 +165,22 @@ def test_jpeg_is_written_with_its_quality(small, tmp_path):
 
 def test_an_estimate_counts_what_is_missing(small, made, tmp_path):
     assert making.estimate(small, Job(TEN, fv.Dense()), made) == (0, 0.0, 0.0)
-    pictures_left, seconds, gigabytes = making.estimate(small, Job(TEN, fv.Dense()), tmp_path)
+    pictures_left, seconds, gigabytes = making.estimate(small, Job(TEN, fv.Dense()), tmp_path, True)
     assert pictures_left == 10
     assert seconds > 0
     assert gigabytes == pytest.approx(10 * 64 * 64 * 1.5 / 1e9)
+    untimed = (10, None, gigabytes)  # two batches of three would take most of the time
+    assert making.estimate(small, Job(TEN, fv.Dense()), tmp_path) == untimed
+
+
+def test_prompts_of_a_plan_are_read_once(tmp_path):
+    (tmp_path / "prompts.txt").write_text("a red ring\n")
+    plan = Plan(benchmarks.find("prompts"), tmp_path / "prompts.txt")
+    first = plan.samples()
+    (tmp_path / "prompts.txt").unlink()
+    plan.prompts().clear()
+    assert plan.samples() == first
+    assert plan.record()["prompts"] == 1
 
 
 def test_scores_are_cached_and_survive_a_kill(made, tmp_path):
@@ -564,7 +576,7 @@ def test_the_commands_from_prompts_to_a_table(tmp_path, capsys, tiny_networks, m
     benchmark = ("make", "geneval", "--n", "6", "--images", "1", "--out", out, *model)
     status, text, error = run(capsys, *benchmark)
     assert status == 0, error
-    assert "6 pictures to make: about" in text
+    assert "6 pictures to make on cpu: 0.00 GB" in text
     assert "made 6 pictures" in text
     assert "random weights" in error
     assert json.loads((out / "00000" / "metadata.jsonl").read_text())["tag"] == "single_object"

@@ -132,6 +132,22 @@ def test_the_results_of_the_readme_are_those_of_the_figures():
     assert f"{compared.picture.nunique()} held-out prompts" in readme
 
 
+def test_findings_quote_the_tables_that_they_link_to():
+    page = ROOT / "docs" / "findings.md"
+    sections = page.read_text().split("\n## ")[1:]
+    assert len(sections) == 5
+    for section in sections:
+        links = re.findall(r"\]\((\.\./[^)]+)\)", section)
+        tables = [(page.parent / link).read_text() for link in links if link.endswith(".md")]
+        assert tables, section
+        assert any(link.endswith(".png") for link in links), section
+        assert any(link.endswith(".ipynb") for link in links), section
+        quoted = re.findall(r"[+-]?[\d.]+(?: dB)? \([+-]?[\d.]+ to [^)]+\)", section)
+        assert quoted, section
+        for number in quoted:
+            assert any(number in table for table in tables), (section.partition("\n")[0], number)
+
+
 def test_every_public_name_is_in_the_table_of_the_docs_and_nothing_else():
     text = (ROOT / "docs" / "api.md").read_text()
     names = re.findall(r"^\| `(\w+)` \| \S.*\|$", text, flags=re.M)

@@ -65,10 +65,11 @@ def run(args: argparse.Namespace) -> None:
     job = Job(plan, method, generate_options.sampling(args, model), model.sizes, **choices)
     options.say_what_random_weights_mean(args)
     prepare(model, job, args.out)
-    guess = estimate(model, job, args.out)
+    guess = estimate(model, job, args.out, True if args.dry_run else None)
+    hours = "" if guess.seconds is None else f" about {guess.seconds / 3600 / shard[1]:.2f} hours,"
     print(
-        f"{guess.pictures} pictures to make: about {guess.seconds / 3600 / shard[1]:.2f} hours on "
-        f"{model.device.type}, {guess.gigabytes:.2f} GB in {args.out}"
+        f"{guess.pictures} pictures to make on {model.device.type}:{hours} "
+        f"{guess.gigabytes:.2f} GB in {args.out}"
     )
     if args.dry_run:
         return

@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -121,10 +122,14 @@ class Plan:
         return self.ending or self.benchmark.endings[0]
 
     def prompts(self) -> list[tuple[int, Prompt]]:
-        """Read the prompts, each with its number in the whole benchmark.
+        """Read the prompts, each with its number in the whole benchmark; files are read once.
 
         Raises ValueError for data that are not those of the benchmark.
         """
+        return list(self._prompts)
+
+    @cached_property
+    def _prompts(self) -> list[tuple[int, Prompt]]:
         every = list(enumerate(self.benchmark.prompts(self)))
         if not every:
             raise ValueError(f"{self.data} holds no prompt of {self.benchmark.name}")
@@ -137,10 +142,14 @@ class Plan:
         return sorted(((i, p) for _, i, p in sorted(ranked, key=_turn)[: self.n]), key=_number)
 
     def samples(self) -> list[Sample]:
-        """Return the pictures to make, in order."""
+        """Return the pictures to make, in order; files are read once."""
+        return list(self._samples)
+
+    @cached_property
+    def _samples(self) -> list[Sample]:
         rewritten = _rewriting(self.rewritten)
         images, samples = self.images or self.benchmark.images, list[Sample]()
-        for i, prompt in self.prompts():
+        for i, prompt in self._prompts:
             written = prompt.text
             if rewritten is not None:
                 if prompt.text not in rewritten:
