@@ -142,7 +142,7 @@ def test_findings_quote_the_tables_that_they_link_to():
         assert tables, section
         assert any(link.endswith(".png") for link in links), section
         assert any(link.endswith(".ipynb") for link in links), section
-        quoted = re.findall(r"[+-]?[\d.]+(?: dB)? \([+-]?[\d.]+ to [^)]+\)", section)
+        quoted = re.findall(r"[+-]?[\d.]+(?: dB)? \([+-]?[\d.]+ to [+-]?[\d.]+", section)
         assert quoted, section
         for number in quoted:
             assert any(number in table for table in tables), (section.partition("\n")[0], number)
