@@ -470,3 +470,25 @@ def test_a_sample_holds_the_similarity_of_every_tail():
     assert len(one.features) == 2
     assert all(math.isfinite(v) and v <= 1 for v in (*one.skipped, *one.alone))
     assert one.skipped[0] >= one.skipped[2]
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        fv.Prune({-1: 0.5}, granularity="stack"),
+        fv.Prune({-1: 0.5}, restore=fv.ZeroCode(), granularity="stack"),
+        fv.Prune({-1: 0.5}, restore=fv.NearestKept(), granularity="stack"),
+        fv.Prune({-1: 0.5}, select=fv.TrueChange(), granularity="stack"),
+        fv.LazyVAR({-2: 0.5, -1: 0.75}),
+        fv.FasterVAR({-1: 0.25}, chunks=1),
+        fv.FasterVAR({-1: 0.25}, chunks=3),
+    ],
+)
+def test_whole_stacks_are_pruned_where_guidance_merges_rows_inside(method):
+    model = small_model("infinity")
+    lively(model.transformer)
+    sampling = fv.Sampling(guidance=3.0, guidance_layer=-2)
+    run = fv.generate(model, prompt(model), method, seed=1, sampling=sampling)
+    assert not torch.equal(
+        run.canvas, fv.generate(model, prompt(model), seed=1, sampling=sampling).canvas
+    )

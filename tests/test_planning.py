@@ -16,7 +16,7 @@ from fastvar_lab.planning.by_hand import by_hand
 from fastvar_lab.planning.effects import Calibration, calibration_items
 from fastvar_lab.planning.planner import Planner
 from fastvar_lab.planning.plans import plan_frame
-from fastvar_lab.planning.sensitivity import Tail
+from fastvar_lab.planning.sensitivity import STACK, Tail
 from fastvar_lab.planning.space import Choice
 from fastvar_lab.planning.starts import Share
 from fastvar_lab.seam import Rows, Site
@@ -50,6 +50,59 @@ def test_an_even_plan_is_prune(family):
         for method in (plan, fv.Prune({-2: 0.5, -1: 0.75}))
     ]
     assert torch.equal(runs[0].canvas, runs[1].canvas)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("select", [fv.FarFromMean(), fv.Shared(fv.AttentionEntropy("low"))])
+def test_stacks_are_pruned_as_by_prune(family, select):
+    model = small_model(family)
+    plan = fv.Planned(stacks={-2: 4, -1: 6}, select=select)
+    prune = fv.Prune({-2: 0.5, -1: 0.75}, select=select, restore=fv.ZeroCode(), granularity="stack")
+    runs = [fv.generate(model, prompt(model), method, seed=3) for method in (plan, prune)]
+    assert torch.equal(runs[0].canvas, runs[1].canvas)
+    costs = [cost.flops.step_flops(model, method, model.grids()) for method in (plan, prune)]
+    assert costs[0] == costs[1]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "fields",
+    [
+        dict(stacks={-2: 4, -1: 6}),
+        dict(stacks={-2: 4}, rows={-1: "skip"}),
+        dict(stacks={-1: 3}, rows={-1: "held"}),
+        dict(stacks={-2: 3}, rows={-2: "cond", -1: "held"}),
+        dict(stacks={-1: 7}, select=fv.Shared(fv.AttentionEntropy("low"))),
+    ],
+)
+def test_stacks_keep_the_promises_of_methods(family, fields):
+    model = small_model(family)
+    plan = fv.Planned(**fields)
+    assert fv.verify(model, plan).passed.all()
+    assert read_method(repr(plan)) == plan
+    beside = fv.Planned({-1: digits(model, "4")}, stacks={-2: 4})
+    assert fv.verify(model, beside).passed.all()
+    assert read_method(repr(beside)) == beside
+
+
+def test_stacks_work_where_guidance_merges_rows_inside(model):
+    sampling = fv.Sampling(guidance=3.0, guidance_layer=-2)
+    plan = fv.Planned(stacks={-1: 4})
+    same = fv.Prune({-1: 0.5}, restore=fv.ZeroCode(), granularity="stack")
+    runs = [fv.generate(model, prompt(model), m, seed=1, sampling=sampling) for m in (plan, same)]
+    assert torch.equal(runs[0].canvas, runs[1].canvas)
+
+
+def test_nothing_is_taken_from_a_step_with_pruned_stacks(model):
+    held = fv.Planned(stacks={-2: 4}, rows={-1: "held"})
+    assert held.held_from(model.grids()) == {len(model.grids()) - 1: len(model.grids()) - 3}
+    plan = fv.Planned({-1: digits(model, "4")}, stacks={-2: 4}, previous={-1: "attn"})
+    with pytest.raises(
+        ValueError, match=r"takes outputs of .*, where 0\.5 of the tokens have none"
+    ):
+        fv.generate(model, prompt(model), plan)
+    with pytest.raises(ValueError, match="two names of the plan are the same scale step"):
+        fv.Planned({-1: digits(model, "4")}, stacks={-1: 4}).acts(model.grids())
 
 
 def test_each_place_forwards_its_own_share(model):
@@ -125,6 +178,10 @@ def test_places_restore_from_their_own_output_at_the_step_before(model):
         (dict(pruned={-1: {"mlp": "00"}}), "sublayers are attn, cross, ffn; not 'mlp'"),
         (dict(pruned={-1: {"attn": "44", "ffn": "4"}}), "as many digits as layers"),
         (dict(rows={-1: "both"}), "one of cond, null, skip, held; not 'both'"),
+        (dict(stacks={-1: 8}), "scale -1: 1 to 7 eighths of the tokens stay out .*; not 8"),
+        (dict(stacks={-1: True}), "1 to 7 eighths"),
+        (dict(stacks={-1: "a"}), "1 to 7 eighths of the tokens stay out of all layers; not 'a'"),
+        (dict(stacks={-1: 4}, select=fv.TrueChange()), "looks at outputs, which tokens out of all"),
         (dict(previous={-1: "mlp"}), "sublayers are attn, cross, ffn; not 'mlp'"),
     ],
 )
@@ -181,10 +238,11 @@ def test_a_plan_is_not_worse_than_what_people_write(planner):
 
 
 def test_a_quick_count_of_even_schedules_is_the_count(planner):
-    shares = dict(zip(planner.starts.steps, (Share(), Share("4", "0"), Share("6", "6"))))
-    for tail in (Tail(), Tail(0, 2), Tail(0, 1, held=True)):
-        choice = planner.starts.choice(shares, tail)
-        assert planner.starts.cost(shares, tail) == pytest.approx(planner.space.spent(choice))
+    for last in (Share("6", "6"), Share(stack="6")):
+        shares = dict(zip(planner.starts.steps, (Share(), Share("4", "0"), last)))
+        for tail in (Tail(), Tail(0, 2), Tail(0, 1, held=True)):
+            choice = planner.starts.choice(shares, tail)
+            assert planner.starts.cost(shares, tail) == pytest.approx(planner.space.spent(choice))
 
 
 def test_a_choice_is_fitted_to_a_budget(planner):
@@ -194,6 +252,41 @@ def test_a_choice_is_fitted_to_a_budget(planner):
         fitted = space.fit(Choice((level,) * len(space.places)), worth, budget)
         assert 0.8 * budget < space.spent(fitted) <= budget
         assert fitted.levels[0] >= fitted.levels[-1]  # the least worth is pruned first
+
+
+def test_a_step_is_pruned_in_its_sublayers_or_as_a_stack(planner):
+    space = planner.space
+    stacks = [place.kind == STACK for place in space.places]
+    even = Choice(tuple(0 if stack else 2 for stack in stacks))
+    plan = space.method(even)
+    assert plan.pruned
+    assert not plan.stacks
+    switched = space.switched(even)
+    assert len(switched) == sum(stacks)
+    for other in switched:
+        plan = space.method(other)
+        assert len(plan.stacks) == 1
+        assert len(plan.pruned) == sum(stacks) - 1
+        assert space.spent(other) == pytest.approx(space.spent(even), rel=0.1)
+        assert space.live(other).sum() < space.live(even).sum()
+    everything = space.method(space.fastest())
+    assert set(dict(everything.stacks).values()) <= {7}
+    fitted = space.fit(switched[0], np.ones(len(stacks)), space.spent(switched[0]) / 1.3)
+    assert space.method(fitted).stacks  # a fit does not change how a step is pruned
+
+
+def test_stacks_are_not_charged_for_restoring(model):
+    times = cost.Times(
+        {kind: (0.0, 0.0, 0.0, 1.0) for kind in model.transformer.kinds},
+        {grid.index: (0.0, 0.0) for grid in model.grids()},
+    )
+    stack = fv.Planned(stacks={-1: 4})
+    prune = fv.Prune({-1: 0.5}, restore=fv.ZeroCode(), granularity="stack")
+    sublayers = fv.Planned({-1: digits(model, "4")})
+    assert [cost.total(times, model, m, model.grids()) for m in (stack, prune)] == [0.0, 0.0]
+    calls = model.depth * len(model.transformer.kinds)
+    restored = 2 * model.grids()[-1].tokens * calls
+    assert cost.total(times, model, sublayers, model.grids()) == restored
 
 
 def test_a_plan_keeps_the_quality_that_is_wanted(planner):

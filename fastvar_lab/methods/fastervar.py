@@ -18,7 +18,7 @@ from fastvar_lab.methods.schedule import find
 from fastvar_lab.methods.select import top
 from fastvar_lab.methods.spaces import Subject, space
 from fastvar_lab.seam import Act, Branch, Grid, Handles, Rows, Runner, Site, Stack
-from fastvar_lab.tokens import gather, resize, scatter, wide
+from fastvar_lab.tokens import gather, resize, rows_like, scatter, wide
 from fastvar_lab.values import one_of
 
 Shares = float | tuple[float, ...]
@@ -222,13 +222,9 @@ class FasterVARRunner(Runner):
         self.index = None
         assert self.before is not None
         outputs, old = self.before
-        before = outputs[chunk][:, old.prefix :]
-        if len(before) > len(x):  # of both rows, where one runs now
-            before = before[self.live]
-        elif len(before) < len(x):
-            before = before.repeat(2, 1, 1)
+        before = rows_like(outputs[chunk][:, old.prefix :], len(y), self.live)
         full = resize(before, (old.h, old.w), (grid.h, grid.w))
-        return scatter(full.to(y.dtype), drawn, y)
+        return scatter(full.to(y.dtype), drawn[: len(y)], y)
 
     def _positions(self, x: Tensor, r: int, host: torch.Generator) -> Tensor:
         """Draw r distinct positions (B, r), by the squared norm of tokens x (B, L, C)."""
@@ -242,7 +238,8 @@ class FasterVARRunner(Runner):
         return top(scores + gumbel, r)
 
     def sublayer(self, site: Site, grid: Grid, branch: Branch, x: Tensor) -> Tensor:
-        return branch(x, self.index)
+        # guidance may merge both rows inside
+        return branch(x, None if self.index is None else self.index[: len(x)])
 
 
 def fastervar_release(energy: float = 0.96) -> FasterVAR:

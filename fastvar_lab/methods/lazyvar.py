@@ -211,12 +211,13 @@ class LazyRunner(ScheduledRunner):
         states = gather(x, self.index)
         for block in blocks:
             states = block(states)
-        full = scatter(x.to(states.dtype, copy=True), self.index, states)
+        rows = len(states)  # guidance may merge both rows inside
+        full = scatter(x[:rows].to(states.dtype, copy=True), self.index[:rows], states)
         self.index = None
         return full
 
     def sublayer(self, site: Site, grid: Grid, branch: Branch, x: Tensor) -> Tensor:
-        return branch(x, self.index)
+        return branch(x, None if self.index is None else self.index[: len(x)])
 
     def places(self, grid: Grid, tokens: Tensor) -> Tensor | None:
         places = self.kept.pop(grid.index, None)

@@ -14,11 +14,11 @@ from fastvar_lab.methods.prune import Prune
 from fastvar_lab.methods.prune_runner import PruneRunner, Stored
 from fastvar_lab.methods.ratios import ScaleName, scale_name
 from fastvar_lab.methods.registry import method
-from fastvar_lab.methods.restore import Cached, CachedBranch, Restorer
+from fastvar_lab.methods.restore import Cached, CachedBranch, Restorer, ZeroCode, mask_of
 from fastvar_lab.methods.schedule import find
 from fastvar_lab.methods.select import FarFromMean, Selector
 from fastvar_lab.seam import KINDS, Act, Branch, Grid, Handles, Rows, Runner, Site, Stack
-from fastvar_lab.tokens import resize
+from fastvar_lab.tokens import gather, resize, scatter
 
 EIGHTHS, DIGITS = 8, "012345678"
 ROWS = ("cond", "null", "skip", "held")
@@ -50,6 +50,8 @@ class Planned:
     >>> plan = Planned({-1: {"attn": "44668888"}}, rows={-1: "cond"})
     >>> plan.start(grids(TINY), depth=8).forwarded(Site(0, "attn"), grids(TINY)[-1])
     512
+    >>> Planned(stacks={-1: 6}).start(grids(TINY), 8).forwarded(Site(0, "ffn"), grids(TINY)[-1])
+    256
     """
 
     pruned: Any = field(
@@ -65,6 +67,9 @@ class Planned:
     restore: Restorer = field(default_factory=CachedBranch)
     cache_step: ScaleName | None = None
     origin: str = field(default="", compare=False)
+    stacks: Any = field(
+        default=(), metadata={"lines": lambda value, grids: _stacks_as_text(value, grids)}
+    )
 
     family: ClassVar[str] = "planned"
 
@@ -83,6 +88,13 @@ class Planned:
         set_field(self, "previous", tuple(previous.items()))
         if self.cache_step is not None:
             set_field(self, "cache_step", scale_name(self.cache_step))
+        set_field(
+            self, "stacks", tuple((scale_name(n), _eighths(n, e)) for n, e in _pairs(self.stacks))
+        )
+        if self.stacks and getattr(self.select, "needs_output", False):
+            raise ValueError(
+                f"{self.select!r} looks at outputs, which tokens out of all layers lack"
+            )
         depths = {len(digits) for _, kinds in self.pruned for _, digits in kinds}
         if len(depths) > 1:
             raise ValueError(
@@ -103,6 +115,7 @@ class Planned:
         if self.restore != CachedBranch():
             parts.append(f"restore={self.restore!r}")
         parts += [f"cache_step={self.cache_step!r}"] if self.cache_step is not None else []
+        parts += [f"stacks={dict(self.stacks)!r}"] if self.stacks else []
         return f"Planned({', '.join(parts)})"
 
     @property
@@ -114,9 +127,16 @@ class Planned:
         """Return the digits by step index and kind; skipped steps have none."""
         rows = self.rows_by_step(grids)
         steps = {find(name, grids): dict(kinds) for name, kinds in self.pruned}
-        if len(steps) < len(self.pruned):
+        names = {*steps, *(find(name, grids) for name, _ in self.stacks)}
+        if len(names) < len(self.pruned) + len(self.stacks):
             raise ValueError("two names of the plan are the same scale step")
         return {s: kinds for s, kinds in sorted(steps.items()) if rows.get(s) is not Rows.SKIP}
+
+    def stacks_by_step(self, grids: Sequence[Grid]) -> dict[int, float]:
+        """Return the share of tokens that stay out of all layers, by step; skipped steps none."""
+        rows = self.rows_by_step(grids)
+        stacks = {find(name, grids): eighths / EIGHTHS for name, eighths in self.stacks}
+        return {s: share for s, share in sorted(stacks.items()) if rows.get(s) is not Rows.SKIP}
 
     def rows_by_step(self, grids: Sequence[Grid]) -> dict[int, Rows]:
         """Return the rows that run, of steps that do not run both, by step index."""
@@ -128,24 +148,26 @@ class Planned:
     def held_from(self, grids: Sequence[Grid]) -> dict[int, int]:
         """Return by step with held guidance the step whose difference of both rows it takes.
 
-        Raises ValueError if no step before it runs both.
+        Raises ValueError if no step before it runs both rows of every token through the layers.
         """
-        alone, held = self.rows_by_step(grids), dict[int, int]()
+        alone, held = {**self.rows_by_step(grids), **self.stacks_by_step(grids)}, dict[int, int]()
         for step in sorted(find(name, grids) for name, which in self.rows if which == "held"):
             held[step] = max((s for s in range(step) if s not in alone), default=-1)
             if held[step] < 0:
                 raise ValueError(
                     f"scale {grids[step].name} holds the guidance of an earlier step; none before "
-                    "it runs both rows"
+                    "it runs both rows of every token"
                 )
         return held
 
     def uniform(self, grids: Sequence[Grid]) -> Prune:
         """Return the `Prune` that prunes and skips at the same steps, with one share for all."""
-        steps = dict.fromkeys(self.steps(grids), 1 / EIGHTHS)
+        steps, stacks = dict.fromkeys(self.steps(grids), 1 / EIGHTHS), self.stacks_by_step(grids)
         rows = self.rows_by_step(grids).items()
         skipped = {step: 1.0 for step, which in rows if which is Rows.SKIP}
-        ratios = ((step - len(grids), share) for step, share in (steps | skipped).items())
+        ratios = ((step - len(grids), share) for step, share in (steps | stacks | skipped).items())
+        if stacks and not steps:  # nothing is restored
+            return Prune(tuple(ratios), self.select, ZeroCode())
         return Prune(tuple(ratios), self.select, self.restore, self.cache_step)
 
     def cache_index(self, grids: Sequence[Grid]) -> int | None:
@@ -155,12 +177,18 @@ class Planned:
     def acts(self, grids: Sequence[Grid]) -> tuple[Act, ...]:
         steps, rows, held = self.steps(grids), self.rows_by_step(grids), self.held_from(grids)
         previous = {find(name, grids): kinds for name, kinds in self.previous}
-        watched = {step - 1 for step in previous}
+        watched, stacks = {step - 1 for step in previous}, self.stacks_by_step(grids)
+        for step in sorted(watched & set(stacks)):
+            raise ValueError(
+                f"scale {grids[step + 1].name} takes outputs of {grids[step].name}, where "
+                f"{stacks[step]:.3g} of the tokens have none"
+            )
         uniform, acts = self.uniform(grids), list[Act]()
         # later steps depend on what a runner sees from here on, so no other plan serves as a start
         since = min((uniform.watched(grids), *held.values(), *watched))
         for step, act in enumerate(uniform.acts(grids)):
             key = act.key and (*act.key, *sorted(steps.get(step, {}).items()))
+            key += ("stack",) if step in stacks else ()
             key += (self,) if step >= since else ()
             key += ("previous", previous.get(step)) if step in previous or step in watched else ()
             key += ("difference",) if step in held or step in held.values() else ()
@@ -197,6 +225,7 @@ class PlannedRunner(PruneRunner):
             for kind, digits in kinds.items()
             for layer, digit in enumerate(digits)
         }
+        self.stacks = method.stacks_by_step(grids)
         self.previous = {
             (find(name, grids), kind) for name, kinds in method.previous for kind in kinds
         }
@@ -210,13 +239,19 @@ class PlannedRunner(PruneRunner):
         super().prepare(handles)
 
     def ratio(self, site: Site, grid: Grid) -> float:
-        return self.shares.get((grid.index, site), 0.0)
+        return self.stacks.get(grid.index) or self.shares.get((grid.index, site), 0.0)
 
     def prunes(self, site: Site) -> bool:
         return any(share > 0 for (_, pruned), share in self.shares.items() if pruned == site)
 
     def stack(self, grid: Grid, blocks: Stack, x: Tensor) -> Tensor:
-        x = super().stack(grid, blocks, x)
+        if grid.index in self.stacks:
+            index = self.inside = self.choose(Site(0, KINDS[0]), grid, x)
+            states = super().stack(grid, blocks, gather(x, index))
+            x = scatter(x[: len(states)].clone(), index[: len(states)], states.to(x.dtype))
+            self.inside = None
+        else:
+            x = super().stack(grid, blocks, x)
         handles = self.handles
         if handles is None or not handles.guided:
             return x
@@ -239,6 +274,12 @@ class PlannedRunner(PruneRunner):
         if (grid.index + 1, site.kind) in self.previous:
             self.latest[site] = Stored(out, grid)
         return out
+
+    def places(self, grid: Grid, tokens: Tensor) -> Tensor | None:
+        if grid.index not in self.stacks:
+            return super().places(grid, tokens)
+        assert self.index is not None
+        return mask_of(self.index[1][: len(tokens)], grid)
 
     def computed(self, site: Site, grid: Grid, branch: Branch, x: Tensor) -> Tensor:
         """Return the output (B, L, C) of a sublayer, of which no token may be computed."""
@@ -300,6 +341,12 @@ def _previous_as_text(previous: Any, grids: Sequence[Grid]) -> list[str]:
     return [f"{grids[step].name}: {', '.join(kinds)}" for step, kinds in steps]
 
 
+def _stacks_as_text(stacks: Any, grids: Sequence[Grid]) -> list[str]:
+    """Write the shares that stay out of all layers, a line for each step."""
+    steps = sorted((find(name, grids), eighths) for name, eighths in stacks)
+    return [f"{grids[step].name}: {100 * e / EIGHTHS:g} % out of all layers" for step, e in steps]
+
+
 def _kind_names(name: Any, kinds: Any) -> tuple[str, ...]:
     """Check the kinds of sublayers that one step restores from the step before."""
     kinds = (kinds,) if isinstance(kinds, str) else tuple(kinds)
@@ -307,6 +354,16 @@ def _kind_names(name: Any, kinds: Any) -> tuple[str, ...]:
         if kind not in KINDS:
             raise ValueError(f"scale {name}: sublayers are {', '.join(KINDS)}; not {kind!r}")
     return tuple(sorted(kinds))
+
+
+def _eighths(name: Any, eighths: Any) -> int:
+    """Check how many eighths of the tokens of one step stay out of all layers."""
+    if isinstance(eighths, bool) or eighths not in range(1, EIGHTHS):
+        raise ValueError(
+            f"scale {name}: 1 to {EIGHTHS - 1} eighths of the tokens stay out of all layers; not "
+            f"{eighths!r}"
+        )
+    return int(eighths)
 
 
 def _pairs(mapping: Any) -> Sequence[tuple[Any, Any]]:

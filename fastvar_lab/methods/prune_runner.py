@@ -94,12 +94,17 @@ class PruneRunner(ScheduledRunner):
         states, self.change = x, wide(x).new_zeros(x.shape[:2])
         for block in blocks:
             states = block(states)
+        x, self.change = x[: len(states)], self.change[: len(states)]
         index = self.choose(site, grid, x, self.change)
         self.change = None
         return self.fill(gather(states, index), index, grid, x)
 
     def fill(self, states: Tensor, index: Tensor, grid: Grid, x: Tensor) -> Tensor:
-        """Return all hidden states (B, L, C) after a pruned stack from those of kept tokens."""
+        """Return all hidden states (B, L, C) after a pruned stack from those of kept tokens.
+
+        They have the rows of `states`: guidance may merge both rows inside.
+        """
+        x, index = x[: len(states)], index[: len(states)]
         name = f"{self.method.restore!r}"
         if hasattr(self.restore, "fill"):
             out: Tensor = self.restore.fill(states, index, grid, x)
@@ -119,14 +124,14 @@ class PruneRunner(ScheduledRunner):
         return scatter(x + added, index, states.to(x.dtype))
 
     def sublayer(self, site: Site, grid: Grid, branch: Branch, x: Tensor) -> Tensor:
-        index = self.inside
+        index = None if self.inside is None else self.inside[: len(x)]
         if index is not None:
             out = branch(x, index)
         elif self.change is not None:
             out = branch(x)
             cached = self.on_rows(self.cache.get(site), len(x))
             change = out - _resized(cached, grid)
-            self.change += score(self.method.select, change, grid, site, self.select)
+            self.change[: len(x)] += score(self.method.select, change, grid, site, self.select)
         elif self.ratio(site, grid) == 0:
             out = branch(x)
             if grid.index == self.cache_index and self.prunes(site):

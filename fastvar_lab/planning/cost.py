@@ -15,8 +15,8 @@ from scipy.optimize import nnls
 
 from fastvar_lab.generation import Generation, generate
 from fastvar_lab.instruments.stopwatch import Stopwatch
-from fastvar_lab.methods.planned import DIGITS, Planned
-from fastvar_lab.methods.prune import Dense
+from fastvar_lab.methods.planned import DIGITS, EIGHTHS, Planned
+from fastvar_lab.methods.prune import Dense, Prune
 from fastvar_lab.models.model import Model
 from fastvar_lab.sampling import Sampling
 from fastvar_lab.seam import Grid, Method, Runner, Site
@@ -25,7 +25,11 @@ from fastvar_lab.speed.flops import Call
 from fastvar_lab.speed.timed import turns
 
 SCHEDULES, REPEATS, SEED = 12, 2, 5  # random schedules that are timed for a fit
-VARIED = 4  # last steps that they prune
+VARIED, STACKED = 4, 1 / 3  # last steps that they prune; the share of them pruned as stacks
+
+
+Seen = tuple[Call, Grid, bool]
+"""A sublayer call of layer 0 that is timed, its step, and whether it restores."""
 
 
 class Cost(Protocol):
@@ -34,8 +38,11 @@ class Cost(Protocol):
     @property
     def unit(self) -> str: ...
 
-    def call(self, call: Call, grid: Grid) -> float:
-        """Return the cost of one sublayer call."""
+    def call(self, call: Call, grid: Grid, restores: bool = True) -> float:
+        """Return the cost of one sublayer call.
+
+        It `restores` tokens that it does not compute, unless they stay out of all layers.
+        """
         ...
 
     def ends(self, grid: Grid, rows: int) -> float:
@@ -52,10 +59,21 @@ def total(
     sampling: Sampling | None = None,
 ) -> float:
     """Return the cost of a whole generation under a method."""
+    stacked = stacked_steps(method, grids)
     return math.fsum(
-        cost.ends(step.grid, step.rows) + sum(cost.call(call, step.grid) for call in step.calls)
+        cost.ends(step.grid, step.rows)
+        + sum(cost.call(call, step.grid, step.grid.index not in stacked) for call in step.calls)
         for step in flops.steps(model, method, grids, text_tokens, sampling)
     )
+
+
+def stacked_steps(method: Method, grids: Sequence[Grid]) -> set[int]:
+    """Return the steps at which a method keeps tokens out of all layers, as far as is known."""
+    if isinstance(method, Planned):
+        return set(method.stacks_by_step(grids))
+    if isinstance(method, Prune) and method.granularity == "stack":
+        return set(method.by_step(grids))
+    return set()
 
 
 @dataclass(frozen=True)
@@ -66,7 +84,7 @@ class Operations:
     last: Grid
     unit: str = "GFLOP"
 
-    def call(self, call: Call, grid: Grid) -> float:
+    def call(self, call: Call, grid: Grid, restores: bool = True) -> float:
         flop = self.model.transformer.sublayer_flops(call.site.kind, call.tokens, call.keys)
         return call.rows * flop / 1e9
 
@@ -88,7 +106,7 @@ class CacheBytes:
     last: Grid
     unit: str = "bytes of keys and values"
 
-    def call(self, call: Call, grid: Grid) -> float:
+    def call(self, call: Call, grid: Grid, restores: bool = True) -> float:
         if call.site.kind != "attn" or grid == self.last:
             return 0.0
         width, size = self.model.transformer.config.width, self.model.dtype.itemsize
@@ -113,16 +131,16 @@ class Times:
     start_ms: float = 0.0
     unit: str = "ms"
 
-    def call(self, call: Call, grid: Grid) -> float:
-        return float(np.dot(self.calls[call.site.kind], _features(call, grid)))
+    def call(self, call: Call, grid: Grid, restores: bool = True) -> float:
+        return float(np.dot(self.calls[call.site.kind], _features(call, grid, restores)))
 
     def ends(self, grid: Grid, rows: int) -> float:
         first = self.start_ms if grid.index == 0 else 0.0
         return first + (self.ends_ms[grid.index][rows - 1] if rows else 0.0)
 
 
-def _features(call: Call, grid: Grid) -> tuple[float, float, float, float]:
-    restored = call.rows * grid.tokens if call.tokens < grid.tokens else 0
+def _features(call: Call, grid: Grid, restores: bool) -> tuple[float, float, float, float]:
+    restored = call.rows * grid.tokens if restores and call.tokens < grid.tokens else 0
     tokens = call.rows * call.tokens
     return float(call.tokens > 0), tokens, tokens * call.keys, restored
 
@@ -154,12 +172,13 @@ def measure(
         {repr(method): partial(once, method) for method in methods}, REPEATS,
         progress="time" if progress else None,
     )  # fmt: skip
-    seen: defaultdict[tuple[str, Call, Grid], list[float]] = defaultdict(list)
+    seen: defaultdict[Seen, list[float]] = defaultdict(list)
     ends: defaultdict[tuple[int, int], list[float]] = defaultdict(list)
     start: list[float] = []
     for run, clock in (result for results in timed.values() for result in results):
         calls, steps = clock.call_ms(), clock.step_ms()
         start.append(run.seconds * 1e3 - sum(steps.values()))
+        stacked = stacked_steps(run.method, grids)
         for step in flops.steps(model, run.method, grids, len(prompt.split()), sampling):
             if not step.rows:
                 continue
@@ -168,7 +187,7 @@ def measure(
             for call in step.calls:
                 ms, alike = next(parts[call.site.kind]), call._replace(site=Site(0, call.site.kind))
                 spent += ms
-                seen[call.site.kind, alike, step.grid].append(ms)
+                seen[alike, step.grid, step.grid.index not in stacked].append(ms)
             ends[step.grid.index, step.rows].append(steps[step.grid.index] - spent)
     return Times(
         {kind: _fit(seen, kind) for kind in model.transformer.kinds},
@@ -191,14 +210,12 @@ def _middle(ends: Mapping[tuple[int, int], list[float]], step: int, rows: int, o
     return statistics.median(ends.get((step, rows)) or ends[step, other])
 
 
-def _fit(
-    seen: Mapping[tuple[str, Call, Grid], list[float]], kind: str
-) -> tuple[float, float, float, float]:
+def _fit(seen: Mapping[Seen, list[float]], kind: str) -> tuple[float, float, float, float]:
     """Fit coefficients of 0 or more to the medians of equal calls, by relative error."""
     rows = [
-        (_features(call, grid), statistics.median(ms))
-        for (name, call, grid), ms in seen.items()
-        if name == kind
+        (_features(call, grid, restores), statistics.median(ms))
+        for (call, grid, restores), ms in seen.items()
+        if call.site.kind == kind
     ]
     features, ms = np.array([f for f, _ in rows]), np.array([t for _, t in rows])
     scale = np.maximum(features.max(axis=0), 1e-12)
@@ -208,15 +225,21 @@ def _fit(
 
 
 def random_schedules(model: Model, grids: Sequence[Grid], n: int, seed: int) -> Iterator[Planned]:
-    """Yield schedules that prune the last steps at random, with null rows dropped at random."""
+    """Yield schedules that prune the last steps at random, with null rows dropped at random.
+
+    At a third of the steps whole stacks are pruned, at the others each sublayer on its own.
+    """
     rng = np.random.default_rng(seed)
     last = min(VARIED, len(grids) - 2)
     for _ in range(n):
-        pruned = {
-            -i: {
-                kind: "".join(rng.choice(list(DIGITS), model.depth))
-                for kind in model.transformer.kinds
-            }
-            for i in range(1, 1 + int(rng.integers(1, last + 1)))
-        }
-        yield Planned(pruned, rows={-i: "cond" for i in range(1, 1 + int(rng.integers(0, last)))})
+        pruned, stacks = dict[int, dict[str, str]](), dict[int, int]()
+        for step in range(1, 1 + int(rng.integers(1, last + 1))):
+            if rng.random() < STACKED:
+                stacks[-step] = int(rng.integers(1, EIGHTHS))
+            else:
+                pruned[-step] = {
+                    kind: "".join(rng.choice(list(DIGITS), model.depth))
+                    for kind in model.transformer.kinds
+                }
+        rows = {-i: "cond" for i in range(1, 1 + int(rng.integers(0, last)))}
+        yield Planned(pruned, rows=rows, stacks=stacks)

@@ -14,6 +14,7 @@ from fastvar_lab.methods.planned import Planned
 from fastvar_lab.methods.prune import Dense
 from fastvar_lab.methods.restore import CachedBranch
 from fastvar_lab.methods.select import FarFromMean
+from fastvar_lab.methods.select_pairs import Shared
 from fastvar_lab.methods.select_previous import AttentionEntropy, middle_chunk
 from fastvar_lab.models.model import Model
 from fastvar_lab.planning import cost as costs
@@ -164,7 +165,7 @@ class Planner:
     @cached_property
     def rules(self) -> list[Rules]:
         """The selectors and restorers that are tried, the usual one first."""
-        low = AttentionEntropy("low", middle_chunk(self.model.depth))
+        low = Shared(AttentionEntropy("low", middle_chunk(self.model.depth)))
         restored = (("restore", CachedBranch("bilinear")),)
         return [(("select", low),), (("select", low), *restored), (("select", FarFromMean()),)]
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fastvar_lab.planning.space import TOP, Choice, Space
+from fastvar_lab.planning.space import Choice, Space
 
-MOVED = (2, 4, 8)  # places that one move raises, by the least effect for what they save
+MOVED = (1, 2, 4, 8)  # places that one move raises, by the least effect for what they save
 KEPT = 2  # candidates that are measured on all pictures
 CLOSE = 1e-4  # a difference in log10 of the error that counts as none
 STEPS = 3  # the most moves by the effects of one round
@@ -74,23 +74,27 @@ class Search:
     def measured_worth(self, choice: Choice) -> np.ndarray:
         """Measure (places,) what one more level does to log10 of the error, for what it saves."""
         levels, spent = choice.levels, self.space.spent(choice)
-        up = [i for i in range(len(levels)) if levels[i] < TOP]
+        live, tops = self.space.live(choice), self.space.tops
+        up = [i for i in range(len(levels)) if live[i] and levels[i] < tops[i]]
         raised = [
             choice._replace(levels=(*levels[:i], levels[i] + 1, *levels[i + 1 :])) for i in up
         ]
+        if not up:
+            return np.ones(len(levels))
+        worth = np.full(len(levels), np.inf)
         log = self.space.errors([choice, *raised], self.title, self.few)
         worse = np.maximum((log[1:] - log[0]).mean(1), CLOSE)
         saved = np.array([spent - self.space.spent(each) for each in raised])
-        worth = np.full(len(levels), np.inf)
         worth[up] = worse / np.maximum(saved, spent * 1e-6)
         # of places at the top the effect of the last level is unknown: they stay as they are
-        worth[~np.isfinite(worth)] = np.median(worth[up]) if up else 1.0
+        worth[~np.isfinite(worth)] = np.median(worth[up])
         return worth
 
     def moves(self, choice: Choice, worth: np.ndarray) -> list[Choice]:
-        """Return choices within the budget near to one: other places, and other tails."""
+        """Return choices within the budget near to one: other places, tails, and stacks."""
         raised = list[Choice]()
-        order = [i for i in worth.argsort(kind="stable") if choice.levels[i] < TOP]
+        live, tops = self.space.live(choice), self.space.tops
+        order = [i for i in worth.argsort(kind="stable") if live[i] and choice.levels[i] < tops[i]]
         for count in MOVED:
             levels = list(choice.levels)
             for i in order[:count]:
@@ -105,4 +109,8 @@ class Search:
             and abs(tail.dropped - choice.tail.dropped) + abs(tail.skipped - choice.tail.skipped)
             <= 1
         ]
-        return [move for move in (*raised, *tails) if self.space.spent(move) <= self.budget]
+        switched = [
+            self.space.fit(other, worth, self.budget) for other in self.space.switched(choice)
+        ]
+        moves = (*raised, *tails, *switched)
+        return [move for move in moves if self.space.spent(move) <= self.budget]

@@ -14,11 +14,18 @@ from fastvar_lab.speed import flops
 LEVELS = "02468"
 """The digits that a plan chooses from: eighths of a sublayer's tokens that are pruned."""
 
+STACK, STACK_LEVELS = "stack", "01234567"
+"""The kind of a place that keeps tokens out of all layers, and the eighths that it chooses from."""
+
 SMALL = 0.03  # steps with a smaller share of all operations are not pruned
 
 
 class Place(NamedTuple):
-    """Where a share is chosen: a kind of sublayer at one step, in some neighbouring layers."""
+    """Where a share is chosen: a kind of sublayer at one step, in some neighbouring layers.
+
+    The kind "stack" is that of tokens that stay out of all layers; where it prunes, other places of
+    its step do not count.
+    """
 
     step: int
     kind: str
@@ -39,18 +46,30 @@ class Tail(NamedTuple):
         return skipped | {-i: alone for i in range(first, first + self.dropped)}
 
 
+def levels_of(kind: str) -> str:
+    """Return the digits that places of a kind choose from, by level."""
+    return STACK_LEVELS if kind == STACK else LEVELS
+
+
 def schedule(
     places: Sequence[Place], digits: Sequence[str], tail: Tail, grids: Sequence[Grid], depth: int
 ) -> Planned:
     """Return the schedule that has a digit at each place."""
     pruned: dict[int, dict[str, list[str]]] = {}
+    stacks = {
+        place.step - len(grids): int(digit)
+        for place, digit in zip(places, digits, strict=True)
+        if place.kind == STACK and digit != "0"
+    }
     for place, digit in zip(places, digits, strict=True):
-        kinds = pruned.setdefault(place.step - len(grids), {})
-        row = kinds.setdefault(place.kind, ["0"] * depth)
+        step = place.step - len(grids)
+        if place.kind == STACK or step in stacks:
+            continue
+        row = pruned.setdefault(step, {}).setdefault(place.kind, ["0"] * depth)
         for layer in place.layers:
             row[layer] = digit
     digit_rows = {n: {k: "".join(row) for k, row in kinds.items()} for n, kinds in pruned.items()}
-    return Planned(digit_rows, rows=tail.rows())
+    return Planned(digit_rows, rows=tail.rows(), stacks=stacks)
 
 
 def places_of(model: Model, grids: Sequence[Grid], quick: bool = False) -> tuple[Place, ...]:
@@ -67,14 +86,14 @@ def grouped_places(model: Model, grids: Sequence[Grid], steps: int) -> tuple[Pla
     """Return few places that matter: four groups of layers, but all cross-attention of a step.
 
     Cross-attention over a short text is a few per cent of the operations, and hardly changes a
-    picture. `steps` is the number of last steps.
+    picture. `steps` is the number of last steps; each has a place of the kind "stack", too.
     """
-    layers, kinds = groups(model, model.depth // 4), model.transformer.kinds
+    layers, kinds = groups(model, model.depth // 4), (*model.transformer.kinds, STACK)
     return tuple(
         Place(step, kind, part)
         for step in dear_steps(model, grids)[-steps:]
         for kind in kinds
-        for part in ([range(model.depth)] if kind == "cross" else layers)
+        for part in ([range(model.depth)] if kind in ("cross", STACK) else layers)
     )
 
 

@@ -11,10 +11,8 @@ import numpy as np
 from fastvar_lab.methods.planned import Planned
 from fastvar_lab.planning.cost import Cost, total
 from fastvar_lab.planning.effects import Calibration
-from fastvar_lab.planning.sensitivity import LEVELS, Place, Tail, schedule
+from fastvar_lab.planning.sensitivity import STACK, Place, Tail, levels_of, schedule
 from fastvar_lab.seam import Method
-
-TOP = len(LEVELS) - 1
 
 DROPPED = 3  # the most last steps without null rows
 SKIPPED = 3  # the most last steps that are skipped
@@ -37,13 +35,23 @@ class Space:
     price: Cost
     _spent: dict[Method, float] = field(default_factory=dict, repr=False)
 
+    @property
+    def tops(self) -> np.ndarray:
+        """The highest level (places,) of each place."""
+        return np.array([len(levels_of(place.kind)) - 1 for place in self.places])
+
     def method(self, choice: Choice) -> Planned:
         """Return a choice as a method."""
         c = self.calibration
-        digits = [LEVELS[level] for level in choice.levels]
+        digits = [
+            levels_of(place.kind)[level]
+            for place, level in zip(self.places, choice.levels, strict=True)
+        ]
         plan = schedule(self.places, digits, choice.tail, c.grids, c.model.depth)
         rules: Mapping[str, Any] = dict(choice.rules)
-        return replace(plan, **rules) if plan.pruned else plan
+        if not plan.pruned:  # nothing is restored
+            rules = {name: rule for name, rule in rules.items() if name != "restore"}
+        return replace(plan, **rules) if plan.pruned or plan.stacks else plan
 
     def cost(self, method: Method) -> float:
         """Return the cost of one picture under a method."""
@@ -75,8 +83,48 @@ class Space:
 
     def fastest(self) -> Choice:
         """Return the cheapest choice there is."""
-        levels = (TOP,) * len(self.places)
-        return min((Choice(levels, tail) for tail in self.tails()), key=self.spent)
+        stacks = tuple(int(top) for top in self.tops)
+        even = tuple(0 if p.kind == STACK else top for p, top in zip(self.places, stacks))
+        options = (Choice(levels, tail) for tail in self.tails() for levels in (stacks, even))
+        return min(options, key=self.spent)
+
+    def live(self, choice: Choice) -> np.ndarray:
+        """Return (places,) whether a place counts: its step runs, and is pruned as it prunes.
+
+        Where a stack is pruned that place counts alone, elsewhere all others.
+        """
+        ends = len(self.calibration.grids) - choice.tail.skipped
+        stacked = {
+            place.step
+            for place, level in zip(self.places, choice.levels, strict=True)
+            if place.kind == STACK and level
+        }
+        return np.array(
+            [p.step < ends and (p.kind == STACK) == (p.step in stacked) for p in self.places]
+        )
+
+    def switched(self, choice: Choice) -> list[Choice]:
+        """Return a choice with one step pruned the other way: in its sublayers, or as a stack.
+
+        The share is the one whose cost is nearest.
+        """
+        out, spent = list[Choice](), self.spent(choice)
+        ends = len(self.calibration.grids) - choice.tail.skipped
+        for place, level in zip(self.places, choice.levels, strict=True):
+            if place.kind != STACK or place.step >= ends:
+                continue
+            top = len(levels_of("attn" if level else STACK))
+            options = [self._at(choice, place.step, not level, share) for share in range(1, top)]
+            out.append(min(options, key=lambda option: abs(self.spent(option) - spent)))
+        return out
+
+    def _at(self, choice: Choice, step: int, stack: bool, level: int) -> Choice:
+        """Return a choice with one level at all sublayers of a step, or at its stack."""
+        levels = (
+            old if place.step != step else level * ((place.kind == STACK) == stack)
+            for place, old in zip(self.places, choice.levels, strict=True)
+        )
+        return choice._replace(levels=tuple(levels))
 
     @property
     def prior(self) -> np.ndarray:
@@ -84,7 +132,7 @@ class Space:
 
         Later steps come before earlier ones, attention before feed-forward and cross-attention.
         """
-        kinds = {"attn": 1, "ffn": 2, "cross": 3}
+        kinds = {"attn": 1, "ffn": 2, "cross": 3, STACK: 1}
         last = len(self.calibration.grids)
         return np.array([kinds[p.kind] + 2.0 * (last - p.step) for p in self.places])
 
@@ -95,23 +143,23 @@ class Space:
         with every level that a place is moved.
         """
         levels, first = np.array(choice.levels), np.array(choice.levels)
-        dead = len(self.calibration.grids) - choice.tail.skipped
-        live = np.array([place.step < dead for place in self.places])
+        live, tops = self.live(choice), self.tops
 
         def moved() -> Choice:
             return choice._replace(levels=tuple(int(level) for level in levels))
 
         while self.spent(moved()) > budget:
-            open_places = live & (levels < TOP)
+            open_places = live & (levels < tops)
             if not open_places.any():
                 break
             levels[np.where(open_places, worth * 2.0 ** (levels - first), np.inf).argmin()] += 1
-        full = ~live | (levels == 0)
+        stack = np.array([place.kind == STACK for place in self.places])
+        full = ~live | (levels <= stack)  # a pruned stack stays one
         while not full.all():  # spend what is left where one more level hurts most
             i = int(np.where(full, -np.inf, worth * 2.0 ** (levels - first)).argmax())
             levels[i] -= 1
             if self.spent(moved()) > budget:
                 levels[i] += 1
                 full[i] = True
-            full |= levels == 0
+            full |= levels <= stack
         return moved()

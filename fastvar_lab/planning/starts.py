@@ -15,32 +15,45 @@ from fastvar_lab.methods.schedule import find, kept
 from fastvar_lab.methods.select import FarFromMean
 from fastvar_lab.planning.by_hand import by_hand
 from fastvar_lab.planning.effects import LEAST
-from fastvar_lab.planning.sensitivity import LEVELS, Tail
+from fastvar_lab.planning.sensitivity import LEVELS, STACK, Tail, levels_of
 from fastvar_lab.planning.space import Choice, Space
 from fastvar_lab.seam import Rows, Site
 from fastvar_lab.speed.flops import Call
 
 NEAR = 0.9  # share of a budget that a start spends at least
-SHAPE = {"2": -0.8, "4": -0.4, "6": 0.0, "8": 0.65}
+SHAPE = {"2": -0.8, "4": -0.4, "6": 0.0, "7": 0.2, "8": 0.65}
 """log10 of the error of pruning at each digit against that at 6: means of the embedded model."""
 
 
 class Share(NamedTuple):
-    """The digits of attention and feed-forward at one step; with any, no cross-attention runs."""
+    """The digits of one step: of attention and feed-forward, or of the whole stack.
+
+    Where attention is pruned, no cross-attention runs.
+    """
 
     attn: str = "0"
     ffn: str = "0"
+    stack: str = "0"
 
     def digit(self, kind: str) -> str:
-        """Return the digit of a kind of sublayer."""
-        return {"attn": self.attn, "ffn": self.ffn}.get(kind, "8" if self.attn != "0" else "0")
+        """Return the digit of a kind of place."""
+        digits = {"attn": self.attn, "ffn": self.ffn, STACK: self.stack}
+        return digits.get(kind, "8" if self.attn != "0" else "0")
+
+    def pruned(self, kind: str) -> str:
+        """Return the eighths of tokens that a kind of sublayer does not compute."""
+        return self.digit(kind) if self.stack == "0" else self.stack
 
 
 SHARES = (
     Share(),
     *(Share(a, f) for a, half in zip("2468", "0224") for f in dict.fromkeys(("0", half, a))),
+    *(Share(stack=digit) for digit in "2467"),
 )
-MEASURED = (Share("4", "0"), Share("4", "4"), Share("8", "0"), Share("8", "8"))
+MEASURED = (
+    *(Share("4", "0"), Share("4", "4"), Share("8", "0"), Share("8", "8")),
+    *(Share(stack="4"), Share(stack="7")),
+)
 
 
 @dataclass
@@ -62,7 +75,7 @@ class Starts:
     def choice(self, shares: Mapping[int, Share], tail: Tail) -> Choice:
         """Return the choice with one share at each step."""
         levels = (
-            LEVELS.index(shares.get(place.step, Share()).digit(place.kind))
+            levels_of(place.kind).index(shares.get(place.step, Share()).digit(place.kind))
             for place in self.space.places
         )
         return Choice(tuple(levels), tail, self.rules)
@@ -93,7 +106,7 @@ class Starts:
         (effects, tails), steps, rows = self.effects, self.steps, []
         last = len(self.space.calibration.grids)
         for shares in product(SHARES, repeat=len(steps)):
-            digits = [share.attn for share in shares]
+            digits = [share.pruned("attn") for share in shares]
             if digits != sorted(digits):
                 continue
             by_step = dict(zip(steps, shares, strict=True))
@@ -133,7 +146,9 @@ class Starts:
             dropped = 0 if until is None else len(c.grids) - 1 - until - skipped
             levels = tuple(
                 LEVELS.index(f"{EIGHTHS * ratios.get(place.step, 0):g}")
-                if ratios.get(place.step, 0) < 1 and set(place.layers) <= set(layers)
+                if place.kind != STACK
+                and ratios.get(place.step, 0) < 1
+                and set(place.layers) <= set(layers)
                 else 0
                 for place in space.places
             )
@@ -155,7 +170,7 @@ class Starts:
             share = shares.get(grid.index, Share())
             rows = self._rows(tail, grid.index)
             spent += self._step(grid.index, share, rows, keys)
-            keys += kept(grid.tokens, int(share.attn) / EIGHTHS) if rows else 0
+            keys += kept(grid.tokens, int(share.pruned("attn")) / EIGHTHS) if rows else 0
         return spent
 
     def _rows(self, tail: Tail, step: int) -> int:
@@ -169,10 +184,11 @@ class Starts:
             c, price = self.space.calibration, self.space.price
             grid, model, spent = c.grids[step], c.model, price.ends(c.grids[step], rows)
             for kind in model.transformer.kinds if rows else ():
-                tokens = kept(grid.tokens, int(share.digit(kind)) / EIGHTHS)
+                tokens = kept(grid.tokens, int(share.pruned(kind)) / EIGHTHS)
                 seen = {"attn": keys + tokens, "cross": c.text_tokens, "ffn": 0}[kind]
                 for layer in range(model.depth):
-                    spent += price.call(Call(Site(layer, kind), rows, tokens, seen), grid)
+                    call = Call(Site(layer, kind), rows, tokens, seen)
+                    spent += price.call(call, grid, share.stack == "0")
             known[step, share, rows, keys] = spent
         return known[step, share, rows, keys]
 
@@ -181,8 +197,12 @@ def _between(known: Mapping[tuple[int, Share], np.ndarray], step: int, share: Sh
     """Return the squared error of a share from the measured ones, between which it lies."""
     if share == Share():
         return np.array(0.0)
-    a, f = share
+    a, f, stack = share
     low, high = SHAPE["4"], SHAPE["8"]
+    if stack != "0":
+        at = (SHAPE[stack] - low) / (SHAPE["7"] - low)
+        few, many = known[step, Share(stack="4")], known[step, Share(stack="7")]
+        return np.array(10.0 ** ((1 - at) * few + at * many))
     at = (SHAPE[a] - low) / (high - low)  # below the measured digits a line goes on
     without = (1 - at) * known[step, Share("4", "0")] + at * known[step, Share("8", "0")]
     both = (1 - at) * known[step, Share("4", "4")] + at * known[step, Share("8", "8")]
