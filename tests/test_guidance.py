@@ -490,5 +490,5 @@ def test_whole_stacks_are_pruned_where_guidance_merges_rows_inside(method):
     sampling = fv.Sampling(guidance=3.0, guidance_layer=-2)
     run = fv.generate(model, prompt(model), method, seed=1, sampling=sampling)
     assert not torch.equal(
-        run.canvas, fv.generate(model, prompt(model), seed=1, sampling=sampling).canvas
+        run.canvas, fv.generate(model, prompt(model), fv.Dense(), seed=1, sampling=sampling).canvas
     )
