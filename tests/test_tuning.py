@@ -18,7 +18,7 @@ from fastvar_lab.methods.parse import read_method
 from fastvar_lab.methods.spaces import AXES, find_space, spaces
 from fastvar_lab.planning import candidates, tuning
 from fastvar_lab.planning.effects import calibration_items
-from fastvar_lab.planning.trials import TARGETS, TuningLog, settings
+from fastvar_lab.planning.trials import SHIPPED, TARGETS, TuningLog, settings
 from fastvar_lab.plotting import charts
 from fastvar_lab.prompts import ClosedWorld, PromptList, seeded
 
@@ -99,6 +99,28 @@ def test_calibration_and_judged_pictures_share_neither_prompt_nor_seed():
         judged = seeded(model.prompts, seed).take(112)
         assert not {item.prompt for item in judged} & {item.prompt for item in tuned}
         assert not {item.seed for item in judged} & {item.seed for item in tuned}
+
+
+def test_a_damaged_or_unwritable_log_is_refused_before_the_work(tmp_path, capsys):
+    path, whole = tmp_path / "log.csv", SHIPPED.read_bytes()
+    head, first, *_ = whole.split(b"\n")
+    for damaged, sentence in (
+        (whole[:5000], "is damaged: line 50 holds no trial"),
+        (whole[: whole.rfind(b",") + 4], "is no log of a tuning"),
+        (b"", "is no log of a tuning"),
+        (b"\x00\xff" * 99, "is no log of a tuning"),
+        (head + b"\n" + first.replace(b"Tail(", b"-Tail(").replace(b",0,", b",x,"), "is no log"),
+        (head + b"\n" + first.replace(b"operations,", b"operations,-"), "line 2 holds no trial"),
+    ):
+        path.write_bytes(damaged)
+        assert main(["tune", "skipping", "--log", str(path)]) == 2
+        error = capsys.readouterr().err
+        assert sentence in error
+        assert error.count("\n") == 1
+        assert path.read_bytes() == damaged
+    for unwritable in (tmp_path, path / "log.csv"):
+        assert main(["tune", "skipping", "--log", str(unwritable)]) == 2
+        assert capsys.readouterr().err.startswith("fastvar-lab: cannot ")
 
 
 def test_the_shipped_log_reads_back_and_every_family_had_the_same_chances():

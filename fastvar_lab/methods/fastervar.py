@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fastvar_lab.draws import sent
-from fastvar_lab.methods.ratios import ScaleName, scale_name
+from fastvar_lab.methods.ratios import ScaleName, pairs_by_scale, scale_name
 from fastvar_lab.methods.registry import method
 from fastvar_lab.methods.schedule import find
 from fastvar_lab.methods.select import top
@@ -69,10 +69,10 @@ class FasterVAR:
         return cls({-1: 0.25}, chunks=min(8, depth))
 
     def __post_init__(self) -> None:
-        pairs = self.ranks.items() if isinstance(self.ranks, Mapping) else self.ranks
         if self.chunks < 1:
             raise ValueError(f"chunks must be 1 or more; not {self.chunks}")
-        settled = tuple((scale_name(name), self._shares(name, value)) for name, value in pairs)
+        pairs = pairs_by_scale("ranks map scales to rank shares, such as {-1: 0.25}", self.ranks)
+        settled = tuple((name, self._shares(name, value)) for name, value in pairs)
         object.__setattr__(self, "ranks", settled)
         if self.null_from is not None:
             object.__setattr__(self, "null_from", scale_name(self.null_from))

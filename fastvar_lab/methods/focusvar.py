@@ -14,7 +14,8 @@ from fastvar_lab.methods.guidance import Around, Tail, steps_between
 from fastvar_lab.methods.prune import Dense
 from fastvar_lab.methods.ratios import ScaleName
 from fastvar_lab.methods.registry import method
-from fastvar_lab.methods.schedule import find
+from fastvar_lab.methods.schedule import find, settle_layers
+from fastvar_lab.methods.select_previous import chunk_checked
 from fastvar_lab.methods.spaces import Subject, space
 from fastvar_lab.seam import Act, Grid, Handles, Method, Rows, Runner, Stack, Wrapper
 from fastvar_lab.tokens import wide
@@ -58,6 +59,10 @@ class FocusVAR(Around):
         """Return a method to begin with: the released one, where the model has its layers."""
         return cls(first=-min(5, len(grids) - 1), layer=min(5, depth - 1))
 
+    def check_depth(self, depth: int) -> None:
+        super().check_depth(depth)
+        check_layer("layer", self.layer, depth)
+
     def acts(self, grids: Sequence[Grid]) -> tuple[Act, ...]:
         fused = steps_between(self.first, self.last, grids)
         key = ("fused", *fused, self.layer)
@@ -71,6 +76,14 @@ class FocusVAR(Around):
     def wrap(self, inner: Runner, grids: Sequence[Grid], depth: int) -> Runner:
         fused = (g.index for g, act in zip(grids, self.acts(grids)) if act.fused is not None)
         return FusedRunner(layer_by_layer(inner, self), self.layer, set(fused))
+
+
+def check_layer(name: str, layer: int, depth: int, least: int = 0) -> None:
+    """Raise ValueError for a field `name` that holds no layer of a model from `least` on."""
+    if not least <= layer < depth:
+        raise ValueError(
+            f"{name} must be a layer of this model, {least} to {depth - 1}; not {layer}"
+        )
 
 
 def layer_by_layer(inner: Runner, outer: Around) -> Runner:
@@ -167,6 +180,10 @@ class FocusVARAdaptive(Around):
         super().__post_init__()
         if not 0 <= self.early < self.late:
             raise ValueError(f"early must be a layer before late; not {self.early} and {self.late}")
+
+    def check_depth(self, depth: int) -> None:
+        super().check_depth(depth)
+        check_layer("late", self.late, depth, least=1)
 
     def acts(self, grids: Sequence[Grid]) -> tuple[Act, ...]:
         first = find(self.probe, grids)
@@ -286,7 +303,11 @@ class SharedUpdate(Around):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "layers", tuple(self.layers))
+        settle_layers(self)
+
+    def check_depth(self, depth: int) -> None:
+        super().check_depth(depth)
+        chunk_checked(self.layers, depth, "SharedUpdate")
 
     def acts(self, grids: Sequence[Grid]) -> tuple[Act, ...]:
         steps = steps_between(self.first, self.last, grids)

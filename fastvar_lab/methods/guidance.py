@@ -29,7 +29,7 @@ class Around:
         if isinstance(self.method, type) or not hasattr(self.method, "acts"):
             raise ValueError(f"method must be a method such as Dense(); not {self.method!r}")
         for name in self.scales:
-            if getattr(self, name) is not None:
+            if getattr(self, name) is not None or getattr(type(self), name) is not None:
                 object.__setattr__(self, name, scale_name(getattr(self, name)))
 
     @property
@@ -41,6 +41,11 @@ class Around:
         """Return the runner of one generation around that of the inner method."""
         raise NotImplementedError
 
+    def check_depth(self, depth: int) -> None:
+        """Raise ValueError if it, or its method, names layers that a model does not have."""
+        if hasattr(self.method, "check_depth"):
+            self.method.check_depth(depth)
+
     def acts(self, grids: Sequence[Grid]) -> tuple[Act, ...]:
         """Return the act of each step."""
         raise NotImplementedError
@@ -51,6 +56,7 @@ class Around:
         depth: int,
         held: Mapping[tuple[int, Site], Tensor] | None = None,
     ) -> Runner:
+        self.check_depth(depth)
         self.acts(grids)  # raises for steps that cannot be changed
         return self.wrap(self.method.start(grids, depth, held), grids, depth)
 
