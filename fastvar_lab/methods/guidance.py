@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from fastvar_lab.frames import SKIPPING
 from fastvar_lab.methods.prune import Dense
 from fastvar_lab.methods.ratios import ScaleName, scale_name
 from fastvar_lab.methods.registry import method
@@ -81,6 +82,10 @@ class Around:
         return act._replace(key=(*act.key, *key)) if act.key else act
 
 
+TAILS = {Rows.COND: "conditional tail", Rows.NULL: "null tail", Rows.SKIP: SKIPPING}
+"""What a `Tail` is called by the rows of its steps."""
+
+
 def steps_between(first: ScaleName, last: ScaleName, grids: Sequence[Grid]) -> range:
     """Return the steps from one to another, both included; raise ValueError for none."""
     begin, end = find(first, grids), find(last, grids)
@@ -145,8 +150,7 @@ class Tail(Around):
     @property
     def addition(self) -> str:
         """What it adds to the family of its method."""
-        names = {Rows.COND: "conditional tail", Rows.NULL: "null tail", Rows.SKIP: "skipping"}
-        return ", ".join(names[rows] for rows, _ in self._named())
+        return ", ".join(TAILS[rows] for rows, _ in self._named())
 
     def rows(self, grids: Sequence[Grid]) -> dict[int, Rows]:
         """Return the rows of the steps of its tails, by step."""
