@@ -7,6 +7,7 @@ family that it is none of.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -77,7 +78,8 @@ def _is_control(family: str) -> bool:
     return family.startswith("planned") or set(family.split(", ")) <= named
 
 
-def _control(text: str, steps: Sequence[Grid]) -> str | None:
+@cache
+def _control(text: str, steps: tuple[Grid, ...]) -> str | None:
     try:
         return control(read_method(text), steps)
     except ValueError:  # of a class of the user's, or of another schedule

@@ -163,12 +163,11 @@ def memory_table(frame: pd.DataFrame, value: str = "psnr") -> pd.DataFrame:
 def _noted(table: pd.DataFrame, frame: pd.DataFrame, title: str, value: str) -> pd.DataFrame:
     """Note under a table its unit, what is better, what intervals hold, and what is left out."""
     better, gap = "less" if value in SMALLER else "more", timing_gap(frame)
-    note = (
-        f"{title}, {better} is better, with 95 % intervals over the pictures and, at equal "
-        "measured speed, over the turns of each timing"
-    )
-    if gap == gap:
-        note += f"; they do not hold that timings of equal work were up to {100 * gap:.0f} % apart"
+    note = f"{title}, {better} is better, with 95 % intervals over the pictures"
+    if any(str(column).endswith("x") for column in table):
+        note += " and, at equal measured speed, over the turns of each timing"
+        if gap == gap:
+            note += f"; timings of equal work were up to {100 * gap:.0f} % apart, which they lack"
     table.attrs[NOTE] = " ".join(filter(None, (f"{note}.", left_out(frame))))
     return table
 
