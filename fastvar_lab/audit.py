@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -31,7 +31,10 @@ def check_value(method: object) -> None:
 
 
 def checked_acts(method: Method, grids: Sequence[Grid], depth: int) -> tuple[Act, ...]:
-    """Return a method's acts; raise ValueError for acts that cannot be run."""
+    """Return a method's acts; raise ValueError for acts that cannot be run, and for no method."""
+    check_value(method)
+    if hasattr(method, "check_depth"):  # it names its own fields
+        method.check_depth(depth)
     acts, name = tuple(method.acts(grids)), type(method).__name__
     if len(acts) != len(grids):
         raise ValueError(f"{name}.acts names {len(acts)} steps; the schedule has {len(grids)}")
@@ -110,6 +113,50 @@ def _streams(act: Act) -> tuple[object, ...]:
     return act.rows, act.fused, act.alone
 
 
+def check_model(method: Method, model: object, sampling: object) -> None:
+    """Raise ValueError if a method, or one inside it, was made for another model or sampling.
+
+    A method says so with `check_model(model, sampling)`, which raises it.
+    """
+    if hasattr(method, "check_model"):
+        method.check_model(model, sampling)
+    if hasattr(method, "method"):
+        check_model(method.method, model, sampling)
+
+
+def check_parts_of(
+    method: Method,
+    acts: Sequence[Act],
+    counts: Mapping[tuple[Site, int], int],
+    grids: Sequence[Grid],
+) -> None:
+    """Raise ValueError for sublayers that no layer has, and for a selector without its rows.
+
+    `counts` are the tokens that the sublayers of the model compute, as `declared` returns them.
+    """
+    early = None  # the first layer that may run on one row, where the data decide on it
+    while hasattr(method, "method"):  # inside others, such as a Tail
+        early, method = getattr(method, "early", early), method.method
+    named, kinds = getattr(method, "sublayers", None), {site.kind: 0 for site, _ in counts}
+    if named and not set(named) & set(kinds):
+        raise ValueError(
+            f"{type(method).__name__} prunes the sublayers {', '.join(named)}; the layers of this "
+            f"model have {', '.join(kinds)}"
+        )
+    select = getattr(method, "select", None)
+    if not getattr(select, "needs_guidance", False):
+        return
+    for (site, step), count in counts.items():
+        grid, act = grids[step], acts[step]
+        if act.at_most and act.fused is not None:
+            act = act._replace(fused=early)
+        if 0 < count < grid.tokens and act.rows_at(site.layer) is not Rows.BOTH:
+            raise ValueError(
+                f"{select!r} compares both guidance rows; at step {step} ({grid.name}) layer "
+                f"{site.layer} runs one of them alone"
+            )
+
+
 def declared(
     runner: Runner, acts: Sequence[Act], grids: Sequence[Grid], sites: Sequence[Site], name: str
 ) -> dict[tuple[Site, int], int]:
@@ -167,6 +214,7 @@ class Audit(Wrapper):
         self.parts = parts or (1,) * len(grids)
         self.sites = [Site(layer, kind) for layer in range(depth) for kind in kinds]
         self.declared = declared(inner, acts, grids, self.sites, self.name)
+        check_parts_of(method, acts, self.declared, grids)
         super().__init__(inner)
         self.pictures = 0
         self.received: defaultdict[Site, list[tuple[int, int]]] = defaultdict(list)

@@ -28,6 +28,9 @@ METRICS = "metric_addresses"
 """The attribute of frames, and the entry of reports, that says on what values depend: a metric's
 address by its name."""
 
+NOTE = "note"
+"""The attribute of tables that holds the line under them."""
+
 LINE, OPERATIONS = "line", "operations"
 """The columns of the line of a chart that a method belongs to, and of counted operations as a share
 of those of full generation."""

@@ -11,7 +11,15 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from fastvar_lab.audit import Audit, check_parts, check_value, checked_acts, forwards, merged_acts
+from fastvar_lab.audit import (
+    Audit,
+    check_model,
+    check_parts,
+    check_value,
+    checked_acts,
+    forwards,
+    merged_acts,
+)
 from fastvar_lab.capture import capture_key, check_capture
 from fastvar_lab.draws import Buffered, Draws, Keyed, NotANumber, Stream
 from fastvar_lab.graphs import Captured, Output, Recorder, tensors_of
@@ -249,6 +257,7 @@ def _prepare(
     """Check the method, start its runner, and compute the values that all scale steps share."""
     grids, n, backbone = request.grids, len(request.prompts), model.transformer
     acts = checked_acts(method, grids, model.depth)
+    check_model(method, model, request.sampling)
     merge = backbone.merge_layer(request.sampling)
     merged = merged_acts(method, acts, grids, merge)
     parts = [len(backbone.parts(grids, step, request.sampling)) for step in range(len(grids))]

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
+from fastvar_lab.audit import check_value
 from fastvar_lab.cache import KVCache
 from fastvar_lab.methods.schedule import Scheduled
 from fastvar_lab.models.model import Model
@@ -106,7 +107,8 @@ def steps_to_keep(wanted: bool | Sequence[int], acts: Sequence[Act]) -> set[int]
 
 
 def resume_step(snapshot: Snapshot, method: Method, model: Model) -> int:
-    """Return the scale step at which `resume` would start."""
+    """Return the scale step at which `resume` would start; raise ValueError for no method."""
+    check_value(method)
     grids = snapshot.request.grids
     before, after = snapshot.method.acts(grids), method.acts(grids)
     first = next((i for i in range(len(grids)) if not _same(before[i], after[i])), len(grids))

@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from fastvar_lab.audit import forwards
+from fastvar_lab.audit import check_value, forwards
 from fastvar_lab.errors import short
 from fastvar_lab.generation import generate, resume
 from fastvar_lab.instruments.stopwatch import BranchWatch, Stopwatch
@@ -51,13 +51,14 @@ def verify(model: Model, method: Method, prompt: str | None = None, seed: int = 
     rounding. Keeping all tokens equals full generation, but for rounding in the model's precision.
     `repr` can be read back. The model is unchanged afterwards. The last row is the time that the
     method spends outside of branches. `passed` is None if a promise does not apply. What the method
-    raises is the note of a failed test. It takes about twelve generations; use a float64 model to
-    distinguish rounding from faults.
+    raises is the note of a failed test; ValueError is raised for what is no method. It takes about
+    twelve generations; use a float64 model to distinguish rounding from faults.
 
     >>> import fastvar_lab as fv
     >>> bool(verify(fv.load("tiny"), fv.Prune({-1: 0.75})).passed.all())
     True
     """
+    check_value(method)
     text = model.example if prompt is None else prompt
     before = _state(model)
     checks: dict[str, Callable[[], Verdict]] = {

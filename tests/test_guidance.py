@@ -181,6 +181,37 @@ def test_published_rules_are_straight_lines():
     assert SkipVAR("tiny-0.96").settings.steps == len(TINY)
 
 
+def test_a_rule_is_refused_on_what_it_was_not_fitted_for(tmp_path):
+    tiny, text = fv.load("tiny"), "a red ring"
+    fv.generate(tiny, text, SkipVAR("tiny-0.96"))
+    fv.generate(tiny.to("cpu", torch.bfloat16), text, SkipVAR("tiny-0.96"))
+    tiny = fv.load("tiny")
+    for sampled, rule_, sentence in (
+        (tiny, "tiny-cfg4-0.96", "was fitted for guidance 4; not for guidance 2"),
+        (tiny.with_guidance(4.0), "tiny-0.9", "was fitted for guidance 2; not for guidance 4"),
+    ):
+        with pytest.raises(ValueError, match=rf"the rule {rule_} {sentence}"):
+            fv.generate(sampled, text, SkipVAR(rule_))
+        tailed = Tail(SkipVAR(rule_), skip_from=-1)
+        with pytest.raises(ValueError, match=sentence):
+            fv.generate(sampled, text, tailed)
+    tiny.transformer.head.weight.mul_(1.01)
+    with pytest.raises(ValueError, match="was fitted for the weights b6c2386e4ee47d75; not for"):
+        fv.generate(tiny, text, SkipVAR("tiny-0.96"))
+    thirteen = infinity_of(13)
+    fv.generate(thirteen, prompt(thirteen), SkipVAR("infinity-0.88"))
+    thirteen.family = "var"
+    with pytest.raises(ValueError, match="was fitted for infinity; not for var"):
+        fv.generate(thirteen, prompt(thirteen), SkipVAR("infinity-0.88"))
+
+
+def infinity_of(steps):
+    """A small random Infinity with so many steps."""
+    model = small_model("infinity")
+    model.sizes = square(*range(1, steps + 1))
+    return model
+
+
 def test_logistic_regression_is_at_the_optimum_of_its_loss():
     x = np.array([[0.0, 1.0], [1.0, 0.5], [2.0, 0.0], [3.0, 2.0], [0.5, 2.0], [2.5, 0.2]])
     fitted = skip_rule.logistic(x, [0, 0, 1, 1, 0, 2])
@@ -363,24 +394,37 @@ UNGUIDED = fv.Sampling(guidance=1.0)
             lambda: Tail(FocusVAR(first=-1, layer=1), cond_from=-1),
             r"Tail changes the guidance rows of step 4 \(8x8\), where FocusVAR changes them",
         ),
-        (lambda: FocusVAR(first=-1, layer=3), "fused is one of the 3 layers"),
-        (lambda: FocusVAR(first=-1, last=-2), "the first step, 8x8, comes after the last, 6x6"),
+        (lambda: FocusVAR(first=-1, layer=3), "layer must be a layer of this model, 0 to 2; not 3"),
+        (
+            lambda: FocusVAR(first=-1, layer=1, last=-2),
+            "the first step, 8x8, comes after the last, 6x6",
+        ),
         (
             lambda: FocusVAR(LazyVAR({-1: 0.5}), first=-1, layer=1),
             "FocusVAR changes rows between layers; it cannot hold LazyVAR",
         ),
+        (lambda: FocusVAR(layer=99), "layer must be a layer of this model, 0 to 2; not 99"),
         (lambda: FocusVARAdaptive(early=3, late=2), "early must be a layer before late"),
+        (lambda: FocusVARAdaptive(), "late must be a layer of this model, 1 to 2; not 20"),
+        (
+            lambda: Tail(FocusVARAdaptive(late=9), skip_from=-1),
+            "late must be a layer of this model, 1 to 2; not 9",
+        ),
         (
             lambda: FocusVARAdaptive(Tail(cond_from=-1), -2, 1, 2),
             r"FocusVARAdaptive needs both rows from step 3 \(6x6\) on; step 4",
         ),
-        (lambda: SharedUpdate(first=-1, last=-1), "alone is a range of the 3 layers"),
+        (
+            lambda: SharedUpdate(first=-1, last=-1),
+            r"layers must be a range .* of the 3 layers; not \(16, 28",
+        ),
         (lambda: LazyVAR({2: 0.5}), "by the change of the latent .*; 2x2 has 1"),
         (lambda: LazyVAR({-2: 0.3, -1: 0.3}), "keep 1.43 of the map from 6x6 on"),
         (lambda: DepthVAR(-1), "no step follows the reference, 8x8"),
         (lambda: DepthVAR(-2, "square"), "shape must be one of linear, constant, two-level"),
         (lambda: DepthVAR(-2, turn=1.0), r"turn must lie in \[0, 1\)"),
         (lambda: SkipVAR("sd3"), "a rule of SkipVAR is one of infinity-0.84, .*; not 'sd3'"),
+        (lambda: SkipVAR(digest="zzz"), "the rule infinity-0.86 is the package's: .*; not zzz"),
         (lambda: SkipVAR("none.json"), "cannot read the rule none.json: No such file"),
         (lambda: SkipVAR(), "fitted on schedules of 13 steps; this one has 5"),
     ],
@@ -457,6 +501,13 @@ def test_the_fit_of_a_rule_is_a_command(tmp_path, monkeypatch, capsys):
     assert settings.tails((0.01, 0.2))[0] == 3
     assert settings.tails((0.19, 0.2))[0] == 0
     assert settings.tails((0.19, 0.2))[1] >= 1
+    tiny = fv.load("tiny")
+    assert settings.origin == (tiny.family, "tiny", tiny.fingerprint, "float32", 2.0)
+    monkeypatch.setattr(
+        skip_rule, "sample", lambda *args: skip_rule.Sample((0.1, 0.2), (1,) * 3, ())
+    )
+    assert main([*arguments[:3], "2", *arguments[4:]]) == 0
+    assert "2 bear 3; 2 predicted; all bear the same" in capsys.readouterr().out
     for wrong in (["--target", "2"], ["--decide", "-2"], ["--budget", "0.2"]):
         assert main([*arguments, *wrong]) == 2
     assert main(["calibrate", "skipvar"]) == 2  # it needs a folder

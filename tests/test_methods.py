@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import pytest
@@ -13,24 +13,30 @@ from hypothesis import strategies as st
 import fastvar_lab as fv
 from fastvar_lab import scales
 from fastvar_lab.backbones.var import VARConfig
+from fastvar_lab.methods.guidance import Tail
 from fastvar_lab.methods.merge import Merge, match, sources_and_destinations
 from fastvar_lab.methods.presets import PRESETS, infinity_preset
 from fastvar_lab.methods.prune import Dense, Prune, PruneRunner
+from fastvar_lab.methods.quantkv import QuantKV
 from fastvar_lab.methods.ratios import parse_ratios
+from fastvar_lab.methods.registry import classes
 from fastvar_lab.methods.restore import Cached, CachedBranch, NearestKept, Zero
 from fastvar_lab.methods.schedule import find, kept
 from fastvar_lab.methods.select import (
     FarFromMean,
     HighPass,
     NearMean,
+    PrincipalHighPass,
     Random,
     UniformGrid,
     top,
 )
+from fastvar_lab.methods.stepvar import StepVAR
 from fastvar_lab.models.build import build
 from fastvar_lab.models.tiny import build_tiny
 from fastvar_lab.seam import KINDS, Grid, Site
 from fastvar_lab.tokens import gather, nearest_kept, scatter
+from tests.families import prompt, small_model
 
 SELECTORS = [FarFromMean(), NearMean(), HighPass(), Random(3), UniformGrid()]
 SITE = Site(2, "ffn")
@@ -453,6 +459,73 @@ def test_rules_that_are_none_are_refused():
     x = torch.randn(1, 4, 2)
     with pytest.raises(ValueError, match=r"restore must return floats of shape \(1, 4, 2\)"):
         runner.sublayer(Site(0, "attn"), Grid(1, 2, 2), lambda x, index=None: x, x)
+
+
+ORDERS = (tuple(range(16)),) * 6
+REGISTERED = {
+    name: kind.example(scales.grids(scales.TINY), 8)
+    if hasattr(kind, "example")
+    else kind(*{"HeatKV": (0.5, ORDERS)}.get(name, ()))
+    for name, kind in classes().items()
+}
+FIELDS = [(name, f) for name, kind in REGISTERED.items() for f in fields(kind) if f.init]
+PLAIN = {
+    "bool": (0, None, "no"), "int": ("x", None, 4.5, True), "float": ("x", None, [1.0], True),
+    "str": (3, None, b"x"),
+}  # fmt: skip
+
+
+def refused(name, field, value):
+    """Return the sentence with which a registered class refuses a value of one field."""
+    with pytest.raises(ValueError, match=r"\w") as error:
+        replace(REGISTERED[name], **{field: value})
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 200
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "field"),
+    [(name, f) for name, f in FIELDS if f.type.split(" | ")[0] in PLAIN and "tuple" not in f.type],
+    ids=lambda part: getattr(part, "name", part),
+)
+def test_a_value_of_another_type_is_one_sentence(name, field):
+    for value in PLAIN[field.type.split(" | ")[0]]:
+        if value is not None or "None" not in field.type:
+            assert refused(name, field.name, value).startswith(f"{name}.{field.name} must be ")
+
+
+@pytest.mark.parametrize(
+    ("name", "field"),
+    [(n, f) for n, f in FIELDS if f.type.split(" | ")[0] not in PLAIN and n != "Planned"],
+    ids=lambda part: getattr(part, "name", part),
+)
+def test_a_value_of_another_shape_is_one_sentence(name, field):
+    for value in ("x", None, 3):
+        one_scale = "ScaleName" in field.type and "Mapping" not in field.type
+        if (value is None and "None" in field.type) or (value == 3 and one_scale):
+            continue
+        refused(name, field.name, value)
+
+
+def test_whole_numbers_are_numbers_and_arrays_give_either():
+    assert StepVAR({-1: 0.5}, select=PrincipalHighPass(1)).select.weight == 1
+    assert Random(np.int64(3)) == Random(3)
+    assert QuantKV(bits=np.int32(4)).levels == 7
+    for wrong in (4.5, True, np.float64(4)):
+        with pytest.raises(ValueError, match=r"QuantKV\.bits must be a whole number; not "):
+            QuantKV(wrong)
+
+
+@pytest.mark.parametrize("kind", [Prune, Merge])
+def test_sublayers_that_no_layer_has_are_refused_before_a_step_runs(kind):
+    var = small_model("var")
+    method = kind({-1: 0.5}, sublayers=("cross",))
+    sentence = "prunes the sublayers cross; the layers of this model have attn, ffn"
+    for whole in (method, Tail(method, cond_from=-1)):
+        with pytest.raises(ValueError, match=sentence):
+            fv.generate(var, prompt(var), whole)
+    fv.generate(var, prompt(var), kind({-1: 0.5}, sublayers=("attn", "cross")))
 
 
 def test_equal_schedules_are_equal_however_they_are_written():

@@ -479,9 +479,19 @@ def test_released_settings_are_those_published():
         (lambda g: fv.FasterVAR({1: 0.1}).acts(g), "none comes before it"),
         (lambda g: fv.FasterVAR({-1: 0.1}, sampling="best"), "sampling must be one of"),
         (lambda g: published_ranks(0.5), "published for the energies 0.98, 0.96, 0.9; not 0.5"),
-        (lambda g: fv.HeatKV(0.3, ((0, 1),)).acts(g), "of 1 source steps; .* has 6 between"),
-        (lambda g: fv.HeatKV(0.01, (tuple(range(32)),) * 6).acts(g), "sink steps alone hold 21"),
-        (lambda g: fv.HeatKV(0.3, ((0, 0),)), "every pair of layer and head once"),
+        (
+            lambda g: fv.HeatKV(0.3, ((0, 1),)).acts(g),
+            "one for each of the 6 source steps .* not 1",
+        ),
+        (
+            lambda g: fv.HeatKV(0.01, (tuple(range(32)),) * 6).acts(g),
+            "budget must be at least 0.0141, the share of the 3 sinks, .*; not 0.01",
+        ),
+        (
+            lambda g: fv.HeatKV(0.3, (tuple(range(32)),) * 6, sinks=20).acts(g),
+            "sinks must be 1 to 8 with 10 steps; not 20",
+        ),
+        (lambda g: fv.HeatKV(0.3, ((0, 0),)), r"every pair of layer and head once.*; not \(\(0"),
         (lambda g: fv.HeatKV(0.3, (tuple(range(32)),) * 6).start(g, 5), "on another model"),
         (lambda g: fv.ScaleKV({-1: 3}), "scale -1 keeps 16 tokens or more, the window"),
         (lambda g: fv.ScaleKV({-1: 90}, drafters=(9,)).start(g, 8), "not among the 8 layers"),
@@ -501,6 +511,33 @@ def test_one_row_is_no_gap(small):
         fv.generate(small, PROMPT, fv.Prune({-1: 0.5}, select=fv.GuidanceGap()), sampling=unguided)
     for method in (fv.SparseVAR(-1), fv.Prune({-1: 0.5}, select=fv.Shared())):
         fv.generate(small, PROMPT, method, sampling=unguided)
+
+
+@pytest.mark.parametrize(
+    "around",
+    [
+        lambda inner: fv.Tail(inner, cond_from=-1),
+        lambda inner: fv.Tail(inner, null_from=-1),
+        lambda inner: fv.FocusVAR(inner, first=-1, layer=1),
+        lambda inner: fv.FocusVARAdaptive(inner, probe=-1, early=1, late=2),
+        lambda inner: fv.SharedUpdate(inner, first=-1, last=-1, layers=(1, 2)),
+    ],
+)
+@pytest.mark.parametrize(
+    "gap", [fv.GuidanceGap(), fv.Shared(fv.GuidanceGap()), fv.Painted(others=fv.GuidanceGap())]
+)
+def test_a_gap_without_both_rows_is_refused_before_a_step_runs(small, around, gap):
+    class NoStep(fv.Wrapper):
+        def stack(self, grid, blocks, x):
+            raise AssertionError("a layer ran before the error")
+
+    sentence = r"compares both guidance rows; at step 4 \(8x8\) layer [01] runs one of them alone"
+    method = around(fv.Prune({-1: 0.5}, select=gap))
+    with pytest.raises(ValueError, match=sentence):
+        fv.generate(small, PROMPT, method, watch=[NoStep])
+    # steps, or layers, that run both
+    fv.generate(small, PROMPT, fv.Tail(fv.Prune({-2: 0.5}, select=gap), cond_from=-1))
+    fv.generate(small, PROMPT, fv.FocusVAR(fv.Prune({-1: 0.5}, gap, layers=(0, 1)), -1, 1))
 
 
 def test_orders_of_another_model_are_refused(small):
@@ -597,3 +634,11 @@ def test_the_command_prints_a_method(tmp_path, capsys):
     assert "--score is not an option of heatkv" in capsys.readouterr().err
     assert main(["calibrate", "heatkv", "--chunks", "2"]) == 2
     assert "--chunks is not an option of heatkv" in capsys.readouterr().err
+    for words, sentence in {
+        "fastervar --energy 0": "energy must lie in (0, 1); not 0.0",
+        "fastervar --chunks 0": "chunks must be 1 or more; not 0",
+        "heatkv --budget 0": "the budget is a share of all keys in (0, 1]; not 0.0",
+        "scalekv --budget 0": "0.0 leaves 0 of 1497",
+    }.items():
+        assert main(["calibrate", *words.split(), "--n", "1"]) == 2
+        assert sentence in capsys.readouterr().err

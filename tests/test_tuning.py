@@ -1,5 +1,8 @@
 """Tuning: spaces of settings, the search, its log; ranking at equal speed; local distances."""
 
+import math
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,17 +13,24 @@ import fastvar_lab as fv
 from fastvar_lab.cli.main import main
 from fastvar_lab.evaluators import local_features
 from fastvar_lab.experiments import agenda, run
+from fastvar_lab.experiments.output import read_frame
 from fastvar_lab.experiments.questions import rivals, shipped
 from fastvar_lab.experiments.sets import rendering
+from fastvar_lab.measure import controls
 from fastvar_lab.measure.ranking import detail_table, memory_table, ranking, ranking_table
+from fastvar_lab.measure.set_table import set_table
 from fastvar_lab.methods.columns import family
 from fastvar_lab.methods.parse import read_method
+from fastvar_lab.methods.skipvar import fitted_rules
 from fastvar_lab.methods.spaces import AXES, find_space, spaces
 from fastvar_lab.planning import candidates, tuning
 from fastvar_lab.planning.effects import calibration_items
-from fastvar_lab.planning.trials import TARGETS, TuningLog, settings
+from fastvar_lab.planning.trials import SHIPPED, TARGETS, TuningLog, settings
 from fastvar_lab.plotting import charts
 from fastvar_lab.prompts import ClosedWorld, PromptList, seeded
+from fastvar_lab.scales import TINY
+
+FIGURES = Path(__file__).parent.parent / "figures"
 
 
 @pytest.fixture
@@ -101,6 +111,28 @@ def test_calibration_and_judged_pictures_share_neither_prompt_nor_seed():
         assert not {item.seed for item in judged} & {item.seed for item in tuned}
 
 
+def test_a_damaged_or_unwritable_log_is_refused_before_the_work(tmp_path, capsys):
+    path, whole = tmp_path / "log.csv", SHIPPED.read_bytes()
+    head, first, *_ = whole.split(b"\n")
+    for damaged, sentence in (
+        (whole[:5000], "is damaged: line 50 holds no trial"),
+        (whole[: whole.rfind(b",") + 4], "is no log of a tuning"),
+        (b"", "is no log of a tuning"),
+        (b"\x00\xff" * 99, "is no log of a tuning"),
+        (head + b"\n" + first.replace(b"Tail(", b"-Tail(").replace(b",0,", b",x,"), "is no log"),
+        (head + b"\n" + first.replace(b"operations,", b"operations,-"), "line 2 holds no trial"),
+    ):
+        path.write_bytes(damaged)
+        assert main(["tune", "skipping", "--log", str(path)]) == 2
+        error = capsys.readouterr().err
+        assert sentence in error
+        assert error.count("\n") == 1
+        assert path.read_bytes() == damaged
+    for unwritable in (tmp_path, path / "log.csv"):
+        assert main(["tune", "skipping", "--log", str(unwritable)]) == 2
+        assert capsys.readouterr().err.startswith("fastvar-lab: cannot ")
+
+
 def test_the_shipped_log_reads_back_and_every_family_had_the_same_chances():
     model, log = fv.load("tiny"), TuningLog.read()
     for scale in rivals.GUIDANCES:
@@ -111,7 +143,10 @@ def test_the_shipped_log_reads_back_and_every_family_had_the_same_chances():
             space, mine = find_space(name), [t for t in trials if t["family"] == name]
             searched = [trial["trial"] for trial in mine if trial["trial"]]
             assert searched == [*range(1, len(searched) + 1)]
-            assert len(searched) <= tuning.TRIALS
+            settings_ = math.prod(len(values) for values in space.options.values())
+            if name == "SkipVAR":  # it has as many as rules were fitted on the model
+                settings_ = len(fitted_rules("tiny", scale, len(TINY)))
+            assert len(searched) == min(tuning.TRIALS, settings_)
             assert {family(read_method(trial["method"])) for trial in mine if trial["trial"]} <= {
                 name
             }
@@ -242,6 +277,49 @@ def test_a_setting_that_prunes_nothing_lifts_no_family():
         assert axes.get_ylim()[1] < 60
 
 
+def test_intervals_at_equal_time_hold_the_turns_of_the_timings():
+    frame = frame_of(FAMILIES)
+    exact = ranking(frame).set_index(["guidance", "family", "target"])
+    frame["speedup_low"], frame["speedup_high"] = frame.speedup / 1.2, frame.speedup * 1.2
+    wide = ranking(frame).set_index(["guidance", "family", "target"])
+    assert wide["mean"].equals(exact["mean"])
+    at = (2.0, "good", 2.0)
+    assert (wide.high - wide.low)[at] > 2 * (exact.high - exact.low)[at]
+    assert wide.behind_high[2.0, "poor", 2.0] > exact.behind_high[2.0, "poor", 2.0] + 1
+    counts = ranking(frame, by="operations")
+    assert counts.equals(ranking(frame_of(FAMILIES), by="operations"))
+
+
+def test_settings_that_do_a_controls_work_stand_for_no_family():
+    frame = read_frame(FIGURES / "rivals")
+    at_two = frame[frame.guidance == 2]
+    assert controls.stand_ins(at_two) == {
+        **{f"FocusVAR, tuned ({i})": "conditional tail" for i in (1, 2, 3, 4)},
+        "LazyVAR, tuned (2)": "skipping",
+        "ToMe, tuned (3)": "skipping",
+        "SkipVAR, as published (2)": "skipping",
+        "SparseVAR, tuned (1)": "full",
+    }
+    twins = {"LazyVAR, tuned (2)": "skipping, tuned (1)", "SparseVAR, tuned (1)": "full"}
+    psnr = at_two.pivot_table(index="picture", columns="method", values="psnr")
+    for label, same in twins.items():
+        assert psnr[label].tolist() == psnr[same].tolist()
+    rows = ranking(at_two).set_index(["family", "target"])
+    assert np.isnan(rows["mean"]["ToMe", 3.0])  # no merging of tokens is as fast
+    assert np.isnan(rows["mean"]["SkipVAR", 2.0])
+    note = ranking_table(at_two).attrs["note"]
+    assert note.startswith("PSNR (dB), more is better, with 95 % intervals over the pictures and")
+    assert "timings of equal work were up to 11 % apart" in note
+    assert "LazyVAR, tuned (2); SkipVAR, as published (2); ToMe, tuned (3) (skipping)" in note
+    detail = detail_table(at_two).attrs["note"]
+    assert detail.startswith("Distance of detail to rendered truth in octaves, less is better")
+    assert "timing" not in memory_table(at_two).attrs["note"].partition(".")[0]
+    assert ranking_table(frame_of(FAMILIES)).attrs["note"].endswith("of each timing.")
+    table = set_table(at_two).set_index(["guidance", "method"])
+    assert table.operations[2, "SkipVAR, as published (1)"] == "35.5 % [25.9 to 56.6]"
+    assert table["Fréchet distance"][2, "full"].startswith("0.95 (0.16 to ")
+
+
 def test_a_frame_of_many_families_is_drawn_by_axis():
     frame = frame_of(FAMILIES | {"third": {2.0: 25.0}})
     frame.loc[frame.family == "third", "axis"] = "control"
@@ -249,6 +327,9 @@ def test_a_frame_of_many_families_is_drawn_by_axis():
     titles = [axes.get_title() for axes in figure.axes]
     assert titles[:3] == ["steps and rows alone", "tokens of sublayers", "keys and values"]
     assert len(figure.axes) == 6
+    legends = [axes.get_legend() for axes in figure.axes[3:]]
+    lines = [text.get_text() for legend in legends for text in legend.get_texts()]
+    assert lines.count("front of all families") == 2
     figure.png()
     few = frame[frame.axis.isna() | (frame.axis == "selection")]
     assert len(charts.rivals(few[few.guidance == 2]).axes) == 1

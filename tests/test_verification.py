@@ -8,6 +8,9 @@ import torch
 
 import fastvar_lab as fv
 from fastvar_lab import verification
+from fastvar_lab.methods.columns import describe
+from fastvar_lab.methods.parse import save_method
+from fastvar_lab.speed.timed import timed
 from fastvar_lab.verification import all_kept
 from tests.families import FAMILIES, prompt, small_model
 
@@ -41,6 +44,30 @@ class Seeds(fv.Runner):
     def sublayer(self, site, grid, branch, x):
         torch.manual_seed(0)
         return branch(x)
+
+
+@pytest.mark.parametrize("wrong", ["x", None, 3, fv.Prune])
+def test_what_is_no_method_is_one_sentence_everywhere(small, wrong):
+    full, trace = fv.observe(small, PROMPT, fv.Dense(), snapshot=True)
+    for call in (
+        lambda: fv.verify(small, wrong, PROMPT),
+        lambda: fv.generate(small, PROMPT, wrong),
+        lambda: fv.resume(small, full, wrong),
+        lambda: fv.resume_step(full.snapshot, wrong, small),
+        lambda: fv.observe(small, PROMPT, wrong),
+        lambda: fv.observe_again(small, full, trace, wrong),
+        lambda: fv.compare(small, [wrong], "quick", prompts=PROMPT),
+        lambda: fv.compare(small, {"mine": wrong}, "quick", prompts=PROMPT),
+        lambda: fv.costs(small, {"mine": wrong}),
+        lambda: fv.memory(small, wrong),
+        lambda: timed(small, PROMPT, wrong),
+        lambda: describe(wrong, small.grids(), small.depth),
+        lambda: save_method(wrong, "nowhere.json"),
+    ):
+        with pytest.raises(ValueError, match=r"a method is a value such as Dense\(\); not "):
+            call()
+    with pytest.raises(ValueError, match="a schedule is a Planned, as `plan` returns it; not "):
+        fv.plan_figure(small, wrong)
 
 
 @pytest.mark.parametrize(

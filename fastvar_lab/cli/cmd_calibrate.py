@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fastvar_lab.cli import options
 
@@ -73,12 +73,12 @@ def run(args: argparse.Namespace) -> None:
         _skipvar(args, model, items)
         return
     if args.method == "heatkv":
-        method: object = calibration.heatkv(model, items, args.budget or 0.2)
+        method: object = calibration.heatkv(model, items, _or(args.budget, 0.2))
     elif args.method == "scalekv":
         score = args.score or "softmax"
-        method = scalekv_budgets.scalekv(model, items, args.budget or 0.2, score)
+        method = scalekv_budgets.scalekv(model, items, _or(args.budget, 0.2), score)
     else:
-        energy, chunks = args.energy or 0.96, args.chunks or min(8, model.depth)
+        energy, chunks = _or(args.energy, 0.96), _or(args.chunks, min(8, model.depth))
         method = calibration.fastervar(model, items, scales, energy, chunks)
     if args.out:
         origin = {
@@ -109,6 +109,11 @@ def _skipvar(args: argparse.Namespace, model: Model, items: Sequence[Item]) -> N
     )
     print(SkipVAR(str(path)))
     print(source)
+
+
+def _or(value: Any, default: Any) -> Any:
+    """Return an option that was given, 0 too, or its default."""
+    return default if value is None else value
 
 
 def _scale(text: str) -> int:

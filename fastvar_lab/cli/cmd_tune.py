@@ -34,6 +34,7 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError("--all tunes every family; name none beside it")
     if args.n < 1:
         raise ValueError(f"--n must be at least 1; not {args.n}")
+    from fastvar_lab.files import folder
     from fastvar_lab.methods.spaces import find_space, spaces
     from fastvar_lab.planning import tuning
     from fastvar_lab.planning.trials import SHIPPED, TuningLog
@@ -41,6 +42,8 @@ def run(args: argparse.Namespace) -> None:
 
     log = TuningLog.read(args.log or SHIPPED)
     chosen = list(spaces().values()) if args.all else [find_space(f) for f in args.families]
+    if chosen:
+        folder(log.path.parent)  # raises before anything is computed that could not be kept
     model = options.open_model(args)
     scales = args.guidance or [model.sampling.guidance]
     models = [model.with_guidance(scale) for scale in scales]

@@ -15,10 +15,10 @@ from fastvar_lab.errors import short
 from fastvar_lab.experiments.base import Experiment
 from fastvar_lab.experiments.workers import ModelSpec
 from fastvar_lab.files import write
-from fastvar_lab.frames import METRICS
+from fastvar_lab.frames import METRICS, NOTE
 from fastvar_lab.measure import quality
 from fastvar_lab.models.model import Model
-from fastvar_lab.plotting.tables import latex, markdown, tabulate
+from fastvar_lab.plotting.tables import escaped, latex, markdown, tabulate
 from fastvar_lab.prompts import PromptFile, PromptSet
 from fastvar_lab.provenance import provenance as where_from
 
@@ -91,12 +91,14 @@ def write_tables(path: str | Path, frame: pd.DataFrame, caption: str = "") -> No
 
 
 def write_more_tables(path: Path, experiment: Experiment, frame: pd.DataFrame) -> None:
-    """Write an experiment's other tables, NAME_TITLE.csv, .md and .tex each."""
+    """Write an experiment's other tables, NAME_TITLE.csv, .md and .tex each, with their notes."""
     for title, make in experiment.tables.items():
         table, place = make(frame), Path(f"{path}_{title}")
-        tex = latex(table, label=f"tab:{place.name}")
+        note = str(table.attrs.get(NOTE, ""))
+        tex = latex(table, note, label=f"tab:{place.name}")
+        shown = markdown(table) + (f"\n{escaped(note)}\n" if note else "")
         for ending, text in (
-            (".csv", table.to_csv(index=False)), (".md", markdown(table)), (".tex", tex),
+            (".csv", table.to_csv(index=False)), (".md", shown), (".tex", tex),
         ):  # fmt: skip
             _write_text(Path(f"{place}{ending}"), text)
 

@@ -13,7 +13,7 @@ from fastvar_lab.experiments.agenda import REGISTRY, Agenda, Compared, agenda, c
 from fastvar_lab.experiments.base import Experiment, Scope
 from fastvar_lab.experiments.jobs import Disturbed, Job, metric_addresses
 from fastvar_lab.experiments.workers import ModelSpec, expectation, submit
-from fastvar_lab.frames import LINE, METRICS
+from fastvar_lab.frames import LINE, METRICS, NOTE
 from fastvar_lab.measure import quality
 from fastvar_lab.models.model import Model
 from fastvar_lab.plotting import charts
@@ -191,7 +191,8 @@ def table(name: str, frame: pd.DataFrame) -> str:
     lines = [f"{name}: {known.question} ({known.source})" if known else name]
     lines.append(tabulate(frame).to_string(index=False))
     for title, make in (known.tables if known else {}).items():
-        lines += [f"{title}:", make(frame).to_string(index=False)]
+        more = make(frame)
+        lines += [f"{title}:", more.to_string(index=False), *filter(None, [more.attrs.get(NOTE)])]
     if "picture" in frame:
         kind = "95 % intervals" if "kind" in frame else "means"
         lines.append(f"n = {frame.picture.nunique()} pictures, {kind}")

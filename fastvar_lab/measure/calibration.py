@@ -10,7 +10,7 @@ from torch import Tensor
 from fastvar_lab.generation import generate
 from fastvar_lab.measure.head_weights import head_weights
 from fastvar_lab.methods.fastervar import FasterVAR
-from fastvar_lab.methods.heatkv import HeatKV
+from fastvar_lab.methods.heatkv import HeatKV, check_sinks
 from fastvar_lab.methods.prune import Dense
 from fastvar_lab.methods.ratios import ScaleName
 from fastvar_lab.methods.schedule import find
@@ -61,6 +61,7 @@ def heatkv(model: Model, items: Sequence[Item], budget: float, sinks: int = 3) -
     layer, as in the released code. Raises ValueError for a budget that does not fit.
     """
     grids, heads = model.grids(), model.transformer.config.heads
+    check_sinks(sinks, grids)
     blank = tuple(range(model.depth * heads))
     HeatKV(budget, (blank,) * (len(grids) - 1 - sinks), sinks).acts(grids)  # raises early
     total = torch.zeros(model.depth, heads, len(grids), dtype=torch.float64)

@@ -35,18 +35,39 @@ def reached(values: pd.DataFrame, speedups: pd.Series, speedup: float) -> pd.Ser
     >>> reached(values, speedups, 4 / 3).tolist()
     [35.0, 38.0]
     """
-    points = pd.DataFrame({"speedup": speedups[values.columns], "mean": values.mean()})
-    best = front(points.dropna(), "speedup", "mean")
-    faster = best[best.speedup >= speedup]
-    if faster.empty:
+    mixed = mixture(values.mean().to_numpy(), speedups[values.columns].to_numpy(), speedup)
+    if mixed is None:
         return None
-    right, slower = faster.index[0], best[best.speedup < speedup]
-    if slower.empty:
-        return values[right]
-    left = slower.index[-1]
-    times = 1 / np.array([best.speedup[left], speedup, best.speedup[right]])
-    share = (times[0] - times[1]) / (times[0] - times[2])
-    return (1 - share) * values[left] + share * values[right]
+    left, right, share = mixed
+    if share == 1:  # what the left one lacks does not count
+        return values.iloc[:, right]
+    return (1 - share) * values.iloc[:, left] + share * values.iloc[:, right]
+
+
+def mixture(
+    means: np.ndarray, speedups: np.ndarray, speedup: float
+) -> tuple[int, int, float] | None:
+    """Return the two methods whose mixture reaches a speedup, and the share of the second.
+
+    `means` and `speedups` are those of methods; see `reached`. Methods without one stay out.
+
+    >>> mixture(np.array([41.0, 32.0]), np.array([1.0, 2.0]), 4 / 3)
+    (0, 1, 0.5)
+    """
+    order = np.lexsort((-means, -speedups))
+    best = list[int]()  # from the fastest on, each better than all before it
+    for place in order[~np.isnan(means[order] + speedups[order])]:
+        if not best or means[place] > means[best[-1]]:
+            best.append(int(place))
+    faster = [place for place in best if speedups[place] >= speedup]
+    if not faster:
+        return None
+    right, slower = faster[-1], best[len(faster) :]
+    if not slower:
+        return right, right, 1.0
+    left = slower[0]
+    times = 1 / speedups[left], 1 / speedup, 1 / speedups[right]
+    return left, right, float((times[0] - times[1]) / (times[0] - times[2]))
 
 
 ENVELOPES = KEPT, WHOLE = "null rows kept", "whole grid"

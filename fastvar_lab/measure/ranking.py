@@ -7,16 +7,21 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from fastvar_lab.frames import CACHE, FULL, GUIDANCE, OPERATIONS
-from fastvar_lab.measure.frontier import SPEEDUPS, reached
+from fastvar_lab.frames import CACHE, FULL, GUIDANCE, NOTE, OPERATIONS
+from fastvar_lab.measure.controls import left_out, timing_gap, without_stand_ins
+from fastvar_lab.measure.frontier import SPEEDUPS, mixture, reached
+from fastvar_lab.measure.quality import METRICS
 from fastvar_lab.measure.speedup import undisturbed
-from fastvar_lab.measure.statistics import bootstrap
+from fastvar_lab.measure.statistics import DRAWS
 
 BY = ("speedup", OPERATIONS, CACHE)
 """What families may be equal in: measured time, counted operations, bytes of keys and values."""
 
 SMALLER = ("detail_error", "spectrum_error", "frechet")
 """Qualities of which less is better."""
+
+TIMES = 200
+"""Draws of the measured times, each for as many of the draws of pictures."""
 
 LEAST = 1.01
 """Savings up to which a method counts as full generation, whose PSNR of 100 dB means nothing."""
@@ -48,10 +53,12 @@ def ranking(
     """Compare the families of a frame at each target; a row a guidance scale, family and target.
 
     `mean` is what a family's front reaches there (see `frontier.reached`), `low` and `high` its
-    95 % bootstrap interval over the pictures; `behind` is how far it is behind the best family
-    there, with the interval of the paired differences, and positive also where less is better. nan
-    where a family is not as fast. Which methods are on a front is decided on these same pictures.
-    Methods that save nothing are left out, and so are disturbed timings.
+    95 % bootstrap interval over the pictures and, by `speedup`, over measured times: each draw
+    takes the speedups from the intervals of their timings. `behind` is how far it is behind the
+    best family there, with the interval of the paired differences, and positive also where less is
+    better. nan where a family is not as fast. Which methods are on a front is decided on these same
+    pictures. Left out are methods that save nothing, disturbed timings, and settings that do a
+    control's work alone (`controls.stand_ins`).
     """
     groups = frame.groupby(GUIDANCE) if GUIDANCE in frame else [(None, frame)]
     rows = [row for scale, part in groups for row in _ranked(scale, part, value, by, targets)]
@@ -63,9 +70,11 @@ def _ranked(
     scale: object, frame: pd.DataFrame, value: str, by: str, targets: Sequence[float]
 ) -> list[dict[str, object]]:
     """Compare the families at one guidance scale."""
+    frame = without_stand_ins(frame)
     pictures = frame[(frame.kind == "quality") & (frame.family != FULL)]
     known, rows = savings(frame, by), list[dict[str, object]]()
     known = known[known > LEAST]
+    drawn = drawn_savings(frame, by, known)
     sign = -1 if value in SMALLER else 1
     table = sign * pictures.pivot_table(index="picture", columns="method", values=value)
     families = pictures[pictures.method.isin(known.index)].groupby("family", sort=False)
@@ -73,16 +82,52 @@ def _ranked(
     for target in targets:
         there = {name: reached(values, known, target) for name, values in sides.items()}
         means = {name: float(v.mean()) for name, v in there.items() if v is not None}
-        best = there[max(means, key=means.__getitem__)] if means else None
-        for name, values in there.items():
+        resampled = {name: _resampled(sides[name], drawn, target) for name in means}
+        best = max(means, key=means.__getitem__) if means else ""
+        for name in there:
             row: dict[str, object] = {GUIDANCE: scale, "family": name, "target": target}
-            if values is not None and best is not None:
-                gap = best - values
-                (low, high), (near, far) = bootstrap(sign * values), bootstrap(gap)
+            if name in means:
+                low, high = np.sort(sign * np.nanpercentile(resampled[name], (2.5, 97.5)))
+                near, far = np.nanpercentile(resampled[best] - resampled[name], (2.5, 97.5))
                 row |= {"mean": sign * means[name], "low": low, "high": high}
-                row |= {"behind": float(gap.mean()), "behind_low": near, "behind_high": far}
+                row |= {"behind": means[best] - means[name], "behind_low": near, "behind_high": far}
             rows.append(row)
     return rows
+
+
+def drawn_savings(frame: pd.DataFrame, by: str, known: pd.Series) -> pd.DataFrame:
+    """Draw the savings of methods: a row for each of `TIMES` draws, one row where all are counts.
+
+    The logarithm of a speedup is drawn from the normal distribution of which its measured interval
+    holds 95 %.
+    """
+    times = frame[frame.kind == "time"].drop_duplicates("method").set_index("method")
+    if by != "speedup" or "speedup_low" not in times:
+        return known.to_frame().T
+    wide = np.log(times.speedup_high / times.speedup_low).reindex(known.index).fillna(0.0)
+    noise = np.random.default_rng(0).normal(size=(TIMES, len(known))) / (2 * 1.96)
+    return pd.DataFrame(known.to_numpy() * np.exp(noise * wide.to_numpy()), columns=known.index)
+
+
+def _resampled(values: pd.DataFrame, drawn: pd.DataFrame, target: float) -> np.ndarray:
+    """Return what methods reach at a target in each draw of savings and of pictures, a mean each.
+
+    Where the drawn savings reach no target, the best that is as fast as they allow.
+    """
+    table, means, reached_there = values.to_numpy(), values.mean().to_numpy(), list[np.ndarray]()
+    for savings_ in drawn[values.columns].to_numpy():
+        mixed = mixture(means, savings_, min(target, np.nanmax(savings_)))
+        assert mixed is not None
+        left, right, share = mixed
+        both = (
+            table[:, right]
+            if share == 1
+            else (1 - share) * table[:, left] + share * table[:, right]
+        )
+        reached_there.append(both)
+    index = np.random.default_rng(0).integers(len(table), size=(DRAWS, len(table)))
+    draws = np.stack(reached_there)[np.arange(DRAWS) % len(reached_there)]
+    return np.nanmean(np.take_along_axis(draws, index, axis=1), axis=1)
 
 
 def ranking_table(frame: pd.DataFrame, value: str = "psnr") -> pd.DataFrame:
@@ -96,19 +141,35 @@ def ranking_table(frame: pd.DataFrame, value: str = "psnr") -> pd.DataFrame:
     >>> ranking_table(pd.DataFrame(rows)).iloc[0].to_dict()
     {'family': 'mine', '1.5x': '30.0 (30.0 to 30.0)', '2x': '30.0 (30.0 to 30.0)'}
     """
-    return _written(frame, value, {"": "speedup", " operations": OPERATIONS})
+    columns = {"": "speedup", " operations": OPERATIONS}
+    return _noted(_written(frame, value, columns), frame, METRICS[value].title, value)
 
 
 def detail_table(frame: pd.DataFrame) -> pd.DataFrame:
     """Write the ranking by detail: how far it is from that of rendered truth, in octaves."""
     if "detail_error" not in frame:
         return pd.DataFrame(columns=[GUIDANCE, "family"])
-    return _written(frame, "detail_error", {"": "speedup", " operations": OPERATIONS}, digits=2)
+    columns = {"": "speedup", " operations": OPERATIONS}
+    table = _written(frame, "detail_error", columns, digits=2)
+    return _noted(table, frame, "Distance of detail to rendered truth in octaves", "detail_error")
 
 
 def memory_table(frame: pd.DataFrame, value: str = "psnr") -> pd.DataFrame:
     """Write the ranking at equal bytes of keys and values, of the families that save them."""
-    return _written(frame, value, {" fewer bytes": CACHE})
+    table = _written(frame, value, {" fewer bytes": CACHE})
+    return _noted(table, frame, METRICS[value].title, value)
+
+
+def _noted(table: pd.DataFrame, frame: pd.DataFrame, title: str, value: str) -> pd.DataFrame:
+    """Note under a table its unit, what is better, what intervals hold, and what is left out."""
+    better, gap = "less" if value in SMALLER else "more", timing_gap(frame)
+    note = f"{title}, {better} is better, with 95 % intervals over the pictures"
+    if any(str(column).endswith("x") for column in table):
+        note += " and, at equal measured speed, over the turns of each timing"
+        if gap == gap:
+            note += f"; timings of equal work were up to {100 * gap:.0f} % apart, which they lack"
+    table.attrs[NOTE] = " ".join(filter(None, (f"{note}.", left_out(frame))))
+    return table
 
 
 def _written(

@@ -14,7 +14,7 @@ from fastvar_lab.generation import generate, resume
 from fastvar_lab.measure.quality import ssim
 from fastvar_lab.methods.guidance import Tail
 from fastvar_lab.methods.prune import Dense
-from fastvar_lab.methods.skipvar import Linear, Rule, features_of_latents
+from fastvar_lab.methods.skipvar import Linear, Origin, Rule, features_of_latents
 from fastvar_lab.models.model import Model
 from fastvar_lab.pictures import to_uint8
 from fastvar_lab.prompts import Item
@@ -39,14 +39,22 @@ def skipvar(
             f"and look any, from the end; not {decide} and {look}"
         )
     samples = [sample(model, item, steps + decide, steps + look) for item in items]
-    rule = fit(samples, target, steps, steps + decide, steps + look)
+    guidance = float(max(model.sampling.guidances))
+    origin = Origin(model.family, model.name, model.fingerprint, model.precision, guidance)
+    rule = fit(samples, target, steps, steps + decide, steps + look)._replace(origin=origin)
     labels = [longest(one.skipped, target) for one in samples]
     counts = ", ".join(f"{labels.count(n)} bear {n}" for n in sorted(set(labels)))
     right = sum(rule.skip(one.features) == n for one, n in zip(samples, labels, strict=True))
-    return rule, (
-        f"{model.name} at guidance {model.sampling.guidance:g}, SSIM {target:g}: of {len(items)} "
-        f"pictures, by skipped steps, {counts}; {right} predicted"
+    source = (
+        f"{model.name} at guidance {guidance:g}, SSIM {target:g}: of {len(items)} pictures, by "
+        f"skipped steps, {counts}; {right} predicted"
     )
+    if len(rule.skip.classes) == 1 and (rule.skip.classes[0] or len(rule.rows.classes) == 1):
+        source += (
+            "; all bear the same, so that the rule decides alike for every picture: take more "
+            "prompts, or another target"
+        )
+    return rule, source
 
 
 class Sample(NamedTuple):

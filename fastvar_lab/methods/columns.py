@@ -32,6 +32,7 @@ def describe(method: Method, grids: Sequence[Grid], depth: int) -> dict[str, Any
     >>> columns["family"], columns["cache_step"], columns["kept_24x24"], columns["rows_32x32"]
     ('FastVAR', '20x20', 288, 0)
     """
+    check_value(method)
     runner, acts, cache = method.start(grids, depth), method.acts(grids), method.cache_index(grids)
     base = core(method)
     sites = [Site(layer, kind) for layer in range(depth) for kind in KINDS]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fastvar_lab.draws import sent
-from fastvar_lab.methods.ratios import ScaleName, scale_name
+from fastvar_lab.methods.ratios import ScaleName, pairs_by_scale, scale_name
 from fastvar_lab.methods.registry import method
 from fastvar_lab.methods.schedule import find
 from fastvar_lab.methods.select import top
@@ -47,8 +47,9 @@ class FasterVAR:
     `fastervar_release()`: low rank at side 40 alone, null rows alone from there, sides 48 and 64
     skipped outright. Departures: Q and the noise that draws positions are keyed by `seed`, step
     and chunk and shared by all rows, where the code draws new ones for each; positions are drawn
-    by the Gumbel trick, which has the distribution of drawing without replacement. Counted
-    operations leave out the mixing, L * r * C products a chunk, like the selection in every method.
+    by the Gumbel trick, which has the distribution of drawing without replacement. Largest
+    difference to that code, given the same draws: none. Counted operations leave out the mixing,
+    L * r * C products a chunk, like the selection in every method.
 
     >>> from fastvar_lab.scales import TINY, grids
     >>> FasterVAR({-1: 0.25}, chunks=4).counts(grids(TINY)[-1])
@@ -69,10 +70,10 @@ class FasterVAR:
         return cls({-1: 0.25}, chunks=min(8, depth))
 
     def __post_init__(self) -> None:
-        pairs = self.ranks.items() if isinstance(self.ranks, Mapping) else self.ranks
         if self.chunks < 1:
             raise ValueError(f"chunks must be 1 or more; not {self.chunks}")
-        settled = tuple((scale_name(name), self._shares(name, value)) for name, value in pairs)
+        pairs = pairs_by_scale("ranks map scales to rank shares, such as {-1: 0.25}", self.ranks)
+        settled = tuple((name, self._shares(name, value)) for name, value in pairs)
         object.__setattr__(self, "ranks", settled)
         if self.null_from is not None:
             object.__setattr__(self, "null_from", scale_name(self.null_from))

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from fastvar_lab.frames import SKIPPING
 from fastvar_lab.methods.prune import Dense
 from fastvar_lab.methods.ratios import ScaleName, scale_name
 from fastvar_lab.methods.registry import method
@@ -29,7 +30,7 @@ class Around:
         if isinstance(self.method, type) or not hasattr(self.method, "acts"):
             raise ValueError(f"method must be a method such as Dense(); not {self.method!r}")
         for name in self.scales:
-            if getattr(self, name) is not None:
+            if getattr(self, name) is not None or getattr(type(self), name) is not None:
                 object.__setattr__(self, name, scale_name(getattr(self, name)))
 
     @property
@@ -41,6 +42,11 @@ class Around:
         """Return the runner of one generation around that of the inner method."""
         raise NotImplementedError
 
+    def check_depth(self, depth: int) -> None:
+        """Raise ValueError if it, or its method, names layers that a model does not have."""
+        if hasattr(self.method, "check_depth"):
+            self.method.check_depth(depth)
+
     def acts(self, grids: Sequence[Grid]) -> tuple[Act, ...]:
         """Return the act of each step."""
         raise NotImplementedError
@@ -51,6 +57,7 @@ class Around:
         depth: int,
         held: Mapping[tuple[int, Site], Tensor] | None = None,
     ) -> Runner:
+        self.check_depth(depth)
         self.acts(grids)  # raises for steps that cannot be changed
         return self.wrap(self.method.start(grids, depth, held), grids, depth)
 
@@ -73,6 +80,10 @@ class Around:
     def keyed(self, act: Act, key: tuple[Any, ...]) -> Act:
         """Return an act with a longer key, unless every token is computed."""
         return act._replace(key=(*act.key, *key)) if act.key else act
+
+
+TAILS = {Rows.COND: "conditional tail", Rows.NULL: "null tail", Rows.SKIP: SKIPPING}
+"""What a `Tail` is called by the rows of its steps."""
 
 
 def steps_between(first: ScaleName, last: ScaleName, grids: Sequence[Grid]) -> range:
@@ -139,8 +150,7 @@ class Tail(Around):
     @property
     def addition(self) -> str:
         """What it adds to the family of its method."""
-        names = {Rows.COND: "conditional tail", Rows.NULL: "null tail", Rows.SKIP: "skipping"}
-        return ", ".join(names[rows] for rows, _ in self._named())
+        return ", ".join(TAILS[rows] for rows, _ in self._named())
 
     def rows(self, grids: Sequence[Grid]) -> dict[int, Rows]:
         """Return the rows of the steps of its tails, by step."""

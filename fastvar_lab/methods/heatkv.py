@@ -10,8 +10,10 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from fastvar_lab.errors import short
 from fastvar_lab.methods.registry import method
 from fastvar_lab.methods.spaces import Subject, space
+from fastvar_lab.scales import whole
 from fastvar_lab.seam import DENSE, Act, Grid, Rows, Runner, Site
 
 
@@ -21,6 +23,14 @@ class Block(NamedTuple):
     source: int
     layer: int
     head: int
+
+
+def check_sinks(sinks: int, grids: Sequence[Grid]) -> None:
+    """Raise ValueError unless a source step is left between the sinks and the last step."""
+    if not 1 <= sinks <= len(grids) - 2:
+        raise ValueError(
+            f"sinks must be 1 to {len(grids) - 2} with {len(grids)} steps; not {sinks}"
+        )
 
 
 @method
@@ -55,14 +65,24 @@ class HeatKV:
     strict: bool = True
 
     def __post_init__(self) -> None:
-        orders = tuple(tuple(int(pair) for pair in order) for order in self.orders)
+        try:
+            orders = tuple(tuple(whole("pair", pair) for pair in order) for order in self.orders)
+        except (TypeError, ValueError):
+            raise ValueError(
+                "orders must hold pairs of layer and head, numbered from 0, for each source step; "
+                f"not {short(self.orders)}"
+            ) from None
         object.__setattr__(self, "orders", orders)
         if not 0 < self.budget <= 1:
             raise ValueError(f"the budget is a share of all keys in (0, 1]; not {self.budget}")
         if self.sinks < 1:
             raise ValueError(f"sinks must be 1 or more; not {self.sinks}")
-        if not orders or any(sorted(order) != list(range(self.pairs)) for order in orders):
-            raise ValueError("orders must hold every pair of layer and head once for each step")
+        whole_orders = [order for order in orders if sorted(order) == list(range(self.pairs))]
+        if not orders or len(whole_orders) < len(orders):
+            raise ValueError(
+                "orders must hold every pair of layer and head once for each source step, numbered "
+                f"from 0; not {short(orders)}"
+            )
 
     @property
     def pairs(self) -> int:
@@ -84,18 +104,21 @@ class HeatKV:
         Raises ValueError for a budget below the share of the sink steps, and for orders of another
         schedule.
         """
+        check_sinks(self.sinks, grids)
         if len(self.orders) != len(grids) - 1 - self.sinks:
             raise ValueError(
-                f"the orders are of {len(self.orders)} source steps; this schedule has "
-                f"{len(grids) - 1 - self.sinks} between {self.sinks} sink steps and the last one"
+                f"orders must hold one for each of the {len(grids) - 1 - self.sinks} source steps "
+                f"between {self.sinks} sinks and the last of {len(grids)} steps; not "
+                f"{len(self.orders)}"
             )
         sinks = sum(grid.tokens for grid in grids[: self.sinks])
         keys = sum(grid.tokens for grid in grids[:step])
         most = self.budget * sum(grid.tokens for grid in grids[:-1])
         if most < sinks:
+            least = ceil(1e4 * sinks * self.budget / most) / 1e4
             raise ValueError(
-                f"a budget of {self.budget} is {most:.0f} keys a head; the {self.sinks} sink steps "
-                f"alone hold {sinks}"
+                f"budget must be at least {least:g}, the share of the {self.sinks} sinks, which "
+                f"are never dropped; not {self.budget}"
             )
         if keys <= most:
             return 0

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from fastvar_lab.audit import check_value
 from fastvar_lab.files import expanded, read_json, write_json
 from fastvar_lab.methods.registry import classes as shipped
 from fastvar_lab.seam import Method
@@ -41,6 +42,7 @@ def save_method(method: Method, path: str | Path) -> None:
 
     Raises ValueError for one whose `repr` is not read back, such as of a class of your own.
     """
+    check_value(method)
     text = repr(method)
     read_method(text)
     origin = getattr(method, "origin", "")

@@ -13,7 +13,7 @@ from fastvar_lab.methods.ratios import ScaleName, scale_name
 from fastvar_lab.methods.registry import method
 from fastvar_lab.methods.restore import CachedBranch, Restorer
 from fastvar_lab.methods.schedule import Scheduled, find, kept
-from fastvar_lab.methods.select import FarFromMean, Selector
+from fastvar_lab.methods.select import FarFromMean, Selector, check_selector
 from fastvar_lab.methods.spaces import PRUNED, Subject, rising, space
 from fastvar_lab.seam import KINDS, Act, Grid, Rows, Runner, Site
 from fastvar_lab.values import one_of
@@ -87,8 +87,7 @@ class Prune(Scheduled):
         for name in ("cache_step", "null_until"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, scale_name(getattr(self, name)))
-        if isinstance(self.select, type) or not hasattr(self.select, "scores"):
-            raise ValueError(f"select must be a selector such as HighPass(); not {self.select!r}")
+        check_selector("select", self.select)
         if isinstance(self.restore, type) or not hasattr(self.restore, "restore"):
             raise ValueError(f"restore must be a restorer such as Zero(); not {self.restore!r}")
         if not hasattr(self.restore, "needs_cache"):

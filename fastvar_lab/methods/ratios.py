@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from fastvar_lab.scales import whole
@@ -26,6 +27,20 @@ def scale_name(name: Any) -> ScaleName:
         raise ValueError(
             f"a scale is named from the end (-1), by a side (24) or a map (28, 21); not {name!r}"
         ) from None
+
+
+def pairs_by_scale(what: str, values: Any) -> list[tuple[ScaleName, Any]]:
+    """Return what a mapping by scale, or pairs, hold; raise ValueError, `what` they do, for others.
+
+    >>> pairs_by_scale("ratios map scales to shares", {-1: 0.5})
+    [(-1, 0.5)]
+    """
+    try:
+        items = values.items() if isinstance(values, Mapping) else values
+        pairs = [(name, value) for name, value in items]
+    except (TypeError, ValueError):
+        raise ValueError(f"{what}; not {values!r}") from None
+    return [(scale_name(name), value) for name, value in pairs]
 
 
 def share(name: Any, ratio: Any) -> float:

@@ -10,12 +10,13 @@ import pkgutil
 from collections.abc import Callable
 from functools import cache
 from importlib import import_module
-from typing import Any, TypeVar
+from typing import Any
+
+from fastvar_lab.values import Class, typed
 
 _SELECTORS: dict[str, Any] = {}
 _RESTORERS: dict[str, Any] = {}
 _CLASSES: dict[str, type] = {}
-Class = TypeVar("Class", bound=type)
 
 FIRST = ("prune", "select", "restore")
 """The modules of FastVAR, which come first in all lists."""
@@ -23,8 +24,7 @@ FIRST = ("prune", "select", "restore")
 
 def method(kind: Class) -> Class:
     """Register a method of the library (a class decorator)."""
-    _CLASSES[kind.__name__] = kind
-    return kind
+    return _registered(kind)
 
 
 def selector(label: str, **settings: Any) -> Callable[[Class], Class]:
@@ -42,7 +42,13 @@ def rule(kind: Class) -> Class:
 
     That is one that does nothing of its own until it is given values (a class decorator).
     """
-    _CLASSES[kind.__name__] = kind
+    return _registered(kind)
+
+
+def _registered(kind: Class) -> Class:
+    """Register a class by its name, once; its plain fields are checked from then on."""
+    if _CLASSES.get(kind.__name__) is not kind:
+        _CLASSES[kind.__name__] = typed(kind)
     return kind
 
 
@@ -52,8 +58,7 @@ def _under(table: dict[str, Any], label: str, settings: dict[str, Any]) -> Calla
             raise ValueError(
                 f"{label!r} is the label of {table[label]!r}; give {kind.__name__} another"
             )
-        _CLASSES[kind.__name__] = kind
-        table[label] = kind(**settings)
+        table[label] = _registered(kind)(**settings)
         return kind
 
     return mark

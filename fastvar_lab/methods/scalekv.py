@@ -11,10 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastvar_lab.methods.ratios import ScaleName, scale_name
+from fastvar_lab.methods.ratios import ScaleName, pairs_by_scale
 from fastvar_lab.methods.registry import method
 from fastvar_lab.methods.schedule import find
 from fastvar_lab.methods.spaces import Subject, space
+from fastvar_lab.scales import whole
 from fastvar_lab.seam import DENSE, Act, Branch, Grid, Rows, Runner, Site
 from fastvar_lab.tokens import wide
 from fastvar_lab.values import one_of
@@ -66,10 +67,18 @@ class ScaleKV:
         return cls({-1: max(16, before // 2)})
 
     def __post_init__(self) -> None:
-        pairs = self.kept.items() if isinstance(self.kept, Mapping) else self.kept
-        settled = tuple((scale_name(name), self._count(name, count)) for name, count in pairs)
+        pairs = pairs_by_scale(
+            "kept maps scales to numbers of tokens, such as {-1: 400}", self.kept
+        )
+        settled = tuple((name, self._count(name, count)) for name, count in pairs)
         object.__setattr__(self, "kept", settled)
-        object.__setattr__(self, "drafters", tuple(int(layer) for layer in self.drafters))
+        try:
+            drafters = tuple(whole("drafter", layer) for layer in self.drafters)
+        except (TypeError, ValueError):
+            raise ValueError(
+                f"drafters must be numbers of layers, such as (0, 5); not {self.drafters!r}"
+            ) from None
+        object.__setattr__(self, "drafters", drafters)
         if self.score not in SCORES:
             raise ValueError(f"score must be softmax or raw; not {self.score!r}")
         if self.window < 1 or isqrt(self.window) ** 2 != self.window:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from math import nextafter
 from typing import Any, Self, cast
 
-from fastvar_lab.methods.ratios import ScaleName, scale_name, share
+from fastvar_lab.methods.ratios import ScaleName, pairs_by_scale, share
 from fastvar_lab.scales import whole
 from fastvar_lab.seam import KINDS, Grid, Runner, Site
 
@@ -71,21 +71,16 @@ class Scheduled:
 
     def _settle(self) -> None:
         """Convert the fields to hashable form; raise ValueError for invalid values."""
-        try:
-            items = self.ratios.items() if isinstance(self.ratios, Mapping) else self.ratios
-            pairs = [(name, ratio) for name, ratio in items]
-        except (TypeError, ValueError):
-            raise ValueError(
-                f"ratios map scales to shares pruned, such as {{-1: 0.5}}; not {self.ratios!r}"
-            ) from None
-        settled = sorted(((scale_name(n), share(n, r)) for n, r in pairs), key=_place)
+        what = "ratios map scales to shares pruned, such as {-1: 0.5}"
+        pairs = pairs_by_scale(what, self.ratios)
+        settled = sorted(((n, share(n, r)) for n, r in pairs), key=_place)
         object.__setattr__(self, "ratios", tuple(settled))
-        kinds = (self.sublayers,) if isinstance(self.sublayers, str) else tuple(self.sublayers)
+        several = isinstance(self.sublayers, Iterable) and not isinstance(self.sublayers, str)
+        kinds = tuple(self.sublayers) if several else (self.sublayers,)
         object.__setattr__(self, "sublayers", kinds)
-        if not kinds or set(kinds) - set(KINDS):
+        if not kinds or any(kind not in KINDS for kind in kinds):
             raise ValueError(f"sublayers must be among {', '.join(KINDS)}; not {kinds!r}")
-        if self.layers is not None:
-            object.__setattr__(self, "layers", _ends(self.layers))
+        settle_layers(self)
 
     @property
     def pairs(self) -> tuple[tuple[ScaleName, float], ...]:
@@ -129,8 +124,14 @@ class Scheduled:
         return range(*(self.layers or (0, depth)))
 
 
-def _ends(layers: Any) -> tuple[int, int]:
-    """Convert a range of layers to (first, end), or raise ValueError."""
+def settle_layers(value: Any) -> None:
+    """Convert the field `layers` of a frozen value to (first, end), or raise ValueError.
+
+    None stays None where it is the default.
+    """
+    layers = value.layers
+    if layers is None and type(value).layers is None:
+        return
     try:
         if isinstance(layers, range) and layers.step == 1:
             layers = (layers.start, layers.stop)
@@ -139,7 +140,7 @@ def _ends(layers: Any) -> tuple[int, int]:
         first = end = -1
     if isinstance(layers, range) or not 0 <= first < end:
         raise ValueError(f"layers must be a range (first, end); not {layers!r}")
-    return first, end
+    object.__setattr__(value, "layers", (first, end))
 
 
 def _place(pair: tuple[ScaleName, float]) -> tuple[int, ...]:

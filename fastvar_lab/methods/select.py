@@ -31,6 +31,12 @@ class Selector(Protocol):
         ...
 
 
+def check_selector(name: str, rule: object) -> None:
+    """Raise ValueError unless the field `name` of a method or a rule holds a selector."""
+    if isinstance(rule, type) or not hasattr(rule, "scores"):
+        raise ValueError(f"{name} must be a selector such as HighPass(); not {rule!r}")
+
+
 def score(
     rule: Selector, x: Tensor, grid: Grid, site: Site, observer: Selector | None = None
 ) -> Tensor:

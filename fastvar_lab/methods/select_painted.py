@@ -16,7 +16,7 @@ from fastvar_lab.methods.painted_mask import ByScale, by_scale, mask_of
 from fastvar_lab.methods.ratios import ScaleName
 from fastvar_lab.methods.registry import rule
 from fastvar_lab.methods.schedule import find
-from fastvar_lab.methods.select import FarFromMean, Selector
+from fastvar_lab.methods.select import FarFromMean, Selector, check_selector
 from fastvar_lab.methods.select_pairs import Inside
 from fastvar_lab.seam import Grid, Site
 from fastvar_lab.tokens import wide
@@ -51,8 +51,7 @@ class Painted(Shown, Observed):
     def __post_init__(self) -> None:
         for name in ("keep", "prune"):
             object.__setattr__(self, name, by_scale(getattr(self, name)))
-        if isinstance(self.others, type) or not hasattr(self.others, "scores"):
-            raise ValueError(f"others must be a selector such as HighPass(); not {self.others!r}")
+        check_selector("others", self.others)
 
     family = "painted"
 

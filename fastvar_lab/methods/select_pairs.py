@@ -11,7 +11,7 @@ from torch import Tensor
 from fastvar_lab.methods.observer import Observed, Observer, looks_back, observer
 from fastvar_lab.methods.prune import Prune
 from fastvar_lab.methods.registry import selector
-from fastvar_lab.methods.select import FarFromMean, Selector
+from fastvar_lab.methods.select import FarFromMean, Selector, check_selector
 from fastvar_lab.methods.spaces import PRUNED, Subject, rising, space
 from fastvar_lab.seam import Grid, Handles, Site
 from fastvar_lab.tokens import wide
@@ -68,6 +68,9 @@ class Shared(Observed):
 
     select: Selector = field(default_factory=FarFromMean)
 
+    def __post_init__(self) -> None:
+        check_selector("select", self.select)
+
     @property
     def looks_back(self) -> bool:
         """Whether the inner selector looks at the step before."""
@@ -82,6 +85,11 @@ class Shared(Observed):
     def needs_output(self) -> bool:
         """Whether the inner selector looks at the true outputs."""
         return bool(getattr(self.select, "needs_output", False))
+
+    @property
+    def needs_guidance(self) -> bool:
+        """Whether the inner selector compares both guidance rows."""
+        return bool(getattr(self.select, "needs_guidance", False))
 
     def fits(
         self, grids: Sequence[Grid], counts: Mapping[int, int], always: Mapping[int, Sequence[int]]

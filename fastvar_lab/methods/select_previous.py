@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fastvar_lab.methods.observer import Map, Observed, Observer
 from fastvar_lab.methods.registry import selector
+from fastvar_lab.methods.schedule import settle_layers
 from fastvar_lab.seam import Grid, Site
 from fastvar_lab.tokens import wide
 
@@ -47,6 +48,9 @@ class BlockChange(Observed):
 
     layers: tuple[int, int] | None = None
     looks_back: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        settle_layers(self)
 
     def observer(self, grids: Sequence[Grid], depth: int, since: int) -> Observer:
         return ChangeObserver(chunk_checked(self.layers, depth, repr(self)), since)
@@ -109,6 +113,7 @@ class AttentionEntropy(Observed):
 
     def __post_init__(self) -> None:
         signed(self.keep, self)
+        settle_layers(self)
 
     def observer(self, grids: Sequence[Grid], depth: int, since: int) -> Observer:
         layers = chunk_checked(self.layers or (0, depth), depth, repr(self))

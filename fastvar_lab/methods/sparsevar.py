@@ -12,7 +12,7 @@ from torch import Tensor
 from fastvar_lab.methods.ratios import ScaleName, scale_name
 from fastvar_lab.methods.registry import method
 from fastvar_lab.methods.restore_anchors import AnchorObserver, Anchors, lattice
-from fastvar_lab.methods.schedule import find
+from fastvar_lab.methods.schedule import find, settle_layers
 from fastvar_lab.methods.select_previous import ChangeObserver, chunk_checked
 from fastvar_lab.methods.spaces import Subject, space
 from fastvar_lab.seam import DENSE, Act, Branch, Grid, Handles, Rows, Runner, Site, Stack
@@ -62,6 +62,7 @@ class SparseVAR:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "first", scale_name(self.first))
+        settle_layers(self)
         if not 0 <= self.threshold < 1:
             raise ValueError(f"threshold must lie in [0, 1); not {self.threshold}")
         Anchors(self.stride, self.similarity)  # raises for values that do not fit

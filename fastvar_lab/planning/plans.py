@@ -145,6 +145,8 @@ def plan_frame(
     >>> frame[(frame["size"] == "32x32") & (frame.kind == "attn")].computed.tolist()
     [0.5, 0.5, 0.5, 0.5, 0.0, 0.0, 0.0, 0.0]
     """
+    if not isinstance(plan, Planned):
+        raise ValueError(f"a schedule is a Planned, as `plan` returns it; not {plan!r}")
     grids = model.grids(sizes)
     runner = audited(plan, grids, model.depth, model.transformer.kinds)
     rows = {find(name, grids): which for name, which in plan.rows}

@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from fastvar_lab.errors import short
 from fastvar_lab.files import expanded, write
 from fastvar_lab.models.model import Model
 
@@ -18,6 +19,8 @@ SHIPPED = Path(__file__).with_name("trials.csv")
 
 TARGETS = (1.5, 2.0, 3.0, 4.0)
 """Savings that are tuned for: full generation's operations, or bytes, over a setting's."""
+
+SAVES = ("operations", "bytes")
 
 COLUMNS = {
     "model": str, "weights": str, "guidance": float, "family": str, "trial": int, "pictures": int,
@@ -48,8 +51,14 @@ class TuningLog:
             return cls(path)
         try:
             frame = pd.read_csv(path, dtype=COLUMNS)[[*COLUMNS]]
-        except (OSError, ValueError, KeyError) as error:
-            raise ValueError(f"{path} is no log of a tuning: {error}") from None
+        except OSError as error:
+            raise ValueError(f"cannot read the log {path}: {error.strerror}") from None
+        except (ValueError, KeyError) as error:
+            raise ValueError(f"{path} is no log of a tuning: {short(error)}") from None
+        sound = frame.notna().all(axis=1) & frame.saves.isin(SAVES) & frame.method.str.endswith(")")
+        sound &= (frame.saving > 0) & (frame.saving < math.inf)
+        if not sound.all():
+            raise ValueError(f"{path} is damaged: line {2 + int(sound.argmin())} holds no trial")
         return cls(path, frame.to_dict("records"))
 
     @property

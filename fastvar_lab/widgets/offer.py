@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from fastvar_lab.audit import check_value
+from fastvar_lab.audit import check_model, check_value
 from fastvar_lab.errors import short
 from fastvar_lab.methods import registry, settings
 from fastvar_lab.methods.columns import family
@@ -47,7 +47,8 @@ def offered(
     given method that does not fit the model is left out.
     """
     grids = model.grids()
-    families = settings.examples(grids, model.depth)
+    examples = settings.examples(grids, model.depth)
+    families = {name: method for name, method in examples.items() if not misfit(method, model)}
     fitting = {name: method for name, method in methods.items() if not misfit(method, model)}
     brought = [*([model.preset] if model.preset else []), *plans]
     for method in brought:
@@ -68,6 +69,7 @@ def misfit(method: Method, model: Model) -> str:
         check_value(method)
         settings.settings(type(method))
         settings.check(method, model.grids(), model.depth)
+        check_model(method, model, model.sampling)
         _check_comparable(method)
     except ValueError as error:
         return str(error)

@@ -23,7 +23,9 @@ def methods(model: Model) -> Lines:
     """SkipVAR and SparseVAR, and what they decide about, decided once for all pictures."""
     fixed = Shared(BlockChange())
     fitted = fitted_rules(model.name, model.sampling.guidance, len(model.sizes))
-    rules = {f"rule {rule}": SkipVAR(rule) for rule in (*PUBLISHED.get(model.name, ()), *fitted)}
+    named = (*PUBLISHED.get(model.name, ()), *fitted)
+    every = {f"rule {rule}": SkipVAR(rule) for rule in named}
+    rules = {n: method for n, method in every.items() if not method.misfit(model, model.sampling)}
     return {
         **({SKIPVAR: rules} if rules else {}),
         TAILS: {

@@ -11,6 +11,7 @@ from fastvar_lab.experiments.sets import whole_sets
 from fastvar_lab.experiments.verdicts import FAILS, OPEN, Answer, Claim, above, quality
 from fastvar_lab.frames import GUIDANCE
 from fastvar_lab.measure.ranking import detail_table, memory_table, ranking_table
+from fastvar_lab.measure.set_table import set_table
 from fastvar_lab.measure.speedup import undisturbed
 from fastvar_lab.measure.statistics import paired
 from fastvar_lab.methods.columns import family, labelled
@@ -116,7 +117,12 @@ EXPERIMENT = Experiment(
     metrics=metrics,
     guidances=GUIDANCES,
     beside=whole_sets,
-    tables={"ranking": ranking_table, "detail": detail_table, "memory": memory_table},
+    tables={
+        "ranking": ranking_table,
+        "detail": detail_table,
+        "memory": memory_table,
+        "sets": set_table,
+    },
     quick=look,
     slow=True,
 )

@@ -10,6 +10,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 
 from fastvar_lab.frames import CACHE, GUIDANCE, counted
+from fastvar_lab.measure.controls import without_stand_ins
 from fastvar_lab.measure.frontier import front
 from fastvar_lab.measure.ranking import LEAST, savings
 from fastvar_lab.measure.speedup import undisturbed
@@ -222,8 +223,8 @@ def by_axis(frame: pd.DataFrame) -> Figure:
     """PSNR against measured speedup by small multiples: a panel an axis, a row a guidance scale.
 
     The families of an axis are in color before all others in grey; the black line is the front of
-    all. Those that save keys and values stand over the bytes that they save; methods that save no
-    operations either are left out.
+    all. Settings that do a control's work alone stand for no family. Families that save keys and
+    values stand over the bytes that they save; methods that save no operations either are left out.
 
     >>> import fastvar_lab as fv
     >>> ways = [fv.Prune({-2: 1.0, -1: 1.0}), fv.Prune({-1: 0.75})]
@@ -238,6 +239,7 @@ def by_axis(frame: pd.DataFrame) -> Figure:
         grid = fig.subplots(len(scales), len(shown), squeeze=False, sharey=True)
         for row, scale in zip(grid, scales, strict=True):
             part = frame if scale is None else frame[frame[GUIDANCE] == scale]
+            part = without_stand_ins(part)
             points = tradeoff_points(part).merge(
                 part[["method", "axis"]].drop_duplicates("method"), on="method"
             )
@@ -267,12 +269,13 @@ def _frontier(axes: Axes, points: pd.DataFrame, frame: pd.DataFrame, axis: str) 
             part = part.sort_values("speedup")
             axes.plot(part.speedup, part["mean"], "-", lw=0.6, color="0.85", zorder=1)
         best = front(points[points.axis != "cache"], "speedup", "mean")
-        axes.plot(best.speedup, best["mean"], "-", lw=0.9, color="k", zorder=2)
+        options: dict[str, Any] = {"color": "k", "lw": 0.9, "label": "front of all families"}
+        axes.plot(best.speedup, best["mean"], "-", zorder=2, **options)
     styles = looks(mine.family)
     for name, part in mine.groupby("family", sort=False):
         color, marker = styles[str(name)]
         label = wrapped([legend_label(name)])[0]
-        options: dict[str, Any] = {"color": color, "label": label, "ms": 2.5, "lw": 0.9}
+        options = {"color": color, "label": label, "ms": 2.5, "lw": 0.9}
         _ranges(axes, part.sort_values("speedup"), "speedup", f"{marker}-", **options)
     axes.set(xscale="log", xlabel="fewer bytes" if axis == "cache" else "measured speedup")
     low, high = axes.get_xlim()
