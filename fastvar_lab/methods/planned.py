@@ -10,13 +10,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from fastvar_lab.methods.prune import Prune
+from fastvar_lab.methods.prune import Prune, check_restorer
 from fastvar_lab.methods.prune_runner import PruneRunner, Stored
-from fastvar_lab.methods.ratios import ScaleName, scale_name
+from fastvar_lab.methods.ratios import ScaleName, pairs_by_scale, scale_name
 from fastvar_lab.methods.registry import method
 from fastvar_lab.methods.restore import Cached, CachedBranch, Restorer, ZeroCode, mask_of
 from fastvar_lab.methods.schedule import find
-from fastvar_lab.methods.select import FarFromMean, Selector
+from fastvar_lab.methods.select import FarFromMean, Selector, check_selector
 from fastvar_lab.seam import KINDS, Act, Branch, Grid, Handles, Rows, Runner, Site, Stack
 from fastvar_lab.tokens import gather, resize, scatter
 
@@ -74,8 +74,12 @@ class Planned:
     family: ClassVar[str] = "planned"
 
     def __post_init__(self) -> None:
-        schedule = {scale_name(n): _kinds(n, kinds) for n, kinds in _pairs(self.pruned)}
-        rows = {scale_name(name): str(which) for name, which in _pairs(self.rows)}
+        check_selector("select", self.select)
+        check_restorer(self.restore)
+        by_scale = pairs_by_scale("pruned maps scales to kinds and their digits", self.pruned)
+        schedule = {name: _kinds(name, kinds) for name, kinds in by_scale}
+        by_scale = pairs_by_scale("rows map scales to one of " + ", ".join(ROWS), self.rows)
+        rows = {name: str(which) for name, which in by_scale}
         for name, which in rows.items():
             if which not in ROWS:
                 raise ValueError(
@@ -84,13 +88,13 @@ class Planned:
         set_field = object.__setattr__
         set_field(self, "pruned", tuple((n, k) for n, k in schedule.items() if k))
         set_field(self, "rows", tuple(rows.items()))
-        previous = {scale_name(n): _kind_names(n, kinds) for n, kinds in _pairs(self.previous)}
+        by_scale = pairs_by_scale("previous maps scales to kinds of sublayers", self.previous)
+        previous = {name: _kind_names(name, kinds) for name, kinds in by_scale}
         set_field(self, "previous", tuple(previous.items()))
         if self.cache_step is not None:
             set_field(self, "cache_step", scale_name(self.cache_step))
-        set_field(
-            self, "stacks", tuple((scale_name(n), _eighths(n, e)) for n, e in _pairs(self.stacks))
-        )
+        by_scale = pairs_by_scale("stacks map scales to eighths of the tokens", self.stacks)
+        set_field(self, "stacks", tuple((name, _eighths(name, e)) for name, e in by_scale))
         if self.stacks and getattr(self.select, "needs_output", False):
             raise ValueError(
                 f"{self.select!r} looks at outputs, which tokens out of all layers lack"
@@ -349,7 +353,7 @@ def _stacks_as_text(stacks: Any, grids: Sequence[Grid]) -> list[str]:
 
 def _kind_names(name: Any, kinds: Any) -> tuple[str, ...]:
     """Check the kinds of sublayers that one step restores from the step before."""
-    kinds = (kinds,) if isinstance(kinds, str) else tuple(kinds)
+    kinds = tuple(kinds) if isinstance(kinds, (tuple, list)) else (kinds,)
     for kind in kinds:
         if kind not in KINDS:
             raise ValueError(f"scale {name}: sublayers are {', '.join(KINDS)}; not {kind!r}")
@@ -366,14 +370,12 @@ def _eighths(name: Any, eighths: Any) -> int:
     return int(eighths)
 
 
-def _pairs(mapping: Any) -> Sequence[tuple[Any, Any]]:
-    return list(mapping.items()) if isinstance(mapping, Mapping) else list(mapping)
-
-
 def _kinds(name: Any, kinds: Any) -> tuple[tuple[str, Digits], ...]:
     """Check the digits of one step; kinds of which nothing is pruned are left out."""
     settled = []
-    for kind, digits in sorted(_pairs(kinds), key=lambda pair: str(pair[0])):
+    if not isinstance(kinds, (Mapping, tuple, list)):
+        raise ValueError(f"scale {name}: kinds of sublayers with their digits; not {kinds!r}")
+    for kind, digits in sorted(dict(kinds).items(), key=lambda pair: str(pair[0])):
         if kind not in KINDS:
             raise ValueError(f"scale {name}: sublayers are {', '.join(KINDS)}; not {kind!r}")
         if not isinstance(digits, str) or not digits or set(digits) - set(DIGITS):

@@ -88,10 +88,7 @@ class Prune(Scheduled):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, scale_name(getattr(self, name)))
         check_selector("select", self.select)
-        if isinstance(self.restore, type) or not hasattr(self.restore, "restore"):
-            raise ValueError(f"restore must be a restorer such as Zero(); not {self.restore!r}")
-        if not hasattr(self.restore, "needs_cache"):
-            raise ValueError(f"{self.restore!r} must say whether it `needs_cache`, True or False")
+        check_restorer(self.restore)
         if self.cache_step is not None and not self.restore.needs_cache:
             raise ValueError(f"{self.restore!r} restores without a cache; leave cache_step out")
         if self.granularity not in GRANULARITIES:
@@ -204,6 +201,14 @@ class Prune(Scheduled):
         held: Mapping[tuple[int, Site], Tensor] | None = None,
     ) -> Runner:
         return PruneRunner(self, grids, depth, held or {})
+
+
+def check_restorer(restore: object) -> None:
+    """Raise ValueError for a field `restore` that holds no restorer."""
+    if isinstance(restore, type) or not hasattr(restore, "restore"):
+        raise ValueError(f"restore must be a restorer such as Zero(); not {restore!r}")
+    if not hasattr(restore, "needs_cache"):
+        raise ValueError(f"{restore!r} must say whether it `needs_cache`, True or False")
 
 
 def _first_pruned(ratios: Mapping[int, float]) -> int:
