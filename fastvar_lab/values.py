@@ -72,7 +72,7 @@ def typed(kind: Class) -> Class:
     >>> @typed
     ... @dataclass(frozen=True)
     ... class Settings:
-    ...     share: "float | None" = None
+    ...     share: float | None = None
     >>> Settings(1), Settings("a")
     Traceback (most recent call last):
     ValueError: Settings.share must be a number or None; not 'a'
