@@ -72,7 +72,7 @@ def typed(kind: Class) -> Class:
     >>> @typed
     ... @dataclass(frozen=True)
     ... class Settings:
-    ...     share: "float | None" = None
+    ...     share: float | None = None
     >>> Settings(1), Settings("a")
     Traceback (most recent call last):
     ValueError: Settings.share must be a number or None; not 'a'
@@ -90,7 +90,7 @@ def typed(kind: Class) -> Class:
         for name, value in (dict(zip(members, args)) | values).items():
             if name in plain and not _fits(value, plain[name]):
                 what = " or ".join((PLAIN[plain[name][0]][1], *plain[name][1:]))
-                raise ValueError(f"{kind.__name__}.{name} must be {what}; not {short(value)}")
+                raise ValueError(f"{kind.__name__}.{name} must be {what}; not {short(repr(value))}")
         make(self, *args, **values)
 
     open_kind.__init__ = checked

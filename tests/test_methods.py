@@ -492,7 +492,9 @@ def refused(name, field, value):
 def test_a_value_of_another_type_is_one_sentence(name, field):
     for value in PLAIN[field.type.split(" | ")[0]]:
         if value is not None or "None" not in field.type:
-            assert refused(name, field.name, value).startswith(f"{name}.{field.name} must be ")
+            sentence = refused(name, field.name, value)
+            assert sentence.startswith(f"{name}.{field.name} must be ")
+            assert sentence.endswith(f"; not {value!r}")
 
 
 @pytest.mark.parametrize(

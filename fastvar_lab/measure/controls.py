@@ -8,16 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from fastvar_lab.frames import FULL, GUIDANCE, KEPT, OPERATIONS
 from fastvar_lab.measure.speedup import undisturbed
-from fastvar_lab.methods.guidance import TAILS
-from fastvar_lab.methods.parse import read_method
 from fastvar_lab.scales import grids, parse_size
-from fastvar_lab.seam import Grid, Method, Rows
+
+if TYPE_CHECKING:  # charts are drawn without torch, which methods import
+    from fastvar_lab.seam import Grid, Method
 
 
 def control(method: Method, grids: Sequence[Grid]) -> str | None:
@@ -32,6 +33,9 @@ def control(method: Method, grids: Sequence[Grid]) -> str | None:
     >>> [control(m, grids(TINY)) for m in (FocusVAR(layer=0), Merge({-1: 1.0}), Merge({-1: 0.5}))]
     ['conditional tail', 'skipping', None]
     """
+    from fastvar_lab.methods.guidance import TAILS
+    from fastvar_lab.seam import Rows
+
     rows = set[Rows | None]()
     for act in method.acts(grids):
         if act.key or not act.exact or act.alone is not None or act.fused not in (None, 0):
@@ -74,12 +78,16 @@ def stand_ins(frame: pd.DataFrame) -> dict[str, str]:
 
 
 def _is_control(family: str) -> bool:
+    from fastvar_lab.methods.guidance import TAILS
+
     named = {*TAILS.values(), FULL}
     return family.startswith("planned") or set(family.split(", ")) <= named
 
 
 @cache
 def _control(text: str, steps: tuple[Grid, ...]) -> str | None:
+    from fastvar_lab.methods.parse import read_method
+
     try:
         return control(read_method(text), steps)
     except ValueError:  # of a class of the user's, or of another schedule
