@@ -528,6 +528,8 @@ def test_sublayers_that_no_layer_has_are_refused_before_a_step_runs(kind):
         with pytest.raises(ValueError, match=sentence):
             fv.generate(var, prompt(var), whole)
     fv.generate(var, prompt(var), kind({-1: 0.5}, sublayers=("attn", "cross")))
+    with pytest.raises(ValueError, match="Planned prunes the sublayers cross; the layers of this"):
+        fv.generate(var, prompt(var), fv.Planned({-1: {"cross": "4" * var.depth}}))
 
 
 def test_equal_schedules_are_equal_however_they_are_written():

@@ -127,6 +127,11 @@ class Planned:
         """The number of layers that the plan is for; None if it prunes nothing."""
         return next((len(digits) for _, kinds in self.pruned for _, digits in kinds), None)
 
+    @property
+    def sublayers(self) -> tuple[str, ...]:
+        """The kinds of sublayers that are pruned on their own."""
+        return tuple(sorted({kind for _, kinds in self.pruned for kind, _ in kinds}))
+
     def steps(self, grids: Sequence[Grid]) -> dict[int, dict[str, Digits]]:
         """Return the digits by step index and kind; skipped steps have none."""
         rows = self.rows_by_step(grids)

@@ -12,7 +12,7 @@ from fastvar_lab.measure import calibration as calibrations
 from fastvar_lab.methods.columns import family, written
 from fastvar_lab.methods.parse import read_method
 from fastvar_lab.methods.prune import Dense
-from fastvar_lab.methods.skipvar import fitted_rules
+from fastvar_lab.methods.skipvar import SkipVAR, fitted_rules
 from fastvar_lab.methods.spaces import Space
 from fastvar_lab.models.model import Model
 from fastvar_lab.planning.trials import TARGETS
@@ -44,7 +44,9 @@ class OnModel:
 
     @property
     def rules(self) -> list[str]:
-        return fitted_rules(self.model.name, self.model.sampling.guidance, len(self.model.sizes))
+        model, steps = self.model, len(self.model.sizes)
+        named = fitted_rules(model.name, model.sampling.guidance, steps)
+        return [rule for rule in named if not SkipVAR(rule).misfit(model, model.sampling)]
 
     def calibrated(self, method: str, **options: Any) -> Method:
         """Calibrate a method once; the store keeps what was measured."""
