@@ -44,6 +44,16 @@ def control(method: Method, grids: Sequence[Grid]) -> str | None:
     return ", ".join(name for kind, name in TAILS.items() if kind in rows) or FULL
 
 
+def stands_in(text: str, family: str, steps: tuple[Grid, ...]) -> bool:
+    """Return whether a method, as it is written, does a control's work under a family's name.
+
+    >>> from fastvar_lab.scales import TINY, grids
+    >>> [stands_in("Merge({-1: 1.0})", name, grids(TINY)) for name in ("ToMe", "skipping")]
+    [True, False]
+    """
+    return _control(text, steps) is not None and not _is_control(family)
+
+
 def stand_ins(frame: pd.DataFrame) -> dict[str, str]:
     """Return the methods of one guidance scale that do a control's work, with its family.
 

@@ -15,7 +15,7 @@ from fastvar_lab.methods.prune import Dense
 from fastvar_lab.methods.skipvar import SkipVAR, fitted_rules
 from fastvar_lab.methods.spaces import Space
 from fastvar_lab.models.model import Model
-from fastvar_lab.planning.trials import TARGETS
+from fastvar_lab.planning.trials import LEAST, TARGETS
 from fastvar_lab.prompts import Item
 from fastvar_lab.seam import Grid, Method
 from fastvar_lab.speed import flops
@@ -23,7 +23,6 @@ from fastvar_lab.speed.kv_bytes import held_share
 from fastvar_lab.store import Store
 
 BAND = 0.1  # a setting is tried for a target if its saving differs by this share at most
-LEAST = 1.02  # savings that count as one
 
 
 @dataclass
@@ -163,7 +162,12 @@ def _band(settings: Sequence[Candidate], target: float, least: int) -> list[Cand
 
 
 def _worth(result: Measured, target: float, unsure: bool) -> float:
-    """Return how good a result is for a target: its PSNR, less what it misses the saving by."""
+    """Return how good a result is for a target: its PSNR, less what it misses the saving by.
+
+    A setting that saves nothing is good for none.
+    """
+    if result.saving <= LEAST:
+        return -float("inf")
     missed = abs(np.log(result.saving / target)) if unsure else 0.0
     return result.psnr - 20 * max(0.0, missed - BAND)
 

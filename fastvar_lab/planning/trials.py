@@ -20,6 +20,9 @@ SHIPPED = Path(__file__).with_name("trials.csv")
 TARGETS = (1.5, 2.0, 3.0, 4.0)
 """Savings that are tuned for: full generation's operations, or bytes, over a setting's."""
 
+LEAST = 1.02
+"""A saving that counts as none."""
+
 SAVES = ("operations", "bytes")
 
 COLUMNS = {
@@ -99,7 +102,7 @@ def front(trials: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def settings(
     trials: Sequence[dict[str, Any]], targets: Sequence[float] = TARGETS
 ) -> list[dict[str, Any]]:
-    """Return the best trial for each target, from mild to extreme.
+    """Return the best trial for each target, from mild to extreme, of those that save something.
 
     That is the one of the front whose saving is nearest. Where two targets have one in common, the
     front's next ones fill up, so that there are as many as targets, if it has as many.
@@ -107,7 +110,7 @@ def settings(
     >>> settings([{"saving": 1.6, "psnr": 38.0}, {"saving": 1.4, "psnr": 35.0}])
     [{'saving': 1.6, 'psnr': 38.0}]
     """
-    candidates = front(trials)
+    candidates = front([trial for trial in trials if trial["saving"] > LEAST])
     chosen: list[dict[str, Any]] = []
     for target in targets:
         left = [trial for trial in candidates if trial not in chosen]

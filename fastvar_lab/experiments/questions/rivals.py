@@ -10,6 +10,7 @@ from fastvar_lab.experiments.base import Experiment, Methods
 from fastvar_lab.experiments.sets import whole_sets
 from fastvar_lab.experiments.verdicts import FAILS, OPEN, Answer, Claim, above, quality
 from fastvar_lab.frames import GUIDANCE
+from fastvar_lab.measure.controls import stands_in
 from fastvar_lab.measure.ranking import detail_table, memory_table, ranking_table
 from fastvar_lab.measure.set_table import set_table
 from fastvar_lab.measure.speedup import undisturbed
@@ -31,7 +32,8 @@ def methods(model: Model, log: TuningLog | None = None) -> Methods:
     """Return every family in its published settings, and in those that a tuning chose.
 
     They are read from the log of `tune`, by default that of the package, for the model at its
-    guidance scale. A model that nobody has tuned gets the settings of `untuned`.
+    guidance scale. Tuned settings that do a control's work alone stand for no family. A model that
+    nobody has tuned gets the settings of `untuned`.
 
     >>> import fastvar_lab as fv
     >>> list(methods(fv.load("tiny")))[0]
@@ -40,14 +42,15 @@ def methods(model: Model, log: TuningLog | None = None) -> Methods:
     trials = (TuningLog.read() if log is None else log).of(model)
     if not trials:
         return labelled(untuned(model), model.grids(), model.depth)
-    chosen: dict[str, Method] = {}
+    chosen, grids = dict[str, Method](), model.grids()
     for name in dict.fromkeys(trial["family"] for trial in trials):
         mine = [trial for trial in trials if trial["family"] == name]
         texts = [trial["method"] for trial in mine if trial["trial"] == 0]
         for i, text in enumerate(dict.fromkeys(texts), 1):
             number = f" ({i})" if len(texts) > 1 else ""
             chosen[f"{name}, as published{number}"] = read_method(text)
-        for i, trial in enumerate(settings([t for t in mine if t["trial"]]), 1):
+        own = [t for t in mine if t["trial"] and not stands_in(t["method"], name, grids)]
+        for i, trial in enumerate(settings(own), 1):
             if trial["method"] not in texts:
                 chosen[f"{name}, tuned ({i})"] = read_method(trial["method"])
     return chosen
