@@ -120,7 +120,8 @@ def search(
     Each target has an equal share of the trials. Half of a share is drawn from all settings that
     save as much; the other half are neighbours of the best one so far. Where the saving is known
     only afterwards, half of all trials are drawn, and the others are neighbours of those nearest
-    to each target. A space with no more settings than trials is tried out.
+    to each target. A setting that saves nothing is good for none. A space with no more settings
+    than trials is tried out.
     """
     rng = np.random.default_rng(seed)
     results: dict[tuple[int, ...], tuple[Candidate, Measured]] = {}
@@ -144,8 +145,9 @@ def search(
         share = trials // len(TARGETS)
         if not left:
             near = left = [setting for setting in options if setting.place not in results]
-        if seen and (unsure or len(seen) >= share - share // 2):
-            best = max(seen, key=lambda pair: _worth(pair[1], target, unsure))[0]
+        useful = [pair for pair in seen if pair[1].saving > LEAST]
+        if useful and (unsure or len(seen) >= share - share // 2):
+            best = max(useful, key=lambda pair: _worth(pair[1], target, unsure))[0]
             order = sorted(left, key=lambda setting: _distance(setting, best))
             yield tried(order[0])
         else:
@@ -162,12 +164,7 @@ def _band(settings: Sequence[Candidate], target: float, least: int) -> list[Cand
 
 
 def _worth(result: Measured, target: float, unsure: bool) -> float:
-    """Return how good a result is for a target: its PSNR, less what it misses the saving by.
-
-    A setting that saves nothing is good for none.
-    """
-    if result.saving <= LEAST:
-        return -float("inf")
+    """Return how good a result is for a target: its PSNR, less what it misses the saving by."""
     missed = abs(np.log(result.saving / target)) if unsure else 0.0
     return result.psnr - 20 * max(0.0, missed - BAND)
 
