@@ -63,13 +63,13 @@ class Planned:
     previous: Any = field(
         default=(), metadata={"lines": lambda value, grids: _previous_as_text(value, grids)}
     )
+    stacks: Any = field(
+        default=(), metadata={"lines": lambda value, grids: _stacks_as_text(value, grids)}
+    )
     select: Selector = field(default_factory=FarFromMean)
     restore: Restorer = field(default_factory=CachedBranch)
     cache_step: ScaleName | None = None
     origin: str = field(default="", compare=False)
-    stacks: Any = field(
-        default=(), metadata={"lines": lambda value, grids: _stacks_as_text(value, grids)}
-    )
 
     family: ClassVar[str] = "planned"
 

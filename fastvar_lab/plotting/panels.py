@@ -37,9 +37,26 @@ def kept_overlay(image: np.ndarray, share: np.ndarray) -> np.ndarray:
 
 
 def heat(values: np.ndarray, low: float | None = None, high: float | None = None) -> np.ndarray:
-    """Color a map (h, w) from dark to bright: (h, w, 3) in [0, 1]; by default over its range."""
+    """Color a map (h, w) from dark to bright: (h, w, 3) in [0, 1]; by default over its range.
+
+    Places without a value, nan, are grey.
+
+    >>> heat(np.array([[1.0, np.nan]])).round(2)[0, 1].tolist()
+    [0.5, 0.5, 0.5]
+    """
     norm = mpl.colors.Normalize(low, high)
-    return mpl.colormaps["viridis"](norm(values))[..., :3]
+    colors = mpl.colormaps["viridis"].with_extremes(bad="0.5")
+    return colors(norm(np.ma.masked_invalid(values)))[..., :3]
+
+
+def ends(values: np.ndarray) -> tuple[str, str]:
+    """Write the least and the largest of the values that are there.
+
+    >>> ends(np.array([0.5, np.nan, 2.0])), ends(np.array([np.nan]))
+    (('0.5', '2'), ('none', 'none'))
+    """
+    there = values[~np.isnan(values)]
+    return (f"{there.min():.3g}", f"{there.max():.3g}") if there.size else ("none", "none")
 
 
 def heat_colors(stops: int = 9) -> list[str]:

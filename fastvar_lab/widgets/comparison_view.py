@@ -174,8 +174,8 @@ class ComparisonView:
             self.viewer.put("scores", blank, note="none", alt="no scores: skipped")
             return
         values = score_map(trace, step, self.site)
-        note = f"{size}, {values.min():.3g} to {values.max():.3g}"
-        alt = f"scores of A's tokens at {size}, bright is high"
+        note = f"{size}, {' to '.join(panels.ends(values))}"
+        alt = f"scores of A's tokens at {size}, bright is high, grey without a score"
         self.viewer.put("scores", panels.heat(values), note=note, alt=alt, cells=True)
 
 

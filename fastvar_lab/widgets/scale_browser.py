@@ -238,9 +238,10 @@ class ScaleBrowser(Live):
             return
         scores = score_map(trace, step, site, row)
         rule = trace.provenance.get("scores", PIVOTAL)
-        bar = ColorBar(panels.heat_colors(), f"{scores.min():.3g}", f"{scores.max():.3g}")
+        bar = ColorBar(panels.heat_colors(), *panels.ends(scores))
         put("scores", panels.heat(scores), note="PTS" if rule == PIVOTAL else rule, bar=bar,
-            alt=f"scores at {size}, {bar.low} dark, {bar.high} bright", cells=True)  # fmt: skip
+            alt=f"scores at {size}, {bar.low} dark, {bar.high} bright, grey without a score",
+            cells=True)  # fmt: skip
         self.status.say(
             f"{size}: {kept.sum()} of {kept.size} tokens forwarded by {site.kind} "
             f"of layer {site.layer}"
