@@ -77,7 +77,7 @@ def planned(
     guidance, costs and speedups than those that schedules ship for; `plan` makes others.
 
     >>> import fastvar_lab as fv
-    >>> planned(fv.load("tiny"), speedup=2).depth
+    >>> planned(fv.load("tiny"), speedup=3).depth
     8
     """
     if not guidance_scales(model):
@@ -109,7 +109,7 @@ def named(name: str, model: str, guidance: float | None = None) -> Planned:
     `guidance` is the scale that it is planned at, by default the smallest. Raises ValueError, with
     the names that there are, for others.
 
-    >>> named("planned-2x", "tiny").depth
+    >>> named("planned-3x", "tiny").depth
     8
     """
     plans = [plan for plan in _shipped() if plan["model"] == model and plan["cost"] == COUNTED[0]]
