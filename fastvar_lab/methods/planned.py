@@ -124,7 +124,7 @@ class Planned:
 
     @property
     def depth(self) -> int | None:
-        """The number of layers that the plan is for; None if it prunes nothing."""
+        """The number of layers that the plan is for; None if it prunes no sublayer on its own."""
         return next((len(digits) for _, kinds in self.pruned for _, digits in kinds), None)
 
     @property
