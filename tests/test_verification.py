@@ -42,7 +42,7 @@ class MixesPictures(fv.Runner):
 
 class Seeds(fv.Runner):
     def sublayer(self, site, grid, branch, x):
-        torch.manual_seed(0)
+        torch.manual_seed(20_481)  # that no other test leaves behind
         return branch(x)
 
 
