@@ -129,6 +129,11 @@ def plan_figure(
     """Draw a schedule: scale steps by layers, one color a kind of sublayer.
 
     Raises ValueError for a schedule of another depth, and for scales that are not there.
+
+    >>> import fastvar_lab as fv
+    >>> figure = plan_figure(fv.load("tiny"), fv.Planned(stacks={-1: 4}))
+    >>> figure.axes[0].get_title()
+    'attention, % run'
     """
     return charts.schedule(plan_frame(model, plan, sizes))
 
