@@ -175,6 +175,8 @@ def test_places_restore_from_their_own_output_at_the_step_before(model):
     ("fields", "message"),
     [
         (dict(pruned={-1: {"attn": "09"}}), "a digit a layer from 0 to 8"),
+        (dict(pruned={-1: ("attn",)}), r"scale -1: kinds of sublayers with their digits; not \("),
+        (dict(pruned={-1: 5}), "scale -1: kinds of sublayers with their digits; not 5"),
         (dict(pruned={-1: {"mlp": "00"}}), "sublayers are attn, cross, ffn; not 'mlp'"),
         (dict(pruned={-1: {"attn": "44", "ffn": "4"}}), "as many digits as layers"),
         (dict(rows={-1: "both"}), "one of cond, null, skip, held; not 'both'"),

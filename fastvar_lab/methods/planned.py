@@ -378,9 +378,13 @@ def _eighths(name: Any, eighths: Any) -> int:
 def _kinds(name: Any, kinds: Any) -> tuple[tuple[str, Digits], ...]:
     """Check the digits of one step; kinds of which nothing is pruned are left out."""
     settled = []
-    if not isinstance(kinds, (Mapping, tuple, list)):
-        raise ValueError(f"scale {name}: kinds of sublayers with their digits; not {kinds!r}")
-    for kind, digits in sorted(dict(kinds).items(), key=lambda pair: str(pair[0])):
+    try:
+        by_kind = dict(kinds)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"scale {name}: kinds of sublayers with their digits; not {kinds!r}"
+        ) from None
+    for kind, digits in sorted(by_kind.items(), key=lambda pair: str(pair[0])):
         if kind not in KINDS:
             raise ValueError(f"scale {name}: sublayers are {', '.join(KINDS)}; not {kind!r}")
         if not isinstance(digits, str) or not digits or set(digits) - set(DIGITS):
