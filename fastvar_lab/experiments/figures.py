@@ -115,10 +115,10 @@ def _frame(
     kept = record.points(frame) if record.points else frame
     written = output.write_frame(out / label, kept)
     if record.points:
-        output.write_frame(output.rows_path(out / label), frame)
+        written = output.write_frame(output.rows_path(out / label), frame)
     scope = scope if isinstance(scope, str) else scope.name
     report = {"figure": label, **output.measured(scope, frame, len(kept))}
-    return report, frame if record.points else written
+    return report, written
 
 
 def draw_frame(
@@ -199,8 +199,7 @@ def again(out: str | Path, names: Sequence[str], endings: Sequence[str]) -> Iter
         if name not in _there(out):
             raise ValueError(f"{out / name}.json is not there: nothing says what {name} shows")
         report, figure = read_report(out / f"{name}.json"), _from_data(name, out)
-        whole = name in CHARTED and not _record(name).points
-        frame = output.read_frame(out / name) if whole else None
+        frame = None if name in GALLERIES else output.read_rows(out / name)
         report["versions"] |= {p: version(p) for p in DRAWN_WITH}
         yield from _finish(out / name, name, report, frame, figure, endings)
 

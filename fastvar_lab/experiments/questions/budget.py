@@ -12,7 +12,15 @@ from fastvar_lab.experiments.questions import rivals
 from fastvar_lab.experiments.resumed import bound, resumed
 from fastvar_lab.experiments.verdicts import Answer, Claim, quality, verdict
 from fastvar_lab.frames import FASTVAR, GUIDANCE, SKIPPING
-from fastvar_lab.measure.frontier import KEPT, SPEEDUPS, WHOLE, gains, reached, without_null
+from fastvar_lab.measure.frontier import (
+    KEPT,
+    SPEEDUPS,
+    WHOLE,
+    gains,
+    gains_table,
+    reached,
+    without_null,
+)
 from fastvar_lab.methods.columns import family, labelled
 from fastvar_lab.models.model import Model
 from fastvar_lab.planning.by_hand import by_hand
@@ -184,5 +192,6 @@ EXPERIMENT = Experiment(
         ),
     ),
     guidances=GUIDANCES,
+    tables={"gains": gains_table},
     slow=True,
 )
