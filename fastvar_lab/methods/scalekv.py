@@ -59,6 +59,7 @@ class ScaleKV:
     score: str = one_of("softmax", SCORES)
     window: int = 16
     pool: int = 5
+    keeps_by_row: ClassVar[bool] = True  # rows that leave do not come back
 
     @classmethod
     def example(cls, grids: Sequence[Grid], depth: int) -> ScaleKV:
@@ -171,6 +172,10 @@ class ScaleKVRunner(Runner):
         self.first = min(self.budgets, default=len(grids))
         self.index: dict[int, Tensor] = {}
         self.waiting: tuple[Tensor, Tensor, float] | None = None  # q, k, scale of this attention
+        self.live = slice(None)  # the guidance rows that run
+
+    def keep_rows(self, rows: slice) -> None:
+        self.live = rows
 
     def reads(
         self,
@@ -186,6 +191,8 @@ class ScaleKVRunner(Runner):
             return k, v, mask
         index = self.index.get(site.layer)
         if index is not None:
+            if len(index) != len(q):  # rows have left
+                index = index[self.live]
             new = torch.arange(k.shape[2] - grid.tokens, k.shape[2], device=k.device)
             index = torch.cat((index, new.expand(*index.shape[:2], -1)), dim=-1)
             table = q.new_full((*index.shape[:2], k.shape[2]), float("-inf"))
