@@ -411,9 +411,13 @@ def test_the_branch_of_the_step_before_rolls(small):
     assert out == [9, 9, 1, 1] * 2 + [8, -6] * 4
 
 
-def test_pictures_of_a_batch_keep_their_own_counts(small):
+@pytest.mark.parametrize(
+    "tail", [{}, {"cond_from": -1}, {"null_from": -1}, {"cond_from": -2, "null_from": -1}], ids=str
+)
+def test_pictures_of_a_batch_keep_their_own_counts(small, tail):
     prompts = [PROMPT, "two red striped stars", "a ring"]
     method = fv.SparseVAR(-2, threshold=0.5)
+    method = fv.Tail(method, **tail) if tail else method
     together = fv.generate(small, prompts, method, seed=(5, 6, 7))
     counts = set()
     for i, text in enumerate(prompts):
@@ -510,6 +514,25 @@ def test_released_settings_are_those_published():
 def test_what_a_method_cannot_do_is_one_sentence(make, message):
     with pytest.raises(ValueError, match=message):
         make(grids(TINY))
+
+
+@pytest.mark.parametrize(
+    "inner",
+    [
+        fv.LazyVAR({-1: 0.5}),
+        fv.DepthVAR(-3),
+        fv.SparseVAR(-1),
+        fv.FasterVAR({-1: 0.3}),
+        fv.Prune({-1: 0.5}, select=fv.LatentUpdate()),
+    ],
+    ids=repr,
+)
+def test_a_tail_leaves_no_gap_before_a_step_that_looks_back(inner):
+    for row in ("cond_from", "null_from"):
+        with pytest.raises(ValueError, match=r"skips step 8 \(24x24\); .* may look back"):
+            fv.Tail(inner, skip_from=-2, **{row: -1}).acts(grids(TINY))
+    acts = fv.Tail(skip_from=-2, cond_from=-1).acts(grids(TINY))  # nothing looks back
+    assert [act.rows for act in acts[-2:]] == [fv.Rows.SKIP, fv.Rows.COND]
 
 
 def test_one_row_is_no_gap(small):
