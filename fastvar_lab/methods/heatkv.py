@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import ceil
 from typing import ClassVar, NamedTuple
 
@@ -60,7 +60,9 @@ class HeatKV:
 
     family: ClassVar[str] = "HeatKV"
     budget: float
-    orders: tuple[tuple[int, ...], ...]
+    orders: tuple[tuple[int, ...], ...] = field(
+        metadata={"lines": lambda value, grids: _orders_as_text(value, grids)}
+    )
     sinks: int = 3
     strict: bool = True
 
@@ -220,6 +222,12 @@ class HeatKV:
         held: Mapping[tuple[int, Site], Tensor] | None = None,
     ) -> Runner:
         return HeatKVRunner(self, grids, depth)
+
+
+def _orders_as_text(orders: Sequence[Sequence[int]], grids: Sequence[Grid]) -> list[str]:
+    """Write the order of each source step: pairs of layer and head, the first to drop first."""
+    sources = grids[-1 - len(orders) : -1]
+    return [f"{grid.name}: {' '.join(map(str, order))}" for grid, order in zip(sources, orders)]
 
 
 class HeatKVRunner(Runner):
