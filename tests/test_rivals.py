@@ -251,6 +251,18 @@ def test_quantised_keys_and_values_against_a_reference(model, bits):
     )
 
 
+@pytest.mark.parametrize(
+    "around",
+    [
+        lambda inner: fv.Tail(inner, cond_from=-1),
+        lambda inner: fv.Tail(inner, null_from=-2),
+        lambda inner: fv.FocusVAR(inner, first=-1, layer=1),
+    ],
+)
+def test_keys_are_stored_rounded_where_rows_leave(small, around):
+    keeps_promises(small, around(fv.QuantKV(3)))  # resuming keeps all rows: the same bits
+
+
 def test_bytes_of_quantised_caches():
     steps = grids(TINY)
     tokens = sum(grid.tokens for grid in steps[:-1])
