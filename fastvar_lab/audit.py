@@ -130,7 +130,7 @@ def check_parts_of(
     counts: Mapping[tuple[Site, int], int],
     grids: Sequence[Grid],
 ) -> None:
-    """Raise ValueError for sublayers that no layer has, and for a selector without its rows.
+    """Raise ValueError for sublayers that no layer has, and for methods without their rows.
 
     `counts` are the tokens that the sublayers of the model compute, as `declared` returns them.
     """
@@ -143,6 +143,8 @@ def check_parts_of(
             f"{type(method).__name__} prunes the sublayers {', '.join(named)}; the layers of this "
             f"model have {', '.join(kinds)}"
         )
+    if getattr(method, "keeps_by_row", False):
+        _check_rows_that_leave(method, acts, {site.layer for site, _ in counts}, grids)
     select = getattr(method, "select", None)
     if not getattr(select, "needs_guidance", False):
         return
@@ -155,6 +157,21 @@ def check_parts_of(
                 f"{select!r} compares both guidance rows; at step {step} ({grid.name}) layer "
                 f"{site.layer} runs one of them alone"
             )
+
+
+def _check_rows_that_leave(
+    method: Method, acts: Sequence[Act], layers: set[int], grids: Sequence[Grid]
+) -> None:
+    """Raise ValueError if guidance rows come back after a method has chosen without them."""
+    steps = [step for step, act in enumerate(acts) if act.key and not act.skips]
+    for layer in sorted(layers):
+        rows = [acts[step].rows_at(layer) for step in steps]
+        for step, before, now in zip(steps[1:], rows, rows[1:]):
+            if before is not Rows.BOTH and now is not before:
+                raise ValueError(
+                    f"{type(method).__name__} chooses for each guidance row at every step; at step "
+                    f"{step} ({grids[step].name}) layer {layer} runs rows that it left out before"
+                )
 
 
 def declared(

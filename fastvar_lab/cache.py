@@ -84,6 +84,7 @@ class KVCache:
         self.lengths = [0] * len(tokens)
         self.owed: list[list[Owed]] = [[] for _ in tokens]
         self.passing: Tensor | None = None  # the buffer of what is not stored
+        self.unsaved: tuple[Tensor, Tensor] | None = None  # what the next call stores, and where
         self.empty: Callable[..., Tensor] = torch.empty  # allocates; replaced to count
 
     def expect(self, later: Sequence[Sequence[Rows]], resumable: bool = False) -> None:
@@ -103,6 +104,10 @@ class KVCache:
         `rows` are the rows of k and v: all, or the first or second half. The views are valid until
         the next call. Raises ValueError beyond the promised tokens.
         """
+        if self.unsaved is not None:
+            into, source = self.unsaved
+            into.copy_(source)
+            self.unsaved = None
         begin, end = self.lengths[layer], self.lengths[layer] + k.shape[2]
         later, promised = self.later[layer][self.step], sum(self.tokens[layer])
         if end > promised:
@@ -138,7 +143,8 @@ class KVCache:
         if later is not Rows.SKIP:
             if self._move(layer, later, end):
                 fresh = kv[:, self._slice(later)] if rows == ALL else kv
-                self.held[layer].kv[:, :, :, begin:end] = fresh[:, :, :, begin:]  # type: ignore[union-attr]
+                into = self.held[layer].kv[:, :, :, begin:end]  # type: ignore[union-attr]
+                self.unsaved = into, fresh[:, :, :, begin:]  # runners may write on what they read
                 self.lengths[layer] = end
         elif not self.resumable:
             self.held[layer] = None
@@ -193,7 +199,7 @@ class KVCache:
 
     def close(self) -> None:
         """Release the shared buffer, when the generation ends."""
-        self.passing = None
+        self.passing = self.unsaved = None
 
     @property
     def bytes(self) -> int:

@@ -219,9 +219,10 @@ def _batch_gap(model: Model, method: Method, prompt: str, seed: int) -> float:
 
 def all_kept(model: Model, method: Method, prompt: str, seed: int) -> Verdict:
     """Force the pruned path with every token kept, and compare with full generation."""
-    if not isinstance(method, Scheduled) or all(ratio == 1 for _, ratio in method.pairs):
+    pairs = method.pairs if isinstance(method, Scheduled) else ()
+    ratios = {name: NEXT_TO_NONE for name, ratio in pairs if 0 < ratio < 1}
+    if not ratios:
         return Verdict(None, "it has no ratios of pruned steps")
-    ratios = {name: NEXT_TO_NONE for name, ratio in method.pairs if ratio < 1}
     changes: dict[str, Any] = {"ratios": ratios}
     names = {f.name for f in fields(cast(Any, method))}
     changes |= {name: value for name, value in PLAIN.items() if name in names}

@@ -92,6 +92,13 @@ def test_every_method_is_recorded_unchanged(model):
         assert torch.equal(seen.canvas, plain.canvas)
 
 
+class NoStep(fv.Wrapper):
+    """Fails when a layer runs."""
+
+    def stack(self, grid, blocks, x):
+        raise AssertionError("a layer ran before the error")
+
+
 def near(model, method, made):
     """Assert that a method makes the latent of a reference, in float64."""
     mine = fv.generate(model, prompt(model), method, seed=1).canvas
@@ -242,6 +249,18 @@ def test_quantised_keys_and_values_against_a_reference(model, bits):
     near(
         model, fv.QuantKV(bits), reference.run(model, prompt(model), reference.Whole(), look=cache)
     )
+
+
+@pytest.mark.parametrize(
+    "around",
+    [
+        lambda inner: fv.Tail(inner, cond_from=-1),
+        lambda inner: fv.Tail(inner, null_from=-2),
+        lambda inner: fv.FocusVAR(inner, first=-1, layer=1),
+    ],
+)
+def test_keys_are_stored_rounded_where_rows_leave(small, around):
+    keeps_promises(small, around(fv.QuantKV(3)))  # resuming keeps all rows: the same bits
 
 
 def test_bytes_of_quantised_caches():
@@ -404,9 +423,13 @@ def test_the_branch_of_the_step_before_rolls(small):
     assert out == [9, 9, 1, 1] * 2 + [8, -6] * 4
 
 
-def test_pictures_of_a_batch_keep_their_own_counts(small):
+@pytest.mark.parametrize(
+    "tail", [{}, {"cond_from": -1}, {"null_from": -1}, {"cond_from": -2, "null_from": -1}], ids=str
+)
+def test_pictures_of_a_batch_keep_their_own_counts(small, tail):
     prompts = [PROMPT, "two red striped stars", "a ring"]
     method = fv.SparseVAR(-2, threshold=0.5)
+    method = fv.Tail(method, **tail) if tail else method
     together = fv.generate(small, prompts, method, seed=(5, 6, 7))
     counts = set()
     for i, text in enumerate(prompts):
@@ -505,6 +528,25 @@ def test_what_a_method_cannot_do_is_one_sentence(make, message):
         make(grids(TINY))
 
 
+@pytest.mark.parametrize(
+    "inner",
+    [
+        fv.LazyVAR({-1: 0.5}),
+        fv.DepthVAR(-3),
+        fv.SparseVAR(-1),
+        fv.FasterVAR({-1: 0.3}),
+        fv.Prune({-1: 0.5}, select=fv.LatentUpdate()),
+    ],
+    ids=repr,
+)
+def test_a_tail_leaves_no_gap_before_a_step_that_looks_back(inner):
+    for row in ("cond_from", "null_from"):
+        with pytest.raises(ValueError, match=r"skips step 8 \(24x24\); .* may look back"):
+            fv.Tail(inner, skip_from=-2, **{row: -1}).acts(grids(TINY))
+    acts = fv.Tail(skip_from=-2, cond_from=-1).acts(grids(TINY))  # nothing looks back
+    assert [act.rows for act in acts[-2:]] == [fv.Rows.SKIP, fv.Rows.COND]
+
+
 def test_one_row_is_no_gap(small):
     unguided = replace(small.sampling, guidance=small.transformer.unguided)
     with pytest.raises(ValueError, match="this sampling has no guidance"):
@@ -527,10 +569,6 @@ def test_one_row_is_no_gap(small):
     "gap", [fv.GuidanceGap(), fv.Shared(fv.GuidanceGap()), fv.Painted(others=fv.GuidanceGap())]
 )
 def test_a_gap_without_both_rows_is_refused_before_a_step_runs(small, around, gap):
-    class NoStep(fv.Wrapper):
-        def stack(self, grid, blocks, x):
-            raise AssertionError("a layer ran before the error")
-
     sentence = r"compares both guidance rows; at step 4 \(8x8\) layer [01] runs one of them alone"
     method = around(fv.Prune({-1: 0.5}, select=gap))
     with pytest.raises(ValueError, match=sentence):
@@ -538,6 +576,44 @@ def test_a_gap_without_both_rows_is_refused_before_a_step_runs(small, around, ga
     # steps, or layers, that run both
     fv.generate(small, PROMPT, fv.Tail(fv.Prune({-2: 0.5}, select=gap), cond_from=-1))
     fv.generate(small, PROMPT, fv.FocusVAR(fv.Prune({-1: 0.5}, gap, layers=(0, 1)), -1, 1))
+
+
+@pytest.mark.parametrize(
+    "around",
+    [
+        lambda inner: fv.Tail(inner, cond_from=-1),
+        lambda inner: fv.Tail(inner, cond_from=-2),
+        lambda inner: fv.Tail(inner, null_from=-1),
+        lambda inner: fv.FocusVAR(inner, first=-2, layer=1),
+        lambda inner: fv.FocusVARAdaptive(inner, probe=-2, early=1, late=2),
+        lambda inner: fv.SharedUpdate(inner, first=-4, last=-4, layers=(1, 2)),
+    ],
+)
+def test_scalekv_goes_on_with_the_rows_that_stay(small, around):
+    keys = sum(grid.tokens for grid in small.grids())
+    plain = fv.generate(small, PROMPT, around(fv.Dense()), seed=1).canvas
+    everything = around(fv.ScaleKV({-2: keys, -1: keys}, window=4))
+    assert torch.allclose(fv.generate(small, PROMPT, everything, seed=1).canvas, plain, atol=1e-9)
+    method = around(fv.ScaleKV({-2: 12, -1: 20}, window=4))
+    both = fv.generate(small, [PROMPT, "a red ring"], method, seed=[1, 2]).canvas
+    for i, text in enumerate((PROMPT, "a red ring")):
+        alone = fv.generate(small, text, method, seed=i + 1).canvas
+        assert torch.allclose(both[i : i + 1], alone, atol=1e-9)
+    assert not torch.allclose(both[:1], plain, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "around",
+    [
+        lambda inner: fv.Tail(inner, cond_from=-2, null_from=-1),
+        lambda inner: fv.FocusVAR(inner, first=-2, layer=1, last=-2),
+        lambda inner: fv.SharedUpdate(inner, first=-2, last=-2, layers=(1, 2)),
+    ],
+)
+def test_rows_that_come_back_are_refused_where_keys_are_chosen_by_row(small, around):
+    sentence = r"ScaleKV chooses .* at step 4 \(8x8\) layer [01] runs rows that it left out before"
+    with pytest.raises(ValueError, match=sentence):
+        fv.generate(small, PROMPT, around(fv.ScaleKV({-1: 20}, window=4)), watch=[NoStep])
 
 
 def test_orders_of_another_model_are_refused(small):

@@ -29,6 +29,7 @@ from fastvar_lab.planning.trials import SHIPPED, TARGETS, TuningLog, settings
 from fastvar_lab.plotting import charts
 from fastvar_lab.prompts import ClosedWorld, PromptList, seeded
 from fastvar_lab.scales import TINY
+from fastvar_lab.speed.kv_bytes import held_share
 
 FIGURES = Path(__file__).parent.parent / "figures"
 
@@ -198,6 +199,29 @@ def test_settings_of_a_family_resume_from_each_other_with_the_bits_of_scratch(sm
             assert torch.equal(resumed.canvas, scratch.canvas), (method, other)
 
 
+@pytest.mark.parametrize("name", ["ToMe", "FocusVAR", "LazyVAR", "skipping"])
+def test_a_search_tries_no_setting_that_does_a_controls_work(name):
+    model, space = fv.load("tiny"), find_space(name)
+    subject = candidates.OnModel(model, PromptList("a red ring").take(1))
+    options = candidates.candidates(space, subject)
+    works = {controls.control(option.method, model.grids()) for option in options}
+    assert works == ({"skipping"} if name == "skipping" else {None})
+
+
+def test_settings_of_scalekv_drop_nothing_before_the_cache_is_full():
+    model, space = fv.load("tiny"), find_space("ScaleKV")
+    subject = candidates.OnModel(model, PromptList("a red ring").take(1))
+    published = [held_share(model, method) for method in space.published(subject)]
+    assert published == pytest.approx([0.2, 0.1, 0.04], abs=0.005)
+    for budget in (0.5, 0.2):
+        place = [values.index(budget) if name == "budget" else 0 for name, values in
+                 space.options.items()]  # fmt: skip
+        method = space.method(subject, place)
+        steps, held = method.budgets(model.grids(), 8), method.held_keys(model.grids(), 8)
+        assert [held[step] for step in steps] == pytest.approx([8 * budget * 1497] * len(steps), 8)
+        assert method.drafters == subject.calibrated("scalekv", budget=budget).drafters
+
+
 def test_the_command_lists_families_and_refuses_what_it_does_not_know(capsys, tmp_path):
     log = ["--log", str(tmp_path / "log.csv")]
     assert main(["tune", *log]) == 0
@@ -288,6 +312,13 @@ def test_a_setting_that_prunes_nothing_lifts_no_family():
     frame["axis"] = frame.axis.replace("cache", "control")
     for axes in charts.by_axis(frame).axes:
         assert axes.get_ylim()[1] < 60
+
+
+def test_families_that_are_not_as_fast_are_ordered_where_they_are():
+    slow = {"poor": {1.6: 25.0}, "better": {1.7: 27.0}, "none": {1.03: 40.0}}
+    frame = frame_of(slow | {"fast": {1.6: 26.0, 2.5: 24.0}})
+    for table in (ranking_table(frame), detail_table(frame.assign(detail_error=-frame.psnr))):
+        assert table[table.guidance == 2].family.tolist() == ["fast", "better", "poor"]
 
 
 def test_intervals_at_equal_time_hold_the_turns_of_the_timings():

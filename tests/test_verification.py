@@ -123,6 +123,13 @@ def test_a_restorer_must_leave_kept_tokens(small):
     assert promises == {"all tokens kept equals full"}
 
 
+def test_a_step_with_a_ratio_of_zero_is_not_forced_through_the_pruned_path(small):
+    method = fv.Prune({-5: 0.0, -1: 0.5}, select=fv.OutputEntropy())  # looks at the step before
+    assert all_kept(small, method, PROMPT, 0).passed
+    nothing = all_kept(small, fv.Prune({-1: 0.0}), PROMPT, 0)
+    assert nothing == (None, "it has no ratios of pruned steps")
+
+
 def test_a_selector_must_look_at_each_picture_alone(small):
     @dataclass(frozen=True)
     class Together:

@@ -608,6 +608,19 @@ def test_every_family_is_set_and_read_back_by_its_own_controls(small):
     explorer.close()
 
 
+def test_heatkv_is_offered_where_it_was_calibrated():
+    explorer = Explorer(fv.load("tiny"), "a red ring", seed=3)
+    method = explorer.a.offer.families["HeatKV"]
+    explorer.paused = True
+    explorer.a.family.value = "HeatKV"
+    assert explorer.method == method
+    assert explorer.a.controls["orders"].kind == "lines"
+    assert explorer.a.controls["orders"].lines.startswith("6x6: 7 6 4 22")
+    explorer.a.controls["budget"].text = "0.25"
+    assert explorer.method == replace(method, budget=0.25)
+    explorer.close()
+
+
 def test_two_methods_are_compared(explorer, small):
     assert explorer.b.method == fv.Dense()
     assert explorer.duel.psnr == explorer.shown.psnr

@@ -114,7 +114,8 @@ class Tail(Around):
     `s * c + (1 - s) * c` on a conditional tail, which is c but for rounding.
 
     Raises ValueError for a tail without a step, two that begin at one step, a schedule skipped
-    throughout, null rows without guidance, and steps where the inner method changes rows itself.
+    throughout, null rows without guidance, steps where the inner method changes rows itself, and
+    skipped steps before one at which it does not compute everything.
 
     >>> from fastvar_lab.scales import TINY, grids
     >>> acts = Tail(cond_from=20, skip_from=-1).acts(grids(TINY))
@@ -175,10 +176,18 @@ class Tail(Around):
         tail = self.rows(grids)
         key = tuple((step, rows) for step, rows in tail.items() if rows is not Rows.SKIP)
         acts: list[Act] = []
+        gap: Grid | None = None  # a step that the inner method does not know to be skipped
         for grid, act in zip(grids, self.method.acts(grids), strict=True):
             rows = tail.get(grid.index)
             if act.skips or rows is Rows.SKIP:
+                gap = gap if act.skips else grid
                 acts.append(Act(Rows.SKIP))
+            elif gap is not None and act.key:
+                name = type(self.method).__name__
+                raise ValueError(
+                    f"Tail skips step {gap.index} ({gap.name}); {name} may look "
+                    f"back at it in step {grid.index} ({grid.name}), which runs"
+                )
             elif rows is None:
                 acts.append(self.keyed(act, key))
             else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import ceil
 from typing import ClassVar, NamedTuple
 
@@ -60,7 +60,9 @@ class HeatKV:
 
     family: ClassVar[str] = "HeatKV"
     budget: float
-    orders: tuple[tuple[int, ...], ...]
+    orders: tuple[tuple[int, ...], ...] = field(
+        metadata={"lines": lambda value, grids: _orders_as_text(value, grids)}
+    )
     sinks: int = 3
     strict: bool = True
 
@@ -222,6 +224,12 @@ class HeatKV:
         return HeatKVRunner(self, grids, depth)
 
 
+def _orders_as_text(orders: Sequence[Sequence[int]], grids: Sequence[Grid]) -> list[str]:
+    """Write the order of each source step: pairs of layer and head, the first to drop first."""
+    sources = grids[-1 - len(orders) : -1]
+    return [f"{grid.name}: {' '.join(map(str, order))}" for grid, order in zip(sources, orders)]
+
+
 class HeatKVRunner(Runner):
     """One generation under `HeatKV`: masks dropped blocks in attention."""
 
@@ -255,8 +263,15 @@ class HeatKVRunner(Runner):
         return k, v, mask
 
 
+def _published(subject: Subject) -> list[HeatKV]:
+    """Return the budgets of the released code, with orders calibrated on the model."""
+    measured = subject.calibrated("heatkv", budget=1.0)
+    return [replace(measured, budget=budget) for budget in (0.1, 0.05)]
+
+
 @space(
-    "HeatKV", "cache", budget=(0.9, 0.75, 0.6, 0.5, 0.4, 0.33, 0.25, 0.2, 0.15, 0.1, 0.05),
+    "HeatKV", "cache", _published,
+    budget=(0.9, 0.75, 0.6, 0.5, 0.4, 0.33, 0.25, 0.2, 0.15, 0.1, 0.05),
     sinks=(2, 3, 4), strict=(True, False),
 )  # fmt: skip
 def _heatkv(subject: Subject, budget: float, sinks: int, strict: bool) -> HeatKV:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isqrt
 from typing import Any, ClassVar, cast
 
@@ -22,6 +22,9 @@ from fastvar_lab.values import one_of
 
 Count = int | tuple[int, ...]
 SCORES = ("softmax", "raw")
+
+PUBLISHED = (0.2, 0.1, 0.04)
+"""Shares of all keys that the paper keeps."""
 
 
 @method
@@ -59,6 +62,7 @@ class ScaleKV:
     score: str = one_of("softmax", SCORES)
     window: int = 16
     pool: int = 5
+    keeps_by_row: ClassVar[bool] = True  # rows that leave do not come back
 
     @classmethod
     def example(cls, grids: Sequence[Grid], depth: int) -> ScaleKV:
@@ -171,6 +175,10 @@ class ScaleKVRunner(Runner):
         self.first = min(self.budgets, default=len(grids))
         self.index: dict[int, Tensor] = {}
         self.waiting: tuple[Tensor, Tensor, float] | None = None  # q, k, scale of this attention
+        self.live = slice(None)  # the guidance rows that run
+
+    def keep_rows(self, rows: slice) -> None:
+        self.live = rows
 
     def reads(
         self,
@@ -186,6 +194,8 @@ class ScaleKVRunner(Runner):
             return k, v, mask
         index = self.index.get(site.layer)
         if index is not None:
+            if len(index) != len(q):  # rows have left
+                index = index[self.live]
             new = torch.arange(k.shape[2] - grid.tokens, k.shape[2], device=k.device)
             index = torch.cat((index, new.expand(*index.shape[:2], -1)), dim=-1)
             table = q.new_full((*index.shape[:2], k.shape[2]), float("-inf"))
@@ -269,20 +279,11 @@ def scalekv_release(score: str = "raw") -> ScaleKV:
 
 @space(
     "ScaleKV", "cache",
-    kept=(0.9, 0.75, 0.6, 0.5, 0.4, 0.3, 0.25, 0.2, 0.15, 0.1),
-    drafters=(0, 1, 2), more=(1.0, 2.0, 4.0), score=SCORES, pool=(1, 5),
+    lambda subject: [subject.calibrated("scalekv", budget=share) for share in PUBLISHED],
+    budget=(0.9, 0.75, 0.6, 0.5, 0.4, 0.33, 0.25, 0.2, 0.15, 0.1, 0.05),
+    score=SCORES, pool=(1, 3, 5, 9), window=(4, 16),
 )  # fmt: skip
-def _scalekv(
-    subject: Subject, kept: float, drafters: int, more: float, score: str, pool: int
-) -> ScaleKV:
-    """Keep a share of the keys before each of the last four steps, `more` of it in drafters."""
-    if (drafters == 0) != (more == 1):
-        raise ValueError("drafters keep more, and without them nothing does")
-    grids = subject.grids()
-    counts: dict[ScaleName, Count] = {}
-    for i in range(4, 0, -1):
-        keys = sum(grid.tokens for grid in grids[:-i])
-        # the mean over all layers is `kept`, as the released budgets are
-        refiner = kept * subject.depth / (subject.depth + drafters * (more - 1))
-        counts[-i] = tuple(min(keys, max(16, round(s * keys))) for s in (refiner, refiner * more))
-    return ScaleKV(counts, tuple(range(drafters)), score, pool=pool)
+def _scalekv(subject: Subject, budget: float, score: str, pool: int, window: int) -> ScaleKV:
+    """Keep a share of all keys, with calibrated drafters: nothing is dropped before it is full."""
+    measured = subject.calibrated("scalekv", budget=budget)
+    return replace(measured, score=score, pool=pool, window=window)

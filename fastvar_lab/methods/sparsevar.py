@@ -105,7 +105,7 @@ class SparseVARRunner(Runner):
         self.keys = sum(grid.tokens for grid in grids[: self.first])  # in the cache of each layer
         self.index: Tensor | None = None  # (2n, K), of the running or the last pruned step
         self.inside = False
-        self.padding: Tensor | None = None  # (2n, 1, 1, T), added to scores; None if there is none
+        self.padding: Tensor | None = None  # (n, 1, 1, T), added to scores of every row, or None
 
     def prepare(self, handles: Handles) -> None:
         self.pictures = handles.pictures
@@ -143,15 +143,15 @@ class SparseVARRunner(Runner):
         real = torch.arange(most, device=x.device) < counts
         index = torch.where(real, index, index[:, :1])
         self.index = index.repeat(rows, 1)
-        self._pad(real.repeat(rows, 1) if least < most else None, int(most), x)
+        self._pad(real if least < most else None, int(most), x)
 
     def _pad(self, real: Tensor | None, width: int, x: Tensor) -> None:
-        """Note the step's keys, and which of them are real, (2n, K); None if all are."""
+        """Note the step's keys, and which of them are real, (n, K); None if all are."""
         if real is not None or self.padding is not None:
             before = self.padding
             if before is None:
-                before = x.new_zeros(len(x), 1, 1, self.keys)
-            now = x.new_zeros(len(x), 1, 1, width)
+                before = x.new_zeros(self.pictures, 1, 1, self.keys)
+            now = x.new_zeros(self.pictures, 1, 1, width)
             if real is not None:
                 now.masked_fill_(~real[:, None, None], float("-inf"))
             self.padding = torch.cat((before, now), dim=-1)
@@ -179,7 +179,7 @@ class SparseVARRunner(Runner):
         scale: float = 1.0,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         if site.kind == "attn" and self.padding is not None:
-            mask = self.padding.to(q.dtype)
+            mask = self.padding.to(q.dtype).repeat(len(q) // self.pictures, 1, 1, 1)
         return k, v, mask
 
     def places(self, grid: Grid, tokens: Tensor) -> Tensor | None:

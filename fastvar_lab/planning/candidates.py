@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastvar_lab.measure import calibration as calibrations
+from fastvar_lab.measure import calibration, scalekv_budgets
+from fastvar_lab.measure.controls import stands_in
 from fastvar_lab.methods.columns import family, written
 from fastvar_lab.methods.parse import read_method
 from fastvar_lab.methods.prune import Dense
@@ -22,6 +23,11 @@ from fastvar_lab.speed import flops
 from fastvar_lab.speed.kv_bytes import held_share
 from fastvar_lab.store import Store
 
+CALIBRATIONS: dict[str, Callable[..., Method]] = {
+    "fastervar": calibration.fastervar,
+    "heatkv": calibration.heatkv,
+    "scalekv": scalekv_budgets.scalekv,
+}
 BAND = 0.1  # a setting is tried for a target if its saving differs by this share at most
 
 
@@ -57,7 +63,7 @@ class OnModel:
         if name not in self.known:
             rows = None if self.store is None else self.store.get(address)
             if rows is None:
-                measured = getattr(calibrations, method)(self.model, self.items, **options)
+                measured = CALIBRATIONS[method](self.model, self.items, **options)
                 rows = [{"method": repr(measured)}]
                 if self.store is not None:
                     self.store.put(address, rows, experiment="tune")
@@ -81,16 +87,22 @@ class Measured(NamedTuple):
 
 
 def candidates(space: Space, subject: OnModel) -> list[Candidate]:
-    """Return the settings of a space that fit a model and save something, each once."""
-    out = dict[str, Candidate]()
+    """Return the settings of a space that fit a model and save something, each once.
+
+    A setting that does a control's work alone, such as skipping, is none of its family.
+    """
+    out, grids = dict[str, Candidate](), subject.model.grids()
     for place in space.places():
         try:
             method = space.method(subject, place)
             option = candidate(space, subject.model, place, method)
         except ValueError:
             continue
-        if family(method) == space.family and (option.saving is None or option.saving > LEAST):
-            out.setdefault(written(method), option)
+        text = written(method)
+        if family(method) != space.family or stands_in(text, space.family, grids):
+            continue
+        if option.saving is None or option.saving > LEAST:
+            out.setdefault(text, option)
     return list(out.values())
 
 

@@ -10,7 +10,9 @@ from typing import Any
 from fastvar_lab.audit import check_model, check_value
 from fastvar_lab.errors import short
 from fastvar_lab.methods import registry, settings
+from fastvar_lab.methods.calibrated_keys import ORDERS
 from fastvar_lab.methods.columns import family
+from fastvar_lab.methods.heatkv import HeatKV
 from fastvar_lab.models.model import Model
 from fastvar_lab.seam import Method
 
@@ -43,11 +45,14 @@ def offered(
 ) -> Offer:
     """Return what is offered for a model: families and rules of the library, and given ones.
 
-    Those of the model's preset and of `plans` come with them, and the rules of given methods. A
-    given method that does not fit the model is left out.
+    Those of the model's preset and of `plans` come with them, the rules of given methods, and
+    HeatKV where it was calibrated for the model. A given method that does not fit the model is left
+    out.
     """
     grids = model.grids()
     examples = settings.examples(grids, model.depth)
+    if model.name in ORDERS:
+        examples[HeatKV.family] = HeatKV(0.5, ORDERS[model.name])
     families = {name: method for name, method in examples.items() if not misfit(method, model)}
     fitting = {name: method for name, method in methods.items() if not misfit(method, model)}
     brought = [*([model.preset] if model.preset else []), *plans]
