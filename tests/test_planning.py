@@ -141,6 +141,17 @@ def test_held_guidance_is_the_difference_of_the_last_step_of_both_rows(model):
         fv.generate(model, prompt(model), everywhere)
 
 
+@pytest.mark.parametrize("rows", [{-2: "held"}, {-4: "null", -3: "held", -2: "held"}])
+@pytest.mark.parametrize("select", [fv.FarFromMean(), fv.OutputEntropy("low")])
+def test_a_resumed_plan_runs_the_step_whose_difference_it_holds(model, rows, select):
+    plan = fv.Planned({-1: {"ffn": "8" * model.depth}}, rows=rows, select=select)
+    # its own snapshot holds outputs of feed-forwards alone, so that the cache step runs again
+    scratch = fv.generate(model, prompt(model), plan, seed=1, snapshot=())
+    again = fv.resume(model, scratch, plan)
+    assert again.first_step <= min(plan.held_from(model.grids()).values())
+    assert torch.equal(again.canvas, scratch.canvas)
+
+
 def test_plans_that_differ_in_a_rule_share_no_step_that_a_later_one_looks_back_at(model):
     plans = [
         fv.Planned({-1: digits(model, "4")}, rows={-1: "held"}, select=rule)
