@@ -218,6 +218,9 @@ def test_a_plan_travels_as_a_file(tmp_path, model):
     (tmp_path / "other.json").write_text(json.dumps({"method": "Dense()"}))
     with pytest.raises(ValueError, match=r"other\.json: it is not a method that was saved"):
         read_method_file(tmp_path / "other.json")
+    (tmp_path / "plans.json").write_text(json.dumps({"plans": []}))
+    with pytest.raises(ValueError, match=r"plans\.json: it holds several schedules; a method is"):
+        read_method_file(tmp_path / "plans.json")
     with pytest.raises(ValueError, match=r"cannot read the method .*none\.json: No such file"):
         read_method_file(tmp_path / "none.json")
 
@@ -342,10 +345,42 @@ def test_a_budget_is_one_of_four(model):
         fv.plan(model, 2, cost="watts")
     with pytest.raises(ValueError, match="1 or more pictures; not 0"):
         fv.plan(model, 2, n=0)
-    with pytest.raises(ValueError, match="above 0; not -1"):
+    with pytest.raises(ValueError, match="above 0, and finite; not -1"):
         fv.plan(model, cache_bytes=-1)
-    with pytest.raises(ValueError, match="a PSNR above 0 dB; not -3"):
+    with pytest.raises(ValueError, match="a PSNR in dB above 0, and finite; not -3"):
         fv.plan(model, psnr=-3)
+
+
+@pytest.mark.parametrize(
+    ("budget", "message"),
+    [
+        (dict(speedup=float("inf")), "a speedup is 1 or more, and finite; not inf"),
+        (dict(speedup="2"), "a speedup is 1 or more, and finite; not 2"),
+        (dict(speedup=True), "a speedup is 1 or more, and finite; not True"),
+        (dict(psnr=float("nan")), "a PSNR in dB above 0, and finite; not nan"),
+        (dict(psnr=float("inf")), "a PSNR in dB above 0, and finite; not inf"),
+        (dict(milliseconds=float("nan")), "a budget is a number above 0, and finite; not nan"),
+        (dict(cache_bytes="1"), "a budget is a number above 0, and finite; not 1"),
+        (dict(speedup=2, n=2.5), "the number of pictures must be a whole number; not 2.5"),
+    ],
+)
+def test_a_wrong_budget_is_refused_before_anything_is_measured(model, monkeypatch, budget, message):
+    monkeypatch.setattr(cost, "measure", None)
+    monkeypatch.setattr(Calibration, "_measured", None)
+    with pytest.raises(ValueError, match=message):
+        fv.plan(model, **budget)
+
+
+def test_a_budget_out_of_reach_says_what_there_is(planner, model):
+    with pytest.raises(
+        ValueError, match=r"keeps 500 dB; the best keeps [\d.]+ dB, [\d.]+ times as"
+    ):
+        planner.plan_to(500, rounds=0)
+    prompts = fv.PromptList(("a cyan star",))
+    with pytest.raises(
+        ValueError, match=r"times as small \(10 of .*; the smallest is [\d.]+ times"
+    ):
+        fv.plan(model, cache_bytes=10, n=1, prompts=prompts, quick=True, progress=False)
 
 
 def test_a_budget_of_bytes_counts_keys_that_later_steps_read(model):
@@ -436,9 +471,16 @@ def test_the_command_writes_a_schedule(tmp_path, capsys):
     out = tmp_path / "schedule.json"
     arguments = ["plan", "--speedup", "0.5", "--out", str(out)]
     assert main(arguments) == 2
-    assert "a speedup is 1 or more; not 0.5" in capsys.readouterr().err
+    assert "a speedup is 1 or more, and finite; not 0.5" in capsys.readouterr().err
     assert main(["plan", "--speedup", "2", "--out", str(tmp_path)]) == 2
     assert "--out names the file of the schedule" in capsys.readouterr().err
+    for figure in ("x.docx", "."):
+        assert main(["plan", "--speedup", "2", "--out", str(out), "--figure", figure]) == 2
+        message = f"--figure names a png, pdf or svg file; not {figure}"
+        assert message in capsys.readouterr().err
+    for option in ("--psnr", "--ms", "--cache-mb"):
+        assert main(["plan", option, "nan", "--out", str(out)]) == 2
+        assert f"{option} is a number above 0, and finite; not nan" in capsys.readouterr().err
     assert not out.exists()
 
 
