@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from fastvar_lab.methods.parse import read_method, read_method_file, save_method
 from fastvar_lab.planning import cost
 from fastvar_lab.planning.by_hand import by_hand
 from fastvar_lab.planning.effects import Calibration, calibration_items
-from fastvar_lab.planning.planner import Planner
+from fastvar_lab.planning.planner import Planner, planned_on
 from fastvar_lab.planning.plans import plan_frame
 from fastvar_lab.planning.sensitivity import STACK, Tail
 from fastvar_lab.planning.space import Choice
@@ -446,6 +447,8 @@ def test_planned_schedules_have_names_for_commands():
     assert options.method(parser.parse_args(["--method", "planned-2x"])) == fv.planned(
         fv.load("tiny"), 2, 2
     )
+    counted = argparse.Namespace(memory="tiny", method="planned-2x", ratios=None)
+    assert options.method(counted) == fv.planned(fv.load("tiny"), 2, 2)
     for arguments, message in (
         (["--method", "planned-9x"], "schedules of tiny are planned-1.25x, .*; not planned-9x"),
         (["--method", "planned-2x", "--guidance", "3"], "planned at guidance 2, 4; not 3"),
@@ -501,3 +504,23 @@ def test_commands_take_a_schedule_from_a_file_or_a_method_as_python(tmp_path, ca
     assert "none.json: No such file" in capsys.readouterr().err
     assert main(["evaluate", "--method", "nope"]) == 2
     assert "'nope' is not a method; a method is a call such as" in capsys.readouterr().err
+
+
+def test_a_plan_for_other_weights_sizes_or_guidance_is_named(model, capsys):
+    plan = fv.Planned({-1: digits(model, "4")})
+    options.say_where_planned(plan, model)  # by hand
+    options.say_where_planned(fv.Dense(), model)
+    place = planned_on(model, model.grids(), model.sampling)
+    plan = replace(plan, origin=f"{place}, 2 prompts, cost in ms")
+    options.say_where_planned(plan, model)
+    assert capsys.readouterr().err == ""
+    other = replace(plan, origin=plan.origin.replace(model.fingerprint, "0" * 16))
+    for arguments in (
+        (plan, model, model.sizes[:-1]),
+        (plan, model, None, replace(model.sampling, guidance=7.0)),
+        (other, model),
+    ):
+        options.say_where_planned(*arguments)
+        text = capsys.readouterr().err
+        assert text.startswith("fastvar-lab: the schedule was planned on tiny ")
+        assert text.count("\n") == 1
