@@ -524,3 +524,18 @@ def test_a_plan_for_other_weights_sizes_or_guidance_is_named(model, capsys):
         text = capsys.readouterr().err
         assert text.startswith("fastvar-lab: the schedule was planned on tiny ")
         assert text.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "prompts",
+    [
+        fv.PromptList(["a red ring"]),
+        fv.PromptList([f"prompt {i}" for i in range(101)]),
+        fv.ClassNumbers(10),
+        fv.ClosedWorld(),
+    ],
+)
+def test_no_calibration_picture_is_a_judged_one(model, prompts):
+    items = calibration_items(replace(model, prompts=prompts), 64)
+    judged = prompts.take(512)
+    assert not {item.seed for item in items} & {item.seed for item in judged}
