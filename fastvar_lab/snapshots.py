@@ -117,6 +117,9 @@ def resume_step(snapshot: Snapshot, method: Method, model: Model) -> int:
         held = [site for step, site in snapshot.held if step == cache]
         if len(held) < len(model.transformer.kinds) * model.depth:
             first = cache
+    if hasattr(method, "held_from"):  # what earlier steps leave beside the cache is in no snapshot
+        sources = method.held_from(grids).items()
+        first = min([first, *(source for step, source in sources if source < first <= step)])
     while first < len(grids) and (before[first].joined or after[first].joined):
         first -= 1  # steps of one forward run together
     return first

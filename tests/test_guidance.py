@@ -308,6 +308,12 @@ def test_latent_updates_select_for_every_method(small):
     early = fv.Prune({2: 0.5}, select=fv.LatentUpdate())
     with pytest.raises(ValueError, match="looks at the latents of 2 earlier steps; 2x2 has 1"):
         fv.generate(small, PROMPT, early, watch=[NoStep])
+    for skipped in (
+        fv.Prune({2: 1.0, 3: 0.5}, select=fv.LatentUpdate()),
+        fv.Planned(rows={2: "skip"}, stacks={3: 4}, select=fv.LatentUpdate()),
+    ):
+        with pytest.raises(ValueError, match="looks at the latents of 2 earlier steps; 3x3 has 1"):
+            fv.generate(small, PROMPT, skipped, watch=[NoStep])
 
 
 def test_published_lazyvar_keeps_the_published_places():

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from fastvar_lab.methods.parse import read_method, read_method_file, save_method
 from fastvar_lab.planning import cost
 from fastvar_lab.planning.by_hand import by_hand
 from fastvar_lab.planning.effects import Calibration, calibration_items
-from fastvar_lab.planning.planner import Planner
+from fastvar_lab.planning.planner import Planner, planned_on
 from fastvar_lab.planning.plans import plan_frame
 from fastvar_lab.planning.sensitivity import STACK, Tail
 from fastvar_lab.planning.space import Choice
@@ -141,6 +142,17 @@ def test_held_guidance_is_the_difference_of_the_last_step_of_both_rows(model):
         fv.generate(model, prompt(model), everywhere)
 
 
+@pytest.mark.parametrize("rows", [{-2: "held"}, {-4: "null", -3: "held", -2: "held"}])
+@pytest.mark.parametrize("select", [fv.FarFromMean(), fv.OutputEntropy("low")])
+def test_a_resumed_plan_runs_the_step_whose_difference_it_holds(model, rows, select):
+    plan = fv.Planned({-1: {"ffn": "8" * model.depth}}, rows=rows, select=select)
+    # its own snapshot holds outputs of feed-forwards alone, so that the cache step runs again
+    scratch = fv.generate(model, prompt(model), plan, seed=1, snapshot=())
+    again = fv.resume(model, scratch, plan)
+    assert again.first_step <= min(plan.held_from(model.grids()).values())
+    assert torch.equal(again.canvas, scratch.canvas)
+
+
 def test_plans_that_differ_in_a_rule_share_no_step_that_a_later_one_looks_back_at(model):
     plans = [
         fv.Planned({-1: digits(model, "4")}, rows={-1: "held"}, select=rule)
@@ -207,6 +219,9 @@ def test_a_plan_travels_as_a_file(tmp_path, model):
     (tmp_path / "other.json").write_text(json.dumps({"method": "Dense()"}))
     with pytest.raises(ValueError, match=r"other\.json: it is not a method that was saved"):
         read_method_file(tmp_path / "other.json")
+    (tmp_path / "plans.json").write_text(json.dumps({"plans": []}))
+    with pytest.raises(ValueError, match=r"plans\.json: it holds several schedules; a method is"):
+        read_method_file(tmp_path / "plans.json")
     with pytest.raises(ValueError, match=r"cannot read the method .*none\.json: No such file"):
         read_method_file(tmp_path / "none.json")
 
@@ -331,10 +346,42 @@ def test_a_budget_is_one_of_four(model):
         fv.plan(model, 2, cost="watts")
     with pytest.raises(ValueError, match="1 or more pictures; not 0"):
         fv.plan(model, 2, n=0)
-    with pytest.raises(ValueError, match="above 0; not -1"):
+    with pytest.raises(ValueError, match="above 0, and finite; not -1"):
         fv.plan(model, cache_bytes=-1)
-    with pytest.raises(ValueError, match="a PSNR above 0 dB; not -3"):
+    with pytest.raises(ValueError, match="a PSNR in dB above 0, and finite; not -3"):
         fv.plan(model, psnr=-3)
+
+
+@pytest.mark.parametrize(
+    ("budget", "message"),
+    [
+        (dict(speedup=float("inf")), "a speedup is 1 or more, and finite; not inf"),
+        (dict(speedup="2"), "a speedup is 1 or more, and finite; not 2"),
+        (dict(speedup=True), "a speedup is 1 or more, and finite; not True"),
+        (dict(psnr=float("nan")), "a PSNR in dB above 0, and finite; not nan"),
+        (dict(psnr=float("inf")), "a PSNR in dB above 0, and finite; not inf"),
+        (dict(milliseconds=float("nan")), "a budget is a number above 0, and finite; not nan"),
+        (dict(cache_bytes="1"), "a budget is a number above 0, and finite; not 1"),
+        (dict(speedup=2, n=2.5), "the number of pictures must be a whole number; not 2.5"),
+    ],
+)
+def test_a_wrong_budget_is_refused_before_anything_is_measured(model, monkeypatch, budget, message):
+    monkeypatch.setattr(cost, "measure", None)
+    monkeypatch.setattr(Calibration, "_measured", None)
+    with pytest.raises(ValueError, match=message):
+        fv.plan(model, **budget)
+
+
+def test_a_budget_out_of_reach_says_what_there_is(planner, model):
+    with pytest.raises(
+        ValueError, match=r"keeps 500 dB; the best keeps [\d.]+ dB, [\d.]+ times as"
+    ):
+        planner.plan_to(500, rounds=0)
+    prompts = fv.PromptList(("a cyan star",))
+    with pytest.raises(
+        ValueError, match=r"times as small \(10 of .*; the smallest is [\d.]+ times"
+    ):
+        fv.plan(model, cache_bytes=10, n=1, prompts=prompts, quick=True, progress=False)
 
 
 def test_a_budget_of_bytes_counts_keys_that_later_steps_read(model):
@@ -400,6 +447,8 @@ def test_planned_schedules_have_names_for_commands():
     assert options.method(parser.parse_args(["--method", "planned-2x"])) == fv.planned(
         fv.load("tiny"), 2, 2
     )
+    counted = argparse.Namespace(memory="tiny", method="planned-2x", ratios=None)
+    assert options.method(counted) == fv.planned(fv.load("tiny"), 2, 2)
     for arguments, message in (
         (["--method", "planned-9x"], "schedules of tiny are planned-1.25x, .*; not planned-9x"),
         (["--method", "planned-2x", "--guidance", "3"], "planned at guidance 2, 4; not 3"),
@@ -425,9 +474,16 @@ def test_the_command_writes_a_schedule(tmp_path, capsys):
     out = tmp_path / "schedule.json"
     arguments = ["plan", "--speedup", "0.5", "--out", str(out)]
     assert main(arguments) == 2
-    assert "a speedup is 1 or more; not 0.5" in capsys.readouterr().err
+    assert "a speedup is 1 or more, and finite; not 0.5" in capsys.readouterr().err
     assert main(["plan", "--speedup", "2", "--out", str(tmp_path)]) == 2
     assert "--out names the file of the schedule" in capsys.readouterr().err
+    for figure in ("x.docx", "."):
+        assert main(["plan", "--speedup", "2", "--out", str(out), "--figure", figure]) == 2
+        message = f"--figure names a png, pdf or svg file; not {figure}"
+        assert message in capsys.readouterr().err
+    for option in ("--psnr", "--ms", "--cache-mb"):
+        assert main(["plan", option, "nan", "--out", str(out)]) == 2
+        assert f"{option} is a number above 0, and finite; not nan" in capsys.readouterr().err
     assert not out.exists()
 
 
@@ -448,3 +504,38 @@ def test_commands_take_a_schedule_from_a_file_or_a_method_as_python(tmp_path, ca
     assert "none.json: No such file" in capsys.readouterr().err
     assert main(["evaluate", "--method", "nope"]) == 2
     assert "'nope' is not a method; a method is a call such as" in capsys.readouterr().err
+
+
+def test_a_plan_for_other_weights_sizes_or_guidance_is_named(model, capsys):
+    plan = fv.Planned({-1: digits(model, "4")})
+    options.say_where_planned(plan, model)  # by hand
+    options.say_where_planned(fv.Dense(), model)
+    place = planned_on(model, model.grids(), model.sampling)
+    plan = replace(plan, origin=f"{place}, 2 prompts, cost in ms")
+    options.say_where_planned(plan, model)
+    assert capsys.readouterr().err == ""
+    other = replace(plan, origin=plan.origin.replace(model.fingerprint, "0" * 16))
+    for arguments in (
+        (plan, model, model.sizes[:-1]),
+        (plan, model, None, replace(model.sampling, guidance=7.0)),
+        (other, model),
+    ):
+        options.say_where_planned(*arguments)
+        text = capsys.readouterr().err
+        assert text.startswith("fastvar-lab: the schedule was planned on tiny ")
+        assert text.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "prompts",
+    [
+        fv.PromptList(["a red ring"]),
+        fv.PromptList([f"prompt {i}" for i in range(101)]),
+        fv.ClassNumbers(10),
+        fv.ClosedWorld(),
+    ],
+)
+def test_no_calibration_picture_is_a_judged_one(model, prompts):
+    items = calibration_items(replace(model, prompts=prompts), 64)
+    judged = prompts.take(512)
+    assert not {item.seed for item in items} & {item.seed for item in judged}

@@ -29,11 +29,13 @@ def run(args: argparse.Namespace) -> None:
     from fastvar_lab.experiments import demo
     from fastvar_lab.models.model import paper_preset
 
-    method = options.method(args)
+    given = options.method(args)
     model = options.open_model(args)
     prompt = model.example if args.prompt is None else args.prompt
     model.check(prompt)
     options.say_what_random_weights_mean(args)
-    report = demo.demo(model, prompt, method or paper_preset(model), args.seed, args.out)
+    method = given or paper_preset(model)
+    options.say_where_planned(method, model)
+    report = demo.demo(model, prompt, method, args.seed, args.out)
     print(demo.table(report))
     print(f"pictures and numbers are in {args.out}/")

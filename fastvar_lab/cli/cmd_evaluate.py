@@ -51,5 +51,6 @@ def run(args: argparse.Namespace) -> None:
         print(json.dumps(judge_accuracy(model, args.n, args.seed), indent=1))
         return
     sizes = options.sizes_to(model, args.size)
+    options.say_where_planned(method, model, sizes)
     result = evaluate(model, method, args.n, args.seed, sizes, given=args.given, folder=args.out)
     print(json.dumps(result, indent=1) if args.json else table(result))

@@ -61,6 +61,7 @@ def run(args: argparse.Namespace) -> None:
         method = paper_preset(model)
     sampling = generate_options.sampling(args, model)
     options.say_what_random_weights_mean(args)
+    options.say_where_planned(method, model, sampling=sampling)
     method.start(model.grids(), model.depth)
     checked_acts(method, model.grids(), model.depth)
     given, keep = generate_options.editing(args, model)

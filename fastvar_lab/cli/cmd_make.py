@@ -64,6 +64,7 @@ def run(args: argparse.Namespace) -> None:
     method = paper_preset(model) if args.paper else options.method(args) or Dense()
     job = Job(plan, method, generate_options.sampling(args, model), model.sizes, **choices)
     options.say_what_random_weights_mean(args)
+    options.say_where_planned(method, model, sampling=job.sampling)
     prepare(model, job, args.out)
     guess = estimate(model, job, args.out, True if args.dry_run else None)
     hours = "" if guess.seconds is None else f" about {guess.seconds / 3600 / shard[1]:.2f} hours,"

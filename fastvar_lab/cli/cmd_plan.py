@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> None:
 
     from fastvar_lab.files import folder, write_json
     from fastvar_lab.methods.parse import save_method
-    from fastvar_lab.planning.planner import Planner
+    from fastvar_lab.planning.planner import Planner, check_above_0, check_speedup
     from fastvar_lab.planning.plans import plan_record
     from fastvar_lab.store import Store
 
@@ -64,14 +64,21 @@ def run(args: argparse.Namespace) -> None:
     if args.file.is_dir():
         raise ValueError(f"--out names the file of the schedule; {args.file} is a folder")
     for speedup in args.speedup or ():
-        if not speedup >= 1:
-            raise ValueError(f"a speedup is 1 or more; not {speedup}")
+        check_speedup(speedup)
+    for option in ("psnr", "ms", "cache_mb"):
+        if getattr(args, option) is not None:
+            check_above_0(f"--{option.replace('_', '-')} is a number", getattr(args, option))
     if args.rounds is not None and args.rounds < 0:
         raise ValueError(f"--rounds is 0 or more; not {args.rounds}")
-    scales, budgets = args.guidance or [None], args.speedup or [None]
+    scales = list(dict.fromkeys(args.guidance or [None]))
+    budgets = list(dict.fromkeys(args.speedup or [None]))
     several = len(scales) * len(budgets) > 1
     if several and args.figure is not None:
         raise ValueError("--figure draws one schedule; give one speedup and one guidance scale")
+    if args.figure is not None:
+        if args.figure.is_dir() or args.figure.suffix not in (".png", ".pdf", ".svg"):
+            raise ValueError(f"--figure names a png, pdf or svg file; not {args.figure}")
+        folder(args.figure.parent)
     folder(args.file.parent)
     model = options.open_model(args)
     options.say_what_random_weights_mean(args)
@@ -125,15 +132,14 @@ def _say(planner: Planner, plan: Plan) -> None:
 
     print(plan.method)
     print(
-        f"predicted: {plan.speedup:.2f} times as fast, {planner.spent(plan.method):.4g} "
+        f"predicted: {plan.speedup:.2f} times as {planner.gain}, {planner.spent(plan.method):.4g} "
         f"{planner.price.unit} instead of {planner.spent(Dense()):.4g}"
     )
     full, fast = measured(planner, plan.method)
     print(
-        f"measured: {Speedup.of(full, fast)} times as fast, {median(fast):.4g} ms instead of "
+        f"measured: speedup {Speedup.of(full, fast)}, {median(fast):.4g} ms instead of "
         f"{median(full):.4g}"
     )
-    print(
-        f"{plan.psnr:.1f} dB to full generation on {len(planner.calibration.items)} calibration "
-        "pictures"
-    )
+    n = len(planner.calibration.items)
+    pictures = f"{n} calibration picture{'s' if n > 1 else ''}"
+    print(f"{plan.psnr:.1f} dB to full generation on {pictures}")

@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # imported when a command runs, to keep help and errors fast
     from fastvar_lab.experiments.workers import ModelSpec
     from fastvar_lab.models.model import Model
     from fastvar_lab.prompts import PromptSet
+    from fastvar_lab.sampling import Sampling
     from fastvar_lab.scales import Sizes
     from fastvar_lab.seam import Method
     from fastvar_lab.store import Store
@@ -199,7 +200,9 @@ def method(args: argparse.Namespace) -> Method | None:
         if args.method.startswith("planned-"):
             from fastvar_lab.planning.plans import named
 
-            return named(args.method, args.model, getattr(args, "guidance", None))
+            # the command that counts memory names its model otherwise
+            name = args.model if "model" in args else args.memory
+            return named(args.method, name, getattr(args, "guidance", None))
         read = read_method_file if args.method.endswith(".json") else read_method
         return read(args.method)
     if args.ratios is None:
@@ -235,3 +238,15 @@ def say_what_random_weights_mean(args: argparse.Namespace) -> None:
     """Print one line on stderr if the weights are random: pictures then mean nothing."""
     if args.weights == "random":
         print("fastvar-lab: random weights: pictures and scores mean nothing", file=sys.stderr)
+
+
+def say_where_planned(
+    method: Method, model: Model, sizes: Sizes | None = None, sampling: Sampling | None = None
+) -> None:
+    """Print one line on stderr if a plan was made for other weights, maps or guidance."""
+    from fastvar_lab.planning.planner import planned_on
+
+    origin = getattr(method, "origin", "")
+    here = planned_on(model, model.grids(sizes), sampling or model.sampling)
+    if origin and not origin.startswith(f"{here},"):
+        print(f"fastvar-lab: the schedule was planned on {origin}; this is {here}", file=sys.stderr)

@@ -53,6 +53,8 @@ def read_method_file(path: str | Path) -> Method:
     """Read a method that `save_method` wrote; raise ValueError for any other file."""
     try:
         content = read_json(expanded(path).read_bytes())
+        if "plans" in content:
+            raise ValueError("it holds several schedules; a method is the file of one")
         if content.get("format") != FORMAT or not isinstance(content.get("method"), str):
             raise ValueError("it is not a method that was saved")
         method = read_method(content["method"])

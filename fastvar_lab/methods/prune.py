@@ -159,7 +159,8 @@ class Prune(Scheduled):
                 acts.append(Act(Rows.SKIP))
                 continue
             if ratio:
-                self._check_step(grid, ratio, rows)
+                ran = sum(not act.skips for act in acts)
+                self._check_step(grid, ratio, rows, ran)
             if step >= watched or (ratio and rolling):  # depends on all steps from here on
                 acts.append(Act(rows, ("prune", *whole_key)))
             else:
@@ -175,17 +176,20 @@ class Prune(Scheduled):
         pruned = [step for step, ratio in ratios.items() if ratio < 1]
         self.select.fits(grids, counts, {s: always(grids[s]) for s in pruned} if always else {})
 
-    def _check_step(self, grid: Grid, ratio: float, rows: Rows) -> None:
-        """Raise ValueError if selector or restorer cannot work at a pruned step."""
+    def _check_step(self, grid: Grid, ratio: float, rows: Rows, ran: int) -> None:
+        """Raise ValueError if selector or restorer cannot work at a pruned step.
+
+        `ran` earlier steps were not skipped.
+        """
         if rows is not Rows.BOTH and getattr(self.select, "needs_guidance", False):
             raise ValueError(
                 f"{self.select!r} compares both rows; at {grid.name} only the conditional runs"
             )
         earlier = getattr(self.select, "needs_latents", 0)
-        if grid.index < earlier:
+        if ran < earlier:
             raise ValueError(
                 f"{self.select!r} looks at the latents of {earlier} earlier steps; {grid.name} "
-                f"has {grid.index}"
+                f"has {ran}"
             )
         always = getattr(self.restore, "always", None)
         if always is not None and len(always(grid)) > kept(grid.tokens, ratio):

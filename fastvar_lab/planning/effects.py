@@ -20,6 +20,7 @@ from fastvar_lab.seam import Grid, Method
 from fastvar_lab.store import Store
 
 SEED, BATCH = 101, 4  # of the calibration's own prompt set; pictures generated at once
+FAR = 1_000_003  # noise seeds from those of pictures that are judged: lists count theirs up
 LEAST = 1e-10  # squared error of pictures that count as equal: 100 dB
 
 
@@ -143,16 +144,15 @@ def calibration_items(
     """Return `n` items of `prompts`, or of the model's own set such that nothing is judged on them.
 
     Of the closed world they are prompts that are not held out, none of which is judged; of another
-    set those under `seed`, or, if it has no seed, its first ones with other noise.
+    set those under `seed`, or, if it has no seed, its first ones; noise is far from what is judged.
     """
     if prompts is not None:
         return prompts.take(n)
     fresh = seeded(model.prompts, seed)
     if isinstance(fresh, ClosedWorld):
         return replace(fresh, held_out=False).take(n)
-    if fresh == model.prompts:
-        return tuple(item._replace(seed=item.seed + 1_000_003 + seed) for item in fresh.take(n))
-    return fresh.take(n)
+    shift = FAR + (seed if fresh == model.prompts else 0)
+    return tuple(item._replace(seed=item.seed + shift) for item in fresh.take(n))
 
 
 def psnr(errors: np.ndarray) -> np.ndarray:

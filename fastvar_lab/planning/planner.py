@@ -6,10 +6,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastvar_lab.errors import short
 from fastvar_lab.methods.planned import Planned
 from fastvar_lab.methods.prune import Dense
 from fastvar_lab.methods.restore import CachedBranch
@@ -26,7 +28,8 @@ from fastvar_lab.planning.space import Choice, Space
 from fastvar_lab.planning.starts import NEAR, Starts
 from fastvar_lab.prompts import PromptSet
 from fastvar_lab.sampling import Sampling
-from fastvar_lab.seam import Method
+from fastvar_lab.scales import whole
+from fastvar_lab.seam import Grid, Method
 from fastvar_lab.store import Store
 
 PICTURES, QUICK_PICTURES = 16, 4
@@ -71,7 +74,7 @@ class Planner:
     _worth: np.ndarray | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        if self.n is not None and self.n < 1:
+        if self.n is not None and whole("number of pictures", self.n) < 1:
             raise ValueError(f"a plan is made on 1 or more pictures; not {self.n}")
         if isinstance(self.cost, str) and self.cost not in COSTS:
             raise ValueError(
@@ -96,6 +99,11 @@ class Planner:
         prompt = self.calibration.items[0].prompt
         return costs.measure(self.model, prompt, self.sizes, self.sampling, self.progress)
 
+    @property
+    def gain(self) -> str:
+        """What a schedule that costs less is, beside full generation: fast, or small."""
+        return "small" if isinstance(self.price, CacheBytes) else "fast"
+
     def spent(self, method: Method) -> float:
         """Return the predicted cost of one picture under a method, in the unit of `price`."""
         c = self.calibration
@@ -110,8 +118,7 @@ class Planner:
         schedule, and moves shares from where they hurt to where they do not. Raises ValueError for
         a speedup that no schedule reaches; it says the fastest there is, and its quality.
         """
-        if not speedup >= 1:
-            raise ValueError(f"a speedup is 1 or more; not {speedup}")
+        check_speedup(speedup)
         return self.plan_within(self.spent(Dense()) / speedup, rounds)
 
     def plan_within(self, budget: float, rounds: int | None = None) -> Plan:
@@ -119,13 +126,13 @@ class Planner:
 
         Raises ValueError for a budget that no schedule meets; it says the least, and its quality.
         """
+        check_above_0("a budget is a number", budget)
         space, full = self.space, self.spent(Dense())
-        if not 0 < budget < math.inf:
-            raise ValueError(f"a budget is a number of {self.price.unit} above 0; not {budget}")
         if budget >= full:
             return Plan(self._signed(Planned()), 1.0, float(psnr(np.array(LEAST))))
         self._check_reach(budget, full)
-        search = Search(space, budget, f"{full / budget:.3g} times as fast", self.few, self._worth)
+        title = f"{full / budget:.3g} times as {self.gain}"
+        search = Search(space, budget, title, self.few, self._worth)
         worth = space.prior if self._worth is None else self._worth
         starts = [
             *self.starts.best(budget, STARTS),
@@ -172,19 +179,24 @@ class Planner:
     def plan_to(self, quality: float, rounds: int | None = None) -> Plan:
         """Return the fastest schedule found whose PSNR is at least `quality` dB.
 
-        Raises ValueError for a quality that no schedule keeps.
+        Raises ValueError for a quality that no schedule keeps; it says the best one found.
         """
-        if not quality > 0:
-            raise ValueError(f"a quality to keep is a PSNR above 0 dB; not {quality}")
-        low, high, best = 1.0, self.spent(Dense()) / self.space.spent(self.space.fastest()), None
+        check_above_0("a quality to keep is a PSNR in dB", quality)
+        low, high = 1.0, self.spent(Dense()) / self.space.spent(self.space.fastest())
+        plans = list[Plan]()
         for _ in range(6):
             middle = (low * high) ** 0.5
             plan = self.plan(middle, rounds)
             low, high = (middle, high) if plan.psnr >= quality else (low, middle)
-            best = plan if plan.psnr >= quality else best
-        if best is None:
-            raise ValueError(f"no schedule faster than full generation keeps {quality:g} dB")
-        return best
+            plans.append(plan)
+        enough = [plan for plan in plans if plan.psnr >= quality]
+        if not enough:
+            best = max(plans, key=lambda plan: plan.psnr)
+            raise ValueError(
+                f"no schedule that was found keeps {quality:g} dB; the best keeps {best.psnr:.1f} "
+                f"dB, {best.speedup:.3g} times as {self.gain} as full generation"
+            )
+        return enough[-1]
 
     def _written(self, budget: float, worth: np.ndarray) -> list[Choice]:
         """Return the schedules by hand near a budget, fitted to it, and the tails within it."""
@@ -211,19 +223,39 @@ class Planner:
         if least > budget:
             quality = float(psnr(self.calibration.errors([fastest])).mean())
             raise ValueError(
-                f"no schedule is {full / budget:.3g} times as fast ({budget:.4g} of {full:.4g} "
-                f"{self.price.unit}); the fastest is {full / least:.3g} times, at {quality:.1f} dB "
-                "to full generation"
+                f"no schedule is {full / budget:.3g} times as {self.gain} ({budget:.4g} of "
+                f"{full:.4g} {self.price.unit}); the {self.gain}est is {full / least:.3g} times, "
+                f"at {quality:.1f} dB to full generation"
             )
 
     def _signed(self, plan: Planned) -> Planned:
         """Return a plan that says what it was planned on."""
         c, model = self.calibration, self.model
-        origin = (
-            f"{model.name} {model.fingerprint}, maps to {c.grids[-1].name}, guidance "
-            f"{c.sampled.guidance}, {len(c.items)} prompts, cost in {self.price.unit}"
-        )
-        return replace(plan, origin=origin)
+        prompts = f"{len(c.items)} prompt{'s' if len(c.items) > 1 else ''}"
+        place = planned_on(model, c.grids, c.sampled)
+        return replace(plan, origin=f"{place}, {prompts}, cost in {self.price.unit}")
+
+
+def planned_on(model: Model, grids: Sequence[Grid], sampling: Sampling) -> str:
+    """Return what a schedule is planned for: weights, maps and guidance, as its origin begins."""
+    maps = f"maps to {grids[-1].name}, guidance {sampling.guidance}"
+    return f"{model.name} {model.fingerprint}, {maps}"
+
+
+def check_speedup(speedup: object) -> None:
+    """Raise ValueError for what is no speedup over full generation."""
+    if not (_is_number(speedup) and 1 <= speedup < math.inf):  # type: ignore[operator]
+        raise ValueError(f"a speedup is 1 or more, and finite; not {short(speedup)}")
+
+
+def check_above_0(what: str, value: object) -> None:
+    """Raise ValueError for anything but a finite number above 0; `what` says what it is."""
+    if not (_is_number(value) and 0 < value < math.inf):  # type: ignore[operator]
+        raise ValueError(f"{what} above 0, and finite; not {short(value)}")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def plan(
@@ -258,7 +290,7 @@ def plan(
     >>> model = fv.load("tiny")
     >>> fv.plan(model, speedup=0.5)
     Traceback (most recent call last):
-    ValueError: a speedup is 1 or more; not 0.5
+    ValueError: a speedup is 1 or more, and finite; not 0.5
     """
     amounts = {
         "speedup": speedup, "psnr": psnr, "milliseconds": milliseconds, "cache_bytes": cache_bytes,
