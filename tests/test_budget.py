@@ -19,7 +19,7 @@ from fastvar_lab.experiments.questions import (
 from fastvar_lab.experiments.resumed import resumed
 from fastvar_lab.experiments.run import run
 from fastvar_lab.measure.choice import best_choice, predicted
-from fastvar_lab.measure.frontier import KEPT, WHOLE, gain, gains, reached
+from fastvar_lab.measure.frontier import KEPT, WHOLE, envelope, gain, gains, reached
 from fastvar_lab.measure.quality import psnr
 from fastvar_lab.planning import predictions
 from fastvar_lab.planning.by_hand import by_hand
@@ -86,9 +86,22 @@ def test_what_is_reached_at_a_speed_is_interpolated_in_time():
     assert reached(values, speedups, 2.0).tolist() == [35, 38]  # half of the pictures by each
     assert reached(values, speedups, 1.2).tolist() == [40, 41]  # the slowest is fast enough
     assert reached(values, speedups, 3.1) is None
-    missing = gain(values, speedups, ["slow"], ["fast"], 2.0)
+    missing = gain(values, speedups, [["slow"]], [["fast"]], 2.0)
     assert missing["n"] == 0
     assert np.isnan(missing["difference"])
+
+
+def test_an_envelope_of_more_schedules_is_never_lower():
+    values = pd.DataFrame({"slow": [40.0], "fast": [30.0], "dropping": [31.0]})
+    speedups = pd.Series({"slow": 2.0, "fast": 4.0, "dropping": 3.5})
+    apart = [["slow", "fast"], ["dropping"]]
+    alone = envelope(values, speedups, apart[:1], 3.0)
+    assert envelope(values, speedups, apart, 3.0).tolist() == alone.tolist()
+    assert reached(values, speedups, 3.0).item() < alone.item()
+    frame = compared()
+    frame.loc[frame.method.str.startswith("row "), "psnr"] -= 3.5  # now a little worse than others
+    table = gains(frame).set_index(["envelope", "at"]).difference
+    assert (table[WHOLE] <= table[KEPT] + 1e-9).all()
 
 
 def compared(gap=3.0, n=12):
@@ -138,8 +151,8 @@ def test_a_chart_draws_sums_as_it_draws_the_frame(tmp_path):
     points.to_csv(tmp_path / "points.csv", index=False)
     again = pd.read_csv(tmp_path / "points.csv")
     assert charts.budget_points(again) is again
-    assert set(points.what) == {"method", "gain"}
-    assert set(points[points.what == "method"].group) == {"planned", "by hand", KEPT}
+    assert set(points.what) == {"method", "envelope", "gain"}
+    assert set(points[points.what == "method"].group) == {"planned", "by hand"}
     assert charts.budget(again).axes[0].get_ylabel() == charts.budget(frame).axes[0].get_ylabel()
 
 
@@ -194,7 +207,7 @@ def test_what_is_near_an_envelope_is_compared(model):
     question = Question(model, LOOK, PROMPTS, planned(model), PROMPTS.take(1)[0])
     bounds, qualities = (1.2, 1.5, 2.0, 2.5, 3.0, 9.0), (50, 44, 40, 33, 35.8, 20)
     rows = [
-        {"kind": "grid", "method": label, "picture": 0, "psnr": quality,
+        {"kind": "grid", "method": label, "family": "FastVAR", "picture": 0, "psnr": quality,
          "speedup_flop_bound": bound, "rows_8x8": 2}
         for label, bound, quality in zip(ways, bounds, qualities)
     ]  # fmt: skip

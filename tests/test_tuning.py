@@ -13,7 +13,8 @@ import fastvar_lab as fv
 from fastvar_lab import scales
 from fastvar_lab.cli.main import main
 from fastvar_lab.evaluators import local_features
-from fastvar_lab.experiments import agenda, run
+from fastvar_lab.experiments import agenda, comparison, run
+from fastvar_lab.experiments.base import Question, Scope
 from fastvar_lab.experiments.questions import rivals, shipped
 from fastvar_lab.experiments.sets import rendering
 from fastvar_lab.measure import controls
@@ -312,6 +313,24 @@ def test_a_setting_that_prunes_nothing_lifts_no_family():
     frame["axis"] = frame.axis.replace("cache", "control")
     for axes in charts.by_axis(frame).axes:
         assert axes.get_ylim()[1] < 60
+
+
+def test_the_time_of_a_method_that_depends_on_the_picture_is_a_mean_over_pictures(small):
+    prompts = ClosedWorld()
+    methods = {"full": fv.Dense(), "fixed": fv.Prune({-1: 0.5}),
+               "decides": fv.SparseVAR(-2, threshold=0.8)}  # fmt: skip
+    question = Question(small, Scope("look", 3, 1), prompts, methods, prompts.take(1)[0])
+    (job,) = comparison.comparison(question, (), "look")[1:]
+    assert [len(cell.items) for cell in job.cells] == [1, 1, 3]
+    rows = {cell.label: row for cell, (row,) in comparison.times(small, job.cells)}
+    (counted,) = comparison.counting(question, "look")
+    shares = [
+        row["operations"]
+        for cell in counted.cells if cell.label == "decides"
+        for row in comparison.counts(small, cell)
+    ]  # fmt: skip
+    assert len(set(shares)) > 1
+    assert rows["decides"]["speedup_flop_bound"] == pytest.approx(1 / np.mean(shares), rel=0.01)
 
 
 def test_families_that_are_not_as_fast_are_ordered_where_they_are():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 
 import pandas as pd
@@ -31,6 +32,7 @@ from fastvar_lab.speed.kv_bytes import held_share
 from fastvar_lab.speed.tally import as_run
 from fastvar_lab.store import Rows
 
+PICTURES = 12  # at most, over whose time a method's is a mean if it depends on the picture
 TIMED_TOGETHER = 6  # methods: what slows the machine for seconds hits them alike; little is lost
 
 
@@ -69,37 +71,64 @@ def comparison(
     ]
     if not timed:
         return [*drawn, *counting(question, experiment)]
-    cells = timed_cells(question, question.scope.repeats, kind="time")
+    cells = [
+        cell if _exact(question.model, cell) else _over_pictures(question, cell)
+        for cell in timed_cells(question, question.scope.repeats, kind="time")
+    ]
     groups = [cells[i : i + TIMED_TOGETHER] for i in range(0, len(cells), TIMED_TOGETHER)]
     return [*drawn, *(CellJob("time", 1, times, tuple(group), experiment) for group in groups)]
 
 
 def times(model: Model, cells: Sequence[Cell]) -> Iterator[tuple[Cell, Rows]]:
-    """Time methods in turns with full generation: speedups, and their bounds by operations."""
+    """Time methods in turns with full generation: speedups, and their bounds by operations.
 
-    def once(cell: Cell) -> Generation:
+    The time of a method that decides from the data is the mean over the pictures of its cell, one
+    after another; that of all others is the time of one picture.
+    """
+
+    def once(cell: Cell) -> list[Generation]:
         assert cell.method is not None
-        return generate(model, cell.prompts, cell.method, seed=0)
+        seeds = [0] if _exact(model, cell) else cell.seeds
+        pairs = zip(cell.prompts, seeds, strict=True)
+        return [generate(model, text, cell.method, seed=seed) for text, seed in pairs]
 
-    def cost(method: Method | None) -> float:
-        """Count operations; where they depend on the picture, those of the timed one."""
-        assert method is not None
+    def seconds(runs: list[Generation]) -> float:
+        return statistics.fmean(run.seconds for run in runs)
+
+    def cost(method: Method, item: Item) -> float:
         if not flops.exact(method, model.grids()):
-            return as_run(model, method, cells[0].items[0]._replace(seed=0))
-        text = cells[0].text_tokens
+            return as_run(model, method, item)
+        text = len(item.prompt.split())
         steps = flops.step_flops(
             model, method, model.grids(), text_tokens=text, sampling=model.sampling
         )
         return flops.total(steps)
 
-    full = cost(Dense())
-    for cell, pairs in in_turns(cells, once, base_of(cells), lambda run: run.seconds):
+    def bound(cell: Cell) -> float:
+        assert cell.method is not None
+        full, fast = (sum(cost(m, i) for i in cell.items) for m in (Dense(), cell.method))
+        return full / fast
+
+    base = base_of(cells)
+    base = replace(base, items=base.items[:1])
+    for cell, pairs in in_turns(cells, once, base, seconds):
         row = {
-            "ms": statistics.median(run.seconds for run in pairs.fast) * 1e3,
+            "ms": statistics.median(map(seconds, pairs.fast)) * 1e3,
             **pairs.speedup.columns(),
-            "speedup_flop_bound": full / cost(cell.method),
+            "speedup_flop_bound": bound(cell),
         }
         yield cell, [row]
+
+
+def _exact(model: Model, cell: Cell) -> bool:
+    """Return whether the operations of a cell's method are the same for every picture."""
+    assert cell.method is not None
+    return flops.exact(cell.method, model.grids())
+
+
+def _over_pictures(question: Question, cell: Cell) -> Cell:
+    """Time a method over the first pictures that it is judged on, as its quality is a mean."""
+    return replace(cell, items=question.prompts.take(min(question.scope.prompts, PICTURES)))
 
 
 def counting(question: Question, experiment: str) -> list[Job]:

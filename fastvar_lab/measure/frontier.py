@@ -1,8 +1,8 @@
-"""Fronts of quality over speed, and what groups of methods reach at the same speed."""
+"""Fronts of quality over speed, and what methods of one curve, or of several, reach at a speed."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -42,6 +42,33 @@ def reached(values: pd.DataFrame, speedups: pd.Series, speedup: float) -> pd.Ser
     if share == 1:  # what the left one lacks does not count
         return values.iloc[:, right]
     return (1 - share) * values.iloc[:, left] + share * values.iloc[:, right]
+
+
+Curves = Iterable[Collection[str]]
+"""Methods that lie on one curve of quality over speed; see `curves`."""
+
+
+def envelope(
+    values: pd.DataFrame, speedups: pd.Series, methods: Curves, speedup: float
+) -> pd.Series | None:
+    """Return what the curve reaches that is the best at a speedup; None if none is so fast.
+
+    Each curve is interpolated on its own, see `reached`, so that one more never lowers the
+    envelope. Methods whose speedup or quality is not known stay out.
+
+    >>> values = pd.DataFrame({"slow": [40.0], "fast": [30.0], "other": [34.0]})
+    >>> speedups = pd.Series({"slow": 1.0, "fast": 2.0, "other": 4 / 3})
+    >>> [envelope(values, speedups, curves, 4 / 3).item() for curves in
+    ...  ([["slow", "fast"]], [["slow", "fast"], ["other"]], [["slow", "fast", "other"]])]
+    [35.0, 35.0, 34.0]
+    """
+    best: pd.Series | None = None
+    for curve in methods:
+        known = [m for m in values if m in curve and m in speedups.index]
+        there = reached(values[known], speedups, speedup) if known else None
+        if there is not None and (best is None or there.mean() > best.mean()):
+            best = there
+    return best
 
 
 def mixture(
@@ -91,12 +118,10 @@ def gains(
     pictures = frame[frame.kind == "quality"]
     times = undisturbed(frame[frame.kind == "time"]).set_index("method")[speed]
     values = pictures.pivot_table(index="picture", columns="method", values=value)
-    sides = groups(frame)
-    hand = {name: sides["by hand"] for name in ENVELOPES}
-    hand[KEPT] = hand[KEPT] - without_null(frame)
+    planned = [groups(frame)["planned"]]
     rows = [
-        {"envelope": name, "at": at, **gain(values, times, sides["planned"], methods, at)}
-        for name, methods in hand.items()
+        {"envelope": name, "at": at, **gain(values, times, planned, by_hand, at)}
+        for name, by_hand in hand_curves(frame).items()
         for at in speedups
     ]
     return pd.DataFrame(rows)
@@ -137,33 +162,40 @@ def gains_table(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def gain(
-    values: pd.DataFrame,
-    speedups: pd.Series,
-    ours: Collection[str],
-    others: Collection[str],
-    speedup: float,
+    values: pd.DataFrame, speedups: pd.Series, ours: Curves, others: Curves, speedup: float
 ) -> dict[str, float]:
-    """Return the mean difference between two groups of methods at a speedup, on the same pictures.
+    """Return the mean difference between two envelopes at a speedup, on the same pictures.
 
     Keys: difference, low and high (95 % bootstrap interval over pictures), n; nan, and 0 pictures,
-    where a group does not reach the speedup.
+    where one does not reach the speedup. See `envelope`.
 
     >>> values = pd.DataFrame({"mine": [41.0, 43.0], "theirs": [40.0, 41.0]})
     >>> speedups = pd.Series({"mine": 2.0, "theirs": 2.0})
-    >>> gain(values, speedups, ["mine"], ["theirs"], 2.0)["difference"]
+    >>> gain(values, speedups, [["mine"]], [["theirs"]], 2.0)["difference"]
     1.5
     """
-    known = speedups.index
-    sides = [
-        reached(values[[m for m in values if m in group and m in known]], speedups, speedup)
-        for group in (ours, others)
-    ]
+    sides = [envelope(values, speedups, methods, speedup) for methods in (ours, others)]
     gaps = pd.Series(dtype=float)
     if sides[0] is not None and sides[1] is not None:
         gaps = sides[0] - sides[1]
     low, high = bootstrap(gaps)
     n = int(gaps.count())
     return {"difference": float(gaps.mean()) if n else np.nan, "low": low, "high": high, "n": n}
+
+
+def hand_curves(frame: pd.DataFrame) -> dict[str, list[set[str]]]:
+    """Return the curves of schedules by hand that make each of the `ENVELOPES`.
+
+    A curve has all ratios of those that drop null rows from the same step on, in the same layers.
+    """
+    dropped = first_null(frame)
+    keys = pd.DataFrame({"dropped": dropped, "layers": ""})
+    if "layers" in frame:
+        keys["layers"] = frame.drop_duplicates("method").set_index("method").layers.fillna("")
+    keys = keys[keys.index.isin(groups(frame)["by hand"])]
+    parts = {key: set(part.index) for key, part in keys.groupby(["dropped", "layers"])}
+    kept = [methods for (step, _), methods in parts.items() if not step]
+    return {KEPT: kept, WHOLE: list(parts.values())}
 
 
 def groups(frame: pd.DataFrame) -> dict[str, set[str]]:
@@ -176,7 +208,8 @@ def groups(frame: pd.DataFrame) -> dict[str, set[str]]:
     return {name: set(families.index[chosen]) for name, chosen in sides.items()}
 
 
-def without_null(frame: pd.DataFrame) -> set[str]:
-    """Return the methods of a frame that run some step without its null rows."""
-    rows = frame.drop_duplicates("method").set_index("method").filter(regex=f"^{ROWS}")
-    return set(rows.index[(rows == 1).any(axis=1)])
+def first_null(frame: pd.DataFrame) -> pd.Series:
+    """Return by method the column of the first step that runs without null rows, or nothing."""
+    rows = frame.drop_duplicates("method").set_index("method").filter(regex=f"^{ROWS}") == 1
+    first = rows.apply(lambda row: next((step for step, alone in row.items() if alone), ""), axis=1)
+    return first if len(rows.columns) else pd.Series("", rows.index)

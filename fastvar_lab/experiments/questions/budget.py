@@ -16,10 +16,10 @@ from fastvar_lab.measure.frontier import (
     KEPT,
     SPEEDUPS,
     WHOLE,
+    envelope,
     gains,
     gains_table,
-    reached,
-    without_null,
+    hand_curves,
 )
 from fastvar_lab.methods.columns import family, labelled
 from fastvar_lab.models.model import Model
@@ -95,11 +95,11 @@ def near_envelope(question: Question, frame: pd.DataFrame) -> Methods:
     grid = frame[frame.kind == "grid"]
     values = grid.pivot_table(index="picture", columns="method", values="psnr")
     bounds = grid.groupby("method").speedup_flop_bound.first()
-    dropping, near = without_null(grid), set[str]()
-    kept = values[[method for method in values if method not in dropping]]
+    near, envelopes = set[str](), hand_curves(grid)
     for label, speedup in bounds.items():
-        sides = [values] if label in dropping else [values, kept]
-        below = [_below(side, bounds, speedup, values[label]) for side in sides]
+        sides = [curves for curves in envelopes.values() if any(label in part for part in curves)]
+        best = [envelope(values, bounds, curves, speedup) for curves in sides]
+        below = [float((there - values[label]).mean()) for there in best if there is not None]
         if JUDGED[0] <= speedup <= JUDGED[1] and min(below) <= NEAR:
             near.add(str(label))
     by_label = hand_methods(question.model)
@@ -107,15 +107,9 @@ def near_envelope(question: Question, frame: pd.DataFrame) -> Methods:
     return {**question.methods, **bench(question.model), **hand}
 
 
-def _below(values: pd.DataFrame, speedups: pd.Series, speedup: float, quality: pd.Series) -> float:
-    """Return how far below the envelope of some methods a quality is at a speedup."""
-    envelope = reached(values, speedups, speedup)
-    return 0.0 if envelope is None else float((envelope - quality).mean())
-
-
-def beats(envelope: str, speedups: Sequence[float], least: float, frame: pd.DataFrame) -> Answer:
+def beats(over: str, speedups: Sequence[float], least: float, frame: pd.DataFrame) -> Answer:
     """Judge gains in dB over an envelope: all of `least` or more, and their intervals above 0."""
-    rows, text = _gains(frame, envelope, speedups, "psnr", "{:+.2f}", " dB")
+    rows, text = _gains(frame, over, speedups, "psnr", "{:+.2f}", " dB")
     yes = (rows.difference >= least) & (rows.low > 0)
     n = rows.n.max()
     return Answer(
@@ -137,7 +131,7 @@ def keeps_scores(frame: pd.DataFrame) -> Answer:
 
 def _gains(
     frame: pd.DataFrame,
-    envelope: str,
+    over: str,
     speedups: Sequence[float],
     value: str,
     digits: str,
@@ -151,7 +145,7 @@ def _gains(
     parts = []
     for guidance, part in frame.groupby(GUIDANCE) if GUIDANCE in frame else [("", frame)]:
         rows = gains(part, speedups, value)
-        rows = rows[rows.envelope == envelope]
+        rows = rows[rows.envelope == over]
         scale = f"guidance {guidance:g}, " if guidance else ""
         parts.append(rows.assign(place=[f"{scale}{at:g}x" for at in rows["at"]]))
     rows = pd.concat(parts)
@@ -178,11 +172,11 @@ EXPERIMENT = Experiment(
     claims=(
         *(
             Claim(
-                f"Planned schedules beat those by hand, {envelope}, at {names} times the speed",
+                f"Planned schedules beat those by hand, {over}, at {names} times the speed",
                 f"ours: at least {least} dB, at both guidance scales",
-                partial(beats, envelope, speedups, least),
+                partial(beats, over, speedups, least),
             )
-            for (envelope, speedups), least in BARS.items()
+            for (over, speedups), least in BARS.items()
             for names in [" and ".join(f"{s:g}" for s in speedups)]
         ),
         Claim(

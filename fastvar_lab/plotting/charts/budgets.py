@@ -12,15 +12,15 @@ from matplotlib.axes import Axes
 from fastvar_lab.frames import GUIDANCE
 from fastvar_lab.measure.frontier import (
     ENVELOPES,
-    KEPT,
     WHOLE,
-    front,
+    envelope,
     gain,
     gains,
     groups,
-    without_null,
+    hand_curves,
 )
 from fastvar_lab.measure.ranking import LEAST
+from fastvar_lab.measure.speedup import undisturbed
 from fastvar_lab.plotting.charts.comparisons import tradeoff_points
 from fastvar_lab.plotting.style import (
     FAST,
@@ -30,11 +30,10 @@ from fastvar_lab.plotting.style import (
     PALETTE,
     WIDTH,
     Figure,
-    legend_label,
-    looks,
     style,
 )
 
+POINTS = 60  # at which envelopes are drawn
 PLANNED = FULL  # full generation is no point of these charts
 KIND_NAMES = {"attn": "attention", "cross": "cross-attention", "ffn": "feed-forward"}
 TRANSFERRED = (2.0, 3.0)
@@ -52,18 +51,32 @@ def budget_points(frame: pd.DataFrame) -> pd.DataFrame:
     parts = []
     for scale, part in _scales(frame):
         compared = part[part.kind != "grid"]
-        points, dropped = tradeoff_points(compared), without_null(compared)
+        points = tradeoff_points(compared)
+        parts.append(_envelopes(compared).assign(what="envelope", **scale))
         points = points[points.speedup_flop_bound > LEAST]  # the others drew full generation
         points["group"] = [
             next(name for name, methods in groups(compared).items() if method in methods)
             for method in points.method
         ]
-        hand = points.group == "by hand"
-        points.loc[hand & ~points.method.isin(dropped), "group"] = KEPT
         n = {"n": compared.picture.nunique()}
         parts.append(points.assign(what="method", **n, **scale))
         parts.append(gains(compared).assign(what="gain", **scale))
     return pd.concat(parts, ignore_index=True)
+
+
+def _envelopes(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return what the schedules by hand reach at many speedups: `envelope`, `speedup`, `mean`."""
+    pictures = frame[frame.kind == "quality"]
+    speedups = undisturbed(frame[frame.kind == "time"]).set_index("method").speedup
+    means = pictures.groupby("method").psnr.mean().to_frame().T
+    rows = []
+    for name, curves in hand_curves(frame).items():
+        known = speedups[speedups.index.isin(set().union(*curves))]
+        for speedup in np.geomspace(known.min(), known.max() * (1 - 1e-9), POINTS):
+            best = envelope(means, speedups, curves, speedup)
+            assert best is not None
+            rows.append({"envelope": name, "speedup": speedup, "mean": best.item()})
+    return pd.DataFrame(rows)
 
 
 def budget(frame: pd.DataFrame) -> Figure:
@@ -75,7 +88,7 @@ def budget(frame: pd.DataFrame) -> Figure:
         grid = fig.subplots(2, len(scales), squeeze=False, sharey="row", height_ratios=(1.7, 1))
         for (scale, part), upper, lower in zip(scales, *grid, strict=True):
             title = f"guidance {scale[GUIDANCE]:g}" if scale else ""
-            _fronts(upper, part[part.what == "method"])
+            _fronts(upper, part[part.what == "method"], part[part.what == "envelope"])
             upper.set(title=title, xlabel="measured speedup")
             _gains(lower, part[part.what == "gain"])
             lower.set(xlabel="at the measured speedup")
@@ -100,18 +113,18 @@ def _scales(frame: pd.DataFrame) -> Iterator[tuple[dict[str, float], pd.DataFram
         yield {GUIDANCE: float(scale)}, part
 
 
-def _fronts(axes: Axes, points: pd.DataFrame) -> None:
+def _fronts(axes: Axes, points: pd.DataFrame, envelopes: pd.DataFrame) -> None:
     """Draw schedules by hand as dots with their two envelopes, planned ones with intervals."""
-    hand = points[points.group.isin(("by hand", KEPT))]
-    axes.plot(hand.speedup, hand["mean"], ".", ms=2.5, color=OTHER, mew=0)
-    for name, color in SHADES.items():
-        part = hand[hand.group == KEPT] if name == KEPT else hand
-        best = front(part, "speedup", "mean")
-        axes.plot(best.speedup, best["mean"], "-", lw=1, color=color, label=f"by hand, {name}")
+    hand = points[points.group == "by hand"]
+    axes.plot(hand.speedup, hand["mean"], ".", ms=2.5, color=OTHER, mew=0, label="by hand")
+    for name, best in envelopes.groupby("envelope", sort=False):
+        label, color = f"by hand, {name}", SHADES[str(name)]
+        axes.plot(best.speedup, best["mean"], "-", lw=1, color=color, label=label)
     others = points[points.group == "others"]
-    for family, part in others.groupby("family", sort=False):
-        color, marker = looks(others.family)[str(family)]
-        axes.plot(part.speedup, part["mean"], marker, ms=3, color=color, label=legend_label(family))
+    if len(others):
+        axes.plot(
+            others.speedup, others["mean"], "x", ms=3, mew=0.8, color=PALETTE[2], label="the bench"
+        )
     planned = points[points.group == "planned"].sort_values("speedup")
     spread = np.abs([planned["mean"] - planned.low, planned.high - planned["mean"]])
     across = np.abs([planned.speedup - planned.speedup_low, planned.speedup_high - planned.speedup])
@@ -213,15 +226,14 @@ def transfer_points(frame: pd.DataFrame) -> pd.DataFrame:
         for setting, there in part.groupby("setting", sort=False):
             values = there.pivot_table(index="picture", columns="method", values="psnr")
             bounds = there.groupby("method").speedup_flop_bound.mean()
-            sides = groups(there)
-            hand = {WHOLE: sides["by hand"], KEPT: sides["by hand"] - without_null(there)}
-            planned = pd.Series({m: m.rpartition(" ")[2] for m in sides["planned"]})
+            hand = hand_curves(there)
+            planned = pd.Series({m: m.rpartition(" ")[2] for m in groups(there)["planned"]})
             for at_scale, names in planned.groupby(planned):
-                for envelope, others in hand.items():
+                for over, curves in hand.items():
                     for at in TRANSFERRED:
-                        gap = gain(values, bounds, list(names.index), others, at)
+                        gap = gain(values, bounds, [names.index], curves, at)
                         place = {"setting": setting, "planned": at_scale, **scale}
-                        rows.append({**place, "envelope": envelope, "at": at, **gap})
+                        rows.append({**place, "envelope": over, "at": at, **gap})
     return pd.DataFrame(rows)
 
 
