@@ -3,6 +3,7 @@
 import argparse
 import json
 from dataclasses import replace
+from importlib.resources import files
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import torch
 import fastvar_lab as fv
 from fastvar_lab.cli import options
 from fastvar_lab.cli.main import main
+from fastvar_lab.files import read_json, write_json
 from fastvar_lab.methods.parse import read_method, read_method_file, save_method
 from fastvar_lab.planning import cost
 from fastvar_lab.planning.by_hand import by_hand
@@ -220,7 +222,7 @@ def test_a_plan_travels_as_a_file(tmp_path, model):
     with pytest.raises(ValueError, match=r"other\.json: it is not a method that was saved"):
         read_method_file(tmp_path / "other.json")
     (tmp_path / "plans.json").write_text(json.dumps({"plans": []}))
-    with pytest.raises(ValueError, match=r"plans\.json: it holds several schedules; a method is"):
+    with pytest.raises(ValueError, match=r"it holds several schedules, which fv\.frontier reads"):
         read_method_file(tmp_path / "plans.json")
     with pytest.raises(ValueError, match=r"cannot read the method .*none\.json: No such file"):
         read_method_file(tmp_path / "none.json")
@@ -438,6 +440,21 @@ def test_planned_schedules_ship_for_the_embedded_model():
             fv.planned(model, *arguments)
     with pytest.raises(ValueError, match="no schedule was planned for the weights"):
         fv.planned(small_model("infinity"))
+
+
+def test_a_file_of_several_plans_is_a_frontier(tmp_path):
+    model, file = fv.load("tiny"), tmp_path / "plans.json"
+    shipped = read_json((files("fastvar_lab.planning") / "tiny_plans.json").read_bytes())["plans"]
+    write_json(file, {"plans": shipped})
+    for how in ({}, {"guidance": 4}, {"guidance": 4, "cost": "operations"}):
+        assert fv.frontier(model, **how, file=file) == fv.frontier(model, **how)
+    with pytest.raises(ValueError, match="for time for the weights of tiny, [0-9a-f]+, and maps to 8x8"):
+        fv.frontier(small_model("infinity"), file=file)
+    save_method(fv.planned(model), file)
+    for content in (file.read_text(), '{"plans": [1]}', '{"plans": [{}]}', "[]"):
+        file.write_text(content)
+        with pytest.raises(ValueError, match=r"cannot read schedules from .*plans\.json"):
+            fv.frontier(model, file=file)
 
 
 def test_planned_schedules_have_names_for_commands():

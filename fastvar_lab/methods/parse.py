@@ -54,7 +54,9 @@ def read_method_file(path: str | Path) -> Method:
     try:
         content = read_json(expanded(path).read_bytes())
         if "plans" in content:
-            raise ValueError("it holds several schedules; a method is the file of one")
+            raise ValueError(
+                "it holds several schedules, which fv.frontier reads; a method is the file of one"
+            )
         if content.get("format") != FORMAT or not isinstance(content.get("method"), str):
             raise ValueError("it is not a method that was saved")
         method = read_method(content["method"])

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -35,30 +36,40 @@ class Point(NamedTuple):
     psnr: float
 
 
-def frontier(model: Model, guidance: float | None = None, cost: str = "time") -> list[Point]:
+def frontier(
+    model: Model,
+    guidance: float | None = None,
+    cost: str = "time",
+    file: str | Path | None = None,
+) -> list[Point]:
     """Return the schedules that ship for a model at a guidance scale, by rising speedup.
+
+    Those of a `file` instead, which the command `plan` wrote for several budgets.
 
     Default is the scale that the model samples with; of the scales that were planned for, the
     nearest one counts. `cost` is what the speedups count: "time", on two threads of a CPU, or
     "operations". Empty for a model without planned schedules, and for other weights or scale steps
-    than those that they were planned for. Raises ValueError for another cost.
+    than those that they were planned for. Raises ValueError for another cost, and for a file that
+    holds no such schedules, or none for the model, its scale steps and this cost.
 
     >>> import fastvar_lab as fv
     >>> [point.speedup for point in frontier(fv.load("tiny"))][:2]
     [1.25, 1.5]
     """
     scale = usual_guidance(model) if guidance is None else guidance
-    plans = _of(model, cost)
+    plans = _of(model, cost, None if file is None else _read(Path(file)))
+    plans = [plan for plan in plans if _maps(plan) == model.sizes]
     scales = {plan["guidance"] for plan in plans}
+    if not scales and file is not None:
+        raise ValueError(
+            f"{file} holds no schedule for {cost} for the weights of {model.name}, "
+            f"{model.fingerprint}, and maps to {model.grids()[-1].name}"
+        )
     if not scales:
         return []
     nearest = min(scales, key=lambda other: abs(other - scale))
     return sorted(
-        (
-            _point(plan)
-            for plan in plans
-            if plan["guidance"] == nearest and _maps(plan) == model.sizes
-        ),
+        (_point(plan) for plan in plans if plan["guidance"] == nearest),
         key=lambda point: point.speedup,
     )
 
@@ -218,12 +229,30 @@ def _models() -> str:
     return ", ".join(sorted({plan["model"] for plan in _shipped()}))
 
 
-def _of(model: Model, cost: str = COUNTED[0]) -> list[dict[str, Any]]:
+def _of(
+    model: Model, cost: str = COUNTED[0], plans: Sequence[dict[str, Any]] | None = None
+) -> list[dict[str, Any]]:
+    """Return those of some plans, by default of those that ship, for a model and a cost."""
     if cost not in COUNTED:
         raise ValueError(f"schedules ship for the costs {', '.join(COUNTED)}; not {cost!r}")
-    return [
-        plan for plan in _shipped() if plan["weights"] == model.fingerprint and plan["cost"] == cost
-    ]
+    plans = _shipped() if plans is None else plans
+    return [plan for plan in plans if (plan["weights"], plan["cost"]) == (model.fingerprint, cost)]
+
+
+def _read(file: Path) -> list[dict[str, Any]]:
+    """Read a file of several plans; raise ValueError for anything else."""
+    try:
+        plans = read_json(file.read_bytes())["plans"]
+        for plan in plans:
+            _point(plan)
+            if not {"weights", "cost", "guidance"} <= {*plan} or not _maps(plan):
+                raise KeyError("weights, cost, guidance, sizes")
+    except OSError:
+        raise
+    except (ValueError, TypeError, KeyError, AssertionError) as error:
+        reason = error if isinstance(error, ValueError) else "plan writes it for several budgets"
+        raise ValueError(f"cannot read schedules from {file}: {reason}") from None
+    return list(plans)
 
 
 def _list(numbers: Iterable[float]) -> str:
