@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> None:
 
     from fastvar_lab.files import folder, write_json
     from fastvar_lab.methods.parse import save_method
-    from fastvar_lab.planning.planner import Planner, check_above_0, check_speedup
+    from fastvar_lab.planning.planner import SPEEDS, Planner, check_above_0, check_speedup
     from fastvar_lab.planning.plans import plan_record
     from fastvar_lab.store import Store
 
@@ -95,6 +95,8 @@ def run(args: argparse.Namespace) -> None:
             Store(args.store).prepare(),
             args.quick,
         )
+        minutes = planner.minutes(SPEEDS if args.psnr is not None else len(budgets))
+        print(f"about {max(1, round(minutes))} min if nothing is known; what is measured is kept")
         for speedup in budgets:
             plan = _plan(planner, args, speedup)
             _say(planner, plan)

@@ -37,6 +37,11 @@ ROUNDS, QUICK_ROUNDS = 2, 1  # rounds of correction
 SEARCHED, QUICK_SEARCHED = 4, 3  # last steps that are pruned
 STARTS = 8  # even schedules that are measured, each in two variants
 LEADING = 4  # starts whose rules are varied
+RUNS = {True: (45, 45), False: (50, 110)}
+"""What is measured before a first budget and for each, about, by whether it is `quick`: methods by
+batches of pictures; on the embedded model."""
+SPEEDS = 6  # that are planned for a quality to keep
+RUN = 0.6  # of the time of full generation that one takes
 
 COSTS = ("time", "operations", "bytes")
 
@@ -98,6 +103,14 @@ class Planner:
             return CacheBytes(self.model, self.calibration.grids[-1])
         prompt = self.calibration.items[0].prompt
         return costs.measure(self.model, prompt, self.sizes, self.sampling, self.progress)
+
+    def minutes(self, budgets: int = 1) -> float:
+        """Return about how long planning for some budgets takes here, if nothing is known yet.
+
+        Full generation of the first batch of calibration pictures is run, or read, for that.
+        """
+        first, each = RUNS[self.quick]
+        return self.calibration.batch(0)[0].seconds * RUN * (first + budgets * each) / 60
 
     @property
     def gain(self) -> str:
@@ -184,7 +197,7 @@ class Planner:
         check_above_0("a quality to keep is a PSNR in dB", quality)
         low, high = 1.0, self.spent(Dense()) / self.space.spent(self.space.fastest())
         plans = list[Plan]()
-        for _ in range(6):
+        for _ in range(SPEEDS):
             middle = (low * high) ** 0.5
             plan = self.plan(middle, rounds)
             low, high = (middle, high) if plan.psnr >= quality else (low, middle)
