@@ -564,7 +564,7 @@ def test_new_data_do_not_stand_beside_where_the_old_ones_are_from(tmp_path, monk
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(output, "write_tables", interrupted)
+    monkeypatch.setattr(output, "write_text", interrupted)
     with pytest.raises(KeyboardInterrupt):
         list(there())
     assert (tmp_path / "memory.csv.gz").exists()
@@ -1003,6 +1003,31 @@ def test_figures_are_checked_against_their_data(tmp_path, monkeypatch, capsys):
         figures.check(tmp_path / "elsewhere")
 
 
+def test_captions_and_tables_of_figures_are_checked(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(run, "run", lambda name, scope, **options: synthetic(name))
+    list(figures.draw(fv.load("tiny"), ["budget", "demo"], tmp_path, endings=("png",)))
+    assert figures.check(tmp_path) == []
+    files = ["budget.txt", "budget.md", "budget.tex", "demo.txt"]
+    files += [f"budget_gains.{ending}" for ending in ("csv", "md", "tex")]
+    for name in files:
+        text = (tmp_path / name).read_text()
+        (tmp_path / name).write_text(text.replace("a", "o", 1))
+        assert figures.check(tmp_path) == [f"{tmp_path / name}: other text than its data write"]
+        (tmp_path / name).write_text(text.replace("\n", "\r\n"), newline="")
+        assert figures.check(tmp_path) == []  # as some checkouts write the ends of lines
+    (tmp_path / "budget_gains.csv").unlink()
+    report = json.loads((tmp_path / "demo.json").read_text())
+    (tmp_path / "demo.json").write_text(json.dumps(report | {"caption": "Mine."}))
+    assert main(["figures", "--check", "--out", str(tmp_path)]) == 2
+    problems = capsys.readouterr().err
+    assert f"{tmp_path / 'budget_gains.csv'} is not there" in problems
+    assert f"{tmp_path / 'demo.json'}: another caption than its data write" in problems
+    assert main(["figures", "--redraw", "--out", str(tmp_path), "--format", "png"]) == 0
+    assert figures.check(tmp_path) == []
+    (tmp_path / "budget.json").write_text(json.dumps({"versions": report["versions"]}))
+    assert "cannot draw budget from its data" in figures.check(tmp_path, ["budget"])[0]
+
+
 def test_claims_are_judged_by_their_intervals():
     frames = {name: synthetic(name) for name in claims.claiming()}
     text = claims.table(frames, "Synthetic.")
@@ -1040,11 +1065,10 @@ def test_tables_come_as_markdown_and_latex(tmp_path):
     frame = synthetic("ratio_tradeoff")
     table = tables.tabulate(frame)
     assert list(table.method) == list(frame.method.unique())
-    output.write_tables(tmp_path / "ratio_tradeoff", frame)
-    told = (tmp_path / "ratio_tradeoff.md").read_text().splitlines()
+    told, tex = (text for _, text in output.tables(tmp_path / "ratio_tradeoff", frame))
+    told = told.splitlines()
     assert [c.strip() for c in told[0].split("|")[1:4]] == ["method", "score", "PSNR (dB)"]
     assert len(told) == 2 + len(table)
-    tex = (tmp_path / "ratio_tradeoff.tex").read_text()
     assert "\\toprule" in tex
     assert "%" not in tex.replace("\\%", "")
     latency = tables.tabulate(synthetic("latency_by_scale"))
@@ -1335,12 +1359,9 @@ def test_what_a_model_cannot_answer_is_left_out_and_said(small, tmp_path):
         list(figures.draw(small_random, names[:1], tmp_path, scope="quick"))
 
 
-def test_names_with_dots_are_written_whole(tmp_path):
-    frame = synthetic("rivals")
-    for ratio in ("0.5", "0.75"):
-        output.write_tables(f"{tmp_path}/rule_{ratio}", frame)
-    names = {"rule_0.5.md", "rule_0.5.tex", "rule_0.75.md", "rule_0.75.tex"}
-    assert {p.name for p in tmp_path.iterdir()} == names
+def test_names_with_dots_are_written_whole():
+    texts = output.tables("out/rule_0.5", synthetic("rivals"))
+    assert [path.name for path, _ in texts] == ["rule_0.5.md", "rule_0.5.tex"]
 
 
 def test_rules_are_told_apart_by_their_code():
