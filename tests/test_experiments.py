@@ -49,11 +49,13 @@ from fastvar_lab.experiments.questions import (
     drafting,
     resolution_scaling,
     spectra,
+    speed_gap,
     sublayer_overhead,
 )
 from fastvar_lab.experiments.questions import extreme_ratios as extreme
 from fastvar_lab.experiments.workers import ModelSpec
 from fastvar_lab.frames import FULL, counted
+from fastvar_lab.measure.controls import control
 from fastvar_lab.measure.quality import METRICS
 from fastvar_lab.measure.statistics import (
     bootstrap,
@@ -69,6 +71,7 @@ from fastvar_lab.methods.fingerprint import user_code_hash
 from fastvar_lab.methods.parse import read_method
 from fastvar_lab.methods.prune import PruneRunner
 from fastvar_lab.models import build
+from fastvar_lab.planning.trials import TuningLog
 from fastvar_lab.plotting import charts, tables
 from fastvar_lab.plotting.style import write_figure
 from fastvar_lab.prompts import ClosedWorld, PromptList
@@ -1051,6 +1054,15 @@ def test_claims_are_judged_by_their_intervals():
     assert above(sure, "", "x", least=4.0).verdict == verdicts.FAILS
 
 
+def test_settings_near_twice_the_speed_stand_for_families():
+    model = fv.load("tiny")
+    savings = {t["method"]: t["saving"] for t in TuningLog.read().of(model)}
+    chosen = speed_gap.methods(model)
+    assert all(1.5 < savings[written(method)] < 2.75 for method in chosen.values())
+    assert 1.75 < savings[written(chosen["SparseVAR"])] < 2.25
+    assert control(chosen["LazyVAR"], model.grids()) is None
+
+
 def test_claims_say_what_a_frame_cannot_answer():
     frames = {name: synthetic(name) for name in ("extreme_ratios", "rivals")}
     frames["extreme_ratios"] = frames["extreme_ratios"].drop(columns="right")
@@ -1071,6 +1083,11 @@ def test_tables_come_as_markdown_and_latex(tmp_path):
     assert len(told) == 2 + len(table)
     assert "\\toprule" in tex
     assert "%" not in tex.replace("\\%", "")
+    gaps = pd.DataFrame({"method": ["a", "b"], "gap": [0.0889, -2.8e-05], "rest": [None, 0.1]})
+    assert tables.tabulate(gaps).to_numpy().tolist() == [
+        ["a", "8.9 %", ""],
+        ["b", "0.0 %", "10.0 %"],
+    ]
     latency = tables.tabulate(synthetic("latency_by_scale"))
     assert {"method", "size", "ms"} <= set(latency.columns)
 
