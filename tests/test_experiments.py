@@ -46,6 +46,7 @@ from fastvar_lab.experiments.comparison import merge_frames, with_full
 from fastvar_lab.experiments.galleries import GALLERIES
 from fastvar_lab.experiments.jobs import Addresses, CellJob, PictureJob, method_columns
 from fastvar_lab.experiments.questions import (
+    adaptive,
     drafting,
     resolution_scaling,
     spectra,
@@ -1052,6 +1053,29 @@ def test_claims_are_judged_by_their_intervals():
     assert above({**sure, "low": -3.0, "high": -1.0}, "", "x").verdict == verdicts.FAILS
     assert above(sure, "", "x", least=2.0).verdict == verdicts.OPEN
     assert above(sure, "", "x", least=4.0).verdict == verdicts.FAILS
+
+
+def test_lines_are_compared_at_each_guidance_scale():
+    frame = synthetic("adaptive")
+    claim = agenda.REGISTRY["adaptive"].claims[0].answer
+    old = frame[frame.guidance == 2.0].drop(columns="guidance")  # of one scale, without its column
+    text = claim(old).text
+    assert text.startswith("tails by picture (SkipVAR) over the same tails for all: ")
+    both = claim(frame).text.split("; ")
+    assert both == [text.replace("for all", f"for all at guidance {scale}") for scale in (2, 4)]
+    worse = frame.line.eq("tails by picture (SkipVAR)") & frame.guidance.eq(4.0)
+    frame.loc[worse, "psnr"] -= 9.0
+    frame.loc[~worse & frame.line.eq("tails by picture (SkipVAR)"), "psnr"] += 9.0
+    assert claim(frame).verdict == verdicts.FAILS
+    assert claim(frame[frame.guidance == 2.0]).verdict == verdicts.HOLDS
+
+
+@pytest.mark.parametrize(("guidance", "name"), [(2.0, "tiny-"), (4.0, "tiny-cfg4-")])
+def test_adaptive_shows_every_rule_of_a_guidance_scale(guidance, name):
+    rules = adaptive.methods(fv.load("tiny").with_guidance(guidance))[adaptive.SKIPVAR]
+    shares = ("0.98", "0.96", "0.94", "0.92", "0.9", "0.88")
+    assert [*rules] == [f"rule {name}{share}" for share in shares]
+    assert guidance in agenda.REGISTRY["adaptive"].guidances
 
 
 def test_settings_near_twice_the_speed_stand_for_families():
