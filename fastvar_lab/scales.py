@@ -107,12 +107,18 @@ def infinity_at(height: int, width: int) -> Sizes:
 def grids(sizes: Sequence[tuple[int, int]], prefix: int = 0) -> tuple[Grid, ...]:
     """Turn a schedule into scale steps; the first one includes `prefix` text tokens.
 
-    Raises ValueError for an empty schedule, and for entries that are not maps of 1x1 or more.
+    Raises ValueError for an empty schedule, for entries that are not maps of 1x1 or more, and with
+    text tokens for another first map than 1x1: their last one predicts it.
     """
     from fastvar_lab.seam import Grid
 
-    maps = enumerate(as_sizes(sizes))
-    return tuple(Grid(i, h, w, prefix if i == 0 else 0) for i, (h, w) in maps)
+    maps = as_sizes(sizes)
+    if prefix and maps[0] != (1, 1):
+        raise ValueError(
+            "the first map of this model is 1x1, which the last token of the text predicts; not "
+            f"{maps[0][0]}x{maps[0][1]}"
+        )
+    return tuple(Grid(i, h, w, prefix if i == 0 else 0) for i, (h, w) in enumerate(maps))
 
 
 def as_sizes(sizes: Iterable[Iterable[int]]) -> Sizes:

@@ -46,14 +46,17 @@ from fastvar_lab.experiments.comparison import merge_frames, with_full
 from fastvar_lab.experiments.galleries import GALLERIES
 from fastvar_lab.experiments.jobs import Addresses, CellJob, PictureJob, method_columns
 from fastvar_lab.experiments.questions import (
+    adaptive,
     drafting,
     resolution_scaling,
     spectra,
+    speed_gap,
     sublayer_overhead,
 )
 from fastvar_lab.experiments.questions import extreme_ratios as extreme
 from fastvar_lab.experiments.workers import ModelSpec
 from fastvar_lab.frames import FULL, counted
+from fastvar_lab.measure.controls import control
 from fastvar_lab.measure.quality import METRICS
 from fastvar_lab.measure.statistics import (
     bootstrap,
@@ -69,6 +72,7 @@ from fastvar_lab.methods.fingerprint import user_code_hash
 from fastvar_lab.methods.parse import read_method
 from fastvar_lab.methods.prune import PruneRunner
 from fastvar_lab.models import build
+from fastvar_lab.planning.trials import TuningLog
 from fastvar_lab.plotting import charts, tables
 from fastvar_lab.plotting.style import write_figure
 from fastvar_lab.prompts import ClosedWorld, PromptList
@@ -564,7 +568,7 @@ def test_new_data_do_not_stand_beside_where_the_old_ones_are_from(tmp_path, monk
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(output, "write_tables", interrupted)
+    monkeypatch.setattr(output, "write_text", interrupted)
     with pytest.raises(KeyboardInterrupt):
         list(there())
     assert (tmp_path / "memory.csv.gz").exists()
@@ -1003,6 +1007,31 @@ def test_figures_are_checked_against_their_data(tmp_path, monkeypatch, capsys):
         figures.check(tmp_path / "elsewhere")
 
 
+def test_captions_and_tables_of_figures_are_checked(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(run, "run", lambda name, scope, **options: synthetic(name))
+    list(figures.draw(fv.load("tiny"), ["budget", "demo"], tmp_path, endings=("png",)))
+    assert figures.check(tmp_path) == []
+    files = ["budget.txt", "budget.md", "budget.tex", "demo.txt"]
+    files += [f"budget_gains.{ending}" for ending in ("csv", "md", "tex")]
+    for name in files:
+        text = (tmp_path / name).read_text()
+        (tmp_path / name).write_text(text.replace("a", "o", 1))
+        assert figures.check(tmp_path) == [f"{tmp_path / name}: other text than its data write"]
+        (tmp_path / name).write_text(text.replace("\n", "\r\n"), newline="")
+        assert figures.check(tmp_path) == []  # as some checkouts write the ends of lines
+    (tmp_path / "budget_gains.csv").unlink()
+    report = json.loads((tmp_path / "demo.json").read_text())
+    (tmp_path / "demo.json").write_text(json.dumps(report | {"caption": "Mine."}))
+    assert main(["figures", "--check", "--out", str(tmp_path)]) == 2
+    problems = capsys.readouterr().err
+    assert f"{tmp_path / 'budget_gains.csv'} is not there" in problems
+    assert f"{tmp_path / 'demo.json'}: another caption than its data write" in problems
+    assert main(["figures", "--redraw", "--out", str(tmp_path), "--format", "png"]) == 0
+    assert figures.check(tmp_path) == []
+    (tmp_path / "budget.json").write_text(json.dumps({"versions": report["versions"]}))
+    assert "cannot draw budget from its data" in figures.check(tmp_path, ["budget"])[0]
+
+
 def test_claims_are_judged_by_their_intervals():
     frames = {name: synthetic(name) for name in claims.claiming()}
     text = claims.table(frames, "Synthetic.")
@@ -1026,6 +1055,41 @@ def test_claims_are_judged_by_their_intervals():
     assert above(sure, "", "x", least=4.0).verdict == verdicts.FAILS
 
 
+def test_lines_are_compared_at_each_guidance_scale():
+    frame = synthetic("adaptive")
+    costs = frame[frame.kind == "operations"].groupby(["guidance", "line"])
+    for _, part in costs:  # all lines over the same range
+        frame.loc[part.index, "operations"] = np.linspace(0.2, 0.8, len(part))
+    claim = agenda.REGISTRY["adaptive"].claims[0].answer
+    old = frame[frame.guidance == 2.0].drop(columns="guidance")  # of one scale, without its column
+    text = claim(old).text
+    assert text.startswith("tails by picture (SkipVAR) over the same tails for all: ")
+    both = claim(frame).text.split("; ")
+    assert both == [text.replace("for all", f"for all at guidance {scale}") for scale in (2, 4)]
+    worse = frame.line.eq("tails by picture (SkipVAR)") & frame.guidance.eq(4.0)
+    frame.loc[worse, "psnr"] -= 9.0
+    frame.loc[~worse & frame.line.eq("tails by picture (SkipVAR)"), "psnr"] += 9.0
+    assert claim(frame).verdict == verdicts.FAILS
+    assert claim(frame[frame.guidance == 2.0]).verdict == verdicts.HOLDS
+
+
+@pytest.mark.parametrize(("guidance", "name"), [(2.0, "tiny-"), (4.0, "tiny-cfg4-")])
+def test_adaptive_shows_every_rule_of_a_guidance_scale(guidance, name):
+    rules = adaptive.methods(fv.load("tiny").with_guidance(guidance))[adaptive.SKIPVAR]
+    shares = ("0.98", "0.96", "0.94", "0.92", "0.9", "0.88")
+    assert [*rules] == [f"rule {name}{share}" for share in shares]
+    assert guidance in agenda.REGISTRY["adaptive"].guidances
+
+
+def test_settings_near_twice_the_speed_stand_for_families():
+    model = fv.load("tiny")
+    savings = {t["method"]: t["saving"] for t in TuningLog.read().of(model)}
+    chosen = speed_gap.methods(model)
+    assert all(1.5 < savings[written(method)] < 2.75 for method in chosen.values())
+    assert 1.75 < savings[written(chosen["SparseVAR"])] < 2.25
+    assert control(chosen["LazyVAR"], model.grids()) is None
+
+
 def test_claims_say_what_a_frame_cannot_answer():
     frames = {name: synthetic(name) for name in ("extreme_ratios", "rivals")}
     frames["extreme_ratios"] = frames["extreme_ratios"].drop(columns="right")
@@ -1040,13 +1104,17 @@ def test_tables_come_as_markdown_and_latex(tmp_path):
     frame = synthetic("ratio_tradeoff")
     table = tables.tabulate(frame)
     assert list(table.method) == list(frame.method.unique())
-    output.write_tables(tmp_path / "ratio_tradeoff", frame)
-    told = (tmp_path / "ratio_tradeoff.md").read_text().splitlines()
+    told, tex = (text for _, text in output.tables(tmp_path / "ratio_tradeoff", frame))
+    told = told.splitlines()
     assert [c.strip() for c in told[0].split("|")[1:4]] == ["method", "score", "PSNR (dB)"]
     assert len(told) == 2 + len(table)
-    tex = (tmp_path / "ratio_tradeoff.tex").read_text()
     assert "\\toprule" in tex
     assert "%" not in tex.replace("\\%", "")
+    gaps = pd.DataFrame({"method": ["a", "b"], "gap": [0.0889, -2.8e-05], "rest": [None, 0.1]})
+    assert tables.tabulate(gaps).to_numpy().tolist() == [
+        ["a", "8.9 %", ""],
+        ["b", "0.0 %", "10.0 %"],
+    ]
     latency = tables.tabulate(synthetic("latency_by_scale"))
     assert {"method", "size", "ms"} <= set(latency.columns)
 
@@ -1335,12 +1403,9 @@ def test_what_a_model_cannot_answer_is_left_out_and_said(small, tmp_path):
         list(figures.draw(small_random, names[:1], tmp_path, scope="quick"))
 
 
-def test_names_with_dots_are_written_whole(tmp_path):
-    frame = synthetic("rivals")
-    for ratio in ("0.5", "0.75"):
-        output.write_tables(f"{tmp_path}/rule_{ratio}", frame)
-    names = {"rule_0.5.md", "rule_0.5.tex", "rule_0.75.md", "rule_0.75.tex"}
-    assert {p.name for p in tmp_path.iterdir()} == names
+def test_names_with_dots_are_written_whole():
+    texts = output.tables("out/rule_0.5", synthetic("rivals"))
+    assert [path.name for path, _ in texts] == ["rule_0.5.md", "rule_0.5.tex"]
 
 
 def test_rules_are_told_apart_by_their_code():

@@ -1,5 +1,7 @@
 """HART on small random weights: the seam's promises hold on a third family."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -10,7 +12,10 @@ from fastvar_lab.backbones.residual_diffusion import respace
 from fastvar_lab.backbones.text import RandomContext
 from fastvar_lab.methods.merge import Merge
 from fastvar_lab.models import build
+from fastvar_lab.planning.cost import Operations, total
+from fastvar_lab.prompts import Item
 from fastvar_lab.speed import flops
+from fastvar_lab.speed.tally import as_run
 
 CONFIG = HARTConfig(2, 64, 2, 96, (1, 2, 3, 5, 6), 7, 24, 700, 8, 48, 2)
 METHODS = [
@@ -69,6 +74,38 @@ def test_text_tokens_are_counted_and_never_pruned(hart):
     assert costs[-1]["ends"] > 5 * costs[-2]["ends"]  # the diffusion
     with pytest.raises(ValueError, match="reads 7 text tokens; not 5"):
         fv.generate(hart, RandomContext(24, 5).encode(["two"]), fv.Dense())
+
+
+@pytest.mark.parametrize("method", [fv.Dense(), fv.Tail(cond_from=-1), fv.Tail(null_from=-1)])
+@pytest.mark.parametrize("changes", [{}, {"mask_iterations": 3}, {"residuals": False}], ids=str)
+@pytest.mark.parametrize("guidance", [4.5, (0.0, 1.0, 2.0, 3.0, 1.0), 0.0], ids=str)
+def test_the_residual_diffusion_is_counted_as_it_runs(hart, guidance, changes, method):
+    if hart.sampling.smooth or (guidance == 0.0 and "null" in repr(method)):
+        pytest.skip("counts are the same, or there are no null rows")
+    model = hart.with_guidance(guidance)
+    model.sampling = replace(model.sampling, **changes)
+    ran, net = [], hart.transformer.diffloss.net
+    layers = [
+        layer
+        for name, layer in net.named_modules()
+        if isinstance(layer, torch.nn.Linear) and not name.startswith("time_embed")
+    ]
+    hooks = [
+        layer.register_forward_hook(lambda m, _, out: ran.append(2 * out.numel() * m.in_features))
+        for layer in layers
+    ]
+    item = Item("a red circle", 1)
+    recorded = as_run(model, method, item)
+    for hook in hooks:
+        hook.remove()
+    grids, rows = model.grids(), 1 if method != fv.Dense() or guidance == 0.0 else 2
+    counted = flops.step_flops(model, method, grids, 3, sampling=model.sampling)
+    assert flops.total(counted) == pytest.approx(recorded)
+    last = model.transformer.finish_flops(grids[-1], rows, model.sampling)
+    assert last == pytest.approx(sum(ran))
+    operations = Operations(model, grids[-1], model.sampling)
+    planned = total(operations, model, method, grids, 3, model.sampling)
+    assert planned * 1e9 == pytest.approx(recorded)
 
 
 def test_diffusion_schedule_is_the_released_one():

@@ -1,6 +1,7 @@
 """What the released samplers can be set to: by straight-line references, and as promises."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -442,3 +443,16 @@ def test_the_command_refuses_in_one_line(words, message, tmp_path, capsys):
     said = capsys.readouterr().err.strip().splitlines()
     assert message in said[-1]
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("side", [1, 3])
+def test_schedules_of_one_step_run_or_are_refused_in_a_sentence(family, side):
+    model = small_model(family)
+    once = partial(fv.generate, model, prompt(model), fv.Dense(), sizes=[(side, side)])
+    if family == "hart" and side > 1:
+        for call in (once, lambda: model.grids([(side, side)])):
+            with pytest.raises(ValueError, match=r"first map of this model is 1x1.*; not 3x3"):
+                call()
+    else:
+        assert once().canvas.shape[-2:] == (side, side)

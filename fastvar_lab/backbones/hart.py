@@ -349,13 +349,7 @@ class HART(Backbone):
 
     def guidance(self, state: HARTState, grid: Grid, sampling: Sampling) -> float:
         """Return 1 + t, where t grows with the step from 0; a list holds the values of t."""
-        return 1 + self._ratio(state, grid, sampling)
-
-    def _ratio(self, state: HARTState, grid: Grid, sampling: Sampling) -> float:
-        """Return t of a step's guidance, (1 + t) * cond - t * null."""
-        if isinstance(sampling.guidance, tuple):
-            return sampling.guidance[grid.index]
-        return ramp(sampling.guidance, state.steps, hold=1)[grid.index]
+        return 1 + _ratio(state.steps, grid, sampling)
 
     def draw(
         self,
@@ -410,7 +404,7 @@ class HART(Backbone):
         codes = F.embedding(rows, codebook)
         shown = self.word_embed(codes.to(self.decoder_norm.weight.dtype))
         features = self.decoder_norm(x + shown.repeat(2 if paired else 1, 1, 1))
-        guidance = self._ratio(state, grid, sampling) if paired else None
+        guidance = _ratio(state.steps, grid, sampling) if paired else None
         residual = self.diffloss(features, state.times, grid.index, guidance, draws)
         return (drawn if sampling.smooth else codes) + residual, logits
 
@@ -427,11 +421,21 @@ class HART(Backbone):
             return 2.0 * config.width * config.context_width * grid.tokens, head
         return 2.0 * config.width * config.code * tokens, head
 
-    @property
-    def finish_flops(self) -> float:
+    def finish_flops(self, last: Grid, rows: int, sampling: Sampling | None) -> float:
+        if sampling is not None and not sampling.residuals:
+            return 0.0
         config = self.config
         sizes = (config.diffusion_width, config.diffusion_depth, config.code, config.width)
-        return diffusion_flops(*sizes, config.diffusion_steps)
+        condition, network = diffusion_flops(*sizes, config.diffusion_steps)
+        plain = sampling is not None and _ratio(last.index + 1, last, sampling) == 1
+        return last.h * last.w * (rows * condition + (min(rows, 1) if plain else rows) * network)
+
+
+def _ratio(steps: int, grid: Grid, sampling: Sampling) -> float:
+    """Return t of a step's guidance, (1 + t) * cond - t * null."""
+    if isinstance(sampling.guidance, tuple):
+        return sampling.guidance[grid.index]
+    return ramp(sampling.guidance, steps, hold=1)[grid.index]
 
 
 def _progress(grid: Grid, steps: int) -> float:

@@ -181,9 +181,8 @@ class Backbone(nn.Module, ABC):
     def ends_flops(self, grid: Grid) -> tuple[float, float]:
         """Count the operations of a step's embedding, per picture, and head, per row."""
 
-    @property
-    def finish_flops(self) -> float:
-        """The operations per token of the last step after the head, on one row."""
+    def finish_flops(self, last: Grid, rows: int, sampling: Sampling | None) -> float:
+        """Count the operations of the last step after the head, on one picture's guidance rows."""
         return 0.0
 
 

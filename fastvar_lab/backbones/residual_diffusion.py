@@ -160,8 +160,10 @@ class ResidualDiffusion(nn.Module):
         return SHRINK * x
 
 
-def diffusion_flops(width: int, depth: int, code: int, condition: int, steps: int) -> float:
-    """Return the operations per token and row: the condition once, the network at every step."""
+def diffusion_flops(
+    width: int, depth: int, code: int, condition: int, steps: int
+) -> tuple[float, float]:
+    """Return the operations per token and row: of the condition, and of the network's steps."""
     blocks = depth * (4 + 6) * width * width
     ends = 2 * code * width + 4 * width * width + 4 * code * width
-    return float(2 * condition * width + steps * (blocks + ends))
+    return 2.0 * condition * width, float(steps * (blocks + ends))

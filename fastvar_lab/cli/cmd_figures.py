@@ -23,7 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--list", action="store_true", help="list the names")
     parser.add_argument(
-        "--check", action="store_true", help="redraw from the written data and compare"
+        "--check",
+        action="store_true",
+        help="redraw from the written data and compare, tables and captions too",
     )
     parser.add_argument(
         "--redraw", action="store_true", help="redraw from the written data and overwrite"

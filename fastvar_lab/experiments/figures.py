@@ -6,7 +6,7 @@ and `NAME.json` alone, so that a check can redraw them without a model.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from importlib.metadata import version
 from pathlib import Path
@@ -85,8 +85,10 @@ def draw(
             continue
         command = _command(name, model, seed, report.get("scope", "paper"))
         report |= output.provenance(model, command, spec, prompts, metrics)
+        report["caption"] = _caption(name, report)
         figure = redraw(name, out, report)
-        yield from _finish(out / label, name, report, frame, figure, endings)
+        texts = _texts(out / label, name, report, frame)
+        yield from _finish(out / label, name, report, texts, figure, endings)
 
 
 def _command(name: str | Experiment, model: Model, seed: int, scope: str) -> str:
@@ -147,8 +149,10 @@ def draw_frame(
         **output.measured(scope, frame, len(frame)),
         **output.provenance(model, command if shipped else "", spec, prompts, metrics),
     }
+    report["caption"] = _caption(record, report)
     figure = record.chart(written)
-    yield from _finish(out / record.name, record, report, written, figure, ("png", "pdf"))
+    texts = _texts(out / record.name, record, report, written)
+    yield from _finish(out / record.name, record, report, texts, figure, ("png", "pdf"))
 
 
 def meaningless(model: Model, name: str | Experiment) -> str:
@@ -168,24 +172,35 @@ def _record(name: str | Experiment) -> Experiment:
     return agenda.find(CHARTED.get(name, name))
 
 
+def _caption(name: str | Experiment, report: Report) -> str:
+    """Write the caption of a figure."""
+    gallery = isinstance(name, str) and name in GALLERIES
+    return GALLERIES[str(name)].caption if gallery else output.caption(_record(name), report)
+
+
+def _texts(
+    path: Path, name: str | Experiment, report: Report, frame: pd.DataFrame | None
+) -> Iterator[tuple[Path, str]]:
+    """Yield the texts beside a figure, `path` without ending: its caption, tables of a frame."""
+    yield Path(f"{path}.txt"), report["caption"] + "\n"
+    if frame is not None:
+        yield from output.tables(path, frame, report["caption"])
+        yield from output.more_tables(path, _record(name), frame)
+
+
 def _finish(
     path: Path,
     name: str | Experiment,
     report: Report,
-    frame: pd.DataFrame | None,
+    texts: Iterable[tuple[Path, str]],
     figure: Figure,
     endings: Sequence[str],
 ) -> Iterator[Path]:
-    """Write caption, tables of a frame and provenance, then the figure."""
+    """Write texts and provenance, then the figure; yield the files of its data and itself."""
     gallery = isinstance(name, str) and name in GALLERIES
-    report["caption"] = (
-        GALLERIES[str(name)].caption if gallery else output.caption(_record(name), report)
-    )
     yield Path(f"{path}.npz" if gallery else f"{path}{output.DATA}")
-    output.write_caption(path, report)
-    if frame is not None:
-        output.write_tables(path, frame, report["caption"])
-        output.write_more_tables(path, _record(name), frame)
+    for place, text in texts:
+        output.write_text(place, text)
     write_json(Path(f"{path}.json"), report)
     for ending in endings:
         write_figure(f"{path}.{ending}", figure)
@@ -198,10 +213,10 @@ def again(out: str | Path, names: Sequence[str], endings: Sequence[str]) -> Iter
     for name in names or _there(out):
         if name not in _there(out):
             raise ValueError(f"{out / name}.json is not there: nothing says what {name} shows")
-        report, figure = read_report(out / f"{name}.json"), _from_data(name, out)
-        frame = None if name in GALLERIES else output.read_rows(out / name)
+        report = read_report(out / f"{name}.json")
+        figure, texts = _from_data(name, out, report)
         report["versions"] |= {p: version(p) for p in DRAWN_WITH}
-        yield from _finish(out / name, name, report, frame, figure, endings)
+        yield from _finish(out / name, name, report, texts, figure, endings)
 
 
 def _there(out: Path) -> list[str]:
@@ -235,10 +250,15 @@ def redraw(name: str | Experiment, out: str | Path, report: Report | None = None
     return _record(name).chart(output.read_frame(out / label))
 
 
-def _from_data(name: str, out: Path) -> Figure:
-    """Draw a figure from the data in a folder; raise ValueError for data that are damaged."""
+def _from_data(name: str, out: Path, report: Report) -> tuple[Figure, Sequence[tuple[Path, str]]]:
+    """Draw a figure from the data in a folder, and write the texts beside it, its caption anew.
+
+    Raises ValueError for data that are damaged.
+    """
     try:
-        return redraw(name, out)
+        report["caption"] = _caption(name, report)
+        frame = None if name in GALLERIES else output.read_rows(out / name)
+        return redraw(name, out, report), list(_texts(out / name, name, report, frame))
     except OSError:
         raise
     except Exception as error:  # NumPy, pandas and charts raise many kinds over damaged files
@@ -247,9 +267,10 @@ def _from_data(name: str, out: Path) -> Figure:
 
 
 def check(out: str | Path, names: Sequence[str] = ()) -> list[str]:
-    """Redraw every figure of a folder from its data; return a line for each that differs.
+    """Draw every figure of a folder and write its texts again; return a line for each that differs.
 
-    Bytes must match under the versions it was drawn with; under others the pixels, closely.
+    Bytes of a figure must match under the versions it was drawn with; under others the pixels,
+    closely. Captions and tables must be those that its data write.
     """
     out, wrong = expanded(out), list[str]()
     for name in names or _there(out):
@@ -257,27 +278,39 @@ def check(out: str | Path, names: Sequence[str] = ()) -> list[str]:
             wrong.append(f"{name}: {out / name}.json is not there")
             continue
         try:
-            drawn_with = read_report(out / f"{name}.json")["versions"]
-            figure = _from_data(name, out)
+            report = read_report(out / f"{name}.json")
+            caption = report.get("caption")
+            figure, texts = _from_data(name, out, report)
         except (OSError, ValueError) as error:
             wrong.append(str(error))
             continue
-        here = {p: version(p) for p in DRAWN_WITH}
-        other = [f"{p} {here[p]} instead of {drawn_with[p]}" for p in here
-                 if here[p] != drawn_with[p]]  # fmt: skip
-        with TemporaryDirectory() as scratch:
-            for ending in ("png", "pdf"):
-                kept, again = out / f"{name}.{ending}", Path(scratch) / f"{name}.{ending}"
-                if not kept.exists():
-                    continue
-                write_figure(again, figure)
-                if kept.read_bytes() == again.read_bytes():
-                    continue
-                if not other:
-                    wrong.append(f"{kept}: other bytes from the same data and versions")
-                elif ending == "png" and _gap(kept, again) > TOLERANCE:
-                    wrong.append(f"{kept}: other pixels, with {', '.join(other)}")
+        wrong += _other_pictures(out / name, figure, report["versions"])
+        if caption != report["caption"]:
+            wrong.append(f"{out / name}.json: another caption than its data write")
+        for path, text in texts:
+            if not path.exists():
+                wrong.append(f"{path} is not there")
+            elif path.read_text(encoding="utf-8", errors="replace") != text:
+                wrong.append(f"{path}: other text than its data write")
     return wrong
+
+
+def _other_pictures(path: Path, figure: Figure, drawn_with: Mapping[str, str]) -> Iterator[str]:
+    """Yield a line for each file of a figure, `path` without ending, that is drawn differently."""
+    here = {p: version(p) for p in DRAWN_WITH}
+    other = [f"{p} {here[p]} instead of {drawn_with[p]}" for p in here if here[p] != drawn_with[p]]
+    with TemporaryDirectory() as scratch:
+        for ending in ("png", "pdf"):
+            kept, again = Path(f"{path}.{ending}"), Path(scratch) / f"{path.name}.{ending}"
+            if not kept.exists():
+                continue
+            write_figure(again, figure)
+            if kept.read_bytes() == again.read_bytes():
+                continue
+            if not other:
+                yield f"{kept}: other bytes from the same data and versions"
+            elif ending == "png" and _gap(kept, again) > TOLERANCE:
+                yield f"{kept}: other pixels, with {', '.join(other)}"
 
 
 def _gap(first: Path, second: Path) -> float:

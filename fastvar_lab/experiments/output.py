@@ -6,6 +6,7 @@ import gzip
 import re
 import shlex
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -82,33 +83,30 @@ def read_rows(path: str | Path) -> pd.DataFrame | None:
     return None
 
 
-def write_tables(path: str | Path, frame: pd.DataFrame, caption: str = "") -> None:
-    """Write what a frame says as Markdown and LaTeX (booktabs), `path` without its ending."""
+def tables(path: str | Path, frame: pd.DataFrame, caption: str = "") -> Iterator[tuple[Path, str]]:
+    """Yield what a frame says as Markdown and LaTeX (booktabs): each file and its text.
+
+    `path` is without its ending.
+    """
     table = tabulate(frame)
-    tex = latex(table, caption, label=f"tab:{Path(path).name}")
-    for ending, text in ((".md", markdown(table)), (".tex", tex)):
-        _write_text(Path(f"{path}{ending}"), text)
+    yield Path(f"{path}.md"), markdown(table)
+    yield Path(f"{path}.tex"), latex(table, caption, label=f"tab:{Path(path).name}")
 
 
-def write_more_tables(path: Path, experiment: Experiment, frame: pd.DataFrame) -> None:
-    """Write an experiment's other tables, NAME_TITLE.csv, .md and .tex each, with their notes."""
+def more_tables(
+    path: Path, experiment: Experiment, frame: pd.DataFrame
+) -> Iterator[tuple[Path, str]]:
+    """Yield an experiment's other tables, NAME_TITLE.csv, .md and .tex each, with their notes."""
     for title, make in experiment.tables.items():
         table, place = make(frame), Path(f"{path}_{title}")
         note = str(table.attrs.get(NOTE, ""))
-        tex = latex(table, note, label=f"tab:{place.name}")
-        shown = markdown(table) + (f"\n{escaped(note)}\n" if note else "")
-        for ending, text in (
-            (".csv", table.to_csv(index=False)), (".md", shown), (".tex", tex),
-        ):  # fmt: skip
-            _write_text(Path(f"{place}{ending}"), text)
+        yield Path(f"{place}.csv"), table.to_csv(index=False)
+        yield Path(f"{place}.md"), markdown(table) + (f"\n{escaped(note)}\n" if note else "")
+        yield Path(f"{place}.tex"), latex(table, note, label=f"tab:{place.name}")
 
 
-def write_caption(path: str | Path, report: Report) -> None:
-    """Write the caption of a figure as text, `path` without its ending."""
-    _write_text(Path(f"{path}.txt"), report["caption"] + "\n")
-
-
-def _write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
+    """Write a file of text."""
     write(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 

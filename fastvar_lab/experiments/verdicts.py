@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,6 +50,17 @@ def above(gap: Mapping[str, float], unit: str, what: str, least: float = 0.0) ->
     return Answer(text, verdict(gap["low"] > least, gap["high"] <= least, gap["n"]))
 
 
+def together(answers: Sequence[Answer]) -> Answer:
+    """Join the answers to one claim: it holds if all do, and does not if one does not.
+
+    >>> together([Answer("a", HOLDS), Answer("b", OPEN)])
+    Answer(text='a; b', verdict='cannot tell')
+    """
+    verdicts = {answer.verdict for answer in answers}
+    joined = FAILS if FAILS in verdicts else HOLDS if verdicts == {HOLDS} else OPEN
+    return Answer("; ".join(answer.text for answer in answers), joined)
+
+
 def mean(values: np.ndarray) -> dict[str, float]:
     """Return a mean with its interval, as `above` takes it."""
     low, high = bootstrap(values)
@@ -65,16 +76,21 @@ def line_over(
 ) -> Callable[[pd.DataFrame], Answer]:
     """Make the answer to a claim that one line is better than another at equal operations.
 
-    `cost` may be another column that is to be equal. With `guidance` it is asked at that scale, of
-    a frame with several.
+    `cost` may be another column that is to be equal. With `guidance` it is asked at that scale of
+    a frame with several, else at each.
     """
+
+    def answer_at(frame: pd.DataFrame, scale: float | None) -> Answer:
+        rows = frame if scale is None else frame[frame[GUIDANCE] == scale]
+        gap = paired_at_equal(counted(rows), first, second, value, cost)
+        where = "" if scale is None else f" at guidance {scale:g}"
+        return above(gap, " dB" if value == "psnr" else "", f"{first} over {second}{where}")
 
     def answer(frame: pd.DataFrame) -> Answer:
         quality(frame, value)  # raises where it was not measured
-        rows = frame if guidance is None else frame[frame[GUIDANCE] == guidance]
-        gap = paired_at_equal(counted(rows), first, second, value, cost)
-        where = "" if guidance is None else f" at guidance {guidance:g}"
-        return above(gap, " dB" if value == "psnr" else "", f"{first} over {second}{where}")
+        scales = [None] if GUIDANCE not in frame else sorted(frame[GUIDANCE].unique())
+        scales = scales if guidance is None else [guidance]
+        return together([answer_at(frame, scale) for scale in scales])
 
     return answer
 

@@ -82,6 +82,7 @@ class Operations:
 
     model: Model
     last: Grid
+    sampling: Sampling | None = None
     unit: str = "GFLOP"
 
     def call(self, call: Call, grid: Grid, restores: bool = True) -> float:
@@ -93,9 +94,8 @@ class Operations:
             return 0.0
         backbone = self.model.transformer
         embedding, head = backbone.ends_flops(grid)
-        if grid == self.last:
-            head += backbone.finish_flops * grid.h * grid.w
-        return (embedding + rows * head) / 1e9
+        last = backbone.finish_flops(grid, rows, self.sampling) if grid == self.last else 0.0
+        return (embedding + rows * head + last) / 1e9
 
 
 @dataclass(frozen=True)

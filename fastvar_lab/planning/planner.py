@@ -98,7 +98,7 @@ class Planner:
         if not isinstance(self.cost, str):
             return self.cost
         if self.cost == "operations":
-            return Operations(self.model, self.calibration.grids[-1])
+            return Operations(self.model, self.calibration.grids[-1], self.calibration.sampled)
         if self.cost == "bytes":
             return CacheBytes(self.model, self.calibration.grids[-1])
         prompt = self.calibration.items[0].prompt

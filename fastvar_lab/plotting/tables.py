@@ -61,6 +61,9 @@ MEASURED = (
     "peak_bytes",
 )
 
+SHARES = ("gap", "choosing", "restoring", "products", "rest")
+"""Those that are shares of a time, written in per cent."""
+
 
 def tabulate(frame: pd.DataFrame) -> pd.DataFrame:
     """Summarise a frame: per method means with 95 % intervals and measured speedups.
@@ -81,7 +84,8 @@ def tabulate(frame: pd.DataFrame) -> pd.DataFrame:
         numbers = [c for c in MEASURED if c in frame and frame[c].notna().any()]
         kinds = {c: "median" if c == "ms" else "mean" for c in numbers}
         groups = frame.assign(disturbed=disturbances(frame)).groupby(by, sort=False, dropna=False)
-        table = groups.agg(kinds).map(_digits)
+        table = groups.agg(kinds)
+        table = table.apply(lambda part: part.map(_percent if part.name in SHARES else _digits))
         wide = groups.disturbed.any()
         if wide.any():
             table["note"] = [DISTURBED if any_wide else "" for any_wide in wide]
@@ -242,6 +246,11 @@ def _speedup(row: pd.Series) -> str:
 def _digits(mean: float) -> str:
     """Write four digits of a mean, nothing for one that was not measured."""
     return "" if mean != mean else f"{mean:.0f}" if abs(mean) >= 1000 else f"{mean:.4g}"
+
+
+def _percent(share: float) -> str:
+    """Write a share in per cent, nothing for one that was not measured."""
+    return "" if share != share else f"{round(100 * share, 1) + 0.0:.1f} %"
 
 
 MARKUP = re.compile(r"[\\`*<|$~]|\](?=\()|(?<!\w)_|_(?!\w)")

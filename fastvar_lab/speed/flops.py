@@ -103,9 +103,8 @@ def step_flops(
             cost[site.kind] += pictures * live * backbone.sublayer_flops(site.kind, tokens, keys)
         if rows:
             embedding, head = backbone.ends_flops(grid)
-            if grid == grids[-1] and (sampling is None or sampling.residuals):
-                head += backbone.finish_flops * grid.h * grid.w
-            cost["ends"] = pictures * (embedding + rows * head)
+            last = backbone.finish_flops(grid, rows, sampling) if grid == grids[-1] else 0.0
+            cost["ends"] = pictures * (embedding + rows * head + last)
         out.append(cost)
     return out
 
@@ -131,10 +130,9 @@ def step_bytes(
             if tokens
         )
         if rows:
-            ends = sum(backbone.ends_flops(Grid(grid.index, 1, 1)))
-            finish = backbone.finish_flops * (grid == grids[-1])
-            finish *= sampling is None or sampling.residuals
-            count += size * (ends + finish) / 2
+            one = Grid(grid.index, 1, 1)
+            last = backbone.finish_flops(one, 1, sampling) if grid == grids[-1] else 0.0
+            count += size * (sum(backbone.ends_flops(one)) + last) / 2
         out.append(count)
     return out
 

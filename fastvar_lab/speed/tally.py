@@ -26,6 +26,7 @@ class Tally(Wrapper):
     ) -> None:
         super().__init__(inner)
         self.backbone, self.text_tokens, self.grids = model.transformer, text_tokens, grids
+        self.sampling = model.sampling
         self.flop: dict[int, float] = {}
         self.cached: dict[int, int] = {}  # keys by layer
         self.pictures = 1
@@ -38,8 +39,11 @@ class Tally(Wrapper):
         out = self.inner.stack(grid, blocks, x)
         for step in grid.steps:
             embedding, head = self.backbone.ends_flops(step)
-            last = self.backbone.finish_flops * step.h * step.w if step == self.grids[-1] else 0.0
-            self._add(step, self.pictures * embedding + len(out) * (head + last))
+            rows, last = len(out) // self.pictures, 0.0
+            if step == self.grids[-1]:
+                last = self.backbone.finish_flops(step, rows, self.sampling)
+            drawn = x.shape[1] / grid.tokens  # less than all in mask iterations
+            self._add(step, drawn * self.pictures * (embedding + rows * head + last))
         return out
 
     def sublayer(self, site: Site, grid: Grid, branch: Branch, x: Tensor) -> Tensor:

@@ -16,11 +16,15 @@ from fastvar_lab.plotting import charts
 
 SKIPVAR, TAILS = "tails by picture (SkipVAR)", "the same tails for all"
 SPARSEVAR, SHARES = "share by picture (SparseVAR)", "the same share for all"
+GUIDANCES = (2.0, 4.0)  # those for which rules were fitted
 PUBLISHED = {"infinity-2b": ("infinity-0.84", "infinity-0.86", "infinity-0.88")}
 
 
 def methods(model: Model) -> Lines:
-    """SkipVAR and SparseVAR, and what they decide about, decided once for all pictures."""
+    """SkipVAR and SparseVAR, and what they decide about, decided once for all pictures.
+
+    SkipVAR in all the rules that were fitted on the model at its guidance scale.
+    """
     fixed = Shared(BlockChange())
     fitted = fitted_rules(model.name, model.sampling.guidance, len(model.sizes))
     named = (*PUBLISHED.get(model.name, ()), *fitted)
@@ -56,6 +60,7 @@ EXPERIMENT = Experiment(
     methods=methods,
     chart=charts.by_operations,
     points=charts.operations_points,
+    guidances=GUIDANCES,
     timed=False,
     claims=(
         Claim(

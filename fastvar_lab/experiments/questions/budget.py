@@ -161,7 +161,10 @@ def _gains(
 
 
 EXPERIMENT = Experiment(
-    question="Are planned schedules better than those by hand at equal time?",
+    question=(
+        "Are planned schedules better at equal time than the envelope of those by hand: the best "
+        "of a grid of last steps pruned, skipped or without null rows?"
+    ),
     source="ours",
     methods=methods,
     cells=cells,

@@ -83,7 +83,7 @@ def cells(question: Question) -> list[list[Cell]]:
 
 
 EXPERIMENT = Experiment(
-    question="Do planned schedules hold on other prompts, a larger map and other guidance?",
+    question="Do schedules planned for operations hold on other prompts, maps and guidance scales?",
     source="ours",
     methods=methods,
     cells=cells,

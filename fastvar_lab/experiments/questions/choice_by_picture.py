@@ -112,7 +112,7 @@ def beats_one_for_all(frame: pd.DataFrame) -> Answer:
 
 
 EXPERIMENT = Experiment(
-    question="Does a planned schedule chosen for each picture beat one for all?",
+    question="Does a schedule planned for operations, chosen for each picture, beat one for all?",
     source="SkipVAR and SparseVAR decide by picture; neither prints this control",
     methods=methods,
     cells=cells,

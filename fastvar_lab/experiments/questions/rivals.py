@@ -8,7 +8,7 @@ import pandas as pd
 
 from fastvar_lab.experiments.base import Experiment, Methods
 from fastvar_lab.experiments.sets import whole_sets
-from fastvar_lab.experiments.verdicts import FAILS, OPEN, Answer, Claim, above, quality
+from fastvar_lab.experiments.verdicts import OPEN, Answer, Claim, above, quality, together
 from fastvar_lab.frames import GUIDANCE
 from fastvar_lab.measure.controls import stands_in
 from fastvar_lab.measure.ranking import detail_table, memory_table, ranking_table
@@ -95,9 +95,7 @@ def beats_tome(frame: pd.DataFrame) -> Answer:
             answers.append(above(paired(pictures, ours, str(rival), "psnr"), " dB", what))
     if not answers:
         return Answer("no FastVAR here is as fast as a ToMe", OPEN)
-    verdicts = {a.verdict for a in answers}
-    verdict = verdicts.pop() if len(verdicts) == 1 else FAILS if FAILS in verdicts else OPEN
-    return Answer("; ".join(a.text for a in answers), verdict)
+    return together(answers)
 
 
 def metrics(model: Model) -> Sequence[str]:

@@ -19,10 +19,12 @@ from fastvar_lab.experiments.base import (
 from fastvar_lab.experiments.questions import rivals
 from fastvar_lab.generation import Generation, generate
 from fastvar_lab.instruments.overhead import OverheadWatch
-from fastvar_lab.methods.columns import family
+from fastvar_lab.measure.controls import stands_in
+from fastvar_lab.methods.columns import family, written
 from fastvar_lab.methods.prune import Dense
 from fastvar_lab.methods.spaces import axis_of
 from fastvar_lab.models.model import Model
+from fastvar_lab.planning.trials import TuningLog
 from fastvar_lab.plotting import charts
 from fastvar_lab.scales import Sizes
 from fastvar_lab.seam import Method, Runner
@@ -36,15 +38,20 @@ TOGETHER = 6  # methods timed in the same turns
 
 
 def methods(model: Model) -> Methods:
-    """Return one setting of each family, the one whose operations are nearest to half."""
+    """Return one setting of each family, the one whose operations are nearest to half.
+
+    Where operations depend on the picture, they are the mean of those that tuning measured. A
+    setting that does a control's work alone stands for no family.
+    """
     known, chosen = rivals.methods(model), dict[str, tuple[float, str]]()
-    full = flops.total(flops.step_flops(model, Dense(), model.grids()))
+    grids, measured = model.grids(), {t["method"]: t["saving"] for t in TuningLog.read().of(model)}
+    full = flops.total(flops.step_flops(model, Dense(), grids))
     for label, method in known.items():
-        name = family(method)
-        if axis_of(name) in (None, "cache"):
+        name, text = family(method), written(method)
+        if axis_of(name) in (None, "cache") or stands_in(text, name, grids):
             continue
-        counted = flops.total(flops.step_flops(model, method, model.grids()))
-        gap = abs(full / counted - SPEEDUP)
+        counted = flops.total(flops.step_flops(model, method, grids))
+        gap = abs(measured.get(text, full / counted) - SPEEDUP)
         if name not in chosen or gap < chosen[name][0]:
             chosen[name] = gap, label
     return {name: known[label] for name, (_, label) in chosen.items()}
