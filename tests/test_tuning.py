@@ -121,6 +121,13 @@ def test_trials_are_spent_on_targets_in_reach(savings, aims):
     assert candidates.aims(savings) == aims
 
 
+def test_where_savings_are_not_known_the_next_target_is_tried_for():
+    assert candidates.aims((1.03, 1.48)) == [1.5]
+    assert candidates.aims((1.03, 1.48), unsure=True) == [1.5, 2.0]
+    assert candidates.aims((1.0, 1.2), unsure=True) == [1.5]
+    assert candidates.aims((2.1, 3.5), unsure=True) == [1.5, 2.0, 3.0, 4.0]
+
+
 @pytest.mark.parametrize("most", [1.77, 2.0, 2.9])
 def test_a_family_that_reaches_few_targets_spends_its_trials_there(most):
     options = [

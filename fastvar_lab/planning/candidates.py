@@ -132,9 +132,9 @@ def search(
     Each target of `aims` has an equal share of the trials. Half of a share is drawn from all
     settings that save as much; the other half are neighbours of the best one so far. Where the
     saving is known only afterwards, half of all trials are drawn, the targets are those in reach of
-    the results so far, and the others are neighbours of the best result for each, first in fields
-    that change its result. A setting that saves nothing is good for none. A space with no more
-    settings than trials is tried out.
+    the results so far and next to it, and the others are neighbours of the best result for each,
+    first in fields that change its result. A setting that saves nothing is good for none. A space
+    with no more settings than trials is tried out.
     """
     rng = np.random.default_rng(seed)
     results: dict[tuple[int, ...], tuple[Candidate, Measured]] = {}
@@ -153,7 +153,8 @@ def search(
             yield tried(options[i])
     while len(results) < trials:
         useful = {place: pair for place, pair in results.items() if pair[1].saving > LEAST}
-        targets = aims([result.saving for _, result in useful.values()] if unsure else known)
+        savings = [result.saving for _, result in useful.values()] if unsure else known
+        targets = aims(savings, unsure)
         target, share = targets[len(results) % len(targets)], trials // len(targets)
         near = list(options) if unsure else _band(options, target, share)
         left = [setting for setting in near if setting.place not in results]
@@ -168,14 +169,15 @@ def search(
             yield tried(left[int(rng.integers(len(left)))])
 
 
-def aims(savings: Sequence[float]) -> list[float]:
+def aims(savings: Sequence[float], unsure: bool = False) -> list[float]:
     """Return the targets that trials are spent on where settings save this much.
 
     Those are the targets in reach. Of the targets beyond an end the nearest one stands for the end,
-    unless a target in reach is about as near to it.
+    unless a target in reach is about as near to it. If `unsure`, other settings may save more, or
+    less: the nearest target beyond an end is tried for.
 
-    >>> aims([1.1, 1.4, 1.77]), aims([1.03, 1.99]), aims([2.14, 13.2])
-    ([1.5, 2.0], [1.5, 2.0], [2.0, 3.0, 4.0])
+    >>> aims([1.1, 1.4, 1.77]), aims([1.03, 1.99]), aims([1.03, 1.48]), aims([1.03, 1.48], True)
+    ([1.5, 2.0], [1.5, 2.0], [1.5], [1.5, 2.0])
     """
     if not savings:
         return list(TARGETS)
@@ -184,7 +186,7 @@ def aims(savings: Sequence[float]) -> list[float]:
     below = [t for t in TARGETS if t < low and t not in inside][-1:]
     above = [t for t in TARGETS if t > high and t not in inside][:1]
     for end, beyond in ((low, below), (high, above)):
-        if all(_gap(end, target) > BAND for target in inside):
+        if unsure or all(_gap(end, target) > BAND for target in inside):
             inside += beyond
     return sorted(inside)
 
