@@ -105,6 +105,76 @@ def test_a_search_is_not_drawn_to_settings_that_save_nothing():
     assert sum(measure(setting).saving > 1 for setting in tried[6:]) >= 5
 
 
+@pytest.mark.parametrize(
+    ("savings", "aims"),
+    [
+        ((1.0, 7.0), [1.5, 2.0, 3.0, 4.0]),
+        ((1.03, 1.99), [1.5, 2.0]),  # 3 and 4 are out of reach, 2 is not
+        ((1.03, 1.77), [1.5, 2.0]),  # the most that it saves is near to no target
+        ((1.2, 1.45), [1.5]),
+        ((2.14, 13.0), [2.0, 3.0, 4.0]),
+        ((2.7, 2.8), [2.0, 3.0]),
+        ((6.0, 9.0), [4.0]),
+        ((), [1.5, 2.0, 3.0, 4.0]),
+    ],
+)
+def test_trials_are_spent_on_targets_in_reach(savings, aims):
+    assert candidates.aims(savings) == aims
+
+
+def test_where_savings_are_not_known_the_next_target_is_tried_for():
+    assert candidates.aims((1.03, 1.48)) == [1.5]
+    assert candidates.aims((1.03, 1.48), unsure=True) == [1.5, 2.0]
+    assert candidates.aims((1.0, 1.2), unsure=True) == [1.5]
+    assert candidates.aims((2.1, 3.5), unsure=True) == [1.5, 2.0, 3.0, 4.0]
+
+
+@pytest.mark.parametrize("most", [1.77, 2.0, 2.9])
+def test_a_family_that_reaches_few_targets_spends_its_trials_there(most):
+    options = [
+        candidates.Candidate((i, j), fv.Dense(), 1.03 + (most - 1.03) * i / 29)
+        for i in range(30) for j in range(5)
+    ]  # fmt: skip
+    tried = [*candidates.search(options, 12, lambda s: candidates.Measured(40, s.saving))]
+    savings, reached = [s.saving for s in tried], candidates.aims([1.03, most])
+    assert reached == ([1.5, 2.0, 3.0] if most == 2.9 else [1.5, 2.0])
+    assert len({setting.place for setting in tried}) == 12
+    for target in reached:
+        near = [s for s in savings if abs(np.log(s / min(target, most))) <= candidates.BAND]
+        assert len(near) >= 12 // len(reached)
+
+
+def test_better_pictures_do_not_make_up_for_a_saving_that_is_missed():
+    """The family decides from the picture, as FocusVARAdaptive does; most settings save little."""
+    options = [
+        candidates.Candidate((i, j, k), fv.Dense(), None)
+        for i in range(8) for j in range(8) for k in range(6)
+    ]  # fmt: skip
+
+    def measure(setting):
+        step, layer, _ = setting.place  # the third field does nothing
+        return candidates.Measured(50 - 3 * step, 1.03 + 0.017 * step * layer)
+
+    for seed in range(8):
+        tried = [*candidates.search(options, 12, measure, seed)]
+        moved = [measure(setting) for setting in tried[6:]]
+        savings = [result.saving for result in moved]
+        assert min(savings) > 1.1
+        assert max(savings) > 1.25
+        assert len(set(moved)) >= 4  # the third field is left alone
+
+
+def test_a_resumed_search_of_equal_results_takes_the_same_way(tuner):
+    space, log = find_space("FocusVARAdaptive"), tuner.log
+    tuner.trials = 10
+    tuner.tune(space)
+    whole = log.path.read_text()
+    log.rows = TuningLog.read(log.path).rows[:-3]
+    again = tuning.Tuner(tuner.model, tuner.items, log, trials=10)
+    again.tune(space)
+    assert log.path.read_text() == whole
+
+
 def test_settings_are_the_best_ones_from_mild_to_extreme():
     trials = [
         {"saving": saving, "psnr": psnr}
@@ -127,10 +197,11 @@ def test_calibration_and_judged_pictures_share_neither_prompt_nor_seed():
 
 def test_a_damaged_or_unwritable_log_is_refused_before_the_work(tmp_path, capsys):
     path, whole = tmp_path / "log.csv", SHIPPED.read_bytes()
-    head, first, *_ = whole.split(b"\n")
+    head, first, *_ = lines = whole.split(b"\n")
+    half = b"\n".join([*lines[:49], lines[49].partition(b"operations,")[0]])
     for damaged, sentence in (
-        (whole[:5000], "is damaged: line 50 holds no trial"),
-        (whole[: whole.rfind(b",") + 4], "holds no trial"),
+        (half, "is damaged: line 50 holds no trial"),
+        (head + b"\n" + first[:-1], "holds no trial"),
         (whole + b'tiny,"x', "is no log of a tuning"),
         (b"", "is no log of a tuning"),
         (b"\x00\xff" * 99, "is no log of a tuning"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -129,11 +129,12 @@ def search(
 ) -> Iterator[Candidate]:
     """Yield the settings to try, each once, after the results of those before it.
 
-    Each target has an equal share of the trials. Half of a share is drawn from all settings that
-    save as much; the other half are neighbours of the best one so far. Where the saving is known
-    only afterwards, half of all trials are drawn, and the others are neighbours of those nearest
-    to each target. A setting that saves nothing is good for none. A space with no more settings
-    than trials is tried out.
+    Each target of `aims` has an equal share of the trials. Half of a share is drawn from all
+    settings that save as much; the other half are neighbours of the best one so far. Where the
+    saving is known only afterwards, half of all trials are drawn, the targets are those in reach of
+    the results so far and next to it, and the others are neighbours of the best result for each,
+    first in fields that change its result. A setting that saves nothing is good for none. A space
+    with no more settings than trials is tried out.
     """
     rng = np.random.default_rng(seed)
     results: dict[tuple[int, ...], tuple[Candidate, Measured]] = {}
@@ -145,43 +146,96 @@ def search(
     if len(options) <= trials:
         yield from map(tried, options)
         return
-    unsure = any(setting.saving is None for setting in options)
+    known = [setting.saving for setting in options if setting.saving is not None]
+    unsure = len(known) < len(options)
     if unsure:
         for i in rng.permutation(len(options))[: trials - trials // 2]:
             yield tried(options[i])
     while len(results) < trials:
-        target = TARGETS[len(results) % len(TARGETS)]
-        near = _band(options, target, trials)
+        useful = {place: pair for place, pair in results.items() if pair[1].saving > LEAST}
+        savings = [result.saving for _, result in useful.values()] if unsure else known
+        targets = aims(savings, unsure)
+        target, share = targets[len(results) % len(targets)], trials // len(targets)
+        near = list(options) if unsure else _band(options, target, share)
         left = [setting for setting in near if setting.place not in results]
-        seen = [results[s.place] for s in near if s.place in results]
-        share = trials // len(TARGETS)
+        seen = [useful[setting.place] for setting in near if setting.place in useful]
         if not left:
-            near = left = [setting for setting in options if setting.place not in results]
-        useful = [pair for pair in seen if pair[1].saving > LEAST]
-        if useful and (unsure or len(seen) >= share - share // 2):
-            best = max(useful, key=lambda pair: _worth(pair[1], target, unsure))[0]
-            order = sorted(left, key=lambda setting: _distance(setting, best))
-            yield tried(order[0])
+            left = [setting for setting in options if setting.place not in results]
+        if seen and (unsure or len(seen) >= share - share // 2):
+            best = max(_nearest(seen, target) if unsure else seen, key=lambda pair: pair[1].psnr)
+            idle = _idle(best, seen) if unsure else set[int]()
+            yield tried(min(left, key=lambda setting: _distance(setting, best[0], idle)))
         else:
             yield tried(left[int(rng.integers(len(left)))])
 
 
+def aims(savings: Sequence[float], unsure: bool = False) -> list[float]:
+    """Return the targets that trials are spent on where settings save this much.
+
+    Those are the targets in reach. Of the targets beyond an end the nearest one stands for the end,
+    unless a target in reach is about as near to it. If `unsure`, other settings may save more, or
+    less: the nearest target beyond an end is tried for.
+
+    >>> aims([1.1, 1.4, 1.77]), aims([1.03, 1.99]), aims([1.03, 1.48]), aims([1.03, 1.48], True)
+    ([1.5, 2.0], [1.5, 2.0], [1.5], [1.5, 2.0])
+    """
+    if not savings:
+        return list(TARGETS)
+    low, high = min(savings), max(savings)
+    inside = [t for t in TARGETS if low <= t <= high or min(_gap(low, t), _gap(high, t)) <= BAND]
+    below = [t for t in TARGETS if t < low and t not in inside][-1:]
+    above = [t for t in TARGETS if t > high and t not in inside][:1]
+    for end, beyond in ((low, below), (high, above)):
+        if unsure or all(_gap(end, target) > BAND for target in inside):
+            inside += beyond
+    return sorted(inside)
+
+
+def _gap(saving: float, target: float) -> float:
+    """Return how far a saving is from a target, as a difference of logarithms."""
+    return abs(float(np.log(saving / target)))
+
+
 def _band(settings: Sequence[Candidate], target: float, least: int) -> list[Candidate]:
     """Return the settings whose saving is about a target, or at least some of the nearest."""
-    if any(setting.saving is None for setting in settings):
-        return list(settings)
-    order = sorted(settings, key=lambda s: abs(np.log((s.saving or 1.0) / target)))
-    inside = [s for s in order if abs(np.log((s.saving or 1.0) / target)) <= BAND]
-    return inside if len(inside) >= least // len(TARGETS) else order[: least // len(TARGETS)]
+    order = sorted(settings, key=lambda s: _gap(s.saving or 1.0, target))
+    inside = [s for s in order if _gap(s.saving or 1.0, target) <= BAND]
+    return inside if len(inside) >= least else order[:least]
 
 
-def _worth(result: Measured, target: float, unsure: bool) -> float:
-    """Return how good a result is for a target: its PSNR, less what it misses the saving by."""
-    missed = abs(np.log(result.saving / target)) if unsure else 0.0
-    return result.psnr - 20 * max(0.0, missed - BAND)
+def _nearest(
+    seen: Sequence[tuple[Candidate, Measured]], target: float
+) -> list[tuple[Candidate, Measured]]:
+    """Return the results whose saving is about a target; if there is none, the nearest one.
+
+    That is the nearest of those that no other beats in both saving and PSNR, as in
+    `trials.settings`: better pictures do not make up for a saving that is missed.
+    """
+    inside = [pair for pair in seen if _gap(pair[1].saving, target) <= BAND]
+    best = [
+        (setting, result)
+        for setting, result in seen
+        if not any(other.psnr > result.psnr and other.saving > result.saving for _, other in seen)
+    ]
+    return inside or [min(best, key=lambda pair: _gap(pair[1].saving, target))]
 
 
-def _distance(setting: Candidate, other: Candidate) -> tuple[int, int]:
-    """Return in how many fields two settings differ, and by how many places."""
+def _idle(best: tuple[Candidate, Measured], seen: Sequence[tuple[Candidate, Measured]]) -> set[int]:
+    """Return the fields in which a setting differs from others that have the same result."""
+    return {
+        i
+        for setting, result in seen
+        if result == best[1]
+        for i, (a, b) in enumerate(zip(setting.place, best[0].place, strict=True))
+        if a != b
+    }
+
+
+def _distance(setting: Candidate, other: Candidate, idle: Collection[int]) -> tuple[bool, int, int]:
+    """Return whether two settings differ in `idle` fields alone, in how many, by how many places.
+
+    That is the order in which neighbours are tried.
+    """
     gaps = [abs(a - b) for a, b in zip(setting.place, other.place, strict=True)]
-    return sum(gap > 0 for gap in gaps), sum(gaps)
+    moved = {i for i, gap in enumerate(gaps) if gap}
+    return moved <= set(idle), len(moved), sum(gaps)

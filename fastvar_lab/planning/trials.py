@@ -25,6 +25,9 @@ LEAST = 1.02
 
 SAVES = ("operations", "bytes")
 
+DIGITS = 6
+"""Digits of a saving and a PSNR in the log."""
+
 COLUMNS = {
     "model": str, "weights": str, "guidance": float, "family": str, "trial": int, "pictures": int,
     "saves": str, "saving": float, "psnr": float, "method": str,
@@ -72,7 +75,7 @@ class TuningLog:
     def add(self, **trial: Any) -> None:
         """Keep a trial."""
         self.rows.append(trial)
-        text = self.frame.to_csv(index=False, float_format="%.6g")
+        text = self.frame.to_csv(index=False, float_format=f"%.{DIGITS}g")
         write(self.path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
     def of(self, model: Model, family: str | None = None) -> list[dict[str, Any]]:

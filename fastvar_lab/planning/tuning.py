@@ -27,7 +27,7 @@ from fastvar_lab.planning.candidates import (
     search,
 )
 from fastvar_lab.planning.effects import BATCH, Calibration, calibration_items, psnr, squared_errors
-from fastvar_lab.planning.trials import TARGETS, TuningLog, settings
+from fastvar_lab.planning.trials import DIGITS, TARGETS, TuningLog, settings
 from fastvar_lab.prompts import Item, PromptSet
 from fastvar_lab.seam import Method, Runner
 from fastvar_lab.speed import flops
@@ -119,14 +119,17 @@ class Tuner:
         self.log.add(
             model=self.model.name, weights=self.model.fingerprint,
             guidance=self.model.sampling.guidance, family=space.family, trial=trial,
-            pictures=len(self.items), saves=space.saves, saving=round(result.saving, 5),
-            psnr=round(result.psnr, 4), method=text,
+            pictures=len(self.items), saves=space.saves, saving=result.saving,
+            psnr=result.psnr, method=text,
         )  # fmt: skip
         done()
         return result
 
     def measure(self, setting: Candidate) -> Measured:
-        """Generate the calibration pictures under a setting, resumed from full generation."""
+        """Generate the calibration pictures under a setting, resumed from full generation.
+
+        The result has the digits that the log keeps, so that a resumed search takes the same way.
+        """
         errors, flop, full = list[np.ndarray](), 0.0, 0.0
         for first in range(0, len(self.items), BATCH):
             base, pictures = self.calibration.batch(first)
@@ -148,7 +151,8 @@ class Tuner:
                 )  # fmt: skip
                 full += flops.total(dense)
         saving = full / flop if setting.saving is None else setting.saving
-        return Measured(float(psnr(np.concatenate(errors)).mean()), saving)
+        mean = float(psnr(np.concatenate(errors)).mean())
+        return Measured(*(float(f"{value:.{DIGITS}g}") for value in (mean, saving)))
 
 
 def tune(
