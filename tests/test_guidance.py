@@ -309,10 +309,10 @@ def test_latent_updates_select_for_every_method(small):
     with pytest.raises(ValueError, match="looks at the latents of 2 earlier steps; 2x2 has 1"):
         fv.generate(small, PROMPT, early, watch=[NoStep])
     for skipped in (
-        fv.Prune({2: 1.0, 3: 0.5}, select=fv.LatentUpdate()),
-        fv.Planned(rows={2: "skip"}, stacks={3: 4}, select=fv.LatentUpdate()),
+        fv.Prune({2: 1.0, 4: 0.5}, select=fv.LatentUpdate()),
+        fv.Planned(rows={2: "skip"}, stacks={4: 4}, select=fv.LatentUpdate()),
     ):
-        with pytest.raises(ValueError, match="looks at the latents of 2 earlier steps; 3x3 has 1"):
+        with pytest.raises(ValueError, match="looks at the latents of 2 earlier steps; 4x4 has 1"):
             fv.generate(small, PROMPT, skipped, watch=[NoStep])
 
 

@@ -200,7 +200,7 @@ def _finish(
     gallery = isinstance(name, str) and name in GALLERIES
     yield Path(f"{path}.npz" if gallery else f"{path}{output.DATA}")
     for place, text in texts:
-        output.write_text(place, text)
+        output.save_text(place, text)
     write_json(Path(f"{path}.json"), report)
     for ending in endings:
         write_figure(f"{path}.{ending}", figure)

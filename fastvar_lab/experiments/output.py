@@ -105,7 +105,7 @@ def more_tables(
         yield Path(f"{place}.tex"), latex(table, note, label=f"tab:{place.name}")
 
 
-def write_text(path: Path, text: str) -> None:
+def save_text(path: Path, text: str) -> None:
     """Write a file of text."""
     write(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
