@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from fastvar_lab.audit import audited
-from fastvar_lab.files import read_json
+from fastvar_lab.files import expanded, read_json
 from fastvar_lab.methods.parse import read_method
 from fastvar_lab.methods.planned import Planned
 from fastvar_lab.methods.schedule import find
 from fastvar_lab.models.model import Model
-from fastvar_lab.planning.planner import Plan, Planner
+from fastvar_lab.planning.planner import Plan, Planner, check_speedup
 from fastvar_lab.plotting import charts
 from fastvar_lab.plotting.style import Figure
 from fastvar_lab.seam import Site
@@ -57,7 +57,7 @@ def frontier(
     [1.25, 1.5]
     """
     scale = usual_guidance(model) if guidance is None else guidance
-    plans = _of(model, cost, None if file is None else _read(Path(file)))
+    plans = _of(model, cost, None if file is None else _read(expanded(file)))
     plans = [plan for plan in plans if _maps(plan) == model.sizes]
     scales = {plan["guidance"] for plan in plans}
     if not scales and file is not None:
@@ -244,7 +244,7 @@ def _read(file: Path) -> list[dict[str, Any]]:
     try:
         plans = read_json(file.read_bytes())["plans"]
         for plan in plans:
-            _point(plan)
+            check_speedup(_point(plan).speedup)
             if not {"weights", "cost", "guidance"} <= {*plan} or not _maps(plan):
                 raise KeyError("weights, cost, guidance, sizes")
     except OSError:
