@@ -568,7 +568,7 @@ def test_new_data_do_not_stand_beside_where_the_old_ones_are_from(tmp_path, monk
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(output, "save_text", interrupted)
+    monkeypatch.setattr(figures, "write_utf8", interrupted)
     with pytest.raises(KeyboardInterrupt):
         list(there())
     assert (tmp_path / "memory.csv.gz").exists()

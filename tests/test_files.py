@@ -18,8 +18,7 @@ import fastvar_lab as fv
 from fastvar_lab.backbones.infinity import Text
 from fastvar_lab.backbones.text import RandomContext, RandomText
 from fastvar_lab.errors import WeightsError, short
-from fastvar_lab.experiments import claims
-from fastvar_lab.files import ABANDONED, expanded, write, write_json
+from fastvar_lab.files import ABANDONED, expanded, write, write_json, write_utf8
 from fastvar_lab.models import catalog, hub, releases, shipped, states, tiny
 from fastvar_lab.models.checkpoints import read_released
 from fastvar_lab.models.features import StoredFeatures
@@ -392,7 +391,7 @@ def test_a_leading_tilde_is_the_home_folder(tmp_path, monkeypatch, trace, folder
     assert read_released("~/x.pth").keys() == STATE.keys()
     assert Store("~/cells").folder == tmp_path / "cells"
     write_image("~/x.png", np.zeros((8, 8, 3), np.uint8))
-    claims.save("~/claims.md", "")
+    write_utf8("~/claims.md", "")
     assert {"x.png", "claims.md"} <= {path.name for path in tmp_path.iterdir()}
     (tmp_path / "prompts.txt").write_text("a red circle")
     assert fv.PromptFile("~/prompts.txt").take(1)[0].prompt == "a red circle"

@@ -96,7 +96,7 @@ def _skipvar(args: argparse.Namespace, model: Model, items: Sequence[Item]) -> N
     """Fit SkipVAR's rule and write it to --out; print the method, and what its pictures bear."""
     if args.out is None:
         raise ValueError("skipvar is read from a file; name a folder with --out")
-    from fastvar_lab.files import folder, write
+    from fastvar_lab.files import folder, write_utf8
     from fastvar_lab.measure import skip_rule
     from fastvar_lab.methods.skipvar import SkipVAR, write_rule
 
@@ -104,9 +104,7 @@ def _skipvar(args: argparse.Namespace, model: Model, items: Sequence[Item]) -> N
     given = {name: value for name, value in settings.items() if value is not None}
     rule, source = skip_rule.skipvar(model, items, **given)
     path = folder(args.out) / "skipvar.json"
-    write(
-        path, lambda partial: partial.write_text(write_rule(rule, source=source), encoding="utf-8")
-    )
+    write_utf8(path, write_rule(rule, source=source))
     print(SkipVAR(str(path)))
     print(source)
 

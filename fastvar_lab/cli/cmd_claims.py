@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from fastvar_lab.cli import options
+from fastvar_lab.files import write_utf8
 
 HELP = "check the paper's claims against measurements"
 
@@ -55,7 +56,5 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _write(out: Path, text: str) -> None:
-    from fastvar_lab.experiments import claims
-
-    claims.save(out / "claims.md", text)
+    write_utf8(out / "claims.md", text)
     print(text)

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from fastvar_lab.cli.notebook_pages import to_html
 from fastvar_lab.errors import unknown
-from fastvar_lab.files import folder, write
+from fastvar_lab.files import folder, write_utf8
 
 CELL_LIMIT = 600  # seconds; a cell that takes longer has failed
 PICTURE = re.compile(r"!\[[^]]*\]\(([^)]+)\)")
@@ -55,7 +55,7 @@ def strip(path: Path) -> bool:
     before = path.read_text(encoding="utf-8")
     after = stripped(before)
     if after != before:
-        _write_text(path, after)
+        write_utf8(path, after)
     return after != before
 
 
@@ -130,12 +130,8 @@ def run(
             notebook, errors = execute(path)
             problems += errors
             if executed is not None:
-                _write_text(executed / path.name, nbformat.writes(notebook))
+                write_utf8(executed / path.name, nbformat.writes(notebook))
             if pages is not None:
                 page = to_html(notebook, path.resolve())
-                _write_text(pages / f"{path.stem}.html", page)
+                write_utf8(pages / f"{path.stem}.html", page)
     return problems
-
-
-def _write_text(path: Path, text: str) -> None:
-    write(path, lambda partial: partial.write_text(text, encoding="utf-8"))

@@ -14,7 +14,7 @@ from fastvar_lab.experiments.figures import meaningless, read_report
 from fastvar_lab.experiments.output import Report, model_option, read_rows, repeating
 from fastvar_lab.experiments.verdicts import OPEN, Answer, Claim
 from fastvar_lab.experiments.workers import ModelSpec
-from fastvar_lab.files import expanded, write
+from fastvar_lab.files import expanded
 from fastvar_lab.frames import CELL
 from fastvar_lab.measure.speedup import DISTURBED, undisturbed
 from fastvar_lab.models.model import Model
@@ -141,8 +141,3 @@ def where_recorded(folder: Path, reports: Mapping[str, Report]) -> str:
     described = "; ".join(f"`{m}`, weights `{w}`, scope {scope}" for m, w, scope in runs)
     command = f"python -m fastvar_lab claims --from {folder}"
     return f"Written by `{command}`, by the data of its figures: {described}."
-
-
-def save(path: str | Path, text: str) -> None:
-    """Write the claims."""
-    write(path, lambda partial: partial.write_text(text, encoding="utf-8"))

@@ -23,7 +23,7 @@ from fastvar_lab.experiments.base import Experiment, Scope, has_random_weights
 from fastvar_lab.experiments.galleries import GALLERIES, make
 from fastvar_lab.experiments.output import DRAWN_WITH, Report
 from fastvar_lab.experiments.workers import ModelSpec
-from fastvar_lab.files import expanded, folder, read_json, write, write_json
+from fastvar_lab.files import expanded, folder, read_json, write, write_json, write_utf8
 from fastvar_lab.frames import GUIDANCE
 from fastvar_lab.measure import quality
 from fastvar_lab.models.model import Model
@@ -200,7 +200,7 @@ def _finish(
     gallery = isinstance(name, str) and name in GALLERIES
     yield Path(f"{path}.npz" if gallery else f"{path}{output.DATA}")
     for place, text in texts:
-        output.save_text(place, text)
+        write_utf8(place, text)
     write_json(Path(f"{path}.json"), report)
     for ending in endings:
         write_figure(f"{path}.{ending}", figure)

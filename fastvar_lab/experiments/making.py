@@ -22,7 +22,7 @@ from fastvar_lab.evaluators.closed_world import true_tokens
 from fastvar_lab.evaluators.picture_folder import SAMPLES, SETTINGS, read_settings
 from fastvar_lab.evaluators.plans import Plan, Sample, sample_rows
 from fastvar_lab.experiments.workers import ModelSpec
-from fastvar_lab.files import PARTIAL, remove_abandoned, write, write_json
+from fastvar_lab.files import PARTIAL, remove_abandoned, write, write_json, write_utf8
 from fastvar_lab.files import folder as writable
 from fastvar_lab.generation import generate
 from fastvar_lab.methods.columns import written
@@ -196,7 +196,7 @@ def prepare(model: Model, job: Job, folder: Path) -> None:
                 f"{short(value)}: name another folder"
             )
     if not (folder / SAMPLES).exists():  # new, or killed before it was written
-        write(folder / SAMPLES, lambda p: p.write_text(rows, encoding="utf-8"))
+        write_utf8(folder / SAMPLES, rows)
 
 
 def missing(folder: Path, sample: Sample) -> bool:
@@ -256,9 +256,8 @@ def _write_metadata(folder: Path, sample: Sample) -> None:
     """Write a prompt's metadata where GenEval's scripts read them: beside its `samples`."""
     path = (folder / sample.path).parent.parent / "metadata.jsonl"
     if sample.metadata is not None and not path.exists():
-        text = json.dumps(dict(sample.metadata))
         writable(path.parent)
-        write(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+        write_utf8(path, json.dumps(dict(sample.metadata)))
 
 
 def _on_worker(spec: ModelSpec, job: Job, part: Sequence[Sample], folder: Path) -> int:

@@ -105,11 +105,6 @@ def more_tables(
         yield Path(f"{place}.tex"), latex(table, note, label=f"tab:{place.name}")
 
 
-def save_text(path: Path, text: str) -> None:
-    """Write a file of text."""
-    write(path, lambda partial: partial.write_text(text, encoding="utf-8"))
-
-
 def disown_data(path: Path) -> None:
     """Take away what says where the old data are from: it would be wrong of new ones."""
     Path(f"{path}.json").unlink(missing_ok=True)

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from fastvar_lab.errors import short
-from fastvar_lab.files import expanded, write
+from fastvar_lab.files import expanded, write_utf8
 from fastvar_lab.models.model import Model
 
 SHIPPED = Path(__file__).with_name("trials.csv")
@@ -76,7 +76,7 @@ class TuningLog:
         """Keep a trial."""
         self.rows.append(trial)
         text = self.frame.to_csv(index=False, float_format=f"%.{DIGITS}g")
-        write(self.path, lambda partial: partial.write_text(text, encoding="utf-8"))
+        write_utf8(self.path, text)
 
     def of(self, model: Model, family: str | None = None) -> list[dict[str, Any]]:
         """Return the trials on a model at its guidance, of one family or of all."""
