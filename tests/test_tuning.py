@@ -186,6 +186,16 @@ def test_settings_are_the_best_ones_from_mild_to_extreme():
     assert len(settings(trials[:1])) == 1
 
 
+def test_a_family_that_reaches_few_targets_shows_its_whole_front():
+    savings = (1.35, 1.481, 1.484, 1.6, 1.74, 1.76, 1.77)
+    psnr = (41.0, 33.1, 29.8, 29.0, 26.0, 23.0, 19.0)
+    trials = [{"saving": s, "psnr": p} for s, p in zip(savings, psnr, strict=True)]
+    # 1.484 is as near to 1.5 as 1.481, whose pictures are 3 dB better
+    assert [t["saving"] for t in settings(trials, (1.5, 2.0, 3.0))] == [1.35, 1.481, 1.77]
+    skipping = [{"saving": s, "psnr": 40 - s} for s in (2.1, 3.9, 7.6, 16.2, 37.4)]
+    assert [t["saving"] for t in settings(skipping)] == [2.1, 3.9, 7.6, 16.2]
+
+
 def test_calibration_and_judged_pictures_share_neither_prompt_nor_seed():
     model = fv.load("tiny")
     tuned = calibration_items(model, 64)

@@ -16,7 +16,7 @@ from fastvar_lab.methods.prune import Dense
 from fastvar_lab.methods.skipvar import SkipVAR, fitted_rules
 from fastvar_lab.methods.spaces import Space
 from fastvar_lab.models.model import Model
-from fastvar_lab.planning.trials import LEAST, TARGETS
+from fastvar_lab.planning.trials import BAND, LEAST, TARGETS, gap, reachable
 from fastvar_lab.prompts import Item
 from fastvar_lab.seam import Grid, Method
 from fastvar_lab.speed import flops
@@ -28,7 +28,6 @@ CALIBRATIONS: dict[str, Callable[..., Method]] = {
     "heatkv": calibration.heatkv,
     "scalekv": scalekv_budgets.scalekv,
 }
-BAND = 0.1  # a setting is tried for a target if its saving differs by this share at most
 
 
 @dataclass
@@ -182,24 +181,19 @@ def aims(savings: Sequence[float], unsure: bool = False) -> list[float]:
     if not savings:
         return list(TARGETS)
     low, high = min(savings), max(savings)
-    inside = [t for t in TARGETS if low <= t <= high or min(_gap(low, t), _gap(high, t)) <= BAND]
+    inside = reachable(savings)
     below = [t for t in TARGETS if t < low and t not in inside][-1:]
     above = [t for t in TARGETS if t > high and t not in inside][:1]
     for end, beyond in ((low, below), (high, above)):
-        if unsure or all(_gap(end, target) > BAND for target in inside):
+        if unsure or all(gap(end, target) > BAND for target in inside):
             inside += beyond
     return sorted(inside)
 
 
-def _gap(saving: float, target: float) -> float:
-    """Return how far a saving is from a target, as a difference of logarithms."""
-    return abs(float(np.log(saving / target)))
-
-
 def _band(settings: Sequence[Candidate], target: float, least: int) -> list[Candidate]:
     """Return the settings whose saving is about a target, or at least some of the nearest."""
-    order = sorted(settings, key=lambda s: _gap(s.saving or 1.0, target))
-    inside = [s for s in order if _gap(s.saving or 1.0, target) <= BAND]
+    order = sorted(settings, key=lambda s: gap(s.saving or 1.0, target))
+    inside = [s for s in order if gap(s.saving or 1.0, target) <= BAND]
     return inside if len(inside) >= least else order[:least]
 
 
@@ -211,13 +205,13 @@ def _nearest(
     That is the nearest of those that no other beats in both saving and PSNR, as in
     `trials.settings`: better pictures do not make up for a saving that is missed.
     """
-    inside = [pair for pair in seen if _gap(pair[1].saving, target) <= BAND]
+    inside = [pair for pair in seen if gap(pair[1].saving, target) <= BAND]
     best = [
         (setting, result)
         for setting, result in seen
         if not any(other.psnr > result.psnr and other.saving > result.saving for _, other in seen)
     ]
-    return inside or [min(best, key=lambda pair: _gap(pair[1].saving, target))]
+    return inside or [min(best, key=lambda pair: gap(pair[1].saving, target))]
 
 
 def _idle(best: tuple[Candidate, Measured], seen: Sequence[tuple[Candidate, Measured]]) -> set[int]:

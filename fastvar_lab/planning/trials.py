@@ -23,6 +23,15 @@ TARGETS = (1.5, 2.0, 3.0, 4.0)
 LEAST = 1.02
 """A saving that counts as none."""
 
+BAND = 0.1
+"""A saving is about a target if it differs by this share at most."""
+
+TIE = 0.005
+"""Two savings are as near to a target if they differ by this share at most."""
+
+FARTHEST = 1.5
+"""Savings above the largest target times this are no settings, if there are others."""
+
 SAVES = ("operations", "bytes")
 
 DIGITS = 6
@@ -102,21 +111,47 @@ def front(trials: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return best[::-1]
 
 
+def reachable(savings: Sequence[float], targets: Sequence[float] = TARGETS) -> list[float]:
+    """Return the targets between the least and the largest saving, or about as large as one.
+
+    >>> reachable([1.1, 1.4, 1.9]), reachable([1.03, 1.2])
+    ([1.5, 2.0], [])
+    """
+    if not savings:
+        return []
+    low, high = min(savings), max(savings)
+    return [t for t in targets if low <= t <= high or min(gap(low, t), gap(high, t)) <= BAND]
+
+
+def gap(saving: float, target: float) -> float:
+    """Return how far a saving is from a target, as a difference of logarithms."""
+    return abs(math.log(saving / target))
+
+
 def settings(
     trials: Sequence[dict[str, Any]], targets: Sequence[float] = TARGETS
 ) -> list[dict[str, Any]]:
-    """Return the best trial for each target, from mild to extreme, of those that save something.
+    """Return as many trials as targets, from mild to extreme, of those that save something.
 
-    That is the one of the front whose saving is nearest. Where two targets have one in common, the
-    front's next ones fill up, so that there are as many as targets, if it has as many.
+    They are of the front, as far as it has as many. Each target in reach has the one whose saving
+    is nearest, or a better one that is as near but for half a per cent. Then those follow whose
+    savings are farthest from all that are chosen, as long as they are not far above the targets.
 
     >>> settings([{"saving": 1.6, "psnr": 38.0}, {"saving": 1.4, "psnr": 35.0}])
     [{'saving': 1.6, 'psnr': 38.0}]
     """
-    candidates = front([trial for trial in trials if trial["saving"] > LEAST])
+    left = front([trial for trial in trials if trial["saving"] > LEAST])
     chosen: list[dict[str, Any]] = []
-    for target in targets:
-        left = [trial for trial in candidates if trial not in chosen]
+    for target in reachable([trial["saving"] for trial in left], targets):
         if left:
-            chosen.append(min(left, key=lambda t: abs(math.log(t["saving"] / target))))
+            least = min(gap(trial["saving"], target) for trial in left)
+            near = [trial for trial in left if gap(trial["saving"], target) <= least + TIE]
+            chosen.append(max(near, key=lambda trial: trial["psnr"]))
+            left.remove(chosen[-1])
+    while left and len(chosen) < len(targets):
+        known = [trial["saving"] for trial in chosen] or [min(targets)]
+        within = [t for t in left if t["saving"] <= FARTHEST * max(targets)] or left[:1]
+        farthest = max(within, key=lambda t: min(gap(t["saving"], saving) for saving in known))
+        chosen.append(farthest)
+        left.remove(farthest)
     return sorted(chosen, key=lambda trial: trial["saving"])
