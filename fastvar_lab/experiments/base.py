@@ -23,6 +23,7 @@ from fastvar_lab.speed import timed
 from fastvar_lab.store import Rows
 
 BATCH = 4
+OURS = "ours"  # the source of a question that no paper asks
 T = TypeVar("T")
 Methods = Mapping[str, Method]
 """Methods by their label."""

@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from fastvar_lab.errors import short
-from fastvar_lab.experiments.base import Experiment
+from fastvar_lab.experiments.base import OURS, Experiment
 from fastvar_lab.experiments.workers import ModelSpec
 from fastvar_lab.files import write
 from fastvar_lab.frames import METRICS, NOTE
@@ -115,7 +115,7 @@ def caption(experiment: Experiment, report: Report) -> str:
     place = report.get("gpu") or f"{report['cpu']}, {report['threads']} threads"
     parts = [
         experiment.question,
-        f"After {experiment.source}." if experiment.source else "",
+        "" if experiment.source in ("", OURS) else f"After {experiment.source}.",
         f"{report['n']} pictures a method, 95 % intervals." if "n" in report else "",
         f"Model {report['model']}, weights {report['weights']}; {place}.",
     ]

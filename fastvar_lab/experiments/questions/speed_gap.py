@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import partial
 
 from fastvar_lab.experiments.base import (
+    OURS,
     Cell,
     Experiment,
     Methods,
@@ -153,7 +154,7 @@ def _parts(
 
 EXPERIMENT = Experiment(
     question="Where does time go that operations do not explain?",
-    source="ours",
+    source=OURS,
     methods=methods,
     cells=cells,
     work=gaps,
