@@ -81,9 +81,10 @@ def choice(frame: pd.DataFrame) -> Figure:
         grid = fig.subplots(len(scales), 2, squeeze=False, width_ratios=(1.6, 1))
         for scale, (left, right) in zip(scales, grid, strict=True):
             here = rows if scale is None else rows[rows[GUIDANCE] == scale]
+            if left is not grid[0][0]:
+                left.sharex(grid[0][0])  # before it draws: both intervals count
             _gains(left, here[here.what == GAIN])
             _predictions(right, here[here.what == PREDICTION])
-            left.sharex(grid[0][0])
             if scale is not None:
                 left.set_title(f"guidance {scale:g}")
         for axes in grid.flat:
