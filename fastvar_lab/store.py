@@ -20,7 +20,15 @@ import pandas as pd
 from PIL import Image
 
 from fastvar_lab.encoding import floats, json_values, packed, plain, unpacked
-from fastvar_lab.files import cache_folder, digest, expanded, folder_name, read_json, write
+from fastvar_lab.files import (
+    cache_folder,
+    digest,
+    expanded,
+    folder_name,
+    read_json,
+    write,
+    write_utf8,
+)
 from fastvar_lab.files import folder as writable
 
 if TYPE_CHECKING:  # imported where tokens are read or written, to list a store without torch
@@ -231,7 +239,7 @@ class Store:
         })  # fmt: skip
         path = self.path(address, kind)
         writable(path.parent)
-        write(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+        write_utf8(path, text)
 
 
 def size_table(store: Store) -> str:

@@ -3,8 +3,11 @@
 import hashlib
 import json
 
+import torch
+
 import fastvar_lab as fv
 from fastvar_lab.files import digest
+from fastvar_lab.models import stamps
 from fastvar_lab.provenance import environment, provenance, versions
 from fastvar_lab.speed import suite
 from fastvar_lab.store import Store
@@ -47,6 +50,19 @@ def test_a_digest_is_that_of_its_parts_joined():
 
 def test_the_fingerprint_of_the_weights_that_ship_is_the_one_in_figures_and_card():
     assert fv.load("tiny").fingerprint == "b6c2386e4ee47d75"
+
+
+def test_weights_are_read_once_where_nothing_changes_them(monkeypatch):
+    model, read = fv.load("tiny"), []
+    known = model.fingerprint
+    weigh = stamps.checksums
+    monkeypatch.setattr(stamps, "checksums", lambda part: read.append(part) or weigh(part))
+    with model.unchanged(), model.with_guidance(4.0).unchanged():
+        assert {model.fingerprint, model.with_guidance(3.0).fingerprint} == {known}
+        assert len(read) == len(model.parts)
+    with torch.no_grad():
+        next(model.transformer.parameters()).data += 1  # noticed again from here on
+    assert model.fingerprint != known
 
 
 def test_a_disturbed_timing_is_not_kept(tmp_path):

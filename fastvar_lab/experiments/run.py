@@ -133,14 +133,15 @@ def _follow(work: Agenda, store: Store, progress: bool, executor: Executor | Non
 def _read(work: Agenda, jobs: Sequence[Job], store: Store, disturbed: Disturbed) -> pd.DataFrame:
     """Join the results of jobs; raise RuntimeError for one that is not there."""
     model, frames = work.model, []
-    for job in jobs:
-        place = {"machine": _machine(model)} if job.timed else {}
-        for rows in job.rows(model, store, disturbed):
-            if rows is None:
-                raise RuntimeError(
-                    f"{work.record.name}: a result vanished from {store.folder}; run it again"
-                )
-            frames.append(pd.DataFrame([{**place, **row} for row in rows]))
+    with model.unchanged():
+        for job in jobs:
+            place = {"machine": _machine(model)} if job.timed else {}
+            for rows in job.rows(model, store, disturbed):
+                if rows is None:
+                    raise RuntimeError(
+                        f"{work.record.name}: a result vanished from {store.folder}; run it again"
+                    )
+                frames.append(pd.DataFrame([{**place, **row} for row in rows]))
     return pd.concat(frames, ignore_index=True)
 
 
@@ -154,7 +155,8 @@ def _compute(
             f"a model that is open does not travel to workers; say how to open {model.name}: "
             "ModelSpec(name, weights), or ModelSpec('module:function') of a function that opens it"
         )
-    missing = [part for job in jobs if (part := job.missing(model, store)) is not None]
+    with model.unchanged():
+        missing = [part for job in jobs if (part := job.missing(model, store)) is not None]
     if missing:  # else nothing is written, and the store may be read-only
         store.prepare()
     total, disturbed = sum(map(len, jobs)), Disturbed()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -226,6 +227,10 @@ class Model:
         changed.
         """
         return self._identity.of(self.parts, self._stamp_of)
+
+    def unchanged(self) -> AbstractContextManager[None]:
+        """Return a block within which the fingerprint is computed once: no weight changes in it."""
+        return self._identity.held()
 
     @torch.no_grad()
     def condition(self, prompts: Sequence[str]) -> Any:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import FunctionType, MethodType
 from typing import Any
 
@@ -172,6 +173,17 @@ class Identity:
     def __init__(self, built: Sequence[nn.Module] = ()) -> None:
         self._built = {part._get_name(): _described([part]) for part in built}
         self._last: tuple[object, str] | None = None
+        self._held: dict[tuple[int, ...], str] | None = None
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Take modules as unchanged within a block: each hash is computed once in it."""
+        before = self._held
+        self._held = {} if before is None else before
+        try:
+            yield
+        finally:
+            self._held = before
 
     def of(self, parts: Sequence[nn.Module], each: Callable[[nn.Module], Stamp] = stamp_of) -> str:
         """Return 16 hex digits for weights, configurations, settings, and code of hooks and users.
@@ -181,9 +193,14 @@ class Identity:
         """
         if _is_hashing(parts):
             return "itself"
+        which = tuple(map(id, parts))
+        if self._held is not None and which in self._held:
+            return self._held[which]
         now, last = stamp(parts, each), self._last
         if last is None or last[0] != now:
             self._last = last = now, self._hash(parts)
+        if self._held is not None:
+            self._held[which] = last[1]
         return last[1]
 
     def _hash(self, parts: Sequence[nn.Module]) -> str:

@@ -69,7 +69,11 @@ class Calibration:
         Errors are means over the pixels of the first `n` pictures in [0, 1], at least 1e-10.
         """
         methods, n = list(methods), min(n or len(self.items), len(self.items))
-        batches, grids = range(0, n, BATCH), self.grids
+        with self.model.unchanged():
+            return self._errors(methods, title, range(0, n, BATCH))[:, :n]
+
+    def _errors(self, methods: Sequence[Method], title: str, batches: range) -> np.ndarray:
+        grids = self.grids
         missing = {
             first: branching([m for m in dict.fromkeys(methods) if not self._read(m, first)], grids)
             for first in batches
@@ -85,7 +89,7 @@ class Calibration:
                     self._keep(method, first, self._measured(method, first, branches))
                     bar.update()
         known = [
-            np.concatenate([self._known[repr(method), first] for first in batches])[:n]
+            np.concatenate([self._known[repr(method), first] for first in batches])
             for method in methods
         ]
         return np.stack(known)

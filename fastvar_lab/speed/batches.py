@@ -114,7 +114,7 @@ def write(result: dict[str, Any], out: str | Path) -> None:
     out = files.folder(out)
     write_json(out / "batches.json", result)
     text = table(result) + "\n"
-    files.write(out / "batches.txt", lambda p: p.write_text(text, encoding="utf-8"))
+    files.write_utf8(out / "batches.txt", text)
     figure = charts.batches(pd.DataFrame(result["rows"]))
     for ending in ("png", "pdf"):
         write_figure(out / f"batches.{ending}", figure)

@@ -326,7 +326,7 @@ def write(result: dict[str, Any], out: str | Path) -> None:
     """Write the result into a folder: numbers, table and figure."""
     out = files.folder(out)
     write_json(out / "speed.json", result)
-    files.write(out / "speed.txt", lambda p: p.write_text(table(result) + "\n", encoding="utf-8"))
+    files.write_utf8(out / "speed.txt", table(result) + "\n")
     figure = charts.suite(pd.DataFrame(result["cases"]), pd.DataFrame(grown(result["cases"])))
     for ending in ("png", "pdf"):
         write_figure(out / f"speed.{ending}", figure)
