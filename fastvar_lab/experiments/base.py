@@ -23,7 +23,7 @@ from fastvar_lab.speed import timed
 from fastvar_lab.store import Rows
 
 BATCH = 4
-OURS = "ours"  # the source of a question that no paper asks
+OURS = "ours"  # the source of a question that no paper asks; listings read it as a literal
 T = TypeVar("T")
 Methods = Mapping[str, Method]
 """Methods by their label."""

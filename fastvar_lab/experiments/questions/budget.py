@@ -7,7 +7,7 @@ from functools import partial
 
 import pandas as pd
 
-from fastvar_lab.experiments.base import OURS, Cell, Experiment, Methods, Question
+from fastvar_lab.experiments.base import Cell, Experiment, Methods, Question
 from fastvar_lab.experiments.questions import rivals
 from fastvar_lab.experiments.resumed import bound, resumed
 from fastvar_lab.experiments.verdicts import Answer, Claim, quality, verdict
@@ -165,7 +165,7 @@ EXPERIMENT = Experiment(
         "Are planned schedules better at equal time than the envelope of those by hand: the best "
         "of a grid of last steps pruned, skipped or without null rows?"
     ),
-    source=OURS,
+    source="ours",
     methods=methods,
     cells=cells,
     work=resumed,

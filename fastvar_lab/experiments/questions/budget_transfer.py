@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import NamedTuple
 
-from fastvar_lab.experiments.base import BATCH, OURS, Cell, Experiment, Methods, Question
+from fastvar_lab.experiments.base import BATCH, Cell, Experiment, Methods, Question
 from fastvar_lab.experiments.questions.budget import GUIDANCES, NO_PLANS, hand_methods
 from fastvar_lab.experiments.resumed import bound, resumed
 from fastvar_lab.models.model import Model
@@ -84,7 +84,7 @@ def cells(question: Question) -> list[list[Cell]]:
 
 EXPERIMENT = Experiment(
     question="Do schedules planned for operations hold on other prompts, maps and guidance scales?",
-    source=OURS,
+    source="ours",
     methods=methods,
     cells=cells,
     work=resumed,

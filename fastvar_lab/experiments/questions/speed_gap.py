@@ -8,7 +8,6 @@ from dataclasses import replace
 from functools import partial
 
 from fastvar_lab.experiments.base import (
-    OURS,
     Cell,
     Experiment,
     Methods,
@@ -154,7 +153,7 @@ def _parts(
 
 EXPERIMENT = Experiment(
     question="Where does time go that operations do not explain?",
-    source=OURS,
+    source="ours",
     methods=methods,
     cells=cells,
     work=gaps,

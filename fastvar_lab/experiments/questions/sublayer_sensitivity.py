@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from fastvar_lab.experiments.base import OURS, Cell, Experiment, Question
+from fastvar_lab.experiments.base import Cell, Experiment, Question
 from fastvar_lab.experiments.resumed import resumed
 from fastvar_lab.methods.planned import EIGHTHS
 from fastvar_lab.models.model import Model
@@ -44,7 +44,7 @@ def cells(question: Question) -> list[list[Cell]]:
 
 EXPERIMENT = Experiment(
     question="Which sublayers, at which scale step, can be pruned, and what does that save?",
-    source=OURS,
+    source="ours",
     methods=methods,
     cells=cells,
     work=resumed,
