@@ -158,6 +158,17 @@ def test_the_gains_of_planning_are_those_of_the_figures():
     assert f"Measured on {pictures} held-out prompts" in page
 
 
+def test_the_gaps_of_the_speed_page_are_those_of_the_figure():
+    page = (ROOT / "docs" / "speed.md").read_text()
+    measured = read_frame(ROOT / "figures" / "speed_gap").set_index(["side", "method"])
+    rows = re.findall(r"^\| ([\w ,]+) \| (-?\d+ % \(.*) \|$", page, flags=re.M)
+    assert len(rows) >= 8
+    for name, cells in rows:
+        for part, cell in zip(("gap", "choosing", "restoring", "products"), cells.split(" | ")):
+            small, large = (round(100 * measured.loc[(side, name), part]) for side in (32, 64))
+            assert cell == f"{small} % ({large} %)", (name, part)
+
+
 def test_every_public_name_is_in_the_table_of_the_docs_and_nothing_else():
     text = (ROOT / "docs" / "api.md").read_text()
     names = re.findall(r"^\| `(\w+)` \| \S.*\|$", text, flags=re.M)
