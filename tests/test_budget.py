@@ -229,6 +229,11 @@ def test_the_experiments_run_and_draw(model, tmp_path, monkeypatch):
     assert charts.transfer_points(points) is points
     assert set(points.envelope) == {KEPT, WHOLE}
     assert charts.transfer(frame).axes
+    frame = run("small_maps", LOOK, methods=planned, guidance=2, **options)
+    points = charts.small_maps_points(frame)
+    assert charts.small_maps_points(points) is points
+    assert set(points["at"]) == {1.25, 1.5, 2.0, 3.0}
+    assert charts.small_maps(frame).axes
     frame = run("sublayer_sensitivity", LOOK, **options)
     points = charts.sublayer_points(frame)
     assert charts.sublayer_points(points) is points
@@ -239,7 +244,7 @@ def test_the_experiments_run_and_draw(model, tmp_path, monkeypatch):
 
 
 def test_a_model_without_plans_is_one_sentence(model):
-    for name in ("budget", "budget_transfer", "choice_by_picture"):
+    for name in ("budget", "budget_transfer", "choice_by_picture", "small_maps"):
         with pytest.raises(ValueError, match="no schedules were planned for"):
             run(name, LOOK, model=model, prompts=PROMPTS)
 

@@ -703,7 +703,7 @@ def synthetic(name):
             for c, s in zip(columns, 1 + rng.random(len(columns)), strict=True)
         ]
         return pd.DataFrame(rows)
-    if name.startswith("budget"):
+    if name.startswith("budget") or name == "small_maps":
         return synthetic_budget(name)
     sizes = [f"{h}x{w}" for h, w in model.sizes]
     ways = ("full", "FastVAR")

@@ -18,8 +18,6 @@ from fastvar_lab.experiments import agenda, claims, figures, run, verdicts
 from fastvar_lab.experiments.base import Scope, full_and_preset
 from fastvar_lab.experiments.questions import (
     budget,
-    budget_transfer,
-    choice_by_picture,
     memory,
     reduced_precision,
     resolution_scaling,
@@ -186,7 +184,7 @@ def test_it_runs_every_experiment_with_its_figure_and_claims(toy, tmp_path, name
         with pytest.raises(ValueError, match="preset"):
             run.run(name, LOOK, model=toy, **options)
         options["methods"] = {"mine": fv.Prune({-2: 0.5, -1: 0.75})}
-    if record.methods in (budget.methods, budget_transfer.methods, choice_by_picture.methods):
+    if name in ("budget", "budget_transfer", "choice_by_picture", "small_maps"):
         with pytest.raises(ValueError, match="no schedules were planned"):
             run.run(name, LOOK, model=toy, **options)
         options["methods"] = {"mine": fv.Planned({-1: {"ffn": "4" * toy.depth}})}

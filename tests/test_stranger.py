@@ -141,6 +141,7 @@ NEEDS = {
     "budget": PLANS,
     "budget_transfer": PLANS,
     "choice_by_picture": PLANS,
+    "small_maps": PLANS,
 }
 
 

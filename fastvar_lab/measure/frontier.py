@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -118,13 +119,37 @@ def gains(
     pictures = frame[frame.kind == "quality"]
     times = undisturbed(frame[frame.kind == "time"]).set_index("method")[speed]
     values = pictures.pivot_table(index="picture", columns="method", values=value)
-    planned = [groups(frame)["planned"]]
-    rows = [
-        {"envelope": name, "at": at, **gain(values, times, planned, by_hand, at)}
+    return _over_hand(frame, values, times, groups(frame)["planned"], speedups)
+
+
+def counted_gains(
+    frame: pd.DataFrame, speedups: Sequence[float], planned: Collection[str] | None = None
+) -> pd.DataFrame:
+    """Return what schedules gain in PSNR over those by hand, at equal counted operations.
+
+    `frame` has a row a method and picture, with `speedup_flop_bound`; `planned` are the labels of
+    the schedules, by default all planned ones. Columns are those of `gains`.
+    """
+    values = frame.pivot_table(index="picture", columns="method", values="psnr")
+    bounds = frame.groupby("method").speedup_flop_bound.mean()
+    return _over_hand(
+        frame, values, bounds, groups(frame)["planned"] if planned is None else planned, speedups
+    )
+
+
+def _over_hand(
+    frame: pd.DataFrame,
+    values: pd.DataFrame,
+    costs: pd.Series,
+    planned: Collection[str],
+    speedups: Sequence[float],
+) -> pd.DataFrame:
+    """Return a row for each envelope of schedules by hand and each speedup; see `gain`."""
+    return pd.DataFrame(
+        {"envelope": name, "at": at, **gain(values, costs, [planned], by_hand, at)}
         for name, by_hand in hand_curves(frame).items()
         for at in speedups
-    ]
-    return pd.DataFrame(rows)
+    )
 
 
 def gains_table(frame: pd.DataFrame) -> pd.DataFrame:
@@ -140,9 +165,29 @@ def gains_table(frame: pd.DataFrame) -> pd.DataFrame:
     >>> gains_table(pd.DataFrame(rows)).iloc[1].to_dict()
     {'speedup': '2x', 'null rows kept': '+1.5 (+1.5 to +1.5)', 'whole grid': '+1.5 (+1.5 to +1.5)'}
     """
+    whole = _written(frame, gains)
+    whole.attrs[NOTE] = _NOTE.format("measured speed")
+    return whole
+
+
+def counted_gains_table(frame: pd.DataFrame, speedups: Sequence[float]) -> pd.DataFrame:
+    """Write what planned schedules gain at equal counted operations, as `gains_table` does."""
+    whole = _written(frame, partial(counted_gains, speedups=speedups))
+    whole.attrs[NOTE] = _NOTE.format("counted operations")
+    return whole
+
+
+_NOTE = (
+    "PSNR (dB) to full generation, planned schedules beside the best by hand at equal {}, with "
+    "95 % intervals over the pictures: beside those that keep the null rows, and beside all."
+)
+
+
+def _written(frame: pd.DataFrame, gained: Callable[[pd.DataFrame], pd.DataFrame]) -> pd.DataFrame:
+    """Write gains as a table: a line for each guidance scale and speedup."""
     parts = []
     for scale, part in frame.groupby(GUIDANCE) if GUIDANCE in frame else [("", frame)]:
-        rows = gains(part)
+        rows = gained(part)
         rows["speedup"] = [f"{at:g}x" for at in rows["at"]]
         rows["text"] = [
             f"{row.difference:+.1f} ({row.low:+.1f} to {row.high:+.1f})" if row.n else ""
@@ -152,13 +197,7 @@ def gains_table(frame: pd.DataFrame) -> pd.DataFrame:
         if scale != "":
             table.insert(0, GUIDANCE, scale)
         parts.append(table.rename_axis(None, axis=1))
-    whole = pd.concat(parts, ignore_index=True)
-    whole.attrs[NOTE] = (
-        "PSNR (dB) to full generation, planned schedules beside the best by hand at equal measured "
-        "speed, with 95 % intervals over the pictures: beside those that keep the null rows, and "
-        "beside all."
-    )
-    return whole
+    return pd.concat(parts, ignore_index=True)
 
 
 def gain(

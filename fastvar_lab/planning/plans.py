@@ -20,7 +20,7 @@ from fastvar_lab.models.model import Model
 from fastvar_lab.planning.planner import Plan, Planner, check_speedup
 from fastvar_lab.plotting import charts
 from fastvar_lab.plotting.style import Figure
-from fastvar_lab.seam import Site
+from fastvar_lab.seam import Grid, Site
 
 COUNTED = ("time", "operations")  # that schedules ship for
 
@@ -41,6 +41,7 @@ def frontier(
     guidance: float | None = None,
     cost: str = "time",
     file: str | Path | None = None,
+    sizes: Sequence[tuple[int, int]] | None = None,
 ) -> list[Point]:
     """Return the schedules that ship for a model at a guidance scale, by rising speedup.
 
@@ -48,8 +49,9 @@ def frontier(
 
     Default is the scale that the model samples with; of the scales that were planned for, the
     nearest one counts. `cost` is what the speedups count: "time", on two threads of a CPU, or
-    "operations". Empty for a model without planned schedules, and for other weights or scale steps
-    than those that they were planned for. Raises ValueError for another cost, and for a file that
+    "operations"; `sizes` the schedule of token maps, the model's by default. Empty for a model
+    without planned schedules, and for other weights or scale steps than those that they were
+    planned for. Raises ValueError for another cost, and for a file that
     holds no such schedules, or none for the model, its scale steps and this cost.
 
     >>> import fastvar_lab as fv
@@ -58,12 +60,13 @@ def frontier(
     """
     scale = usual_guidance(model) if guidance is None else guidance
     plans = _of(model, cost, None if file is None else _read(expanded(file)))
-    plans = [plan for plan in plans if _maps(plan) == model.sizes]
+    grids = model.grids(sizes)
+    plans = [plan for plan in plans if _maps(plan) == _sides(grids)]
     scales = {plan["guidance"] for plan in plans}
     if not scales and file is not None:
         raise ValueError(
             f"{file} holds no schedule for {cost} for the weights of {model.name}, "
-            f"{model.fingerprint}, and maps to {model.grids()[-1].name}"
+            f"{model.fingerprint}, and maps to {grids[-1].name}"
         )
     if not scales:
         return []
@@ -97,14 +100,14 @@ def planned(
             f"schedules ship for the weights of {_models()}, and fv.plan makes others"
         )
     plans = _at(_of(model, cost), usual_guidance(model) if guidance is None else guidance)
-    maps = {_maps(plan) for plan in plans}
-    now = tuple((grid.h, grid.w) for grid in model.grids(sizes))
-    if now not in maps:
-        last = ", ".join(sorted({f"{h}x{w}" for *_, (h, w) in maps}))
+    grids = model.grids(sizes)
+    fitting = [plan for plan in plans if _maps(plan) == _sides(grids)]
+    if not fitting:
+        last = ", ".join(sorted({f"{h}x{w}" for *_, (h, w) in map(_maps, plans)}))
         raise ValueError(
-            f"the schedules of {model.name} are planned for maps to {last}; not to "
-            f"{model.grids(sizes)[-1].name}"
+            f"the schedules of {model.name} are planned for maps to {last}; not to {grids[-1].name}"
         )
+    plans = fitting
     known = {plan["speedup"]: plan for plan in plans}
     if speedup not in known:
         raise ValueError(
@@ -212,6 +215,10 @@ def _point(plan: Mapping[str, Any]) -> Point:
 
 def _maps(plan: Mapping[str, Any]) -> tuple[tuple[int, ...], ...]:
     return tuple(map(tuple, plan["sizes"]))
+
+
+def _sides(grids: Sequence[Grid]) -> tuple[tuple[int, int], ...]:
+    return tuple((grid.h, grid.w) for grid in grids)
 
 
 def _at(plans: Sequence[dict[str, Any]], guidance: float) -> list[dict[str, Any]]:

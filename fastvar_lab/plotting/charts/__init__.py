@@ -4,6 +4,8 @@ from fastvar_lab.measure.frontier import front
 from fastvar_lab.plotting.charts.budgets import (
     budget,
     budget_points,
+    small_maps,
+    small_maps_points,
     sublayer_points,
     sublayer_sensitivity,
     transfer,
@@ -72,6 +74,8 @@ __all__ = [
     "scaling",
     "schedule",
     "sensitivity",
+    "small_maps",
+    "small_maps_points",
     "spectra",
     "spectra_points",
     "speedups",

@@ -13,8 +13,8 @@ from fastvar_lab.frames import GUIDANCE
 from fastvar_lab.measure.frontier import (
     ENVELOPES,
     WHOLE,
+    counted_gains,
     envelope,
-    gain,
     gains,
     groups,
     hand_curves,
@@ -38,6 +38,8 @@ PLANNED = FULL  # full generation is no point of these charts
 KIND_NAMES = {"attn": "attention", "cross": "cross-attention", "ffn": "feed-forward"}
 TRANSFERRED = (2.0, 3.0)
 """Speedups, in operations, at which schedules are judged elsewhere."""
+SMALL = (1.25, 1.5, 2.0, 3.0)
+"""Speedups, in operations, at which schedules of small maps are judged."""
 SHADES = dict(zip(ENVELOPES, (FAST, PALETTE[1]), strict=True))
 
 
@@ -224,17 +226,12 @@ def transfer_points(frame: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for scale, part in _scales(frame):
         for setting, there in part.groupby("setting", sort=False):
-            values = there.pivot_table(index="picture", columns="method", values="psnr")
-            bounds = there.groupby("method").speedup_flop_bound.mean()
-            hand = hand_curves(there)
             planned = pd.Series({m: m.rpartition(" ")[2] for m in groups(there)["planned"]})
             for at_scale, names in planned.groupby(planned):
-                for over, curves in hand.items():
-                    for at in TRANSFERRED:
-                        gap = gain(values, bounds, [names.index], curves, at)
-                        place = {"setting": setting, "planned": at_scale, **scale}
-                        rows.append({**place, "envelope": over, "at": at, **gap})
-    return pd.DataFrame(rows)
+                gained = counted_gains(there, TRANSFERRED, list(names.index))
+                place = {"setting": setting, "planned": at_scale, **scale}
+                rows.append(gained.assign(**place)[[*place, *gained.columns]])
+    return pd.concat(rows, ignore_index=True)
 
 
 def transfer(frame: pd.DataFrame) -> Figure:
@@ -269,6 +266,35 @@ def transfer(frame: pd.DataFrame) -> Figure:
         grid[0].set_ylabel("gain over the best by hand (dB)")
         beside = {"loc": "center left", "bbox_to_anchor": (1, 0.5)}
         grid[-1].legend(frameon=False, title="planned at", **beside)
+    return fig
+
+
+def small_maps_points(frame: pd.DataFrame) -> pd.DataFrame:
+    """Sum up what `small_maps` draws: gains over schedules by hand at equal counted operations.
+
+    A frame that is summed up already is returned as it is.
+    """
+    if "difference" in frame:
+        return frame
+    parts = [counted_gains(part, SMALL).assign(**scale) for scale, part in _scales(frame)]
+    return pd.concat(parts, ignore_index=True)
+
+
+def small_maps(frame: pd.DataFrame) -> Figure:
+    """Gain of planned schedules over those by hand, over counted speedups, by guidance scale."""
+    scales = list(_scales(small_maps_points(frame)))
+    with style():
+        fig = Figure(figsize=(WIDTH, 2.2), layout="constrained")
+        (grid,) = fig.subplots(1, len(scales), squeeze=False, sharey=True)
+        for (scale, part), axes in zip(scales, grid, strict=True):
+            _gains(axes, part)
+            title = f"guidance {scale[GUIDANCE]:g}, " if scale else ""
+            axes.set(title=f"{title}n = {part.n.max():g}", xlabel="at times fewer operations")
+            axes.grid(lw=0.4, color="0.9")
+            sns.despine(ax=axes)
+        grid[0].set_ylabel("gain of planned (dB)")
+        beside = {"loc": "center left", "bbox_to_anchor": (1, 0.5)}
+        grid[-1].legend(frameon=False, title="over those by hand", **beside)
     return fig
 
 

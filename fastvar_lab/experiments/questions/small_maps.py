@@ -1,0 +1,73 @@
+"""Planned schedules of small maps, beside those by hand: what pruning saves at 256 px."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from fastvar_lab.experiments.base import Cell, Experiment, Methods, Question
+from fastvar_lab.experiments.questions.budget import GUIDANCES, NO_PLANS
+from fastvar_lab.experiments.resumed import bound, resumed
+from fastvar_lab.measure.frontier import counted_gains_table
+from fastvar_lab.methods.columns import labelled
+from fastvar_lab.models.model import Model
+from fastvar_lab.planning.by_hand import by_hand
+from fastvar_lab.planning.plans import frontier
+from fastvar_lab.plotting import charts
+from fastvar_lab.plotting.charts.budgets import SMALL
+from fastvar_lab.scales import Sizes
+
+BEYOND = 1.15  # times the range of speedups within which schedules by hand are compared
+SIDE = 16
+
+
+def sizes(model: Model) -> Sizes:
+    """Return a model's schedule of maps to 16x16, the largest map of VAR at 256 px."""
+    return model.sizes_to(SIDE, SIDE)
+
+
+def methods(model: Model) -> Methods:
+    """Return the schedules that were planned for small maps; ValueError if there are none."""
+    plans = frontier(model, cost="operations", sizes=sizes(model))
+    if not plans:
+        raise ValueError(NO_PLANS.format(f"{model.name} with maps to {SIDE}x{SIDE}"))
+    return {f"planned {plan.speedup:g}x": plan.method for plan in plans}
+
+
+def opponents(model: Model) -> Methods:
+    """Return the schedules by hand that cost about what is compared at."""
+    grids, text = model.grids(sizes(model)), len(model.example.split())
+    guided = model.transformer.guided(model.sampling)
+    return {
+        label: method
+        for label, method in labelled(
+            by_hand(grids, model.depth, guided), grids, model.depth
+        ).items()
+        if min(SMALL) / BEYOND <= bound(model, method, grids, text) <= max(SMALL) * BEYOND
+    }
+
+
+def cells(question: Question) -> list[list[Cell]]:
+    """Return a cell for each batch of prompts and method, planned or by hand."""
+    model, judge = question.model, question.prompts.judge
+    every, maps = {**question.methods, **opponents(model)}, sizes(model)
+    return [
+        [
+            Cell({}, method, label, items, first, judge, sizes=maps)
+            for label, method in every.items()
+        ]
+        for first, items in question.batches()
+    ]
+
+
+EXPERIMENT = Experiment(
+    question="What do planned schedules gain where the largest map has 16x16 tokens?",
+    source="supplement, future work",
+    methods=methods,
+    cells=cells,
+    work=resumed,
+    chart=charts.small_maps,
+    points=charts.small_maps_points,
+    guidances=GUIDANCES,
+    tables={"gains": partial(counted_gains_table, speedups=SMALL)},
+    slow=True,
+)
