@@ -358,6 +358,8 @@ BAD = [
     (["bench", "--suite", "paper", "--case", "99"], "no setting matches '99'"),
     (["bench", "--suite", "paper", "--model", "var-d16"], "--suite fixes models and weights"),
     (["bench", "--out", "somewhere"], "--out requires --suite"),
+    (["bench", "--ratios", "32x32:0.5", "--case", "x"], "take no --suite, --attached or --case"),
+    (["bench", "--size", "48"], "--size needs --method or --ratios"),
     (["bench", "--suite", "batches", "--case", "none"], "no method matches 'none'; there are full"),
     (["bench", "--suite", "launches", "--graphs"], "takes --case and --json alone"),
     (["generate", "a red ring", "--graphs", "--streamed"], "a captured graph draws keyed noise"),

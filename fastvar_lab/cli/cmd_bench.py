@@ -16,6 +16,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--repeats", type=int, default=5, help="timed runs of each method, after warm-up"
     )
     parser.add_argument("--case", default="", help="run only cases whose name contains this text")
+    options.add_method(parser, "the cases of the model")
+    parser.add_argument(
+        "--size", help="final token map under the method, such as 48 or 32x48 (height x width)"
+    )
     parser.add_argument(
         "--suite",
         choices=("paper", "launches", "plans", "batches", "compiled"),
@@ -49,6 +53,11 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError(
             "--suite fixes models and weights; choose among its cases with --case, not --model"
         )
+    method, own = options.method(args), args.method or args.ratios
+    if own and (args.suite or args.attached or args.case):
+        raise ValueError("--method and --ratios take no --suite, --attached or --case")
+    if args.size is not None and not own:
+        raise ValueError("--size needs --method or --ratios")
     if args.attached and (args.suite or args.case):
         raise ValueError("--attached times one ratio; it takes no --suite or --case")
     if args.out is not None and not args.suite:
@@ -64,6 +73,7 @@ def run(args: argparse.Namespace) -> None:
         return
     import torch
 
+    from fastvar_lab.methods.columns import labelled
     from fastvar_lab.models.loading import load, require
     from fastvar_lab.speed import attached, batches, bench, compiled, suite
 
@@ -99,7 +109,12 @@ def run(args: argparse.Namespace) -> None:
         ratio = attached.attached_ratio(model, args.repeats)
         print(json.dumps(ratio, indent=1) if args.json else attached.table(ratio))
         return
-    result = bench.bench(model, args.repeats, args.case, args.graphs)
+    timed = None
+    if method is not None:
+        sizes = options.sizes_to(model, args.size) or model.sizes
+        options.say_where_planned(method, model, sizes)
+        timed = [(sizes, labelled([method], model.grids(sizes), model.depth))]
+    result = bench.bench(model, args.repeats, args.case, args.graphs, timed)
     print(json.dumps(result, indent=1) if args.json else bench.table(result))
 
 

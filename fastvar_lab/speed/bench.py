@@ -86,18 +86,25 @@ def prompt(model: Model) -> str:
     return model.example
 
 
-def bench(model: Model, repeats: int = 5, only: str = "", graphs: bool = False) -> dict[str, Any]:
+def bench(
+    model: Model,
+    repeats: int = 5,
+    only: str = "",
+    graphs: bool = False,
+    timed: list[tuple[Sizes, dict[str, Method]]] | None = None,
+) -> dict[str, Any]:
     """Time the cases whose name contains `only`, and one sublayer, recording and resuming.
 
-    With `graphs` the cases have times of captured generations, too. Raises ValueError if no case
-    matches.
+    The cases are schedules with methods by name: those of `timed`, by default of `schedules`. With
+    `graphs` they have times of captured generations, too. Raises ValueError if no case matches.
     """
+    every = schedules(model) if timed is None else timed
     chosen = [
         (sizes, {name: method for name, method in methods.items() if only in name})
-        for sizes, methods in schedules(model)
+        for sizes, methods in every
     ]
     if not any(methods for _, methods in chosen):
-        names = ", ".join(name for _, methods in schedules(model) for name in methods)
+        names = ", ".join(name for _, methods in every for name in methods)
         raise ValueError(f"no case matches {only!r}; there are {names}")
     result: dict[str, Any] = {"cases": []}
     for sizes, methods in chosen:
