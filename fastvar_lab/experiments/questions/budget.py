@@ -27,6 +27,7 @@ from fastvar_lab.planning.by_hand import by_hand
 from fastvar_lab.planning.plans import frontier
 from fastvar_lab.planning.trials import TuningLog
 from fastvar_lab.plotting import charts
+from fastvar_lab.scales import Sizes
 from fastvar_lab.speed import flops
 
 GUIDANCES = (2.0, 4.0)
@@ -51,10 +52,10 @@ def methods(model: Model) -> Methods:
     return {f"planned {plan.speedup:g}x": plan.method for plan in plans}
 
 
-def hand_methods(model: Model) -> Methods:
-    """Return the schedules by hand, by label."""
-    guided = model.transformer.guided(model.sampling)
-    return labelled(by_hand(model.grids(), model.depth, guided), model.grids(), model.depth)
+def hand_methods(model: Model, sizes: Sizes | None = None) -> Methods:
+    """Return the schedules by hand, by label, under the model's schedule of maps or `sizes`."""
+    grids, guided = model.grids(sizes), model.transformer.guided(model.sampling)
+    return labelled(by_hand(grids, model.depth, guided), grids, model.depth)
 
 
 def bench(model: Model) -> Methods:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -43,14 +43,14 @@ def methods(model: Model) -> Methods:
     return planned
 
 
-def opponents(model: Model) -> Methods:
+def opponents(model: Model, speedups: Sequence[float], sizes: Sizes | None = None) -> Methods:
     """Return the schedules by hand that cost about as much as the speeds compared at."""
-    grids, text = model.grids(), len(model.example.split())
+    grids, text = model.grids(sizes), len(model.example.split())
     return {
         label: method
-        for label, method in hand_methods(model).items()
+        for label, method in hand_methods(model, sizes).items()
         for speed in [bound(model, method, grids, text)]
-        if any(abs(speed / at - 1) <= CLOSE for at in TRANSFERRED)
+        if any(abs(speed / at - 1) <= CLOSE for at in speedups)
     }
 
 
@@ -70,7 +70,7 @@ def settings(question: Question) -> Iterator[Setting]:
 
 def cells(question: Question) -> list[list[Cell]]:
     """Return a cell for each setting, batch of prompts and method, planned or by hand."""
-    every = {**question.methods, **opponents(question.model)}
+    every = {**question.methods, **opponents(question.model, TRANSFERRED)}
     return [
         [
             Cell({"setting": place.name}, method, label, place.items[i : i + BATCH], i,

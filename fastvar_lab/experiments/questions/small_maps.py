@@ -6,17 +6,15 @@ from functools import partial
 
 from fastvar_lab.experiments.base import Cell, Experiment, Methods, Question
 from fastvar_lab.experiments.questions.budget import GUIDANCES, NO_PLANS
-from fastvar_lab.experiments.resumed import bound, resumed
+from fastvar_lab.experiments.questions.budget_transfer import opponents
+from fastvar_lab.experiments.resumed import resumed
 from fastvar_lab.measure.frontier import counted_gains_table
-from fastvar_lab.methods.columns import labelled
 from fastvar_lab.models.model import Model
-from fastvar_lab.planning.by_hand import by_hand
 from fastvar_lab.planning.plans import frontier
 from fastvar_lab.plotting import charts
 from fastvar_lab.plotting.charts.budgets import SMALL
 from fastvar_lab.scales import Sizes
 
-BEYOND = 1.15  # times the range of speedups within which schedules by hand are compared
 SIDE = 16
 
 
@@ -33,23 +31,11 @@ def methods(model: Model) -> Methods:
     return {f"planned {plan.speedup:g}x": plan.method for plan in plans}
 
 
-def opponents(model: Model) -> Methods:
-    """Return the schedules by hand that cost about what is compared at."""
-    grids, text = model.grids(sizes(model)), len(model.example.split())
-    guided = model.transformer.guided(model.sampling)
-    return {
-        label: method
-        for label, method in labelled(
-            by_hand(grids, model.depth, guided), grids, model.depth
-        ).items()
-        if min(SMALL) / BEYOND <= bound(model, method, grids, text) <= max(SMALL) * BEYOND
-    }
-
-
 def cells(question: Question) -> list[list[Cell]]:
     """Return a cell for each batch of prompts and method, planned or by hand."""
     model, judge = question.model, question.prompts.judge
-    every, maps = {**question.methods, **opponents(model)}, sizes(model)
+    maps = sizes(model)
+    every = {**question.methods, **opponents(model, SMALL, maps)}
     return [
         [
             Cell({}, method, label, items, first, judge, sizes=maps)
