@@ -148,14 +148,16 @@ def test_findings_quote_the_tables_that_they_link_to():
             assert any(number in table for table in tables), (section.partition("\n")[0], number)
 
 
-def test_the_gains_of_planning_are_those_of_the_figures():
+@pytest.mark.parametrize("name", ["budget", "small_maps"])
+def test_the_gains_of_planning_are_those_of_the_figures(name):
     page = (ROOT / "docs" / "planning.md").read_text()
-    table = (ROOT / "figures" / "budget_gains.md").read_text()
+    table = (ROOT / "figures" / f"{name}_gains.md").read_text()
     rows = re.findall(r"^\| [24] .*\|$", re.sub(" +", " ", table), flags=re.M)
     assert len(rows) == 8
     assert [row for row in rows if row not in page] == []
-    pictures = read_rows(ROOT / "figures" / "budget").picture.nunique()
-    assert f"Measured on {pictures} held-out prompts" in page
+    frame = read_rows(ROOT / "figures" / name)
+    pictures = frame.picture.nunique() if "picture" in frame else int(frame.n.max())
+    assert f"easured on {pictures} held-out prompts" in page
 
 
 def test_the_gaps_of_the_speed_page_are_those_of_the_figure():

@@ -88,11 +88,14 @@ def method_columns(
 ) -> dict[str, Any]:
     """Return the columns of a method in a frame; under `sizes` without those of the scale steps.
 
-    Schedules of many sizes have too many different steps for columns of each.
+    Schedules of many sizes have too many different steps for columns of each. Only methods that
+    run one guidance row somewhere keep the columns of rows.
     """
     columns = describe(method, model.grids(sizes), model.depth)
     if sizes is not None:
-        columns = {k: v for k, v in columns.items() if not k.startswith((KEPT, ROWS))}
+        alone = any(k.startswith(ROWS) and rows == 1 for k, rows in columns.items())
+        unsaid = (KEPT,) if alone else (KEPT, ROWS)
+        columns = {k: v for k, v in columns.items() if not k.startswith(unsaid)}
     return {"method": label, "repr": written(method), **columns}
 
 

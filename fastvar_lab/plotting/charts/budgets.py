@@ -143,11 +143,12 @@ def _fronts(axes: Axes, points: pd.DataFrame, envelopes: pd.DataFrame) -> None:
 def _gains(axes: Axes, rows: pd.DataFrame) -> None:
     """Draw gains over both envelopes, side by side at each speedup, with their intervals."""
     at = sorted(rows["at"].unique())
-    for shift, (name, part) in zip((-0.1, 0.1), rows.groupby("envelope", sort=False)):
+    by_envelope = rows.groupby("envelope", sort=False)
+    for shift, marker, (name, part) in zip((-0.1, 0.1), MARKERS, by_envelope):
         part = part.set_index("at").reindex(at)
         spread = np.abs([part.difference - part.low, part.high - part.difference])
         axes.errorbar(
-            np.arange(len(at)) + shift, part.difference, yerr=spread, fmt="o", ms=3.5, lw=1,
+            np.arange(len(at)) + shift, part.difference, yerr=spread, fmt=marker, ms=3.5, lw=1,
             color=SHADES[str(name)], label=str(name),
         )  # fmt: skip
     axes.axhline(0, lw=0.8, color="0.6")
