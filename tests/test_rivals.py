@@ -92,6 +92,16 @@ def test_every_method_is_recorded_unchanged(model):
         assert torch.equal(seen.canvas, plain.canvas)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_method_runs_in_bfloat16(family):
+    narrow = small_model(family, dtype=torch.bfloat16)
+    full = fv.generate(narrow, [prompt(narrow)] * 2, fv.Dense(), seed=[1, 2]).canvas
+    for method in (*methods(narrow), fv.DepthVAR(-3), fv.LazyVAR({-2: 0.5, -1: 0.8})):
+        mine = fv.generate(narrow, [prompt(narrow)] * 2, method, seed=[1, 2]).canvas
+        assert mine.dtype == full.dtype
+        assert mine.isfinite().all(), method
+
+
 class NoStep(fv.Wrapper):
     """Fails when a layer runs."""
 
