@@ -8,6 +8,14 @@ from einops import rearrange
 from torch import Tensor
 
 
+def has_content(x: Tensor) -> bool:
+    """Return whether x holds values, as opposed to shapes alone while memory is counted.
+
+    What is computed from a tensor without content must not be kept for later generations.
+    """
+    return not x.is_meta and type(x).__name__ != "FakeTensor"
+
+
 def wide(x: Tensor) -> Tensor:
     """Convert x to float32, unless it is float64."""
     return x if x.dtype == torch.float64 else x.float()

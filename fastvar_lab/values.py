@@ -25,6 +25,9 @@ PLAIN: dict[str, tuple[Any, str]] = {
 }
 """The plain types of fields, by annotation: what a value must be, and how a message names it."""
 
+LARGEST = 2**63 - 1
+"""The largest whole number that a tensor takes."""
+
 
 def optional(default: Any) -> Any:
     """Declare a field of a `Shown` dataclass that its `repr` omits at its default."""
@@ -66,7 +69,8 @@ def typed(kind: Class) -> Class:
     """Check the fields of plain types first when a dataclass is made (a class decorator).
 
     Those are annotated with bool, int, float or str, or with one of them and None. An int is also
-    a float, and a bool is neither. Raises ValueError for a value of another type.
+    a float, and a bool is neither. Raises ValueError for a value of another type,
+    for nan, and for a whole number beyond 64 bits.
 
     >>> from dataclasses import dataclass
     >>> @typed
@@ -91,6 +95,10 @@ def typed(kind: Class) -> Class:
             if name in plain and not _fits(value, plain[name]):
                 what = " or ".join((PLAIN[plain[name][0]][1], *plain[name][1:]))
                 raise ValueError(f"{kind.__name__}.{name} must be {what}; not {short(repr(value))}")
+            if name in plain and isinstance(value, Integral) and abs(int(value)) > LARGEST:
+                raise ValueError(
+                    f"{kind.__name__}.{name} must lie within 64 bits; not {short(value)}"
+                )
         make(self, *args, **values)
 
     open_kind.__init__ = checked
@@ -102,4 +110,7 @@ def _fits(value: Any, members: Sequence[str]) -> bool:
     if value is None:
         return "None" in members
     expected = PLAIN[members[0]][0]
-    return isinstance(value, expected) and (expected is bool or not isinstance(value, bool))
+    if expected is not bool and isinstance(value, bool):
+        return False
+    nan = isinstance(value, Real) and value != value
+    return isinstance(value, expected) and not nan

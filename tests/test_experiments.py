@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
 
@@ -49,6 +51,7 @@ from fastvar_lab.experiments.questions import (
     adaptive,
     drafting,
     resolution_scaling,
+    rivals,
     spectra,
     speed_gap,
     sublayer_overhead,
@@ -1088,6 +1091,21 @@ def test_settings_near_twice_the_speed_stand_for_families():
     assert all(1.5 < savings[written(method)] < 2.75 for method in chosen.values())
     assert 1.75 < savings[written(chosen["SparseVAR"])] < 2.25
     assert control(chosen["LazyVAR"], model.grids()) is None
+
+
+def test_the_docs_say_which_families_have_fewer_searched_settings():
+    lists = []
+    for guidance in (2, 4):
+        model = fv.load("tiny").with_guidance(guidance)
+        labels = [re.sub(r", tuned \(\d\)$", "", name) for name in rivals.methods(model)]
+        families = dict.fromkeys(re.sub(r", as published.*", "", name) for name in labels)
+        counts = {name.replace(", gathered", " without mixing"): labels.count(name)
+                  for name in families}  # fmt: skip
+        fewer = [f"{name} {count}" for name, count in counts.items() if count < 4]
+        lists.append(f"guidance {guidance} {{}}{', '.join(fewer[:-1])} and {fewer[-1]}")
+    sentence = f"At {lists[0].format('these are ')}; at {lists[1].format('')}."
+    text = (Path(__file__).parents[1] / "docs/methods.md").read_text(encoding="utf8")
+    assert sentence in " ".join(text.split())
 
 
 def test_claims_say_what_a_frame_cannot_answer():

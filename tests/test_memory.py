@@ -49,6 +49,23 @@ def test_what_is_counted_before_is_what_is_allocated(family, precision, method):
     assert before == pytest.approx(real, rel=0.02)
 
 
+@pytest.mark.parametrize(
+    "method",
+    [
+        fv.SparseVAR(-1, layers=(0, 1), stride=3),
+        fv.Prune({-1: 0.5}, restore=fv.Anchors(3), granularity="stack"),
+    ],
+    ids=repr,
+)
+def test_counting_leaves_nothing_without_content_behind(method):
+    model = small_model("infinity")
+    model.sizes = (*SIZES[:-1], (7, 9) if isinstance(method, fv.Prune) else (9, 7))  # not cached
+    memory(model, method)
+    canvas = fv.generate(model, prompt(model), method, seed=1).canvas
+    memory(model, method)
+    assert torch.equal(fv.generate(model, prompt(model), method, seed=1).canvas, canvas)
+
+
 def test_parts_are_those_of_arithmetic():
     model, method = small_model("infinity"), fv.Prune({-1: 0.5})
     counted, grids, config = memory(model, method), model.grids(), model.transformer.config

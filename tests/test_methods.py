@@ -470,7 +470,8 @@ REGISTERED = {
 }
 FIELDS = [(name, f) for name, kind in REGISTERED.items() for f in fields(kind) if f.init]
 PLAIN = {
-    "bool": (0, None, "no"), "int": ("x", None, 4.5, True), "float": ("x", None, [1.0], True),
+    "bool": (0, None, "no"), "int": ("x", None, 4.5, True),
+    "float": ("x", None, [1.0], True, math.nan),
     "str": (3, None, b"x"),
 }  # fmt: skip
 
@@ -503,7 +504,7 @@ def test_a_value_of_another_type_is_one_sentence(name, field):
     ids=lambda part: getattr(part, "name", part),
 )
 def test_a_value_of_another_shape_is_one_sentence(name, field):
-    for value in ("x", None, 3):
+    for value in ("x", "", b"x", None, 3):
         one_scale = "ScaleName" in field.type and "Mapping" not in field.type
         if (value is None and "None" in field.type) or (value == 3 and one_scale):
             continue
@@ -517,6 +518,10 @@ def test_whole_numbers_are_numbers_and_arrays_give_either():
     for wrong in (4.5, True, np.float64(4)):
         with pytest.raises(ValueError, match=r"QuantKV\.bits must be a whole number; not "):
             QuantKV(wrong)
+    for name, field in FIELDS:
+        if field.type in ("int", "float"):
+            sentence = refused(name, field.name, 10**30)
+            assert sentence == f"{name}.{field.name} must lie within 64 bits; not {10**30}"
 
 
 @pytest.mark.parametrize("kind", [Prune, Merge])

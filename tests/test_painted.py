@@ -149,7 +149,7 @@ def test_paint_that_a_schedule_cannot_meet_is_an_error(small, keep, prune, ratio
         ({-1: np.zeros((2, 2))}, "map .h, w. of booleans; not float64"),
         ("0:0", "by scale"),
         (7, "by scale"),
-        ({"x": "0:0"}, "by scale"),
+        ({"x": "0:0"}, "a scale is named"),
     ],
 )
 def test_what_is_no_mask_is_refused(masks, message):

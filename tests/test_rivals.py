@@ -92,6 +92,16 @@ def test_every_method_is_recorded_unchanged(model):
         assert torch.equal(seen.canvas, plain.canvas)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_method_runs_in_bfloat16(family):
+    narrow = small_model(family, dtype=torch.bfloat16)
+    full = fv.generate(narrow, [prompt(narrow)] * 2, fv.Dense(), seed=[1, 2]).canvas
+    for method in (*methods(narrow), fv.DepthVAR(-3), fv.LazyVAR({-2: 0.5, -1: 0.8})):
+        mine = fv.generate(narrow, [prompt(narrow)] * 2, method, seed=[1, 2]).canvas
+        assert mine.dtype == full.dtype
+        assert mine.isfinite().all(), method
+
+
 class NoStep(fv.Wrapper):
     """Fails when a layer runs."""
 
@@ -493,6 +503,15 @@ def test_released_settings_are_those_published():
         (lambda g: fv.BlockChange().scores(None, g[0], None), "as the `select` of a method"),
         (lambda g: fv.AttentionEntropy("both"), "keep must be high or low; not 'both'"),
         (lambda g: fv.PrincipalHighPass(iterations=0), "iterations 1 or more"),
+        (lambda g: fv.PrincipalHighPass(math.inf), "weight must be 0 or more, but finite"),
+        (lambda g: fv.FasterVAR({-1: "0.5"}), r"must lie in \[0, 1\); not '0.5'"),
+        (lambda g: fv.FasterVAR({-1: False}), r"must lie in \[0, 1\); not False"),
+        (lambda g: fv.FasterVAR({-1: (0.1, "0.2")}, chunks=2), r"must lie in \[0, 1\)"),
+        (lambda g: fv.FasterVAR({-1: 0.1}, chunks=10**9).start(g, 8), "1000000000 chunks are too"),
+        (
+            lambda g: fv.Tail(fv.LazyVAR({-2: 0.5, -1: 0.8}), cond_from=-1).acts(g),
+            r"Tail begins at step 9 \(32x32\), which LazyVAR runs in one forward with step 8;",
+        ),
         (lambda g: fv.Anchors(1), "stride must be 2 or more"),
         (lambda g: fv.SparseVAR(1).acts(g), "the first step has none"),
         (lambda g: fv.SparseVAR(threshold=1), r"threshold must lie in \[0, 1\)"),

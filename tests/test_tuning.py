@@ -214,6 +214,7 @@ def test_a_damaged_or_unwritable_log_is_refused_before_the_work(tmp_path, capsys
         (head + b"\n" + first[:-1], "holds no trial"),
         (whole + b'tiny,"x', "is no log of a tuning"),
         (b"", "is no log of a tuning"),
+        (b"model,psnr\ntiny,3\n", "log of a tuning: it lacks weights, guidance, family, trial, "),
         (b"\x00\xff" * 99, "is no log of a tuning"),
         (head + b"\n" + first.replace(b"Tail(", b"-Tail(").replace(b",0,", b",x,"), "is no log"),
         (head + b"\n" + first.replace(b"operations,", b"operations,-"), "line 2 holds no trial"),

@@ -50,7 +50,7 @@ class Quantizer(Protocol):
     ) -> Tensor:
         """Add a step's tokens to the latent so far; return a new tensor.
 
-        Where `places` (n, L), bool, are given, the codes of all others count as zero.
+        Codes count by `places` (n, L), bool or weights, where they are given: zero leaves one out.
         """
         ...
 
@@ -168,18 +168,20 @@ class VectorQuantizer(nn.Module):
 
     def codes(self, tokens: Tensor, grid: Grid) -> Tensor:
         """Turn rows (n, L), or codes (n, L, d) themselves, into a map (n, d, h, w)."""
-        weight = self.embedding.weight
         codes = tokens if tokens.is_floating_point() else self.embedding(tokens)
-        if not torch.is_autocast_enabled(weight.device.type):  # there, mixtures stay narrow
-            codes = codes.to(weight.dtype)
-        return rearrange(codes, "b (h w) d -> b d h w", h=grid.h, w=grid.w)
+        return rearrange(self._typed(codes), "b (h w) d -> b d h w", h=grid.h, w=grid.w)
+
+    def _typed(self, codes: Tensor) -> Tensor:
+        """Convert codes to the type of the weights; under autocast they stay as they are."""
+        weight = self.embedding.weight
+        return codes if torch.is_autocast_enabled(weight.device.type) else codes.to(weight.dtype)
 
     def accumulate(
         self, latent: Tensor, tokens: Tensor, grid: Grid, places: Tensor | None = None
     ) -> Tensor:
         code = self.codes(tokens, grid)
         if places is not None:
-            code = code * on_map(places, grid)
+            code = self._typed(code * on_map(places, grid))
         if code.shape[-2:] != latent.shape[-2:]:
             code = F.interpolate(code, size=latent.shape[-2:], mode="bicubic")
         twice = code + self.phi(grid.index)(code)

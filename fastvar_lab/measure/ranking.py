@@ -169,7 +169,8 @@ def _noted(table: pd.DataFrame, frame: pd.DataFrame, title: str, value: str) -> 
     if any(str(column).endswith("x") for column in table):
         note += " and, at equal measured speed, over the turns of each timing"
         if gap == gap:
-            note += f"; timings of equal work were up to {100 * gap:.0f} % apart, which they lack"
+            apart = f"{100 * gap:.0f} % apart"
+            note += f"; timings of equal work were up to {apart}, which the intervals leave out"
     table.attrs[NOTE] = " ".join(filter(None, (f"{note}.", left_out(frame))))
     return table
 

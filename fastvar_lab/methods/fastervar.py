@@ -91,9 +91,12 @@ class FasterVAR:
 
     def _shares(self, name: Any, value: Any) -> Shares:
         """Convert rank shares to floats in [0, 1), or raise ValueError."""
-        several = isinstance(value, Sequence) and not isinstance(value, str)
+        several = isinstance(value, Sequence) and not isinstance(value, str | bytes)
         try:
-            shares = tuple(float(share) for share in (value if several else (value,)))
+            given = tuple(value) if several else (value,)
+            if any(isinstance(share, str | bytes | bool) for share in given):
+                raise TypeError
+            shares = tuple(map(float, given))
         except (TypeError, ValueError):
             shares = ()
         if not shares or not all(0 <= share < 1 for share in shares):
@@ -171,12 +174,11 @@ class FasterVARRunner(Runner):
     """One generation under `FasterVAR`; keeps the output of every chunk at the step before."""
 
     def __init__(self, method: FasterVAR, grids: Sequence[Grid], depth: int) -> None:
-        self.method = method
+        self.method, self.layers = method, method.layers(depth)
         shares = method.by_step(grids)
         self.counts = {
             s: method.counts(grids[s], share) for s, share in shares.items() if share != 0
         }
-        self.layers = method.layers(depth)
         self.chunk_of = [i for i, (first, end) in enumerate(self.layers) for _ in range(first, end)]
         self.since = min(self.counts, default=len(grids)) - 1
         self.before: tuple[list[Tensor], Grid] | None = None  # outputs of chunks, and their step

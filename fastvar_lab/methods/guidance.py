@@ -114,8 +114,9 @@ class Tail(Around):
     `s * c + (1 - s) * c` on a conditional tail, which is c but for rounding.
 
     Raises ValueError for a tail without a step, two that begin at one step, a schedule skipped
-    throughout, null rows without guidance, steps where the inner method changes rows itself, and
-    skipped steps before one at which it does not compute everything.
+    throughout, null rows without guidance, steps where the inner method changes rows itself, one
+    row that begins within a group of steps of one forward, and skipped steps before one at which it
+    does not compute everything.
 
     >>> from fastvar_lab.scales import TINY, grids
     >>> acts = Tail(cond_from=20, skip_from=-1).acts(grids(TINY))
@@ -191,6 +192,12 @@ class Tail(Around):
             elif rows is None:
                 acts.append(self.keyed(act, key))
             else:
+                if act.joined and acts[-1].rows is not rows:
+                    raise ValueError(
+                        f"Tail begins at step {grid.index} ({grid.name}), which "
+                        f"{type(self.method).__name__} runs in one forward with step "
+                        f"{grid.index - 1}; begin at the first step of that group, or after it"
+                    )
                 acts.append(self.changed(act, grid, key, rows=rows))
         return tuple(acts)
 

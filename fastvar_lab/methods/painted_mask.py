@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fastvar_lab.errors import short
-from fastvar_lab.methods.ratios import ScaleName, scale_name
+from fastvar_lab.methods.ratios import ScaleName, pairs_by_scale
 
 LARGEST = 4096  # rows and columns of a map
 _RANGES = r"\d{1,4}(?:-\d{1,4})?(?:,\d{1,4}(?:-\d{1,4})?)*"
@@ -97,14 +97,7 @@ def by_scale(masks: Any) -> ByScale:
     >>> by_scale({-1: np.eye(2, dtype=bool), -2: ""})
     {-1: '0:0 1:1'}
     """
-    pairs = masks.items() if isinstance(masks, Mapping) else masks
-    try:
-        named = [(scale_name(name), mask) for name, mask in pairs]
-    except (TypeError, ValueError):
-        raise ValueError(
-            "painted masks are given by scale, such as {-1: '3-5:10-20'}; not "
-            f"{short(repr(masks), 60)}"
-        ) from None
+    named = pairs_by_scale("painted masks are given by scale, such as {-1: '3-5:10-20'}", masks)
     written = [
         (name, write_cells(read_cells(m)) if isinstance(m, str) else mask_text(m))
         for name, m in named

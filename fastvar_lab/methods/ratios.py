@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from fastvar_lab.errors import short
 from fastvar_lab.scales import whole
 
 ScaleName = int | tuple[int, int]
@@ -36,10 +37,12 @@ def pairs_by_scale(what: str, values: Any) -> list[tuple[ScaleName, Any]]:
     [(-1, 0.5)]
     """
     try:
+        if isinstance(values, str | bytes):
+            raise TypeError
         items = values.items() if isinstance(values, Mapping) else values
         pairs = [(name, value) for name, value in items]
     except (TypeError, ValueError):
-        raise ValueError(f"{what}; not {values!r}") from None
+        raise ValueError(f"{what}; not {short(repr(values))}") from None
     return [(scale_name(name), value) for name, value in pairs]
 
 

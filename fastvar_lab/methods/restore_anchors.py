@@ -15,7 +15,7 @@ from fastvar_lab.methods.observer import Map, Observer
 from fastvar_lab.methods.registry import restorer
 from fastvar_lab.methods.restore import Cached, mask_of
 from fastvar_lab.seam import Grid
-from fastvar_lab.tokens import scatter
+from fastvar_lab.tokens import has_content, scatter
 
 
 @lru_cache(maxsize=64)
@@ -118,7 +118,8 @@ class AnchorObserver(Observer):
         if self.match is None or self.match[0] != grid.index:
             assert self.logits is not None
             features = self.logits.on(grid, len(self.logits.values))
-            near = _nearest_anchors(grid.h, grid.w, self.stride, features.device)
+            find = _nearest_anchors if has_content(features) else _nearest_anchors.__wrapped__
+            near = find(grid.h, grid.w, self.stride, features.device)
             if self.as_released:
                 four = torch.tensor(lattice(grid.h, grid.w, self.stride)[:4], device=near.device)
                 near = four.expand(len(near), -1)

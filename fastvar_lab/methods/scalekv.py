@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastvar_lab.errors import short
 from fastvar_lab.methods.ratios import ScaleName, pairs_by_scale
 from fastvar_lab.methods.registry import method
 from fastvar_lab.methods.schedule import find
@@ -77,10 +78,12 @@ class ScaleKV:
         settled = tuple((name, self._count(name, count)) for name, count in pairs)
         object.__setattr__(self, "kept", settled)
         try:
+            if isinstance(self.drafters, str | bytes | Mapping):
+                raise TypeError
             drafters = tuple(whole("drafter", layer) for layer in self.drafters)
         except (TypeError, ValueError):
             raise ValueError(
-                f"drafters must be numbers of layers, such as (0, 5); not {self.drafters!r}"
+                f"drafters must be numbers of layers, such as (0, 5); not {short(self.drafters)}"
             ) from None
         object.__setattr__(self, "drafters", drafters)
         if self.score not in SCORES:

@@ -8,6 +8,7 @@ set for both rows.
 
 from __future__ import annotations
 
+import math
 import zlib
 from dataclasses import dataclass
 from typing import Protocol
@@ -146,9 +147,9 @@ class PrincipalHighPass:
     iterations: int = 5
 
     def __post_init__(self) -> None:
-        if self.weight < 0 or self.iterations < 1:
+        if not 0 <= self.weight < math.inf or self.iterations < 1:
             raise ValueError(
-                "weight must be 0 or more and iterations 1 or more; not "
+                "weight must be 0 or more, but finite, and iterations 1 or more; not "
                 f"{self.weight} and {self.iterations}"
             )
 

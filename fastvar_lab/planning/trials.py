@@ -65,11 +65,15 @@ class TuningLog:
         if not path.exists():
             return cls(path)
         try:
-            frame = pd.read_csv(path, dtype=COLUMNS)[[*COLUMNS]]
+            frame = pd.read_csv(path, dtype=COLUMNS)
         except OSError as error:
             raise ValueError(f"cannot read the log {path}: {error.strerror}") from None
-        except (ValueError, KeyError) as error:
+        except ValueError as error:
             raise ValueError(f"{path} is no log of a tuning: {short(error)}") from None
+        missing = [name for name in COLUMNS if name not in frame]
+        if missing:
+            raise ValueError(f"{path} is no log of a tuning: it lacks {', '.join(missing)}")
+        frame = frame[[*COLUMNS]]
         sound = frame.notna().all(axis=1) & frame.saves.isin(SAVES) & frame.method.str.endswith(")")
         sound &= (frame.saving > 0) & (frame.saving < math.inf)
         if not sound.all():

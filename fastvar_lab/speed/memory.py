@@ -31,6 +31,7 @@ from fastvar_lab.models.model import Model
 from fastvar_lab.models.precision import packed_parts, weight_shape
 from fastvar_lab.sampling import Sampling
 from fastvar_lab.seam import Branch, Grid, Method, Rows, Runner, Site, Stack, Wrapper
+from fastvar_lab.tokens import has_content
 
 PARTS = ("weights", "constants", "cache", "restoration", "activations", "logits", "decoder")
 """Weights with autocast's copies; values that all steps share, such as modulation; the KV cache;
@@ -84,9 +85,9 @@ class Allocations(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func is torch.ops.aten._local_scalar_dense.default and _hollow(args[0]):
+        if func is torch.ops.aten._local_scalar_dense.default and not has_content(args[0]):
             return without_content(args[0])
-        if func in DRAWS and _hollow(args[0]):
+        if func in DRAWS and not has_content(args[0]):
             return args[0]
         out = func(*args, **(kwargs or {}))
         part = self.part
@@ -137,11 +138,6 @@ class Allocations(TorchDispatchMode):
 
 DRAWS = {getattr(torch.ops.aten, name).default for name in ("exponential_", "normal_", "uniform_")}
 """Draws in place, which tensors without content do not all support."""
-
-
-def _hollow(tensor: Tensor) -> bool:
-    """Tell whether a tensor has no content."""
-    return tensor.is_meta or type(tensor).__name__ == "FakeTensor"
 
 
 def without_content(tensor: Tensor) -> float | int | bool:
