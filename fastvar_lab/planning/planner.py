@@ -216,13 +216,17 @@ class Planner:
         check_quality(quality)
         space, full, tried = self.space, self.spent(Dense()), list[Plan]()
         changes = [c for c in space.changes(self.rules[0]) if space.spent(c) < full]
-        for choice in sorted(changes, key=space.spent, reverse=True):
-            plan = self._as_plan(choice, space.errors([choice], "smallest changes", self.few))
-            if plan.psnr >= quality:
-                plan = self._as_plan(choice, space.errors([choice], "smallest changes"))
-            if plan.psnr >= quality:
-                return plan
-            tried.append(plan)
+        changes.sort(key=space.spent, reverse=True)
+        title = "smallest changes"
+        for part in (changes[:1], changes[1:]):
+            errors = space.errors(part, title, self.few) if part else ()
+            for choice, few in zip(part, errors, strict=True):
+                plan = self._as_plan(choice, few)
+                if plan.psnr >= quality:  # on all pictures?
+                    plan = self._as_plan(choice, space.errors([choice], title))
+                if plan.psnr >= quality:
+                    return plan
+                tried.append(plan)
         if not tried:
             return self._whole()
         best = max(tried, key=lambda plan: plan.psnr)
