@@ -171,7 +171,8 @@ def test_plans_without_a_finite_quality_are_taken_and_others_refused():
     panel.follow(fv.Dense())
     assert (panel.budget.value, panel.target.value) == (0, None)
     for plan in (
-        (2.0,), (2.0, fast, "good"), fast, (2.0, "fast"), (math.nan, fast), (math.inf, fast), (0, fast)
+        (2.0,), (2.0, fast, "good"), fast, (2.0, "fast"), (math.nan, fast), (math.inf, fast),
+        (0, fast),
     ):  # fmt: skip
         with pytest.raises(ValueError, match="a plan is a speedup, a method, and maybe the PSNR"):
             BudgetPanel([plan], print)
