@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 from dataclasses import replace
 from functools import partial
 from importlib.resources import files
@@ -11,11 +12,11 @@ import pytest
 import torch
 
 import fastvar_lab as fv
-from fastvar_lab.cli import options
+from fastvar_lab.cli import cmd_plan, options
 from fastvar_lab.cli.main import main
 from fastvar_lab.files import read_json, write_json
 from fastvar_lab.methods.parse import read_method, read_method_file, save_method
-from fastvar_lab.planning import cost
+from fastvar_lab.planning import cost, predictions
 from fastvar_lab.planning.by_hand import by_hand
 from fastvar_lab.planning.effects import Calibration, calibration_items
 from fastvar_lab.planning.places import STACK, Tail
@@ -584,6 +585,15 @@ def test_the_command_refuses_what_is_out_of_reach_before_it_searches(
     assert main(["plan", *budgets, *more]) == 2
     assert message in capsys.readouterr().err
     assert not out.exists()
+
+
+def test_measured_times_are_those_of_the_measured_speedup(planner, monkeypatch, capsys):
+    full, fast = [300.0, 900.0, 800.0, 320.0, 310.0], [200.0, 300.0, 400.0, 160.0, 155.0]
+    monkeypatch.setattr(predictions, "measured", lambda *_: (full, fast))
+    cmd_plan._say(planner, Plan(fv.Planned(), 2.0, 40.0))
+    ms = r"measured: speedup 2\.00 .*, (\d+) ms instead of (\d+)"
+    quick, slow = map(float, re.search(ms, capsys.readouterr().out).groups())
+    assert slow / quick == 2
 
 
 def test_commands_take_a_schedule_from_a_file_or_a_method_as_python(tmp_path, capsys):
