@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import fastvar_lab as fv
-from fastvar_lab.cli import cmd_plan, options
+from fastvar_lab.cli import cmd_generate, cmd_plan, options
 from fastvar_lab.cli.main import main
 from fastvar_lab.files import read_json, write_json
 from fastvar_lab.methods.parse import read_method, read_method_file, save_method
@@ -522,6 +522,14 @@ def test_planned_schedules_have_names_for_commands():
     assert options.method(parser.parse_args(["--method", "planned-2x"])) == fv.planned(
         fv.load("tiny"), 2, 2
     )
+    generates = argparse.ArgumentParser()
+    cmd_generate.add_arguments(generates)
+    for scale, planned_at in (("2", 2), ("4", 4), ("0," * 9 + "4", 4)):
+        line = ["a red ring", "--method", "planned-2x", "--guidance", scale]
+        arguments = generates.parse_args(line)
+        assert options.method(arguments) == fv.planned(fv.load("tiny"), 2, planned_at)
+    with pytest.raises(ValueError, match="--guidance takes numbers such as 3 or 1,2,3; not 'x'"):
+        options.method(generates.parse_args([*line[:-1], "x"]))
     counted = argparse.Namespace(memory="tiny", method="planned-2x", ratios=None)
     assert options.method(counted) == fv.planned(fv.load("tiny"), 2, 2)
     for arguments, message in (
