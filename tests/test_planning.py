@@ -2,7 +2,9 @@
 
 import argparse
 import json
+import re
 from dataclasses import replace
+from functools import partial
 from importlib.resources import files
 
 import numpy as np
@@ -10,16 +12,17 @@ import pytest
 import torch
 
 import fastvar_lab as fv
-from fastvar_lab.cli import options
+from fastvar_lab.cli import cmd_generate, cmd_plan, options
 from fastvar_lab.cli.main import main
 from fastvar_lab.files import read_json, write_json
 from fastvar_lab.methods.parse import read_method, read_method_file, save_method
-from fastvar_lab.planning import cost
+from fastvar_lab.planning import cost, predictions
 from fastvar_lab.planning.by_hand import by_hand
 from fastvar_lab.planning.effects import Calibration, calibration_items
-from fastvar_lab.planning.planner import Planner, planned_on
+from fastvar_lab.planning.places import STACK, Tail
+from fastvar_lab.planning.planner import Plan, Planner, planned_on
 from fastvar_lab.planning.plans import plan_frame
-from fastvar_lab.planning.sensitivity import STACK, Tail
+from fastvar_lab.planning.search import Search
 from fastvar_lab.planning.space import Choice
 from fastvar_lab.planning.starts import Share
 from fastvar_lab.seam import Rows, Site
@@ -315,6 +318,30 @@ def test_a_plan_keeps_the_quality_that_is_wanted(planner):
     assert plan.speedup >= 1.3
 
 
+def test_a_quality_out_of_reach_is_refused_before_a_search(model, monkeypatch):
+    """Fewer rows leave 40 dB, pruning 50 dB: the smallest change that keeps more is none."""
+    prompts = fv.PromptList(("a cyan star", "a red ring"))
+    planner = Planner(model, "operations", n=2, prompts=prompts, quick=True, progress=False)
+    measured = list[fv.Planned]()
+
+    def errors(self, method, first, branches):
+        measured.append(method)
+        return np.full(2, 1e-4 if method.rows else 1e-5)
+
+    monkeypatch.setattr(Calibration, "_measured", errors)
+    monkeypatch.setattr(Planner, "plan", lambda *_: Plan(fv.Planned(), 2.0, 49.0))
+    space, full = planner.space, planner.spent(fv.Dense())
+    changes = [planner.spent(space.method(choice)) for choice in space.changes(planner.rules[0])]
+    gentle = planner.plan_to(49.5)
+    assert gentle.speedup == full / max(spent for spent in changes if spent < full)
+    assert (gentle.method, gentle.psnr) == (measured[0], pytest.approx(50))
+    assert len(measured) == 1
+    assert planner.plan_to(48).speedup == 2
+    with pytest.raises(ValueError, match=r"keeps 50.5 dB; the best keeps 50.0 dB, 1[.\d]* times"):
+        planner.plan_to(50.5)
+    assert len(measured) <= len(changes)
+
+
 def test_counted_and_planned_costs_agree(planner, model):
     plan = fv.Planned({-1: digits(model, "4")}, rows={-1: "cond"})
     counted = cost.flops.total(
@@ -350,7 +377,7 @@ def test_a_budget_is_one_of_four(model):
         fv.plan(model, 2, n=0)
     with pytest.raises(ValueError, match="above 0, and finite; not -1"):
         fv.plan(model, cache_bytes=-1)
-    with pytest.raises(ValueError, match="a PSNR in dB above 0, and finite; not -3"):
+    with pytest.raises(ValueError, match=r"a PSNR in dB above 0 and below 100, .*; not -3"):
         fv.plan(model, psnr=-3)
 
 
@@ -360,8 +387,8 @@ def test_a_budget_is_one_of_four(model):
         (dict(speedup=float("inf")), "a speedup is 1 or more, and finite; not inf"),
         (dict(speedup="2"), "a speedup is 1 or more, and finite; not 2"),
         (dict(speedup=True), "a speedup is 1 or more, and finite; not True"),
-        (dict(psnr=float("nan")), "a PSNR in dB above 0, and finite; not nan"),
-        (dict(psnr=float("inf")), "a PSNR in dB above 0, and finite; not inf"),
+        (dict(psnr=float("nan")), "a PSNR in dB above 0 and below 100, .*; not nan"),
+        (dict(psnr=100), "a PSNR in dB above 0 and below 100, .*; not 100"),
         (dict(milliseconds=float("nan")), "a budget is a number above 0, and finite; not nan"),
         (dict(cache_bytes="1"), "a budget is a number above 0, and finite; not 1"),
         (dict(speedup=2, n=2.5), "the number of pictures must be a whole number; not 2.5"),
@@ -375,10 +402,6 @@ def test_a_wrong_budget_is_refused_before_anything_is_measured(model, monkeypatc
 
 
 def test_a_budget_out_of_reach_says_what_there_is(planner, model):
-    with pytest.raises(
-        ValueError, match=r"keeps 500 dB; the best keeps [\d.]+ dB, [\d.]+ times as"
-    ):
-        planner.plan_to(500, rounds=0)
     prompts = fv.PromptList(("a cyan star",))
     with pytest.raises(
         ValueError, match=r"times as small \(10 of .*; the smallest is [\d.]+ times"
@@ -438,6 +461,13 @@ def test_planned_schedules_ship_for_the_embedded_model():
     ):
         with pytest.raises(ValueError, match=message):
             fv.planned(model, *arguments)
+    for wrong in ("2", None, [2], True, 0):
+        with pytest.raises(ValueError, match=r"a speedup is 1 or more, and finite; not"):
+            fv.planned(model, wrong)
+    for wrong in ("2", [2], (2, 4), True, -1, float("nan")):
+        for call in (partial(fv.planned, model, 2), partial(fv.frontier, model)):
+            with pytest.raises(ValueError, match="a guidance scale is 0 or more, and finite; not"):
+                call(wrong)
     with pytest.raises(ValueError, match="no schedule was planned for the weights"):
         fv.planned(small_model("infinity"))
 
@@ -450,11 +480,39 @@ def test_a_file_of_several_plans_is_a_frontier(tmp_path):
         assert fv.frontier(model, **how, file=file) == fv.frontier(model, **how)
     with pytest.raises(ValueError, match=r"for time for the weights of tiny, \w+, and maps to 8x8"):
         fv.frontier(small_model("infinity"), file=file)
+    write_json(file, {"plans": [{**plan, "cost": "bytes"} for plan in shipped]})
+    assert {point.speedup for point in fv.frontier(model, cost="bytes", file=file)} == {
+        plan["speedup"] for plan in shipped
+    }
+    for changed, message in (
+        ({"guidance": "2"}, "a guidance scale is 0 or more, and finite; not 2"),
+        ({"guidance": None}, "a guidance scale is 0 or more, and finite; not None"),
+        ({"psnr": "40"}, "a PSNR is a number; not 40"),
+        ({"speedup": 0}, "a speedup is 1 or more, and finite; not 0"),
+        ({"method": 3}, "plan writes it for several budgets"),
+        ({"weights": []}, "plan writes it for several budgets"),
+    ):
+        write_json(file, {"plans": [*shipped, {**shipped[0], **changed}]})
+        with pytest.raises(ValueError, match=f"cannot read schedules from .*: {message}"):
+            fv.frontier(model, file=file)
+    for path in (tmp_path, tmp_path / "none.json"):
+        with pytest.raises(ValueError, match=f"cannot read schedules from {path}: "):
+            fv.frontier(model, file=path)
     save_method(fv.planned(model), file)
     for content in (file.read_text(), '{"plans": [1]}', '{"plans": [{}]}', "[]"):
         file.write_text(content)
         with pytest.raises(ValueError, match=r"cannot read schedules from .*plans\.json"):
             fv.frontier(model, file=file)
+
+
+def test_weights_are_checked_once_to_find_a_schedule(monkeypatch):
+    model, read = fv.load("tiny"), list[str]()
+    weights = model.fingerprint
+    monkeypatch.setattr(fv.Model, "fingerprint", property(lambda _: read.append("") or weights))
+    for find in (fv.planned, fv.frontier):
+        read.clear()
+        assert find(model)
+        assert len(read) == 1
 
 
 def test_planned_schedules_have_names_for_commands():
@@ -464,6 +522,14 @@ def test_planned_schedules_have_names_for_commands():
     assert options.method(parser.parse_args(["--method", "planned-2x"])) == fv.planned(
         fv.load("tiny"), 2, 2
     )
+    generates = argparse.ArgumentParser()
+    cmd_generate.add_arguments(generates)
+    for scale, planned_at in (("2", 2), ("4", 4), ("0," * 9 + "4", 4)):
+        line = ["a red ring", "--method", "planned-2x", "--guidance", scale]
+        arguments = generates.parse_args(line)
+        assert options.method(arguments) == fv.planned(fv.load("tiny"), 2, planned_at)
+    with pytest.raises(ValueError, match="--guidance takes numbers such as 3 or 1,2,3; not 'x'"):
+        options.method(generates.parse_args([*line[:-1], "x"]))
     counted = argparse.Namespace(memory="tiny", method="planned-2x", ratios=None)
     assert options.method(counted) == fv.planned(fv.load("tiny"), 2, 2)
     for arguments, message in (
@@ -498,10 +564,44 @@ def test_the_command_writes_a_schedule(tmp_path, capsys):
         assert main(["plan", "--speedup", "2", "--out", str(out), "--figure", figure]) == 2
         message = f"--figure names a png, pdf or svg file; not {figure}"
         assert message in capsys.readouterr().err
-    for option in ("--psnr", "--ms", "--cache-mb"):
+    for psnr in ("nan", "0", "100"):
+        assert main(["plan", "--psnr", psnr, "--out", str(out)]) == 2
+        assert "--psnr is a PSNR in dB above 0 and below 100, " in capsys.readouterr().err
+    for option in ("--ms", "--cache-mb"):
         assert main(["plan", option, "nan", "--out", str(out)]) == 2
         assert f"{option} is a number above 0, and finite; not nan" in capsys.readouterr().err
     assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("budgets", "message"),
+    [
+        (["--speedup", "2", "1000", "--guidance", "2", "4"], "no schedule is 1e+03 times as fast"),
+        (["--psnr", "99.9"], "no schedule keeps 99.9 dB; the best keeps"),
+    ],
+)
+def test_the_command_refuses_what_is_out_of_reach_before_it_searches(
+    tmp_path, monkeypatch, capsys, model, budgets, message
+):
+    monkeypatch.setattr(options, "open_model", lambda args: model)
+    monkeypatch.setattr(Search, "best", None)
+    monkeypatch.setattr(Calibration, "_measured", lambda *_: np.array([1e-3]))
+    out, prompts = tmp_path / "plans.json", tmp_path / "prompts.txt"
+    prompts.write_text("a cyan star\n")
+    more = ["--cost", "operations", "--n", "1", "--quick", "--out", str(out)]
+    more += ["--prompts", str(prompts), "--store", str(tmp_path / "store")]
+    assert main(["plan", *budgets, *more]) == 2
+    assert message in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_measured_times_are_those_of_the_measured_speedup(planner, monkeypatch, capsys):
+    full, fast = [300.0, 900.0, 800.0, 320.0, 310.0], [200.0, 300.0, 400.0, 160.0, 155.0]
+    monkeypatch.setattr(predictions, "measured", lambda *_: (full, fast))
+    cmd_plan._say(planner, Plan(fv.Planned(), 2.0, 40.0))
+    ms = r"measured: speedup 2\.00 .*, (\d+) ms instead of (\d+)"
+    quick, slow = map(float, re.search(ms, capsys.readouterr().out).groups())
+    assert slow / quick == 2
 
 
 def test_commands_take_a_schedule_from_a_file_or_a_method_as_python(tmp_path, capsys):
@@ -530,6 +630,9 @@ def test_a_plan_for_other_weights_sizes_or_guidance_is_named(model, capsys):
     place = planned_on(model, model.grids(), model.sampling)
     plan = replace(plan, origin=f"{place}, 2 prompts, cost in ms")
     options.say_where_planned(plan, model)
+    for scale in (4, 4.0):  # the same guidance
+        sampling = replace(model.sampling, guidance=scale)
+        assert planned_on(model, model.grids(), sampling).endswith("guidance 4.0")
     assert capsys.readouterr().err == ""
     other = replace(plan, origin=plan.origin.replace(model.fingerprint, "0" * 16))
     for arguments in (

@@ -170,9 +170,15 @@ def test_plans_without_a_finite_quality_are_taken_and_others_refused():
     assert panel.budget.value == 2  # labels that are equal are told apart
     panel.follow(fv.Dense())
     assert (panel.budget.value, panel.target.value) == (0, None)
-    for plan in ((2.0,), (2.0, fast, "good"), fast):
+    for plan in (
+        (2.0,), (2.0, fast, "good"), fast, (2.0, "fast"), (math.nan, fast), (math.inf, fast),
+        (0, fast),
+    ):  # fmt: skip
         with pytest.raises(ValueError, match="a plan is a speedup, a method, and maybe the PSNR"):
             BudgetPanel([plan], print)
+    for plans in ("plans.json", 3):
+        with pytest.raises(ValueError, match=r"plans are a list, as frontier returns it, .*; not"):
+            BudgetPanel(plans, print)
 
 
 def test_labels_that_are_equal_are_told_apart():

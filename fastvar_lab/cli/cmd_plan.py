@@ -54,7 +54,13 @@ def run(args: argparse.Namespace) -> None:
 
     from fastvar_lab.files import folder, write_json
     from fastvar_lab.methods.parse import save_method
-    from fastvar_lab.planning.planner import SPEEDS, Planner, check_above_0, check_speedup
+    from fastvar_lab.planning.planner import (
+        SPEEDS,
+        Planner,
+        check_above_0,
+        check_quality,
+        check_speedup,
+    )
     from fastvar_lab.planning.plans import plan_record
     from fastvar_lab.store import Store
 
@@ -65,7 +71,9 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError(f"--out names the file of the schedule; {args.file} is a folder")
     for speedup in args.speedup or ():
         check_speedup(speedup)
-    for option in ("psnr", "ms", "cache_mb"):
+    if args.psnr is not None:
+        check_quality(args.psnr, "--psnr")
+    for option in ("ms", "cache_mb"):
         if getattr(args, option) is not None:
             check_above_0(f"--{option.replace('_', '-')} is a number", getattr(args, option))
     if args.rounds is not None and args.rounds < 0:
@@ -82,21 +90,28 @@ def run(args: argparse.Namespace) -> None:
     folder(args.file.parent)
     model = options.open_model(args)
     options.say_what_random_weights_mean(args)
-    records = []
-    for scale in scales:
-        sampling = model.sampling if scale is None else replace(model.sampling, guidance=scale)
-        planner = Planner(
+    planners = [
+        Planner(
             model,
             counted or args.cost or "time",
             args.n,
             options.prompts(args),
-            sampling,
+            model.sampling if scale is None else replace(model.sampling, guidance=scale),
             options.sizes_to(model, args.size),
             Store(args.store).prepare(),
             args.quick,
         )
-        minutes = planner.minutes(SPEEDS if args.psnr is not None else len(budgets))
-        print(f"about {max(1, round(minutes))} min if nothing is known; what is measured is kept")
+        for scale in scales
+    ]
+    one = planners[0].minutes(SPEEDS if args.psnr is not None else len(budgets))
+    minutes = max(1, round(one * len(scales)))
+    print(f"about {minutes} min if nothing is known; what is measured is kept", flush=True)
+    for planner in planners:  # what cannot be met is refused before anything is searched
+        for speedup in budgets:
+            _check(planner, args, speedup)
+    records = []
+    while planners:
+        planner = planners.pop(0)  # its snapshots go with it
         for speedup in budgets:
             plan = _plan(planner, args, speedup)
             _say(planner, plan)
@@ -116,18 +131,28 @@ def run(args: argparse.Namespace) -> None:
 
 def _plan(planner: Planner, args: argparse.Namespace, speedup: float | None) -> Plan:
     """Plan for the one budget that is given."""
-    if speedup is not None:
-        return planner.plan(speedup, args.rounds)
     if args.psnr is not None:
         return planner.plan_to(args.psnr, args.rounds)
-    budget = args.ms if args.ms is not None else 1e6 * args.cache_mb
-    return planner.plan_within(budget, args.rounds)
+    return planner.plan_within(_budget(planner, args, speedup), args.rounds)
+
+
+def _check(planner: Planner, args: argparse.Namespace, speedup: float | None) -> None:
+    """Raise ValueError for a budget that cannot be met."""
+    if args.psnr is not None:
+        planner.gentlest(args.psnr)
+    else:
+        planner.check_reach(_budget(planner, args, speedup))
+
+
+def _budget(planner: Planner, args: argparse.Namespace, speedup: float | None) -> float:
+    """Return the budget that is given, in the unit of the planner's cost."""
+    if speedup is not None:
+        return planner.budget(speedup)
+    return float(args.ms if args.ms is not None else 1e6 * args.cache_mb)
 
 
 def _say(planner: Planner, plan: Plan) -> None:
     """Print a plan, what is predicted of it, and what it measures."""
-    from statistics import median
-
     from fastvar_lab.measure.speedup import Speedup
     from fastvar_lab.methods.prune import Dense
     from fastvar_lab.planning.predictions import measured
@@ -138,10 +163,9 @@ def _say(planner: Planner, plan: Plan) -> None:
         f"{planner.price.unit} instead of {planner.spent(Dense()):.4g}"
     )
     full, fast = measured(planner, plan.method)
-    print(
-        f"measured: speedup {Speedup.of(full, fast)}, {median(fast):.4g} ms instead of "
-        f"{median(full):.4g}"
-    )
+    by_ratio = sorted(zip(full, fast, strict=True), key=lambda turn: turn[0] / turn[1])
+    slow, quick = by_ratio[len(by_ratio) // 2]  # of one turn, so that the numbers agree
+    print(f"measured: speedup {Speedup.of(full, fast)}, {quick:.4g} ms instead of {slow:.4g}")
     n = len(planner.calibration.items)
     pictures = f"{n} calibration picture{'s' if n > 1 else ''}"
     print(f"{plan.psnr:.1f} dB to full generation on {pictures}")

@@ -93,21 +93,12 @@ def sampling(args: argparse.Namespace, model: Model) -> Sampling:
     }
     for name in ("guidance", "temperature"):
         if name in changes:
-            changes[name] = _numbers(f"--{name}", changes[name])
+            changes[name] = options.numbers(f"--{name}", changes[name])
     if args.no_residuals:
         changes["residuals"] = False
     chosen = replace(model.sampling, **changes)
     model.transformer.check_sampling(chosen, model.grids())
     return chosen
-
-
-def _numbers(option: str, text: str) -> float | tuple[float, ...]:
-    """Read a number, or numbers with commas between."""
-    try:
-        numbers = tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise ValueError(f"{option} takes numbers such as 3 or 1,2,3; not {text!r}") from None
-    return numbers if "," in text else numbers[0]
 
 
 def prompts(args: argparse.Namespace) -> list[str]:

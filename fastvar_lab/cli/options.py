@@ -202,7 +202,11 @@ def method(args: argparse.Namespace) -> Method | None:
 
             # the command that counts memory names its model otherwise
             name = args.model if "model" in args else args.memory
-            return named(args.method, name, getattr(args, "guidance", None))
+            scale = getattr(args, "guidance", None)
+            if isinstance(scale, str):  # of `generate`: maybe one for each step
+                scales = numbers("--guidance", scale)
+                scale = max(scales) if isinstance(scales, tuple) else scales
+            return named(args.method, name, scale)
         read = read_method_file if args.method.endswith(".json") else read_method
         return read(args.method)
     if args.ratios is None:
@@ -211,6 +215,15 @@ def method(args: argparse.Namespace) -> Method | None:
     from fastvar_lab.methods.ratios import parse_ratios
 
     return Prune(parse_ratios(args.ratios))
+
+
+def numbers(option: str, text: str) -> float | tuple[float, ...]:
+    """Read a number, or numbers with commas between."""
+    try:
+        numbers = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(f"{option} takes numbers such as 3 or 1,2,3; not {text!r}") from None
+    return numbers if "," in text else numbers[0]
 
 
 def sizes_to(model: Model, size: str | None) -> Sizes | None:

@@ -22,8 +22,8 @@ from fastvar_lab.models.model import Model
 from fastvar_lab.planning import cost as costs
 from fastvar_lab.planning.cost import CacheBytes, Cost, Operations, total
 from fastvar_lab.planning.effects import BATCH, LEAST, Calibration, calibration_items, psnr
+from fastvar_lab.planning.places import grouped_places
 from fastvar_lab.planning.search import Search
-from fastvar_lab.planning.sensitivity import grouped_places
 from fastvar_lab.planning.space import Choice, Space
 from fastvar_lab.planning.starts import NEAR, Starts
 from fastvar_lab.prompts import PromptSet
@@ -131,8 +131,12 @@ class Planner:
         schedule, and moves shares from where they hurt to where they do not. Raises ValueError for
         a speedup that no schedule reaches; it says the fastest there is, and its quality.
         """
+        return self.plan_within(self.budget(speedup), rounds)
+
+    def budget(self, speedup: float) -> float:
+        """Return the cost, in the unit of `price`, of a picture that is `speedup` times as fast."""
         check_speedup(speedup)
-        return self.plan_within(self.spent(Dense()) / speedup, rounds)
+        return self.spent(Dense()) / speedup
 
     def plan_within(self, budget: float, rounds: int | None = None) -> Plan:
         """Return the best schedule found whose cost is at most `budget`, in the unit of `price`.
@@ -142,8 +146,8 @@ class Planner:
         check_above_0("a budget is a number", budget)
         space, full = self.space, self.spent(Dense())
         if budget >= full:
-            return Plan(self._signed(Planned()), 1.0, float(psnr(np.array(LEAST))))
-        self._check_reach(budget, full)
+            return self._whole()
+        self.check_reach(budget)
         title = f"{full / budget:.3g} times as {self.gain}"
         search = Search(space, budget, title, self.few, self._worth)
         worth = space.prior if self._worth is None else self._worth
@@ -160,8 +164,7 @@ class Planner:
         choice, errors = search.improved(choice, errors, rounds)
         self._planned.append(choice)
         self._worth = search.worth
-        method = space.method(choice)
-        return Plan(self._signed(method), full / space.cost(method), float(-10 * errors.mean()))
+        return self._as_plan(choice, errors)
 
     @cached_property
     def space(self) -> Space:
@@ -192,24 +195,55 @@ class Planner:
     def plan_to(self, quality: float, rounds: int | None = None) -> Plan:
         """Return the fastest schedule found whose PSNR is at least `quality` dB.
 
-        Raises ValueError for a quality that no schedule keeps; it says the best one found.
+        Raises ValueError, before it searches, for a quality that not even the smallest change
+        keeps; it says the best one there is.
         """
-        check_above_0("a quality to keep is a PSNR in dB", quality)
+        plans = [self.gentlest(quality)]
         low, high = 1.0, self.spent(Dense()) / self.space.spent(self.space.fastest())
-        plans = list[Plan]()
         for _ in range(SPEEDS):
             middle = (low * high) ** 0.5
             plan = self.plan(middle, rounds)
             low, high = (middle, high) if plan.psnr >= quality else (low, middle)
             plans.append(plan)
-        enough = [plan for plan in plans if plan.psnr >= quality]
-        if not enough:
-            best = max(plans, key=lambda plan: plan.psnr)
-            raise ValueError(
-                f"no schedule that was found keeps {quality:g} dB; the best keeps {best.psnr:.1f} "
-                f"dB, {best.speedup:.3g} times as {self.gain} as full generation"
-            )
-        return enough[-1]
+        return max((plan for plan in plans if plan.psnr >= quality), key=lambda plan: plan.speedup)
+
+    def gentlest(self, quality: float) -> Plan:
+        """Return a schedule of one smallest change that keeps `quality` dB.
+
+        A smallest change is one level at one place, or one step with other guidance rows. Those
+        that save least are tried first: mostly the first one does. Raises ValueError if none does.
+        """
+        check_quality(quality)
+        space, full, tried = self.space, self.spent(Dense()), list[Plan]()
+        changes = [c for c in space.changes(self.rules[0]) if space.spent(c) < full]
+        changes.sort(key=space.spent, reverse=True)
+        title = "smallest changes"
+        for part in (changes[:1], changes[1:]):
+            errors = space.errors(part, title, self.few) if part else ()
+            for choice, few in zip(part, errors, strict=True):
+                plan = self._as_plan(choice, few)
+                if plan.psnr >= quality:  # on all pictures?
+                    plan = self._as_plan(choice, space.errors([choice], title))
+                if plan.psnr >= quality:
+                    return plan
+                tried.append(plan)
+        if not tried:
+            return self._whole()
+        best = max(tried, key=lambda plan: plan.psnr)
+        raise ValueError(
+            f"no schedule keeps {quality:g} dB; the best keeps {best.psnr:.1f} dB, "
+            f"{best.speedup:.3g} times as {self.gain} as full generation"
+        )
+
+    def _whole(self) -> Plan:
+        """Return the plan that changes nothing."""
+        return Plan(self._signed(Planned()), 1.0, float(psnr(np.array(LEAST))))
+
+    def _as_plan(self, choice: Choice, errors: np.ndarray) -> Plan:
+        """Return a choice with log10 of its errors (..., pictures) as a plan."""
+        method = self.space.method(choice)
+        faster = self.spent(Dense()) / self.space.cost(method)
+        return Plan(self._signed(method), faster, float(-10 * errors.mean()))
 
     def _written(self, budget: float, worth: np.ndarray) -> list[Choice]:
         """Return the schedules by hand near a budget, fitted to it, and the tails within it."""
@@ -230,9 +264,13 @@ class Planner:
             for rules in self.rules
         ]
 
-    def _check_reach(self, budget: float, full: float) -> None:
+    def check_reach(self, budget: float) -> None:
+        """Raise ValueError for a budget that no schedule meets; it says the least, and its quality.
+
+        The budget is in the unit of `price`.
+        """
         fastest = self.space.method(self.space.fastest())
-        least = self.spent(fastest)
+        full, least = self.spent(Dense()), self.spent(fastest)
         if least > budget:
             quality = float(psnr(self.calibration.errors([fastest])).mean())
             raise ValueError(
@@ -251,23 +289,35 @@ class Planner:
 
 def planned_on(model: Model, grids: Sequence[Grid], sampling: Sampling) -> str:
     """Return what a schedule is planned for: weights, maps and guidance, as its origin begins."""
-    maps = f"maps to {grids[-1].name}, guidance {sampling.guidance}"
+    scale = sampling.guidance if isinstance(sampling.guidance, tuple) else float(sampling.guidance)
+    maps = f"maps to {grids[-1].name}, guidance {scale}"
     return f"{model.name} {model.fingerprint}, {maps}"
 
 
 def check_speedup(speedup: object) -> None:
     """Raise ValueError for what is no speedup over full generation."""
-    if not (_is_number(speedup) and 1 <= speedup < math.inf):  # type: ignore[operator]
+    if not (is_number(speedup) and 1 <= speedup < math.inf):  # type: ignore[operator]
         raise ValueError(f"a speedup is 1 or more, and finite; not {short(speedup)}")
+
+
+def check_quality(decibels: object, what: str = "a quality to keep") -> None:
+    """Raise ValueError for what is no PSNR that a schedule can be asked to keep."""
+    most = float(psnr(np.array(LEAST)))
+    if not (is_number(decibels) and 0 < decibels < most):  # type: ignore[operator]
+        raise ValueError(
+            f"{what} is a PSNR in dB above 0 and below {most:g}, at which pictures count as equal; "
+            f"not {short(decibels)}"
+        )
 
 
 def check_above_0(what: str, value: object) -> None:
     """Raise ValueError for anything but a finite number above 0; `what` says what it is."""
-    if not (_is_number(value) and 0 < value < math.inf):  # type: ignore[operator]
+    if not (is_number(value) and 0 < value < math.inf):  # type: ignore[operator]
         raise ValueError(f"{what} above 0, and finite; not {short(value)}")
 
 
-def _is_number(value: object) -> bool:
+def is_number(value: object) -> bool:
+    """Return whether a value is a real number; True and False are none."""
     return isinstance(value, Real) and not isinstance(value, bool)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
@@ -12,17 +13,19 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from fastvar_lab.audit import audited
+from fastvar_lab.errors import short
 from fastvar_lab.files import expanded, read_json
 from fastvar_lab.methods.parse import read_method
 from fastvar_lab.methods.planned import Planned
 from fastvar_lab.methods.schedule import find
 from fastvar_lab.models.model import Model
-from fastvar_lab.planning.planner import Plan, Planner, check_speedup
+from fastvar_lab.planning.planner import COSTS, Plan, Planner, check_speedup, is_number
 from fastvar_lab.plotting import charts
 from fastvar_lab.plotting.style import Figure
 from fastvar_lab.seam import Grid, Site
 
 COUNTED = ("time", "operations")  # that schedules ship for
+WORDS = ("weights", "cost", "method", "origin")  # what is text in a file of plans
 
 
 class Point(NamedTuple):
@@ -51,14 +54,15 @@ def frontier(
     nearest one counts. `cost` is what the speedups count: "time", on two threads of a CPU, or
     "operations"; `sizes` the schedule of token maps, the model's by default. Empty for a model
     without planned schedules, and for other weights or scale steps than those that they were
-    planned for. Raises ValueError for another cost, and for a file that
-    holds no such schedules, or none for the model, its scale steps and this cost.
+    planned for. Schedules of a file may count "bytes" of keys and values, too. Raises ValueError
+    for another cost, and for a file that cannot be read, holds no such schedules, or none for the
+    model, its scale steps and this cost.
 
     >>> import fastvar_lab as fv
     >>> [point.speedup for point in frontier(fv.load("tiny"))][:2]
     [1.25, 1.5]
     """
-    scale = usual_guidance(model) if guidance is None else guidance
+    scale = _scale(model, guidance)
     plans = _of(model, cost, None if file is None else _read(expanded(file)))
     grids = model.grids(sizes)
     plans = [plan for plan in plans if _maps(plan) == _sides(grids)]
@@ -94,21 +98,20 @@ def planned(
     >>> planned(fv.load("tiny"), speedup=3).depth
     8
     """
-    if not guidance_scales(model):
+    check_speedup(speedup)
+    plans = _of(model, cost)
+    if not plans:
         raise ValueError(
             f"no schedule was planned for the weights of {model.name}, {model.fingerprint}; "
             f"schedules ship for the weights of {_models()}, and fv.plan makes others"
         )
-    plans = _at(_of(model, cost), usual_guidance(model) if guidance is None else guidance)
-    grids = model.grids(sizes)
-    fitting = [plan for plan in plans if _maps(plan) == _sides(grids)]
-    if not fitting:
+    grids, plans = model.grids(sizes), _at(plans, _scale(model, guidance))
+    known = {plan["speedup"]: plan for plan in plans if _maps(plan) == _sides(grids)}
+    if not known:
         last = ", ".join(sorted({f"{h}x{w}" for *_, (h, w) in map(_maps, plans)}))
         raise ValueError(
             f"the schedules of {model.name} are planned for maps to {last}; not to {grids[-1].name}"
         )
-    plans = fitting
-    known = {plan["speedup"]: plan for plan in plans}
     if speedup not in known:
         raise ValueError(
             f"schedules of {model.name} ship for the speedups {_list(known)}; not {speedup:g}; "
@@ -186,9 +189,18 @@ def usual_guidance(model: Model) -> float:
     return float(max(model.sampling.guidances))
 
 
-def guidance_scales(model: Model) -> list[float]:
-    """Return the guidance scales at which schedules ship for a model's weights."""
-    return sorted({plan["guidance"] for plan in _of(model)})
+def _scale(model: Model, guidance: float | None) -> float:
+    """Return a guidance scale, or the usual one; raise ValueError for what is none."""
+    if guidance is None:
+        return usual_guidance(model)
+    check_guidance(guidance)
+    return guidance
+
+
+def check_guidance(guidance: object) -> None:
+    """Raise ValueError for what is no single guidance scale."""
+    if not (is_number(guidance) and 0 <= guidance < math.inf):  # type: ignore[operator]
+        raise ValueError(f"a guidance scale is 0 or more, and finite; not {short(guidance)}")
 
 
 def plan_record(planner: Planner, speedup: float, plan: Plan) -> dict[str, Any]:
@@ -240,10 +252,13 @@ def _of(
     model: Model, cost: str = COUNTED[0], plans: Sequence[dict[str, Any]] | None = None
 ) -> list[dict[str, Any]]:
     """Return those of some plans, by default of those that ship, for a model and a cost."""
-    if cost not in COUNTED:
+    if plans is None and cost not in COUNTED:
         raise ValueError(f"schedules ship for the costs {', '.join(COUNTED)}; not {cost!r}")
+    if cost not in COSTS:
+        raise ValueError(f"schedules are planned for {', '.join(COSTS)}; not {cost!r}")
     plans = _shipped() if plans is None else plans
-    return [plan for plan in plans if (plan["weights"], plan["cost"]) == (model.fingerprint, cost)]
+    weights = model.fingerprint  # read once: it checks every weight
+    return [plan for plan in plans if (plan["weights"], plan["cost"]) == (weights, cost)]
 
 
 def _read(file: Path) -> list[dict[str, Any]]:
@@ -251,11 +266,15 @@ def _read(file: Path) -> list[dict[str, Any]]:
     try:
         plans = read_json(file.read_bytes())["plans"]
         for plan in plans:
-            check_speedup(_point(plan).speedup)
-            if not {"weights", "cost", "guidance"} <= {*plan} or not _maps(plan):
-                raise KeyError("weights, cost, guidance, sizes")
-    except OSError:
-        raise
+            if not all(isinstance(plan[name], str) for name in WORDS) or not _maps(plan):
+                raise KeyError(f"{', '.join(WORDS)}, sizes")
+            point = _point(plan)
+            check_speedup(point.speedup)
+            check_guidance(plan["guidance"])
+            if not is_number(point.psnr):
+                raise ValueError(f"a PSNR is a number; not {short(point.psnr)}")
+    except OSError as error:
+        raise ValueError(f"cannot read schedules from {file}: {error.strerror}") from None
     except (ValueError, TypeError, KeyError, AssertionError) as error:
         reason = error if isinstance(error, ValueError) else "plan writes it for several budgets"
         raise ValueError(f"cannot read schedules from {file}: {reason}") from None

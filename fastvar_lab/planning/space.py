@@ -11,7 +11,7 @@ import numpy as np
 from fastvar_lab.methods.planned import Planned
 from fastvar_lab.planning.cost import Cost, total
 from fastvar_lab.planning.effects import Calibration
-from fastvar_lab.planning.sensitivity import STACK, Place, Tail, levels_of, schedule
+from fastvar_lab.planning.places import STACK, Place, Tail, levels_of, schedule
 from fastvar_lab.seam import Method
 
 DROPPED = 3  # the most last steps without null rows
@@ -79,6 +79,16 @@ class Space:
             for skipped in range(min(SKIPPED, last) + 1)
             for dropped in range((min(DROPPED, last - skipped) if guided else 0) + 1)
             for held in ((False, True) if dropped else (False,))
+        ]
+
+    def changes(self, rules: tuple[tuple[str, Any], ...]) -> list[Choice]:
+        """Return the choices of one change: a level at one place, or other rows at one step."""
+        n = len(self.places)
+        raised = (tuple(int(i == place) for i in range(n)) for place in range(n))
+        tails = (tail for tail in self.tails() if tail.skipped + tail.dropped == 1)
+        return [
+            *(Choice(levels, Tail(), rules) for levels in raised),
+            *(Choice((0,) * n, tail) for tail in tails),
         ]
 
     def fastest(self) -> Choice:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import product
 from typing import NamedTuple
@@ -15,7 +15,7 @@ from fastvar_lab.methods.schedule import find, kept
 from fastvar_lab.methods.select import FarFromMean
 from fastvar_lab.planning.by_hand import by_hand
 from fastvar_lab.planning.effects import LEAST
-from fastvar_lab.planning.sensitivity import LEVELS, STACK, Tail, levels_of
+from fastvar_lab.planning.places import LEVELS, STACK, Tail, levels_of
 from fastvar_lab.planning.space import Choice, Space
 from fastvar_lab.seam import Rows, Site
 from fastvar_lab.speed.flops import Call
@@ -67,6 +67,9 @@ class Starts:
     space: Space
     rules: tuple[tuple[str, object], ...]
     pictures: int
+    _known: dict[tuple[int, Share, int, int], float] = field(
+        default_factory=dict, init=False, repr=False
+    )
 
     @cached_property
     def steps(self) -> tuple[int, ...]:
@@ -179,8 +182,7 @@ class Starts:
         return rows if self.space.calibration.guided else min(rows, 1)
 
     def _step(self, step: int, share: Share, rows: int, keys: int) -> float:
-        known: dict[tuple[int, Share, int, int], float] = self.__dict__.setdefault("_known", {})
-        if (step, share, rows, keys) not in known:
+        if (step, share, rows, keys) not in self._known:
             c, price = self.space.calibration, self.space.price
             grid, model, spent = c.grids[step], c.model, price.ends(c.grids[step], rows)
             for kind in model.transformer.kinds if rows else ():
@@ -189,8 +191,8 @@ class Starts:
                 for layer in range(model.depth):
                     call = Call(Site(layer, kind), rows, tokens, seen)
                     spent += price.call(call, grid, share.stack == "0")
-            known[step, share, rows, keys] = spent
-        return known[step, share, rows, keys]
+            self._known[step, share, rows, keys] = spent
+        return self._known[step, share, rows, keys]
 
 
 def _between(known: Mapping[tuple[int, Share], np.ndarray], step: int, share: Share) -> np.ndarray:

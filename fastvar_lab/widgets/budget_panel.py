@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import ipywidgets as widgets
@@ -36,7 +37,7 @@ class BudgetPanel(widgets.Box):
     """
 
     def __init__(self, plans: Plans, pick: Callable[[Method], None]) -> None:
-        self.plans = sorted(map(_plan, plans), key=lambda plan: plan.speedup)
+        self.plans = sorted(map(_plan, _several(plans)), key=lambda plan: plan.speedup)
         self.pick, self.quiet = pick, False
         places = [(f"{plan.speedup:.2f} x", i) for i, plan in enumerate(self.plans)]
         self.budget = Index(
@@ -97,11 +98,22 @@ class BudgetPanel(widgets.Box):
             self.pick(self.plans[place].method)
 
 
+def _several(plans: Any) -> Iterable[Any]:
+    """Return given plans; raise ValueError for what holds none, such as the path of a file."""
+    if isinstance(plans, (str, Path)) or not isinstance(plans, Iterable):
+        raise ValueError(
+            f"plans are a list, as frontier returns it, of a file with file=...; not {short(plans)}"
+        )
+    return plans
+
+
 def _plan(entry: Any) -> Plan:
     """Return a given plan; raise ValueError for what is none."""
     try:
         speedup, method, *psnr = entry
         kept = math.nan if psnr in ([], [None]) else float(*psnr)
+        if not (0 < float(speedup) < math.inf and hasattr(method, "acts")):
+            raise TypeError("no speedup, or no method")
         return Plan(float(speedup), method, kept)
     except (TypeError, ValueError):
         raise ValueError(

@@ -8,7 +8,7 @@ from fastvar_lab.experiments.base import Cell, Experiment, Question
 from fastvar_lab.experiments.resumed import resumed
 from fastvar_lab.methods.planned import EIGHTHS
 from fastvar_lab.models.model import Model
-from fastvar_lab.planning.sensitivity import Tail, places_of, schedule
+from fastvar_lab.planning.places import Tail, places_of, schedule
 from fastvar_lab.plotting import charts
 from fastvar_lab.seam import Method
 
