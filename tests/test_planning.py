@@ -19,6 +19,7 @@ from fastvar_lab.methods.parse import read_method, read_method_file, save_method
 from fastvar_lab.planning import cost, predictions
 from fastvar_lab.planning.by_hand import by_hand
 from fastvar_lab.planning.effects import Calibration, calibration_items
+from fastvar_lab.planning.exchange import exchanged
 from fastvar_lab.planning.places import STACK, Tail
 from fastvar_lab.planning.planner import Plan, Planner, planned_on
 from fastvar_lab.planning.plans import plan_frame
@@ -470,6 +471,22 @@ def test_planned_schedules_ship_for_the_embedded_model():
                 call(wrong)
     with pytest.raises(ValueError, match="no schedule was planned for the weights"):
         fv.planned(small_model("infinity"))
+
+
+def test_guidance_scales_exchange_their_plans(model, planner):
+    scales = [replace(model.sampling, guidance=scale) for scale in (1, 2, 4)]
+    planners = [replace(planner, n=1, sampling=sampling) for sampling in scales]
+    good, bad = (
+        fv.Planned(rows={step: "skip" for step in range(-n, 0)}, origin="x") for n in (1, 2)
+    )
+    plans = [{2.0: Plan(method, 2.1, 7.0)} for method in (bad, bad, good)]
+    unguided, taken, kept = exchanged(planners, plans)
+    assert unguided == plans[0]  # its schedules cost something else
+    assert kept == plans[2]
+    assert taken[2.0].method == planners[1].signed(good)
+    assert "guidance 2" in taken[2.0].method.origin
+    errors = planners[1].calibration.errors([good])
+    assert taken[2.0].psnr == pytest.approx(-10 * np.log10(errors).mean())
 
 
 def test_a_file_of_several_plans_is_a_frontier(tmp_path):

@@ -52,8 +52,9 @@ def run(args: argparse.Namespace) -> None:
     """Plan schedules, write them, and print what is predicted and measured of each."""
     from dataclasses import replace
 
-    from fastvar_lab.files import folder, write_json
+    from fastvar_lab.files import folder
     from fastvar_lab.methods.parse import save_method
+    from fastvar_lab.planning.exchange import exchanged
     from fastvar_lab.planning.planner import (
         SPEEDS,
         Planner,
@@ -61,7 +62,7 @@ def run(args: argparse.Namespace) -> None:
         check_quality,
         check_speedup,
     )
-    from fastvar_lab.planning.plans import plan_record
+    from fastvar_lab.planning.plans import write_plans
     from fastvar_lab.store import Store
 
     counted = "time" if args.ms is not None else "bytes" if args.cache_mb is not None else None
@@ -109,18 +110,21 @@ def run(args: argparse.Namespace) -> None:
     for planner in planners:  # what cannot be met is refused before anything is searched
         for speedup in budgets:
             _check(planner, args, speedup)
-    records = []
+    done, found = list[Planner](), list[dict[float, Plan]]()
     while planners:
         planner = planners.pop(0)  # its snapshots go with it
+        done.append(replace(planner))
+        found.append({})
         for speedup in budgets:
             plan = _plan(planner, args, speedup)
             _say(planner, plan)
+            found[-1][speedup or plan.speedup] = plan
             if several:
-                records.append(plan_record(planner, speedup or plan.speedup, plan))
-                records.sort(key=lambda record: (record["guidance"], record["speedup"]))
-                write_json(args.file, {"plans": records})
+                write_plans(args.file, done, found)
             else:
                 save_method(plan.method, args.file)
+    if len(scales) > 1 and args.speedup is not None:
+        write_plans(args.file, done, exchanged(done, found))
     if args.figure is not None:
         from fastvar_lab.planning.plans import plan_figure
         from fastvar_lab.plotting.style import write_figure

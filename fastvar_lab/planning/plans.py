@@ -14,7 +14,7 @@ import pandas as pd
 
 from fastvar_lab.audit import audited
 from fastvar_lab.errors import short
-from fastvar_lab.files import expanded, read_json
+from fastvar_lab.files import expanded, read_json, write_json
 from fastvar_lab.methods.parse import read_method
 from fastvar_lab.methods.planned import Planned
 from fastvar_lab.methods.schedule import find
@@ -203,7 +203,20 @@ def check_guidance(guidance: object) -> None:
         raise ValueError(f"a guidance scale is 0 or more, and finite; not {short(guidance)}")
 
 
-def plan_record(planner: Planner, speedup: float, plan: Plan) -> dict[str, Any]:
+def write_plans(
+    file: Path, planners: Sequence[Planner], plans: Sequence[Mapping[float, Plan]]
+) -> None:
+    """Write the plans of several planners, by their speedups, as a file that `frontier` reads."""
+    records = [
+        _record(planner, speedup, plan)
+        for planner, found in zip(planners, plans, strict=True)
+        for speedup, plan in found.items()
+    ]
+    records.sort(key=lambda record: (record["guidance"], record["speedup"]))
+    write_json(file, {"plans": records})
+
+
+def _record(planner: Planner, speedup: float, plan: Plan) -> dict[str, Any]:
     """Return a plan as it stands in a file of planned schedules."""
     model, calibration = planner.model, planner.calibration
     return {
