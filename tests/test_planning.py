@@ -476,15 +476,16 @@ def test_planned_schedules_ship_for_the_embedded_model():
 def test_guidance_scales_exchange_their_plans(model, planner):
     scales = [replace(model.sampling, guidance=scale) for scale in (1, 2, 4)]
     planners = [replace(planner, n=1, sampling=sampling) for sampling in scales]
-    good, bad = (
-        fv.Planned(rows={step: "skip" for step in range(-n, 0)}, origin="x") for n in (1, 2)
-    )
-    plans = [{2.0: Plan(method, 2.1, 7.0)} for method in (bad, bad, good)]
+    good, bad = (fv.Planned(rows={step: "skip" for step in range(-n, 0)}) for n in (1, 2))
+    origins = [f"guidance {scale.guidance}" for scale in scales]
+    plans = [
+        {2.0: Plan(replace(method, origin=origin), 2.1, 7.0)}
+        for method, origin in zip((bad, bad, good), origins, strict=True)
+    ]
     unguided, taken, kept = exchanged(planners, plans)
     assert unguided == plans[0]  # its schedules cost something else
     assert kept == plans[2]
-    assert taken[2.0].method == planners[1].signed(good)
-    assert "guidance 2" in taken[2.0].method.origin
+    assert taken[2.0].method == replace(good, origin=origins[1])
     errors = planners[1].calibration.errors([good])
     assert taken[2.0].psnr == pytest.approx(-10 * np.log10(errors).mean())
 

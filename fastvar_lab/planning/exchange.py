@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from fastvar_lab.measure.statistics import bootstrap
 from fastvar_lab.planning.effects import psnr
 from fastvar_lab.planning.planner import Plan, Planner
 
@@ -16,10 +17,10 @@ def exchanged(planners: Sequence[Planner], plans: Sequence[Plans]) -> list[dict[
     """Return for each planner the best plan for each speedup among those of all planners.
 
     `plans` are those of each planner, for the same speedups; the planners differ in their guidance
-    scales alone. Plans are compared on twice as many pictures as they were made on: few pictures
-    may choose one that does badly on others. A plan from another scale is signed by the planner
-    that takes it, with its PSNR on that planner's own pictures. A scale that runs no null rows has
-    other costs, and exchanges none with those that do.
+    scales alone. Plans are compared on as many new pictures as they were made on: few pictures may
+    choose one that does badly on others. A plan of another scale is taken if the 95 % interval of
+    its gain is above 0. Its origin is then that of the plan which it replaces, its PSNR that on the
+    first pictures. A scale that runs no null rows has other costs, and exchanges none.
     """
     pairs = list(zip(planners, plans, strict=True))
     return [
@@ -37,17 +38,18 @@ def exchanged(planners: Sequence[Planner], plans: Sequence[Plans]) -> list[dict[
 
 
 def _taken(planner: Planner, mine: Plans, others: Sequence[Plans]) -> dict[float, Plan]:
-    """Return the best plan for each speedup; the planner's own win ties."""
+    """Return the best plan for each speedup; the planner's own unless another is surely better."""
     n = len(planner.calibration.items)
     twice = replace(planner, n=2 * n).calibration
     taken = dict[float, Plan]()
     for speedup, own in mine.items():
         tried = [own, *(each[speedup] for each in others)]
         levels = psnr(twice.errors([plan.method for plan in tried], f"{speedup:g}x, exchanged"))
-        best = int(levels.mean(axis=1).argmax())
-        plan = tried[best]
-        if best:
-            signed, level = planner.signed(plan.method), float(levels[best, :n].mean())
-            plan = Plan(signed, plan.speedup, level)
-        taken[speedup] = plan
+        gains = levels[:, n:] - levels[0, n:]
+        best = int(gains.mean(axis=1).argmax())
+        taken[speedup] = own
+        if best and bootstrap(gains[best])[0] > 0:
+            signed = replace(tried[best].method, origin=own.method.origin)
+            level = float(levels[best, :n].mean())
+            taken[speedup] = Plan(signed, tried[best].speedup, level)
     return taken

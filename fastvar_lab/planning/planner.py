@@ -237,13 +237,13 @@ class Planner:
 
     def _whole(self) -> Plan:
         """Return the plan that changes nothing."""
-        return Plan(self.signed(Planned()), 1.0, float(psnr(np.array(LEAST))))
+        return Plan(self._signed(Planned()), 1.0, float(psnr(np.array(LEAST))))
 
     def _as_plan(self, choice: Choice, errors: np.ndarray) -> Plan:
         """Return a choice with log10 of its errors (..., pictures) as a plan."""
         method = self.space.method(choice)
         faster = self.spent(Dense()) / self.space.cost(method)
-        return Plan(self.signed(method), faster, float(-10 * errors.mean()))
+        return Plan(self._signed(method), faster, float(-10 * errors.mean()))
 
     def _written(self, budget: float, worth: np.ndarray) -> list[Choice]:
         """Return the schedules by hand near a budget, fitted to it, and the tails within it."""
@@ -279,7 +279,7 @@ class Planner:
                 f"at {quality:.1f} dB to full generation"
             )
 
-    def signed(self, plan: Planned) -> Planned:
+    def _signed(self, plan: Planned) -> Planned:
         """Return a plan that says what it was planned on."""
         c, model = self.calibration, self.model
         prompts = f"{len(c.items)} prompt{'s' if len(c.items) > 1 else ''}"
