@@ -53,10 +53,10 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError(
             "--suite fixes models and weights; choose among its cases with --case, not --model"
         )
-    method, own = options.method(args), args.method or args.ratios
-    if own and (args.suite or args.attached or args.case):
+    method = options.method(args)
+    if method is not None and (args.suite or args.attached or args.case):
         raise ValueError("--method and --ratios take no --suite, --attached or --case")
-    if args.size is not None and not own:
+    if args.size is not None and method is None:
         raise ValueError("--size needs --method or --ratios")
     if args.attached and (args.suite or args.case):
         raise ValueError("--attached times one ratio; it takes no --suite or --case")

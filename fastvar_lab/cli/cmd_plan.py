@@ -124,7 +124,14 @@ def run(args: argparse.Namespace) -> None:
             else:
                 save_method(plan.method, args.file)
     if len(scales) > 1 and args.speedup is not None:
-        write_plans(args.file, done, exchanged(done, found))
+        taken = exchanged(done, found)
+        write_plans(args.file, done, taken)
+        for scale, own, best in zip(scales, found, taken, strict=True):
+            for speedup in (s for s, plan in best.items() if plan != own[s]):
+                print(
+                    f"guidance {scale:g}, {speedup:g} times as fast: the schedule of another scale "
+                    f"is better, {best[speedup].psnr:.1f} dB"
+                )
     if args.figure is not None:
         from fastvar_lab.planning.plans import plan_figure
         from fastvar_lab.plotting.style import write_figure
