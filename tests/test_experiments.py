@@ -896,6 +896,12 @@ def test_results_are_read_back_from_the_data_of_a_figure(small, tmp_path, monkey
     assert first.cell.nunique() == len(first)
     pd.testing.assert_frame_equal(output.rounded(again), output.rounded(first), check_dtype=False)
     assert not list((tmp_path / "other").rglob("*.json"))
+    scale = float(small.sampling.guidance)
+    list(figures.draw(small, [replace(record, guidances=(scale,))], out, **drawn))
+    with monkeypatch.context() as patched:
+        patched.setattr(jobs, "generate", None)
+        asked_without = run.run(record, look, store=other(), **options)
+    assert "guidance" not in asked_without  # though that is where its results are from
     mine = {"mine": lambda picture, reference: float(picture.mean())}
     more = run.run(record, look, store=other(), metrics=mine, **options)  # draws them again
     assert more.mine.notna().any()

@@ -11,11 +11,11 @@ import pandas as pd
 
 from fastvar_lab.experiments.output import DATA, read_rows
 from fastvar_lab.files import expanded, read_json
-from fastvar_lab.frames import CELL, LINE, METRICS
+from fastvar_lab.frames import CELL, GUIDANCE, LINE, METRICS
 from fastvar_lab.measure.speedup import disturbed
 from fastvar_lab.store import Rows
 
-RUN = ("model", "weights", "prompts", "machine", LINE)
+RUN = ("model", "weights", "prompts", "machine", GUIDANCE, LINE)
 """Columns of a run, not of its results."""
 
 
