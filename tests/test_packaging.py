@@ -14,7 +14,7 @@ import yaml
 
 import fastvar_lab as fv
 from fastvar_lab.cli.main import _parser
-from fastvar_lab.experiments import base, figures
+from fastvar_lab.experiments import base, figures, workers
 from fastvar_lab.experiments.output import read_frame, read_rows
 from fastvar_lab.measure.ranking import ranking
 from fastvar_lab.models import tiny
@@ -102,11 +102,13 @@ WITH_CODE = [page for page in PAGES if script(page)]
 
 
 @pytest.mark.parametrize("page", WITH_CODE, ids=lambda page: page.stem)
-def test_the_code_of_a_page_runs_in_one_session(page, tmp_path, monkeypatch):
+def test_the_code_of_a_page_runs_in_one_session(page, tmp_path, monkeypatch, request):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setitem(base.SCOPES, "quick", base.Scope("quick", prompts=1, repeats=1))
     monkeypatch.setattr(tiny, "TINY", SMALL)
+    workers._open.cache_clear()
+    request.addfinalizer(workers._open.cache_clear)  # later tests want the whole model
     path = tmp_path / f"{page.stem.lower()}_page.py"
     path.write_text(script(page))
     spec = importlib.util.spec_from_file_location(path.stem, path)
