@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 from fastvar_lab.cli import options
 
 HELP = "draw the figures and write their data"
 ENDINGS = ("png", "pdf", "svg")
+EACH = 8  # figures to check for which another process, some seconds to start, pays
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -66,10 +68,13 @@ def run(args: argparse.Namespace) -> None:
     if args.list:
         print("\n".join(listing.figures()))
         return
-    from fastvar_lab.experiments import figures
+    from fastvar_lab.experiments import figures, workers
 
     if args.check:
-        problems = figures.check(args.out, args.names)
+        there = args.names or figures.there(args.out)
+        several = min(os.cpu_count() or 1, len(there) // EACH)
+        with workers.executor(args.workers or (several if several > 1 else 0)) as pool:
+            problems = figures.check(args.out, there, pool)
         if problems:
             raise ValueError("; ".join(problems))
         print(f"every figure in {args.out} matches its data")

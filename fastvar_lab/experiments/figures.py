@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,6 +17,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from skimage.io import imread
+from tqdm.auto import tqdm
 
 from fastvar_lab.errors import short
 from fastvar_lab.experiments import agenda, listing, output, run
@@ -210,8 +212,8 @@ def _finish(
 def again(out: str | Path, names: Sequence[str], endings: Sequence[str]) -> Iterator[Path]:
     """Draw figures of a folder again from their data, and write tables that show all of it."""
     out = expanded(out)
-    for name in names or _there(out):
-        if name not in _there(out):
+    for name in names or there(out):
+        if name not in there(out):
             raise ValueError(f"{out / name}.json is not there: nothing says what {name} shows")
         report = read_report(out / f"{name}.json")
         figure, texts = _from_data(name, out, report)
@@ -219,7 +221,7 @@ def again(out: str | Path, names: Sequence[str], endings: Sequence[str]) -> Iter
         yield from _finish(out / name, name, report, texts, figure, endings)
 
 
-def _there(out: Path) -> list[str]:
+def there(out: Path) -> list[str]:
     """Name the figures whose data are in a folder; raise ValueError if there is none."""
     there = [n for n in NAMES if (out / f"{n}.json").exists()]
     if not there:
@@ -266,32 +268,40 @@ def _from_data(name: str, out: Path, report: Report) -> tuple[Figure, Sequence[t
         raise ValueError(f"cannot draw {name} from its data in {out}: {reason}") from None
 
 
-def check(out: str | Path, names: Sequence[str] = ()) -> list[str]:
+def check(
+    out: str | Path, names: Sequence[str] = (), executor: Executor | None = None
+) -> list[str]:
     """Draw every figure of a folder and write its texts again; return a line for each that differs.
 
     Bytes of a figure must match under the versions it was drawn with; under others the pixels,
-    closely. Captions and tables must be those that its data write.
+    closely. Captions and tables must be those that its data write. An executor checks several at
+    once.
     """
-    out, wrong = expanded(out), list[str]()
-    for name in names or _there(out):
-        if name not in _there(out):
-            wrong.append(f"{name}: {out / name}.json is not there")
-            continue
-        try:
-            report = read_report(out / f"{name}.json")
-            caption = report.get("caption")
-            figure, texts = _from_data(name, out, report)
-        except (OSError, ValueError) as error:
-            wrong.append(str(error))
-            continue
-        wrong += _other_pictures(out / name, figure, report["versions"])
-        if caption != report["caption"]:
-            wrong.append(f"{out / name}.json: another caption than its data write")
-        for path, text in texts:
-            if not path.exists():
-                wrong.append(f"{path} is not there")
-            elif path.read_text(encoding="utf-8", errors="replace") != text:
-                wrong.append(f"{path}: other text than its data write")
+    out = expanded(out)
+    names = names or there(out)
+    checked = (map if executor is None else executor.map)(partial(_differences, out), names)
+    bar = tqdm(checked, "figures", len(names), unit="figure", leave=False)
+    return [line for lines in bar for line in lines]
+
+
+def _differences(out: Path, name: str) -> list[str]:
+    """Return a line for each file of one figure that its data would not write again."""
+    if name not in there(out):
+        return [f"{name}: {out / name}.json is not there"]
+    try:
+        report = read_report(out / f"{name}.json")
+        caption = report.get("caption")
+        figure, texts = _from_data(name, out, report)
+    except (OSError, ValueError) as error:
+        return [str(error)]
+    wrong = [*_other_pictures(out / name, figure, report["versions"])]
+    if caption != report["caption"]:
+        wrong.append(f"{out / name}.json: another caption than its data write")
+    for path, text in texts:
+        if not path.exists():
+            wrong.append(f"{path} is not there")
+        elif path.read_text(encoding="utf-8", errors="replace") != text:
+            wrong.append(f"{path}: other text than its data write")
     return wrong
 
 

@@ -67,24 +67,26 @@ def stand_ins(frame: pd.DataFrame) -> dict[str, str]:
     names = [str(c).removeprefix(KEPT) for c in frame if str(c).startswith(KEPT)]
     steps = grids([parse_size(name) for name in names])
     methods = pictures.drop_duplicates("method").set_index("method")
-    psnr = pictures.pivot_table(index="picture", columns="method", values="psnr")
+    families = {str(label): str(family) for label, family in methods.family.items()}
     works = {str(label): _control(text, steps) for label, text in methods["repr"].items()}
-    by_picture = set[str]()
-    if OPERATIONS in frame:
-        counts = frame[(frame.kind == "operations") & frame.picture.notna()]
-        by_picture = set(counts.method)
-    for label in by_picture:
-        alike = [
-            other
-            for other, work in works.items()
-            if work == methods.family[other] and np.allclose(psnr[other], psnr[label], atol=0)
-        ]
-        works[label] = str(methods.family[alike[0]]) if alike else None
+    controls = [label for label, work in works.items() if work == families[label]]
+    psnr = pictures.pivot_table(index="picture", columns="method", values="psnr")
+    values = {str(label): column.to_numpy() for label, column in psnr.items()}
+    for label in _by_picture(frame):
+        alike = [c for c in controls if np.allclose(values[c], values[label], atol=0)]
+        works[label] = families[alike[0]] if alike else None
     return {
         label: work
         for label, work in works.items()
-        if work is not None and not _is_control(methods.family[label])
+        if work is not None and not _is_control(families[label])
     }
+
+
+def _by_picture(frame: pd.DataFrame) -> set[str]:
+    """Return the methods whose operations depend on the picture: they decide from the data."""
+    if OPERATIONS not in frame:
+        return set()
+    return set(frame.method[(frame.kind == "operations") & frame.picture.notna()])
 
 
 def _is_control(family: str) -> bool:

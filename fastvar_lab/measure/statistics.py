@@ -10,6 +10,7 @@ shares or of a difference of paired shares; those are implemented here, with the
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -28,7 +29,13 @@ UNKNOWN = (float("nan"), float("nan"))
 
 def bootstrap(values: Values) -> Interval:
     """Return the 95 % percentile bootstrap interval of the mean; of one value, that value twice."""
-    data = _valid(values)
+    return _of_mean(_valid(values).tobytes())
+
+
+@lru_cache(maxsize=4096)
+def _of_mean(values: bytes) -> Interval:
+    """Return the interval of floats: a figure and its tables ask for many of them again."""
+    data = np.frombuffer(values)
     return _bootstrap([data], np.mean, vectorized=True) if len(data) else UNKNOWN
 
 
@@ -120,16 +127,16 @@ def _valid(values: Values) -> np.ndarray:
 
 def summary(frame: pd.DataFrame, by: Sequence[str], value: str) -> pd.DataFrame:
     """Return the mean, its 95 % interval (low, high) and n of the column `value` for each group."""
-    rows, hits = [], holds_hits(frame, value)
-    for names, group in frame.groupby(list(by), sort=False, dropna=False):
-        low, high = (wilson if hits else bootstrap)(group[value])
+    rows, interval = [], wilson if holds_hits(frame, value) else bootstrap
+    for names, group in frame.groupby(list(by), sort=False, dropna=False)[value]:
+        low, high = interval(group)
         rows.append(
             {
                 **dict(zip(by, names, strict=True)),
-                "mean": float(group[value].mean()),
+                "mean": float(group.mean()),
                 "low": low,
                 "high": high,
-                "n": int(group[value].notna().sum()),
+                "n": int(group.notna().sum()),
             }
         )
     return pd.DataFrame(rows)
