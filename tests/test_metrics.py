@@ -56,6 +56,14 @@ def test_hits_of_your_own_have_score_intervals():
     assert (gap["low"], gap["high"]) == wilson_of_gap([1.0] * 4, [0.0, 1.0] * 2)
 
 
+def test_full_generation_compared_with_itself_is_blank():
+    same = {"kind": "quality", "method": "full", "family": "full"}
+    rows = [{**same, "ms_ssim": 1 - 2e-5 * i, "picture": i} for i in range(2)]
+    other = {"kind": "quality", "method": "a", "family": "a", "ms_ssim": 0.9}
+    frame = pd.DataFrame([*rows, *({**other, "picture": i} for i in range(2))])
+    assert tabulate(frame)["MS-SSIM"].to_list() == ["", "0.900 (0.900 to 0.900)"]
+
+
 def test_a_comparison_says_which_columns_hold_hits(small, tmp_path, monkeypatch):
     monkeypatch.setattr(quality, "METRICS", {"psnr": quality.METRICS["psnr"]})
     close = fv.Metric("close", "close", lambda p, r: float((p == r).all()), hits=True)

@@ -112,7 +112,8 @@ def disown_data(path: Path) -> None:
 
 def caption(experiment: Experiment, report: Report) -> str:
     """Write the caption of an experiment's figure: question, source, what was measured on what."""
-    place = report.get("gpu") or f"{report['cpu']}, {report['threads']} threads"
+    threads = report["threads"]
+    place = report.get("gpu") or f"{report['cpu']}, {threads} thread{'s' if threads > 1 else ''}"
     parts = [
         experiment.question,
         "" if experiment.source in ("", OURS) else f"After {experiment.source}.",

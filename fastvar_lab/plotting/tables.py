@@ -61,6 +61,9 @@ MEASURED = (
     "peak_bytes",
 )
 
+SAME = 1e-4
+"""Width of an interval of equal values: in float32, MS-SSIM of equal pictures is 1 within 2e-5."""
+
 SHARES = ("gap", "choosing", "restoring", "products", "rest")
 """Those that are shares of a time, written in per cent."""
 
@@ -135,7 +138,7 @@ def _intervals(pictures: pd.DataFrame, column: str, digits: int) -> list[str]:
     full = set(pictures.method[pictures.family == "full"])
     return [
         f"{row['mean']:.{digits}f} ({row.low:.{digits}f} to {row.high:.{digits}f})"
-        if row.n and not (column in METRICS and row.method in full and row.low == row.high)
+        if row.n and not (column in METRICS and row.method in full and row.high - row.low < SAME)
         else ""
         for _, row in summary(pictures, ["method"], column).iterrows()
     ]
