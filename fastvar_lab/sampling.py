@@ -48,8 +48,13 @@ class Sampling(Shown):
     residuals: bool = optional(True)
 
     def __post_init__(self) -> None:
-        for name in ("guidance", "temperature"):
-            object.__setattr__(self, name, _by_scale(name, getattr(self, name)))
+        plain = {name: _by_scale(name, getattr(self, name)) for name in ("guidance", "temperature")}
+        plain["top_p"] = _number("top_p", self.top_p)
+        plain["top_k"] = whole("top_k", self.top_k)
+        plain["guidance_layer"] = whole("guidance_layer", self.guidance_layer)
+        plain["mask_iterations"] = whole("number of mask iterations", self.mask_iterations)
+        for name, value in plain.items():  # equal settings are written, and so addressed, alike
+            object.__setattr__(self, name, value)
         for value in self.guidances:
             if not 0 <= value < math.inf:
                 raise ValueError(f"guidance must be 0 or more, and finite; not {value}")
@@ -60,12 +65,12 @@ class Sampling(Shown):
             raise ValueError(f"top_p must lie in (0, 1]; not {self.top_p}")
         if self.top_k < 0:
             raise ValueError(f"top_k must be 0 or more; not {self.top_k}")
-        if whole("guidance_layer", self.guidance_layer) > 0:
+        if self.guidance_layer > 0:
             raise ValueError(
                 "guidance_layer must be 0 (the logits), or below 0, counted from the last layer; "
                 f"not {self.guidance_layer}"
             )
-        if whole("number of mask iterations", self.mask_iterations) < 1:
+        if self.mask_iterations < 1:
             raise ValueError(f"mask_iterations must be 1 or more; not {self.mask_iterations}")
 
     @property
@@ -97,20 +102,30 @@ class Sampling(Shown):
 
 
 def _by_scale(name: str, value: Any) -> ByScale:
-    """Bring a list of numbers, of any library, to a tuple of floats; leave a number as it is."""
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return value
+    """Bring a number, or a list of numbers, of any library to floats."""
+    if isinstance(value, int | float | str | bytes) or getattr(value, "ndim", 1) == 0:
+        return _number(name, value)
+    try:
+        numbers = tuple(_number(name, v) for v in value)
+    except TypeError:
+        raise _no_number(name, value) from None
+    if not numbers:
+        raise ValueError(f"a list of {name} has a value for each scale step; it is empty")
+    return numbers
+
+
+def _number(name: str, value: Any) -> float:
     try:
         if isinstance(value, str | bytes | bool):
             raise TypeError
-        numbers = tuple(float(v) for v in value) if getattr(value, "ndim", 1) else float(value)
-    except (TypeError, ValueError):
-        raise ValueError(
-            f"{name} must be a number, or a list with one for each scale step; not {short(value)}"
-        ) from None
-    if numbers == ():
-        raise ValueError(f"a list of {name} has a value for each scale step; it is empty")
-    return numbers
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        raise _no_number(name, value) from None
+
+
+def _no_number(name: str, value: object) -> ValueError:
+    lists = "" if name == "top_p" else ", or a list with one for each scale step"
+    return ValueError(f"{name} must be a number{lists}; not {short(value)}")
 
 
 def ramp(end: float, steps: int, hold: int = 0) -> tuple[float, ...]:

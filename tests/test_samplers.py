@@ -347,6 +347,13 @@ def test_what_is_not_allowed_is_refused_in_a_sentence(family, options, sentence)
                     **{k: make(model) for k, make in options.items()})  # fmt: skip
 
 
+def test_equal_settings_are_written_alike():
+    floats = fv.Sampling(4.0, 1.0, 1.0, 3, guidance_layer=-2)
+    others = fv.Sampling(4, torch.tensor(1), 1, torch.tensor(3), guidance_layer=torch.tensor(-2))
+    assert repr(others) == repr(floats)
+    assert fv.Sampling([1, 2]) == fv.Sampling(torch.tensor([1.0, 2.0]))
+
+
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
@@ -354,6 +361,8 @@ def test_what_is_not_allowed_is_refused_in_a_sentence(family, options, sentence)
         (lambda: fv.Sampling(guidance="high"), "guidance must be a number, or a list"),
         (lambda: fv.Sampling(guidance=[1.0, -1.0]), "guidance must be 0 or more"),
         (lambda: fv.Sampling(temperature=[1.0, 0.0]), "temperature must be above 0"),
+        (lambda: fv.Sampling(top_p="most"), "top_p must be a number; not most"),
+        (lambda: fv.Sampling(top_k=1.5), "top_k must be a whole number; not 1.5"),
         (lambda: fv.Sampling(guidance_layer=1), "guidance_layer must be 0"),
         (lambda: fv.Sampling(mask_iterations=0), "mask_iterations must be 1 or more"),
         (lambda: InfinityConfig(1, 8, 1, 8, 2, 4, 4, rotary_mode="2"), "rotary_mode must be one"),
