@@ -447,7 +447,7 @@ def test_what_drafting_saves_is_counted(monkeypatch):
 
 
 def test_a_worker_with_other_weights_or_versions_is_refused(tmp_path):
-    job = CellJob("x", 1, base.each(lambda model, cell: []), (base.Cell(),))
+    job = CellJob("x", 1, base.Each(lambda model, cell: []), (base.Cell(),))
     expected = workers.expectation(ModelSpec().open())
     checked = ("torch", "weights", "sizes", "fastvar-lab", "scikit-image", "numpy", "scipy",
                "a package", "code of fastvar-lab")  # fmt: skip
@@ -511,7 +511,7 @@ def test_a_cluster_that_loses_a_worker_gives_the_same_cells(tmp_path, monkeypatc
         with workers.executor(0, cluster.scheduler_address) as executor:
             there = run.run("spectra", "quick", model=spec, store=cells, executor=executor)
             killer.join()
-            job = CellJob("x", 1, base.each(spectra.spectra), (base.Cell(),))
+            job = CellJob("x", 1, base.Each(spectra.spectra), (base.Cell(),))
             expected = {**workers.expectation(spec.open()), "weights": "1234"}
             with pytest.raises(ValueError, match="the run was begun with 1234"):
                 executor.submit(workers.compute, job, spec, str(tmp_path), expected).result()
@@ -530,7 +530,7 @@ def test_jobs_are_dropped_when_a_run_is_interrupted_or_loses_its_cluster(tmp_pat
             return asked[-1]
 
     asked, done = list[Future](), list[int]()
-    job = CellJob("x", 1, base.each(spectra.spectra), (base.Cell(),))
+    job = CellJob("x", 1, base.Each(spectra.spectra), (base.Cell(),))
 
     def through(executor, jobs):
         workers.submit(executor, jobs, ModelSpec(), str(tmp_path), {}, done.append)
@@ -1238,7 +1238,7 @@ def test_results_are_addressed_by_the_model_as_it_is(small, monkeypatch):
 
 
 def test_times_are_addressed_by_machine(monkeypatch):
-    model, rest = fv.load("tiny"), (1, base.each(spectra.spectra))
+    model, rest = fv.load("tiny"), (1, base.Each(spectra.spectra))
     cells = [base.Cell(method=fv.Dense(), repeats=n) for n in (0, 3)]
     jobs = [CellJob("x", *rest, (cell,)) for cell in cells]
 

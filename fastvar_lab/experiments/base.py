@@ -212,16 +212,15 @@ def _by_label(methods: Methods | Lines) -> Iterator[tuple[str, Method]]:
             yield label, part
 
 
-def each(work: Callable[[Model, Cell], Rows]) -> Work:
-    """Make the work of an experiment whose cells are worked on one by one."""
-    return partial(_each, work)
+@dataclass(frozen=True)
+class Each:
+    """The work of an experiment on cells one by one: `one(model, cell)` returns a cell's rows."""
 
+    one: Callable[[Model, Cell], Rows]
 
-def _each(
-    work: Callable[[Model, Cell], Rows], model: Model, cells: Sequence[Cell]
-) -> Iterator[tuple[Cell, Rows]]:
-    for cell in cells:
-        yield cell, work(model, cell)
+    def __call__(self, model: Model, cells: Sequence[Cell]) -> Iterator[tuple[Cell, Rows]]:
+        for cell in cells:
+            yield cell, self.one(model, cell)
 
 
 def timed_cells(

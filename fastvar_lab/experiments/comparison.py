@@ -11,10 +11,10 @@ import pandas as pd
 
 from fastvar_lab.experiments.base import (
     Cell,
+    Each,
     Methods,
     Question,
     base_of,
-    each,
     in_turns,
     timed_cells,
 )
@@ -138,7 +138,7 @@ def counting(question: Question, experiment: str) -> list[Job]:
         fixed = flops.exact(method, model.grids())
         batches = [(0, (question.timed,))] if fixed else question.batches()
         cells += [Cell({"kind": "operations"}, method, label, items, n) for n, items in batches]
-    return [CellJob(OPERATIONS, 1, each(counts), tuple(cells), experiment)]
+    return [CellJob(OPERATIONS, 1, Each(counts), tuple(cells), experiment)]
 
 
 def counts(model: Model, cell: Cell) -> Rows:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, Protocol
 
 from fastvar_lab.branching import Branches, branching
 from fastvar_lab.draws import Keyed
-from fastvar_lab.experiments.base import Cell, Methods, Work
+from fastvar_lab.experiments.base import Cell, Each, Methods, Work
 from fastvar_lab.frames import CELL, GUIDANCE, HITS, KEPT, ROWS, SCORE, TITLES
 from fastvar_lab.generation import Generation, generate
 from fastvar_lab.measure.quality import METRICS, Metric
@@ -131,7 +130,7 @@ class CellJob:
             **method,
             **judge,
             "experiment": self.kept_as,
-            "work": _rule(self.work.args[0] if isinstance(self.work, partial) else self.work),
+            "work": _rule(self.work.one if isinstance(self.work, Each) else self.work),
             "version": self.version,
             "columns": dict(cell.columns),
             "items": [list(item) for item in cell.items],

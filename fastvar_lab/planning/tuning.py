@@ -81,7 +81,7 @@ class Tuner:
 
         for method in self._published(space):
             if written(method) not in known:
-                self._try(space, self._candidate(space, method), 0)
+                self._try(space, candidate(space, self.model, (), method), 0)
         for _ in search(options, self.trials, measure, seed):
             pass
 
@@ -95,9 +95,6 @@ class Tuner:
                 continue
             fitting.append(method)
         return fitting
-
-    def _candidate(self, space: Space, method: Method) -> Candidate:
-        return candidate(space, self.model, (), method)
 
     def _try(
         self,
@@ -178,12 +175,10 @@ def tune(
     if missing and store is not None:
         store.prepare()
     with tqdm(total=missing, desc="tune", unit="trial", disable=not missing) as bar:
-        begin = time.perf_counter()
-        for tuner in tuners:
-            guidance = tuner.model.sampling.guidance
-            if not any(tuner.missing(space) for space in chosen):
-                continue
-            if tuner is tuners[0]:
+        left = [tuner for tuner in tuners if any(tuner.missing(space) for space in chosen)]
+        for tuner in left:
+            if tuner is left[0]:
+                begin = time.perf_counter()
                 tuner.calibration.batch(0)
                 minutes = (time.perf_counter() - begin) * missing * len(tuner.items) / BATCH / 60
                 yield f"{missing} trials of {n} pictures: at most about {minutes:.0f} minutes"
@@ -194,10 +189,8 @@ def tune(
                 bar.update(lacking - (bar.n - before))  # of a space with fewer settings
     for tuner in tuners:
         for space in chosen:
-            guidance, best = (
-                tuner.model.sampling.guidance,
-                settings(log.of(tuner.model, space.family)),
-            )
+            guidance = tuner.model.sampling.guidance
+            best = settings(log.of(tuner.model, space.family))
             texts = [f"{trial['saving']:.2f}x {trial['psnr']:.1f} dB" for trial in best]
             yield f"{space.family} at guidance {guidance:g}: {', '.join(texts) or 'no setting'}"
 

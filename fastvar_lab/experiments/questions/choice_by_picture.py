@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from fastvar_lab.experiments.base import Cell, Experiment, Methods, Question, each
+from fastvar_lab.experiments.base import Cell, Each, Experiment, Methods, Question
 from fastvar_lab.experiments.questions.budget import GUIDANCES, NO_PLANS
 from fastvar_lab.experiments.verdicts import Answer, Claim, quality, verdict
 from fastvar_lab.frames import GUIDANCE
@@ -116,7 +116,7 @@ EXPERIMENT = Experiment(
     source="SkipVAR and SparseVAR decide by picture; neither prints this control",
     methods=methods,
     cells=cells,
-    work=each(features),
+    work=Each(features),
     then=compared,
     chart=charts.choice,
     points=charts.choice_points,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from fastvar_lab.experiments.base import Cell, Experiment, each
+from fastvar_lab.experiments.base import Cell, Each, Experiment
 from fastvar_lab.experiments.questions.spectra import cells, methods
 from fastvar_lab.experiments.verdicts import Answer, Claim, above, mean
 from fastvar_lab.instruments.observe import observe
@@ -51,7 +51,7 @@ EXPERIMENT = Experiment(
     source="Fig. 3c, section 3.3",
     methods=methods,
     cells=cells,
-    work=each(relations),
+    work=Each(relations),
     chart=charts.relations,
     points=charts.relation_points,
     claims=(

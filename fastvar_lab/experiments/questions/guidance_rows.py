@@ -28,7 +28,7 @@ def methods(model: Model) -> Lines:
 
 EXPERIMENT = Experiment(
     question="Which guidance row is enough in the last steps?",
-    source="SkipVAR and SparVAR: conditional; FasterVAR: null; FocusVAR: fused before layer 5",
+    source="SkipVAR, SparVAR: conditional; FasterVAR: null; FocusVAR: fused before layer 5 of 32",
     methods=methods,
     chart=charts.by_operations,
     points=charts.operations_points,

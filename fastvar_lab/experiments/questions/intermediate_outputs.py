@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fastvar_lab.experiments.base import Cell, Experiment, Question, each
+from fastvar_lab.experiments.base import Cell, Each, Experiment, Question
 from fastvar_lab.instruments.observe import observe
 from fastvar_lab.measure.quality import psnr
 from fastvar_lab.measure.scale_steps import images
@@ -56,7 +56,7 @@ EXPERIMENT = Experiment(
     question="After which step is the picture there, and right?",
     source="supplement, Fig. A.2",
     cells=cells,
-    work=each(outputs),
+    work=Each(outputs),
     chart=charts.outputs,
     seed=23,
     version=3,

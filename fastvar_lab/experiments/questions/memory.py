@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from fastvar_lab.audit import audited
-from fastvar_lab.experiments.base import Cell, Experiment, Methods, Question, each, full_and_preset
+from fastvar_lab.experiments.base import Cell, Each, Experiment, Methods, Question, full_and_preset
 from fastvar_lab.experiments.verdicts import FAILS, HOLDS, Answer, Claim, label
 from fastvar_lab.methods.prune import Prune
 from fastvar_lab.models.model import Model
@@ -42,7 +42,7 @@ def memory(model: Model, cell: Cell) -> Rows:
     assert method is not None
     grids, config = model.grids(cell.sizes), model.transformer.config
     run = audited(method, grids, model.depth, model.transformer.kinds)
-    guided = model.sampling.guidance != model.transformer.unguided
+    guided = model.transformer.guided(model.sampling)
     rows = 2 if guided else 1
     cache = model.transformer.new_cache(grids, rows, run)
     cache.expect(run.keys_read(grids, guided, resumable=False))
@@ -80,7 +80,7 @@ EXPERIMENT = Experiment(
     source="section 4.2",
     methods=methods,
     cells=cells,
-    work=each(memory),
+    work=Each(memory),
     chart=charts.memory,
     claims=(Claim("It saves memory", "18.9 to 14.7 GB, all told (section 4.2)", saves_memory),),
     version=3,

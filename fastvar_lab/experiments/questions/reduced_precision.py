@@ -29,6 +29,7 @@ from fastvar_lab.experiments.verdicts import (
     above,
     label,
     mean,
+    together,
 )
 from fastvar_lab.frames import FASTVAR, FULL
 from fastvar_lab.generation import generate, resume
@@ -227,7 +228,7 @@ def errors_add(frame: pd.DataFrame) -> Answer:
     for (name, way), part in errors(frame).groupby(["precision", "method"], sort=False):
         gap = mean(part.gap.to_numpy())
         answers.append(above(gap, " dB", f"{way} in {name}", WORSE))
-    return Answer("; ".join(a.text for a in answers), _joint(answers))
+    return together(answers)
 
 
 def combines(frame: pd.DataFrame) -> Answer:
@@ -249,7 +250,7 @@ def combines(frame: pd.DataFrame) -> Answer:
             each = ", ".join(f"{k} {v.mean():.2f}x" for k, v in alone.items())
             what = f"{each}, both {speedup[name, way].mean():.2f}x; both over {better}"
             answers.append(above(gap, "x", what))
-    return Answer("; ".join(a.text for a in answers), _joint(answers))
+    return together(answers)
 
 
 def memory_falls(frame: pd.DataFrame) -> Answer:
@@ -270,11 +271,6 @@ def memory_falls(frame: pd.DataFrame) -> Answer:
         falls.append(both < min(narrow, fast))
     verdict = HOLDS if all(falls) else FAILS if not any(falls) else OPEN
     return Answer("; ".join(texts), verdict)
-
-
-def _joint(answers: Sequence[Answer]) -> str:
-    verdicts = {answer.verdict for answer in answers}
-    return verdicts.pop() if len(verdicts) == 1 else FAILS if FAILS in verdicts else OPEN
 
 
 EXPERIMENT = Experiment(

@@ -47,7 +47,7 @@ EXPERIMENT = Experiment(
     timed=False,
     claims=(
         Claim(
-            "The cache is better than adding nothing",
+            "The cache is better than adding nothing to the residual stream",
             "FastVAR, section 3.3; no table was printed",
             method_over("cached branch (CTR), PTS", "zero, PTS"),
         ),

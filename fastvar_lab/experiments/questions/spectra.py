@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from fastvar_lab.experiments.base import Cell, Experiment, Question, each
+from fastvar_lab.experiments.base import Cell, Each, Experiment, Question
 from fastvar_lab.experiments.verdicts import Answer, Claim, above, mean
 from fastvar_lab.frames import FULL
 from fastvar_lab.instruments.observe import observe
@@ -58,7 +58,7 @@ EXPERIMENT = Experiment(
     source="Fig. 3b",
     methods=methods,
     cells=cells,
-    work=each(spectra),
+    work=Each(spectra),
     chart=charts.spectra,
     points=charts.spectra_points,
     claims=(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from fastvar_lab.experiments.base import Cell, Experiment, Methods, Question, each
+from fastvar_lab.experiments.base import Cell, Each, Experiment, Methods, Question
 from fastvar_lab.experiments.verdicts import Answer, Claim, verdict
 from fastvar_lab.frames import FASTVAR
 from fastvar_lab.measure.statistics import bootstrap_of
@@ -59,7 +59,7 @@ EXPERIMENT = Experiment(
     source="supplement, Fig. A.1",
     methods=methods,
     cells=cells,
-    work=each(overhead),
+    work=Each(overhead),
     chart=charts.overhead,
     claims=(
         Claim(
