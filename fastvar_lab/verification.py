@@ -85,10 +85,7 @@ def verify(model: Model, method: Method, prompt: str | None = None, seed: int = 
 def counted(model: Model, method: Method, prompt: str, seed: int) -> Verdict:
     """Compare counted operations with those issued, forward by forward."""
     grids, text_tokens = model.grids(), len(prompt.split())
-    costs = [
-        sum(c.values())
-        for c in step_flops(model, method, grids, text_tokens, sampling=model.sampling)
-    ]
+    costs = [sum(c.values()) for c in step_flops(model, method, grids, text_tokens)]
     upper, counts = not exact(method, grids), issued(model, method, prompt, seed)
     walk = forwards(grids, method.acts(grids), 0)
     for forward, products, added in zip(walk, counts.issued, counts.added, strict=True):

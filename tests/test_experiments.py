@@ -60,7 +60,7 @@ from fastvar_lab.experiments.questions import extreme_ratios as extreme
 from fastvar_lab.experiments.workers import ModelSpec
 from fastvar_lab.frames import FULL, counted
 from fastvar_lab.measure.controls import control
-from fastvar_lab.measure.quality import METRICS
+from fastvar_lab.measure.quality import METRICS, MOST_PSNR
 from fastvar_lab.measure.statistics import (
     bootstrap,
     paired,
@@ -478,7 +478,7 @@ def test_quality_rows_by_process_pool_equal_those_made_here(tmp_path):
     rows, others = (f[f.kind == "quality"].dropna(axis=1, how="all") for f in (here, there))
     assert rows.equals(others)
     full = rows[rows.method == FULL]
-    assert (full.psnr == 100).all()
+    assert (full.psnr == MOST_PSNR).all()
     assert set(full.group) <= set(TASKS)
     worst = rows[rows.method == "cache 4x4"]
     assert (worst.psnr < 60).all()
@@ -1350,7 +1350,7 @@ def test_a_store_is_pruned_by_model_and_by_age(tmp_path):
     store = Store(tmp_path)
     for model in ("one", "two"):
         store.put({"model": model}, [{"ms": 1.0}])
-        store.put_values({"model": model}, {"psnr/1": {"psnr": 2.0}})
+        store.put_values({"model": model}, {"psnr/2": {"psnr": 2.0}})
     with pytest.raises(ValueError, match="nothing selects what to remove"):
         store.prune()
     with pytest.raises(ValueError, match="has no results of the model 'three'"):

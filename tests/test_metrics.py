@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -162,3 +163,12 @@ def test_prompts_may_be_text():
         as_prompts(3)
     with pytest.raises(ValueError, match=r"dtype must be a torch.dtype .*; not 'float8'"):
         fv.ModelSpec("tiny", dtype="float8").open()
+
+
+def test_equal_pictures_count_by_their_rounding():
+    picture = np.zeros((64, 64, 3), np.uint8)
+    off = picture.copy()
+    off[0, 0, 0] = 1  # 98 dB: less than rounding changes
+    assert quality.psnr(picture, picture) == quality.psnr(off, picture) == quality.MOST_PSNR
+    assert round(quality.MOST_PSNR, 2) == 58.92
+    assert round(quality.psnr(picture + 1, picture), 2) == 48.13

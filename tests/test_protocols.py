@@ -30,6 +30,7 @@ from fastvar_lab.experiments.folder_frames import compare_folders
 from fastvar_lab.experiments.making import Job, make
 from fastvar_lab.experiments.run import compare
 from fastvar_lab.generation import generate
+from fastvar_lab.measure.quality import MOST_PSNR
 from fastvar_lab.networks.pretrained import Objects
 from fastvar_lab.plotting.tables import tabulate
 from fastvar_lab.prompts import world_judge
@@ -156,7 +157,7 @@ def test_folders_make_the_frame_of_a_comparison(folders, small, tmp_path):
     pruned = frame[frame.method == "pruned"]
     one, other = (PictureFolder(path) for path in paths.values())
     assert pruned.psnr.mean() == pytest.approx(paired(other, one, ["psnr"])["psnr"].value)
-    assert (frame[frame.method == "full"].psnr == 100).all()
+    assert (frame[frame.method == "full"].psnr == MOST_PSNR).all()
     item = GenEvalPrompts().take(1)[0]._replace(prompt=one.prompts[0])
     assert pruned.right.iloc[0] == world_judge(item, other.read(0))
     assert list(tabulate(frame)["method"]) == ["full", "pruned"]

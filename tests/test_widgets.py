@@ -22,7 +22,7 @@ import fastvar_lab as fv
 from fastvar_lab.backbones.var import LabelEncoder
 from fastvar_lab.experiments.base import Scope
 from fastvar_lab.experiments.run import compare
-from fastvar_lab.measure.quality import psnr
+from fastvar_lab.measure.quality import MOST_PSNR, psnr
 from fastvar_lab.methods import settings
 from fastvar_lab.methods.columns import family
 from fastvar_lab.models.features import StoredFeatures
@@ -642,7 +642,7 @@ def test_two_methods_are_compared(explorer, small):
     explorer.copy_a.click()
     assert explorer.wait(60)
     assert explorer.b.method == b
-    assert explorer.duel.psnr == 100
+    assert explorer.duel.psnr == MOST_PSNR
     explorer.view.gain.value = 5
     assert explorer.viewer.p2["note"].startswith("x 5")
     explorer.view.mode.text = "swipe between A and B"

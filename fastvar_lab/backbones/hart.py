@@ -421,13 +421,13 @@ class HART(Backbone):
             return 2.0 * config.width * config.context_width * grid.tokens, head
         return 2.0 * config.width * config.code * tokens, head
 
-    def finish_flops(self, last: Grid, rows: int, sampling: Sampling | None) -> float:
-        if sampling is not None and not sampling.residuals:
+    def finish_flops(self, last: Grid, rows: int, sampling: Sampling) -> float:
+        if not sampling.residuals:
             return 0.0
         config = self.config
         sizes = (config.diffusion_width, config.diffusion_depth, config.code, config.width)
         condition, network = diffusion_flops(*sizes, config.diffusion_steps)
-        plain = sampling is not None and _ratio(last.index + 1, last, sampling) == 1
+        plain = _ratio(last.index + 1, last, sampling) == 1
         return last.h * last.w * (rows * condition + (min(rows, 1) if plain else rows) * network)
 
 

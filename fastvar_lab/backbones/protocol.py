@@ -181,7 +181,7 @@ class Backbone(nn.Module, ABC):
     def ends_flops(self, grid: Grid) -> tuple[float, float]:
         """Count the operations of a step's embedding, per picture, and head, per row."""
 
-    def finish_flops(self, last: Grid, rows: int, sampling: Sampling | None) -> float:
+    def finish_flops(self, last: Grid, rows: int, sampling: Sampling) -> float:
         """Count the operations of the last step after the head, on one picture's guidance rows."""
         return 0.0
 

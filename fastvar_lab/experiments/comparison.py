@@ -99,10 +99,7 @@ def times(model: Model, cells: Sequence[Cell]) -> Iterator[tuple[Cell, Rows]]:
         if not flops.exact(method, model.grids()):
             return as_run(model, method, item)
         text = len(item.prompt.split())
-        steps = flops.step_flops(
-            model, method, model.grids(), text_tokens=text, sampling=model.sampling
-        )
-        return flops.total(steps)
+        return flops.total(flops.step_flops(model, method, model.grids(), text))
 
     def bound(cell: Cell) -> float:
         assert cell.method is not None
@@ -152,7 +149,7 @@ def counts(model: Model, cell: Cell) -> Rows:
 
     def cost(method: Method, item: Item) -> float:
         text = len(item.prompt.split())
-        return flops.total(flops.step_flops(model, method, grids, text, sampling=model.sampling))
+        return flops.total(flops.step_flops(model, method, grids, text))
 
     if flops.exact(method, grids):
         item = cell.items[0]

@@ -47,8 +47,5 @@ def resumed(model: Model, cells: Sequence[Cell]) -> Iterator[tuple[Cell, Rows]]:
 
 def bound(model: Model, method: Method, grids: Sequence[Grid], text_tokens: int) -> float:
     """Return counted operations of full generation over those of a method."""
-    costs = [
-        flops.total(flops.step_flops(model, m, grids, text_tokens, sampling=model.sampling))
-        for m in (Dense(), method)
-    ]
+    costs = [flops.total(flops.step_flops(model, m, grids, text_tokens)) for m in (Dense(), method)]
     return costs[0] / costs[1]

@@ -24,7 +24,7 @@ TIMES = 200
 """Draws of the measured times, each for as many of the draws of pictures."""
 
 LEAST = 1.01
-"""Savings up to which a method counts as full generation, whose PSNR of 100 dB means nothing."""
+"""Savings up to which a method counts as full generation, whose PSNR to itself means nothing."""
 
 
 def savings(frame: pd.DataFrame, by: str = "speedup") -> pd.Series:

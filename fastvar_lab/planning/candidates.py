@@ -117,7 +117,7 @@ def _cost(space: Space, model: Model, method: Method) -> float:
     """Return what a setting is to save: operations of a picture, or bytes of keys and values."""
     if space.saves == "bytes":
         return held_share(model, method) or 1.0
-    return flops.total(flops.step_flops(model, method, model.grids(), sampling=model.sampling))
+    return flops.total(flops.step_flops(model, method, model.grids()))
 
 
 def search(

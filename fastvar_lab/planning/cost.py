@@ -92,9 +92,9 @@ class Operations:
     def ends(self, grid: Grid, rows: int) -> float:
         if not rows:
             return 0.0
-        backbone = self.model.transformer
+        backbone, sampling = self.model.transformer, self.sampling or self.model.sampling
         embedding, head = backbone.ends_flops(grid)
-        last = backbone.finish_flops(grid, rows, self.sampling) if grid == self.last else 0.0
+        last = backbone.finish_flops(grid, rows, sampling) if grid == self.last else 0.0
         return (embedding + rows * head + last) / 1e9
 
 

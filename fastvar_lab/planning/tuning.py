@@ -142,10 +142,8 @@ class Tuner:
             errors.append(squared_errors(self.model, run, pictures))
             if tallies:
                 flop += total(self.model, run, tallies[0])
-                dense = flops.step_flops(
-                    self.model, Dense(), self.model.grids(), text, len(pictures),
-                    self.model.sampling,
-                )  # fmt: skip
+                grids = self.model.grids()
+                dense = flops.step_flops(self.model, Dense(), grids, text, len(pictures))
                 full += flops.total(dense)
         saving = full / flop if setting.saving is None else setting.saving
         mean = float(psnr(np.concatenate(errors)).mean())

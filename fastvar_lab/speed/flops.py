@@ -46,18 +46,18 @@ def steps(
 ) -> Iterator[Step]:
     """Yield the work of each step under a method; `text_tokens` is the number of prompt tokens.
 
-    `sampling` says whether null rows run, before which layer guidance merges them, and in how many
-    forwards a step is drawn; None is guidance at the logits, one forward a step.
+    `sampling`, by default the model's, says whether null rows run, before which layer guidance
+    merges them, and in how many forwards a step is drawn.
     """
-    backbone = model.transformer
-    merge = None if sampling is None else backbone.merge_layer(sampling)
+    backbone, sampling = model.transformer, sampling or model.sampling
+    merge = backbone.merge_layer(sampling)
     runner = audited(method, grids, model.depth, backbone.kinds, merge)
     cached = [0] * model.depth
-    guided = sampling is None or backbone.guided(sampling)
+    guided = backbone.guided(sampling)
     for grid, act in zip(grids, runner.acts, strict=True):
         calls = list[Call]()
         parts: tuple[int, ...] = (grid.tokens,)
-        if sampling is not None and not act.skips:
+        if not act.skips:
             parts = backbone.parts(grids, grid.index, sampling)
         for layer in range(model.depth):
             live = _live(act.rows_at(layer), guided)
@@ -96,7 +96,7 @@ def step_flops(
     `sampling` as in `steps`. "ends" are embedding and head. `text_tokens` is the number of prompt
     tokens. The embedding runs once per picture, everything else once per guidance row.
     """
-    backbone, out = model.transformer, []
+    backbone, out, sampling = model.transformer, [], sampling or model.sampling
     for grid, rows, calls in steps(model, method, grids, text_tokens, sampling):
         cost = dict.fromkeys((*backbone.kinds, "ends"), 0.0)
         for site, live, tokens, keys in calls:
@@ -121,7 +121,7 @@ def step_bytes(
 
     Activations are left out, because a fused kernel need not write them to memory.
     """
-    backbone, out = model.transformer, []
+    backbone, out, sampling = model.transformer, [], sampling or model.sampling
     size = model.dtype.itemsize
     for grid, rows, calls in steps(model, method, grids, text_tokens, sampling):
         count = sum(
@@ -172,7 +172,8 @@ def costs(
     """Count the cost of methods at every scale step: one row per step and method.
 
     Columns: method, step, size, rows (guidance rows that run), tokens (forwarded, averaged over
-    sublayers), gflop (of one guided picture), exact (False if the counts are upper bounds).
+    sublayers), gflop (of one picture under the model's sampling), exact (False if the counts are
+    upper bounds).
 
     >>> import fastvar_lab as fv
     >>> frame = costs(fv.load("tiny"), {"full": fv.Dense(), "fast": fv.Prune({-1: 0.75})})

@@ -244,7 +244,7 @@ def by_axis(frame: pd.DataFrame) -> Figure:
                 part[["method", "axis"]].drop_duplicates("method"), on="method"
             )
             saves = (points.speedup_flop_bound > LEAST) | (points.axis == "cache")
-            points = points[saves]  # the others drew full generation: 100 dB
+            points = points[saves]  # the others drew full generation
             row[0].set_ylabel("PSNR to full (dB)" + ("" if scale is None else f", cfg {scale:g}"))
             for axes, axis in zip(row, shown, strict=True):
                 _frontier(axes, points, part, axis)
