@@ -139,7 +139,7 @@ def _source(value: object) -> str:
 class ClosedWorld(_Value):
     """Prompts of the closed world, cycling through its tasks, with their judge.
 
-    They are those that the embedded model was not trained on, or with `held_out=False` the others:
+    They are those that the shipped model was not trained on, or with `held_out=False` the others:
     the two have no prompt in common. Models that generate photographs use the same prompts with
     `judge=None`.
 

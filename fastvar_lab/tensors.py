@@ -21,7 +21,7 @@ CHECKSUM = "sha256"  # the entry of the metadata
 def checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
     """Hash names, types, shapes and contents of tensors, and the metadata beside them.
 
-    SHA-256 runs at 0.5 to 2 GB/s on one core: 20 to 60 ms for the embedded model's weights.
+    SHA-256 runs at 0.5 to 2 GB/s on one core: 20 to 60 ms for the shipped model's weights.
     """
 
     def parts() -> Iterator[str | memoryview]:

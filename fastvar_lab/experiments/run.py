@@ -41,7 +41,7 @@ def run(
     """Run an experiment, by name or a record of your own; return its tidy frame.
 
     `scope` says how much: "quick", "default", "paper", or a `Scope` of your own. `model` is an open
-    one, or says how to open it, which an executor needs; default is the embedded model. `methods`
+    one, or says how to open it, which an executor needs; default is the shipped model. `methods`
     and `prompts` stand for the experiment's and the model's own; `metrics` are computed beside the
     usual ones: names, or functions of your own by name. Usual ones that the model's pictures are
     too small for are left out, and `note` is told so; one that is asked for raises ValueError.

@@ -1,4 +1,4 @@
-"""Orders of HeatKV and drafters of ScaleKV, calibrated on the embedded model.
+"""Orders of HeatKV and drafters of ScaleKV, calibrated on the shipped model.
 
 Written by `python -m fastvar_lab calibrate heatkv --budget 0.25` and `calibrate scalekv --budget
 0.25`, on 10 prompts that no experiment judges on. Orders do not depend on the budget.

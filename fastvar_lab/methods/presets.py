@@ -18,7 +18,7 @@ PRESETS = {
     # alone, are chosen so that counted operations match the printed speedups (1.09, 1.16)
     "var-d24": Prune({-1: 0.25}),
     "var-d30": Prune({-1: 0.4}),
-    # the embedded model's default: pruned tokens only, no step skipped
+    # the shipped model's default: pruned tokens only, no step skipped
     "tiny": Prune({-2: 0.5, -1: 0.75}),
 }
 

@@ -21,7 +21,7 @@ from fastvar_lab.seam import Act, Grid, Handles, Rows, Runner, Site
 from fastvar_lab.values import filled_in
 
 RULES = Path(__file__).with_name("skipvar_rules.json")
-"""The rules of the package: published ones, and those fitted on the embedded model."""
+"""The rules of the package: published ones, and those fitted on the shipped model."""
 
 
 class Linear(NamedTuple):

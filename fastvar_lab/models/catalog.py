@@ -31,7 +31,7 @@ def catalog(weights: str | Path | None = None, check: bool = False) -> list[dict
 
     `hash` says of files that are here whether their SHA-256 is published ("known" or "unknown").
     With `check` they are read, at 0.5 to 2 GB/s, and it is "equal" or "differs" where it is known;
-    the embedded model's are always checked.
+    the shipped model's are always checked.
 
     >>> rows = catalog()
     >>> [row["name"] for row in rows if row["here"]][0]

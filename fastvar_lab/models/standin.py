@@ -1,6 +1,6 @@
 """A live object to try `attach` on: an Infinity as another repository would build it.
 
-It holds the weights of the embedded model under the released names, layers in chunks, in plain
+It holds the weights of the shipped model under the released names, layers in chunks, in plain
 torch modules, and has a sampler of its own: straight-line code that shares nothing with the
 backbones here. Notebooks and tests attach it in place of the released object.
 """
@@ -20,7 +20,7 @@ CHUNKS = 2
 
 
 def live_infinity() -> LiveInfinity:
-    """Return a live Infinity that draws the closed world of the embedded model.
+    """Return a live Infinity that draws the closed world of the shipped model.
 
     Its `vae_decode` and `encode_text` are functions, as `attach` takes them; `rotary_grid` is
     the reference of its rotary positions.

@@ -1,4 +1,4 @@
-"""The embedded model `tiny`: its configuration, and functions that build, open and save it."""
+"""The shipped model `tiny`: its configuration, and functions that build, open and save it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ COUNTS = ("depth", "encoder_blocks", "decoder_blocks", "levels", "level_every")
 
 
 def tiny_config() -> dict[str, Any]:
-    """Return the embedded model's configuration: about 140 GFLOP per guided 256 px picture."""
+    """Return the shipped model's configuration: about 140 GFLOP per guided 256 px picture."""
     text = WordEncoderConfig(VOCABULARY, width=256, depth=2, heads=4, length=24)
     transformer = InfinityConfig(
         depth=8,
@@ -55,7 +55,7 @@ def tiny_config() -> dict[str, Any]:
 
 
 def build_tiny(config: dict[str, Any] | None = None, name: str = "tiny") -> Model:
-    """Build the embedded model, or a variant of it from a configuration, with random weights.
+    """Build the shipped model, or a variant of it from a configuration, with random weights.
 
     Raises WeightsError for a configuration with unknown fields.
     """
@@ -94,7 +94,7 @@ def build_tiny(config: dict[str, Any] | None = None, name: str = "tiny") -> Mode
 
 
 def open_tiny(folder: str | Path | None = None) -> Model:
-    """Open the embedded model from a folder of weights, by default those of the package.
+    """Open the shipped model from a folder of weights, by default those of the package.
 
     The files' checksums are checked, and those of the package's files against its list. The model
     is built without memory first, so that a configuration cannot ask for more than its tensors

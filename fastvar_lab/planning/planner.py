@@ -39,7 +39,7 @@ STARTS = 8  # even schedules that are measured, each in two variants
 LEADING = 4  # starts whose rules are varied
 RUNS = {True: (45, 45), False: (50, 110)}
 """What is measured before a first budget and for each, about, by whether it is `quick`: methods by
-batches of pictures; on the embedded model."""
+batches of pictures; on the shipped model."""
 SPEEDS = 6  # that are planned for a quality to keep
 RUN = 0.6  # of the time of full generation that one takes
 

@@ -22,7 +22,7 @@ from fastvar_lab.speed.flops import Call
 
 NEAR = 0.9  # share of a budget that a start spends at least
 SHAPE = {"2": -0.8, "4": -0.4, "6": 0.0, "7": 0.2, "8": 0.65}
-"""log10 of the error of pruning at each digit against that at 6: means of the embedded model."""
+"""log10 of the error of pruning at each digit against that at 6: means of the shipped model."""
 
 
 class Share(NamedTuple):

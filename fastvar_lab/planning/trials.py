@@ -15,7 +15,7 @@ from fastvar_lab.files import expanded, write_utf8
 from fastvar_lab.models.model import Model
 
 SHIPPED = Path(__file__).with_name("trials.csv")
-"""The log of the embedded model."""
+"""The log of the shipped model."""
 
 TARGETS = (1.5, 2.0, 3.0, 4.0)
 """Savings that are tuned for: full generation's operations, or bytes, over a setting's."""

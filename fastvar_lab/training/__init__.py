@@ -1,1 +1,1 @@
-"""Training of the embedded model: tokenizer first, then transformer. Seeded and resumable."""
+"""Training of the shipped model: tokenizer first, then transformer. Seeded and resumable."""

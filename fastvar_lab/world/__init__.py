@@ -1,1 +1,1 @@
-"""The closed world of textured shapes that the embedded model draws: grammar, renderer, judge."""
+"""The closed world of textured shapes that the shipped model draws: grammar, renderer, judge."""

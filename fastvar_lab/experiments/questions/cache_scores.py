@@ -26,7 +26,7 @@ SINKS, LEAST = 3, 40  # steps of HeatKV that stay; keys of a layer below which n
 def methods(model: Model) -> Lines:
     """Drop blocks or tokens by several scores, or bits.
 
-    HeatKV's orders and ScaleKV's drafters are calibrated for the embedded model. For another one
+    HeatKV's orders and ScaleKV's drafters are calibrated for the shipped model. For another one
     HeatKV is left out, and all layers have one budget.
     """
     grids, heads = model.grids(), model.transformer.config.heads

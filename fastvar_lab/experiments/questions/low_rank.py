@@ -20,7 +20,7 @@ KEPT = (0.1, 0.25, 0.5)
 def methods(model: Model) -> Lines:
     """Compute as many mixtures, or tokens, of the last two steps.
 
-    There are eight chunks, as in the release; of the embedded model's eight layers each is one.
+    There are eight chunks, as in the release; of the shipped model's eight layers each is one.
     """
     chunks = min(8, model.depth)
 

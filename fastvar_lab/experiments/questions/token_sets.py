@@ -16,7 +16,7 @@ LAYER, STACK = "by layer", "whole stack"
 def methods(model: Model) -> Lines:
     """Choose as FastVAR does, but less often, or once for both rows.
 
-    A choice before the first layer is the same for both rows on the embedded model, where their
+    A choice before the first layer is the same for both rows on the shipped model, where their
     tokens do not differ yet, and the same for a whole stack as for every sublayer of a step.
     """
     return {
