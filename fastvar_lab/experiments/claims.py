@@ -64,6 +64,7 @@ def measure(
                 prompts=prompts,
                 store=store,
                 executor=executor,
+                note=note,
             )
         except ValueError as error:
             note(f"{name} is left out: {error}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from fastvar_lab.frames import CELL, GUIDANCE, LINE, METRICS
 from fastvar_lab.measure.speedup import disturbed
 from fastvar_lab.store import Rows
 
-RUN = ("model", "weights", "prompts", "machine", GUIDANCE, LINE)
+RUN_COLUMNS = ("model", "weights", "prompts", "machine", GUIDANCE, LINE)
 """Columns of a run, not of its results."""
 
 
@@ -43,8 +42,8 @@ class Committed:
     def _cells(self) -> dict[str, Rows]:
         """The rows of each cell, without what is not there and what is of the run."""
         cells: dict[str, Rows] = {}
-        for frame, _ in self._frames():
-            results = frame.drop(columns=[c for c in RUN if c in frame])
+        for frame, _ in self._frames:
+            results = frame.drop(columns=[c for c in RUN_COLUMNS if c in frame])
             for cell, part in results.groupby(CELL, sort=False):
                 rows = part.drop(columns=CELL).to_dict("records")
                 cells[str(cell)] = [{str(k): v for k, v in row.items() if v == v} for row in rows]
@@ -54,7 +53,7 @@ class Committed:
     def _values(self) -> dict[str, dict[str, dict[str, float | None]]]:
         """The columns of each metric of a picture, by cell and address of the metric."""
         values: dict[str, dict[str, dict[str, float | None]]] = {}
-        for frame, addresses in self._frames():
+        for frame, addresses in self._frames:
             columns = _columns(frame, addresses)
             measured = [column for several in columns.values() for column in several]
             pictures = frame[frame[measured].notna().any(axis=1)]
@@ -64,12 +63,16 @@ class Committed:
                     known[address] = {c: row[c] for c in columns.get(name, ())}
         return values
 
-    def _frames(self) -> Iterator[tuple[pd.DataFrame, dict[str, str]]]:
-        """Yield all rows of each figure, and on what the values of its metrics depend."""
-        for path in sorted(self.folder.glob("*.json")):
-            frame = read_rows(path.with_suffix(""))
-            if frame is not None and CELL in frame:
-                yield frame, read_json(path.read_bytes()).get(METRICS, {})
+    @cached_property
+    def _frames(self) -> list[tuple[pd.DataFrame, dict[str, str]]]:
+        """All rows of each figure, and on what the values of its metrics depend."""
+        paths = sorted(self.folder.glob("*.json"))
+        frames = [(read_rows(path.with_suffix("")), path) for path in paths]
+        return [
+            (frame, read_json(path.read_bytes()).get(METRICS, {}))
+            for frame, path in frames
+            if frame is not None and CELL in frame
+        ]
 
 
 def _columns(frame: pd.DataFrame, names: dict[str, Any]) -> dict[str, list[str]]:

@@ -78,6 +78,7 @@ def draw(
                     metrics=metrics,
                     store=store,
                     executor=executor,
+                    note=note,
                 )
                 report, frame = _frame(name, frame, out, scope)
         except ValueError as error:
@@ -145,7 +146,7 @@ def draw_frame(
     scales = tuple(frame[GUIDANCE].unique()) if GUIDANCE in frame else ()
     if scales != record.guidances:
         option += f" --guidance {' '.join(f'{scale:g}' for scale in scales)}"
-    command = f"experiment {record.name} --model {model.name}{option}"
+    command = f"experiment {record.name} --model {output.model_name(model)}{option}"
     shipped = agenda.REGISTRY.get(record.name) is record
     report = {
         **output.measured(scope, frame, len(frame)),

@@ -154,10 +154,15 @@ def provenance(
     }
 
 
+def model_name(model: Model) -> str:
+    """Write what --model takes for a model: the function that opens it, or its name."""
+    function = re.match(r"fv\.load\('(\w[\w.]*:\w+)'", model.source)
+    return function[1] if function else model.name
+
+
 def model_option(model: Model) -> str:
     """Write --model, with a space before it; nothing for the model that commands use without it."""
-    function = re.match(r"fv\.load\('(\w[\w.]*:\w+)'", model.source)
-    name = function[1] if function else model.name
+    name = model_name(model)
     return "" if name == ModelSpec().name else f" --model {name}"
 
 
