@@ -137,10 +137,6 @@ class Store:
         rows = {name: plain(row) for name, row in known.items()}
         self._write_json(address, "values", rows, experiment)
 
-    def has_picture(self, address: Address) -> bool:
-        """Tell whether a picture is there; it may turn out to be damaged when it is read."""
-        return self.path(address, "pictures").exists()
-
     def picture(self, address: Address) -> Drawn | None:
         """Return what a generation drew; None if it is not there, or damaged."""
         path = self.path(address, "pictures")

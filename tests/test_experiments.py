@@ -855,7 +855,7 @@ def test_folders_given_from_python_may_begin_with_a_tilde(tmp_path, monkeypatch,
     list(figures.draw_frame(model, "memory", synthetic("memory"), "~/frames", "quick"))
     assert (tmp_path / "frames" / "memory.pdf").exists()
     assert figures.check("~/figures") == []
-    assert list(figures.again("~/figures", (), ["svg"]))[-1] == made[-1].with_suffix(".svg")
+    assert list(figures.redraw("~/figures", (), ["svg"]))[-1] == made[-1].with_suffix(".svg")
     demo.demo(small, "a red circle", fv.Prune({-1: 1.0}), 0, "~/demo")
     assert (tmp_path / "demo" / "demo.json").exists()
     assert not (tmp_path / "~").exists()

@@ -71,16 +71,16 @@ def run(args: argparse.Namespace) -> None:
     from fastvar_lab.experiments import figures, workers
 
     if args.check:
-        there = args.names or figures.there(args.out)
-        several = min(os.cpu_count() or 1, len(there) // EACH)
+        names = args.names or figures.figures_in(args.out)
+        several = min(os.cpu_count() or 1, len(names) // EACH)
         with workers.executor(args.workers or (several if several > 1 else 0)) as pool:
-            problems = figures.check(args.out, there, pool)
+            problems = figures.check(args.out, names, pool)
         if problems:
             raise ValueError("; ".join(problems))
         print(f"every figure in {args.out} matches its data")
         return
     if args.redraw:
-        for path in figures.again(args.out, args.names, endings):
+        for path in figures.redraw(args.out, args.names, endings):
             print(path)
         return
     spec, prompts, metrics = options.spec(args), options.prompts(args), options.metrics(args)

@@ -89,7 +89,7 @@ def draw(
         command = _command(name, model, seed, report.get("scope", "paper"))
         report |= output.provenance(model, command, spec, prompts, metrics)
         report["caption"] = _caption(name, report)
-        figure = redraw(name, out, report)
+        figure = figure_of(name, out, report)
         texts = _texts(out / label, name, report, frame)
         yield from _finish(out / label, name, report, texts, figure, endings)
 
@@ -210,11 +210,11 @@ def _finish(
         yield Path(f"{path}.{ending}")
 
 
-def again(out: str | Path, names: Sequence[str], endings: Sequence[str]) -> Iterator[Path]:
+def redraw(out: str | Path, names: Sequence[str], endings: Sequence[str]) -> Iterator[Path]:
     """Draw figures of a folder again from their data, and write tables that show all of it."""
     out = expanded(out)
-    for name in names or there(out):
-        if name not in there(out):
+    for name in names or figures_in(out):
+        if name not in figures_in(out):
             raise ValueError(f"{out / name}.json is not there: nothing says what {name} shows")
         report = read_report(out / f"{name}.json")
         figure, texts = _from_data(name, out, report)
@@ -222,7 +222,7 @@ def again(out: str | Path, names: Sequence[str], endings: Sequence[str]) -> Iter
         yield from _finish(out / name, name, report, texts, figure, endings)
 
 
-def there(out: Path) -> list[str]:
+def figures_in(out: Path) -> list[str]:
     """Name the figures whose data are in a folder; raise ValueError if there is none."""
     there = [n for n in NAMES if (out / f"{n}.json").exists()]
     if not there:
@@ -242,7 +242,7 @@ def read_report(path: Path) -> Report:
     return report
 
 
-def redraw(name: str | Experiment, out: str | Path, report: Report | None = None) -> Figure:
+def figure_of(name: str | Experiment, out: str | Path, report: Report | None = None) -> Figure:
     """Draw a figure from its data in a folder."""
     out = expanded(out)
     if isinstance(name, str) and name in GALLERIES:
@@ -261,7 +261,7 @@ def _from_data(name: str, out: Path, report: Report) -> tuple[Figure, Sequence[t
     try:
         report["caption"] = _caption(name, report)
         frame = None if name in GALLERIES else output.read_rows(out / name)
-        return redraw(name, out, report), list(_texts(out / name, name, report, frame))
+        return figure_of(name, out, report), list(_texts(out / name, name, report, frame))
     except OSError:
         raise
     except Exception as error:  # NumPy, pandas and charts raise many kinds over damaged files
@@ -279,7 +279,7 @@ def check(
     once.
     """
     out = expanded(out)
-    names = names or there(out)
+    names = names or figures_in(out)
     checked = (map if executor is None else executor.map)(partial(_differences, out), names)
     bar = tqdm(checked, "figures", len(names), unit="figure", leave=False)
     return [line for lines in bar for line in lines]
@@ -287,7 +287,7 @@ def check(
 
 def _differences(out: Path, name: str) -> list[str]:
     """Return a line for each file of one figure that its data would not write again."""
-    if name not in there(out):
+    if name not in figures_in(out):
         return [f"{name}: {out / name}.json is not there"]
     try:
         report = read_report(out / f"{name}.json")

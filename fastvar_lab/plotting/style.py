@@ -29,9 +29,6 @@ KEPT, PRUNED = PALETTE[0], PALETTE[3]
 OTHER = "0.6"
 """The grey of secondary data, such as methods behind a Pareto front."""
 
-ALERT = "#d9534f"
-"""The color of an error in a widget."""
-
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 WIDTH = 7.2  # inches, a two-column paper's text width
 
