@@ -351,4 +351,4 @@ def test_predicted_times_stand_beside_measured_ones(model):
 
 def test_the_suite_of_plans_refuses_what_it_does_not_take(capsys):
     assert main(["bench", "--suite", "plans", "--depth", "2"]) == 2
-    assert "--suite plans takes no --case, --depth and --out" in capsys.readouterr().err
+    assert "--suite plans takes no --case, --depth, --graphs and --out" in capsys.readouterr().err

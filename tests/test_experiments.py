@@ -959,6 +959,11 @@ def test_the_experiment_command_lists_and_refuses(capsys):
     assert main(["experiment", "selector"]) == 2
     assert "nearest: selectors" in capsys.readouterr().err
     assert main(["experiment", "selectors", "--quick", "--paper"]) == 2
+    timed = ["latency_by_scale", "module_profile"]
+    assert main(["experiment", timed[0], "--quick", "--untimed"]) == 2
+    assert main(["experiment", *timed, "--quick", "--untimed"]) == 0
+    said = capsys.readouterr().out
+    assert all(f"all that {name} measures is timed; nothing to do" in said for name in timed)
     assert main(["experiment", "memory", "--model", "infinity-2b"]) == 2
     assert "infinity_2b_reg.pth" in capsys.readouterr().err
 

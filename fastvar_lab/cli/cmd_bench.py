@@ -58,10 +58,12 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError("--method and --ratios take no --suite, --attached or --case")
     if args.size is not None and method is None:
         raise ValueError("--size needs --method or --ratios")
-    if args.attached and (args.suite or args.case):
-        raise ValueError("--attached times one ratio; it takes no --suite or --case")
+    if args.attached and (args.suite or args.case or args.graphs):
+        raise ValueError("--attached times one ratio; it takes no --suite, --case or --graphs")
     if args.out is not None and not args.suite:
         raise ValueError("--out requires --suite")
+    if args.suite == "compiled" and (args.out is not None or args.graphs):
+        raise ValueError("--suite compiled takes no --graphs and --out")
     if args.suite == "launches":
         if args.out is not None or args.depth is not None or args.graphs:
             raise ValueError("--suite launches takes --case and --json alone")
@@ -79,8 +81,8 @@ def run(args: argparse.Namespace) -> None:
 
     require(args.device)
     if args.suite == "plans":
-        if args.out is not None or args.depth is not None or args.case:
-            raise ValueError("--suite plans takes no --case, --depth and --out")
+        if args.out is not None or args.depth is not None or args.case or args.graphs:
+            raise ValueError("--suite plans takes no --case, --depth, --graphs and --out")
         _plans(args)
         return
     name = args.dtype or ("bfloat16" if torch.device(args.device).type == "cuda" else "float32")

@@ -68,7 +68,13 @@ def run(args: argparse.Namespace) -> None:
             "executor": executor,
         }
         for name in args.names:
-            frame = run.run(name, scope, timed=not args.untimed, **chosen)
+            try:
+                frame = run.run(name, scope, timed=not args.untimed, **chosen)
+            except run.AllTimed as error:
+                if len(args.names) == 1:
+                    raise
+                print(f"{error}; nothing to do")
+                continue
             if args.untimed:
                 print(f"{name}: {len(frame)} rows; a run without --untimed times the rest")
                 continue

@@ -23,6 +23,10 @@ from fastvar_lab.provenance import machine
 from fastvar_lab.store import Store
 
 
+class AllTimed(ValueError):
+    """An experiment that is asked for what is not timed, and times everything."""
+
+
 def run(
     experiment: str | Experiment,
     scope: str | Scope = "default",
@@ -51,7 +55,7 @@ def run(
     `concurrent.futures.Executor`, and kept one by one, so that a stopped run goes on where it was.
     A new metric draws no picture again. Timed results are measured here, alone, when all others
     are there; `timed=False` leaves them to a later run, such as on a machine that has become quiet.
-    Raises ValueError if nothing else is left.
+    Raises AllTimed, a ValueError, if nothing else is left.
 
     >>> frame = run("latency_by_scale", "quick", progress=False)
     >>> sorted(frame.method.unique())
@@ -62,7 +66,7 @@ def run(
     _follow(work, store, progress, executor)
     jobs = [job for job in work.jobs if timed or not job.timed]
     if not jobs:
-        raise ValueError(f"all that {work.record.name} measures is timed")
+        raise AllTimed(f"all that {work.record.name} measures is timed")
     frame = _read(work, jobs, store, _compute(work, jobs, store, progress, executor))
     questions = [part.question for part in work.scales]
     lines = {label: line for question in questions for label, line in question.lines.items()}
