@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pandas as pd
 
@@ -52,6 +53,16 @@ DESCRIBED = (
 
 PREFIXES = (KEPT, ROWS, "agree_", "speedup_")
 """Prefixes of columns of which tables show no mean."""
+
+
+def by_guidance(frame: pd.DataFrame) -> list[tuple[Any, pd.DataFrame]]:
+    """Split a frame by guidance scale, in rising order; one without the column is a whole, at None.
+
+    >>> frame = pd.DataFrame({"guidance": [4, 2, 4], "psnr": [30.0, 31.0, 32.0]})
+    >>> [(scale, len(part)) for scale, part in by_guidance(frame)]
+    [(2, 1), (4, 2)]
+    """
+    return [*frame.groupby(GUIDANCE)] if GUIDANCE in frame else [(None, frame)]
 
 
 def is_described(column: str) -> bool:

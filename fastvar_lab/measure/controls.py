@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from fastvar_lab.frames import FULL, GUIDANCE, KEPT, OPERATIONS
+from fastvar_lab.frames import FULL, KEPT, OPERATIONS, by_guidance
 from fastvar_lab.measure.speedup import undisturbed
 from fastvar_lab.scales import grids, parse_size
 
@@ -113,12 +113,12 @@ def without_stand_ins(frame: pd.DataFrame) -> pd.DataFrame:
 
 def left_out(frame: pd.DataFrame) -> str:
     """Write which settings of a frame do a control's work, and which; empty if none does."""
-    scales = frame.groupby(GUIDANCE) if GUIDANCE in frame else [(None, frame)]
+    scales = by_guidance(frame)
     found: dict[str, dict[str, list[object]]] = {}
     for scale, part in scales:
         for label, work in stand_ins(part).items():
             found.setdefault(work, {}).setdefault(label, []).append(scale)
-    several = len([*scales])
+    several = len(scales)
     texts = [
         "; ".join(
             label + (f" at guidance {at[0]:g}" if len(at) < several else "")
@@ -136,7 +136,7 @@ def timing_gap(frame: pd.DataFrame) -> float:
 
     Equal are the pictures of a setting that does a control's work, and of that control.
     """
-    scales = frame.groupby(GUIDANCE) if GUIDANCE in frame else [(None, frame)]
+    scales = by_guidance(frame)
     gaps = list[float]()
     for _, part in scales:
         pictures = part[part.kind == "quality"]

@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
-from fastvar_lab.frames import FASTVAR, FULL, GUIDANCE, NOTE, ROWS, SKIPPING
+from fastvar_lab.frames import FASTVAR, FULL, GUIDANCE, NOTE, ROWS, SKIPPING, by_guidance
 from fastvar_lab.measure.speedup import undisturbed
 from fastvar_lab.measure.statistics import bootstrap
 
@@ -186,7 +186,7 @@ _NOTE = (
 def _written(frame: pd.DataFrame, gained: Callable[[pd.DataFrame], pd.DataFrame]) -> pd.DataFrame:
     """Write gains as a table: a line for each guidance scale and speedup."""
     parts = []
-    for scale, part in frame.groupby(GUIDANCE) if GUIDANCE in frame else [("", frame)]:
+    for scale, part in by_guidance(frame):
         rows = gained(part)
         rows["speedup"] = [f"{at:g}x" for at in rows["at"]]
         rows["text"] = [
@@ -194,7 +194,7 @@ def _written(frame: pd.DataFrame, gained: Callable[[pd.DataFrame], pd.DataFrame]
             for row in rows.itertuples()
         ]
         table = rows.pivot(index="speedup", columns="envelope", values="text").reset_index()
-        if scale != "":
+        if scale is not None:
             table.insert(0, GUIDANCE, scale)
         parts.append(table.rename_axis(None, axis=1))
     return pd.concat(parts, ignore_index=True)

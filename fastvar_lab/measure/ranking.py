@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from fastvar_lab.frames import CACHE, FULL, GUIDANCE, NOTE, OPERATIONS
+from fastvar_lab.frames import CACHE, FULL, GUIDANCE, NOTE, OPERATIONS, by_guidance
 from fastvar_lab.measure.controls import left_out, timing_gap, without_stand_ins
 from fastvar_lab.measure.frontier import SPEEDUPS, mixture, reached
 from fastvar_lab.measure.quality import METRICS
@@ -60,8 +60,8 @@ def ranking(
     pictures. Left out are methods that save nothing, disturbed timings, and settings that do a
     control's work alone (`controls.stand_ins`).
     """
-    groups = frame.groupby(GUIDANCE) if GUIDANCE in frame else [(None, frame)]
-    rows = [row for scale, part in groups for row in _ranked(scale, part, value, by, targets)]
+    scales = by_guidance(frame)
+    rows = [row for scale, part in scales for row in _ranked(scale, part, value, by, targets)]
     columns = [GUIDANCE, "family", "target", "mean", "low", "high", "behind", "behind_low"]
     return pd.DataFrame(rows, columns=[*columns, "behind_high"])
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from fastvar_lab.frames import FULL, GUIDANCE, NOTE, OPERATIONS
+from fastvar_lab.frames import FULL, GUIDANCE, NOTE, OPERATIONS, by_guidance
 
 AGREE = "agree_"
 
@@ -23,14 +23,13 @@ def set_table(frame: pd.DataFrame) -> pd.DataFrame:
     >>> set_table(pd.DataFrame(rows)).iloc[0].to_dict()
     {'method': 'a', 'Fréchet distance': '1.00 (0.50 to 2.00)', 'equal tokens': '0.500'}
     """
-    scales = frame.groupby(GUIDANCE) if GUIDANCE in frame else [("", frame)]
     parts = []
-    for scale, part in scales:
+    for scale, part in by_guidance(frame):
         pictures = part[part.kind == "quality"]
         table = pd.DataFrame({"method": pictures.method.unique()})
         for title, texts in _columns(part).items():
             table[title] = [texts.get(name, "") for name in table.method]
-        if scale != "":
+        if scale is not None:
             table.insert(0, GUIDANCE, scale)
         parts.append(table)
     whole = pd.concat(parts, ignore_index=True).fillna("")

@@ -14,6 +14,7 @@ from fastvar_lab.frames import (
     KEPT,
     OPERATIONS,
     SCORE,
+    by_guidance,
     counted,
     is_described,
     titles,
@@ -117,8 +118,7 @@ def _counted_table(frame: pd.DataFrame) -> pd.DataFrame:
     """Summarise a comparison that times nothing, at each guidance scale."""
     costed = (frame.kind == "operations").any()
     pictures, tables = counted(frame) if costed else frame, list[pd.DataFrame]()
-    scales = pictures.groupby(GUIDANCE) if GUIDANCE in pictures else [("", pictures)]
-    for scale, part in scales:
+    for scale, part in by_guidance(pictures):
         out = pd.DataFrame({"method": part.method.unique()})
         for column, (title, digits) in metric_columns(part).items():
             out[title] = _intervals(part, column, digits)
@@ -127,7 +127,7 @@ def _counted_table(frame: pd.DataFrame) -> pd.DataFrame:
                 shares = part.groupby("method", sort=False)[column].mean()
                 out[title] = ["" if s != s else f"{100 * s:.0f} %" for s in shares]
         out["n"] = [str((part.method == m).sum()) for m in out.method]
-        if scale != "":
+        if scale is not None:
             out.insert(0, GUIDANCE, scale)
         tables.append(out)
     return pd.concat(tables, ignore_index=True).fillna("")

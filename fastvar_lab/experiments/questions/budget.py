@@ -11,7 +11,7 @@ from fastvar_lab.experiments.base import Cell, Experiment, Methods, Question
 from fastvar_lab.experiments.questions import rivals
 from fastvar_lab.experiments.resumed import bound, resumed
 from fastvar_lab.experiments.verdicts import Answer, Claim, quality, verdict
-from fastvar_lab.frames import FASTVAR, GUIDANCE, SKIPPING
+from fastvar_lab.frames import FASTVAR, SKIPPING, by_guidance
 from fastvar_lab.measure.frontier import (
     KEPT,
     SPEEDUPS,
@@ -144,7 +144,7 @@ def _gains(
     where none is reached.
     """
     parts = []
-    for guidance, part in frame.groupby(GUIDANCE) if GUIDANCE in frame else [("", frame)]:
+    for guidance, part in by_guidance(frame):
         rows = gains(part, speedups, value)
         rows = rows[rows.envelope == over]
         scale = f"guidance {guidance:g}, " if guidance else ""

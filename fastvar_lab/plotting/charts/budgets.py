@@ -9,7 +9,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 
-from fastvar_lab.frames import GUIDANCE
+from fastvar_lab.frames import GUIDANCE, by_guidance
 from fastvar_lab.measure.frontier import (
     ENVELOPES,
     WHOLE,
@@ -107,12 +107,9 @@ def budget(frame: pd.DataFrame) -> Figure:
 
 
 def _scales(frame: pd.DataFrame) -> Iterator[tuple[dict[str, float], pd.DataFrame]]:
-    """Split a frame by guidance scale; one that was measured at the model's own is not split."""
-    if GUIDANCE not in frame:
-        yield {}, frame
-        return
-    for scale, part in frame.groupby(GUIDANCE):
-        yield {GUIDANCE: float(scale)}, part
+    """Split a frame by guidance scale, each with the column that says which."""
+    for scale, part in by_guidance(frame):
+        yield {} if scale is None else {GUIDANCE: float(scale)}, part
 
 
 def _fronts(axes: Axes, points: pd.DataFrame, envelopes: pd.DataFrame) -> None:

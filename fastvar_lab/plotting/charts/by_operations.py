@@ -7,7 +7,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 
-from fastvar_lab.frames import CACHE, GUIDANCE, LINE, OPERATIONS, counted
+from fastvar_lab.frames import CACHE, GUIDANCE, LINE, OPERATIONS, by_guidance, counted
 from fastvar_lab.measure.statistics import summary
 from fastvar_lab.plotting.charts.axes import wrapped
 from fastvar_lab.plotting.style import WIDTH, Figure, Look, looks, style
@@ -49,13 +49,12 @@ def by_operations(frame: pd.DataFrame) -> Figure:
     points = frame if "value" in frame else operations_points(frame)
     cost = CACHE if CACHE in points and points[CACHE].notna().any() else OPERATIONS
     values = [value for value in QUALITIES if (points.value == value).any()]
-    scales = sorted(points[GUIDANCE].unique()) if GUIDANCE in points else [None]
+    scales = by_guidance(points)
     styles = looks(points[LINE])
     with style():
         fig = Figure(figsize=(WIDTH, HEIGHT * len(scales)), layout="constrained")
         grid = fig.subplots(len(scales), len(values), squeeze=False)
-        for row, scale in zip(grid, scales, strict=True):
-            here = points if scale is None else points[points[GUIDANCE] == scale]
+        for row, (scale, here) in zip(grid, scales, strict=True):
             for axes, value in zip(row, values, strict=True):
                 for line, part in here[here.value == value].groupby(LINE, sort=False):
                     _draw(axes, part.sort_values(cost), cost, str(line), styles[line])

@@ -9,7 +9,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 
-from fastvar_lab.frames import FULL, GUIDANCE, OPERATIONS, counted
+from fastvar_lab.frames import FULL, GUIDANCE, OPERATIONS, by_guidance, counted
 from fastvar_lab.measure.choice import best_choice, predicted
 from fastvar_lab.measure.statistics import bootstrap
 from fastvar_lab.plotting.style import FAST, OTHER, WIDTH, Figure, style
@@ -34,10 +34,9 @@ def choice_points(frame: pd.DataFrame) -> pd.DataFrame:
     """
     if "what" in frame:
         return frame
-    scales = frame.groupby(GUIDANCE) if GUIDANCE in frame else [("", frame)]
     rows = [
-        {**row, **({GUIDANCE: float(scale)} if scale != "" else {})}
-        for scale, part in scales
+        {**row, **({} if scale is None else {GUIDANCE: float(scale)})}
+        for scale, part in by_guidance(frame)
         for row in _at_one_scale(part)
     ]
     return pd.DataFrame(rows)
@@ -75,12 +74,11 @@ def _at_one_scale(frame: pd.DataFrame) -> Iterator[dict[str, object]]:
 def choice(frame: pd.DataFrame) -> Figure:
     """Gain in dB of choices over one schedule for all; predicted beside measured quality."""
     rows = choice_points(frame)
-    scales = sorted(rows[GUIDANCE].unique()) if GUIDANCE in rows else [None]
+    scales = by_guidance(rows)
     with style():
         fig = Figure(figsize=(WIDTH, 2.1 * len(scales)), layout="constrained")
         grid = fig.subplots(len(scales), 2, squeeze=False, width_ratios=(1.6, 1))
-        for scale, (left, right) in zip(scales, grid, strict=True):
-            here = rows if scale is None else rows[rows[GUIDANCE] == scale]
+        for (scale, here), (left, right) in zip(scales, grid, strict=True):
             if left is not grid[0][0]:
                 left.sharex(grid[0][0])  # before it draws: both intervals count
             _gains(left, here[here.what == GAIN])

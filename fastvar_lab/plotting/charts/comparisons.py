@@ -9,7 +9,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 
-from fastvar_lab.frames import CACHE, GUIDANCE, counted
+from fastvar_lab.frames import CACHE, GUIDANCE, by_guidance, counted
 from fastvar_lab.measure.controls import without_stand_ins
 from fastvar_lab.measure.frontier import front
 from fastvar_lab.measure.ranking import LEAST, savings
@@ -233,12 +233,11 @@ def by_axis(frame: pd.DataFrame) -> Figure:
     ['steps and rows alone', 'tokens of sublayers']
     """
     shown = [axis for axis in AXES if (frame.axis == axis).any()]
-    scales = list(frame[GUIDANCE].dropna().unique()) if GUIDANCE in frame else [None]
+    scales = by_guidance(frame)
     with style():
         fig = Figure(figsize=(WIDTH, 1.75 * len(scales) + 1.2), layout="constrained")
         grid = fig.subplots(len(scales), len(shown), squeeze=False, sharey=True)
-        for row, scale in zip(grid, scales, strict=True):
-            part = frame if scale is None else frame[frame[GUIDANCE] == scale]
+        for row, (scale, part) in zip(grid, scales, strict=True):
             part = without_stand_ins(part)
             points = tradeoff_points(part).merge(
                 part[["method", "axis"]].drop_duplicates("method"), on="method"
