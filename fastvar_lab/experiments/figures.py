@@ -279,10 +279,15 @@ def check(
     once.
     """
     out = expanded(out)
-    names = names or figures_in(out)
+    names = sorted(names or figures_in(out), key=partial(_size, out), reverse=True)
     checked = (map if executor is None else executor.map)(partial(_differences, out), names)
     bar = tqdm(checked, "figures", len(names), unit="figure", leave=False)
     return [line for lines in bar for line in lines]
+
+
+def _size(out: Path, name: str) -> int:
+    """Return the bytes of a figure's data: what takes longest is begun first."""
+    return sum(path.stat().st_size for path in out.glob(f"{name}*{output.DATA}"))
 
 
 def _differences(out: Path, name: str) -> list[str]:
