@@ -174,12 +174,12 @@ def tune(
         store.prepare()
     with tqdm(total=missing, desc="tune", unit="trial", disable=not missing) as bar:
         left = [tuner for tuner in tuners if any(tuner.missing(space) for space in chosen)]
+        if left:
+            begin = time.perf_counter()
+            left[0].calibration.batch(0)
+            minutes = (time.perf_counter() - begin) * missing * len(left[0].items) / BATCH / 60
+            yield f"{missing} trials of {n} pictures: at most about {minutes:.0f} minutes"
         for tuner in left:
-            if tuner is left[0]:
-                begin = time.perf_counter()
-                tuner.calibration.batch(0)
-                minutes = (time.perf_counter() - begin) * missing * len(tuner.items) / BATCH / 60
-                yield f"{missing} trials of {n} pictures: at most about {minutes:.0f} minutes"
             for space in chosen:
                 before = bar.n
                 lacking = tuner.missing(space)
