@@ -79,20 +79,16 @@ def official_text(path: str | Path, sha256: str) -> str:
     return text
 
 
-def write(
-    path: str | Path, save: Callable[[Path], object], sweep: bool = True, replace: bool = True
-) -> None:
+def write(path: str | Path, save: Callable[[Path], object], replace: bool = True) -> None:
     """Let `save` write a temporary file of the same kind, then rename it to `path`.
 
     Unless `replace`, a file that is there stays: another process may be using it.
 
     A leading `~` of `path` is the home folder. Removes temporary files that killed writers left in
-    that folder, an hour after the last write, unless `sweep` is False: it lists the folder, which
-    whoever writes thousands of files does once.
+    that folder, an hour after their last write.
     """
     path = expanded(path)
-    if sweep:
-        remove_abandoned(path.parent)
+    _remove_abandoned(path.parent)
     # unique, because two processes or threads may write the same file
     partial = path.with_name(f"{PARTIAL}{uuid4().hex}{path.suffix}")
     try:
@@ -118,19 +114,28 @@ def _put(partial: Path, path: Path) -> None:
             os.replace(partial, path)
 
 
-def remove_abandoned(folder: Path) -> None:
+def _remove_abandoned(folder: Path) -> None:
     """Remove temporary files of `write` that nobody has written to for an hour, if one may.
 
     By age alone: a process of another machine or container, on a shared disk, looks dead from here.
+    Looks at a folder once an hour, for listing one of thousands of files takes longer than writing.
     """
+    now = time.time()
+    if 0 <= now - _LISTED.get(folder, -ABANDONED) < ABANDONED:
+        return
     try:
         for entry in os.scandir(folder):
             if entry.name.startswith(PARTIAL):
                 with suppress(OSError):  # gone, or another user's
-                    if time.time() - entry.stat().st_mtime > ABANDONED:
+                    if now - entry.stat().st_mtime > ABANDONED:
                         os.unlink(entry.path)
+        _LISTED[folder] = now
     except OSError:
         pass  # no folder yet, or one that cannot be listed: writing says so
+
+
+_LISTED: dict[Path, float] = {}
+"""When this process last looked for abandoned files, by folder."""
 
 
 FORBIDDEN = set('/\\:*?"<>|')

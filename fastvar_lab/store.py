@@ -92,12 +92,8 @@ class Store:
         self.known = known
 
     def prepare(self) -> Store:
-        """Check that results can be written, before hours of work; raise OSError if not.
-
-        Removes what killed writes left more than a day ago.
-        """
+        """Check that results can be written, before hours of work; raise OSError if not."""
         writable(self.folder)
-        _remove_partials(self.folder)
         try:
             write(self.folder / "probe", lambda partial: partial.write_bytes(b"\0" * 2**20))
             (self.folder / "probe").unlink(missing_ok=True)
@@ -245,17 +241,6 @@ def size_table(store: Store) -> str:
     if len(sizes):
         lines.append(sizes.to_string(index=False, float_format="{:.1f}".format))
     return "\n".join(lines)
-
-
-def _remove_partials(folder: Path) -> None:
-    """Remove the temporary files of writes that were killed more than a day ago."""
-    for pattern in (".partial-*", "*/*/.partial-*"):
-        for path in folder.glob(pattern):
-            try:
-                if path.stat().st_mtime < time.time() - DAY:
-                    path.unlink()
-            except OSError:
-                pass  # another process removed it, or owns it
 
 
 def _experiment(path: Path) -> str:

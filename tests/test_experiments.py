@@ -152,22 +152,6 @@ def test_settings_of_any_plain_values_are_found_again(cell, tmp_path):
     assert store.picture(settings).tokens == [None]
 
 
-def test_what_killed_writes_left_is_removed_after_a_day(tmp_path):
-    store = Store(tmp_path).prepare()
-    store.put(SETTINGS, [{"value": 1}])
-    folder = store.path(SETTINGS).parent
-    old, new, other = folder / ".partial-1.json", folder / ".partial-2.json", folder / ".mine"
-    for path in (old, new, other):
-        path.touch()
-    for path in (old, other):
-        os.utime(path, (0, 0))
-    store.prepare()
-    assert not old.exists()
-    assert new.exists()
-    assert other.exists()
-    assert store.get(SETTINGS) == [{"value": 1}]
-
-
 def test_two_processes_do_not_corrupt_a_store(tmp_path):
     with multiprocessing.get_context("spawn").Pool(2) as pool:
         pool.map(_write_many, [tmp_path] * 2)

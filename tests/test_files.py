@@ -376,6 +376,14 @@ def test_what_a_killed_writer_left_goes_when_it_is_old(tmp_path):
     assert json.loads((tmp_path / "x.json").read_text()) == {}
 
 
+def test_a_folder_is_listed_once_however_many_files_are_written(tmp_path, monkeypatch):
+    listed, scandir = [], os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: listed.append(path) or scandir(path))
+    for name in "abc":
+        write_json(tmp_path / f"{name}.json", {})
+    assert listed == [tmp_path]
+
+
 # paths and messages
 
 

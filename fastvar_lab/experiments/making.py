@@ -22,7 +22,7 @@ from fastvar_lab.evaluators.closed_world import true_tokens
 from fastvar_lab.evaluators.picture_folder import SAMPLES, SETTINGS, read_settings
 from fastvar_lab.evaluators.plans import Plan, Sample, sample_rows
 from fastvar_lab.experiments.workers import ModelSpec
-from fastvar_lab.files import PARTIAL, remove_abandoned, write, write_json, write_utf8
+from fastvar_lab.files import PARTIAL, write, write_json, write_utf8
 from fastvar_lab.files import folder as writable
 from fastvar_lab.generation import generate
 from fastvar_lab.methods.columns import written
@@ -223,7 +223,7 @@ def _write_batch(pictures: np.ndarray, job: Job, part: Sequence[Sample], folder:
     """Write those pictures of a batch that are not there; return how many."""
     count, folders = 0, {(folder / sample.path).parent for sample in part}
     for place in folders:
-        remove_abandoned(writable(place))
+        writable(place)
     for sample, picture in zip(part, pictures, strict=True):
         if missing(folder, sample):
             _write_metadata(folder, sample)  # first: a picture that is there needs nothing more
@@ -249,7 +249,7 @@ def _truncated(values: Tensor) -> np.ndarray:
 def _write(path: Path, picture: np.ndarray, quality: int) -> None:
     image = Image.fromarray(picture)
     more = {"quality": quality} if path.suffix == ".jpg" else {"compress_level": ZLIB}
-    write(path, lambda partial: image.save(partial, **more), sweep=False)  # type: ignore[arg-type]
+    write(path, lambda partial: image.save(partial, **more))  # type: ignore[arg-type]
 
 
 def _write_metadata(folder: Path, sample: Sample) -> None:
