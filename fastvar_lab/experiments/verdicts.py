@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from fastvar_lab.frames import GUIDANCE, OPERATIONS, counted
-from fastvar_lab.measure.statistics import bootstrap, paired, paired_at_equal
+from fastvar_lab.measure.statistics import bootstrap, bootstrap_of, paired, paired_at_equal
 
 HOLDS, FAILS, OPEN = "holds", "does not hold", "cannot tell"
 FEWEST = 8  # pictures, or turns, below which an interval decides nothing
@@ -65,6 +65,16 @@ def mean(values: np.ndarray) -> dict[str, float]:
     """Return a mean with its interval, as `above` takes it."""
     low, high = bootstrap(values)
     return {"difference": float(np.mean(values)), "low": low, "high": high, "n": len(values)}
+
+
+def median(turns: np.ndarray) -> dict[str, float]:
+    """Return a median with its interval, as `above` takes it: for what was timed turn by turn.
+
+    >>> median(np.array([2.0, 2.0, 9.0]))["difference"]
+    2.0
+    """
+    low, high = bootstrap_of(float, [turns])
+    return {"difference": float(np.median(turns)), "low": low, "high": high, "n": len(turns)}
 
 
 def line_over(

@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 
 from fastvar_lab.experiments.base import Cell, Experiment, Question, in_turns, timed_cells
-from fastvar_lab.experiments.verdicts import Answer, Claim, above, label, mean
+from fastvar_lab.experiments.verdicts import Answer, Claim, above, label, median
 from fastvar_lab.frames import FULL
 from fastvar_lab.generation import generate
 from fastvar_lab.instruments.unfused import Unfused
@@ -74,11 +74,11 @@ def combines_with_fused_attention(frame: pd.DataFrame) -> Answer:
     ms = frame.pivot_table(index="turn", columns=["kernel", "method"], values="ms")
     speedup = (1 / ms).mul(ms["unfused", full], axis=0)
     names = {"fused": ("fused", full), "pruned": ("unfused", fast), "both": ("fused", fast)}
-    means = {name: float(speedup[cell].mean()) for name, cell in names.items()}
-    better = max(("fused", "pruned"), key=lambda name: means[name])
+    medians = {name: float(speedup[cell].median()) for name, cell in names.items()}
+    better = max(("fused", "pruned"), key=lambda name: medians[name])
     gap = (speedup[names["both"]] - speedup[names[better]]).to_numpy()
-    each = ", ".join(f"{name} {times:.2f}x" for name, times in means.items())
-    answer = above(mean(gap), "x", f"both over {better} alone")
+    each = ", ".join(f"{name} {times:.2f}x" for name, times in medians.items())
+    answer = above(median(gap), "x", f"both over {better} alone")
     return Answer(f"{each}; {answer.text}", answer.verdict)
 
 

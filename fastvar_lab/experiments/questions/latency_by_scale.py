@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import pandas as pd
 
 from fastvar_lab.experiments.base import Cell, Experiment, Question, timed_cells
-from fastvar_lab.experiments.verdicts import Answer, Claim, above, mean
+from fastvar_lab.experiments.verdicts import Answer, Claim, above, median
 from fastvar_lab.experiments.watching import total_ms, watched
 from fastvar_lab.models.model import Model
 from fastvar_lab.plotting import charts
@@ -50,7 +50,7 @@ def late_steps_take_the_time(frame: pd.DataFrame) -> Answer:
     """Share of the last two steps in a full generation's time, turn by turn."""
     rows = frame[(frame.family == "full") & (frame.step >= frame.step.max() - 1)]
     shares = rows.groupby("turn").share.sum().to_numpy()
-    return above(mean(shares), "", "share of the last two steps", 0.5)
+    return above(median(shares), "", "share of the last two steps", 0.5)
 
 
 EXPERIMENT = Experiment(
