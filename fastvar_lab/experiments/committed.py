@@ -44,9 +44,11 @@ class Committed:
         cells: dict[str, Rows] = {}
         for frame, _ in self._frames:
             results = frame.drop(columns=[c for c in RUN_COLUMNS if c in frame])
-            for cell, part in results.groupby(CELL, sort=False):
-                rows = part.drop(columns=CELL).to_dict("records")
-                cells[str(cell)] = [{str(k): v for k, v in row.items() if v == v} for row in rows]
+            of_frame: dict[str, Rows] = {}
+            for row in results.to_dict("records"):
+                rows = of_frame.setdefault(str(row.pop(CELL)), [])
+                rows.append({str(k): v for k, v in row.items() if v == v})
+            cells |= of_frame
         return cells
 
     @cached_property
