@@ -1355,6 +1355,32 @@ def test_a_store_is_pruned_by_model_and_by_age(tmp_path):
     assert not len(store.sizes())
 
 
+@pytest.mark.parametrize(
+    ("columns", "expected"),
+    [
+        (
+            {"trick": ["a", "a", "b"], "gain": [1.0, 2.0, 3.0]},
+            {"trick": ["a", "b"], "gain": ["1.5", "3"]},
+        ),
+        ({"gain": [1.0, 2.0, 6.0]}, {"gain": ["3"]}),
+        (
+            {"method": ["x"] * 3, "trick": ["a", "a", "b"], "ms": [1.0, 2.0, 3.0]},
+            {"method": ["x", "x"], "trick": ["a", "b"], "ms": ["1.5", "3"]},
+        ),
+    ],
+)
+def test_columns_of_an_experiment_of_your_own_are_settings_or_measured(columns, expected):
+    assert tables.tabulate(pd.DataFrame(columns)).to_dict("list") == expected
+
+
+def test_tables_of_points_write_their_intervals():
+    point = {"what": "settled", "size": "2x2", "step": 1, "low": 0.2, "high": 0.4, "n": 9}
+    several = [{**point, "what": "spectrum", "mean": mean} for mean in (0.1, 0.3)]
+    table = tables.tabulate(pd.DataFrame([{**point, "mean": 0.3}, *several]))
+    assert table["mean"].to_list() == ["0.3 (0.2 to 0.4)", "0.2"]
+    assert "several points" in table.attrs["note"]
+
+
 def test_frames_of_several_models_and_machines_merge_into_one_table():
     one = synthetic("rivals").assign(model="a", weights="1", prompt="x")
     one["machine"] = np.where(one.kind == "time", "laptop", None)

@@ -89,8 +89,9 @@ def tables(path: str | Path, frame: pd.DataFrame, caption: str = "") -> Iterator
     `path` is without its ending.
     """
     table = tabulate(frame)
-    yield Path(f"{path}.md"), markdown(table)
-    yield Path(f"{path}.tex"), latex(table, caption, label=f"tab:{Path(path).name}")
+    said = " ".join(filter(None, (caption, _note(table))))
+    yield Path(f"{path}.md"), _noted(table)
+    yield Path(f"{path}.tex"), latex(table, said, label=f"tab:{Path(path).name}")
 
 
 def more_tables(
@@ -99,10 +100,19 @@ def more_tables(
     """Yield an experiment's other tables, NAME_TITLE.csv, .md and .tex each, with their notes."""
     for title, make in experiment.tables.items():
         table, place = make(frame), Path(f"{path}_{title}")
-        note = str(table.attrs.get(NOTE, ""))
         yield Path(f"{place}.csv"), table.to_csv(index=False)
-        yield Path(f"{place}.md"), markdown(table) + (f"\n{escaped(note)}\n" if note else "")
-        yield Path(f"{place}.tex"), latex(table, note, label=f"tab:{place.name}")
+        yield Path(f"{place}.md"), _noted(table)
+        yield Path(f"{place}.tex"), latex(table, _note(table), label=f"tab:{place.name}")
+
+
+def _note(table: pd.DataFrame) -> str:
+    return str(table.attrs.get(NOTE, ""))
+
+
+def _noted(table: pd.DataFrame) -> str:
+    """Write a table as Markdown with its note under it."""
+    note = _note(table)
+    return markdown(table) + (f"\n{escaped(note)}\n" if note else "")
 
 
 def disown_data(path: Path) -> None:

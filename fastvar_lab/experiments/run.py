@@ -195,10 +195,10 @@ def table(name: str, frame: pd.DataFrame) -> str:
     """Format what a frame says for a terminal, under the name of an experiment or any other."""
     known = REGISTRY.get(name)
     lines = [f"{name}: {known.question} ({known.source})" if known else name]
-    lines.append(tabulate(frame).to_string(index=False))
-    for title, make in (known.tables if known else {}).items():
-        more = make(frame)
-        lines += [f"{title}:", more.to_string(index=False), *filter(None, [more.attrs.get(NOTE)])]
+    more = {title: make(frame) for title, make in (known.tables if known else {}).items()}
+    for title, part in {"": tabulate(frame), **more}.items():
+        text = [f"{title}:" if title else "", part.to_string(index=False), part.attrs.get(NOTE)]
+        lines += filter(None, text)
     if "picture" in frame:
         kind = "95 % intervals" if "kind" in frame else "means"
         lines.append(f"n = {frame.picture.nunique()} pictures, {kind}")

@@ -7,11 +7,13 @@ from collections.abc import Collection
 from typing import Any
 
 import pandas as pd
+from pandas.api.types import is_numeric_dtype
 
 from fastvar_lab.frames import (
     CACHE,
     GUIDANCE,
     KEPT,
+    NOTE,
     OPERATIONS,
     SCORE,
     by_guidance,
@@ -62,6 +64,9 @@ MEASURED = (
     "peak_bytes",
 )
 
+POINTS = {"mean", "low", "high", "n"}
+"""Columns of frames that hold the points of a figure in place of its pictures."""
+
 SAME = 1e-4
 """Width of an interval of equal values: in float32, MS-SSIM of equal pictures is 1 within 2e-5."""
 
@@ -74,7 +79,8 @@ def tabulate(frame: pd.DataFrame) -> pd.DataFrame:
 
     Speedups are medians of turns, their interval in square brackets. A merged frame has a line for
     each model and machine. Frames of experiments that compare no methods give the means of what
-    was measured by setting, with a note beside disturbed timings.
+    was measured by setting, with a note beside disturbed timings. Columns of your own that hold
+    text are settings too, and those of numbers are measured where no usual one is.
 
     >>> full = {"method": "full", "family": "full"}
     >>> row = {"kind": "quality", "right": 1.0, **full}
@@ -83,21 +89,47 @@ def tabulate(frame: pd.DataFrame) -> pd.DataFrame:
     ['full', '1.00 (0.34 to 1.00)', '1.00', '1.00', '2']
     """
     if "kind" not in frame or not (frame.kind == "quality").any():
-        several = [c for c in PLACE if c in frame and frame[c].nunique() > 1]
-        by = [*several, *(c for c in SETTINGS if c in frame and frame[c].notna().any())]
-        numbers = [c for c in MEASURED if c in frame and frame[c].notna().any()]
-        kinds = {c: "median" if c == "ms" else "mean" for c in numbers}
-        groups = frame.assign(disturbed=disturbances(frame)).groupby(by, sort=False, dropna=False)
-        table = groups.agg(kinds)
-        table = table.apply(lambda part: part.map(_percent if part.name in SHARES else _digits))
-        wide = groups.disturbed.any()
-        if wide.any():
-            table["note"] = [DISTURBED if any_wide else "" for any_wide in wide]
-        return table.reset_index().fillna("")
+        return _settings_table(frame)
     if not (frame.kind == "time").any():
         return _counted_table(frame)
     parts = [_compared_table(part, place) for place, part in _places(frame)]
     return pd.concat(parts, ignore_index=True).fillna("")
+
+
+def _settings_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """Average what was measured, by setting; times are medians."""
+    known = {*SETTINGS, *MEASURED, *PLACE}
+    own = [c for c in map(str, frame.columns) if c not in known and not is_described(c)]
+    text = [c for c in own if not is_numeric_dtype(frame[c])]
+    several = [c for c in PLACE if c in frame and frame[c].nunique() > 1]
+    by = [*several, *(c for c in SETTINGS if c in frame and frame[c].notna().any()), *text]
+    if set(frame.columns) >= POINTS:
+        return _points_table(frame, by)
+    numbers = [c for c in MEASURED if c in frame and frame[c].notna().any()]
+    numbers = numbers or [c for c in own if c not in text]
+    kinds = {c: "median" if c == "ms" else "mean" for c in numbers}
+    noted = frame.assign(disturbed=disturbances(frame))
+    groups = noted.groupby(by or noted.index.map(lambda row: "all"), sort=False, dropna=False)
+    table = groups.agg(kinds)
+    table = table.apply(lambda part: part.map(_percent if part.name in SHARES else _digits))
+    wide = groups.disturbed.any()
+    if wide.any():
+        table["note"] = [DISTURBED if any_wide else "" for any_wide in wide]
+    return table.reset_index(drop=not by).fillna("")
+
+
+def _points_table(frame: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    """Write the points of a figure whose pictures are summed up: means with their intervals."""
+    lines: list[dict[str, Any]] = []
+    for place, part in frame.groupby(by, sort=False, dropna=False):
+        mean = _digits(part["mean"].mean())
+        if len(part) == 1:
+            mean += f" ({_digits(part.low.item())} to {_digits(part.high.item())})"
+        lines.append({**dict(zip(by, place, strict=True)), "mean": mean, "n": str(part.n.max())})
+    table = pd.DataFrame(lines).fillna("")
+    if frame.groupby(by, dropna=False).size().max() > 1:
+        table.attrs[NOTE] = "A mean without an interval is of several points of the figure."
+    return table
 
 
 def _compared_table(frame: pd.DataFrame, place: dict[str, Any]) -> pd.DataFrame:
