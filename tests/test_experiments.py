@@ -1030,6 +1030,24 @@ def test_captions_and_tables_of_figures_are_checked(tmp_path, monkeypatch, capsy
     assert "cannot draw budget from its data" in figures.check(tmp_path, ["budget"])[0]
 
 
+def test_a_folder_of_figures_has_an_index(tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "run", lambda name, scope, **options: synthetic(name))
+    index = tmp_path / "README.md"
+    list(figures.draw(fv.load("tiny"), ["budget", "demo"], tmp_path, endings=("png",)))
+    rows = [line.split(" | ") for line in index.read_text().splitlines() if line.startswith("| [")]
+    assert [row[0].strip("| ") for row in rows] == ["[budget](budget.png)", "[demo](demo.png)"]
+    assert rows[0][1].startswith("Are planned schedules better at equal time")
+    assert rows[0][-1].strip("| ") == "[table](budget.md) [gains](budget_gains.md)"
+    index.write_text(index.read_text().replace("demo", "memo"))
+    assert figures.check(tmp_path) == [f"{index}: another list than that of its figures"]
+    list(figures.redraw(tmp_path, ["demo"], ("png",)))
+    assert figures.check(tmp_path) == []
+    index.write_text("# Mine")
+    list(figures.redraw(tmp_path, ["demo"], ("png",)))
+    assert index.read_text() == "# Mine"
+    assert figures.check(tmp_path) == []
+
+
 def test_claims_are_judged_by_their_intervals():
     frames = {name: synthetic(name) for name in claims.claiming()}
     text = claims.table(frames, "Synthetic.")

@@ -22,6 +22,7 @@ from tqdm.auto import tqdm
 from fastvar_lab.errors import short
 from fastvar_lab.experiments import agenda, listing, output, run
 from fastvar_lab.experiments.base import Experiment, Scope, has_random_weights
+from fastvar_lab.experiments.figure_index import INDEX, index_differs, write_index
 from fastvar_lab.experiments.galleries import GALLERIES, make
 from fastvar_lab.experiments.output import DRAWN_WITH, Report
 from fastvar_lab.experiments.workers import ModelSpec
@@ -92,6 +93,7 @@ def draw(
         figure = figure_of(name, out, report)
         texts = _texts(out / label, name, report, frame)
         yield from _finish(out / label, name, report, texts, figure, endings)
+        write_index(out)
 
 
 def _command(name: str | Experiment, model: Model, seed: int, scope: str) -> str:
@@ -220,6 +222,7 @@ def redraw(out: str | Path, names: Sequence[str], endings: Sequence[str]) -> Ite
         figure, texts = _from_data(name, out, report)
         report["versions"] |= {p: version(p) for p in DRAWN_WITH}
         yield from _finish(out / name, name, report, texts, figure, endings)
+    write_index(out)
 
 
 def figures_in(out: Path) -> list[str]:
@@ -282,7 +285,10 @@ def check(
     names = sorted(names or figures_in(out), key=partial(_size, out), reverse=True)
     checked = (map if executor is None else executor.map)(partial(_differences, out), names)
     bar = tqdm(checked, "figures", len(names), unit="figure", leave=False)
-    return [line for lines in bar for line in lines]
+    wrong = [line for lines in bar for line in lines]
+    if index_differs(out):
+        wrong.append(f"{out / INDEX}: another list than that of its figures")
+    return wrong
 
 
 def _size(out: Path, name: str) -> int:
