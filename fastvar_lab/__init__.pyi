@@ -11,7 +11,6 @@ from .experiments.run import compare as compare
 from .experiments.run import run as run
 from .experiments.verdicts import Answer as Answer
 from .experiments.verdicts import Claim as Claim
-from .experiments.workers import ModelSpec as ModelSpec
 from .generation import Generation as Generation
 from .generation import generate as generate
 from .generation import resume as resume
@@ -75,6 +74,7 @@ from .models.lora import unfuse_lora as unfuse_lora
 from .models.lora import unload_lora as unload_lora
 from .models.model import Model as Model
 from .models.model import paper_preset as paper_preset
+from .models.spec import ModelSpec as ModelSpec
 from .parity import check as check
 from .pictures import to_uint8 as to_uint8
 from .planning.planner import Planner as Planner

@@ -21,9 +21,9 @@ from fastvar_lab.cli import cmd_demo
 from fastvar_lab.cli.main import commands, main
 from fastvar_lab.cli.options import spec
 from fastvar_lab.evaluators.closed_world import true_tokens
-from fastvar_lab.experiments.workers import ModelSpec
 from fastvar_lab.files import write
 from fastvar_lab.models import tiny
+from fastvar_lab.models.spec import ModelSpec
 from fastvar_lab.pictures import file_name
 from fastvar_lab.plotting import charts, panels
 from fastvar_lab.plotting.style import write_figure

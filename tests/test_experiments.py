@@ -57,7 +57,6 @@ from fastvar_lab.experiments.questions import (
     sublayer_overhead,
 )
 from fastvar_lab.experiments.questions import extreme_ratios as extreme
-from fastvar_lab.experiments.workers import ModelSpec
 from fastvar_lab.frames import FULL, counted
 from fastvar_lab.measure.controls import control
 from fastvar_lab.measure.quality import METRICS, MOST_PSNR
@@ -75,6 +74,7 @@ from fastvar_lab.methods.fingerprint import user_code_hash
 from fastvar_lab.methods.parse import read_method
 from fastvar_lab.methods.prune import PruneRunner
 from fastvar_lab.models import build
+from fastvar_lab.models.spec import ModelSpec
 from fastvar_lab.planning.trials import TuningLog
 from fastvar_lab.plotting import charts, tables
 from fastvar_lab.plotting.style import write_figure

@@ -19,9 +19,9 @@ from fastvar_lab.backbones.infinity import Infinity, InfinityConfig
 from fastvar_lab.backbones.text import RandomText
 from fastvar_lab.cli.main import main
 from fastvar_lab.errors import WeightsError
-from fastvar_lab.experiments.workers import ModelSpec
 from fastvar_lab.models import build, families, loading, releases, staging
 from fastvar_lab.models.features import text_label
+from fastvar_lab.models.spec import ModelSpec
 from fastvar_lab.models.states import looks_like
 from fastvar_lab.networks.random_networks import letter_tokenizer
 

@@ -12,7 +12,7 @@ from torch import nn
 import fastvar_lab as fv
 from fastvar_lab.cli.main import main
 from fastvar_lab.errors import WeightsError
-from fastvar_lab.experiments.workers import ModelSpec
+from fastvar_lab.models.spec import ModelSpec
 from tests.families import FAMILIES, small_model
 from tests.test_adapters import PROJECTIONS, logits_of
 

@@ -14,9 +14,10 @@ import yaml
 
 import fastvar_lab as fv
 from fastvar_lab.cli.main import _parser
-from fastvar_lab.experiments import base, figures, workers
+from fastvar_lab.experiments import base, figures
 from fastvar_lab.experiments.output import read_frame, read_rows
 from fastvar_lab.measure.ranking import ranking
+from fastvar_lab.models import spec as model_spec
 from fastvar_lab.models import tiny
 from fastvar_lab.scales import square
 
@@ -107,8 +108,8 @@ def test_the_code_of_a_page_runs_in_one_session(page, tmp_path, monkeypatch, req
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setitem(base.SCOPES, "quick", base.Scope("quick", prompts=1, repeats=1))
     monkeypatch.setattr(tiny, "TINY", SMALL)
-    workers._open.cache_clear()
-    request.addfinalizer(workers._open.cache_clear)  # later tests want the whole model
+    model_spec._open.cache_clear()
+    request.addfinalizer(model_spec._open.cache_clear)  # later tests want the whole model
     path = tmp_path / f"{page.stem.lower()}_page.py"
     path.write_text(script(page))
     spec = importlib.util.spec_from_file_location(path.stem, path)

@@ -13,8 +13,8 @@ if TYPE_CHECKING:  # imported when a command runs, to keep help and errors fast
     from concurrent.futures import Executor
 
     from fastvar_lab.evaluators.plans import Plan
-    from fastvar_lab.experiments.workers import ModelSpec
     from fastvar_lab.models.model import Model
+    from fastvar_lab.models.spec import ModelSpec
     from fastvar_lab.prompts import PromptSet
     from fastvar_lab.sampling import Sampling
     from fastvar_lab.scales import Sizes
@@ -176,7 +176,7 @@ def plan(args: argparse.Namespace, **more: Any) -> Plan:
 
 def spec(args: argparse.Namespace) -> ModelSpec:
     """Return how to open the model of the options of `add_model`."""
-    from fastvar_lab.experiments.workers import ModelSpec
+    from fastvar_lab.models.spec import ModelSpec
 
     dtype = args.dtype or "float32"
     return ModelSpec(args.model, args.weights, args.device, dtype, args.lora, args.lora_scale)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from fastvar_lab.cli import options
 
 if TYPE_CHECKING:
-    from fastvar_lab.experiments.workers import ModelSpec
     from fastvar_lab.models.model import Model
+    from fastvar_lab.models.spec import ModelSpec
     from fastvar_lab.scales import Sizes
 
 

@@ -18,10 +18,10 @@ from fastvar_lab.experiments.comparison import comparison, halves_and_wholes, wi
 from fastvar_lab.experiments.jobs import CellJob, GuidedJob, Job
 from fastvar_lab.experiments.listing import LISTER
 from fastvar_lab.experiments.questions import shipped
-from fastvar_lab.experiments.workers import ModelSpec
 from fastvar_lab.measure import quality
 from fastvar_lab.methods.columns import labelled
 from fastvar_lab.models.model import Model
+from fastvar_lab.models.spec import ModelSpec
 from fastvar_lab.prompts import Item, PromptSet, as_prompts, seeded
 from fastvar_lab.seam import Method
 

@@ -13,11 +13,11 @@ from fastvar_lab.experiments.base import Experiment, Scope
 from fastvar_lab.experiments.figures import meaningless, read_report
 from fastvar_lab.experiments.output import Report, model_option, read_rows, repeating
 from fastvar_lab.experiments.verdicts import OPEN, Answer, Claim
-from fastvar_lab.experiments.workers import ModelSpec
 from fastvar_lab.files import expanded
 from fastvar_lab.frames import CELL
 from fastvar_lab.measure.speedup import DISTURBED, undisturbed
 from fastvar_lab.models.model import Model
+from fastvar_lab.models.spec import ModelSpec
 from fastvar_lab.plotting.tables import escaped, markdown
 from fastvar_lab.prompts import PromptSet
 from fastvar_lab.store import Store

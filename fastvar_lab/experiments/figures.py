@@ -25,11 +25,11 @@ from fastvar_lab.experiments.base import Experiment, Scope, has_random_weights
 from fastvar_lab.experiments.figure_index import INDEX, index_differs, write_index
 from fastvar_lab.experiments.galleries import GALLERIES, make
 from fastvar_lab.experiments.output import DRAWN_WITH, Report
-from fastvar_lab.experiments.workers import ModelSpec
 from fastvar_lab.files import expanded, folder, read_json, write, write_json, write_utf8
 from fastvar_lab.frames import GUIDANCE
 from fastvar_lab.measure import quality
 from fastvar_lab.models.model import Model
+from fastvar_lab.models.spec import ModelSpec
 from fastvar_lab.plotting.style import write_figure
 from fastvar_lab.prompts import PromptSet
 from fastvar_lab.store import Store

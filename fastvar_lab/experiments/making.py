@@ -21,13 +21,13 @@ from fastvar_lab.errors import short, unknown
 from fastvar_lab.evaluators.closed_world import true_tokens
 from fastvar_lab.evaluators.picture_folder import SAMPLES, SETTINGS, read_settings
 from fastvar_lab.evaluators.plans import Plan, Sample, sample_rows
-from fastvar_lab.experiments.workers import ModelSpec
 from fastvar_lab.files import PARTIAL, write, write_json, write_utf8
 from fastvar_lab.files import folder as writable
 from fastvar_lab.generation import generate
 from fastvar_lab.methods.columns import written
 from fastvar_lab.models.features import text_label
 from fastvar_lab.models.model import Model
+from fastvar_lab.models.spec import ModelSpec
 from fastvar_lab.models.stamps import Identity
 from fastvar_lab.pictures import to_uint8
 from fastvar_lab.provenance import environment, versions

@@ -14,11 +14,11 @@ import pandas as pd
 
 from fastvar_lab.errors import short
 from fastvar_lab.experiments.base import OURS, Experiment
-from fastvar_lab.experiments.workers import ModelSpec
 from fastvar_lab.files import write
 from fastvar_lab.frames import METRICS, NOTE
 from fastvar_lab.measure import quality
 from fastvar_lab.models.model import Model
+from fastvar_lab.models.spec import ModelSpec
 from fastvar_lab.plotting.tables import escaped, latex, markdown, tabulate
 from fastvar_lab.prompts import PromptFile, PromptSet
 from fastvar_lab.provenance import provenance as where_from

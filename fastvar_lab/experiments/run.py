@@ -12,10 +12,11 @@ from tqdm.auto import tqdm
 from fastvar_lab.experiments.agenda import REGISTRY, Agenda, Compared, agenda, comparing_jobs
 from fastvar_lab.experiments.base import Experiment, Scope
 from fastvar_lab.experiments.jobs import Disturbed, Job, metric_addresses
-from fastvar_lab.experiments.workers import ModelSpec, expectation, submit
+from fastvar_lab.experiments.workers import expectation, submit
 from fastvar_lab.frames import LINE, METRICS, NOTE
 from fastvar_lab.measure import quality
 from fastvar_lab.models.model import Model
+from fastvar_lab.models.spec import ModelSpec
 from fastvar_lab.plotting import charts
 from fastvar_lab.plotting.tables import tabulate
 from fastvar_lab.prompts import PromptSet

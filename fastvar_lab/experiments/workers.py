@@ -1,4 +1,4 @@
-"""Workers: how a model is opened elsewhere, the pools that run jobs, and the job as they run it."""
+"""Workers: the pools that run jobs, and a job as they run it."""
 
 from __future__ import annotations
 
@@ -8,77 +8,20 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Executor, Future, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from functools import lru_cache
 from multiprocessing import get_context, parent_process
 from typing import Any
 
 import torch
 
 from fastvar_lab.experiments.jobs import Job
-from fastvar_lab.files import expanded, source_hash
-from fastvar_lab.models.loading import load
+from fastvar_lab.files import source_hash
 from fastvar_lab.models.model import Model
+from fastvar_lab.models.spec import ModelSpec
 from fastvar_lab.provenance import versions
 from fastvar_lab.store import Store
 
 JUDGED_WITH = ("scipy",)
 """Packages whose versions change scores, beside `provenance.COMPUTED_WITH`."""
-OPENING = threading.Lock()  # a worker with several threads opens a model once
-
-
-@dataclass(frozen=True)
-class ModelSpec:
-    """How a model is opened, as plain values that travel to a worker; see `load`.
-
-    >>> ModelSpec("tiny").open().name
-    'tiny'
-    """
-
-    name: str = "tiny"
-    weights: str | None = None
-    device: str = "cpu"
-    dtype: str = "float32"
-    lora: str | None = None
-    lora_scale: float = 1.0
-    precision: str = "float32"
-    sizes: tuple[tuple[int, int], ...] | None = None
-    features: str | None = None
-    instruction: str | None = None
-    text: bool = True
-
-    def open(self) -> Model:
-        """Open the model, once per process."""
-        with OPENING:
-            return _open(self)
-
-    def resolved(self) -> ModelSpec:
-        """Return the same with whole paths: workers run elsewhere."""
-        names = ("weights", "lora", "features", "instruction")
-        paths: dict[str, Any] = {
-            name: str(expanded(str(getattr(self, name))).resolve())
-            for name in names
-            if getattr(self, name) not in (None, "random")
-        }
-        return replace(self, **paths)
-
-
-@lru_cache(maxsize=2)
-def _open(spec: ModelSpec) -> Model:
-    dtype: Any = getattr(torch, spec.dtype, spec.dtype)  # `load` refuses what is none
-    return load(
-        spec.name,
-        spec.weights,
-        spec.device,
-        dtype,
-        precision=spec.precision,
-        sizes=spec.sizes,
-        lora=spec.lora,
-        lora_scale=spec.lora_scale,
-        features=spec.features,
-        instruction=spec.instruction,
-        text=spec.text,
-    )
 
 
 def expectation(model: Model) -> dict[str, Any]:
