@@ -133,6 +133,11 @@ def full_and_preset(model: Model) -> Methods:
     return {FULL: Dense(), FASTVAR: paper_preset(model)}
 
 
+def rendered_detail(model: Model) -> Sequence[str]:
+    """Return the metric of detail for a model whose prompts can be rendered: it needs the truth."""
+    return ("detail",) if model.grammar is not None else ()
+
+
 @dataclass(frozen=True)
 class Experiment:
     """One question, and all that answers it.

@@ -94,7 +94,7 @@ def line_over(
         rows = frame if scale is None else frame[frame[GUIDANCE] == scale]
         gap = paired_at_equal(counted(rows), first, second, value, cost)
         where = "" if scale is None else f" at guidance {scale:g}"
-        return above(gap, " dB" if value == "psnr" else "", f"{first} over {second}{where}")
+        return _over(first, second, value, where, gap)
 
     def answer(frame: pd.DataFrame) -> Answer:
         quality(frame, value)  # raises where it was not measured
@@ -119,9 +119,17 @@ def method_over(
         if missing:
             raise ValueError(f"the frame has no method {' and '.join(sorted(missing))}")
         gap = paired(rows, first, second, value)
-        return above(gap, " dB" if value == "psnr" else "", f"{first} over {second}", least)
+        return _over(first, second, value, "", gap, least)
 
     return answer
+
+
+def _over(
+    first: str, second: str, value: str, where: str, gap: Mapping[str, float], least: float = 0.0
+) -> Answer:
+    """Judge a difference of two lines or methods, with its unit, or what it is a difference of."""
+    unit, what = (" dB", "") if value == "psnr" else ("", f", {value.replace('_', ' ')}")
+    return above(gap, unit, f"{first} over {second}{what}{where}", least)
 
 
 def quality(frame: pd.DataFrame, value: str) -> pd.DataFrame:

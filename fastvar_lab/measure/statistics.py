@@ -171,7 +171,8 @@ def paired_at_equal(
     )
     gaps = (a - b).mean(axis=1)
     low, high = bootstrap(gaps)
-    return {"difference": float(np.nanmean(gaps)), "low": low, "high": high, "n": len(gaps)}
+    n = int(np.isfinite(gaps).sum())
+    return {"difference": float(np.nanmean(gaps)), "low": low, "high": high, "n": n}
 
 
 def paired(frame: pd.DataFrame, first: str, second: str, value: str) -> dict[str, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from fastvar_lab.experiments.base import Experiment, Lines
+from fastvar_lab.experiments.base import Experiment, Lines, rendered_detail
 from fastvar_lab.experiments.verdicts import Claim, line_over
 from fastvar_lab.methods.fastervar import FasterVAR
 from fastvar_lab.methods.prune import Prune
@@ -44,12 +44,18 @@ EXPERIMENT = Experiment(
     methods=methods,
     chart=charts.by_operations,
     points=charts.operations_points,
+    metrics=rendered_detail,
     timed=False,
     claims=(
         Claim(
             "Mixtures are better than the same number of tokens",
             "FasterVAR computes random mixtures; no control was printed",
             line_over(MIXED, GATHERED),
+        ),
+        Claim(
+            "Mixtures keep more detail than the same number of tokens",
+            "FasterVAR computes random mixtures; no control was printed",
+            line_over(GATHERED, MIXED, value="detail_error"),
         ),
         Claim(
             "Drawing positions by norm is better than evenly",

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import pandas as pd
 
-from fastvar_lab.experiments.base import Experiment, Methods
+from fastvar_lab.experiments.base import Experiment, Methods, rendered_detail
 from fastvar_lab.experiments.sets import whole_sets
 from fastvar_lab.experiments.verdicts import OPEN, Answer, Claim, above, quality, together
 from fastvar_lab.frames import GUIDANCE
@@ -98,11 +96,6 @@ def beats_tome(frame: pd.DataFrame) -> Answer:
     return together(answers)
 
 
-def metrics(model: Model) -> Sequence[str]:
-    """Return the metrics beside the usual ones: detail where the truth can be rendered."""
-    return ("detail",) if model.grammar is not None else ()
-
-
 EXPERIMENT = Experiment(
     question="Which accelerator is best at equal time?",
     source="Table 3; supplement, Table A.2; every method's paper",
@@ -115,7 +108,7 @@ EXPERIMENT = Experiment(
             beats_tome,
         ),
     ),
-    metrics=metrics,
+    metrics=rendered_detail,
     guidances=GUIDANCES,
     beside=whole_sets,
     tables={

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fastvar_lab.experiments.base import Experiment, Lines
+from fastvar_lab.experiments.base import Experiment, Lines, rendered_detail
 from fastvar_lab.experiments.keeping import keeping
 from fastvar_lab.experiments.verdicts import Claim, line_over
 from fastvar_lab.methods.prune import Prune
@@ -37,6 +37,7 @@ EXPERIMENT = Experiment(
     methods=methods,
     chart=charts.by_operations,
     points=charts.operations_points,
+    metrics=rendered_detail,
     timed=False,
     claims=(
         Claim(
@@ -48,6 +49,11 @@ EXPERIMENT = Experiment(
             "Skipping loses more of the spectrum than pruning",
             "SkipVAR: pictures of high frequency can skip least; PSNR favors blur",
             line_over("skipping", "pruning", value="spectrum_error"),
+        ),
+        Claim(
+            "Skipping loses more detail than pruning",
+            "SkipVAR: pictures of high frequency can skip least; PSNR favors blur",
+            line_over("skipping", "pruning", value="detail_error"),
         ),
         Claim(
             "Skipping the last step on top of pruning pays",

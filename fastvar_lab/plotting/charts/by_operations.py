@@ -16,7 +16,11 @@ COSTS = {
     OPERATIONS: "operations (% of full)",
     CACHE: "keys and values held (% of full in 16 bits)",
 }
-QUALITIES = {"psnr": "PSNR to full (dB)", "spectrum_error": "spectrum error"}
+QUALITIES = {
+    "psnr": "PSNR to full (dB)",
+    "spectrum_error": "spectrum error",
+    "detail_error": "error of detail (octaves)",
+}
 HEIGHT = 2.3  # inches of a row of panels
 
 
