@@ -82,7 +82,9 @@ def pictured(text):
     maps = {text: image[..., 0]}
     yield panels.gallery({text: image})
     yield panels.spectra(np.arange(3), {text: np.arange(3)})
-    yield panels.comparison(image, image, maps, [text, "2"], [1, 2], [1, 1], text, text, text)
+    yield panels.comparison(
+        image, image, maps, [text, "2"], [1, 2], [1, 1], text, text, text, name=text
+    )
     yield panels.steps({text: [image, image]}, [text, "2x2"])
     yield panels.pairs({text: (image, image)})
 

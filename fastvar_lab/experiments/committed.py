@@ -40,15 +40,19 @@ class Committed:
 
     @cached_property
     def _cells(self) -> dict[str, Rows]:
-        """The rows of each cell, without what is not there and what is of the run."""
+        """The rows of each cell, without what is not there and what is of the run.
+
+        Equal methods under several labels share a cell, whose rows stand once for each label.
+        """
         cells: dict[str, Rows] = {}
         for frame, _ in self._frames:
             results = frame.drop(columns=[c for c in RUN_COLUMNS if c in frame])
-            of_frame: dict[str, Rows] = {}
+            of_frame: dict[str, tuple[Any, Rows]] = {}
             for row in results.to_dict("records"):
-                rows = of_frame.setdefault(str(row.pop(CELL)), [])
-                rows.append({str(k): v for k, v in row.items() if v == v})
-            cells |= of_frame
+                label, rows = of_frame.setdefault(str(row.pop(CELL)), (row.get("method"), []))
+                if row.get("method") == label or label != label:
+                    rows.append({str(k): v for k, v in row.items() if v == v})
+            cells |= {cell: rows for cell, (_, rows) in of_frame.items()}
         return cells
 
     @cached_property

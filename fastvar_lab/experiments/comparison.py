@@ -129,13 +129,19 @@ def _over_pictures(question: Question, cell: Cell) -> Cell:
 
 
 def counting(question: Question, experiment: str) -> list[Job]:
-    """Return the job that counts operations: of each picture if a method decides from the data."""
-    model, cells = question.model, list[Cell]()
-    for label, method in question.methods.items():
-        fixed = flops.exact(method, model.grids())
-        batches = [(0, (question.timed,))] if fixed else question.batches()
-        cells += [Cell({"kind": "operations"}, method, label, items, n) for n, items in batches]
-    return [CellJob(OPERATIONS, 1, Each(counts), tuple(cells), experiment)]
+    """Return the jobs that count operations: of each picture if a method decides from the data."""
+    grids, methods = question.model.grids(), question.methods
+    fixed = {label: m for label, m in methods.items() if flops.exact(m, grids)}
+    deciding = {label: m for label, m in methods.items() if label not in fixed}
+
+    def job(methods: Methods, items: tuple[Item, ...], first: int) -> CellJob:
+        what = {"kind": "operations"}
+        cells = [Cell(what, method, label, items, first) for label, method in methods.items()]
+        return CellJob(OPERATIONS, 1, Each(counts), tuple(cells), experiment)
+
+    batches = question.batches() if deciding else []
+    of_each = [job(deciding, items, first) for first, items in batches]
+    return [job(fixed, (question.timed,), 0), *of_each]
 
 
 def counts(model: Model, cell: Cell) -> Rows:

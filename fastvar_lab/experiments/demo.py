@@ -10,11 +10,13 @@ import numpy as np
 
 from fastvar_lab.audit import checked_acts
 from fastvar_lab.files import folder, write_json
+from fastvar_lab.frames import FASTVAR
 from fastvar_lab.instruments.observe import observe
 from fastvar_lab.instruments.trace import Trace
-from fastvar_lab.measure.quality import MOST_PSNR, psnr, ssim
+from fastvar_lab.measure.quality import psnr, ssim
 from fastvar_lab.measure.scale_steps import images
 from fastvar_lab.measure.speedup import DISTURBED
+from fastvar_lab.methods.columns import family
 from fastvar_lab.methods.prune import Dense
 from fastvar_lab.models.model import Model
 from fastvar_lab.pictures import to_uint8, write_image
@@ -71,6 +73,8 @@ def compare(model: Model, prompt: str, method: Method, seed: int, repeats: int =
         "gflop_fast": costs[1] / 1e9,
         "psnr": psnr(pictures["full"], pictures["fast"]),
         "ssim": ssim(pictures["full"], pictures["fast"]),
+        "identical": bool(np.array_equal(pictures["full"], pictures["fast"])),
+        "family": family(method),
         "seed": seed,
         **provenance(model, method, fast.generation.request),
     }
@@ -88,7 +92,7 @@ def race(model: Model, compared: Compared) -> list[motion.Frame]:
     _, trace = observe(model, report["prompt"], Dense(), seed=report["seed"])
     runs = {
         name: motion.Run([*images(t, model.decode)[:, 0]], report["scales"], report[f"ms_{key}"])
-        for name, key, t in (("full", "full", trace), ("FastVAR", "fast", compared.trace))
+        for name, key, t in (("full", "full", trace), (_name(report), "fast", compared.trace))
     }
     return motion.race(runs, f"“{report['prompt']}”, {motion.SLOWER:g} times slowed down")
 
@@ -107,7 +111,13 @@ def draw(
         f"“{report['prompt']}”, seed {report['seed']}: {_gap(report)}",
         f"{report['speedup']:.2f} times as fast (FLOP bound {report['speedup_flop_bound']:.2f})"
         f"{_note(report)}",
+        name=_name(report),
     )
+
+
+def _name(report: dict[str, Any]) -> str:
+    """Name the method's family."""
+    return str(report.get("family", FASTVAR))  # reports before there was the entry are of FastVAR
 
 
 def _note(report: dict[str, Any]) -> str:
@@ -117,7 +127,7 @@ def _note(report: dict[str, Any]) -> str:
 
 def _gap(report: dict[str, Any]) -> str:
     """Write the distance between the two pictures: PSNR and SSIM, or "identical"."""
-    if report["psnr"] == MOST_PSNR:
+    if report.get("identical"):
         return "identical"
     return f"PSNR {report['psnr']:.1f} dB, SSIM {report['ssim']:.3f}"
 

@@ -15,6 +15,7 @@ from fastvar_lab.evaluators.plans import Plan
 from fastvar_lab.evaluators.prompt_scores import MISMATCHED
 from fastvar_lab.evaluators.scoring import score
 from fastvar_lab.experiments.making import Job, make
+from fastvar_lab.files import expanded
 from fastvar_lab.measure.statistics import bootstrap
 from fastvar_lab.models.model import Model
 from fastvar_lab.sampling import Sampling
@@ -47,7 +48,7 @@ def evaluate(
     plan = Plan(find("closed-world"), n=n, seed=seed)
     job = Job(plan, method, sampling, maps, given=given)
     with ExitStack() as stack:
-        root = Path(folder or Path(stack.enter_context(TemporaryDirectory())) / "pictures")
+        root = expanded(folder or Path(stack.enter_context(TemporaryDirectory())) / "pictures")
         make(model, job, root)
         pictures = PictureFolder(root)
         result = score(pictures, ["closed-world"])["closed-world"]

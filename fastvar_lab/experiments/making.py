@@ -21,7 +21,7 @@ from fastvar_lab.errors import short, unknown
 from fastvar_lab.evaluators.closed_world import true_tokens
 from fastvar_lab.evaluators.picture_folder import SAMPLES, SETTINGS, read_settings
 from fastvar_lab.evaluators.plans import Plan, Sample, sample_rows
-from fastvar_lab.files import PARTIAL, write, write_json, write_utf8
+from fastvar_lab.files import PARTIAL, expanded, write, write_json, write_utf8
 from fastvar_lab.files import folder as writable
 from fastvar_lab.generation import generate
 from fastvar_lab.methods.columns import written
@@ -141,6 +141,7 @@ def make(
     [1, 0]
     """
     opened = model.open() if isinstance(model, ModelSpec) else model
+    folder = expanded(folder)
     prepare(opened, job, folder)
     index, count = shard
     if not 0 <= index < count:
@@ -160,11 +161,12 @@ def make(
         else:
             if not isinstance(model, ModelSpec):
                 raise ValueError("workers open a model by a ModelSpec; give one")
-            futures = [executor.submit(_on_worker, model, job, b, folder.resolve()) for b in todo]
+            whole = folder.resolve()
+            futures = {executor.submit(_on_worker, model, job, b, whole): len(b) for b in todo}
             try:
                 for future in as_completed(futures):
                     done += future.result()
-                    bar.update(job.batch)
+                    bar.update(futures[future])
             finally:
                 for future in futures:
                     future.cancel()
@@ -173,7 +175,7 @@ def make(
 
 def prepare(model: Model, job: Job, folder: Path) -> None:
     """Check everything that can be checked, and record the settings; raise ValueError otherwise."""
-    samples = job.plan.samples()
+    samples, folder = job.plan.samples(), expanded(folder)
     for sample in samples:
         model.check(sample.written)
     sizes = model.sizes if job.sizes is None else as_sizes(job.sizes)
@@ -278,7 +280,7 @@ def estimate(model: Model, job: Job, folder: Path, timed: bool | None = None) ->
     `timed` generates two batches, one to warm up; by default where so many are left that two take
     no notable part of the time.
     """
-    batches = job.batches()
+    batches, folder = job.batches(), expanded(folder)
     left = [s for b in batches for s in b if missing(folder, s)]
     if not left:
         return Estimate(0, 0.0, 0.0)

@@ -116,8 +116,9 @@ def _noted(table: pd.DataFrame) -> str:
 
 
 def disown_data(path: Path) -> None:
-    """Take away what says where the old data are from: it would be wrong of new ones."""
+    """Take away what says where the old data are from, and their rows: wrong beside new ones."""
     Path(f"{path}.json").unlink(missing_ok=True)
+    Path(f"{rows_path(path)}{DATA}").unlink(missing_ok=True)
 
 
 def caption(experiment: Experiment, report: Report) -> str:

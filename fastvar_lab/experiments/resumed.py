@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from fastvar_lab.branching import Branches, branching
 from fastvar_lab.experiments.base import Cell
@@ -23,26 +24,27 @@ def resumed(model: Model, cells: Sequence[Cell]) -> Iterator[tuple[Cell, Rows]]:
     and a method each. No picture is kept.
     """
     first, grids = cells[0], model.grids(cells[0].sizes)
-    by_method = {repr(cell.method): cell for cell in cells}
+    of_method: dict[Any, list[Cell]] = {}
+    for cell in cells:
+        of_method.setdefault(cell.method, []).append(cell)
     full = generate(
         model, first.prompts, Dense(), seed=first.seeds, sizes=first.sizes, snapshot=True
     )
     references, branches = to_uint8(model.decode(full.canvas)), Branches(model, full)
-    every = [cell.method for cell in cells if cell.method is not None]
-    for method in branching(every, grids):
+    for method in branching(list(of_method), grids):
         pictures = to_uint8(model.decode(branches.run(method).canvas))
-        cell = by_method[repr(method)]
         speedup = bound(model, method, grids, first.text_tokens)
-        rows = [
-            {
-                "picture": cell.first + i,
-                "psnr": psnr(picture, reference),
-                **cell.score(i, picture),
-                "speedup_flop_bound": speedup,
-            }
-            for i, (picture, reference) in enumerate(zip(pictures, references, strict=True))
-        ]
-        yield cell, rows
+        for cell in of_method[method]:
+            rows = [
+                {
+                    "picture": cell.first + i,
+                    "psnr": psnr(picture, reference),
+                    **cell.score(i, picture),
+                    "speedup_flop_bound": speedup,
+                }
+                for i, (picture, reference) in enumerate(zip(pictures, references, strict=True))
+            ]
+            yield cell, rows
 
 
 def bound(model: Model, method: Method, grids: Sequence[Grid], text_tokens: int) -> float:

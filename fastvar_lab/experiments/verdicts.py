@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from fastvar_lab.frames import GUIDANCE, OPERATIONS, counted
+from fastvar_lab.frames import GUIDANCE, OPERATIONS, by_guidance, counted
 from fastvar_lab.measure.statistics import bootstrap, bootstrap_of, paired, paired_at_equal
 
 HOLDS, FAILS, OPEN = "holds", "does not hold", "cannot tell"
@@ -110,16 +110,19 @@ def method_over(
 ) -> Callable[[pd.DataFrame], Answer]:
     """Make the answer to a claim that one method is better than another of the same operations.
 
-    It must be better by more than `least`, which may be negative.
+    It must be better by more than `least`, which may be negative, at each guidance scale.
     """
 
-    def answer(frame: pd.DataFrame) -> Answer:
-        rows = quality(frame, value)
+    def answer_at(rows: pd.DataFrame, scale: float | None) -> Answer:
         missing = {first, second} - set(rows.method)
         if missing:
             raise ValueError(f"the frame has no method {' and '.join(sorted(missing))}")
-        gap = paired(rows, first, second, value)
-        return _over(first, second, value, "", gap, least)
+        where = "" if scale is None else f" at guidance {scale:g}"
+        return _over(first, second, value, where, paired(rows, first, second, value), least)
+
+    def answer(frame: pd.DataFrame) -> Answer:
+        parts = by_guidance(quality(frame, value))
+        return together([answer_at(rows, scale) for scale, rows in parts])
 
     return answer
 

@@ -136,6 +136,8 @@ def timing_gap(frame: pd.DataFrame) -> float:
 
     Equal are the pictures of a setting that does a control's work, and of that control.
     """
+    if not {"speedup", "psnr"} <= set(frame.columns):
+        return float("nan")
     scales = by_guidance(frame)
     gaps = list[float]()
     for _, part in scales:

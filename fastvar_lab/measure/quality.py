@@ -256,6 +256,7 @@ def as_metrics(metrics: Chosen) -> list[Metric]:
     if isinstance(metrics, Mapping):
         items = metrics.items()
         return [f if isinstance(f, Metric) else Metric(name, name, f) for name, f in items]
+    metrics = list(metrics)  # it may be a generator
     for name in metrics:
         if isinstance(name, str) and name not in METRICS:
             raise unknown("metric", name, METRICS)

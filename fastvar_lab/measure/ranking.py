@@ -17,7 +17,7 @@ from fastvar_lab.measure.statistics import DRAWS
 BY = ("speedup", OPERATIONS, CACHE)
 """What families may be equal in: measured time, counted operations, bytes of keys and values."""
 
-SMALLER = ("detail_error", "spectrum_error", "frechet")
+SMALLER = {"detail_error", *(name for name, metric in METRICS.items() if metric.larger is False)}
 """Qualities of which less is better."""
 
 TIMES = 200

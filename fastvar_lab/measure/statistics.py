@@ -161,7 +161,9 @@ def paired_at_equal(
             raise ValueError(f"the frame has no line {line!r}")
     x, other = (table.columns.to_numpy(dtype=float) for table in tables)
     low, high = max(x.min(), other.min()), min(x.max(), other.max())
-    points = [c for c in np.unique([*x, *other]) if low - EQUAL <= c <= high + EQUAL]
+    costs = np.unique([*x, *other])
+    apart = np.diff(costs, prepend=-np.inf) > EQUAL  # of those that rounding sets apart, one
+    points = [c for c in costs[apart] if low - EQUAL <= c <= high + EQUAL]
     if not points:
         raise ValueError(f"{first} and {second} have no {cost} in common")
     pictures = tables[0].index.intersection(tables[1].index)
@@ -178,8 +180,12 @@ def paired_at_equal(
 def paired(frame: pd.DataFrame, first: str, second: str, value: str) -> dict[str, float]:
     """Return the mean difference (first - second) of a value on the same pictures.
 
-    Keys: difference, low and high (95 % interval), n (number of pictures).
+    Keys: difference, low and high (95 % interval), n (number of pictures). Raises ValueError for
+    several values of one picture and method, such as those of several guidance scales.
     """
+    measured = frame.dropna(subset=[value])
+    if measured.duplicated(["picture", "method"]).any():
+        raise ValueError(f"{value} stands several times for a picture and method: take one scale")
     table = frame.pivot_table(index="picture", columns="method", values=value)
     a, b = table[first], table[second]
     low, high = wilson_of_gap(a, b) if holds_hits(frame, value) else bootstrap(a - b)

@@ -163,12 +163,14 @@ def comparison(
     title: str,
     note: str,
     unit: str = "ms",
+    *,
+    name: str,
 ) -> Figure:
     """Draw full and fast generation, their difference, kept tokens, and the cost per scale.
 
     Pictures are (H, W, 3) in [0, 1]. `shares` maps a label to a map (h, w) of the share of layers
     that forwarded each token. `cost_full` and `cost_fast` are in `unit`, one value per scale;
-    `note` is the title of their legend.
+    `note` is the title of their legend, `name` that of the fast one's method.
     """
     with style():
         columns = 3 + len(shares)
@@ -178,7 +180,7 @@ def comparison(
         gap = difference(fast, full)
         panels = [
             (full, "full"),
-            (fast, "FastVAR"),
+            (fast, name),
             (gap.picture, gap.title),
             *((kept_overlay(fast, share), label) for label, share in shares.items()),
         ]
@@ -190,7 +192,7 @@ def comparison(
             place - 0.2, cost_full, 0.38, color=FULL, label=f"full, {sum(cost_full):.0f} {unit}"
         )
         axes.bar(
-            place + 0.2, cost_fast, 0.38, color=FAST, label=f"FastVAR, {sum(cost_fast):.0f} {unit}"
+            place + 0.2, cost_fast, 0.38, color=FAST, label=f"{name}, {sum(cost_fast):.0f} {unit}"
         )
         axes.set_xticks(place, scales)
         axes.set(xlabel="token map of the scale step", ylabel="time (ms)" if unit == "ms" else unit)

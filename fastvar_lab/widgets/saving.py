@@ -10,6 +10,7 @@ import ipywidgets as widgets
 
 from fastvar_lab.experiments.explore import Comparison
 from fastvar_lab.files import expanded, file_stem, unused
+from fastvar_lab.methods.columns import family
 from fastvar_lab.plotting import panels
 from fastvar_lab.plotting.style import write_figure
 from fastvar_lab.widgets.fields import Field
@@ -93,6 +94,7 @@ class SavingPanel(widgets.Box):
             f"{comparison.caption}, seed {comparison.seed}: PSNR {comparison.psnr:.1f} dB",
             f"{comparison.speedup_flop_bound:.2f} times fewer operations",
             unit="GFLOP",
+            name=family(comparison.method),
         )
         for ending in ("pdf", "png"):
             write_figure(path.with_name(f"{path.name}.{ending}"), figure)

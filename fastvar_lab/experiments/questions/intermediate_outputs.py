@@ -59,5 +59,5 @@ EXPERIMENT = Experiment(
     work=Each(outputs),
     chart=charts.outputs,
     seed=23,
-    version=3,
+    version=4,
 )

@@ -300,4 +300,5 @@ EXPERIMENT = Experiment(
     seed=31,
     slow=True,
     speed=True,
+    version=2,
 )

@@ -51,4 +51,5 @@ EXPERIMENT = Experiment(
     chart=charts.sublayer_sensitivity,
     points=charts.sublayer_points,
     slow=True,
+    version=2,
 )
