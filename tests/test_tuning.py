@@ -69,6 +69,14 @@ def test_a_stopped_tuning_goes_on_with_the_next_trial(tuner, monkeypatch):
     assert whole.log.frame.trial.tolist() == [1, 2, 3, 4, 5]
 
 
+def test_trials_on_other_pictures_are_not_taken_for_ones_own(tuner):
+    tuner.tune(find_space("skipping"))
+    others = PromptList("a red ring", "a blue star").take(2)
+    with pytest.raises(ValueError, match=r"log.csv holds trials of small on other calibration"):
+        tuning.Tuner(tuner.model, others, TuningLog.read(tuner.log.path))
+    assert len(TuningLog.read().frame["items"].unique()) == 1
+
+
 def test_a_search_tries_settings_of_every_target_and_neighbours_of_the_best():
     options = [
         candidates.Candidate((i, j), fv.Dense(), 1.2 + 0.05 * i + 0.2 * j)
@@ -405,10 +413,11 @@ def test_the_time_of_a_method_that_depends_on_the_picture_is_a_mean_over_picture
     (job,) = comparison.comparison(question, (), "look")[1:]
     assert [len(cell.items) for cell in job.cells] == [1, 1, 3]
     rows = {cell.label: row for cell, (row,) in comparison.times(small, job.cells)}
-    (counted,) = comparison.counting(question, "look")
+    fixed, deciding = comparison.counting(question, "look")
+    assert [cell.label for cell in fixed.cells] == ["full", "fixed"]
     shares = [
         row["operations"]
-        for cell in counted.cells if cell.label == "decides"
+        for cell in deciding.cells
         for row in comparison.counts(small, cell)
     ]  # fmt: skip
     assert len(set(shares)) > 1

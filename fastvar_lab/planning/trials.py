@@ -39,7 +39,7 @@ DIGITS = 6
 
 COLUMNS = {
     "model": str, "weights": str, "guidance": float, "family": str, "trial": int, "pictures": int,
-    "saves": str, "saving": float, "psnr": float, "method": str,
+    "items": str, "saves": str, "saving": float, "psnr": float, "method": str,
 }  # fmt: skip
 
 
@@ -49,7 +49,7 @@ class TuningLog:
 
     `psnr` is the mean over calibration pictures, in dB to full generation. `saving` says how many
     times fewer operations, or bytes of keys and values (`saves`), a setting takes; bytes count
-    against a cache in 16 bits.
+    against a cache in 16 bits. `items` is the key of the prompts and seeds that were drawn.
 
     >>> {"model", "guidance", "method"} <= set(TuningLog.read().frame)
     True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,7 +33,7 @@ from fastvar_lab.prompts import Item, PromptSet
 from fastvar_lab.seam import Method, Runner
 from fastvar_lab.speed import flops
 from fastvar_lab.speed.tally import Tally, total
-from fastvar_lab.store import Store
+from fastvar_lab.store import Store, short_key
 
 TRIALS, PICTURES = 12, 4
 
@@ -53,6 +54,12 @@ class Tuner:
     def __post_init__(self) -> None:
         if self.trials < len(TARGETS):
             raise ValueError(f"a tuning takes {len(TARGETS)} trials or more; not {self.trials}")
+        self.key = short_key({"items": [tuple(item) for item in self.items]})
+        if {row["items"] for row in self.log.of(self.model)} - {self.key}:
+            raise ValueError(
+                f"{self.log.path} holds trials of {self.model.name} on other calibration pictures, "
+                "and trials on several sets cannot be compared; name another file with --log"
+            )
         self.calibration = Calibration(self.model, self.items, progress=False)
         self.subject = OnModel(self.model, self.items, self.store)
 
@@ -116,7 +123,7 @@ class Tuner:
         self.log.add(
             model=self.model.name, weights=self.model.fingerprint,
             guidance=self.model.sampling.guidance, family=space.family, trial=trial,
-            pictures=len(self.items), saves=space.saves, saving=result.saving,
+            pictures=len(self.items), items=self.key, saves=space.saves, saving=result.saving,
             psnr=result.psnr, method=text,
         )  # fmt: skip
         done()
@@ -177,8 +184,9 @@ def tune(
         if left:
             begin = time.perf_counter()
             left[0].calibration.batch(0)
-            minutes = (time.perf_counter() - begin) * missing * len(left[0].items) / BATCH / 60
-            yield f"{missing} trials of {n} pictures: at most about {minutes:.0f} minutes"
+            batches = math.ceil(len(left[0].items) / BATCH)
+            minutes = (time.perf_counter() - begin) * missing * batches / 60
+            yield f"{missing} trials of {n} pictures: about {minutes:.0f} minutes, or less"
         for tuner in left:
             for space in chosen:
                 before = bar.n
