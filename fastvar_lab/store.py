@@ -82,7 +82,8 @@ class Known(Protocol):
 class Store:
     """A folder of results: read what is whole, write whole or not at all.
 
-    Two processes may write the same file: both write the same content, and the last rename stays.
+    Two processes may write the same file: the last rename stays, whole. Where they measured other
+    metrics of a picture, those of one are computed again when they are asked for.
     `experiment` says for whom something is kept; it is no part of its address. What the folder does
     not hold is looked for in `known`.
     """
@@ -120,17 +121,21 @@ class Store:
 
     def values(self, address: Address) -> dict[str, dict[str, float | None]]:
         """Return what is known of a picture beside its reference: columns by a metric's address."""
+        known = {} if self.known is None else self.known.values(short_key(address))
+        return {**known, **self._held_values(address)}
+
+    def _held_values(self, address: Address) -> dict[str, dict[str, float | None]]:
+        """Return what the folder itself holds: what is `known` has fewer digits."""
         content = self._json(address, "values")
         held = {} if content is None else content["values"]
-        known = {} if self.known is None else self.known.values(short_key(address))
-        return {**known, **{name: floats(row) for name, row in held.items()}}
+        return {name: floats(row) for name, row in held.items()}
 
     def put_values(
         self, address: Address, values: Mapping[str, Mapping[str, float]], experiment: str = ""
     ) -> None:
-        """Keep values of more metrics, beside those that are known."""
-        known = {**self.values(address), **values}
-        rows = {name: plain(row) for name, row in known.items()}
+        """Keep values of more metrics, beside those that the folder holds."""
+        held = {**self._held_values(address), **values}
+        rows = {name: plain(row) for name, row in held.items()}
         self._write_json(address, "values", rows, experiment)
 
     def picture(self, address: Address) -> Drawn | None:
@@ -185,8 +190,11 @@ class Store:
     ) -> int:
         """Remove results and return their bytes: of a model, older than some days, or both.
 
-        `everything` removes all. Raises ValueError if nothing is selected, or for an unknown model.
+        `everything` removes all. Raises ValueError if nothing is selected, if something is beside
+        everything, or for an unknown model.
         """
+        if everything and (model is not None or days is not None):
+            raise ValueError("everything is removed, or what a model or an age selects; not both")
         if model is None and days is None and not everything:
             raise ValueError(
                 "nothing selects what to remove: give a model, an age in days, or everything"

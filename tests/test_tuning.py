@@ -71,7 +71,7 @@ def test_a_stopped_tuning_goes_on_with_the_next_trial(tuner, monkeypatch):
 
 def test_trials_on_other_pictures_are_not_taken_for_ones_own(tuner):
     tuner.tune(find_space("skipping"))
-    others = PromptList("a red ring", "a blue star").take(2)
+    others = PromptList(["a red ring", "a blue star"]).take(2)
     with pytest.raises(ValueError, match=r"log.csv holds trials of small on other calibration"):
         tuning.Tuner(tuner.model, others, TuningLog.read(tuner.log.path))
     assert len(TuningLog.read().frame["items"].unique()) == 1

@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Draw figures, list them, or check or redraw those of a folder from their data."""
-    endings = args.format.split(",")
+    endings = options.names(args.format)
     for ending in endings:
         if ending not in ENDINGS:
             raise ValueError(f"--format takes png, pdf and svg; not {ending!r}")

@@ -115,10 +115,6 @@ def _opened(path: Path, plan: Plan | None) -> Sampled:
     return SampleArray(path, plan.benchmark.name, plan)
 
 
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",")]
-
-
 def run(args: argparse.Namespace) -> None:
     """Score folders, one after the other."""
     if args.batch < 1:
@@ -128,7 +124,7 @@ def run(args: argparse.Namespace) -> None:
     from fastvar_lab.evaluators.scoring import check_paired, paired, score, table
     from fastvar_lab.models.loading import require
 
-    names = _names(args.scores) if args.scores else None
+    names = options.names(args.scores) if args.scores else None
     for name in names or ():
         find(name)
     chosen = protocol(args)
@@ -144,7 +140,7 @@ def run(args: argparse.Namespace) -> None:
     plan = None if args.benchmark is None else options.plan(args)
     folders = [_opened(path, plan) for path in args.folder]
     other = None if args.against is None else _opened(args.against, plan)
-    metrics = _names(args.metrics or "psnr,ssim")
+    metrics = options.names(args.metrics or "psnr,ssim")
     for folder in folders:
         if other is not None:
             if folder.root.resolve() == other.root.resolve():

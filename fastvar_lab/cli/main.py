@@ -42,7 +42,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
-    # argparse suffices for ten commands with plain options, and starts in a few milliseconds
+    # argparse suffices for plain options, and starts in a few milliseconds
     parser = _Parser(
         prog="fastvar-lab",
         description="Visual autoregressive image generation with cached token pruning (FastVAR).",

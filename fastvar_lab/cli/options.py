@@ -160,9 +160,14 @@ def metrics(args: argparse.Namespace) -> list[str] | None:
     """Return the names of --metrics; raises ValueError for one that is not known."""
     from fastvar_lab.measure import quality
 
-    names = args.metrics.split(",") if args.metrics else None
-    quality.chosen(names)
-    return names
+    chosen = names(args.metrics) if args.metrics else None
+    quality.chosen(chosen)
+    return chosen
+
+
+def names(text: str) -> list[str]:
+    """Split names at commas, with or without spaces."""
+    return [name.strip() for name in text.split(",")]
 
 
 def plan(args: argparse.Namespace, **more: Any) -> Plan:
@@ -197,7 +202,8 @@ def method(args: argparse.Namespace) -> Method | None:
     if args.method is not None:
         from fastvar_lab.methods.parse import read_method, read_method_file
 
-        if args.method.startswith("planned-"):
+        from_file = args.method.endswith(".json")
+        if args.method.startswith("planned-") and not from_file:
             from fastvar_lab.planning.plans import named
 
             # the command that counts memory names its model otherwise
@@ -207,7 +213,7 @@ def method(args: argparse.Namespace) -> Method | None:
                 scales = numbers("--guidance", scale)
                 scale = max(scales) if isinstance(scales, tuple) else scales
             return named(args.method, name, scale)
-        read = read_method_file if args.method.endswith(".json") else read_method
+        read = read_method_file if from_file else read_method
         return read(args.method)
     if args.ratios is None:
         return None

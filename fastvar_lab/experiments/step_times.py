@@ -83,7 +83,7 @@ def step_times(
     clocks = turns({name: partial(once, method) for name, method in methods.items()}, repeats)
     count = len(model.sizes)
     step_ms = {
-        name: np.array([[clock.step_ms().get(s, 0.0) for s in range(count)] for clock in runs])
+        name: np.array([_steps(clock.step_ms(), count) for clock in runs])
         for name, runs in clocks.items()
     }
     totals = {name: ms.sum(1) for name, ms in step_ms.items()}
@@ -95,6 +95,11 @@ def step_times(
         {name: paired(base, list(ms)).speedup for name, ms in totals.items()},
         repeats,
     )
+
+
+def _steps(ms: Mapping[int, float], count: int) -> list[float]:
+    """Return the times of all steps, 0 of those that were skipped."""
+    return [ms.get(step, 0.0) for step in range(count)]
 
 
 def _by_kind(model: Model, runs: Sequence[Any], totals: np.ndarray) -> dict[str, Spread]:

@@ -165,10 +165,10 @@ def spectrum_frame(trace: Trace, decode: Decode, site: Site | None = None) -> pd
         last_image = last_latent = None
         for i in reversed(range(len(steps))):
             latent = rearrange(wide(trace.canvases[steps[i]][picture]), "d h w -> h w d")
-            image_gap = add("image", steps[i], picture, pictures[i, picture], last_image)
-            latent_gap = add("latent", steps[i], picture, latent.cpu().numpy(), last_latent)
+            image_amplitude = add("image", steps[i], picture, pictures[i, picture], last_image)
+            latent_amplitude = add("latent", steps[i], picture, latent.cpu().numpy(), last_latent)
             if last_image is None:
-                last_image, last_latent = image_gap, latent_gap
+                last_image, last_latent = image_amplitude, latent_amplitude
                 rows[-1]["to_last"] = rows[-2]["to_last"] = 0.0
     for (step, where), x in trace.features.items():
         if where == site:

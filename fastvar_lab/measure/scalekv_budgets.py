@@ -24,7 +24,7 @@ DECAY = 0.35  # what refiners lose up to the last step: the release for 2B goes 
 class Selectivity(Wrapper):
     """Measures the attention selectivity of every layer and step: `index[step][layer]`.
 
-    It is the mean attention to the current map times the mean of a query's `TOP` largest weights on
+    It is the mean attention to the current map times the sum of a query's `TOP` largest weights on
     earlier steps, both over rows, heads and queries.
     """
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from fastvar_lab.frames import FULL, GUIDANCE, NOTE, OPERATIONS, by_guidance
+from fastvar_lab.measure.speedup import DISTURBED, disturbances
 
 AGREE = "agree_"
 
@@ -51,7 +52,8 @@ def _columns(frame: pd.DataFrame) -> dict[str, dict[str, str]]:
         times = frame[frame.kind == "time"]
         columns["speedup"] = {
             row.method: f"{row.speedup:.2f} [{row.speedup_low:.2f} to {row.speedup_high:.2f}]"
-            for row in times.itertuples()
+            + (f" ({DISTURBED})" if wide else "")
+            for row, wide in zip(times.itertuples(), disturbances(times), strict=True)
         }
     if OPERATIONS in frame:
         counts = frame[frame.kind == OPERATIONS].groupby("method")[OPERATIONS]

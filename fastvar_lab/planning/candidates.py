@@ -91,10 +91,11 @@ def candidates(space: Space, subject: OnModel) -> list[Candidate]:
     A setting that does a control's work alone, such as skipping, is none of its family.
     """
     out, grids = dict[str, Candidate](), subject.model.grids()
+    whole = _cost(space, subject.model, Dense())
     for place in space.places():
         try:
             method = space.method(subject, place)
-            option = candidate(space, subject.model, place, method)
+            option = candidate(space, subject.model, place, method, whole)
         except ValueError:
             continue
         text = written(method)
@@ -105,12 +106,22 @@ def candidates(space: Space, subject: OnModel) -> list[Candidate]:
     return list(out.values())
 
 
-def candidate(space: Space, model: Model, place: tuple[int, ...], method: Method) -> Candidate:
-    """Return a setting with its saving; raise ValueError for one that does not fit the model."""
+def candidate(
+    space: Space,
+    model: Model,
+    place: tuple[int, ...],
+    method: Method,
+    whole: float | None = None,
+) -> Candidate:
+    """Return a setting with its saving; raise ValueError for one that does not fit the model.
+
+    `whole` is the cost of full generation, if it is known.
+    """
     method.start(model.grids(), model.depth)
     if not flops.exact(method, model.grids()):
         return Candidate(place, method, None)
-    return Candidate(place, method, _cost(space, model, Dense()) / _cost(space, model, method))
+    whole = _cost(space, model, Dense()) if whole is None else whole
+    return Candidate(place, method, whole / _cost(space, model, method))
 
 
 def _cost(space: Space, model: Model, method: Method) -> float:

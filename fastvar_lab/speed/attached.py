@@ -54,6 +54,7 @@ def attached_ratio(model: Model, repeats: int = 5) -> dict[str, Any]:
         "attached_ratio": plain.median,
         "attached_disturbed": plain.disturbed,
         "attached_ratio_laid_out": laid_out.median,
+        "attached_laid_out_disturbed": laid_out.disturbed,
         "repeats": repeats,
         **provenance(model),
     }
@@ -61,9 +62,10 @@ def attached_ratio(model: Model, repeats: int = 5) -> dict[str, Any]:
 
 def table(result: dict[str, Any]) -> str:
     """Format the ratio for a terminal."""
-    note = f" ({DISTURBED})" if result["attached_disturbed"] else ""
+    wide = (result["attached_disturbed"], result["attached_laid_out_disturbed"])
+    note, other = (f" ({DISTURBED})" if disturbed else "" for disturbed in wide)
     return (
         f"an attached model takes {result['attached_ratio']:.3f} times as long as a loaded one "
         f"with weights in the same layout{note}, {result['attached_ratio_laid_out']:.3f} times as "
-        "long as one laid out for this device"
+        f"long as one laid out for this device{other}"
     )

@@ -19,6 +19,7 @@ from torch import Tensor
 from fastvar_lab.backbones.branches import feed_forward_branch
 from fastvar_lab.backbones.layers import modulate, unit
 from fastvar_lab.backbones.positions import rotate_
+from fastvar_lab.measure.speedup import DISTURBED
 from fastvar_lab.models.model import Model
 from fastvar_lab.provenance import provenance
 from fastvar_lab.seam import Runner
@@ -128,5 +129,6 @@ def table(result: dict[str, Any]) -> str:
         lines.append(
             f"{row['branch']:<20} {row['ms_plain']:8.2f} {row['ms_compiled']:9.2f} "
             f"{row['speedup']:8.2f} {row['build_seconds']:8.1f} {row['largest_difference']:11.1e}"
+            f"{f'  ({DISTURBED})' if row['disturbed'] else ''}"
         )
     return "\n".join(lines)

@@ -35,7 +35,7 @@ SIDES = (512, 768, 1536, 2048)  # pixels a side, to fit growth; 1024 is in the g
 BATCHES = (2, 4, 8)
 TIMED = (
     *("seam", "tokens", "cache", "draws", "sampling", "scales", "live", "generation"),
-    *("graphs", "capture"),
+    *("graphs", "capture", "audit", "request", "snapshots", "tensors"),
     *("backbones", "methods", "models", "instruments", "speed"),
 )  # modules and rooms whose code a timing depends on
 

@@ -8,7 +8,7 @@ import pandas as pd
 
 from fastvar_lab.experiments.base import Cell, Experiment, Question, timed_cells
 from fastvar_lab.experiments.verdicts import Answer, Claim, above, median
-from fastvar_lab.experiments.watching import total_ms, watched
+from fastvar_lab.experiments.watching import watched
 from fastvar_lab.models.model import Model
 from fastvar_lab.plotting import charts
 from fastvar_lab.speed import flops
@@ -27,6 +27,7 @@ def latency(model: Model, cells: Sequence[Cell]) -> Iterator[tuple[Cell, Rows]]:
         assert cell.method is not None
         costs = flops.step_flops(model, cell.method, grids, text_tokens=cell.text_tokens)
         tokens = flops.forwarded(model, cell.method, grids)
+        clocks = [watch.step_ms() for watch in pairs.fast]
         yield (
             cell,
             [
@@ -34,13 +35,13 @@ def latency(model: Model, cells: Sequence[Cell]) -> Iterator[tuple[Cell, Rows]]:
                     "turn": turn,
                     "step": g.index,
                     "size": g.name,
-                    "ms": watch.step_ms()[g.index],
-                    "share": watch.step_ms()[g.index] / total_ms(watch),
+                    "ms": ms[g.index],
+                    "share": ms[g.index] / sum(ms.values()),
                     "gflop": sum(costs[g.index].values()) / 1e9,
                     "tokens": tokens[g.index],
                     "disturbed": pairs.speedup.disturbed,
                 }
-                for turn, watch in enumerate(pairs.fast)
+                for turn, ms in enumerate(clocks)
                 for g in grids
             ],
         )
