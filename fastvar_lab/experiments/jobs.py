@@ -227,9 +227,14 @@ class PictureJob:
             done()
         return {}
 
-    def pictures(self, method: Method, model: Model, store: Store) -> list[Drawn]:
-        """Read the pictures of all items under a method; draw and keep those that lack."""
-        return self._pictures(method, Addresses(model), store, _Once(model, self.items))
+    def pictures(
+        self, model: Model, store: Store, done: Done = nothing
+    ) -> Iterator[tuple[Method, list[Drawn]]]:
+        """Yield each method with the pictures of all items; draw and keep those that lack."""
+        at, full = Addresses(model), _Once(model, self.items)
+        for method in branching(self.methods.values(), model.grids()):
+            yield method, self._pictures(method, at, store, full)
+            done()
 
     def _pictures(self, method: Method, at: Addresses, store: Store, full: _Once) -> list[Drawn]:
         """Read the pictures of all items under a method; draw and keep those that are not there."""

@@ -21,7 +21,6 @@ from fastvar_lab.experiments.jobs import (
     nothing,
 )
 from fastvar_lab.frames import CELL
-from fastvar_lab.measure.quality import METRICS
 from fastvar_lab.models.model import Model
 from fastvar_lab.prompts import Item
 from fastvar_lab.seam import Method
@@ -53,7 +52,8 @@ class DistanceJob:
         return True
 
     def __len__(self) -> int:
-        return len(self.methods)
+        """Return how many batches of pictures and distances there are."""
+        return len(self.methods) * (len(range(0, len(self.items), BATCH)) + 1)
 
     def address(self, method: Method, at: Addresses) -> dict[str, Any]:
         """Everything that a method's distance depends on."""
@@ -70,23 +70,31 @@ class DistanceJob:
         return replace(self, methods=lacking) if lacking else None
 
     def compute(self, model: Model, store: Store, done: Done = nothing) -> Disturbed:
-        """Measure every method's pictures; those that are not there are drawn."""
-        at, truth = Addresses(model), None
+        """Draw the pictures that are not there, then measure those of each method."""
+        at, truth = Addresses(model), list[Any]()
+        for _ in self._drawn(self.methods, model, store, done):
+            pass  # all methods of a batch are drawn from one snapshot, and kept
         for label, method in self.methods.items():
-            seen, size = [], (0, 0)
-            for first in range(0, len(self.items), BATCH):
-                part = self.items[first : first + BATCH]
-                job = PictureJob({label: method}, part, first, (METRICS["psnr"],), self.experiment)
-                for drawn in job.pictures(method, model, store):
-                    seen.append(sums(model, drawn.picture))
-                    size = (drawn.picture.shape[0], drawn.picture.shape[1])
-            if truth is None:
+            pictures = list(self._drawn({label: method}, model, store))
+            if not truth:
+                size = (pictures[0].shape[0], pictures[0].shape[1])
                 truth = [sums(model, rendering(item, size)) for item in self.items]
+            seen = [sums(model, picture) for picture in pictures]
             low, high = distance_interval(seen, truth)
             row = {"frechet": distance(seen, truth), "frechet_low": low, "frechet_high": high}
             store.put(self.address(method, at), [row], self.experiment)
             done()
         return {}
+
+    def _drawn(
+        self, methods: Methods, model: Model, store: Store, done: Done = nothing
+    ) -> Iterator[np.ndarray]:
+        """Yield the pictures of methods, batch by batch; draw and keep those that lack."""
+        for first in range(0, len(self.items), BATCH):
+            part = self.items[first : first + BATCH]
+            job = PictureJob(methods, part, first, (), self.experiment)
+            for _, drawn in job.pictures(model, store, done):
+                yield from (one.picture for one in drawn)
 
     def rows(self, model: Model, store: Store, disturbed: Disturbed) -> Iterator[Rows | None]:
         at = Addresses(model)
