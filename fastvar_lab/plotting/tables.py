@@ -201,7 +201,9 @@ def metric_columns(pictures: pd.DataFrame) -> dict[str, tuple[str, int]]:
     user_titles = titles(pictures)
     for column in pictures.select_dtypes("number"):
         if not is_described(column) and column not in known:
-            known[column] = user_titles.get(column, (column, 3))
+            shipped = [m for m in METRICS.values() if column.startswith(f"{m.name}_")]
+            usual = shipped[0].heading(column) if shipped else (column, 3)
+            known[column] = user_titles.get(column, usual)
     columns, taken = dict[str, tuple[str, int]](), set(TAKEN)
     for column, (title, digits) in known.items():
         if column in pictures and pictures[column].notna().any():
