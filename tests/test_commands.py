@@ -287,7 +287,7 @@ def test_growth_is_drawn_beside_the_speedups():
              "step_floor_ms_full": [0.1, 0.4], "step_floor_ms_fast": [0.1, 0.2],
              "skipped": [], "pictures": 1, "speedup": 2.0, "speedup_flop_bound": 2.5}  # fmt: skip
     growing = [
-        {"group": "growth", "name": f"m {s}x{s} paper preset", **steps,
+        {"group": "growth", "name": f"m {s}x{s} preset", **steps,
          "scales": ["1x1", f"{s}x{s}"], "tokens": s * s, "ms_full": s**4.0, "ms_fast": s**2.0}
         for s in (8, 16)
     ]  # fmt: skip
@@ -298,7 +298,7 @@ def test_growth_is_drawn_beside_the_speedups():
 
 def test_growth_is_fitted_over_tokens():
     rows = [
-        {"group": group, "name": f"a {s} paper preset", "scales": [s], "model": "a",
+        {"group": group, "name": f"a {s} preset", "scales": [s], "model": "a",
          "ms_full": n**4.0, "ms_fast": n**2.0}
         for group, s, n in (("growth", "8x8", 8), ("aspects", "16x16", 16), ("growth", "32x32", 32),
                             ("aspects", "8x32", 99))

@@ -179,7 +179,7 @@ def test_a_disturbed_timing_is_marked_wherever_it_is_shown():
     labels = [t.get_text() for t in charts.scaling(growing).axes[0].get_legend().get_texts()]
     assert "timing disturbed" in labels[1]
     cases = [
-        {"model": "m", "group": "growth", "name": f"m {s} paper preset", "scales": [s],
+        {"model": "m", "group": "growth", "name": f"m {s} preset", "scales": [s],
          "ms_full": ms, "ms_fast": ms, "disturbed": wide}
         for s, ms, wide in (("8x8", 1.0, False), ("16x16", 4.0, False), ("32x32", 99.0, True))
     ]  # fmt: skip

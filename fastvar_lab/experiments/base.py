@@ -156,6 +156,8 @@ class Experiment:
     and the frame has the column `line`. An experiment that is not `timed` has counted operations
     in place of times, so that it runs on a busy machine.
 
+    `subject` says in the caption what is measured, where it is not the model.
+
     `guidances` are the guidance scales that it is asked at, one after another, each of a model that
     samples so; its frame then has the column `guidance`. Without any, the model's own is used.
     `beside(question, name)` are jobs beside those of a comparison; `tables` are made of the frame
@@ -182,6 +184,7 @@ class Experiment:
     slow: bool = False
     timed: bool = True
     speed: bool = False
+    subject: str = ""
     name: str = ""
 
     def __post_init__(self) -> None:

@@ -24,7 +24,8 @@ from fastvar_lab.store import Store
 
 INTERVALS = (
     "Intervals are of 95 %: bootstraps of paired differences or of timed turns, score intervals of "
-    "right and wrong pictures; a claim whose interval holds both answers cannot be told."
+    "right and wrong pictures; n counts pictures, or turns where time is measured, and times are "
+    "medians over turns. “Cannot tell”: the interval allows both answers."
 )
 
 
@@ -113,11 +114,11 @@ def table(frames: Mapping[str, pd.DataFrame], where: str, left_out: Sequence[str
         for claim in record.claims if name in frames else ():
             verdict = answer(claim, frames[name])
             rows.append({
-                "claim": claim.statement, "the paper": claim.paper, "here": verdict.text,
+                "claim": claim.statement, "the papers": claim.paper, "here": verdict.text,
                 "verdict": f"**{verdict.verdict}**", "from": f"[`{name}`]({name}.png)",
             })  # fmt: skip
-    columns = ["claim", "the paper", "here", "verdict", "from"]
-    lines = ["# The paper's claims, checked", "", f"{where} {INTERVALS}", ""]
+    columns = ["claim", "the papers", "here", "verdict", "from"]
+    lines = ["# The papers' claims, checked", "", f"{where} {INTERVALS}", ""]
     claims = markdown(pd.DataFrame(rows, columns=columns), markup=("verdict", "from"))
     notes = "".join(f"- {escaped(note)}\n" for note in left_out)
     return "\n".join(lines) + "\n" + claims + (f"\n{notes}" if notes else "")
@@ -139,6 +140,10 @@ def where(
 def where_recorded(folder: Path, reports: Mapping[str, Report]) -> str:
     """Say what was judged: the folder, and models, weights and scopes of its data."""
     runs = sorted({(r["model"], r["weights"], r.get("scope", "paper")) for r in reports.values()})
-    described = "; ".join(f"`{m}`, weights `{w}`, scope {scope}" for m, w, scope in runs)
+    models = {(m, w): [scope for *other, scope in runs if other == [m, w]] for m, w, _ in runs}
+    described = "; ".join(
+        f"`{m}`, weights `{w}`, scope{'s' if len(scopes) > 1 else ''} {' and '.join(scopes)}"
+        for (m, w), scopes in models.items()
+    )
     command = f"python -m fastvar_lab claims --from {folder}"
-    return f"Written by `{command}`, by the data of its figures: {described}."
+    return f"Written by `{command}` from the data of the figures there: {described}."

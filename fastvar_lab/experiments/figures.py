@@ -179,8 +179,10 @@ def _record(name: str | Experiment) -> Experiment:
 
 def _caption(name: str | Experiment, report: Report) -> str:
     """Write the caption of a figure."""
-    gallery = isinstance(name, str) and name in GALLERIES
-    return GALLERIES[str(name)].caption if gallery else output.caption(_record(name), report)
+    if isinstance(name, str) and name in GALLERIES:
+        seed, place = f"Seed {report['seed']}.", output.measured_on(report)
+        return f"{GALLERIES[name].caption} {seed} {place}"
+    return output.caption(_record(name), report)
 
 
 def _texts(

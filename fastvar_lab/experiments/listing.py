@@ -37,7 +37,7 @@ def experiments() -> dict[str, Summary]:
     """Return the summary of every experiment that ships here, by name.
 
     >>> print(experiments()["side_by_side"])
-    What does the preset change in a picture? (supplement, Figs A.3 and A.4)
+    What does the preset change in a picture? (FastVAR, supplement, Figs A.3 and A.4)
     """
     names = sorted(module.name for module in pkgutil.iter_modules(questions.__path__))
     return {name: _summary(f"{questions.__name__}.{name}") for name in names}

@@ -123,15 +123,21 @@ def disown_data(path: Path) -> None:
 
 def caption(experiment: Experiment, report: Report) -> str:
     """Write the caption of an experiment's figure: question, source, what was measured on what."""
-    threads = report["threads"]
-    place = report.get("gpu") or f"{report['cpu']}, {threads} thread{'s' if threads > 1 else ''}"
     parts = [
         experiment.question,
-        "" if experiment.source in ("", OURS) else f"After {experiment.source}.",
+        "" if experiment.source in ("", OURS) else f"Source: {experiment.source}.",
         f"{report['n']} pictures a method, 95 % intervals." if "n" in report else "",
-        f"Model {report['model']}, weights {report['weights']}; {place}.",
+        measured_on(report, experiment.subject),
     ]
     return " ".join(part for part in parts if part)
+
+
+def measured_on(report: Report, subject: str = "") -> str:
+    """Write what was measured, by default the model and its weights, and on what machine."""
+    threads = report["threads"]
+    place = report.get("gpu") or f"{report['cpu']}, {threads} thread{'s' if threads > 1 else ''}"
+    subject = subject or f"Model {report['model']}, weights {report['weights']}"
+    return f"{subject}; {place}."
 
 
 def measured(scope: str, frame: pd.DataFrame, rows: int) -> Report:

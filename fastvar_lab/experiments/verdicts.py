@@ -40,13 +40,16 @@ def verdict(yes: bool, no: bool, n: float) -> str:
     return OPEN if n < FEWEST else HOLDS if yes else FAILS if no else OPEN
 
 
-def above(gap: Mapping[str, float], unit: str, what: str, least: float = 0.0) -> Answer:
-    """Judge a difference that the claim says is more than `least`, by its paired interval."""
+def above(
+    gap: Mapping[str, float], unit: str, what: str, least: float = 0.0, sign: str = "+"
+) -> Answer:
+    """Judge a difference that the claim says is more than `least`, by its paired interval.
+
+    `sign` is "" for what is no difference.
+    """
     bound = f", to be above {least}" if least else ""
-    text = (
-        f"{what}: {gap['difference']:+.2f}{unit} "
-        f"({gap['low']:+.2f} to {gap['high']:+.2f}, n = {gap['n']}{bound})"
-    )
+    middle, low, high = (f"{gap[name]:{sign}.2f}" for name in ("difference", "low", "high"))
+    text = f"{what}: {middle}{unit} ({low} to {high}, n = {gap['n']}{bound})"
     return Answer(text, verdict(gap["low"] > least, gap["high"] <= least, gap["n"]))
 
 

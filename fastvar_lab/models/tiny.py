@@ -87,8 +87,8 @@ def build_tiny(config: dict[str, Any] | None = None, name: str = "tiny") -> Mode
         official=FAMILIES["infinity"].official,
         extends=True,
         timed=(
-            (TINY, {"32x32": Prune({24: 0.5, 32: 0.75}), "32x32 paper preset": PAPER}),
-            (infinity(), {"64x64": Prune({48: 0.5, 64: 0.75}), "64x64 paper preset": PAPER}),
+            (TINY, {"32x32": Prune({24: 0.5, 32: 0.75}), "32x32, Infinity's ratios": PAPER}),
+            (infinity(), {"64x64": Prune({48: 0.5, 64: 0.75}), "64x64, Infinity's ratios": PAPER}),
         ),
     )
 

@@ -42,7 +42,7 @@ def released(model: Model, sizes: Sizes) -> dict[str, Method]:
     """Return a model's preset by name; if it skips steps, also a variant that skips none."""
     preset = paper_preset(model, sizes)
     name = f"{model.name} {model.grids(sizes)[-1].name}"
-    methods = {f"{name} paper preset": preset}
+    methods = {f"{name} preset": preset}
     if isinstance(preset, Prune) and any(ratio == 1 for _, ratio in preset.pairs):
         pruned = {scale: ratio for scale, ratio in preset.pairs if ratio < 1}
         methods[f"{name} pruned steps"] = replace(preset, ratios=pruned)

@@ -187,7 +187,7 @@ def suite(
         model = hollow(name)
         methods: dict[str, Method] = {"full": Dense()}
         preset = model.preset
-        methods |= {} if preset is None else {"paper preset": preset}
+        methods |= {} if preset is None else {"preset": preset}
         for label, method in methods.items():
             row = counted(model, method).row()
             rows.append({"model": name, "method": label, "depth": model.depth, **row})

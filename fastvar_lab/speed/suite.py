@@ -103,7 +103,7 @@ def run(
     out: str | Path | None = None,
     graphs: bool = False,
 ) -> dict[str, Any]:
-    """Time the settings whose name contains `only`, in full and under the paper's presets.
+    """Time the settings whose name contains `only`, in full and under the models' presets.
 
     `depth` cuts every model to its first layers, for a quick trial of the command. With `graphs`
     cases have times of captured generations, too. Each measurement
@@ -216,7 +216,7 @@ def _cases(opened: OnDemand, setting: Setting, repeats: int, best: Rates, graphs
         "aspects",
         "sizes",
     ):  # the variant without skipping takes nearly a full run
-        methods = {name: m for name, m in methods.items() if name.endswith("paper preset")}
+        methods = {name: m for name, m in methods.items() if name.endswith("preset")}
     return cases(model, sizes, methods, repeats, setting.pictures, best, graphs)
 
 
@@ -251,7 +251,7 @@ def floors(model: Model, best: Rates) -> dict[str, float]:
 
 
 def growth(timed: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """Fit exponents of time over tokens of the last map, "full" and "fast" (paper preset)."""
+    """Fit exponents of time over tokens of the last map, "full" and "fast" (preset)."""
     rows = grown(timed)
     if len(rows) < 2:
         return {}
@@ -271,7 +271,7 @@ def grown(timed: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     for case in timed:
         h, w = parse_size(case["scales"][-1])
         square = h == w and case["model"] in growing and case["group"] in ("growth", "aspects")
-        if square and case["name"].endswith("paper preset") and not disturbed([case]):
+        if square and case["name"].endswith("preset") and not disturbed([case]):
             rows.append({**case, "tokens": h * w})
     return sorted(rows, key=lambda row: row["tokens"])
 

@@ -84,7 +84,7 @@ def combines_with_fused_attention(frame: pd.DataFrame) -> Answer:
 
 EXPERIMENT = Experiment(
     question="Does pruning combine with fused attention?",
-    source="Table 5",
+    source="FastVAR, Table 5",
     cells=cells,
     work=kernels,
     chart=charts.kernels,

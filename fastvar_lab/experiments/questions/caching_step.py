@@ -39,7 +39,7 @@ def last_step_is_the_best_cache(frame: pd.DataFrame) -> Answer:
 
 EXPERIMENT = Experiment(
     question="Which step is the best one to restore from?",
-    source="supplement, Table A.4",
+    source="FastVAR, supplement, Table A.4",
     methods=methods,
     chart=charts.methods,
     claims=(

@@ -113,7 +113,7 @@ def beats_one_for_all(frame: pd.DataFrame) -> Answer:
 
 EXPERIMENT = Experiment(
     question="Does a schedule planned for operations, chosen for each picture, beat one for all?",
-    source="SkipVAR and SparseVAR decide by picture; neither prints this control",
+    source="ours; SkipVAR and SparseVAR decide by picture and print no such control",
     methods=methods,
     cells=cells,
     work=Each(features),

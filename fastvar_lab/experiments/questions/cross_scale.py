@@ -48,7 +48,7 @@ def neighbours_are_related(frame: pd.DataFrame) -> Answer:
 
 EXPERIMENT = Experiment(
     question="Which earlier scales does a step attend to, and whose sublayer outputs are alike?",
-    source="Fig. 3c, section 3.3",
+    source="FastVAR, Fig. 3c, section 3.3",
     methods=methods,
     cells=cells,
     work=Each(relations),

@@ -31,7 +31,7 @@ def methods(model: Model) -> Methods:
 
 EXPERIMENT = Experiment(
     question="How many scales, which layers and which sublayers should be pruned?",
-    source="section 4.3; supplement",
+    source="FastVAR, section 4.3; supplement",
     methods=methods,
     chart=charts.methods,
     slow=True,

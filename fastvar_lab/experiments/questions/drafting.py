@@ -70,6 +70,7 @@ EXPERIMENT = Experiment(
     methods=methods,
     cells=cells,
     work=drafting,
+    subject="VARs of the named depths, random weights: time alone",
     chart=charts.speedups,
     version=3,
     slow=True,

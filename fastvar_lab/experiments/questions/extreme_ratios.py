@@ -46,7 +46,7 @@ def whole_ratios_break_small_models(frame: pd.DataFrame) -> Answer:
             0.1,
         )
         for ends, what in (
-            ((0, 0.5, 1), "the last step"),
+            ((0, 0.5, 1), "the last step, half of the one before pruned"),
             ((1, 1, 1), "the last three"),
         )
     )
@@ -64,7 +64,7 @@ def _that_prunes(shares: pd.DataFrame, ends: tuple[float, ...]) -> str:
 
 EXPERIMENT = Experiment(
     question="Can whole scale steps be skipped?",
-    source="supplement, Table A.3",
+    source="FastVAR, supplement, Table A.3",
     methods=methods,
     chart=charts.methods,
     claims=(

@@ -45,7 +45,7 @@ EXPERIMENT = Experiment(
         ),
         *(
             Claim(
-                f"Fusing both rows beats dropping one, guidance {scale:g}",
+                f"Fusing both rows beats the conditional row alone, guidance {scale:g}",
                 "FocusVAR's code; no number is published",
                 line_over(FUSED, COND, guidance=scale),
             )

@@ -54,7 +54,7 @@ def _pictures(model: Model, cell: Cell, method: Method) -> np.ndarray:
 
 EXPERIMENT = Experiment(
     question="After which step is the picture there, and right?",
-    source="supplement, Fig. A.2",
+    source="FastVAR, supplement, Fig. A.2",
     cells=cells,
     work=Each(outputs),
     chart=charts.outputs,

@@ -51,12 +51,12 @@ def late_steps_take_the_time(frame: pd.DataFrame) -> Answer:
     """Share of the last two steps in a full generation's time, turn by turn."""
     rows = frame[(frame.family == "full") & (frame.step >= frame.step.max() - 1)]
     shares = rows.groupby("turn").share.sum().to_numpy()
-    return above(median(shares), "", "share of the last two steps", 0.5)
+    return above(median(shares), "", "share of the last two steps", 0.5, sign="")
 
 
 EXPERIMENT = Experiment(
     question="Which scale steps take the time?",
-    source="Fig. 2",
+    source="FastVAR, Fig. 2",
     cells=cells,
     work=latency,
     chart=charts.latency,

@@ -77,7 +77,7 @@ def saves_memory(frame: pd.DataFrame) -> Answer:
 
 EXPERIMENT = Experiment(
     question="What memory do the KV cache and the restore cache take?",
-    source="section 4.2",
+    source="FastVAR, section 4.2",
     methods=methods,
     cells=cells,
     work=Each(memory),

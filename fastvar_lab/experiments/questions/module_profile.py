@@ -40,7 +40,7 @@ def modules(model: Model, cells: Sequence[Cell]) -> Iterator[tuple[Cell, Rows]]:
 EXPERIMENT = Experiment(
     question="How much time do attention and feed-forward take in a layer, "
     "with and without pruning?",
-    source="supplement, Fig. A.1",
+    source="FastVAR, supplement, Fig. A.1",
     cells=cells,
     work=modules,
     chart=charts.modules,

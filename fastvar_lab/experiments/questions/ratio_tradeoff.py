@@ -25,7 +25,7 @@ def methods(model: Model) -> list[Method]:
 
 EXPERIMENT = Experiment(
     question="What quality does each speedup cost, over ratios of the last three scales?",
-    source="section 4.3, Table 4",
+    source="FastVAR, section 4.3, Table 4",
     methods=methods,
     chart=charts.tradeoff,
     slow=True,

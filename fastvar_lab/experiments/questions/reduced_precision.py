@@ -275,7 +275,7 @@ def memory_falls(frame: pd.DataFrame) -> Answer:
 
 EXPERIMENT = Experiment(
     question="Do the errors of reduced precision and of pruning add, or hide each other?",
-    source="supplement, future work",
+    source="FastVAR, supplement, future work",
     methods=methods,
     cells=cells,
     work=reduced_precision,

@@ -106,7 +106,7 @@ def cost_grows_linearly(frame: pd.DataFrame) -> Answer:
     text = (
         f"time over tokens of the final map: exponent {pruned['text']} pruned, n = {n}, to be at "
         f"most {LINEAR}; {full['text']} full; between the two largest maps "
-        f"{pruned['end']:.2f} and {full['end']:.2f}"
+        f"{pruned['end']:.2f} pruned, {full['end']:.2f} full"
     )
     yes = pruned["high"] <= LINEAR and pruned["high"] < full["low"]
     no = pruned["low"] > LINEAR or pruned["low"] >= full["high"]
@@ -126,7 +126,7 @@ def _slope(tokens: Sequence[float], *ms: float) -> float:
 
 EXPERIMENT = Experiment(
     question="How does time grow with the picture, and do larger pictures stay right?",
-    source="section 4.3; supplement, Fig. A.5",
+    source="FastVAR, section 4.3; supplement, Fig. A.5",
     cells=cells,
     work=resolution,
     chart=charts.scaling,

@@ -98,7 +98,7 @@ def beats_tome(frame: pd.DataFrame) -> Answer:
 
 EXPERIMENT = Experiment(
     question="Which accelerator is best at equal time?",
-    source="Table 3; supplement, Table A.2; every method's paper",
+    source="FastVAR, Table 3; supplement, Table A.2; every method's paper",
     methods=methods,
     chart=charts.rivals,
     claims=(

@@ -33,7 +33,7 @@ def large_steps_are_robust(frame: pd.DataFrame) -> Answer:
 
 EXPERIMENT = Experiment(
     question="Which scale steps can be pruned, and how much time does each save?",
-    source="section 3.1, Figs 2 and 3",
+    source="FastVAR, section 3.1, Figs 2 and 3",
     methods=methods,
     chart=charts.sensitivity,
     claims=(

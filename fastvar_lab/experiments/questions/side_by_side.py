@@ -7,6 +7,6 @@ from fastvar_lab.plotting import charts
 
 EXPERIMENT = Experiment(
     question="What does the preset change in a picture?",
-    source="supplement, Figs A.3 and A.4",
+    source="FastVAR, supplement, Figs A.3 and A.4",
     chart=charts.methods,
 )

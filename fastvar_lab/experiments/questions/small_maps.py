@@ -47,7 +47,7 @@ def cells(question: Question) -> list[list[Cell]]:
 
 EXPERIMENT = Experiment(
     question="What do planned schedules gain where the largest map has 16x16 tokens?",
-    source="supplement, future work",
+    source="FastVAR, supplement, future work",
     methods=methods,
     cells=cells,
     work=resumed,

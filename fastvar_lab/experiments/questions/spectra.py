@@ -55,7 +55,7 @@ def late_steps_add_high_frequencies(frame: pd.DataFrame) -> Answer:
 
 EXPERIMENT = Experiment(
     question="Which frequencies does each step add, and when do tokens settle?",
-    source="Fig. 3b",
+    source="FastVAR, Fig. 3b",
     methods=methods,
     cells=cells,
     work=Each(spectra),

@@ -56,7 +56,7 @@ def overhead_is_negligible(frame: pd.DataFrame) -> Answer:
 
 EXPERIMENT = Experiment(
     question="What do selection and restoration add to a sublayer?",
-    source="supplement, Fig. A.1",
+    source="FastVAR, supplement, Fig. A.1",
     methods=methods,
     cells=cells,
     work=Each(overhead),
