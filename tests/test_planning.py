@@ -48,6 +48,15 @@ def digits(model, digit):
     return {kind: digit * model.depth for kind in model.transformer.kinds}
 
 
+def test_even_starts_both_prune_and_skip(planner):
+    rows = planner.starts.table
+    shapes = {(tail.skipped, {*shares.values()} != {Share()}) for *_, shares, tail in rows}
+    assert {(0, True), (1, True), (1, False)} <= shapes
+    for *_, shares, tail in rows:
+        last = len(planner.calibration.grids) - tail.skipped
+        assert all(share == Share() for step, share in shares.items() if step >= last)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_an_even_plan_is_prune(family):
     model = small_model(family)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -197,33 +197,36 @@ class PictureJob:
         return len(self.methods)
 
     def missing(self, model: Model, store: Store) -> PictureJob | None:
-        at = Addresses(model)
+        at, metrics = Addresses(model), self._by_address()
         lacking = {
             label: method
             for label, method in self.methods.items()
-            if any(self._unknown(at, method, item, store) for item in self.items)
+            if any(metrics.keys() - store.values(at.values(method, i)).keys() for i in self.items)
         }
         return replace(self, methods=lacking) if lacking else None
 
-    def _unknown(self, at: Addresses, method: Method, item: Item, store: Store) -> list[Metric]:
-        known = store.values(at.values(method, item))
-        return [metric for metric in self.metrics if metric.address not in known]
+    def _by_address(self) -> dict[str, Metric]:
+        """Return metrics by their addresses, which take time: yours are hashed with their code."""
+        return {metric.address: metric for metric in self.metrics}
 
     def compute(self, model: Model, store: Store, done: Done = nothing) -> Disturbed:
         """Draw what is not there, each prompt in full and under each method from one snapshot."""
-        at, full = Addresses(model), _Once(model, self.items)
+        at, full, metrics = Addresses(model), _Once(model, self.items), self._by_address()
         references = self._pictures(Dense(), at, store, full)
         for method in branching(self.methods.values(), model.grids()):
             pictures = references
             if method != Dense():
                 pictures = self._pictures(method, at, store, full)
             for item, *pair in zip(self.items, pictures, references, strict=True):
-                unknown = self._unknown(at, method, item, store)
+                address = at.values(method, item)
+                known = store.values(address)
                 values = {
-                    metric.address: _columns(metric, model, item, *pair) for metric in unknown
+                    name: _columns(metric, model, item, *pair)
+                    for name, metric in metrics.items()
+                    if name not in known
                 }
                 if values:
-                    store.put_values(at.values(method, item), values, self.experiment)
+                    store.put_values(address, values, self.experiment)
             done()
         return {}
 
@@ -249,32 +252,34 @@ class PictureJob:
         return [old or new for old, new in zip(held, pictures, strict=True)]
 
     def rows(self, model: Model, store: Store, disturbed: Disturbed) -> Iterator[Rows | None]:
-        at = Addresses(model)
+        at, metrics = Addresses(model), self._by_address()
         for label, method in self.methods.items():
             columns, rows = method_columns(label, method, model), list[dict[str, Any]]()
             for i, item in enumerate(self.items):
                 address = at.values(method, item)
                 known = store.values(address)
-                if any(metric.address not in known for metric in self.metrics):
+                if metrics.keys() - known.keys():
                     yield None
                     break
-                values = {k: v for m in self.metrics for k, v in known[m.address].items()}
-                picture = {"picture": self.first + i, **item._asdict(), **self._notes(known)}
+                values = {k: v for name in metrics for k, v in known[name].items()}
+                notes = _notes([(metric, known[name]) for name, metric in metrics.items()])
+                picture = {"picture": self.first + i, **item._asdict(), **notes}
                 place = {CELL: short_key(address)}
                 rows.append({"kind": "quality", **columns, **picture, **values, **place})
             else:
                 yield rows
 
-    def _notes(self, known: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-        """Name the columns that are hits, beside the judge's, and title those of your metrics."""
-        others = [m for m in self.metrics if m.name != SCORE]
-        hits = [c for m in others if m.hits for c in known[m.address]]
-        user_metrics = [m for m in others if m.name not in METRICS]
-        titles = {c: m.heading(c) for m in user_metrics for c in known[m.address]}
-        return {
-            **({HITS: ",".join(hits)} if hits else {}),
-            **({TITLES: json.dumps(titles)} if titles else {}),
-        }
+
+def _notes(measured: Sequence[tuple[Metric, Mapping[str, Any]]]) -> dict[str, str]:
+    """Name the columns that are hits, beside the judge's, and title those of your metrics."""
+    others = [(metric, columns) for metric, columns in measured if metric.name != SCORE]
+    hits = [c for metric, columns in others if metric.hits for c in columns]
+    user_metrics = [(m, columns) for m, columns in others if m.name not in METRICS]
+    titles = {c: m.heading(c) for m, columns in user_metrics for c in columns}
+    return {
+        **({HITS: ",".join(hits)} if hits else {}),
+        **({TITLES: json.dumps(titles)} if titles else {}),
+    }
 
 
 @dataclass(frozen=True)
@@ -333,8 +338,9 @@ class Addresses:
     """Makes the addresses of one model's pictures, each part of them once."""
 
     def __init__(self, model: Model) -> None:
-        self.model, self.context = model, model.context
+        self.model, self.context, self.dense = model, model.context, Dense()
         self.methods: dict[int, tuple[Method, Mapping[str, str]]] = {}
+        self.references: dict[Item, str] = {}
 
     def picture(self, method: Method, item: Item) -> dict[str, Any]:
         """Everything that a picture depends on."""
@@ -351,8 +357,9 @@ class Addresses:
 
     def values(self, method: Method, item: Item) -> dict[str, Any]:
         """Everything that the values of a picture beside its full one depend on."""
-        pair = {"picture": self.picture(method, item), "reference": self.picture(Dense(), item)}
-        keys = {name: key(address) for name, address in pair.items()}
+        if item not in self.references:
+            self.references[item] = key(self.picture(self.dense, item))
+        keys = {"picture": key(self.picture(method, item)), "reference": self.references[item]}
         return {"model": self.model.name, **keys, "group": item.group}
 
 

@@ -371,7 +371,7 @@ def _usual_layout(module: nn.Module, state: dict[str, Any], prefix: str, _: obje
 
 
 def paper_preset(model: Model, sizes: Sizes | None = None) -> Method:
-    """Return the paper's preset for a model, under its schedule or `sizes`.
+    """Return the preset of a model, under its schedule or `sizes`: the paper's ratios, or ours.
 
     Raises ValueError for a model without one.
 

@@ -104,20 +104,23 @@ class Starts:
     def table(self) -> list[tuple[float, float, dict[int, Share], Tail]]:
         """Every even choice whose shares rise: predicted error, cost, shares and tail; best first.
 
-        The error is the mean of its logarithm over the pictures.
+        The error is the mean of its logarithm over the pictures. Skipped steps have no share.
         """
-        (effects, tails), steps, rows = self.effects, self.steps, []
+        (effects, tails), rows = self.effects, []
         last = len(self.space.calibration.grids)
-        for shares in product(SHARES, repeat=len(steps)):
-            digits = [share.pruned("attn") for share in shares]
-            if digits != sorted(digits):
-                continue
-            by_step = dict(zip(steps, shares, strict=True))
-            error = sum(effects[pair] for pair in by_step.items())
-            for tail, more in tails.items():
-                if all(by_step[s] == Share() for s in steps if s >= last - tail.skipped):
-                    log = float(np.log(error + more + LEAST).mean())
-                    rows.append((log, self.cost(by_step, tail), by_step, tail))
+        for skipped in {tail.skipped for tail in tails}:
+            run = [step for step in self.steps if step < last - skipped]
+            none = {step: Share() for step in self.steps}
+            for shares in product(SHARES, repeat=len(run)):
+                digits = [share.pruned("attn") for share in shares]
+                if digits != sorted(digits):
+                    continue
+                by_step = none | dict(zip(run, shares, strict=True))
+                error = sum(effects[pair] for pair in by_step.items())
+                for tail, more in tails.items():
+                    if tail.skipped == skipped:
+                        log = float(np.log(error + more + LEAST).mean())
+                        rows.append((log, self.cost(by_step, tail), by_step, tail))
         return sorted(rows, key=lambda row: row[0])
 
     def best(self, budget: float, n: int) -> list[Choice]:
