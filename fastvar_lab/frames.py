@@ -40,6 +40,9 @@ CACHE = "cache"
 """The column of the most bytes of keys and values that are held between steps, as a share of full
 generation's in 16 bits."""
 
+PLANNED_AT = "planned_at"
+"""The column of the guidance scale that a planned schedule was planned at."""
+
 FULL, FASTVAR, SKIPPING = "full", "FastVAR", "skipping"
 """Families of methods, in the column of that name; `FULL` also labels unpruned generation."""
 

@@ -1587,30 +1587,32 @@ def test_commands_in_provenance_repeat_the_run(tmp_path, monkeypatch):
     monkeypatch.setattr(figures, "write_figure", lambda *a: None)
     out, scenes = tmp_path / "out", ["--prompts", text, "--metrics", "vif,ssim"]
     options = f" --prompts '{text}' --metrics vif,ssim"
-    assert main(["experiment", "memory", *scenes, "--out", str(out)]) == 0
-    told = json.loads((out / "memory.json").read_text())
-    assert told["command"] == f"python -m fastvar_lab experiment memory --model tiny{options}"
+    assert main(["experiment", "selectors", *scenes, "--out", str(out)]) == 0
+    told = json.loads((out / "selectors.json").read_text())
+    assert told["command"] == f"python -m fastvar_lab experiment selectors --model tiny{options}"
     assert told["prompts"] == f"PromptFile(path={text!r})"
     assert told["metrics"] == ["vif", "ssim"]
-    assert main(["figures", "memory", "--quick", *scenes, "--out", str(out)]) == 0
-    told = json.loads((out / "memory.json").read_text())
-    assert told["command"] == f"python -m fastvar_lab figures memory --quick{options}"
+    assert main(["figures", "selectors", "--quick", *scenes, "--out", str(out)]) == 0
+    told = json.loads((out / "selectors.json").read_text())
+    assert told["command"] == f"python -m fastvar_lab figures selectors --quick{options}"
     monkeypatch.setattr(claims, "measure", lambda *a, **options: seen.append(1) or {})
     assert main(["claims", "--quick", "--prompts", text, "--out", str(out)]) == 0
     line = f"Written by `python -m fastvar_lab claims --quick --prompts '{text}'`."
     assert line in (out / "claims.md").read_text()
+    assert main(["experiment", "memory", *scenes, "--out", str(out)]) == 0
+    assert "metrics" not in json.loads((out / "memory.json").read_text())  # it has none
     model, mine = fv.load("tiny"), fv.Metric("mine", "mine", lambda p, r: 0.0)
     look = base.Scope("look", 2, 1)
     for settings in ({"prompts": fv.PromptList("a ring")}, {"metrics": [mine]},
                      {"prompts": fv.PromptFile(text, seed=3)}, {"scope": look}):  # fmt: skip
-        list(figures.draw(model, ["memory"], out, **settings))
-        assert "command" not in json.loads((out / "memory.json").read_text())
-    own = replace(agenda.find("memory"), version=9)
-    list(figures.draw_frame(model, own, synthetic("memory"), out, "quick"))
-    assert "command" not in json.loads((out / "memory.json").read_text())
+        list(figures.draw(model, ["selectors"], out, **settings))
+        assert "command" not in json.loads((out / "selectors.json").read_text())
+    own = replace(agenda.find("selectors"), version=9)
+    list(figures.draw_frame(model, own, synthetic("selectors"), out, "quick"))
+    assert "command" not in json.loads((out / "selectors.json").read_text())
     opened = fv.load("tiny", sizes=((1, 1), (2, 2), (4, 4)))
-    list(figures.draw(opened, ["memory"], out))
-    assert "command" not in json.loads((out / "memory.json").read_text())
+    list(figures.draw(opened, ["selectors"], out))
+    assert "command" not in json.loads((out / "selectors.json").read_text())
 
 
 def test_claims_of_random_weights_are_those_of_speed(tmp_path, monkeypatch, capsys):

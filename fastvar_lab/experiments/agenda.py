@@ -139,6 +139,8 @@ def jobs_of(
         name = record.name
         if not name:
             raise ValueError("name the experiment: its cells are kept under its name")
+        if metrics and not record.has_metrics:
+            note(f"{name} measures no pictures by metrics: none is added")
         return [
             CellJob(name, record.version, record.work, tuple(cells), name)
             for cells in record.cells(question)

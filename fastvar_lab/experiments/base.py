@@ -195,6 +195,11 @@ class Experiment:
         if self.name:
             file_stem(self.name, ())  # its files have it
 
+    @property
+    def has_metrics(self) -> bool:
+        """Whether it measures pictures by metrics, to which others can be added."""
+        return self.cells is None or self.then is not None
+
     def labelled(self, model: Model) -> Methods:
         """Return its methods for a model, by label."""
         methods = self.methods(model)

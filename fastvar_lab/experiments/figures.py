@@ -88,7 +88,7 @@ def draw(
             note(f"{label} is left out: {error}")
             continue
         command = _command(name, model, seed, report.get("scope", "paper"))
-        report |= output.provenance(model, command, spec, prompts, metrics)
+        report |= output.provenance(model, command, spec, prompts, _added(name, metrics))
         report["caption"] = _caption(name, report)
         figure = figure_of(name, out, report)
         texts = _texts(out / label, name, report, frame)
@@ -152,12 +152,20 @@ def draw_frame(
     shipped = agenda.REGISTRY.get(record.name) is record
     report = {
         **output.measured(scope, frame, len(frame)),
-        **output.provenance(model, command if shipped else "", spec, prompts, metrics),
+        **output.provenance(
+            model, command if shipped else "", spec, prompts, _added(record, metrics)
+        ),
     }
     report["caption"] = _caption(record, report)
     figure = record.chart(written)
     texts = _texts(out / record.name, record, report, written)
     yield from _finish(out / record.name, record, report, texts, figure, ("png", "pdf"))
+
+
+def _added(name: str | Experiment, metrics: quality.Chosen | None) -> quality.Chosen | None:
+    """Return the metrics that a figure was asked for beside its own, if it measures by any."""
+    pictures = isinstance(name, str) and name in GALLERIES
+    return None if pictures or not _record(name).has_metrics else metrics
 
 
 def meaningless(model: Model, name: str | Experiment) -> str:

@@ -9,12 +9,14 @@ from typing import NamedTuple
 from fastvar_lab.experiments.base import BATCH, Cell, Experiment, Methods, Question
 from fastvar_lab.experiments.questions.budget import GUIDANCES, NO_PLANS, hand_methods
 from fastvar_lab.experiments.resumed import bound, resumed
+from fastvar_lab.frames import PLANNED_AT
 from fastvar_lab.models.model import Model
 from fastvar_lab.planning.plans import frontier
 from fastvar_lab.plotting import charts
 from fastvar_lab.plotting.charts.budgets import TRANSFERRED
 from fastvar_lab.prompts import ClosedWorld, Item
 from fastvar_lab.scales import Sizes
+from fastvar_lab.seam import Method
 
 CLOSE = 0.06  # relative distance from these within which schedules by hand are compared
 LARGER = 48
@@ -32,15 +34,20 @@ class Setting(NamedTuple):
 
 def methods(model: Model) -> Methods:
     """Return the schedules for operations at all guidance scales; ValueError if there are none."""
-    planned = {
-        f"planned {point.speedup:g}x at guidance {scale:g}": point.method
+    planned = {label: method for label, (_, method) in planned_at(model).items()}
+    if not planned:
+        raise ValueError(NO_PLANS.format(model.name))
+    return planned
+
+
+def planned_at(model: Model) -> dict[str, tuple[float, Method]]:
+    """Return by label the guidance scale at which a schedule was planned, and the schedule."""
+    return {
+        f"planned {point.speedup:g}x at guidance {scale:g}": (scale, point.method)
         for scale in GUIDANCES
         for point in frontier(model, scale, "operations")
         if min(TRANSFERRED) * 0.8 <= point.speedup <= max(TRANSFERRED) * 1.25
     }
-    if not planned:
-        raise ValueError(NO_PLANS.format(model.name))
-    return planned
 
 
 def opponents(model: Model, speedups: Sequence[float], sizes: Sizes | None = None) -> Methods:
@@ -71,10 +78,12 @@ def settings(question: Question) -> Iterator[Setting]:
 def cells(question: Question) -> list[list[Cell]]:
     """Return a cell for each setting, batch of prompts and method, planned or by hand."""
     every = {**question.methods, **opponents(question.model, TRANSFERRED)}
+    planned = planned_at(question.model)
+    scales = {label: {PLANNED_AT: planned[label][0]} for label in every if label in planned}
     return [
         [
-            Cell({"setting": place.name}, method, label, place.items[i : i + BATCH], i,
-                 question.prompts.judge, sizes=place.sizes)
+            Cell({"setting": place.name, **scales.get(label, {})}, method, label,
+                 place.items[i : i + BATCH], i, question.prompts.judge, sizes=place.sizes)
             for label, method in every.items()
         ]
         for place in settings(question)

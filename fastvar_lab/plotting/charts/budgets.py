@@ -9,7 +9,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 
-from fastvar_lab.frames import GUIDANCE, by_guidance
+from fastvar_lab.frames import GUIDANCE, PLANNED_AT, by_guidance
 from fastvar_lab.measure.frontier import (
     ENVELOPES,
     WHOLE,
@@ -216,15 +216,20 @@ def transfer_points(frame: pd.DataFrame) -> pd.DataFrame:
     """Sum up what `transfer` draws: gains over schedules by hand, where plans are used elsewhere.
 
     Columns beside those of `gain`: `setting`, the guidance scale, and `planned`, the scale that the
-    schedules were planned at. Speedups are those of counted operations. A frame that is summed up
-    already is returned as it is.
+    schedules were planned at: schedules that do not say it, at the one where they are judged.
+    Speedups are those of counted operations. A frame that is summed up already is returned as it
+    is.
     """
     if "difference" in frame:
         return frame
     rows = []
     for scale, part in _scales(frame):
         for setting, there in part.groupby("setting", sort=False):
-            planned = pd.Series({m: m.rpartition(" ")[2] for m in groups(there)["planned"]})
+            methods = there.drop_duplicates("method").set_index("method")
+            planned = methods.reindex(columns=[PLANNED_AT])[PLANNED_AT].fillna(
+                scale.get(GUIDANCE, 0)
+            )
+            planned = planned[planned.index.isin(groups(there)["planned"])]
             for at_scale, names in planned.groupby(planned):
                 gained = counted_gains(there, TRANSFERRED, list(names.index))
                 place = {"setting": setting, "planned": at_scale, **scale}
@@ -296,5 +301,5 @@ def small_maps(frame: pd.DataFrame) -> Figure:
     return fig
 
 
-def _same(planned: object, scale: dict[str, float]) -> bool:
-    return GUIDANCE not in scale or str(planned) == f"{scale[GUIDANCE]:g}"
+def _same(planned: float, scale: dict[str, float]) -> bool:
+    return GUIDANCE not in scale or planned == scale[GUIDANCE]
