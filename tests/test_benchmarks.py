@@ -13,11 +13,11 @@ from fastvar_lab.cli import release_options
 from fastvar_lab.cli.main import main
 from fastvar_lab.errors import WeightsError
 from fastvar_lab.evaluators import benchmarks, distances, inception_scores, results, row_files
+from fastvar_lab.evaluators.benchmark_plans import BenchmarkPlan
 from fastvar_lab.evaluators.case import Case, Options, Result
 from fastvar_lab.evaluators.geneval_pictures import GenEvalPrompts, PictureJudge, cut_out
 from fastvar_lab.evaluators.picture_array import PictureArray
 from fastvar_lab.evaluators.picture_folder import PictureFolder, PlainFolder
-from fastvar_lab.evaluators.plans import Plan
 from fastvar_lab.evaluators.results import (
     keep,
     pictures_sha256,
@@ -26,19 +26,19 @@ from fastvar_lab.evaluators.results import (
 )
 from fastvar_lab.evaluators.scoring import paired, score
 from fastvar_lab.experiments import making, paper_tables, printed_tables
-from fastvar_lab.experiments.making import Job, make
+from fastvar_lab.experiments.making import MakeJob, make
 from fastvar_lab.measure.quality import METRICS
 from fastvar_lab.networks.pretrained import Objects
 
 WORLD = benchmarks.find("closed-world")
-TEN = Plan(WORLD, n=10)
+TEN = BenchmarkPlan(WORLD, n=10)
 
 
 @pytest.fixture(scope="module")
 def made(small, tmp_path_factory):
     """Ten pictures of the closed world, by a random model."""
     folder = tmp_path_factory.mktemp("made") / "full"
-    assert make(small, Job(TEN, fv.Dense()), folder) == 10
+    assert make(small, MakeJob(TEN, fv.Dense()), folder) == 10
     return folder
 
 
@@ -56,15 +56,15 @@ def pictures(folder, names, side=64, seed=0):
 
 
 def test_plans_take_prompts_of_every_group_and_keep_their_numbers():
-    full = Plan(benchmarks.find("geneval")).samples()
+    full = BenchmarkPlan(benchmarks.find("geneval")).samples()
     assert len(full) == 2212
     assert (full[0].path, full[5].path) == ("00000/samples/0000.png", "00001/samples/0001.png")
-    few = Plan(benchmarks.find("geneval"), n=6, images=2).samples()
+    few = BenchmarkPlan(benchmarks.find("geneval"), n=6, images=2).samples()
     assert len({sample.group for sample in few}) == 6
-    plain = Plan(benchmarks.find("geneval"), n=6).samples()
+    plain = BenchmarkPlan(benchmarks.find("geneval"), n=6).samples()
     by_path = {sample.path: sample for sample in full}
     assert all(sample == by_path[sample.path] for sample in plain)
-    assert len(Plan(benchmarks.find("imagenet")).samples()) == 50_000
+    assert len(BenchmarkPlan(benchmarks.find("imagenet")).samples()) == 50_000
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_plans_take_prompts_of_every_group_and_keep_their_numbers():
     [("each", [7, 8, 9, 10]), ("per-prompt", [7, 8, 7, 8]), ("one", [7, 7, 7, 7])],
 )
 def test_seed_rules(rule, seeds):
-    plan = Plan(benchmarks.find("geneval"), images=2, seeds=rule, seed=7)
+    plan = BenchmarkPlan(benchmarks.find("geneval"), images=2, seeds=rule, seed=7)
     assert [sample.seed for sample in plan.samples()[:4]] == seeds
 
 
@@ -80,20 +80,20 @@ def test_prompts_from_files_of_the_user(tmp_path):
     table = {"a1": {"category": "people", "prompt": "x"}, "b2": {"category": "food", "prompt": "y"}}
     (tmp_path / "meta_data.json").write_text(json.dumps(table))
     mjhq = benchmarks.find("mjhq")
-    assert [s.path for s in Plan(mjhq, tmp_path, "people").samples()] == ["people/a1.png"]
+    assert [s.path for s in BenchmarkPlan(mjhq, tmp_path, "people").samples()] == ["people/a1.png"]
     for style in benchmarks.STYLES:
         (tmp_path / f"{style}.json").write_text(json.dumps([f"{style} {i}" for i in range(3)]))
-    hps = Plan(benchmarks.find("hps"), tmp_path).samples()
+    hps = BenchmarkPlan(benchmarks.find("hps"), tmp_path).samples()
     assert (len(hps), hps[4].path) == (12, "concept-art/00001.jpg")
     prompts = tmp_path / "benchmark-prompts.json"
     prompts.write_text(json.dumps([{"id": "000-1", "prompt": "x"}]))
-    assert len(Plan(benchmarks.find("imagereward"), prompts).samples()) == 10
+    assert len(BenchmarkPlan(benchmarks.find("imagereward"), prompts).samples()) == 10
     rewritten = tmp_path / "rewritten.json"
     rewritten.write_text(json.dumps({"x": "a long x"}))
-    sample = Plan(mjhq, tmp_path, "people", rewritten=rewritten).samples()[0]
+    sample = BenchmarkPlan(mjhq, tmp_path, "people", rewritten=rewritten).samples()[0]
     assert (sample.prompt, sample.written) == ("x", "a long x")
     with pytest.raises(ValueError, match=r"rewritten\.json has no text for y"):
-        Plan(mjhq, tmp_path, "food", rewritten=rewritten).samples()
+        BenchmarkPlan(mjhq, tmp_path, "food", rewritten=rewritten).samples()
 
 
 @pytest.mark.parametrize(
@@ -109,11 +109,11 @@ def test_prompts_from_files_of_the_user(tmp_path):
 )
 def test_plans_that_do_not_fit_are_refused(name, options, message):
     with pytest.raises(ValueError, match=message):
-        Plan(benchmarks.find(name), **options)
+        BenchmarkPlan(benchmarks.find(name), **options)
 
 
 def test_a_killed_run_goes_on_where_it_was(small, made, tmp_path, monkeypatch):
-    folder, job, written = tmp_path / "killed", Job(TEN, fv.Dense()), []
+    folder, job, written = tmp_path / "killed", MakeJob(TEN, fv.Dense()), []
 
     def write_few(path, picture, quality, real=making._write):
         if len(written) == 6:  # within the second batch
@@ -132,7 +132,7 @@ def test_a_killed_run_goes_on_where_it_was(small, made, tmp_path, monkeypatch):
 
 
 def test_shards_together_equal_one_run(small, made, tmp_path):
-    job = Job(TEN, fv.Dense())
+    job = MakeJob(TEN, fv.Dense())
     counts = [make(small, job, tmp_path / "shards", (i, 2)) for i in (1, 0)]
     assert counts == [4, 6]
     assert contents(tmp_path / "shards") == contents(made)
@@ -142,40 +142,42 @@ def test_shards_together_equal_one_run(small, made, tmp_path):
 
 def test_a_folder_is_never_mixed(small, made, tmp_path):
     for job, name in (
-        (Job(TEN, fv.Prune({-1: 0.5})), "method"),
-        (Job(Plan(WORLD, n=9), fv.Dense()), "prompts 10; now it is 9"),
-        (Job(Plan(WORLD, n=10, seed=1), fv.Dense()), "seed 0; now it is 1"),
-        (Job(TEN, fv.Dense(), fv.Sampling(guidance=3.0)), "guidance"),
+        (MakeJob(TEN, fv.Prune({-1: 0.5})), "method"),
+        (MakeJob(BenchmarkPlan(WORLD, n=9), fv.Dense()), "prompts 10; now it is 9"),
+        (MakeJob(BenchmarkPlan(WORLD, n=10, seed=1), fv.Dense()), "seed 0; now it is 1"),
+        (MakeJob(TEN, fv.Dense(), fv.Sampling(guidance=3.0)), "guidance"),
     ):
         with pytest.raises(ValueError, match=f"holds pictures with {name}"):
             make(small, job, made)
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(ValueError, match="holds other files; name a new folder"):
-        make(small, Job(TEN, fv.Dense()), tmp_path)
+        make(small, MakeJob(TEN, fv.Dense()), tmp_path)
 
 
 def test_jpeg_is_written_with_its_quality(small, tmp_path):
     (tmp_path / "prompts.txt").write_text("a red ring\n")
-    plan = Plan(benchmarks.find("prompts"), tmp_path / "prompts.txt", ending="jpg")
+    plan = BenchmarkPlan(benchmarks.find("prompts"), tmp_path / "prompts.txt", ending="jpg")
     for quality in (95, 40):
-        make(small, Job(plan, fv.Dense(), quality=quality), tmp_path / f"q{quality}")
+        make(small, MakeJob(plan, fv.Dense(), quality=quality), tmp_path / f"q{quality}")
     sizes = [(tmp_path / f"q{q}" / "00000_0.jpg").stat().st_size for q in (95, 40)]
     assert sizes[0] > 1.5 * sizes[1]
 
 
 def test_an_estimate_counts_what_is_missing(small, made, tmp_path):
-    assert making.estimate(small, Job(TEN, fv.Dense()), made) == (0, 0.0, 0.0)
-    pictures_left, seconds, gigabytes = making.estimate(small, Job(TEN, fv.Dense()), tmp_path, True)
+    assert making.estimate(small, MakeJob(TEN, fv.Dense()), made) == (0, 0.0, 0.0)
+    pictures_left, seconds, gigabytes = making.estimate(
+        small, MakeJob(TEN, fv.Dense()), tmp_path, True
+    )
     assert pictures_left == 10
     assert seconds > 0
     assert gigabytes == pytest.approx(10 * 64 * 64 * 1.5 / 1e9)
     untimed = (10, None, gigabytes)  # two batches of three would take most of the time
-    assert making.estimate(small, Job(TEN, fv.Dense()), tmp_path) == untimed
+    assert making.estimate(small, MakeJob(TEN, fv.Dense()), tmp_path) == untimed
 
 
 def test_prompts_of_a_plan_are_read_once(tmp_path):
     (tmp_path / "prompts.txt").write_text("a red ring\n")
-    plan = Plan(benchmarks.find("prompts"), tmp_path / "prompts.txt")
+    plan = BenchmarkPlan(benchmarks.find("prompts"), tmp_path / "prompts.txt")
     first = plan.samples()
     (tmp_path / "prompts.txt").unlink()
     plan.prompts().clear()
@@ -345,7 +347,7 @@ def test_what_a_score_reads_is_there_before_it_begins(made, tmp_path, tiny_netwo
     with pytest.raises(ValueError, match=r"damaged\.npz is no npz file of pictures"):
         score(folder, ["fid"], Options(tmp_path / "damaged.npz"), tiny_networks)
     with pytest.raises(ValueError, match="geneval has 553 prompts; not 9999999"):
-        Plan(benchmarks.find("geneval"), n=9999999).samples()
+        BenchmarkPlan(benchmarks.find("geneval"), n=9999999).samples()
 
 
 def test_distances_of_a_folder_are_those_of_its_features(made, tmp_path, tiny_networks):
@@ -401,7 +403,7 @@ def rehearsal_network(name, networks):
 
 
 def test_pairs_of_pictures(small, made, tmp_path, tiny_networks, monkeypatch):
-    make(small, Job(TEN, fv.Prune({-1: 0.5})), tmp_path / "pruned")
+    make(small, MakeJob(TEN, fv.Prune({-1: 0.5})), tmp_path / "pruned")
     one, other = PictureFolder(tmp_path / "pruned"), PictureFolder(made)
     results = paired(one, other, ["psnr", "ssim"])
     each = [METRICS["psnr"].columns(one.read(i), other.read(i))["psnr"] for i in range(10)]

@@ -14,6 +14,7 @@ from fastvar_lab import files
 from fastvar_lab.cli import options
 from fastvar_lab.cli.main import main
 from fastvar_lab.evaluators import benchmarks, known_answers
+from fastvar_lab.evaluators.benchmark_plans import BenchmarkPlan
 from fastvar_lab.evaluators.case import Options
 from fastvar_lab.evaluators.closed_world import true_tokens
 from fastvar_lab.evaluators.geneval import Rules
@@ -21,13 +22,12 @@ from fastvar_lab.evaluators.geneval_pictures import GenEvalPrompts, cut_out
 from fastvar_lab.evaluators.known_answers import Inputs, KnownAnswer
 from fastvar_lab.evaluators.picture_array import SampleArray
 from fastvar_lab.evaluators.picture_folder import PictureFolder
-from fastvar_lab.evaluators.plans import Plan
 from fastvar_lab.evaluators.results import pictures_sha256, settings_sha256
 from fastvar_lab.evaluators.scoring import paired, score
 from fastvar_lab.experiments import making, paper_tables, printed_tables
 from fastvar_lab.experiments.evaluation import evaluate
 from fastvar_lab.experiments.folder_frames import compare_folders
-from fastvar_lab.experiments.making import Job, make
+from fastvar_lab.experiments.making import MakeJob, make
 from fastvar_lab.experiments.run import compare
 from fastvar_lab.generation import generate
 from fastvar_lab.measure.quality import MOST_PSNR
@@ -38,7 +38,7 @@ from fastvar_lab.store import Store
 from fastvar_lab.world.tasks import questions
 
 WORLD = benchmarks.find("closed-world")
-EIGHT = Plan(WORLD, n=8)
+EIGHT = BenchmarkPlan(WORLD, n=8)
 MAPS = ((1, 1), (2, 2), (4, 4))
 LOOK = fv.Scope("look", prompts=2, repeats=1)
 
@@ -54,7 +54,7 @@ def shallow():
 def folders(small, tmp_path_factory):
     root = tmp_path_factory.mktemp("folders")
     for name, method in {"full": fv.Dense(), "pruned": fv.Prune({-1: 0.5})}.items():
-        make(small, Job(EIGHT, method), root / name)
+        make(small, MakeJob(EIGHT, method), root / name)
     return root
 
 
@@ -86,7 +86,7 @@ def test_evaluate_is_make_and_score(small, tmp_path):
 def test_given_scales_are_those_of_a_correct_picture(tmp_path):
     model = fv.load("tiny")
     model.sizes = model.sizes[:4]
-    job = Job(Plan(WORLD, n=2), fv.Dense(), given=4)
+    job = MakeJob(BenchmarkPlan(WORLD, n=2), fv.Dense(), given=4)
     make(model, job, tmp_path / "given")
     tokens = true_tokens(model, questions(2, 0))
     run = generate(model, [q.prompt.text for q in questions(2, 0)], fv.Dense(), given=tokens)
@@ -94,29 +94,29 @@ def test_given_scales_are_those_of_a_correct_picture(tmp_path):
     folder = PictureFolder(tmp_path / "given")
     assert all(np.array_equal(folder.read(i), expected[i]) for i in range(2))
     with pytest.raises(ValueError, match="0 to 4 scales can be given; not 5"):
-        make(model, Job(EIGHT, fv.Dense(), given=5), tmp_path / "more")
+        make(model, MakeJob(EIGHT, fv.Dense(), given=5), tmp_path / "more")
     with pytest.raises(ValueError, match="geneval has no correct pictures"):
-        Job(Plan(benchmarks.find("geneval")), fv.Dense(), given=1)
+        MakeJob(BenchmarkPlan(benchmarks.find("geneval")), fv.Dense(), given=1)
 
 
 def test_pixels_are_rounded_or_cut_off_and_people_get_a_suffix(shallow, tmp_path):
     (tmp_path / "p.txt").write_text("a man\na tree\n")
     mark = benchmarks.find("prompts")
-    plan = Plan(mark, tmp_path / "p.txt", suffix=", sharp")
+    plan = BenchmarkPlan(mark, tmp_path / "p.txt", suffix=", sharp")
     assert [s.written for s in plan.samples()] == ["a man, sharp", "a tree"]
     assert plan.record()["positive_prompt"]
-    plain = Plan(mark, tmp_path / "p.txt")
+    plain = BenchmarkPlan(mark, tmp_path / "p.txt")
     for pixels in making.PIXELS:
-        make(shallow, Job(plain, fv.Dense(), pixels=pixels), tmp_path / pixels)
+        make(shallow, MakeJob(plain, fv.Dense(), pixels=pixels), tmp_path / pixels)
     whole, cut = (PictureFolder(tmp_path / p).read(0).astype(int) for p in making.PIXELS)
     assert set(np.unique(whole - cut)) == {0, 1}
     with pytest.raises(ValueError, match="no way from values to pixels 'floor'"):
-        Job(plain, fv.Dense(), pixels="floor")
+        MakeJob(plain, fv.Dense(), pixels="floor")
 
 
 def test_a_run_that_is_killed_at_every_write_ends_the_same(shallow, tmp_path, monkeypatch):
-    plan = Plan(benchmarks.find("geneval"), n=3, images=1)
-    job, real = Job(plan, fv.Dense(), sizes=MAPS, batch=2), files.write
+    plan = BenchmarkPlan(benchmarks.find("geneval"), n=3, images=1)
+    job, real = MakeJob(plan, fv.Dense(), sizes=MAPS, batch=2), files.write
     make(shallow, job, tmp_path / "whole")
 
     def contents(root):
@@ -161,7 +161,7 @@ def test_folders_make_the_frame_of_a_comparison(folders, small, tmp_path):
     item = GenEvalPrompts().take(1)[0]._replace(prompt=one.prompts[0])
     assert pruned.right.iloc[0] == world_judge(item, other.read(0))
     assert list(tabulate(frame)["method"]) == ["full", "pruned"]
-    make(small, Job(Plan(WORLD, n=8, seeds="one"), fv.Dense()), tmp_path / "others")
+    make(small, MakeJob(BenchmarkPlan(WORLD, n=8, seeds="one"), fv.Dense()), tmp_path / "others")
     shutil.copytree(tmp_path / "others", tmp_path / "shifted")
     text = (tmp_path / "shifted" / "samples.jsonl").read_text()
     rows = [{**json.loads(line), "seed": 1} for line in text.splitlines()]
@@ -219,7 +219,7 @@ def test_pairs_are_compared_by_the_networks_that_are_named(
 
 
 def test_workers_make_the_same_pictures(tmp_path):
-    job, spec = Job(EIGHT, fv.Dense(), sizes=MAPS, batch=3), fv.ModelSpec("tiny", "random")
+    job, spec = MakeJob(EIGHT, fv.Dense(), sizes=MAPS, batch=3), fv.ModelSpec("tiny", "random")
     assert make(spec, job, tmp_path / "alone") == 8
     with ThreadPoolExecutor(2) as pool:
         assert make(spec, job, tmp_path / "workers", executor=pool) == 8
@@ -240,9 +240,9 @@ def test_categories_are_never_mixed(shallow, tiny_networks, tmp_path):
                 tmp_path / "real" / category / f"{category}{i}.jpg"
             )
     mjhq = benchmarks.find("mjhq")
-    make(shallow, Job(Plan(mjhq, tmp_path, "people"), fv.Dense()), tmp_path / "made")
+    make(shallow, MakeJob(BenchmarkPlan(mjhq, tmp_path, "people"), fv.Dense()), tmp_path / "made")
     with pytest.raises(ValueError, match="holds pictures with category people; now it is food"):
-        make(shallow, Job(Plan(mjhq, tmp_path, "food"), fv.Dense()), tmp_path / "made")
+        make(shallow, MakeJob(BenchmarkPlan(mjhq, tmp_path, "food"), fv.Dense()), tmp_path / "made")
     folder = PictureFolder(tmp_path / "made")
     score(folder, ["fid"], Options(tmp_path / "real" / "people"), tiny_networks)
     for name, message in (
@@ -264,7 +264,7 @@ def test_styles_of_unequal_numbers_are_averaged_over_pictures(tiny_networks, tmp
         for i in range(n):
             picture = Image.fromarray(rng.integers(0, 256, (64, 64, 3), np.uint8))
             picture.save(tmp_path / "made" / style / f"{i:05d}.jpg")
-    folder = PictureFolder(tmp_path / "made", Plan(benchmarks.find("hps"), tmp_path))
+    folder = PictureFolder(tmp_path / "made", BenchmarkPlan(benchmarks.find("hps"), tmp_path))
     result = score(folder, ["hps"], networks=tiny_networks)["hps"]
     counts = [folder.groups.count(style) for style in benchmarks.STYLES]
     means = [result.parts[style][0] for style in benchmarks.STYLES]
@@ -298,7 +298,7 @@ def test_the_command_of_pairs_refuses_before_it_scores(folders, tmp_path, capsys
     shutil.copytree(folders / "full", full := tmp_path / "full")
     for other, message in ((full, "is compared with itself"), (tmp_path / "less", "of the same")):
         if other != full:
-            make(fv.load("tiny"), Job(Plan(WORLD, n=1), fv.Dense(), sizes=MAPS), other)
+            make(fv.load("tiny"), MakeJob(BenchmarkPlan(WORLD, n=1), fv.Dense(), sizes=MAPS), other)
         assert main(["score", str(full), "--against", str(other)]) == 2
         assert message in capsys.readouterr().err
     assert not (tmp_path / "full.scores").exists()

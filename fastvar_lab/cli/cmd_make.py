@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> None:
     if sum(x is not None for x in (args.ratios, args.method)) + args.paper > 1:
         raise ValueError("--ratios, --paper and --method exclude each other; give at most one")
     shard = _shard(args.shard)
-    from fastvar_lab.experiments.making import QUALITY, Job, estimate, make, prepare
+    from fastvar_lab.experiments.making import QUALITY, MakeJob, estimate, make, prepare
     from fastvar_lab.experiments.workers import executor
     from fastvar_lab.methods.prune import Dense
     from fastvar_lab.models.model import paper_preset
@@ -55,14 +55,14 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError(f"--quality is of JPEG files; these are {plan.format}, see --format")
     quality = QUALITY if args.quality is None else args.quality
     choices = {"batch": args.batch, "quality": quality, "pixels": args.pixels}
-    Job(plan, options.method(args) or Dense(), **choices)  # raises before the model is opened
+    MakeJob(plan, options.method(args) or Dense(), **choices)  # raises before the model is opened
     shared = bool(args.workers or args.scheduler)
     if shared and args.features is None and release_options.has_text(args):
         args.features = args.out.with_name(f"{args.out.name}.features")
     prompts = list(dict.fromkeys(sample.written for sample in plan.samples()))
     model = release_options.open_encoded(args, prompts)
     method = paper_preset(model) if args.paper else options.method(args) or Dense()
-    job = Job(plan, method, generate_options.sampling(args, model), model.sizes, **choices)
+    job = MakeJob(plan, method, generate_options.sampling(args, model), model.sizes, **choices)
     options.say_what_random_weights_mean(args)
     options.say_where_planned(method, model, sampling=job.sampling)
     prepare(model, job, args.out)

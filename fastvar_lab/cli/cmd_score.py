@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 from fastvar_lab.cli import options
 
 if TYPE_CHECKING:
+    from fastvar_lab.evaluators.benchmark_plans import BenchmarkPlan
     from fastvar_lab.evaluators.case import Options
     from fastvar_lab.evaluators.picture_folder import Sampled
-    from fastvar_lab.evaluators.plans import Plan
 
 HELP = "score a folder of pictures"
 
@@ -104,7 +104,7 @@ def check_answer(args: argparse.Namespace, chosen: Options) -> None:
         raise ValueError(f"{args.check} differs from what was published in {', '.join(differing)}")
 
 
-def _opened(path: Path, plan: Plan | None) -> Sampled:
+def _opened(path: Path, plan: BenchmarkPlan | None) -> Sampled:
     from fastvar_lab.evaluators.picture_array import SampleArray
     from fastvar_lab.evaluators.picture_folder import PictureFolder
 

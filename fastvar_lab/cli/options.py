@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # imported when a command runs, to keep help and errors fast
     from concurrent.futures import Executor
 
-    from fastvar_lab.evaluators.plans import Plan
+    from fastvar_lab.evaluators.benchmark_plans import BenchmarkPlan
     from fastvar_lab.models.model import Model
     from fastvar_lab.models.spec import ModelSpec
     from fastvar_lab.prompts import PromptSet
@@ -170,13 +170,13 @@ def names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",")]
 
 
-def plan(args: argparse.Namespace, **more: Any) -> Plan:
+def plan(args: argparse.Namespace, **more: Any) -> BenchmarkPlan:
     """Return the plan of a benchmark; raises ValueError for options that do not fit it."""
+    from fastvar_lab.evaluators.benchmark_plans import BenchmarkPlan
     from fastvar_lab.evaluators.benchmarks import find
-    from fastvar_lab.evaluators.plans import Plan
 
     mark = find(args.benchmark)
-    return Plan(mark, args.data, args.category, args.n, args.images, args.format, **more)
+    return BenchmarkPlan(mark, args.data, args.category, args.n, args.images, args.format, **more)
 
 
 def spec(args: argparse.Namespace) -> ModelSpec:

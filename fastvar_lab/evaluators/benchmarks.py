@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from fastvar_lab.errors import short, unknown
 from fastvar_lab.evaluators import geneval
-from fastvar_lab.evaluators.plans import Benchmark, Plan, Prompt, read_data
+from fastvar_lab.evaluators.benchmark_plans import Benchmark, BenchmarkPlan, Prompt, read_data
 from fastvar_lab.files import expanded
 from fastvar_lab.prompts import ClosedWorld, PromptFile
 
@@ -28,14 +28,14 @@ def find(name: str) -> Benchmark:
     return BENCHMARKS[name]
 
 
-def _geneval(plan: Plan) -> list[Prompt]:
+def _geneval(plan: BenchmarkPlan) -> list[Prompt]:
     return [
         Prompt(item["prompt"], item["tag"], f"{i:05d}", item)
         for i, item in enumerate(geneval.metadata())
     ]
 
 
-def _mjhq(plan: Plan) -> list[Prompt]:
+def _mjhq(plan: BenchmarkPlan) -> list[Prompt]:
     data = plan.data
     assert data is not None
     table = read_data(data / "meta_data.json" if data.is_dir() else data, dict)
@@ -49,11 +49,11 @@ def _mjhq(plan: Plan) -> list[Prompt]:
         raise ValueError(f"{data} is not MJHQ-30K's meta_data.json") from None
 
 
-def _imagenet(plan: Plan) -> list[Prompt]:
+def _imagenet(plan: BenchmarkPlan) -> list[Prompt]:
     return [Prompt(str(label), "class", str(label)) for label in range(1000)]
 
 
-def _hps(plan: Plan) -> list[Prompt]:
+def _hps(plan: BenchmarkPlan) -> list[Prompt]:
     data = plan.data
     assert data is not None
     return [
@@ -63,7 +63,7 @@ def _hps(plan: Plan) -> list[Prompt]:
     ]
 
 
-def _image_reward(plan: Plan) -> list[Prompt]:
+def _image_reward(plan: BenchmarkPlan) -> list[Prompt]:
     data = plan.data
     assert data is not None
     try:
@@ -73,14 +73,14 @@ def _image_reward(plan: Plan) -> list[Prompt]:
     return [Prompt(text, "prompt", name) for text, name in entries]
 
 
-def _closed_world(plan: Plan) -> list[Prompt]:
+def _closed_world(plan: BenchmarkPlan) -> list[Prompt]:
     items = ClosedWorld(plan.seed).take(max(WORLD, plan.n or 0))
     return [
         Prompt(item.prompt, item.group, f"{i:05d}", seed=item.seed) for i, item in enumerate(items)
     ]
 
 
-def _texts(plan: Plan) -> list[Prompt]:
+def _texts(plan: BenchmarkPlan) -> list[Prompt]:
     data = plan.data
     assert data is not None
     try:

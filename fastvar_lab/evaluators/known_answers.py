@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fastvar_lab.errors import unknown
+from fastvar_lab.evaluators.benchmark_plans import BenchmarkPlan
 from fastvar_lab.evaluators.benchmarks import find
 from fastvar_lab.evaluators.case import Options
 from fastvar_lab.evaluators.picture_array import SampleArray
 from fastvar_lab.evaluators.picture_folder import PictureFolder, PlainFolder
-from fastvar_lab.evaluators.plans import Plan
 from fastvar_lab.evaluators.scoring import score
 from fastvar_lab.networks import collection
 
@@ -99,7 +99,7 @@ def _imagenet_reference(inputs: Inputs) -> dict[str, float]:
 
 
 def _hps(inputs: Inputs) -> dict[str, float]:
-    folder = PictureFolder(inputs.pictures, Plan(find("hps"), inputs.data, ending="jpg"))
+    folder = PictureFolder(inputs.pictures, BenchmarkPlan(find("hps"), inputs.data, ending="jpg"))
     values = {}
     for resize in ("antialias", "alias"):
         options = replace(inputs.options, hps_resize=resize)

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from fastvar_lab.errors import short
+from fastvar_lab.evaluators.benchmark_plans import BenchmarkPlan, Sample
 from fastvar_lab.evaluators.picture_folder import Pictures, Sampled
-from fastvar_lab.evaluators.plans import Plan, Sample
 from fastvar_lab.evaluators.row_files import rows_folder
 from fastvar_lab.files import expanded
 
@@ -45,7 +45,7 @@ class SampleArray(PictureArray, Sampled):
     Without a `plan` any number of pictures is scored.
     """
 
-    def __init__(self, path: str | Path, benchmark: str, plan: Plan | None = None) -> None:
+    def __init__(self, path: str | Path, benchmark: str, plan: BenchmarkPlan | None = None) -> None:
         super().__init__(path)
         self.benchmark, self.plan = benchmark, plan
         self.samples = [Sample(name, "", 0, "", "") for name in self.names]

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from fastvar_lab.errors import short
 from fastvar_lab.evaluators import row_files
-from fastvar_lab.evaluators.plans import Plan, Sample, read_samples
+from fastvar_lab.evaluators.benchmark_plans import BenchmarkPlan, Sample, read_samples
 from fastvar_lab.files import digest, expanded, folder, read_json
 
 SETTINGS, SAMPLES = "settings.json", "samples.jsonl"
@@ -133,7 +133,7 @@ class PictureFolder(Sampled):
     ValueError: there is no folder nowhere
     """
 
-    def __init__(self, root: str | Path, plan: Plan | None = None) -> None:
+    def __init__(self, root: str | Path, plan: BenchmarkPlan | None = None) -> None:
         path = expanded(root)
         if not path.is_dir():
             raise ValueError(f"there is no folder {path}")

@@ -38,11 +38,11 @@ def score(
     >>> from tempfile import TemporaryDirectory
     >>> from PIL import Image
     >>> from fastvar_lab.evaluators.picture_folder import PictureFolder
-    >>> from fastvar_lab.evaluators.plans import Plan
+    >>> from fastvar_lab.evaluators.benchmark_plans import BenchmarkPlan
     >>> with TemporaryDirectory() as work:
     ...     (Path(work) / "black").mkdir()
     ...     Image.new("RGB", (64, 64)).save(Path(work) / "black" / "00000_0.png")
-    ...     plan = Plan(benchmarks.find("closed-world"), n=1)
+    ...     plan = BenchmarkPlan(benchmarks.find("closed-world"), n=1)
     ...     score(PictureFolder(Path(work) / "black", plan))["closed-world"].value
     0.0
     """

@@ -8,13 +8,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from fastvar_lab.evaluators.benchmark_plans import BenchmarkPlan
 from fastvar_lab.evaluators.benchmarks import find
 from fastvar_lab.evaluators.closed_world import need_judge, reconstruction_psnr
 from fastvar_lab.evaluators.picture_folder import PictureFolder
-from fastvar_lab.evaluators.plans import Plan
 from fastvar_lab.evaluators.prompt_scores import MISMATCHED
 from fastvar_lab.evaluators.scoring import score
-from fastvar_lab.experiments.making import Job, make
+from fastvar_lab.experiments.making import MakeJob, make
 from fastvar_lab.files import expanded
 from fastvar_lab.measure.statistics import bootstrap
 from fastvar_lab.models.model import Model
@@ -45,8 +45,8 @@ def evaluate(
     """
     need_judge(model)
     maps = model.sizes if sizes is None else as_sizes(sizes)
-    plan = Plan(find("closed-world"), n=n, seed=seed)
-    job = Job(plan, method, sampling, maps, given=given)
+    plan = BenchmarkPlan(find("closed-world"), n=n, seed=seed)
+    job = MakeJob(plan, method, sampling, maps, given=given)
     with ExitStack() as stack:
         root = expanded(folder or Path(stack.enter_context(TemporaryDirectory())) / "pictures")
         make(model, job, root)

@@ -18,9 +18,9 @@ from tqdm.auto import tqdm
 
 from fastvar_lab.audit import checked_acts
 from fastvar_lab.errors import short, unknown
+from fastvar_lab.evaluators.benchmark_plans import BenchmarkPlan, Sample, sample_rows
 from fastvar_lab.evaluators.closed_world import true_tokens
 from fastvar_lab.evaluators.picture_folder import SAMPLES, SETTINGS, read_settings
-from fastvar_lab.evaluators.plans import Plan, Sample, sample_rows
 from fastvar_lab.files import PARTIAL, expanded, write, write_json, write_utf8
 from fastvar_lab.files import folder as writable
 from fastvar_lab.generation import generate
@@ -46,7 +46,7 @@ BYTES = {"png": 1.5, "jpg": 0.25}  # for each pixel, of photographs
 
 
 @dataclass(frozen=True)
-class Job:
+class MakeJob:
     """All that decides how a folder's pictures are made, beside the model.
 
     `quality` is that of JPEG files, `pixels` one of `PIXELS`. `given` first scales are not drawn,
@@ -54,11 +54,12 @@ class Job:
 
     >>> from fastvar_lab.evaluators.benchmarks import find
     >>> from fastvar_lab.methods.prune import Dense
-    >>> [len(batch) for batch in Job(Plan(find("closed-world"), n=10), Dense()).batches()]
+    >>> plan = BenchmarkPlan(find("closed-world"), n=10)
+    >>> [len(batch) for batch in MakeJob(plan, Dense()).batches()]
     [4, 4, 2]
     """
 
-    plan: Plan
+    plan: BenchmarkPlan
     method: Method
     sampling: Sampling | None = None
     sizes: Sizes | None = None
@@ -120,7 +121,7 @@ class Job:
 
 def make(
     model: Model | ModelSpec,
-    job: Job,
+    job: MakeJob,
     folder: Path,
     shard: tuple[int, int] = (0, 1),
     executor: Executor | None = None,
@@ -135,7 +136,7 @@ def make(
     >>> import fastvar_lab as fv
     >>> from tempfile import TemporaryDirectory
     >>> from fastvar_lab.evaluators.benchmarks import find
-    >>> job = Job(Plan(find("closed-world"), n=1), fv.Dense(), sizes=((1, 1), (4, 4)))
+    >>> job = MakeJob(BenchmarkPlan(find("closed-world"), n=1), fv.Dense(), sizes=((1, 1), (4, 4)))
     >>> with TemporaryDirectory() as work:
     ...     [make(fv.load("tiny"), job, Path(work) / "full") for _ in range(2)]
     [1, 0]
@@ -173,7 +174,7 @@ def make(
     return done
 
 
-def prepare(model: Model, job: Job, folder: Path) -> None:
+def prepare(model: Model, job: MakeJob, folder: Path) -> None:
     """Check everything that can be checked, and record the settings; raise ValueError otherwise."""
     samples, folder = job.plan.samples(), expanded(folder)
     for sample in samples:
@@ -206,7 +207,7 @@ def missing(folder: Path, sample: Sample) -> bool:
     return not (folder / sample.path).exists()
 
 
-def _generate(model: Model, job: Job, part: Sequence[Sample]) -> np.ndarray:
+def _generate(model: Model, job: MakeJob, part: Sequence[Sample]) -> np.ndarray:
     """Generate a batch: (n, H, W, 3) uint8."""
     generation = generate(
         model,
@@ -221,7 +222,7 @@ def _generate(model: Model, job: Job, part: Sequence[Sample]) -> np.ndarray:
     return to_uint8(values) if job.pixels == "round" else _truncated(values)
 
 
-def _write_batch(pictures: np.ndarray, job: Job, part: Sequence[Sample], folder: Path) -> int:
+def _write_batch(pictures: np.ndarray, job: MakeJob, part: Sequence[Sample], folder: Path) -> int:
     """Write those pictures of a batch that are not there; return how many."""
     count, folders = 0, {(folder / sample.path).parent for sample in part}
     for place in folders:
@@ -234,7 +235,7 @@ def _write_batch(pictures: np.ndarray, job: Job, part: Sequence[Sample], folder:
     return count
 
 
-def _given(model: Model, job: Job, part: Sequence[Sample]) -> list[Tensor]:
+def _given(model: Model, job: MakeJob, part: Sequence[Sample]) -> list[Tensor]:
     """Return the tokens of correct pictures that stand for the first scales."""
     if not job.given:
         return []
@@ -262,7 +263,7 @@ def _write_metadata(folder: Path, sample: Sample) -> None:
         write_utf8(path, json.dumps(dict(sample.metadata)))
 
 
-def _on_worker(spec: ModelSpec, job: Job, part: Sequence[Sample], folder: Path) -> int:
+def _on_worker(spec: ModelSpec, job: MakeJob, part: Sequence[Sample], folder: Path) -> int:
     return _write_batch(_generate(spec.open(), job, part), job, part, folder)
 
 
@@ -274,7 +275,7 @@ class Estimate(NamedTuple):
     gigabytes: float
 
 
-def estimate(model: Model, job: Job, folder: Path, timed: bool | None = None) -> Estimate:
+def estimate(model: Model, job: MakeJob, folder: Path, timed: bool | None = None) -> Estimate:
     """Estimate what the pictures take that are not there; writes nothing.
 
     `timed` generates two batches, one to warm up; by default where so many are left that two take

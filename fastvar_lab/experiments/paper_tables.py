@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 
 from fastvar_lab.evaluators import benchmarks
+from fastvar_lab.evaluators.benchmark_plans import Benchmark
 from fastvar_lab.evaluators.case import Options
 from fastvar_lab.evaluators.picture_folder import SETTINGS, read_settings
-from fastvar_lab.evaluators.plans import Benchmark
 from fastvar_lab.evaluators.results import (
     PICTURES_SHA256,
     SETTINGS_SHA256,

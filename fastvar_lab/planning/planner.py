@@ -24,7 +24,7 @@ from fastvar_lab.planning.cost import CacheBytes, Cost, Operations, total
 from fastvar_lab.planning.effects import BATCH, LEAST, Calibration, calibration_items, psnr
 from fastvar_lab.planning.places import grouped_places
 from fastvar_lab.planning.search import Search
-from fastvar_lab.planning.space import Choice, Space
+from fastvar_lab.planning.space import Choice, ScheduleSpace
 from fastvar_lab.planning.starts import NEAR, Starts
 from fastvar_lab.prompts import PromptSet
 from fastvar_lab.sampling import Sampling
@@ -167,13 +167,13 @@ class Planner:
         return self._as_plan(choice, errors)
 
     @cached_property
-    def space(self) -> Space:
+    def space(self) -> ScheduleSpace:
         """The schedules that are searched."""
         model, grids = self.model, self.calibration.grids
         places = grouped_places(model, grids, QUICK_SEARCHED if self.quick else SEARCHED)
         if not places:
             raise ValueError(f"{model.name} has no scale step that a schedule can prune")
-        return Space(self.calibration, places, self.price)
+        return ScheduleSpace(self.calibration, places, self.price)
 
     @cached_property
     def starts(self) -> Starts:

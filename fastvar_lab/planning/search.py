@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fastvar_lab.planning.space import Choice, Space
+from fastvar_lab.planning.space import Choice, ScheduleSpace
 
 MOVED = (1, 2, 4, 8)  # places that one move raises, by the least effect for what they save
 KEPT = 2  # candidates that are measured on all pictures
@@ -24,7 +24,7 @@ class Search:
     saves: as measured for another budget, if at all, until a round measures it.
     """
 
-    space: Space
+    space: ScheduleSpace
     budget: float
     title: str
     few: int

@@ -27,7 +27,7 @@ class Choice(NamedTuple):
 
 
 @dataclass
-class Space:
+class ScheduleSpace:
     """The schedules with a level at each place and a tail."""
 
     calibration: Calibration

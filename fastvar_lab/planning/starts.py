@@ -16,7 +16,7 @@ from fastvar_lab.methods.select import FarFromMean
 from fastvar_lab.planning.by_hand import by_hand
 from fastvar_lab.planning.effects import LEAST
 from fastvar_lab.planning.places import LEVELS, STACK, Tail, levels_of
-from fastvar_lab.planning.space import Choice, Space
+from fastvar_lab.planning.space import Choice, ScheduleSpace
 from fastvar_lab.seam import Rows, Site
 from fastvar_lab.speed.flops import Call
 
@@ -64,7 +64,7 @@ class Starts:
     pruned in all of them.
     """
 
-    space: Space
+    space: ScheduleSpace
     rules: tuple[tuple[str, object], ...]
     pictures: int
     _known: dict[tuple[int, Share, int, int], float] = field(
@@ -170,7 +170,7 @@ class Starts:
         return self.space.fit(choice._replace(levels=levels), self.space.prior, budget)
 
     def cost(self, shares: Mapping[int, Share], tail: Tail) -> float:
-        """Return the cost of an even choice, like `Space.spent` but quicker."""
+        """Return the cost of an even choice, like `ScheduleSpace.spent` but quicker."""
         grids, spent, keys = self.space.calibration.grids, 0.0, 0
         for grid in grids:
             share = shares.get(grid.index, Share())

@@ -46,7 +46,7 @@ class Sample(NamedTuple):
     metadata: Mapping[str, Any] | None = None
 
 
-Source = Callable[["Plan"], list[Prompt]]
+Source = Callable[["BenchmarkPlan"], list[Prompt]]
 """Reads the prompts of a plan: from its data, for its category where there are several."""
 
 
@@ -73,7 +73,7 @@ class Benchmark:
 
 
 @dataclass(frozen=True)
-class Plan:
+class BenchmarkPlan:
     """What is to be made of a benchmark, and what decides it; the defaults are the protocol.
 
     `n` prompts are taken from all groups in turn, None takes all. `rewritten` is a JSON file from
@@ -81,7 +81,7 @@ class Plan:
     `positive_prompt`). `seed` is that of the first picture, and of the closed world's prompts.
 
     >>> from fastvar_lab.evaluators.benchmarks import find
-    >>> Plan(find("geneval"), n=6, seeds="per-prompt").samples()[1].path
+    >>> BenchmarkPlan(find("geneval"), n=6, seeds="per-prompt").samples()[1].path
     '00000/samples/0001.png'
     """
 
