@@ -1147,7 +1147,9 @@ def test_tables_come_as_markdown_and_latex(tmp_path):
         ["b", "0.0 %", "10.0 %"],
     ]
     latency = tables.tabulate(synthetic("latency_by_scale"))
-    assert {"method", "size", "ms"} <= set(latency.columns)
+    assert {"method", "map", "time (ms)"} <= set(latency.columns)
+    memory = tables.tabulate(synthetic("memory"))
+    assert {"KV cache (MB)", "restore cache (MB)"} <= set(memory.columns)
 
 
 OWN = """
@@ -1383,7 +1385,7 @@ def test_a_store_is_pruned_by_model_and_by_age(tmp_path):
         ({"gain": [1.0, 2.0, 6.0]}, {"gain": ["3"]}),
         (
             {"method": ["x"] * 3, "trick": ["a", "a", "b"], "ms": [1.0, 2.0, 3.0]},
-            {"method": ["x", "x"], "trick": ["a", "b"], "ms": ["1.5", "3"]},
+            {"method": ["x", "x"], "trick": ["a", "b"], "time (ms)": ["1.5", "3"]},
         ),
     ],
 )

@@ -147,9 +147,9 @@ class PrincipalHighPass:
     iterations: int = 5
 
     def __post_init__(self) -> None:
-        if not 0 <= self.weight < math.inf or self.iterations < 1:
+        if not 0 <= self.weight < math.inf or not 1 <= self.iterations <= 1000:
             raise ValueError(
-                "weight must be 0 or more, but finite, and iterations 1 or more; not "
+                "weight must be 0 or more, but finite, and iterations 1 to 1000; not "
                 f"{self.weight} and {self.iterations}"
             )
 

@@ -64,6 +64,18 @@ MEASURED = (
     "peak_bytes",
 )
 
+BYTES = ("kv_measured", "held_measured", "weight_bytes", "cache_bytes", "peak_bytes")
+"""Those that are bytes, written in megabytes."""
+
+HEADINGS = {
+    "release": "model", "side": "map side (tokens)", "size": "map", "source_size": "attended map",
+    "ms": "time (ms)", "speedup_flop_bound": "FLOP bound", "kv_share": "share of KV cache",
+    "kv_measured": "KV cache (MB)", "held_measured": "restore cache (MB)",
+    "weight_bytes": "weights (MB)", "cache_bytes": "caches (MB)", "peak_bytes": "peak (MB)",
+    "right": "score", "psnr": "PSNR (dB)", "psnr_same": "PSNR, same precision (dB)",
+}  # fmt: skip
+"""What tables of settings call columns, where that is not their name."""
+
 POINTS = {"mean", "low", "high", "n"}
 """Columns of frames that hold the points of a figure in place of its pictures."""
 
@@ -108,14 +120,15 @@ def _settings_table(frame: pd.DataFrame) -> pd.DataFrame:
     numbers = [c for c in MEASURED if c in frame and frame[c].notna().any()]
     numbers = numbers or [c for c in own if c not in text]
     kinds = {c: "median" if c == "ms" else "mean" for c in numbers}
-    noted = frame.assign(disturbed=disturbances(frame))
+    megabytes = {c: frame[c] / 1e6 for c in numbers if c in BYTES}
+    noted = frame.assign(**megabytes, disturbed=disturbances(frame))
     groups = noted.groupby(by or noted.index.map(lambda row: "all"), sort=False, dropna=False)
     table = groups.agg(kinds)
     table = table.apply(lambda part: part.map(_percent if part.name in SHARES else _digits))
     wide = groups.disturbed.any()
     if wide.any():
         table["note"] = [DISTURBED if any_wide else "" for any_wide in wide]
-    return table.reset_index(drop=not by).fillna("")
+    return table.reset_index(drop=not by).fillna("").rename(columns=HEADINGS)
 
 
 def _points_table(frame: pd.DataFrame, by: list[str]) -> pd.DataFrame:
@@ -126,7 +139,7 @@ def _points_table(frame: pd.DataFrame, by: list[str]) -> pd.DataFrame:
         if len(part) == 1:
             mean += f" ({_digits(part.low.item())} to {_digits(part.high.item())})"
         lines.append({**dict(zip(by, place, strict=True)), "mean": mean, "n": str(part.n.max())})
-    table = pd.DataFrame(lines).fillna("")
+    table = pd.DataFrame(lines).fillna("").rename(columns=HEADINGS)
     if frame.groupby(by, dropna=False).size().max() > 1:
         table.attrs[NOTE] = "A mean without an interval is of several points of the figure."
     return table
