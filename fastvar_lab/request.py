@@ -174,7 +174,7 @@ def _prompts(model: Model, prompts: Prompts) -> tuple[tuple[str, ...], Condition
         if prompts is None:
             prompts = cast(Any, (None,))
         left_out = model.text_encoder.left_out
-        texts, encoded = tuple(_text(p, left_out) for p in _listed(prompts)), None
+        texts, encoded = tuple(prompt_text(p, left_out) for p in _listed(prompts)), None
         for text in texts:
             model.check(text)
     if not texts:
@@ -194,10 +194,11 @@ def _listed(prompts: Any) -> Sequence[Any]:
         raise ValueError(f"prompts are text or class labels; not {short(prompts)}") from None
 
 
-def _text(prompt: Any, left_out: str | None) -> str:
+def prompt_text(prompt: Any, left_out: str | None = None) -> str:
     """Bring a prompt to text; class labels too, which come as numbers of any library.
 
-    None is the label that is left out, and drawn, if the model has labels.
+    None is the label that is left out, and drawn, if the model has labels. Raises ValueError for
+    anything else.
     """
     if prompt is None and left_out is not None:
         return left_out

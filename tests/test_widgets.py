@@ -1074,6 +1074,10 @@ def test_what_is_no_open_model_is_refused(small):
         Explorer("tiny")
     with pytest.raises(ValueError, match="two models are named 'small'; give them by name"):
         Explorer([small, small])
+    with pytest.raises(
+        ValueError, match=r"a prompt is text, or a class label; not \['a red ring'\]"
+    ):
+        Explorer(small, ["a red ring"])
     with pytest.raises(ValueError, match="no model: give one"):
         Explorer([])
 

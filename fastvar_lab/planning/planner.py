@@ -88,9 +88,13 @@ class Planner:
 
     @cached_property
     def calibration(self) -> Calibration:
-        usual = QUICK_PICTURES if self.quick else PICTURES
-        items = calibration_items(self.model, usual if self.n is None else self.n, self.prompts)
+        n = self._usual if self.n is None else self.n
+        items = calibration_items(self.model, n, self.prompts)
         return Calibration(self.model, items, self.sampling, self.sizes, self.store, self.progress)
+
+    @property
+    def _usual(self) -> int:
+        return QUICK_PICTURES if self.quick else PICTURES
 
     @cached_property
     def price(self) -> Cost:
@@ -107,10 +111,12 @@ class Planner:
     def minutes(self, budgets: int = 1) -> float:
         """Return about how long planning for some budgets takes here, if nothing is known yet.
 
-        Full generation of the first batch of calibration pictures is run, or read, for that.
+        Full generation of the first batch of calibration pictures is run, or read, for that. Each
+        budget takes the usual number of rounds.
         """
         first, each = RUNS[self.quick]
-        return self.calibration.batch(0)[0].seconds * RUN * (first + budgets * each) / 60
+        runs = (first + budgets * each) * len(self.calibration.items) / self._usual
+        return self.calibration.batch(0)[0].seconds * RUN * runs / 60
 
     @property
     def gain(self) -> str:

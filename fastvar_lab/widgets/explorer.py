@@ -19,6 +19,7 @@ from fastvar_lab.methods.restore import Restorer
 from fastvar_lab.methods.select import Selector
 from fastvar_lab.models.model import Model
 from fastvar_lab.planning.plans import frontier
+from fastvar_lab.request import prompt_text
 from fastvar_lab.seam import Method
 from fastvar_lab.widgets.budget_panel import BudgetPanel, Plans
 from fastvar_lab.widgets.comparison_view import ComparisonView
@@ -117,7 +118,7 @@ class Explorer(Live):
         others = (method for name, method in offer.families.items() if name != FULL)
         first = model.preset or next(others)
         self.request = RequestPanel(
-            model, model.example if prompt is None else str(prompt), seed, self.guarded
+            model, model.example if prompt is None else prompt_text(prompt), seed, self.guarded
         )
         changed = partial(self.guarded, self.update)
         self.a = MethodPanel(offer, first, changed, "method A")
