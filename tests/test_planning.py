@@ -516,8 +516,8 @@ def test_a_file_of_several_plans_is_a_frontier(tmp_path):
         ({"guidance": None}, "a guidance scale is 0 or more, and finite; not None"),
         ({"psnr": "40"}, "a PSNR is a number; not 40"),
         ({"speedup": 0}, "a speedup is 1 or more, and finite; not 0"),
-        ({"method": 3}, "plan writes it for several budgets"),
-        ({"weights": []}, "plan writes it for several budgets"),
+        ({"method": 3}, "each has sizes, and as text weights"),
+        ({"weights": []}, "each has sizes, and as text weights"),
     ):
         write_json(file, {"plans": [*shipped, {**shipped[0], **changed}]})
         with pytest.raises(ValueError, match=f"cannot read schedules from .*: {message}"):

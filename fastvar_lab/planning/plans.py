@@ -280,7 +280,7 @@ def _read(file: Path) -> list[dict[str, Any]]:
         plans = read_json(file.read_bytes())["plans"]
         for plan in plans:
             if not all(isinstance(plan[name], str) for name in WORDS) or not _maps(plan):
-                raise ValueError(f"a schedule there lacks one of {', '.join(WORDS)} and sizes")
+                raise ValueError(f"each has sizes, and as text {', '.join(WORDS)}")
             point = _point(plan)
             check_speedup(point.speedup)
             check_guidance(plan["guidance"])
