@@ -77,7 +77,7 @@ INSIDE = {
         "states",
         *("checkpoints", "stamps", "features", "seeding", "model", "converted"),
         *("lora_files", "lora", "build", "tiny"),
-        *("loading", "staging", "standin", "requirements", "catalog"),
+        *("loading", "spec", "staging", "standin", "requirements", "catalog"),
         *("live_object", "live_functions", "recognition", "attached", "attach"),
     ),
     "networks": (
