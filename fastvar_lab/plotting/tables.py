@@ -68,7 +68,7 @@ BYTES = ("kv_measured", "held_measured", "weight_bytes", "cache_bytes", "peak_by
 """Those that are bytes, written in megabytes."""
 
 HEADINGS = {
-    "release": "model", "side": "map side (tokens)", "size": "map", "source_size": "attended map",
+    "release": "released model", "side": "map side (tokens)", "size": "map", "source_size": "attended map",
     "ms": "time (ms)", "speedup_flop_bound": "FLOP bound", "kv_share": "share of KV cache",
     "kv_measured": "KV cache (MB)", "held_measured": "restore cache (MB)",
     "weight_bytes": "weights (MB)", "cache_bytes": "caches (MB)", "peak_bytes": "peak (MB)",
@@ -115,7 +115,7 @@ def _settings_table(frame: pd.DataFrame) -> pd.DataFrame:
     text = [c for c in own if not is_numeric_dtype(frame[c])]
     several = [c for c in PLACE if c in frame and frame[c].nunique() > 1]
     by = [*several, *(c for c in SETTINGS if c in frame and frame[c].notna().any()), *text]
-    if set(frame.columns) >= POINTS:
+    if by and set(frame.columns) >= POINTS:
         return _points_table(frame, by)
     numbers = [c for c in MEASURED if c in frame and frame[c].notna().any()]
     numbers = numbers or [c for c in own if c not in text]
