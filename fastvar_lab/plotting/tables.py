@@ -68,7 +68,8 @@ BYTES = ("kv_measured", "held_measured", "weight_bytes", "cache_bytes", "peak_by
 """Those that are bytes, written in megabytes."""
 
 HEADINGS = {
-    "release": "released model", "side": "map side (tokens)", "size": "map", "source_size": "attended map",
+    "release": "released model", "side": "map side (tokens)", "size": "map",
+    "source_size": "attended map",
     "ms": "time (ms)", "speedup_flop_bound": "FLOP bound", "kv_share": "share of KV cache",
     "kv_measured": "KV cache (MB)", "held_measured": "restore cache (MB)",
     "weight_bytes": "weights (MB)", "cache_bytes": "caches (MB)", "peak_bytes": "peak (MB)",
