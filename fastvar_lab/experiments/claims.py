@@ -25,7 +25,8 @@ from fastvar_lab.store import Store
 INTERVALS = (
     "Intervals are of 95 %: bootstraps of paired differences or of timed turns, score intervals of "
     "right and wrong pictures; n counts pictures, or turns where time is measured, and times are "
-    "medians over turns. “Cannot tell”: the interval allows both answers."
+    "medians over turns. “Cannot tell”: the interval allows both answers. “Depends”: each of two "
+    "lines is better at some cost; the differences at the least and the greatest are given."
 )
 
 

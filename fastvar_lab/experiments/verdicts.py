@@ -11,7 +11,7 @@ import pandas as pd
 from fastvar_lab.frames import GUIDANCE, OPERATIONS, by_guidance, counted
 from fastvar_lab.measure.statistics import bootstrap, bootstrap_of, paired, paired_at_equal
 
-HOLDS, FAILS, OPEN = "holds", "does not hold", "cannot tell"
+HOLDS, FAILS, DEPENDS, OPEN = "holds", "does not hold", "depends", "cannot tell"
 FEWEST = 8  # pictures, or turns, below which an interval decides nothing
 
 
@@ -60,7 +60,7 @@ def together(answers: Sequence[Answer]) -> Answer:
     Answer(text='a; b', verdict='cannot tell')
     """
     verdicts = {answer.verdict for answer in answers}
-    joined = FAILS if FAILS in verdicts else HOLDS if verdicts == {HOLDS} else OPEN
+    joined = next((v for v in (FAILS, DEPENDS, OPEN) if v in verdicts), HOLDS)
     return Answer("; ".join(answer.text for answer in answers), joined)
 
 
@@ -90,14 +90,20 @@ def line_over(
     """Make the answer to a claim that one line is better than another at equal operations.
 
     `cost` may be another column that is to be equal. With `guidance` it is asked at that scale of
-    a frame with several, else at each.
+    a frame with several, else at each. Where the lines cross, it depends on the cost.
     """
 
     def answer_at(frame: pd.DataFrame, scale: float | None) -> Answer:
         rows = frame if scale is None else frame[frame[GUIDANCE] == scale]
         gap = paired_at_equal(counted(rows), first, second, value, cost)
         where = "" if scale is None else f" at guidance {scale:g}"
-        return _over(first, second, value, where, gap)
+        least, most = (f"{100 * gap[end]:.0f}" for end in ("from", "to"))
+        span = least if least == most else f"{least} to {most}"
+        answer = _over(first, second, value, f"{where}, at {span} % of the {cost}", gap)
+        if not gap["crosses"] or gap["n"] < FEWEST:
+            return answer
+        ends = f"{gap['at_from']:+.2f} at {least} %, {gap['at_to']:+.2f} at {most} %"
+        return Answer(f"{answer.text}; {ends}", DEPENDS)
 
     def answer(frame: pd.DataFrame) -> Answer:
         quality(frame, value)  # raises where it was not measured

@@ -149,7 +149,9 @@ def paired_at_equal(
 
     `frame` is that of `counted`. A line's value of a picture between its settings is interpolated
     over `cost`. Differences are taken at the settings of both lines that lie within the range of
-    both, and averaged by picture. Keys as in `paired`. Raises ValueError for lines of which no
+    both, and averaged by picture. Keys as in `paired`, and `from` and `to`, the least and the
+    greatest of these costs, with the differences there, `at_from` and `at_to`; `crosses` is 1 if
+    either line is better somewhere by its interval, else 0. Raises ValueError for lines of which no
     costs are equal.
     """
     tables = [
@@ -171,10 +173,20 @@ def paired_at_equal(
         np.array([np.interp(points, table.columns, row) for row in table.loc[pictures].to_numpy()])
         for table in tables
     )
-    gaps = (a - b).mean(axis=1)
+    intervals = [bootstrap(gap) for gap in (a - b).T]
+    gaps, at = (a - b).mean(axis=1), np.nanmean(a - b, axis=0)
     low, high = bootstrap(gaps)
-    n = int(np.isfinite(gaps).sum())
-    return {"difference": float(np.nanmean(gaps)), "low": low, "high": high, "n": n}
+    return {
+        "difference": float(np.nanmean(gaps)),
+        "low": low,
+        "high": high,
+        "n": int(np.isfinite(gaps).sum()),
+        "from": points[0],
+        "to": points[-1],
+        "at_from": float(at[0]),
+        "at_to": float(at[-1]),
+        "crosses": float(max(low for low, _ in intervals) > 0 > min(high for _, high in intervals)),
+    }
 
 
 def paired(frame: pd.DataFrame, first: str, second: str, value: str) -> dict[str, float]:

@@ -6,13 +6,11 @@ import pandas as pd
 
 from fastvar_lab.experiments.base import Experiment, Methods, rendered_detail
 from fastvar_lab.experiments.sets import whole_sets
-from fastvar_lab.experiments.verdicts import OPEN, Answer, Claim, above, quality, together
-from fastvar_lab.frames import GUIDANCE
+from fastvar_lab.experiments.verdicts import OPEN, Answer, Claim, above, together
+from fastvar_lab.frames import FASTVAR, by_guidance
 from fastvar_lab.measure.controls import stands_in
-from fastvar_lab.measure.ranking import detail_table, memory_table, ranking_table
+from fastvar_lab.measure.ranking import detail_table, family_gap, memory_table, ranking_table
 from fastvar_lab.measure.set_table import set_table
-from fastvar_lab.measure.speedup import undisturbed
-from fastvar_lab.measure.statistics import paired
 from fastvar_lab.methods.columns import family, labelled
 from fastvar_lab.methods.merge import Merge
 from fastvar_lab.methods.parse import read_method
@@ -23,7 +21,9 @@ from fastvar_lab.plotting import charts
 from fastvar_lab.seam import Method
 
 GUIDANCES = (2.0, 4.0)
-LOOK = ("FastVAR", "ToMe", "skipping", "VAR-Q")  # families of a quick look, one setting each
+TARGETS = (1.5, 2.0)  # speedups at which a claim compares two families
+TOME = "ToMe"
+LOOK = (FASTVAR, TOME, "skipping", "VAR-Q")  # families of a quick look, one setting each
 
 
 def methods(model: Model, log: TuningLog | None = None) -> Methods:
@@ -76,23 +76,18 @@ def look(methods: Methods) -> dict[str, Method]:
 
 
 def beats_tome(frame: pd.DataFrame) -> Answer:
-    """PSNR over token merging, of a FastVAR that is measured at least as fast.
-
-    At the lowest guidance scale of the frame.
-    """
-    if GUIDANCE in frame:
-        frame = frame[frame[GUIDANCE] == frame[GUIDANCE].min()]
-    times = undisturbed(frame[frame.kind == "time"]).set_index("method")
-    fastvar, tome = (times.speedup[times.family == name] for name in ("FastVAR", "ToMe"))
-    pictures, answers = quality(frame, "psnr"), list[Answer]()
-    for rival, speed in tome.items():
-        faster = fastvar[fastvar >= speed]
-        if len(faster):
-            ours = str(faster.idxmin())
-            what = f"{ours} ({faster[ours]:.2f}x) over {rival} ({speed:.2f}x)"
-            answers.append(above(paired(pictures, ours, str(rival), "psnr"), " dB", what))
+    """PSNR over token merging at equal measured speed, as the ranking has it, at each guidance."""
+    answers = list[Answer]()
+    for scale, rows in by_guidance(frame):
+        for target in TARGETS:
+            try:
+                gap = family_gap(rows, FASTVAR, TOME, target)
+            except ValueError:  # one of them is not as fast
+                continue
+            where = "" if scale is None else f" at guidance {scale:g}"
+            answers.append(above(gap, " dB", f"{FASTVAR} over {TOME}{where}, {target:g}x"))
     if not answers:
-        return Answer("no FastVAR here is as fast as a ToMe", OPEN)
+        return Answer(f"{FASTVAR} and {TOME} reach no speed of {TARGETS}", OPEN)
     return together(answers)
 
 
