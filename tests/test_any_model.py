@@ -150,6 +150,15 @@ def test_commands_take_it(module, tmp_path, capsys):
     assert len(list((tmp_path / "out").glob("*.png"))) == 1
     assert main(["experiment", "memory", "--quick", "--model", module, "--dtype", "int8"]) == 2
     assert "opens the model itself" in capsys.readouterr().err
+    assert main(["check", module]) == 2
+    assert "opens itself: compare it by fv.check" in capsys.readouterr().err
+
+
+def test_commands_find_a_module_in_the_current_folder(module, tmp_path, monkeypatch):
+    found = [place for place in sys.path if place not in ("", str(tmp_path))]
+    monkeypatch.setattr(sys, "path", found)
+    monkeypatch.chdir(tmp_path)
+    assert main(["generate", "7", "--model", module, "--out", "out"]) == 0
 
 
 def test_workers_open_it_through_its_function(module, tmp_path, monkeypatch):

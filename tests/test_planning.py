@@ -683,6 +683,9 @@ def test_a_plan_for_other_weights_sizes_or_guidance_is_named(model, capsys):
     ],
 )
 def test_no_calibration_picture_is_a_judged_one(model, prompts):
-    items = calibration_items(replace(model, prompts=prompts), 64)
-    judged = prompts.take(512)
-    assert not {item.seed for item in items} & {item.seed for item in judged}
+    judged = {item.seed for item in prompts.take(512)}
+    for items in (
+        calibration_items(replace(model, prompts=prompts), 64),
+        calibration_items(model, 64, prompts),
+    ):
+        assert not {item.seed for item in items} & judged

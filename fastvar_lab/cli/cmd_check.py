@@ -27,6 +27,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Check a model; raise ValueError at the end if something is off."""
+    from fastvar_lab.models.names import is_function
+
+    if is_function(args.model):
+        raise ValueError(
+            f"check is for released checkpoints; {args.model} opens itself: compare it by fv.check"
+        )
     import numpy as np
     import torch
     from PIL import Image

@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--all",
         action="store_true",
-        help="every figure, experiments included: takes hours without stored cells",
+        help="every figure, experiments included: most of a day if nothing is known",
     )
     parser.add_argument("--list", action="store_true", help="list the names")
     parser.add_argument(

@@ -20,7 +20,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--size", help="final token map, such as 32 or 32x48 (height x width)")
     parser.add_argument(
-        "--paper", action="store_true", help="prune with the paper's preset for this model"
+        "--paper",
+        action="store_true",
+        help="prune by the model's preset: the paper's ratios, or ours where it printed none",
     )
     release_options.add(parser)
     parser.add_argument(

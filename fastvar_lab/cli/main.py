@@ -104,6 +104,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: Sequence[str] | None) -> int:
     arguments = _ratios_as_values(sys.argv[1:] if argv is None else argv)
     args = _parser().parse_args(arguments)
+    if "" not in sys.path:  # the current folder, where `python -m` looks for a module of yours
+        sys.path.insert(0, "")
     try:
         options.check(args, arguments)
         with _terminated_as_interrupted():

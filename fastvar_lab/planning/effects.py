@@ -145,17 +145,21 @@ def squared_errors(model: Model, run: Generation, pictures: torch.Tensor) -> np.
 def calibration_items(
     model: Model, n: int, prompts: PromptSet | None = None, seed: int = SEED
 ) -> tuple[Item, ...]:
-    """Return `n` items of `prompts`, or of the model's own set such that nothing is judged on them.
+    """Return `n` items of a prompt set, default the model's, such that nothing is judged on them.
 
     Of the closed world they are prompts that are not held out, none of which is judged; of another
     set those under `seed`, or, if it has no seed, its first ones; noise is far from what is judged.
+
+    >>> import fastvar_lab as fv
+    >>> model, texts = fv.load("tiny"), fv.PromptList(["a red ring"])
+    >>> calibration_items(model, 1, texts)[0].seed > texts.take(1000)[-1].seed
+    True
     """
-    if prompts is not None:
-        return prompts.take(n)
-    fresh = seeded(model.prompts, seed)
+    prompts = model.prompts if prompts is None else prompts
+    fresh = seeded(prompts, seed)
     if isinstance(fresh, ClosedWorld):
         return replace(fresh, held_out=False).take(n)
-    shift = FAR + (seed if fresh == model.prompts else 0)
+    shift = FAR + (seed if fresh == prompts else 0)
     return tuple(item._replace(seed=item.seed + shift) for item in fresh.take(n))
 
 

@@ -4,7 +4,8 @@ Counts follow the declarations of a method, which the generation loop enforces: 
 acts, tokens in its runner's `forwarded`, and the KV length of each layer. For a method that
 decides from the data they are upper bounds (see `exact`). Not counted: text encoder, projection of
 the text to keys and values, decoder, and the method's selection of tokens, which is negligible for
-scores and takes the products of all pairs for `Merge`.
+scores but `AttentionEntropy` (the attention of one whole step once more), and takes the products of
+all pairs for `Merge`.
 """
 
 from __future__ import annotations
