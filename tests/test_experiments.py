@@ -261,7 +261,16 @@ def test_lines_are_compared_where_they_cost_the_same():
     gap = paired_at_equal(counted(frame), "a", "b", "psnr")
     assert gap["difference"] == pytest.approx(4 - 10 * 0.4)  # at 0.3 and at 0.5, nine pictures
     assert gap["n"] == 9
-    assert verdicts.line_over("b", "a")(frame).text.startswith("b over a: +0.00 dB")
+    assert (gap["from"], gap["to"]) == (0.3, 0.5)
+    assert [gap["at_from"], gap["at_to"]] == pytest.approx([1, -1])
+    assert not gap["crosses"]  # nine pictures exclude neither
+    text = verdicts.line_over("b", "a")(frame).text
+    assert text.startswith("b over a, at 30 to 50 % of the operations: +0.00 dB")
+    steep = frame.assign(psnr=frame.psnr.where(frame.line != "b", 4.5 * frame.psnr - 29))
+    assert paired_at_equal(counted(steep), "a", "b", "psnr")["crosses"]
+    answer = verdicts.line_over("b", "a")(steep)
+    assert answer.text.endswith("; -9.00 at 30 %, +7.00 at 50 %")
+    assert answer.verdict == verdicts.DEPENDS
     with pytest.raises(ValueError, match="a and c have no operations in common"):
         paired_at_equal(counted(frame), "a", "c", "psnr")
     with pytest.raises(ValueError, match="no line 'd'"):
@@ -1079,7 +1088,7 @@ def test_lines_are_compared_at_each_guidance_scale():
     claim = agenda.REGISTRY["adaptive"].claims[0].answer
     old = frame[frame.guidance == 2.0].drop(columns="guidance")  # of one scale, without its column
     text = claim(old).text
-    assert text.startswith("tails by picture (SkipVAR) over the same tails for all: ")
+    assert text.startswith("tails by picture (SkipVAR) over the same tails for all, at ")
     both = claim(frame).text.split("; ")
     assert both == [text.replace("for all", f"for all at guidance {scale}") for scale in (2, 4)]
     worse = frame.line.eq("tails by picture (SkipVAR)") & frame.guidance.eq(4.0)
@@ -1128,7 +1137,7 @@ def test_claims_say_what_a_frame_cannot_answer():
     frames["rivals"].loc[times, "disturbed"] = True
     text = claims.table(frames, "Synthetic.")
     assert "not measured: the prompts have no judge" in text
-    assert "no FastVAR here is as fast as a ToMe" in text
+    assert "no speed at which FastVAR and ToMe can be compared" in text
 
 
 def test_tables_come_as_markdown_and_latex(tmp_path):

@@ -18,7 +18,13 @@ from fastvar_lab.experiments.base import Question, Scope
 from fastvar_lab.experiments.questions import rivals, shipped
 from fastvar_lab.experiments.sets import rendering
 from fastvar_lab.measure import controls
-from fastvar_lab.measure.ranking import detail_table, memory_table, ranking, ranking_table
+from fastvar_lab.measure.ranking import (
+    detail_table,
+    family_gap,
+    memory_table,
+    ranking,
+    ranking_table,
+)
 from fastvar_lab.measure.set_table import set_table
 from fastvar_lab.methods.columns import family
 from fastvar_lab.methods.parse import read_method
@@ -375,6 +381,15 @@ def test_families_are_ranked_at_equal_speed_by_their_frontiers():
     assert good["behind"][2.0] == 0
     assert good["low"][2.0] < good["mean"][2.0] < good["high"][2.0]
     assert ("small", 2.0) not in rows.loc[2.0].index  # it is not faster
+    frame = frame_of(FAMILIES)
+    gap = family_gap(frame[frame.guidance == 2.0], "poor", "good", 2.0)
+    assert -gap["difference"] == pytest.approx(poor["behind"][2.0])
+    assert [-gap["high"], -gap["low"]] == pytest.approx(
+        [poor["behind_low"][2.0], poor["behind_high"][2.0]]
+    )
+    assert gap["n"] == 30
+    with pytest.raises(ValueError, match="no setting of poor saves 3x"):
+        family_gap(frame[frame.guidance == 2.0], "poor", "good", 3.0)
     table = ranking_table(frame_of(FAMILIES))
     assert table.family.tolist() == ["good", "poor"] * 2
     assert {"1.5x", "4x", "4x operations"} <= set(table)

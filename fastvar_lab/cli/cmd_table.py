@@ -16,7 +16,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", nargs="*", type=options.path, help="scored folders")
     parser.add_argument("--format", choices=FORMATS, default="markdown", help="of the table")
     parser.add_argument(
-        "--any-count", action="store_true", help="show folders of other numbers of pictures than the paper's"
+        "--any-count",
+        action="store_true",
+        help="show folders of other numbers of pictures than the paper's",
     )
 
 

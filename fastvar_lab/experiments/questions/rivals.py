@@ -87,7 +87,7 @@ def beats_tome(frame: pd.DataFrame) -> Answer:
             where = "" if scale is None else f" at guidance {scale:g}"
             answers.append(above(gap, " dB", f"{FASTVAR} over {TOME}{where}, {target:g}x"))
     if not answers:
-        return Answer(f"{FASTVAR} and {TOME} reach no speed of {TARGETS}", OPEN)
+        return Answer(f"there is no speed at which {FASTVAR} and {TOME} can be compared", OPEN)
     return together(answers)
 
 
