@@ -79,6 +79,7 @@ from fastvar_lab.planning.trials import TuningLog
 from fastvar_lab.plotting import charts, tables
 from fastvar_lab.plotting.style import write_figure
 from fastvar_lab.prompts import ClosedWorld, PromptList
+from fastvar_lab.provenance import machine
 from fastvar_lab.speed import flops, suite
 from fastvar_lab.speed.kv_bytes import held_share
 from fastvar_lab.store import Drawn, Store, key
@@ -914,6 +915,8 @@ def test_claims_are_judged_by_the_data_of_figures(tmp_path, monkeypatch, capsys)
     printed, text = capsys.readouterr().out, (tmp_path / "claims.md").read_text()
     assert text in printed
     assert ["`memory`" in text, "`caching_step`" in text, "`cross_scale`" in text] == [1, 1, 0]
+    assert "- skipping is left out: its data are only what is drawn; draw it again" in text
+    assert f"Measured on {machine('cpu')['cpu']}." in text
     assert f"weights `{fv.load('tiny').fingerprint}`" in text
     (tmp_path / "empty").mkdir()
     assert main(["claims", "--from", str(tmp_path / "empty"), "--out", str(tmp_path)]) == 2

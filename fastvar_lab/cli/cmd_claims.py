@@ -33,16 +33,17 @@ def run(args: argparse.Namespace) -> None:
     from fastvar_lab.experiments import claims
     from fastvar_lab.files import folder
 
+    left_out = list[str]()
     if args.source is not None:
-        frames, reports = claims.recorded(args.source)
+        frames, reports = claims.recorded(args.source, left_out.append)
+        where = claims.where_recorded(args.source, reports)
         folder(args.out)
-        _write(args.out, claims.table(frames, claims.where_recorded(args.source, reports)))
+        _write(args.out, claims.table(frames, where, left_out))
         return
     spec, scope = options.spec(args), "quick" if args.quick else "paper"
     model, prompts = spec.open(), options.prompts(args)
     with options.cells(args) as (store, executor):
         folder(args.out)
-        left_out = list[str]()
         frames = claims.measure(
             model,
             scope,

@@ -73,17 +73,21 @@ def measure(
     return frames
 
 
-def recorded(folder: str | Path) -> tuple[dict[str, pd.DataFrame], dict[str, Report]]:
+def recorded(
+    folder: str | Path, note: Callable[[str], object] = print
+) -> tuple[dict[str, pd.DataFrame], dict[str, Report]]:
     """Read the frames of experiments that test a claim from a folder of figures, and their reports.
 
-    Figures that left no more than what they draw are passed over. Raises ValueError if the folder
-    holds no others, or damaged ones.
+    `note` is told in a sentence which figures left no more than what they draw. Raises ValueError
+    if the folder holds no others, or damaged ones.
     """
     folder, frames, reports = expanded(folder), dict[str, pd.DataFrame](), dict[str, Report]()
     for name, record in claiming().items():
         frame = read_rows(folder / name)
         if frame is not None and (CELL in frame or not record.points):
             frames[name], reports[name] = frame, read_report(folder / f"{name}.json")
+        elif frame is not None:
+            note(f"{name} is left out: its data are only what is drawn; draw it again")
     if not frames:
         raise ValueError(f"there are no data of experiments that test a claim in {folder}")
     return frames, reports
@@ -139,7 +143,7 @@ def where(
 
 
 def where_recorded(folder: Path, reports: Mapping[str, Report]) -> str:
-    """Say what was judged: the folder, and models, weights and scopes of its data."""
+    """Say what was judged: the folder, models, weights and scopes of its data, and processors."""
     runs = sorted({(r["model"], r["weights"], r.get("scope", "paper")) for r in reports.values()})
     models = {(m, w): [scope for *other, scope in runs if other == [m, w]] for m, w, _ in runs}
     described = "; ".join(
@@ -147,4 +151,9 @@ def where_recorded(folder: Path, reports: Mapping[str, Report]) -> str:
         for (m, w), scopes in models.items()
     )
     command = f"python -m fastvar_lab claims --from {folder}"
-    return f"Written by `{command}` from the data of the figures there: {described}."
+    places = sorted({str(r.get("gpu") or r["cpu"]) for r in reports.values()})
+    apart = "; times of one are not compared with those of another" if len(places) > 1 else ""
+    return (
+        f"Written by `{command}` from the data of the figures there: {described}. Measured on "
+        f"{' and '.join(places)}{apart}."
+    )

@@ -154,11 +154,11 @@ class Model:
 
     @property
     def preset(self) -> Method | None:
-        """The preset for the model's schedule: the paper's ratios, or ours; None if there is none."""
+        """The paper's ratios for the model's schedule, or ours; None if there are none."""
         return self.preset_of(self.sizes)
 
     def preset_of(self, sizes: Sizes) -> Method | None:
-        """Return the model's preset under a schedule; None if there is none."""
+        """Return the preset under a schedule; None if there is none."""
         return self.fast(len(sizes), self.depth) if callable(self.fast) else self.fast
 
     def with_guidance(self, scale: float) -> Model:
