@@ -92,7 +92,7 @@ def counted(frame: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of pictures of an untimed comparison, with what each method costs.
 
     Counts of methods that decide from the picture are means over the pictures. Raises ValueError
-    for a frame without counts.
+    for a frame without counts, and for one of several models.
 
     >>> rows = [{"kind": "quality", "method": "a", "psnr": 30.0},
     ...         {"kind": "operations", "method": "a", "operations": 0.5}]
@@ -103,6 +103,12 @@ def counted(frame: pd.DataFrame) -> pd.DataFrame:
         raise ValueError(
             "the frame must come from a comparison, with its rows of both kinds: quality, and "
             "operations or time"
+        )
+    if "model" in frame and frame.model.nunique() > 1:
+        names = list(frame.model.unique())
+        raise ValueError(
+            f"the frame holds the models {' and '.join(names)}; take one: "
+            f"frame[frame.model == {names[0]!r}]"
         )
     keys = [column for column in (GUIDANCE, "method") if column in frame]
     counts = [column for column in (OPERATIONS, CACHE) if column in frame]

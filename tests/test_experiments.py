@@ -1426,6 +1426,15 @@ def test_frames_of_several_models_and_machines_merge_into_one_table():
     with pytest.raises(ValueError, match="the frame holds the models a and b; draw one"):
         charts.methods(merged)
     assert charts.methods(one).axes
+    untimed = synthetic("restorers").assign(model="a", weights="1")
+    both = pd.concat([untimed, untimed.assign(model="b")])
+    table = tables.tabulate(both)
+    assert table.model.to_list() == ["a"] * (len(table) // 2) + ["b"] * (len(table) // 2)
+    assert table[table.model == "b"].drop(columns="model").to_dict("list") == tables.tabulate(
+        untimed
+    ).to_dict("list")
+    with pytest.raises(ValueError, match="the frame holds the models a and b; take one"):
+        charts.methods(both)
     with pytest.raises(ValueError, match="of different experiments"):
         merge_frames([one, synthetic("memory").assign(model="a", weights="1")])
     with pytest.raises(ValueError, match="a has the weights 1 and 3"):

@@ -161,7 +161,14 @@ def _compared_table(frame: pd.DataFrame, place: dict[str, Any]) -> pd.DataFrame:
 
 
 def _counted_table(frame: pd.DataFrame) -> pd.DataFrame:
-    """Summarise a comparison that times nothing, at each guidance scale."""
+    """Summarise a comparison that times nothing, of each model at each guidance scale."""
+    if "model" in frame and frame.model.nunique() > 1:
+        of_each = [
+            (name, _counted_table(part)) for name, part in frame.groupby("model", sort=False)
+        ]
+        for name, part in of_each:
+            part.insert(0, "model", name)
+        return pd.concat([part for _, part in of_each], ignore_index=True).fillna("")
     costed = (frame.kind == "operations").any()
     pictures, tables = counted(frame) if costed else frame, list[pd.DataFrame]()
     for scale, part in by_guidance(pictures):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ from fastvar_lab.plotting.style import (
     OTHER,
     WIDTH,
     Figure,
+    Look,
     legend_label,
     looks,
     style,
@@ -233,30 +235,42 @@ def by_axis(frame: pd.DataFrame) -> Figure:
     ['steps and rows alone', 'tokens of sublayers']
     """
     shown = [axis for axis in AXES if (frame.axis == axis).any()]
-    scales = by_guidance(frame)
+    scales = [(scale, without_stand_ins(part)) for scale, part in by_guidance(frame)]
+    drawn = [_saving_points(part) for _, part in scales]
+    both = pd.concat(drawn)  # a family has one look at all guidance scales
+    styles = {axis: looks(both.family[both.axis == axis]) for axis in shown}
     with style():
         fig = Figure(figsize=(WIDTH, 1.75 * len(scales) + 1.2), layout="constrained")
         grid = fig.subplots(len(scales), len(shown), squeeze=False, sharey=True)
-        for row, (scale, part) in zip(grid, scales, strict=True):
-            part = without_stand_ins(part)
-            points = tradeoff_points(part).merge(
-                part[["method", "axis"]].drop_duplicates("method"), on="method"
-            )
-            saves = (points.speedup_flop_bound > LEAST) | (points.axis == "cache")
-            points = points[saves]  # the others drew full generation
+        for row, (scale, part), points in zip(grid, scales, drawn, strict=True):
             row[0].set_ylabel("PSNR to full (dB)" + ("" if scale is None else f", cfg {scale:g}"))
             for axes, axis in zip(row, shown, strict=True):
-                _frontier(axes, points, part, axis)
+                _frontier(axes, points, part, axis, styles[axis])
         for axes, axis in zip(grid[0], shown, strict=True):
             axes.set_title(AXES[axis])
-        for axes in grid[-1]:
-            if not axes.get_legend_handles_labels()[0]:  # no cell of this axis has a speed yet
-                continue
-            axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.3), fontsize=6)
+        for column in grid.T:
+            handles = dict[str, Any]()
+            for axes in column:
+                for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+                    handles.setdefault(label, handle)
+            if handles:  # else no cell of this axis has a speed yet
+                column[-1].legend(handles.values(), handles, frameon=False, loc="upper center",
+                                  bbox_to_anchor=(0.5, -0.3), fontsize=6)  # fmt: skip
     return fig
 
 
-def _frontier(axes: Axes, points: pd.DataFrame, frame: pd.DataFrame, axis: str) -> None:
+def _saving_points(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return what `by_axis` draws at one guidance scale: the methods that save something."""
+    points = tradeoff_points(frame).merge(
+        frame[["method", "axis"]].drop_duplicates("method"), on="method"
+    )
+    saves = (points.speedup_flop_bound > LEAST) | (points.axis == "cache")
+    return points[saves]  # the others drew full generation
+
+
+def _frontier(
+    axes: Axes, points: pd.DataFrame, frame: pd.DataFrame, axis: str, styles: Mapping[str, Look]
+) -> None:
     """Draw one panel: the families of an axis, all others in grey, and the front of all."""
     mine = points[points.axis == axis].copy()
     others = points[(points.axis != axis) & (points.axis != "cache")]
@@ -270,7 +284,6 @@ def _frontier(axes: Axes, points: pd.DataFrame, frame: pd.DataFrame, axis: str) 
         best = front(points[points.axis != "cache"], "speedup", "mean")
         options: dict[str, Any] = {"color": "k", "lw": 0.9, "label": "front of all families"}
         axes.plot(best.speedup, best["mean"], "-", zorder=2, **options)
-    styles = looks(mine.family)
     for name, part in mine.groupby("family", sort=False):
         color, marker = styles[str(name)]
         label = wrapped([legend_label(name)])[0]

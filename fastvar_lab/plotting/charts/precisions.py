@@ -7,6 +7,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 
+from fastvar_lab.measure.quality import MOST_PSNR
 from fastvar_lab.measure.statistics import summary
 from fastvar_lab.plotting.charts.axes import medians, method_looks, panels
 from fastvar_lab.plotting.style import WIDTH, Figure, legend_label, style
@@ -66,20 +67,22 @@ def _quality(axes: Axes, drawn: pd.DataFrame) -> None:
 
 
 def _psnr(error: pd.Series) -> pd.Series:
-    """Return the PSNR in dB, at most 100, of mean square errors of values in 0 to 255."""
-    return 10 * np.log10(255**2 / error.clip(lower=255**2 * 1e-10))
+    """Return the PSNR in dB, at most `MOST_PSNR`, of mean square errors of values in 0 to 255."""
+    return np.log10(255**2 / error).mul(10).clip(upper=MOST_PSNR)
 
 
 def _memory(axes: Axes, counted: pd.DataFrame) -> None:
     release = counted.release.iloc[0]
     part = counted[counted.release == release]
     names, looks = list(part.precision.unique()), method_looks(part)
+    count = part.method.nunique()
+    step = 0.76 / count
     for i, (setting, rows) in enumerate(part.groupby("method", sort=False)):
         rows = rows.set_index("precision").loc[names]
-        place, color = np.arange(len(names)) + (i - 0.5) * 0.38, looks[setting].color
-        weights = rows.weight_bytes / 1e9
-        axes.bar(place, weights, 0.36, color=color, alpha=0.4)
-        axes.bar(place, rows.peak_bytes / 1e9 - weights, 0.36, bottom=weights, color=color,
+        place = np.arange(len(names)) + (i - (count - 1) / 2) * step
+        color, width, weights = looks[setting].color, 0.95 * step, rows.weight_bytes / 1e9
+        axes.bar(place, weights, width, color=color, alpha=0.4)
+        axes.bar(place, rows.peak_bytes / 1e9 - weights, width, bottom=weights, color=color,
                  label=legend_label(setting))  # fmt: skip
     axes.set_xticks(range(len(names)), names, rotation=30)
     axes.set(ylabel=f"memory of {release} (GB)")
