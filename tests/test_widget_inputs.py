@@ -7,6 +7,7 @@ from dataclasses import dataclass, make_dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import fastvar_lab as fv
@@ -17,7 +18,7 @@ from fastvar_lab.files import file_stem
 from fastvar_lab.methods import settings
 from fastvar_lab.methods.select import Selector
 from fastvar_lab.seam import Method
-from fastvar_lab.widgets import Explorer, ScaleBrowser
+from fastvar_lab.widgets import Explorer, ParetoPicker, ScaleBrowser
 from fastvar_lab.widgets.budget_panel import BudgetPanel
 from fastvar_lab.widgets.fields import Choice
 from fastvar_lab.widgets.number_fields import Integer, Number, Share
@@ -308,3 +309,36 @@ def test_a_survey_of_other_methods_is_dimmed(explorer):
     explorer.ratios[-1].value = share
     assert "done" in drawn(explorer)
     assert old() == {False}
+
+
+def trade_off(**qualities):
+    """Return a frame that compares methods, each faster than the one before, on one picture."""
+    count = len(next(iter(qualities.values())))
+    rows = []
+    for place in range(count + 1):
+        method = fv.Prune({-1: place / 10}) if place else fv.Dense()
+        name = {"method": repr(method) if place else "full", "repr": repr(method)}
+        name["family"] = "FastVAR" if place else "full"
+        values = {column: v[place - 1] if place else math.nan for column, v in qualities.items()}
+        rows.append({**name, "kind": "quality", "picture": 0, **values})
+        rows.append({**name, "kind": "time", "speedup": 1.0 + place, "speedup_flop_bound": 2.0})
+    return pd.DataFrame(rows)
+
+
+def test_the_front_holds_the_best_whichever_way_a_quality_counts(small):
+    frame = trade_off(
+        psnr=[40.0, 30.0, 35.0], spectrum_error=[0.1, 0.3, 0.2], vif=[0.9, 0.8, 0.7],
+        detail_error=[0.2, 0.1, 0.3], mine=[1.0, 2.0, 3.0],
+    )  # fmt: skip
+    picker = ParetoPicker(frame, small, prompt="a red circle")
+    for column, best in (
+        ("psnr", [True, False, True]),
+        ("spectrum_error", [True, False, True]),
+        ("detail_error", [False, True, True]),
+        ("vif", [False] * 3),  # neither more nor less is better
+        ("mine", [False, False, True]),
+    ):
+        picker.value.value = column
+        assert [p["front"] for p in picker.scatter.points] == best, column
+        assert [p["cells"][-1] for p in picker.table.points] == ["yes" if b else "" for b in best]
+    picker.close()

@@ -9,6 +9,7 @@ import ipywidgets as widgets
 import pandas as pd
 
 from fastvar_lab.experiments.explore import Exploration
+from fastvar_lab.measure.ranking import direction
 from fastvar_lab.methods.parse import read_method
 from fastvar_lab.models.model import Model
 from fastvar_lab.plotting.charts import front, tradeoff_points
@@ -33,9 +34,9 @@ class ParetoPicker(Live):
     is brushed by a drag or typed; what lies outside is dimmed, and left out of the table. Picking a
     point generates its picture beside the full one; a button sends its schedule to `explorer`.
     `frame` comes from `compare` or an experiment that compares methods, such as `ratio_tradeoff`;
-    every metric in it can be shown. Methods whose timing was disturbed are left out. `methods` are
-    those of its labels that hold rules of your own, which cannot be read back from its column
-    `repr`.
+    every metric in it can be shown; one such as VIF, of which neither more nor less is better, has
+    no front. Methods whose timing was disturbed are left out. `methods` are those of its labels
+    that hold rules of your own, which cannot be read back from its column `repr`.
 
     >>> import fastvar_lab as fv
     >>> from fastvar_lab.experiments.run import run
@@ -138,7 +139,9 @@ class ParetoPicker(Live):
     def _draw(self) -> None:
         """Plot the points of the chosen quality measure, and write their table."""
         points = tradeoff_points(self.frame, self.value.value)
-        best = set(front(points, "speedup", "mean").method)
+        sign = direction(self.value.value)
+        ranked = front(points.assign(mean=sign * points["mean"]), "speedup", "mean")
+        best = set(ranked.method) if sign else set()
         spans = {axis: span.value for axis, span in self.spans.items()}
         self.scatter.y_label = self.value.text
         self.table.columns = ["method", "speedup [95 %]", f"{self.value.text} [95 %]", "front"]
