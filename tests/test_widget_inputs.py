@@ -1,6 +1,7 @@
 """What widgets are given, and what is asked of them while a control is wrong."""
 
 import gc
+import json
 import math
 import sys
 from dataclasses import dataclass, make_dataclass, replace
@@ -341,4 +342,27 @@ def test_the_front_holds_the_best_whichever_way_a_quality_counts(small):
         picker.value.value = column
         assert [p["front"] for p in picker.scatter.points] == best, column
         assert [p["cells"][-1] for p in picker.table.points] == ["yes" if b else "" for b in best]
+    picker.close()
+
+
+def test_methods_that_lack_a_quality_or_a_speed_are_left_out_and_counted(small):
+    frame = trade_off(psnr=[40.0, 30.0, 20.0], mine=[math.nan, 2.0, math.nan])
+    frame.loc[(frame.kind == "time") & (frame.speedup == 3), "speedup"] = math.nan
+    picker = ParetoPicker(frame, small, prompt="a red circle")
+    names = [repr(fv.Prune({-1: place / 10})) for place in (1, 2, 3)]
+    assert [p["name"] for p in picker.scatter.points] == [names[0], names[2]]
+    assert "1 of 3 methods lack this or a speedup" in picker.note.value
+    json.dumps(picker.scatter.points, allow_nan=False)
+    picker.scatter.picked = 1
+    picker.value.value = "mine"  # of which no method is left
+    assert (picker.scatter.points, picker.scatter.picked, picker.method) == ([], -1, None)
+    assert "3 of 3" in picker.note.value
+    picker.close()
+    frame = trade_off(psnr=[40.0, 30.0], mine=[math.nan, 2.0])
+    picker = ParetoPicker(frame, small, prompt="a red circle")
+    assert picker.note.value == '<span role="status"></span>'
+    picker.scatter.picked = 1
+    picker.value.value = "mine"
+    assert (picker.scatter.picked, picker.name) == (0, names[1])  # the same method
+    assert picker.wait(60)
     picker.close()
