@@ -4,6 +4,7 @@ import gc
 import json
 import math
 import sys
+import threading
 from dataclasses import dataclass, make_dataclass, replace
 from typing import Any, Literal
 
@@ -19,7 +20,7 @@ from fastvar_lab.files import file_stem
 from fastvar_lab.methods import settings
 from fastvar_lab.methods.select import Selector
 from fastvar_lab.seam import Method
-from fastvar_lab.widgets import Explorer, ParetoPicker, ScaleBrowser
+from fastvar_lab.widgets import Explorer, ParetoPicker, ScaleBrowser, survey_panel, time_panel
 from fastvar_lab.widgets.budget_panel import BudgetPanel
 from fastvar_lab.widgets.fields import Choice
 from fastvar_lab.widgets.number_fields import Integer, Number, Share
@@ -366,3 +367,49 @@ def test_methods_that_lack_a_quality_or_a_speed_are_left_out_and_counted(small):
     assert (picker.scatter.picked, picker.name) == (0, names[1])  # the same method
     assert picker.wait(60)
     picker.close()
+
+
+def held(monkeypatch, module, name):
+    """Let a function of a module wait for a call of what is returned, and tell that it runs."""
+    runs, go, function = threading.Event(), threading.Event(), getattr(module, name)
+
+    def waits(*given):
+        runs.set()
+        assert go.wait(60)
+        return function(*given)
+
+    monkeypatch.setattr(module, name, waits)
+    return runs, go
+
+
+def test_times_of_methods_that_changed_meanwhile_are_dropped(explorer, monkeypatch):
+    runs, go = held(monkeypatch, time_panel, "step_times")
+    panel, shown = explorer.time, []
+    monkeypatch.setattr(panel, "shown", shown.append)
+    panel.run_stop.click()
+    assert runs.wait(60)
+    explorer.ratios[-1].value = 0.9
+    assert panel.run_stop.description == "Run"
+    assert "done" in drawn(explorer)
+    go.set()
+    assert panel.wait(60)
+    assert (panel.times, panel.table.value, shown) == (None, "", [])
+    assert "Run measures both methods" in panel.status.value
+    assert "GFLOP" in explorer.strip.cells[-1]["bars"][0]["text"]
+
+
+def test_a_survey_of_methods_that_changed_meanwhile_is_dimmed(explorer, monkeypatch):
+    runs, go = held(monkeypatch, survey_panel, "survey")
+    survey, share = explorer.survey, explorer.ratios[-1].value
+    survey.seeds.value = 1
+    survey.run_stop.click()
+    assert runs.wait(60)
+    explorer.ratios[-1].value = 0.9
+    assert "done" in drawn(explorer)
+    go.set()
+    assert survey.wait(60)
+    assert len(survey.samples) == 1
+    assert {"fv-stale" in part._dom_classes for part in survey.results} == {True}
+    explorer.ratios[-1].value = share
+    assert "done" in drawn(explorer)
+    assert {"fv-stale" in part._dom_classes for part in survey.results} == {False}

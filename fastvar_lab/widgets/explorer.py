@@ -321,6 +321,7 @@ class Explorer(Live):
         """Request the pictures of the current controls; returns at once."""
         if self.paused or self.closed:
             return
+        self.time.forget()
         prompt, seed = self._request()
         a, b = self._methods()
         self.ahead.cancel()
@@ -372,7 +373,6 @@ class Explorer(Live):
     def show(self, duel: Duel, seconds: float | None = None) -> None:
         """Show two methods' pictures, numbers, masks and cost."""
         self.duel = duel
-        self.time.forget()
         self.view.show(duel)
         self.token.forget()
         self.token.update()

@@ -42,7 +42,8 @@ class TimePanel(Live):
         self.forget()
 
     def forget(self) -> None:
-        """Say that what is on the page has not been measured."""
+        """Stop what is measured, and say that what is on the page has not been."""
+        self.drop()
         self.times = None
         self.table.value = ""
         self.status.say("Run measures both methods and full generation, several times in turns.")
