@@ -34,7 +34,7 @@ class SurveyPanel(Live):
     ) -> None:
         super().__init__()
         self.model, self.methods, self.request, self.pick = model, methods, request, pick
-        self.samples: list[Sample] = []
+        self.samples: list[Sample]
         self.drawn_by: tuple[Method, Method] | None = None
         self.current: tuple[Method, Method] | None = None
         self.prompts = Area(
@@ -49,7 +49,7 @@ class SurveyPanel(Live):
         row = box("fv-row", self.run_stop, self.status)
         self.children = (heading("Several prompts and seeds"), fields, row, shown)
         self.add_class("fv-part")
-        self.status.say("A beside B for each, the worst PSNR first.")
+        self.release()
         self.strip.observe(lambda change: self._picked(change.new), "picked")
 
     def update(self) -> None:
@@ -110,8 +110,10 @@ class SurveyPanel(Live):
         self.stale(self.drawn_by != self.current)
 
     def release(self) -> None:
+        """Forget what was drawn, on the page too."""
         super().release()
-        self.samples = []
+        self.samples, self.strip.cells, self.strip.picked = [], [], -1
+        self.status.say("A beside B for each, the worst PSNR first.")
 
     def _picked(self, index: int) -> None:
         if 0 <= index < len(self.samples):
