@@ -20,7 +20,14 @@ from fastvar_lab.files import file_stem
 from fastvar_lab.methods import settings
 from fastvar_lab.methods.select import Selector
 from fastvar_lab.seam import Method
-from fastvar_lab.widgets import Explorer, ParetoPicker, ScaleBrowser, survey_panel, time_panel
+from fastvar_lab.widgets import (
+    Explorer,
+    ParetoPicker,
+    ScaleBrowser,
+    scale_browser,
+    survey_panel,
+    time_panel,
+)
 from fastvar_lab.widgets.budget_panel import BudgetPanel
 from fastvar_lab.widgets.fields import Choice
 from fastvar_lab.widgets.number_fields import Integer, Number, Share
@@ -379,10 +386,10 @@ def held(monkeypatch, module, name):
     """Let a function of a module wait for a call of what is returned, and tell that it runs."""
     runs, go, function = threading.Event(), threading.Event(), getattr(module, name)
 
-    def waits(*given):
+    def waits(*given, **named):
         runs.set()
         assert go.wait(60)
-        return function(*given)
+        return function(*given, **named)
 
     monkeypatch.setattr(module, name, waits)
     return runs, go
@@ -419,3 +426,23 @@ def test_a_survey_of_methods_that_changed_meanwhile_is_dimmed(explorer, monkeypa
     explorer.ratios[-1].value = share
     assert "done" in drawn(explorer)
     assert {"fv-stale" in part._dom_classes for part in survey.results} == {False}
+
+
+def test_the_button_of_full_generation_keeps_its_label(small, monkeypatch):
+    _, trace = fv.observe(small, "a red circle", fv.Prune({-1: 0.5}), seed=1)
+    browser, label = ScaleBrowser(trace, small), "Draw full generation too"
+    assert browser.run_stop.description == label
+    runs, go = held(monkeypatch, scale_browser, "observe")
+    browser.run_stop.click()
+    assert runs.wait(60)
+    assert browser.run_stop.description == "Stop"
+    browser.run_stop.click()
+    assert browser.run_stop.description == label
+    go.set()
+    assert browser.wait(60)
+    assert browser.full is None
+    browser.run_stop.click()
+    assert browser.wait(60)
+    assert browser.full is not None
+    assert browser.run_stop.description == label
+    browser.close()

@@ -61,6 +61,8 @@ class ScaleBrowser(Live):
     '<span role="status">32x32: 256 of 1024 tokens forwarded by attn of layer 0</span>'
     """
 
+    idle = "Draw full generation too"
+
     def __init__(
         self,
         trace: Trace,
@@ -118,7 +120,6 @@ class ScaleBrowser(Live):
 
     def _lay_out(self, note: str) -> None:
         """Arrange the parts, and connect them."""
-        self.run_stop.description = "Draw full generation too"
         self.run_stop.tooltip = "Draw full generation of the same settings, to see both in step"
         if self.full is not None or self._dense:
             self.run_stop.add_class("fv-hidden")

@@ -42,7 +42,6 @@ class SurveyPanel(Live):
         )
         self.seeds = Integer("seeds", 4, "How many seeds, from the one above on.", 1, MOST)
         self.strip = Strip(label="pictures, the worst first: pick one to open it", width=104)
-        self.run_stop.description = "Run"
         shown = box("fv-shown", self.strip)
         self.results = [shown]
         fields = box("fv-fields", self.prompts, self.seeds)

@@ -35,7 +35,6 @@ class TimePanel(Live):
         self.times: StepTimes | None = None
         self.table = widgets.HTML()
         self.results = [self.table]
-        self.run_stop.description = "Run"
         row = box("fv-row", self.run_stop, self.status)
         self.children = (heading("Time on this machine"), row, self.table)
         self.add_class("fv-part")
