@@ -135,6 +135,13 @@ def test_rules_and_families_that_methods_bring_are_offered(small):
     assert "done" in drawn(own)
     assert own.a.controls["select"].text == "Norm()"
     own.close()
+    around = fv.Tail(Holds(), skip_from=-1)  # a method inside another is offered too
+    outer = Explorer(small, "a red circle", methods={"Holds": around})
+    outer.a.family.value = "Holds"
+    assert "done" in drawn(outer)
+    assert outer.method == around
+    assert outer.a.controls["method"].method == Holds()
+    outer.close()
     for fast in (Holds(), fv.Prune({-1: 0.5}, select=Norm())):
         preset = Explorer(replace(small, fast=fast), "a red circle", plans=[(2.0, Holds(Norm()))])
         assert "done" in drawn(preset)
@@ -446,3 +453,46 @@ def test_the_button_of_full_generation_keeps_its_label(small, monkeypatch):
     assert browser.full is not None
     assert browser.run_stop.description == label
     browser.close()
+
+
+def test_methods_inside_others_are_shown_or_refused_before_anything_changes(explorer):
+    a = explorer.a
+    for method in (
+        fv.Tail(fv.FocusVAR(layer=2), skip_from=-1),
+        fv.Tail(fv.FocusVAR(fv.Prune({-1: 0.5}), layer=1), skip_from=-1),
+        fv.FocusVAR(layer=1),
+    ):
+        explorer.apply(method)
+        assert "done" in drawn(explorer)
+        assert (explorer.method, explorer.shown.method) == (method, method)
+    before, controls = a.family.value, dict(a.controls)
+    for method, message in (
+        (fv.Tail(fv.Prune({-1: 0.5}, select=Norm()), cond_from=-1), "the selector must be one of"),
+        (fv.Tail(Holds(), cond_from=-1), "the controls know .*; not Holds"),
+        (fv.Tail(fv.FocusVAR(Holds(), layer=1), skip_from=-1), "the controls know .*; not Holds"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            explorer.apply(method)
+        assert (a.family.value, a.controls, explorer.method) == (
+            before,
+            controls,
+            fv.FocusVAR(layer=1),
+        )
+
+
+def test_a_family_that_its_controls_refuse_says_so_under_its_name(small):
+    kind = make_dataclass("Odd", [("mode", Literal["a", "b"], "a")], bases=(Plain,), frozen=True)
+    explorer = Explorer(small, "a red circle", seed=3, methods={"odd": kind("c")})
+    before = explorer.method
+    explorer.a.family.text = "odd"
+    assert "mode must be one of a, b; not c" in explorer.a.family.error
+    assert (explorer.a.family.text, explorer.method) == ("FastVAR", before)
+    assert "done" in drawn(explorer)
+    explorer.ratios[-1].value = 0.5
+    assert explorer.a.family.error == ""
+    assert "done" in drawn(explorer)
+    with pytest.raises(ValueError, match="mode must be one of a, b; not c"):
+        explorer.apply(kind("c"))
+    assert explorer.a.family.value == "FastVAR"
+    assert explorer.ratios[-1].value == 0.5
+    explorer.close()
