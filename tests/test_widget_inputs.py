@@ -326,7 +326,6 @@ def test_a_survey_of_other_methods_is_dimmed(explorer):
     assert "done" in drawn(explorer)
     assert old() == {False}
     explorer.survey.strip.picked = 0
-    assert explorer.wait(60)
     explorer.release()  # the last view has gone
     strip = explorer.survey.strip
     assert (explorer.survey.samples, strip.cells, strip.picked) == ([], [], -1)

@@ -649,6 +649,52 @@ def test_two_methods_are_compared(explorer, small):
     assert explorer.viewer.mode == "swipe"
 
 
+def click(strip, place):
+    """Pick a cell as the page does."""
+    strip.set_state({"picked": place, "picks": strip.picks + 1})
+
+
+def test_a_cell_is_picked_again_after_the_page_was_changed(explorer, monkeypatch):
+    method, shown = explorer.method, explorer.viewer.data("a")
+
+    def is_back():
+        assert explorer.wait(60)
+        assert (explorer.prompt.error, explorer.seed.error, explorer.seed.invalid) == (
+            "",
+            "",
+            False,
+        )
+        return (explorer.method, explorer.viewer.data("a")) == (method, shown)
+
+    strip, survey = explorer.history.strip, explorer.survey
+    assert strip.picked == 0
+    for change in (
+        lambda: setattr(explorer.prompt, "value", "a red circl"),
+        lambda: setattr(explorer.seed, "text", "1.5"),
+        lambda: setattr(explorer.ratios[-1], "text", "x"),
+    ):
+        change()
+        click(strip, 0)
+        assert is_back()
+        assert "done" in explorer.status.value
+    monkeypatch.setattr(explorer.worker, "pause", 1.0)
+    explorer.ratios[-1].value = 0.9
+    explorer.run_stop.click()
+    monkeypatch.undo()
+    click(strip, 0)
+    assert is_back()
+    survey.seeds.value = 1
+    survey.run_stop.click()
+    assert survey.wait(60)
+    for prompt in ("a blue ring", "a red circl"):
+        click(survey.strip, 0)
+        assert explorer.wait(60)
+        assert explorer.shown.prompt == "a red circle"
+        explorer.prompt.value = prompt
+    click(survey.strip, 0)
+    assert is_back()
+
+
 def test_what_was_tried_is_gone_back_to_and_reported(explorer, tmp_path):
     history, first = explorer.history, explorer.method
     history.folder = tmp_path
@@ -658,7 +704,7 @@ def test_what_was_tried_is_gone_back_to_and_reported(explorer, tmp_path):
     assert [t.a for t in history.shown] == [first, explorer.method]  # the pinned one leads
     assert history.strip.picked == 1
     shown = explorer.viewer.data("a")
-    history.strip.picked = 0
+    click(history.strip, 0)
     assert explorer.wait(60)
     assert explorer.method == first
     assert explorer.viewer.data("a") != shown
@@ -758,7 +804,7 @@ def test_several_prompts_and_seeds_are_drawn_the_worst_first(explorer, small):
     worst = survey.samples[0]
     alone = fv.generate(small, worst.prompt, explorer.method, seed=worst.seed)
     assert (fv.to_uint8(small.decode(alone.canvas))[0] == worst.a).all()
-    survey.strip.picked = 0
+    click(survey.strip, 0)
     assert explorer.wait(60)
     assert (explorer.shown.prompt, explorer.shown.seed) == (worst.prompt, worst.seed)
     assert explorer.shown.psnr == worst.psnr
@@ -969,7 +1015,7 @@ def test_models_are_picked(small):
     assert len(explorer.strip.cells) == len(classes.sizes)
     models = [tried.model for tried in explorer.history.shown]
     assert models == ["classes", "tuned", "base", "base"]
-    explorer.history.strip.picked = 2
+    click(explorer.history.strip, 2)
     assert explorer.wait(60)
     assert (explorer.picker.value, explorer.model, explorer.method) == ("base", small, method)
     assert explorer.shown.prompt == "a red circle"

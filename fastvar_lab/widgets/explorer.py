@@ -272,7 +272,8 @@ class Explorer(Live):
         """Show another prompt and seed."""
         self.paused = True
         try:
-            self.prompt.value, self.seed.value = prompt, seed
+            self.prompt.put(prompt)
+            self.seed.put(seed)
         finally:
             self.paused = False
         self.guarded(self.update)

@@ -150,7 +150,8 @@ class Player(anywidget.AnyWidget):
 class Strip(anywidget.AnyWidget):
     """A row of cells to pick from by click or arrow keys; `picked` is an index, -1 for none.
 
-    Each of `cells` is made by `cell`. `width` is the least width of a cell in pixels.
+    `picks` counts the clicks and keys that picked a cell, the same one again too. Each of `cells`
+    is made by `cell`. `width` is the least width of a cell in pixels.
     """
 
     _esm = script("strip.js")
@@ -158,6 +159,7 @@ class Strip(anywidget.AnyWidget):
     width = traitlets.Int(56).tag(sync=True)
     cells: traitlets.List[dict[str, Any]] = traitlets.List().tag(sync=True)
     picked = traitlets.Int(-1).tag(sync=True)
+    picks = traitlets.Int(0).tag(sync=True)
 
 
 def cell(

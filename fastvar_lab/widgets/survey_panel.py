@@ -49,7 +49,7 @@ class SurveyPanel(Live):
         self.children = (heading("Several prompts and seeds"), fields, row, shown)
         self.add_class("fv-part")
         self.release()
-        self.strip.observe(lambda change: self._picked(change.new), "picked")
+        self.strip.observe(lambda _: self._picked(self.strip.picked), "picks")
 
     def update(self) -> None:
         prompt, seed = self.request()
