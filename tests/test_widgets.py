@@ -324,6 +324,12 @@ def test_pickers_and_text_follow_each_other():
     assert explorer.prompt.value == "two red dotted squares and a ring"
     picker.joint.value = "above"
     assert "relates two single objects" in explorer.prompt.error
+    picker.joint.value = "and"
+    assert (explorer.prompt.error, explorer.run_stop.description) == ("", "Stop")
+    assert explorer.prompt.value == "two red dotted squares and a ring"
+    explorer.worker.cancel()
+    picker.joint.value = "above"
+    assert "relates two single objects" in explorer.prompt.error
     picker.first.count.value = 1
     assert explorer.prompt.value == "a red dotted square above a ring"
     picker.joint.value = "nothing else"
