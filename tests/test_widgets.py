@@ -1177,4 +1177,12 @@ def test_encoded_prompts_are_picked_by_name(small, tmp_path):
     picker.text = "a blue ring"
     assert explorer.wait(60)
     assert explorer.shown.prompt == "a blue ring"
+    explorer.prompt.text = "a red circle"
+    assert picker.text == "a red circle"
+    explorer.prompt.text = "a red ring"
+    assert picker.text == "as typed"
+    assert explorer.wait(60)
+    picker.text = "a red circle"  # the last one that was known can be picked again
+    assert explorer.wait(60)
+    assert explorer.shown.prompt == explorer.prompt.value == "a red circle"
     explorer.close()
