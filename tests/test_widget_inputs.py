@@ -495,3 +495,34 @@ def test_a_family_that_its_controls_refuse_says_so_under_its_name(small):
     assert explorer.a.family.value == "FastVAR"
     assert explorer.ratios[-1].value == 0.5
     explorer.close()
+
+
+def test_pictures_of_one_stream_of_noise_are_named_by_their_prompts(small):
+    prompts, method = ["a red circle", "a blue ring", "a blue ring"], fv.Prune({-1: 0.5})
+    _, trace = fv.observe(small, prompts, method, draws=fv.Streamed(0))
+    browser = ScaleBrowser(trace, small)
+    assert browser.picture.options == ["a red circle", "a blue ring", "a blue ring (2)"]
+    before = browser.viewer.data("sofar")
+    browser.picture.text = "a blue ring"
+    assert browser.viewer.data("sofar") != before
+    browser.close()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"draws": fv.Streamed(0)}, {"sampling": fv.Sampling(top_k=3)}, {"negative": "a ring"}],
+)
+def test_full_generation_is_offered_where_the_trace_says_how(small, options):
+    _, trace = fv.observe(small, "a red circle", fv.Prune({-1: 0.5}), **options)
+    browser = ScaleBrowser(trace, small)
+    assert "fv-hidden" in browser.run_stop._dom_classes
+    with pytest.raises(ValueError, match="full generation takes keyed draws"):
+        browser.update()
+    browser.close()
+    _, full = fv.observe(small, "a red circle", fv.Dense(), **options)
+    given = ScaleBrowser(trace, small, full)
+    assert not given.viewer.p1["hidden"]
+    given.close()
+    _, other = fv.observe(small, "a red circle", fv.Dense())
+    with pytest.raises(ValueError, match="full generation has other"):
+        ScaleBrowser(trace, small, other)

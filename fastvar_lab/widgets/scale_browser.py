@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.colors import to_hex
 
+from fastvar_lab.draws import Keyed
 from fastvar_lab.errors import short
 from fastvar_lab.experiments.explore import Stoppable
 from fastvar_lab.files import expanded
@@ -35,7 +36,9 @@ from fastvar_lab.widgets.token_panel import Sight, Subject, TokenPanel
 PIVOTAL = repr(FarFromMean())
 SHADES = panels.kept_overlay(np.ones((1, 2, 3)), np.array([[False, True]]))[0]
 KEPT = ColorBar([f"{to_hex(shade)} 50%" for shade in SHADES], "pruned", "computed")
-SAME = ("prompts", "seeds", "sampling", "draws", "sizes", "weights")
+GIVEN = ("given", "negative")
+"""What a trace names but does not hold."""
+SAME = ("prompts", "seeds", "sampling", "draws", "sizes", "weights", *GIVEN)
 """What two traces share whose steps are shown side by side."""
 OPENED = "Opened on {}: of the steps where a part of the tokens is pruned, it adds most."
 
@@ -46,11 +49,12 @@ class ScaleBrowser(Live):
     Each step shows the picture so far, beside that of full generation and their difference if
     there is one; what the step added (around grey), its spectrum beside the final one, and the
     scores and kept tokens of a sublayer. It opens on the step that `most_telling` names. `full` is
-    the trace of full generation with the same settings; without it `update` draws it. `model`
-    decodes the canvases; by default it is opened by the name in the trace. A click shows a token's
-    life; its attention is read from `generation`, which has a snapshot, and without one is drawn
-    again. The animation is exported into `folder`. Raises ValueError if the weights are not those
-    that the trace was made with, and if `full` is of other settings.
+    the trace of full generation with the same settings; without it `update` draws it, if draws are
+    keyed and no tokens or negative prompts were given. `model` decodes the canvases; by default it
+    is opened by the name in the trace. A click shows a token's life; its attention is read from
+    `generation`, which has a snapshot, and without one is drawn again. The animation is exported
+    into `folder`. Raises ValueError if the weights are not those that the trace was made with, and
+    if `full` is of other settings.
 
     >>> import fastvar_lab as fv
     >>> model = fv.load("tiny")
@@ -90,10 +94,10 @@ class ScaleBrowser(Live):
         self.kind = Choice("sublayer", kinds[0], "Its sublayer.", [(k, k) for k in kinds])
         prompts = trace.provenance.get("prompts", ["0"])
         seeds = trace.provenance.get("seeds", [0])
-        named = [
-            (f"{short(self.model.caption(p), 80)}, seed {short(s, 20)}", i)
-            for i, (p, s) in enumerate(zip(prompts, seeds, strict=False))
-        ]
+        names = [short(self.model.caption(prompt), 80) for prompt in prompts]
+        if len(seeds) == len(names):  # else one stream of noise for the whole batch
+            names = [f"{name}, seed {short(seeds[i], 20)}" for i, name in enumerate(names)]
+        named = [(name, i) for i, name in enumerate(names)]
         self.picture = Choice("picture", 0, "The picture of the batch.", named)
         if len(prompts) == 1:
             self.picture.add_class("fv-hidden")
@@ -121,7 +125,7 @@ class ScaleBrowser(Live):
     def _lay_out(self, note: str) -> None:
         """Arrange the parts, and connect them."""
         self.run_stop.tooltip = "Draw full generation of the same settings, to see both in step"
-        if self.full is not None or self._dense:
+        if self.full is not None or self._dense or not self._repeatable:
             self.run_stop.add_class("fv-hidden")
         self.opened = Status()
         self.opened.say(note)
@@ -150,6 +154,16 @@ class ScaleBrowser(Live):
     def _dense(self) -> bool:
         """Whether the trace is of full generation itself."""
         return self.trace.provenance.get("method") == repr(Dense())
+
+    @property
+    def _repeatable(self) -> bool:
+        """Whether the trace says all that full generation of the same settings depends on."""
+        kept = self.trace.provenance
+        return (
+            kept.get("draws") == repr(Keyed(tuple(kept.get("seeds", ()))))
+            and kept.get("sampling") == repr(self.model.sampling)
+            and not any(name in kept for name in GIVEN)
+        )
 
     def _subject(self) -> Subject:
         """Return what tokens belong to; a generation that is not here is drawn again, once."""
@@ -180,8 +194,13 @@ class ScaleBrowser(Live):
 
     def update(self) -> None:
         """Request full generation with the settings of the trace; returns at once."""
+        if not self._repeatable:
+            raise ValueError(
+                "full generation takes keyed draws and the model's own sampling, without given "
+                "tokens or negative prompts; give its trace as full"
+            )
         kept = self.trace.provenance
-        seeds = list(kept.get("seeds", [0]))
+        seeds = list(kept["seeds"])
 
         def work(stopped: Callable[[], bool]) -> Callable[[], None]:
             def watch(run: Runner) -> Runner:
