@@ -84,8 +84,7 @@ class Viewer(anywidget.AnyWidget):
 
     `put` swaps one in place, so that nothing flickers. `mode` "swipe" lays the second picture over
     the first. `place` is the marked place (x, y), each in [0, 1], or empty; arrow keys move it by
-    one of `cells`. Pictures of one `group` point together. `seen(count)` of `on_views` is called
-    with the number of views on pages.
+    one of `cells`. Pictures of one `group` point together. `views` is the number of views on pages.
 
     >>> viewer = Viewer({"kept": "kept tokens"})
     >>> viewer.put("kept", np.zeros((4, 4, 3)), note="of 32x32", alt="a black square")
