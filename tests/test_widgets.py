@@ -21,6 +21,7 @@ from PIL import Image
 import fastvar_lab as fv
 from fastvar_lab.backbones.var import LabelEncoder
 from fastvar_lab.experiments.base import Scope
+from fastvar_lab.experiments.explore import Stopped
 from fastvar_lab.experiments.run import compare
 from fastvar_lab.measure.quality import MOST_PSNR, psnr
 from fastvar_lab.methods import settings
@@ -900,6 +901,61 @@ def test_a_marked_token_shows_its_life(explorer, small):
     explorer.viewer._received(None, {"views": 1}, None)
     explorer.viewer._received(None, {"views": -1}, None)
     assert (token.recorded, token.drawn) == ({}, {})
+
+
+def counted(monkeypatch, owner, name):
+    """Count the calls of a method: the list that is returned gets an entry for each."""
+    calls, method = [], getattr(owner, name)
+
+    def call(*given, **named):
+        calls.append(name)
+        return method(*given, **named)
+
+    monkeypatch.setattr(owner, name, call)
+    return calls
+
+
+def test_another_sublayer_and_step_are_drawn_once(explorer, small, monkeypatch):
+    look(explorer.token, 0.3, 0.7)
+    masks = counted(monkeypatch, explorer.view.strip, "show")
+    puts, looks = (
+        counted(monkeypatch, explorer.viewer, "put"), counted(monkeypatch, explorer.token, "ask"),
+    )  # fmt: skip
+    explorer.token.matrix.picked = [1, 2, 1]  # another kind, step and layer
+    assert explorer.token.wait(60)
+    assert explorer.view.sight == (2, 1, "cross")
+    assert (len(masks), len(puts), len(looks)) == (1, 2, 1)
+    explorer.token.maps.picked = [3, 0, 5, 1]  # another step alone
+    assert explorer.token.wait(60)
+    assert (explorer.view.sight, len(masks), len(puts), len(looks)) == ((3, 1, "cross"), 1, 4, 2)
+    _, trace = fv.observe(small, "a red circle", fv.Prune({-1: 0.5}), seed=1)
+    browser = ScaleBrowser(trace, small)
+    look(browser.token, 0.3, 0.7)
+    drawn, looks = (
+        counted(monkeypatch, browser, "_draw"), counted(monkeypatch, browser.token, "ask"),
+    )  # fmt: skip
+    browser.token.matrix.picked = [1, 2, 1]
+    assert browser.token.wait(60)
+    assert (browser._sight(), len(drawn), len(looks)) == ((2, 1, "cross"), 1, 1)
+    browser.close()
+
+
+def test_a_generation_for_a_token_stops_when_it_is_not_wanted_any_more(explorer, small):
+    lab = explorer.lab
+    explorer.ahead.cancel()
+    assert explorer.ahead.wait(60)
+    lab.last = {}
+    with pytest.raises(Stopped):
+        explorer._subject(lambda: True)
+    assert lab.last == {}
+    _, trace = fv.observe(small, "a red circle", fv.Prune({-1: 0.5}), seed=1)
+    browser = ScaleBrowser(trace, small)
+    with pytest.raises(Stopped):
+        browser._subject(lambda: True)
+    assert (browser.generation, browser.undrawn) == (None, "")
+    look(browser.token, 0.3, 0.7)
+    assert browser.generation is not None
+    browser.close()
 
 
 def test_a_restored_token_says_so(explorer):

@@ -289,14 +289,14 @@ class Explorer(Live):
             self.paused = False
         self._open(tried.prompt, tried.seed)
 
-    def _subject(self) -> Subject | None:
+    def _subject(self, stopped: Callable[[], bool]) -> Subject | None:
         """Return what the tokens of the chosen method belong to."""
         duel, slot = self.duel, self.whose.value
         if duel is None:
             return None
         self.ahead.cancel()
         comparison = duel.a if slot == "a" else duel.b
-        drawn = self.lab.drawn(comparison, slot)
+        drawn = self.lab.drawn(comparison, slot, stopped)
         self._look_ahead()
         generation, outputs = (drawn.generation, drawn.outputs) if drawn else (None, None)
         return Subject(comparison.trace, 0, generation, f", {slot.upper()}", outputs=outputs)

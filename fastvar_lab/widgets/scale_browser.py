@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ from fastvar_lab.methods.select import FarFromMean
 from fastvar_lab.models.loading import load
 from fastvar_lab.models.model import Model
 from fastvar_lab.plotting import motion, panels
-from fastvar_lab.seam import Runner, Site
+from fastvar_lab.seam import Site
 from fastvar_lab.snapshots import Held
 from fastvar_lab.widgets.fields import Choice, Field, Index
 from fastvar_lab.widgets.page import ColorBar, Player, Viewer, box, button, style_sheet
@@ -109,7 +110,7 @@ class ScaleBrowser(Live):
             }
         )  # fmt: skip
         self.viewer.group = f"scales-{id(self)}"
-        self.generation, self.undrawn = generation, ""
+        self.generation, self.undrawn, self.quiet = generation, "", False
         self.outputs: Held | None = None  # of the generation, if it was drawn again
         self.token = TokenPanel(
             self.model, trace.grids, self.viewer, self._subject, self._sight, self._go
@@ -146,8 +147,7 @@ class ScaleBrowser(Live):
         self.add_class("fastvar-scales")
         self.viewer.observe(lambda change: self.viewed(change.new), "views")
         for changed in (self.step, self.layer, self.kind, self.picture):
-            changed.observe(lambda _: self._show(), "value")
-            changed.observe(lambda _: self.token.guarded(self.token.update), "value")
+            changed.observe(lambda _: self._changed(), "value")
         self.player.observe(lambda c: setattr(self.step, "value", self.steps[c.new]), "step")
 
     @property
@@ -165,13 +165,14 @@ class ScaleBrowser(Live):
             and not any(name in kept for name in GIVEN)
         )
 
-    def _subject(self) -> Subject:
+    def _subject(self, stopped: Callable[[], bool]) -> Subject:
         """Return what tokens belong to; a generation that is not here is drawn again, once."""
         note = ""
         if self.generation is None and not self.undrawn:
             try:
                 kept = Outputs(self.model)
-                self.generation = redrawn(self.model, self.trace, kept.watch)
+                watch = partial(Stoppable, stopped=stopped, begins=lambda step: None)
+                self.generation = redrawn(self.model, self.trace, [watch, *kept.watch])
                 self.outputs = kept.by_site
             except ValueError as error:
                 self.undrawn = str(error)
@@ -184,7 +185,12 @@ class ScaleBrowser(Live):
 
     def _go(self, sight: Sight) -> None:
         """Show another step and sublayer."""
-        self.layer.value, self.kind.value, self.step.value = sight.layer, sight.kind, sight.step
+        self.quiet = True
+        try:
+            self.layer.value, self.kind.value, self.step.value = sight.layer, sight.kind, sight.step
+        finally:
+            self.quiet = False
+        self._show()
 
     def release(self) -> None:
         """Drop the generation; it is drawn again on demand."""
@@ -203,9 +209,7 @@ class ScaleBrowser(Live):
         seeds = list(kept["seeds"])
 
         def work(stopped: Callable[[], bool]) -> Callable[[], None]:
-            def watch(run: Runner) -> Runner:
-                return Stoppable(run, stopped, lambda step: None)
-
+            watch = partial(Stoppable, stopped=stopped, begins=lambda step: None)
             sizes = [(grid.h, grid.w) for grid in self.trace.grids]
             seed = seeds[0] if len(seeds) == 1 else seeds
             _, full = observe(
@@ -221,6 +225,11 @@ class ScaleBrowser(Live):
         self.full = full
         self.run_stop.add_class("fv-hidden")
         self._show()
+
+    def _changed(self) -> None:
+        if not self.quiet:
+            self._show()
+            self.token.guarded(self.token.update)
 
     def _show(self) -> None:
         """Show the step of the slider."""
