@@ -1,12 +1,15 @@
 """What widgets are given, and what is asked of them while a control is wrong."""
 
 import gc
+import json
 import math
 import sys
+import threading
 from dataclasses import dataclass, make_dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import fastvar_lab as fv
@@ -17,7 +20,14 @@ from fastvar_lab.files import file_stem
 from fastvar_lab.methods import settings
 from fastvar_lab.methods.select import Selector
 from fastvar_lab.seam import Method
-from fastvar_lab.widgets import Explorer, ScaleBrowser
+from fastvar_lab.widgets import (
+    Explorer,
+    ParetoPicker,
+    ScaleBrowser,
+    scale_browser,
+    survey_panel,
+    time_panel,
+)
 from fastvar_lab.widgets.budget_panel import BudgetPanel
 from fastvar_lab.widgets.fields import Choice
 from fastvar_lab.widgets.number_fields import Integer, Number, Share
@@ -125,6 +135,13 @@ def test_rules_and_families_that_methods_bring_are_offered(small):
     assert "done" in drawn(own)
     assert own.a.controls["select"].text == "Norm()"
     own.close()
+    around = fv.Tail(Holds(), skip_from=-1)  # a method inside another is offered too
+    outer = Explorer(small, "a red circle", methods={"Holds": around})
+    outer.a.family.value = "Holds"
+    assert "done" in drawn(outer)
+    assert outer.method == around
+    assert outer.a.controls["method"].method == Holds()
+    outer.close()
     for fast in (Holds(), fv.Prune({-1: 0.5}, select=Norm())):
         preset = Explorer(replace(small, fast=fast), "a red circle", plans=[(2.0, Holds(Norm()))])
         assert "done" in drawn(preset)
@@ -308,3 +325,204 @@ def test_a_survey_of_other_methods_is_dimmed(explorer):
     explorer.ratios[-1].value = share
     assert "done" in drawn(explorer)
     assert old() == {False}
+    explorer.survey.strip.picked = 0
+    explorer.release()  # the last view has gone
+    strip = explorer.survey.strip
+    assert (explorer.survey.samples, strip.cells, strip.picked) == ([], [], -1)
+    assert "A beside B for each" in explorer.survey.status.value
+
+
+def trade_off(**qualities):
+    """Return a frame that compares methods, each faster than the one before, on one picture."""
+    count = len(next(iter(qualities.values())))
+    rows = []
+    for place in range(count + 1):
+        method = fv.Prune({-1: place / 10}) if place else fv.Dense()
+        name = {"method": repr(method) if place else "full", "repr": repr(method)}
+        name["family"] = "FastVAR" if place else "full"
+        values = {column: v[place - 1] if place else math.nan for column, v in qualities.items()}
+        rows.append({**name, "kind": "quality", "picture": 0, **values})
+        rows.append({**name, "kind": "time", "speedup": 1.0 + place, "speedup_flop_bound": 2.0})
+    return pd.DataFrame(rows)
+
+
+def test_the_front_holds_the_best_whichever_way_a_quality_counts(small):
+    frame = trade_off(
+        psnr=[40.0, 30.0, 35.0], spectrum_error=[0.1, 0.3, 0.2], vif=[0.9, 0.8, 0.7],
+        detail_error=[0.2, 0.1, 0.3], mine=[1.0, 2.0, 3.0],
+    )  # fmt: skip
+    picker = ParetoPicker(frame, small, prompt="a red circle")
+    for column, best in (
+        ("psnr", [True, False, True]),
+        ("spectrum_error", [True, False, True]),
+        ("detail_error", [False, True, True]),
+        ("vif", [False] * 3),  # neither more nor less is better
+        ("mine", [False, False, True]),
+    ):
+        picker.value.value = column
+        assert [p["front"] for p in picker.scatter.points] == best, column
+        assert [p["cells"][-1] for p in picker.table.points] == ["yes" if b else "" for b in best]
+    picker.close()
+
+
+def test_methods_that_lack_a_quality_or_a_speed_are_left_out_and_counted(small):
+    frame = trade_off(psnr=[40.0, 30.0, 20.0], mine=[math.nan, 2.0, math.nan])
+    frame.loc[(frame.kind == "time") & (frame.speedup == 3), "speedup"] = math.nan
+    picker = ParetoPicker(frame, small, prompt="a red circle")
+    names = [repr(fv.Prune({-1: place / 10})) for place in (1, 2, 3)]
+    assert [p["name"] for p in picker.scatter.points] == [names[0], names[2]]
+    assert "1 of 3 methods lack this or a speedup" in picker.note.value
+    json.dumps(picker.scatter.points, allow_nan=False)
+    picker.scatter.picked = 1
+    picker.value.value = "mine"  # of which no method is left
+    assert (picker.scatter.points, picker.scatter.picked, picker.method) == ([], -1, None)
+    assert "3 of 3" in picker.note.value
+    picker.close()
+    frame = trade_off(psnr=[40.0, 30.0], mine=[math.nan, 2.0])
+    picker = ParetoPicker(frame, small, prompt="a red circle")
+    assert picker.note.value == '<span role="status"></span>'
+    picker.scatter.picked = 1
+    picker.value.value = "mine"
+    assert (picker.scatter.picked, picker.name) == (0, names[1])  # the same method
+    assert picker.wait(60)
+    picker.close()
+
+
+def held(monkeypatch, module, name):
+    """Let a function of a module wait for a call of what is returned, and tell that it runs."""
+    runs, go, function = threading.Event(), threading.Event(), getattr(module, name)
+
+    def waits(*given, **named):
+        runs.set()
+        assert go.wait(60)
+        return function(*given, **named)
+
+    monkeypatch.setattr(module, name, waits)
+    return runs, go
+
+
+def test_times_of_methods_that_changed_meanwhile_are_dropped(explorer, monkeypatch):
+    runs, go = held(monkeypatch, time_panel, "step_times")
+    panel, shown = explorer.time, []
+    monkeypatch.setattr(panel, "shown", shown.append)
+    panel.run_stop.click()
+    assert runs.wait(60)
+    explorer.ratios[-1].value = 0.9
+    assert panel.run_stop.description == "Run"
+    assert "done" in drawn(explorer)
+    go.set()
+    assert panel.wait(60)
+    assert (panel.times, panel.table.value, shown) == (None, "", [])
+    assert "Run measures both methods" in panel.status.value
+    assert "GFLOP" in explorer.strip.cells[-1]["bars"][0]["text"]
+
+
+def test_a_survey_of_methods_that_changed_meanwhile_is_dimmed(explorer, monkeypatch):
+    runs, go = held(monkeypatch, survey_panel, "survey")
+    survey, share = explorer.survey, explorer.ratios[-1].value
+    survey.seeds.value = 1
+    survey.run_stop.click()
+    assert runs.wait(60)
+    explorer.ratios[-1].value = 0.9
+    assert "done" in drawn(explorer)
+    go.set()
+    assert survey.wait(60)
+    assert len(survey.samples) == 1
+    assert {"fv-stale" in part._dom_classes for part in survey.results} == {True}
+    explorer.ratios[-1].value = share
+    assert "done" in drawn(explorer)
+    assert {"fv-stale" in part._dom_classes for part in survey.results} == {False}
+
+
+def test_the_button_of_full_generation_keeps_its_label(small, monkeypatch):
+    _, trace = fv.observe(small, "a red circle", fv.Prune({-1: 0.5}), seed=1)
+    browser, label = ScaleBrowser(trace, small), "Draw full generation too"
+    assert browser.run_stop.description == label
+    runs, go = held(monkeypatch, scale_browser, "observe")
+    browser.run_stop.click()
+    assert runs.wait(60)
+    assert browser.run_stop.description == "Stop"
+    browser.run_stop.click()
+    assert browser.run_stop.description == label
+    go.set()
+    assert browser.wait(60)
+    assert browser.full is None
+    browser.run_stop.click()
+    assert browser.wait(60)
+    assert browser.full is not None
+    assert browser.run_stop.description == label
+    browser.close()
+
+
+def test_methods_inside_others_are_shown_or_refused_before_anything_changes(explorer):
+    a = explorer.a
+    for method in (
+        fv.Tail(fv.FocusVAR(layer=2), skip_from=-1),
+        fv.Tail(fv.FocusVAR(fv.Prune({-1: 0.5}), layer=1), skip_from=-1),
+        fv.FocusVAR(layer=1),
+    ):
+        explorer.apply(method)
+        assert "done" in drawn(explorer)
+        assert (explorer.method, explorer.shown.method) == (method, method)
+    before, controls = a.family.value, dict(a.controls)
+    for method, message in (
+        (fv.Tail(fv.Prune({-1: 0.5}, select=Norm()), cond_from=-1), "the selector must be one of"),
+        (fv.Tail(Holds(), cond_from=-1), "the controls know .*; not Holds"),
+        (fv.Tail(fv.FocusVAR(Holds(), layer=1), skip_from=-1), "the controls know .*; not Holds"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            explorer.apply(method)
+        assert (a.family.value, a.controls, explorer.method) == (
+            before,
+            controls,
+            fv.FocusVAR(layer=1),
+        )
+
+
+def test_a_family_that_its_controls_refuse_says_so_under_its_name(small):
+    kind = make_dataclass("Odd", [("mode", Literal["a", "b"], "a")], bases=(Plain,), frozen=True)
+    explorer = Explorer(small, "a red circle", seed=3, methods={"odd": kind("c")})
+    before = explorer.method
+    explorer.a.family.text = "odd"
+    assert "mode must be one of a, b; not c" in explorer.a.family.error
+    assert (explorer.a.family.text, explorer.method) == ("FastVAR", before)
+    assert "done" in drawn(explorer)
+    explorer.ratios[-1].value = 0.5
+    assert explorer.a.family.error == ""
+    assert "done" in drawn(explorer)
+    with pytest.raises(ValueError, match="mode must be one of a, b; not c"):
+        explorer.apply(kind("c"))
+    assert explorer.a.family.value == "FastVAR"
+    assert explorer.ratios[-1].value == 0.5
+    explorer.close()
+
+
+def test_pictures_of_one_stream_of_noise_are_named_by_their_prompts(small):
+    prompts, method = ["a red circle", "a blue ring", "a blue ring"], fv.Prune({-1: 0.5})
+    _, trace = fv.observe(small, prompts, method, draws=fv.Streamed(0))
+    browser = ScaleBrowser(trace, small)
+    assert browser.picture.options == ["a red circle", "a blue ring", "a blue ring (2)"]
+    before = browser.viewer.data("sofar")
+    browser.picture.text = "a blue ring"
+    assert browser.viewer.data("sofar") != before
+    browser.close()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"draws": fv.Streamed(0)}, {"sampling": fv.Sampling(top_k=3)}, {"negative": "a ring"}],
+)
+def test_full_generation_is_offered_where_the_trace_says_how(small, options):
+    _, trace = fv.observe(small, "a red circle", fv.Prune({-1: 0.5}), **options)
+    browser = ScaleBrowser(trace, small)
+    assert "fv-hidden" in browser.run_stop._dom_classes
+    with pytest.raises(ValueError, match="full generation takes keyed draws"):
+        browser.update()
+    browser.close()
+    _, full = fv.observe(small, "a red circle", fv.Dense(), **options)
+    given = ScaleBrowser(trace, small, full)
+    assert not given.viewer.p1["hidden"]
+    given.close()
+    _, other = fv.observe(small, "a red circle", fv.Dense())
+    with pytest.raises(ValueError, match="full generation has other"):
+        ScaleBrowser(trace, small, other)

@@ -21,6 +21,7 @@ from PIL import Image
 import fastvar_lab as fv
 from fastvar_lab.backbones.var import LabelEncoder
 from fastvar_lab.experiments.base import Scope
+from fastvar_lab.experiments.explore import Stopped
 from fastvar_lab.experiments.run import compare
 from fastvar_lab.measure.quality import MOST_PSNR, psnr
 from fastvar_lab.methods import settings
@@ -322,6 +323,12 @@ def test_pickers_and_text_follow_each_other():
     assert picker.second.color.text == "any"
     picker.first.texture.value = "dotted"
     assert explorer.prompt.value == "two red dotted squares and a ring"
+    picker.joint.value = "above"
+    assert "relates two single objects" in explorer.prompt.error
+    picker.joint.value = "and"
+    assert (explorer.prompt.error, explorer.run_stop.description) == ("", "Stop")
+    assert explorer.prompt.value == "two red dotted squares and a ring"
+    explorer.worker.cancel()
     picker.joint.value = "above"
     assert "relates two single objects" in explorer.prompt.error
     picker.first.count.value = 1
@@ -649,6 +656,52 @@ def test_two_methods_are_compared(explorer, small):
     assert explorer.viewer.mode == "swipe"
 
 
+def click(strip, place):
+    """Pick a cell as the page does."""
+    strip.set_state({"picked": place, "picks": strip.picks + 1})
+
+
+def test_a_cell_is_picked_again_after_the_page_was_changed(explorer, monkeypatch):
+    method, shown = explorer.method, explorer.viewer.data("a")
+
+    def is_back():
+        assert explorer.wait(60)
+        assert (explorer.prompt.error, explorer.seed.error, explorer.seed.invalid) == (
+            "",
+            "",
+            False,
+        )
+        return (explorer.method, explorer.viewer.data("a")) == (method, shown)
+
+    strip, survey = explorer.history.strip, explorer.survey
+    assert strip.picked == 0
+    for change in (
+        lambda: setattr(explorer.prompt, "value", "a red circl"),
+        lambda: setattr(explorer.seed, "text", "1.5"),
+        lambda: setattr(explorer.ratios[-1], "text", "x"),
+    ):
+        change()
+        click(strip, 0)
+        assert is_back()
+        assert "done" in explorer.status.value
+    monkeypatch.setattr(explorer.worker, "pause", 1.0)
+    explorer.ratios[-1].value = 0.9
+    explorer.run_stop.click()
+    monkeypatch.undo()
+    click(strip, 0)
+    assert is_back()
+    survey.seeds.value = 1
+    survey.run_stop.click()
+    assert survey.wait(60)
+    for prompt in ("a blue ring", "a red circl"):
+        click(survey.strip, 0)
+        assert explorer.wait(60)
+        assert explorer.shown.prompt == "a red circle"
+        explorer.prompt.value = prompt
+    click(survey.strip, 0)
+    assert is_back()
+
+
 def test_what_was_tried_is_gone_back_to_and_reported(explorer, tmp_path):
     history, first = explorer.history, explorer.method
     history.folder = tmp_path
@@ -658,7 +711,7 @@ def test_what_was_tried_is_gone_back_to_and_reported(explorer, tmp_path):
     assert [t.a for t in history.shown] == [first, explorer.method]  # the pinned one leads
     assert history.strip.picked == 1
     shown = explorer.viewer.data("a")
-    history.strip.picked = 0
+    click(history.strip, 0)
     assert explorer.wait(60)
     assert explorer.method == first
     assert explorer.viewer.data("a") != shown
@@ -758,7 +811,7 @@ def test_several_prompts_and_seeds_are_drawn_the_worst_first(explorer, small):
     worst = survey.samples[0]
     alone = fv.generate(small, worst.prompt, explorer.method, seed=worst.seed)
     assert (fv.to_uint8(small.decode(alone.canvas))[0] == worst.a).all()
-    survey.strip.picked = 0
+    click(survey.strip, 0)
     assert explorer.wait(60)
     assert (explorer.shown.prompt, explorer.shown.seed) == (worst.prompt, worst.seed)
     assert explorer.shown.psnr == worst.psnr
@@ -848,6 +901,61 @@ def test_a_marked_token_shows_its_life(explorer, small):
     explorer.viewer._received(None, {"views": 1}, None)
     explorer.viewer._received(None, {"views": -1}, None)
     assert (token.recorded, token.drawn) == ({}, {})
+
+
+def counted(monkeypatch, owner, name):
+    """Count the calls of a method: the list that is returned gets an entry for each."""
+    calls, method = [], getattr(owner, name)
+
+    def call(*given, **named):
+        calls.append(name)
+        return method(*given, **named)
+
+    monkeypatch.setattr(owner, name, call)
+    return calls
+
+
+def test_another_sublayer_and_step_are_drawn_once(explorer, small, monkeypatch):
+    look(explorer.token, 0.3, 0.7)
+    masks = counted(monkeypatch, explorer.view.strip, "show")
+    puts, looks = (
+        counted(monkeypatch, explorer.viewer, "put"), counted(monkeypatch, explorer.token, "ask"),
+    )  # fmt: skip
+    explorer.token.matrix.picked = [1, 2, 1]  # another kind, step and layer
+    assert explorer.token.wait(60)
+    assert explorer.view.sight == (2, 1, "cross")
+    assert (len(masks), len(puts), len(looks)) == (1, 2, 1)
+    explorer.token.maps.picked = [3, 0, 5, 1]  # another step alone
+    assert explorer.token.wait(60)
+    assert (explorer.view.sight, len(masks), len(puts), len(looks)) == ((3, 1, "cross"), 1, 4, 2)
+    _, trace = fv.observe(small, "a red circle", fv.Prune({-1: 0.5}), seed=1)
+    browser = ScaleBrowser(trace, small)
+    look(browser.token, 0.3, 0.7)
+    drawn, looks = (
+        counted(monkeypatch, browser, "_draw"), counted(monkeypatch, browser.token, "ask"),
+    )  # fmt: skip
+    browser.token.matrix.picked = [1, 2, 1]
+    assert browser.token.wait(60)
+    assert (browser._sight(), len(drawn), len(looks)) == ((2, 1, "cross"), 1, 1)
+    browser.close()
+
+
+def test_a_generation_for_a_token_stops_when_it_is_not_wanted_any_more(explorer, small):
+    lab = explorer.lab
+    explorer.ahead.cancel()
+    assert explorer.ahead.wait(60)
+    lab.last = {}
+    with pytest.raises(Stopped):
+        explorer._subject(lambda: True)
+    assert lab.last == {}
+    _, trace = fv.observe(small, "a red circle", fv.Prune({-1: 0.5}), seed=1)
+    browser = ScaleBrowser(trace, small)
+    with pytest.raises(Stopped):
+        browser._subject(lambda: True)
+    assert (browser.generation, browser.undrawn) == (None, "")
+    look(browser.token, 0.3, 0.7)
+    assert browser.generation is not None
+    browser.close()
 
 
 def test_a_restored_token_says_so(explorer):
@@ -969,7 +1077,7 @@ def test_models_are_picked(small):
     assert len(explorer.strip.cells) == len(classes.sizes)
     models = [tried.model for tried in explorer.history.shown]
     assert models == ["classes", "tuned", "base", "base"]
-    explorer.history.strip.picked = 2
+    click(explorer.history.strip, 2)
     assert explorer.wait(60)
     assert (explorer.picker.value, explorer.model, explorer.method) == ("base", small, method)
     assert explorer.shown.prompt == "a red circle"
@@ -1125,4 +1233,12 @@ def test_encoded_prompts_are_picked_by_name(small, tmp_path):
     picker.text = "a blue ring"
     assert explorer.wait(60)
     assert explorer.shown.prompt == "a blue ring"
+    explorer.prompt.text = "a red circle"
+    assert picker.text == "a red circle"
+    explorer.prompt.text = "a red ring"
+    assert picker.text == "as typed"
+    assert explorer.wait(60)
+    picker.text = "a red circle"  # the last one that was known can be picked again
+    assert explorer.wait(60)
+    assert explorer.shown.prompt == explorer.prompt.value == "a red circle"
     explorer.close()

@@ -17,14 +17,27 @@ from fastvar_lab.measure.statistics import DRAWS
 BY = ("speedup", OPERATIONS, CACHE)
 """What families may be equal in: measured time, counted operations, bytes of keys and values."""
 
-SMALLER = {"detail_error", *(name for name, metric in METRICS.items() if metric.larger is False)}
-"""Qualities of which less is better."""
-
 TIMES = 200
 """Draws of the measured times, each for as many of the draws of pictures."""
 
 LEAST = 1.01
 """Savings up to which a method counts as full generation, whose PSNR to itself means nothing."""
+
+
+def direction(value: str) -> int:
+    """Return 1 if more of a quality is better, -1 if less is, 0 for neither.
+
+    `value` is the column of a metric or of one of its several values, or "detail_error", the
+    distance to the truth. More is better for those of your own.
+
+    >>> [direction(value) for value in ("psnr", "lpips", "detail_error", "vif", "vif_red")]
+    [1, -1, -1, 0, 0]
+    """
+    if value == "detail_error":
+        return -1
+    of = [m for m in METRICS.values() if value == m.name or value.startswith(f"{m.name}_")]
+    larger = of[0].larger if of else True
+    return 0 if larger is None else 1 if larger else -1
 
 
 def savings(frame: pd.DataFrame, by: str = "speedup") -> pd.Series:
@@ -104,7 +117,7 @@ def _compared(
     pictures = frame[(frame.kind == "quality") & (frame.family != FULL)]
     known = savings(frame, by)
     known = known[known > LEAST]
-    sign = -1 if value in SMALLER else 1
+    sign = direction(value) or 1
     table = sign * pictures.pivot_table(index="picture", columns="method", values=value)
     families = pictures[pictures.method.isin(known.index)].groupby("family", sort=False)
     sides = {str(name): table[list(part.method.unique())] for name, part in families}
@@ -202,7 +215,7 @@ def memory_table(frame: pd.DataFrame, value: str = "psnr") -> pd.DataFrame:
 
 def _noted(table: pd.DataFrame, frame: pd.DataFrame, title: str, value: str) -> pd.DataFrame:
     """Note under a table its unit, what is better, what intervals hold, and what is left out."""
-    better, gap = "less" if value in SMALLER else "more", timing_gap(frame)
+    better, gap = "less" if direction(value) < 0 else "more", timing_gap(frame)
     note = f"{title}, {better} is better, with 95 % intervals over the pictures"
     if any(str(column).endswith("x") for column in table):
         note += " and, at equal measured speed, over the turns of each timing"

@@ -68,12 +68,6 @@ def heat_colors(stops: int = 9) -> list[str]:
     return [mpl.colors.to_hex(color) for color in heat(np.linspace(0, 1, stops)[None])[0]]
 
 
-def enlarged(image: np.ndarray, side: int) -> np.ndarray:
-    """Repeat the cells of a map (h, w, 3) until its shorter side has about `side` pixels."""
-    times = max(1, round(side / min(image.shape[:2])))
-    return image.repeat(times, axis=0).repeat(times, axis=1)
-
-
 class Difference(NamedTuple):
     """A difference picture (H, W, 3) in [0, 1], mid-grey where nothing differs, and its gain."""
 

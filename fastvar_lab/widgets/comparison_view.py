@@ -46,6 +46,7 @@ class ComparisonView:
         times: Callable[[], StepTimes | None],
     ) -> None:
         self.model, self.lock, self.times = model, lock, times
+        self.guarded, self.quiet = guarded, False
         self.duel: Duel | None = None
         grids, kinds = model.grids(), model.transformer.kinds
         self.viewer = Viewer(TITLES)
@@ -76,8 +77,8 @@ class ComparisonView:
         self.gain.observe(lambda _: guarded(self.difference), "value")
         self.mode.observe(lambda change: setattr(self.viewer, "mode", change.new), "value")
         for control in (self.layer, self.kind):
-            control.observe(lambda _: guarded(self.masks), "value")
-        self.strip.observe(lambda _: guarded(self.mask), "picked")
+            control.observe(lambda _: self._changed(self.masks), "value")
+        self.strip.observe(lambda _: self._changed(self.mask), "picked")
 
     def _lay_out(self) -> None:
         """Arrange the parts; the style sheet places them by the width there is."""
@@ -111,8 +112,18 @@ class ComparisonView:
 
     def go(self, sight: Sight) -> None:
         """Show the masks of another step and sublayer."""
-        self.layer.value, self.kind.value = sight.layer, sight.kind
-        self.strip.picked = sight.step
+        there = self.sight
+        self.quiet = True
+        try:
+            self.layer.value, self.kind.value = sight.layer, sight.kind
+            self.strip.picked = sight.step
+        finally:
+            self.quiet = False
+        self.guarded(self.mask if there[1:] == sight[1:] else self.masks)
+
+    def _changed(self, draw: Callable[[], None]) -> None:
+        if not self.quiet:
+            self.guarded(draw)
 
     def kept(self, step: int) -> np.ndarray | None:
         """Return the tokens that A keeps at a step, in the sublayer in view."""

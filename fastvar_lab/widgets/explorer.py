@@ -272,7 +272,8 @@ class Explorer(Live):
         """Show another prompt and seed."""
         self.paused = True
         try:
-            self.prompt.value, self.seed.value = prompt, seed
+            self.prompt.put(prompt)
+            self.seed.put(seed)
         finally:
             self.paused = False
         self.guarded(self.update)
@@ -288,14 +289,14 @@ class Explorer(Live):
             self.paused = False
         self._open(tried.prompt, tried.seed)
 
-    def _subject(self) -> Subject | None:
+    def _subject(self, stopped: Callable[[], bool]) -> Subject | None:
         """Return what the tokens of the chosen method belong to."""
         duel, slot = self.duel, self.whose.value
         if duel is None:
             return None
         self.ahead.cancel()
         comparison = duel.a if slot == "a" else duel.b
-        drawn = self.lab.drawn(comparison, slot)
+        drawn = self.lab.drawn(comparison, slot, stopped)
         self._look_ahead()
         generation, outputs = (drawn.generation, drawn.outputs) if drawn else (None, None)
         return Subject(comparison.trace, 0, generation, f", {slot.upper()}", outputs=outputs)
@@ -321,6 +322,7 @@ class Explorer(Live):
         """Request the pictures of the current controls; returns at once."""
         if self.paused or self.closed:
             return
+        self.time.forget()
         prompt, seed = self._request()
         a, b = self._methods()
         self.ahead.cancel()
@@ -372,7 +374,6 @@ class Explorer(Live):
     def show(self, duel: Duel, seconds: float | None = None) -> None:
         """Show two methods' pictures, numbers, masks and cost."""
         self.duel = duel
-        self.time.forget()
         self.view.show(duel)
         self.token.forget()
         self.token.update()

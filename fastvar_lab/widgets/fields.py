@@ -66,6 +66,14 @@ class Field(anywidget.AnyWidget):
         """Return how a value, or none, is written on the page."""
         return NONE if value is None and self.nullable else self.write(value)
 
+    def put(self, value: Any) -> None:
+        """Set a value in place of what stands there; all is called as for a new one."""
+        if value != self.value:
+            self.value = value
+        else:
+            change = {"name": "value", "old": value, "new": value, "type": "change"}
+            self.notify_change(traitlets.Bunch(change, owner=self))
+
     def _typed(self, change: Any) -> None:
         """Read what was typed; the value stays if it cannot be read."""
         if change.new == self.written(self.value) and not self.invalid:

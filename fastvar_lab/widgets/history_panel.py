@@ -36,7 +36,7 @@ class HistoryPanel(widgets.Box):
         row = box("fv-row", self.pin, self.write, self.status)
         super().__init__([heading("What was tried"), self.strip, self.name, row])
         self.add_class("fv-part")
-        self.strip.observe(lambda change: self._picked(change.new), "picked")
+        self.strip.observe(lambda _: self._picked(self.strip.picked), "picks")
 
     @property
     def shown(self) -> list[Tried]:
@@ -71,7 +71,7 @@ class HistoryPanel(widgets.Box):
             self.strip.picked = shown.index(current)
 
     def _picked(self, index: int) -> None:
-        if 0 <= index < len(self.strip.cells) and self.shown[index] != self._current():
+        if 0 <= index < len(self.strip.cells):
             self.back(self.shown[index])
 
     def _current(self) -> Tried | None:

@@ -3,7 +3,7 @@ function render({ model, el }) {
   el.classList.add("fv-maps");
   el.dataset.lmSuppressShortcuts = "true"; // else JupyterLab takes arrow keys for its cells
   const row = make("div", { class: "fv-maps-row", role: "group" }, el);
-  let urls = [], shown = [], count = 0;
+  let urls = [], shown = [];
   const clamp = (v, n) => Math.min(n - 1, Math.max(0, v));
   function tell(place) { // pictures of the same group show the place under the pointer
     window.dispatchEvent(new CustomEvent("fastvar-place", { detail: { group: model.get("group"), place, from: el } }));
@@ -16,7 +16,7 @@ function render({ model, el }) {
   }
   function pick(i, r, c) {
     const map = shown[i].map;
-    model.set("picked", [map.step, clamp(r, map.h), clamp(c, map.w), ++count]);
+    model.set("picked", [map.step, clamp(r, map.h), clamp(c, map.w), (model.get("picked")[3] ?? 0) + 1]);
     model.save_changes();
   }
   function draw() {

@@ -54,8 +54,8 @@ class MethodPanel(widgets.Box):
         self.add_class("fv-part-inner")
         self.controls: dict[str, Any] = {}
         self.shares: dict[int, Share] = {}
-        self._build(method)
-        self.family.observe(lambda _: self._switched(), "value")
+        self._build(method, self.family.value)
+        self.family.observe(self._switched, "value")
         self.more.observe(lambda change: self._fold(not change.new), "value")
 
     def _family_of(self, method: Method) -> str:
@@ -96,17 +96,15 @@ class MethodPanel(widgets.Box):
         grids, depth = self.offer.model.grids(), self.offer.model.depth
         settings.check(method, grids, depth)
         self._express(method)
-        self.quiet = True
-        try:
-            self.family.value = family
-            self._build(method)
-        finally:
-            self.quiet = False
+        self._build(method, family)
 
     def _express(self, method: Method) -> None:
-        """Raise ValueError for a rule that is not offered, before any control is changed."""
+        """Raise ValueError for a rule or an inner method that is not offered."""
         for setting in settings.settings(type(method)):
             value = getattr(method, setting.name)
+            if setting.kind == "method" and value is not None:
+                self._family_of(value)
+                self._express(value)
             rules = self._rules(setting, value)
             if rules is not None and all(value != rule for rule in rules.values()):
                 raise ValueError(
@@ -123,24 +121,30 @@ class MethodPanel(widgets.Box):
         painted = {Painted.family: value} if isinstance(value, Painted) else {}
         return {**none, **rules, **painted}
 
-    def _build(self, method: Method) -> None:
-        """Make the controls of a method's family, set to the method."""
+    def _build(self, method: Method, family: str) -> None:
+        """Make the controls of a method's family, set to the method.
+
+        Raises ValueError, and changes nothing, for a value that a control refuses.
+        """
         old = [*self.front.children, *self.folded.children]
-        self.controls, self.shares = {}, {}
+        controls: dict[str, Any] = {}
+        shares: dict[int, Share] = {}
         front: list[Any] = []
         folded: list[Any] = []
         chosen = settings.settings(type(method))
         for place, setting in enumerate(chosen):
             value = getattr(method, setting.name)
             if setting.kind == "shares":
-                self.controls[setting.name] = self.shares = self._shares(value)
-                for back, share in sorted(self.shares.items(), reverse=True):
+                controls[setting.name] = shares = self._shares(value)
+                for back, share in sorted(shares.items(), reverse=True):
                     late = -back <= SCALES or share.value
                     (front if late else folded).append(share)
                 continue
             control = self._control(setting, value, method)
-            self.controls[setting.name] = control
+            controls[setting.name] = control
             (front if place < FEW else folded).append(control)
+        self.controls, self.shares = controls, shares
+        self._name(family)
         for control in self._fields():
             control.observe(lambda change: self._set(change.owner), ["value", "invalid"])
         self.about.value = html.escape(settings.summary(type(method))) + "."
@@ -177,7 +181,7 @@ class MethodPanel(widgets.Box):
             label = setting.kind
             return Choice(label, value, text, list(rules.items()))
         if setting.kind == "method" and value is not None:
-            return MethodPanel(self.offer.inner(), value, self._changed, "inner method")
+            return MethodPanel(self.offer, value, self._changed, "inner method")
         if setting.kind == "scale":
             return Choice(label, self._from_end(value), text, self._scales(setting))
         if setting.kind == "choice":
@@ -231,7 +235,7 @@ class MethodPanel(widgets.Box):
         """Check the method that a control was set to, and pass the change on."""
         if self.quiet:
             return
-        for other in self._fields():
+        for other in [self.family, *self._fields()]:
             if not other.invalid:
                 other.error = ""
         if not control.invalid:
@@ -246,11 +250,24 @@ class MethodPanel(widgets.Box):
         if not self.quiet:
             self.changed()
 
-    def _switched(self) -> None:
-        """Show the settings of another family."""
+    def _name(self, family: str) -> None:
+        """Show the name of a family, whose settings are there."""
+        self.quiet = True
+        try:
+            self.family.value = family
+        finally:
+            self.quiet = False
+
+    def _switched(self, change: Any) -> None:
+        """Show the settings of another family, or why they cannot be shown."""
         if self.quiet:
             return
-        self._build(self.offer.families[self.family.value])
+        try:
+            self._build(self.offer.families[change.new], change.new)
+        except ValueError as error:
+            self._name(change.old)
+            self.family.error = str(error)
+            return
         self.changed()
 
     def _fold(self, closed: bool) -> None:

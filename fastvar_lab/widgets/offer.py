@@ -26,15 +26,6 @@ class Offer:
     selectors: dict[str, Any]
     restorers: dict[str, Any]
 
-    def inner(self) -> Offer:
-        """Return the offer for the method inside another: those that hold no method themselves."""
-        plain = {
-            name: method
-            for name, method in self.families.items()
-            if all(s.kind != "method" for s in settings.settings(type(method)))
-        }
-        return dataclasses.replace(self, families=plain)
-
 
 def offered(
     model: Model,
@@ -45,9 +36,9 @@ def offered(
 ) -> Offer:
     """Return what is offered for a model: families and rules of the library, and given ones.
 
-    Those of the model's preset and of `plans` come with them, the rules of given methods, and
-    HeatKV where it was calibrated for the model. A given method that does not fit the model is left
-    out.
+    Those of the model's preset and of `plans` come with them, the rules of given methods and the
+    methods inside them, and HeatKV where it was calibrated for the model. A given method that does
+    not fit the model is left out.
     """
     grids = model.grids()
     examples = settings.examples(grids, model.depth)
@@ -55,16 +46,12 @@ def offered(
         examples[HeatKV.family] = HeatKV(0.5, ORDERS[model.name])
     families = {name: method for name, method in examples.items() if not misfit(method, model)}
     fitting = {name: method for name, method in methods.items() if not misfit(method, model)}
-    brought = [*([model.preset] if model.preset else []), *plans]
-    for method in brought:
-        if all(type(method) is not type(known) for known in (families | fitting).values()):
-            families[family(method)] = method
     offer = Offer(
         model, families | fitting,
         {**registry.selectors(), **selectors}, {**registry.restorers(), **restorers},
     )  # fmt: skip
-    for method in [*brought, *fitting.values()]:
-        _add_rules(offer, method)
+    for method in [*([model.preset] if model.preset else []), *plans, *fitting.values()]:
+        _add(offer, method)
     return offer
 
 
@@ -91,12 +78,15 @@ def _check_comparable(method: Method) -> None:
         ) from None
 
 
-def _add_rules(offer: Offer, method: Method) -> None:
-    """Offer the selectors and restorers of a method, and of one inside it, too."""
+def _add(offer: Offer, method: Method) -> None:
+    """Offer a method, if none of its class is, and the rules and methods inside it."""
+    if all(type(method) is not type(known) for known in offer.families.values()):
+        name = family(method)
+        offer.families[short(method, 60) if name in offer.families else name] = method
     for setting in settings.settings(type(method)):
         value = getattr(method, setting.name)
         if setting.kind == "method" and value is not None:
-            _add_rules(offer, value)
+            _add(offer, value)
         rules = {"selector": offer.selectors, "restorer": offer.restorers}.get(setting.kind)
         if rules is not None and value is not None and value not in rules.values():
             rules[short(value, 60)] = value

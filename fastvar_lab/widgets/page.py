@@ -84,8 +84,7 @@ class Viewer(anywidget.AnyWidget):
 
     `put` swaps one in place, so that nothing flickers. `mode` "swipe" lays the second picture over
     the first. `place` is the marked place (x, y), each in [0, 1], or empty; arrow keys move it by
-    one of `cells`. Pictures of one `group` point together. `seen(count)` of `on_views` is called
-    with the number of views on pages.
+    one of `cells`. Pictures of one `group` point together. `views` is the number of views on pages.
 
     >>> viewer = Viewer({"kept": "kept tokens"})
     >>> viewer.put("kept", np.zeros((4, 4, 3)), note="of 32x32", alt="a black square")
@@ -150,7 +149,8 @@ class Player(anywidget.AnyWidget):
 class Strip(anywidget.AnyWidget):
     """A row of cells to pick from by click or arrow keys; `picked` is an index, -1 for none.
 
-    Each of `cells` is made by `cell`. `width` is the least width of a cell in pixels.
+    `picks` counts the clicks and keys that picked a cell, the same one again too. Each of `cells`
+    is made by `cell`. `width` is the least width of a cell in pixels.
     """
 
     _esm = script("strip.js")
@@ -158,6 +158,7 @@ class Strip(anywidget.AnyWidget):
     width = traitlets.Int(56).tag(sync=True)
     cells: traitlets.List[dict[str, Any]] = traitlets.List().tag(sync=True)
     picked = traitlets.Int(-1).tag(sync=True)
+    picks = traitlets.Int(0).tag(sync=True)
 
 
 def cell(

@@ -45,13 +45,16 @@ class Live(Owner):
     background and returns a function that shows the result. That function is called only if no
     newer request has come, and no request starts while it runs. `work` raises Stopped when
     `stopped()` is true. What is on the page is dimmed until the result of the last request is
-    there: `results` are the boxes that hold it.
+    there: `results` are the boxes that hold it. `idle` stands on the button while nothing runs.
     """
+
+    idle = "Run"
 
     def __init__(self) -> None:
         self.worker, self.status = Newest(), Status()
         self.results: list[Any] = []
-        self.run_stop = widgets.Button(description="Run", tooltip="run again, or stop what runs")
+        tip = "run again, or stop what runs"
+        self.run_stop = widgets.Button(description=self.idle, tooltip=tip)
         self.run_stop.add_class("fv-go")
         self.run_stop.on_click(lambda _: self.guarded(self._run_or_stop))
         super().__init__()
@@ -71,7 +74,7 @@ class Live(Owner):
 
     def ask(self, work: Work) -> None:
         """Run `work` in the worker thread, in place of any earlier request."""
-        self.worker.cancel()  # else a request that ends now would reset the button to "Run"
+        self.worker.cancel()  # else a request that ends now would reset the button
         self.stale()
         self.status.say("generating")
         self.run_stop.description = "Stop"
@@ -90,7 +93,7 @@ class Live(Owner):
                     show()
                 except Exception as error:
                     self.failed(error)
-                self.run_stop.description = "Run"
+                self.run_stop.description = self.idle
 
         self.worker.ask(done)
 
@@ -101,7 +104,7 @@ class Live(Owner):
     def drop(self) -> None:
         """Cancel the running and the pending request."""
         self.worker.cancel()
-        self.run_stop.description = "Run"
+        self.run_stop.description = self.idle
 
     def release(self) -> None:
         self.drop()

@@ -6,9 +6,11 @@ import math
 from collections.abc import Callable, Mapping
 
 import ipywidgets as widgets
+import numpy as np
 import pandas as pd
 
 from fastvar_lab.experiments.explore import Exploration
+from fastvar_lab.measure.ranking import direction
 from fastvar_lab.methods.parse import read_method
 from fastvar_lab.models.model import Model
 from fastvar_lab.plotting.charts import front, tradeoff_points
@@ -18,7 +20,7 @@ from fastvar_lab.widgets.explorer import Explorer
 from fastvar_lab.widgets.fields import Choice
 from fastvar_lab.widgets.number_fields import Span
 from fastvar_lab.widgets.page import PointsTable, Scatter, Viewer, box, button, style_sheet
-from fastvar_lab.widgets.panel import Live
+from fastvar_lab.widgets.panel import Live, Status
 
 SEND = "Send to the Explorer"
 SPEED = "measured speedup"
@@ -33,8 +35,9 @@ class ParetoPicker(Live):
     is brushed by a drag or typed; what lies outside is dimmed, and left out of the table. Picking a
     point generates its picture beside the full one; a button sends its schedule to `explorer`.
     `frame` comes from `compare` or an experiment that compares methods, such as `ratio_tradeoff`;
-    every metric in it can be shown. Methods whose timing was disturbed are left out. `methods` are
-    those of its labels that hold rules of your own, which cannot be read back from its column
+    every metric in it can be shown; one such as VIF, of which neither more nor less is better, has
+    no front. Methods whose timing was disturbed, or that lack the metric, are left out. `methods`
+    are those of its labels that hold rules of your own, which cannot be read back from its column
     `repr`.
 
     >>> import fastvar_lab as fv
@@ -84,7 +87,8 @@ class ParetoPicker(Live):
         buttons = box("fv-row", self.run_stop, self.hand_over, self.status)
         fields = box("fv-fields", self.value, *self.spans.values())
         side = box("fv-part-inner", self.table, buttons, shown)
-        plot = box("fv-part-inner", fields, box("fv-row", self.clear), self.scatter)
+        self.note = Status()
+        plot = box("fv-part-inner", fields, box("fv-row", self.clear, self.note), self.scatter)
         self.children = (style_sheet(), box("fv-two", plot, side))
         self.add_class("fastvar-widget")
         self.add_class("fastvar-pareto")
@@ -101,10 +105,16 @@ class ParetoPicker(Live):
     @property
     def method(self) -> Method | None:
         """The method of the picked point; None if no point is picked."""
-        if self.scatter.picked < 0:
+        name = self.name
+        if not name:
             return None
-        name = self.scatter.points[self.scatter.picked]["name"]
         return self.methods[name] if name in self.methods else read_method(self.reprs[name])
+
+    @property
+    def name(self) -> str:
+        """The label of the picked point; empty if no point is picked."""
+        picked = self.scatter.picked
+        return "" if picked < 0 else str(self.scatter.points[picked]["name"])
 
     def update(self) -> None:
         """Request the picture of the picked point; returns at once."""
@@ -116,7 +126,7 @@ class ParetoPicker(Live):
             self.status.say("pick a point")
             return
         self.hand_over.disabled = self.explorer is None
-        name = self.scatter.points[self.scatter.picked]["name"]
+        name = self.name
 
         def work(stopped: Callable[[], bool]) -> Callable[[], None]:
             comparison = self.lab.compare(self.prompt, self.seed, method, stopped)
@@ -137,8 +147,12 @@ class ParetoPicker(Live):
 
     def _draw(self) -> None:
         """Plot the points of the chosen quality measure, and write their table."""
-        points = tradeoff_points(self.frame, self.value.value)
-        best = set(front(points, "speedup", "mean").method)
+        every = tradeoff_points(self.frame, self.value.value)
+        points = every[np.isfinite(every[["mean", "speedup"]]).all(axis=1)]
+        left = len(every) - len(points)
+        sign = direction(self.value.value)
+        ranked = front(points.assign(mean=sign * points["mean"]), "speedup", "mean")
+        best = set(ranked.method) if sign else set()
         spans = {axis: span.value for axis, span in self.spans.items()}
         self.scatter.y_label = self.value.text
         self.table.columns = ["method", "speedup [95 %]", f"{self.value.text} [95 %]", "front"]
@@ -159,7 +173,10 @@ class ParetoPicker(Live):
             }  # fmt: skip
             drawn.append({**values, **ranges, **ends})
         self.scatter.x_span, self.scatter.y_span = list(spans["x"]), list(spans["y"])
+        names, picked = [point["name"] for point in drawn], self.name
         self.scatter.points = drawn
+        self.scatter.picked = names.index(picked) if picked in names else -1
+        self.note.say(f"{left} of {len(every)} methods lack this or a speedup" if left else "")
 
     def _brushed(self, span: Span, ends: list[float | None]) -> None:
         """Write a range that was brushed into its field."""
@@ -187,7 +204,7 @@ class ParetoPicker(Live):
 
 def _interval(value: float, low: float, high: float) -> list[float]:
     """Return the ends of an interval; both are the value where there is none."""
-    return [value if math.isnan(low) else low, value if math.isnan(high) else high]
+    return [low if math.isfinite(low) else value, high if math.isfinite(high) else value]
 
 
 def _written(value: float, low: float, high: float) -> str:

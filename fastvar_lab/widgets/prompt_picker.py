@@ -82,7 +82,7 @@ class PromptPicker(widgets.Box):
         if self.following:
             return
         self._second(self.joint.value != NOTHING)
-        self.text.value = parse(self.prompt.text).text
+        self.text.put(parse(self.prompt.text).text)  # the same text draws again after an error
 
     def _second(self, shown: bool) -> None:
         """Show or hide the pickers of the second group."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import ipywidgets as widgets
@@ -18,6 +18,7 @@ from fastvar_lab.widgets.page import heading, visible
 from fastvar_lab.widgets.prompt_picker import PromptPicker
 from fastvar_lab.world.grammar import parse
 
+TYPED = "as typed"
 RANDOM = "This model has random weights: its pictures mean nothing."
 
 
@@ -68,12 +69,7 @@ class RequestPanel(widgets.Box):
             parts += [toggle, picker]
         names = getattr(model.text_encoder, "encoded_prompts", ())
         if names:  # encoded before, and the encoder is not here
-            chosen = prompt if prompt in names else names[0]
-            stored = Choice(
-                "encoded prompts", chosen, "The prompts that the model has features of.",
-                [(short(name, 80), name) for name in names],
-            )  # fmt: skip
-            stored.observe(lambda change: setattr(self.prompt, "value", change.new), "value")
+            stored = _stored_prompts(self.prompt, names)
             self.pickers.append(stored)
             parts.append(stored)
         if model.random_weights:
@@ -105,6 +101,21 @@ def carried(prompt: str, before: Model, after: Model) -> str:
         return after.example
     classes = {getattr(encoder, "classes", None) for encoder in encoders}
     return prompt if len(classes) == 1 and (not names or prompt in names) else after.example
+
+
+def _stored_prompts(prompt: Field, names: Sequence[str]) -> Choice:
+    """Return the choice among encoded prompts, which follows what is typed as the prompt."""
+    choices = [(TYPED, None), *((short(name, 80), name) for name in names)]
+
+    def known() -> str | None:
+        return prompt.value if prompt.value in names else None
+
+    stored = Choice(
+        "encoded prompts", known(), "The prompts that the model has features of.", choices
+    )
+    stored.observe(lambda change: setattr(prompt, "value", change.new or prompt.value), "value")
+    prompt.observe(lambda _: setattr(stored, "value", known()), "value")
+    return stored
 
 
 def _prompt_field(model: Model, prompt: str) -> Field:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from matplotlib.colors import to_hex
 
+from fastvar_lab.draws import Keyed
 from fastvar_lab.errors import short
 from fastvar_lab.experiments.explore import Stoppable
 from fastvar_lab.files import expanded
@@ -24,7 +26,7 @@ from fastvar_lab.methods.select import FarFromMean
 from fastvar_lab.models.loading import load
 from fastvar_lab.models.model import Model
 from fastvar_lab.plotting import motion, panels
-from fastvar_lab.seam import Runner, Site
+from fastvar_lab.seam import Site
 from fastvar_lab.snapshots import Held
 from fastvar_lab.widgets.fields import Choice, Field, Index
 from fastvar_lab.widgets.page import ColorBar, Player, Viewer, box, button, style_sheet
@@ -35,7 +37,9 @@ from fastvar_lab.widgets.token_panel import Sight, Subject, TokenPanel
 PIVOTAL = repr(FarFromMean())
 SHADES = panels.kept_overlay(np.ones((1, 2, 3)), np.array([[False, True]]))[0]
 KEPT = ColorBar([f"{to_hex(shade)} 50%" for shade in SHADES], "pruned", "computed")
-SAME = ("prompts", "seeds", "sampling", "draws", "sizes", "weights")
+GIVEN = ("given", "negative")
+"""What a trace names but does not hold."""
+SAME = ("prompts", "seeds", "sampling", "draws", "sizes", "weights", *GIVEN)
 """What two traces share whose steps are shown side by side."""
 OPENED = "Opened on {}: of the steps where a part of the tokens is pruned, it adds most."
 
@@ -46,11 +50,12 @@ class ScaleBrowser(Live):
     Each step shows the picture so far, beside that of full generation and their difference if
     there is one; what the step added (around grey), its spectrum beside the final one, and the
     scores and kept tokens of a sublayer. It opens on the step that `most_telling` names. `full` is
-    the trace of full generation with the same settings; without it `update` draws it. `model`
-    decodes the canvases; by default it is opened by the name in the trace. A click shows a token's
-    life; its attention is read from `generation`, which has a snapshot, and without one is drawn
-    again. The animation is exported into `folder`. Raises ValueError if the weights are not those
-    that the trace was made with, and if `full` is of other settings.
+    the trace of full generation with the same settings; without it `update` draws it, if draws are
+    keyed and no tokens or negative prompts were given. `model` decodes the canvases; by default it
+    is opened by the name in the trace. A click shows a token's life; its attention is read from
+    `generation`, which has a snapshot, and without one is drawn again. The animation is exported
+    into `folder`. Raises ValueError if the weights are not those that the trace was made with, and
+    if `full` is of other settings.
 
     >>> import fastvar_lab as fv
     >>> model = fv.load("tiny")
@@ -60,6 +65,8 @@ class ScaleBrowser(Live):
     >>> browser.status.value
     '<span role="status">32x32: 256 of 1024 tokens forwarded by attn of layer 0</span>'
     """
+
+    idle = "Draw full generation too"
 
     def __init__(
         self,
@@ -88,10 +95,10 @@ class ScaleBrowser(Live):
         self.kind = Choice("sublayer", kinds[0], "Its sublayer.", [(k, k) for k in kinds])
         prompts = trace.provenance.get("prompts", ["0"])
         seeds = trace.provenance.get("seeds", [0])
-        named = [
-            (f"{short(self.model.caption(p), 80)}, seed {short(s, 20)}", i)
-            for i, (p, s) in enumerate(zip(prompts, seeds, strict=False))
-        ]
+        names = [short(self.model.caption(prompt), 80) for prompt in prompts]
+        if len(seeds) == len(names):  # else one stream of noise for the whole batch
+            names = [f"{name}, seed {short(seeds[i], 20)}" for i, name in enumerate(names)]
+        named = [(name, i) for i, name in enumerate(names)]
         self.picture = Choice("picture", 0, "The picture of the batch.", named)
         if len(prompts) == 1:
             self.picture.add_class("fv-hidden")
@@ -103,7 +110,7 @@ class ScaleBrowser(Live):
             }
         )  # fmt: skip
         self.viewer.group = f"scales-{id(self)}"
-        self.generation, self.undrawn = generation, ""
+        self.generation, self.undrawn, self.quiet = generation, "", False
         self.outputs: Held | None = None  # of the generation, if it was drawn again
         self.token = TokenPanel(
             self.model, trace.grids, self.viewer, self._subject, self._sight, self._go
@@ -118,9 +125,8 @@ class ScaleBrowser(Live):
 
     def _lay_out(self, note: str) -> None:
         """Arrange the parts, and connect them."""
-        self.run_stop.description = "Draw full generation too"
         self.run_stop.tooltip = "Draw full generation of the same settings, to see both in step"
-        if self.full is not None or self._dense:
+        if self.full is not None or self._dense or not self._repeatable:
             self.run_stop.add_class("fv-hidden")
         self.opened = Status()
         self.opened.say(note)
@@ -141,8 +147,7 @@ class ScaleBrowser(Live):
         self.add_class("fastvar-scales")
         self.viewer.observe(lambda change: self.viewed(change.new), "views")
         for changed in (self.step, self.layer, self.kind, self.picture):
-            changed.observe(lambda _: self._show(), "value")
-            changed.observe(lambda _: self.token.guarded(self.token.update), "value")
+            changed.observe(lambda _: self._changed(), "value")
         self.player.observe(lambda c: setattr(self.step, "value", self.steps[c.new]), "step")
 
     @property
@@ -150,13 +155,24 @@ class ScaleBrowser(Live):
         """Whether the trace is of full generation itself."""
         return self.trace.provenance.get("method") == repr(Dense())
 
-    def _subject(self) -> Subject:
+    @property
+    def _repeatable(self) -> bool:
+        """Whether the trace says all that full generation of the same settings depends on."""
+        kept = self.trace.provenance
+        return (
+            kept.get("draws") == repr(Keyed(tuple(kept.get("seeds", ()))))
+            and kept.get("sampling") == repr(self.model.sampling)
+            and not any(name in kept for name in GIVEN)
+        )
+
+    def _subject(self, stopped: Callable[[], bool]) -> Subject:
         """Return what tokens belong to; a generation that is not here is drawn again, once."""
         note = ""
         if self.generation is None and not self.undrawn:
             try:
                 kept = Outputs(self.model)
-                self.generation = redrawn(self.model, self.trace, kept.watch)
+                watch = partial(Stoppable, stopped=stopped, begins=lambda step: None)
+                self.generation = redrawn(self.model, self.trace, [watch, *kept.watch])
                 self.outputs = kept.by_site
             except ValueError as error:
                 self.undrawn = str(error)
@@ -169,7 +185,12 @@ class ScaleBrowser(Live):
 
     def _go(self, sight: Sight) -> None:
         """Show another step and sublayer."""
-        self.layer.value, self.kind.value, self.step.value = sight.layer, sight.kind, sight.step
+        self.quiet = True
+        try:
+            self.layer.value, self.kind.value, self.step.value = sight.layer, sight.kind, sight.step
+        finally:
+            self.quiet = False
+        self._show()
 
     def release(self) -> None:
         """Drop the generation; it is drawn again on demand."""
@@ -179,13 +200,16 @@ class ScaleBrowser(Live):
 
     def update(self) -> None:
         """Request full generation with the settings of the trace; returns at once."""
+        if not self._repeatable:
+            raise ValueError(
+                "full generation takes keyed draws and the model's own sampling, without given "
+                "tokens or negative prompts; give its trace as full"
+            )
         kept = self.trace.provenance
-        seeds = list(kept.get("seeds", [0]))
+        seeds = list(kept["seeds"])
 
         def work(stopped: Callable[[], bool]) -> Callable[[], None]:
-            def watch(run: Runner) -> Runner:
-                return Stoppable(run, stopped, lambda step: None)
-
+            watch = partial(Stoppable, stopped=stopped, begins=lambda step: None)
             sizes = [(grid.h, grid.w) for grid in self.trace.grids]
             seed = seeds[0] if len(seeds) == 1 else seeds
             _, full = observe(
@@ -201,6 +225,11 @@ class ScaleBrowser(Live):
         self.full = full
         self.run_stop.add_class("fv-hidden")
         self._show()
+
+    def _changed(self) -> None:
+        if not self.quiet:
+            self._show()
+            self.token.guarded(self.token.update)
 
     def _show(self) -> None:
         """Show the step of the slider."""

@@ -6,6 +6,7 @@ function render({ model, el }) {
   const row = make("div", { class: "fv-cells-row", role: "group" }, el);
   const pick = (i) => {
     model.set("picked", i);
+    model.set("picks", model.get("picks") + 1); // the same cell may be picked again
     model.save_changes();
   };
   function draw() {

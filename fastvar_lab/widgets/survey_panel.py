@@ -21,8 +21,8 @@ class SurveyPanel(Live):
     """Draws every prompt with several seeds under two methods; a picked one goes to `pick`.
 
     `methods()` returns both methods, `request()` the prompt and seed on the page. `samples` are the
-    last results, the worst PSNR first, and `drawn_by` the methods that drew them: `follow` dims
-    those of others than the page shows.
+    last results, the worst PSNR first, and `drawn_by` the methods that drew them. They are dimmed
+    unless these are `current`, the methods of the page, which `follow` tells.
     """
 
     def __init__(
@@ -34,22 +34,22 @@ class SurveyPanel(Live):
     ) -> None:
         super().__init__()
         self.model, self.methods, self.request, self.pick = model, methods, request, pick
-        self.samples: list[Sample] = []
+        self.samples: list[Sample]
         self.drawn_by: tuple[Method, Method] | None = None
+        self.current: tuple[Method, Method] | None = None
         self.prompts = Area(
             "prompts, one a line", "", "Left empty, the prompt above is drawn with every seed."
         )
         self.seeds = Integer("seeds", 4, "How many seeds, from the one above on.", 1, MOST)
         self.strip = Strip(label="pictures, the worst first: pick one to open it", width=104)
-        self.run_stop.description = "Run"
         shown = box("fv-shown", self.strip)
         self.results = [shown]
         fields = box("fv-fields", self.prompts, self.seeds)
         row = box("fv-row", self.run_stop, self.status)
         self.children = (heading("Several prompts and seeds"), fields, row, shown)
         self.add_class("fv-part")
-        self.status.say("A beside B for each, the worst PSNR first.")
-        self.strip.observe(lambda change: self._picked(change.new), "picked")
+        self.release()
+        self.strip.observe(lambda _: self._picked(self.strip.picked), "picks")
 
     def update(self) -> None:
         prompt, seed = self.request()
@@ -68,7 +68,7 @@ class SurveyPanel(Live):
         count = len(prompts) * self.seeds.value
         if count > MOST:
             raise ValueError(f"{count} pictures; a survey draws at most {MOST}")
-        a, b = self.methods()
+        a, b = self.current = self.methods()
 
         def work(stopped: Callable[[], bool]) -> Callable[[], None]:
             def done(n: int, of: int) -> None:
@@ -81,9 +81,11 @@ class SurveyPanel(Live):
         self.ask(work)
 
     def follow(self, methods: tuple[Method, Method]) -> None:
-        """Dim the results unless these methods drew them."""
-        if self.samples:
-            self.stale(methods != self.drawn_by)
+        """Take over the methods of the page; dim the results unless they drew them."""
+        with self.worker.lock:  # the results of a survey may come meanwhile
+            self.current = methods
+            if self.samples:
+                self.stale(methods != self.drawn_by)
 
     def show(self, samples: list[Sample], methods: tuple[Method, Method]) -> None:
         """Show samples that two methods drew, the worst first."""
@@ -104,11 +106,13 @@ class SurveyPanel(Live):
             f"PSNR of A to B in dB: median {median:.1f}, quartiles {q1:.1f} and {q3:.1f}, "
             f"{low:.1f} to {high:.1f} (n = {len(samples)})"
         )
-        self.stale(False)
+        self.stale(self.drawn_by != self.current)
 
     def release(self) -> None:
+        """Forget what was drawn, on the page too."""
         super().release()
-        self.samples = []
+        self.samples, self.strip.cells, self.strip.picked = [], [], -1
+        self.status.say("A beside B for each, the worst PSNR first.")
 
     def _picked(self, index: int) -> None:
         if 0 <= index < len(self.samples):

@@ -35,14 +35,14 @@ class TimePanel(Live):
         self.times: StepTimes | None = None
         self.table = widgets.HTML()
         self.results = [self.table]
-        self.run_stop.description = "Run"
         row = box("fv-row", self.run_stop, self.status)
         self.children = (heading("Time on this machine"), row, self.table)
         self.add_class("fv-part")
         self.forget()
 
     def forget(self) -> None:
-        """Say that what is on the page has not been measured."""
+        """Stop what is measured, and say that what is on the page has not been."""
+        self.drop()
         self.times = None
         self.table.value = ""
         self.status.say("Run measures both methods and full generation, several times in turns.")

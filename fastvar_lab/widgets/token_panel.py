@@ -84,10 +84,11 @@ class Sight(NamedTuple):
 class TokenPanel(Live):
     """Shows what happened at the place that `viewer` marks: ranks, attention, words, code, patch.
 
-    `subject()` returns what is shown, None while there is nothing; it may generate, in the worker
-    thread. It may go by `whose`, a choice that stands in the panel. `sight()` returns the step and
-    sublayer in view, and `go` shows another. `seconds` are those from the last click until ranks
-    and attention, and until the patches, were there.
+    `subject(stopped)` returns what is shown, None while there is nothing; it may generate, in the
+    worker thread, and raises Stopped when `stopped()` is true. It may go by `whose`, a choice that
+    stands in the panel. `sight()` returns the step and sublayer in view, and `go` shows another.
+    `seconds` are those from the last click until ranks and attention, and until the patches, were
+    there.
     """
 
     def __init__(
@@ -95,7 +96,7 @@ class TokenPanel(Live):
         model: Model,
         grids: Sequence[Grid],
         viewer: Viewer,
-        subject: Callable[[], Subject | None],
+        subject: Callable[[Callable[[], bool]], Subject | None],
         sight: Callable[[], Sight],
         go: Callable[[Sight], None],
         whose: Choice | None = None,
@@ -150,7 +151,7 @@ class TokenPanel(Live):
         (row, column), sight, begin = self.token, self.sight(), time.perf_counter()
 
         def work(stopped: Callable[[], bool]) -> Callable[[], None]:
-            subject = self.subject()
+            subject = self.subject(stopped)
             if subject is None:
                 raise ValueError("there is no picture yet")
             trace, picture = subject.trace, subject.picture
@@ -276,17 +277,21 @@ class TokenPanel(Live):
         table, row, column = picked
         kind = self.matrix.tables[table]["kind"]
         steps = sorted(set(self.life["scores"].step))
-        self.go(Sight(int(steps[row]), column, kind))
-        self.update()
+        self._look(Sight(int(steps[row]), column, kind))
 
     def _token(self, picked: list[int]) -> None:
         """Show a token that was picked on one of the maps."""
         step, row, column, _ = picked
         grid = self.grids[step]
+        place = [(column + 0.5) / grid.w, (row + 0.5) / grid.h]
+        self._look(self.sight()._replace(step=step), place)
+
+    def _look(self, sight: Sight, place: list[float] | None = None) -> None:
+        """Go to a sublayer, and to a place, and look there once."""
         self.quiet = True
         try:
-            self.go(self.sight()._replace(step=step))
-            self.viewer.place = [(column + 0.5) / grid.w, (row + 0.5) / grid.h]
+            self.go(sight)
+            self.viewer.place = place or self.viewer.place
         finally:
             self.quiet = False
         self.update()

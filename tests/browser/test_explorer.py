@@ -181,6 +181,15 @@ def test_an_explorer_in_jupyterlab(page, lab, tmp_path):
     prompt.press("Enter")
     settled(page)
 
+    # so does the cell of what is shown, though it is picked already
+    prompt.fill(PROMPT.replace("circle", "circel"))
+    prompt.press("Enter")
+    page.get_by_role("alert").get_by_text("unknown word 'circel'").wait_for()
+    tried = page.get_by_role("group", name="what was tried, the last first: pick one to go back")
+    tried.locator(".fv-cell[aria-pressed=true]").click()
+    settled(page)
+    assert prompt.input_value() == PROMPT
+
     # sliders move by keyboard too, and so do marked places and steps
     before = source(page, "a")
     page.get_by_label("pruned at 24x24", exact=True).focus()
