@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -385,6 +386,11 @@ def test_a_method_of_ones_own_inside_a_tail_is_hashed(small):
 
 
 UNGUIDED = fv.Sampling(guidance=1.0)
+AROUND = (
+    partial(FocusVAR, first=-2, layer=1),
+    partial(SharedUpdate, first=-2, last=-1, layers=(1, 3)),
+    partial(FocusVARAdaptive, probe=-2, early=1, late=2),
+)
 
 
 @pytest.mark.parametrize(
@@ -408,6 +414,20 @@ UNGUIDED = fv.Sampling(guidance=1.0)
         (
             lambda: FocusVAR(LazyVAR({-1: 0.5}), first=-1, layer=1),
             "FocusVAR changes rows between layers; it cannot hold LazyVAR",
+        ),
+        *(
+            (
+                lambda around=around: around(fv.Planned(stacks={-1: 4})),
+                r"changes rows between layers; it cannot hold Planned\(.*, which runs whole stacks",
+            )
+            for around in AROUND
+        ),
+        *(
+            (
+                lambda around=around: around(fv.Planned(rows={-1: "held"})),
+                r"changes rows between the layers of step 3 \(6x6\), whose guidance later steps",
+            )
+            for around in AROUND[:2]
         ),
         (lambda: FocusVAR(layer=99), "layer must be a layer of this model, 0 to 2; not 99"),
         (lambda: FocusVARAdaptive(early=3, late=2), "early must be a layer before late"),
@@ -549,3 +569,11 @@ def test_whole_stacks_are_pruned_where_guidance_merges_rows_inside(method):
     assert not torch.equal(
         run.canvas, fv.generate(model, prompt(model), fv.Dense(), seed=1, sampling=sampling).canvas
     )
+
+
+def test_guidance_is_held_from_a_step_before_the_fused_ones(small):
+    plan = fv.Planned(rows={-1: "held"})
+    fused = FocusVAR(plan, first=-3, layer=1, last=-3)
+    canvases = [fv.generate(small, PROMPT, m, seed=1).canvas for m in (plan, fused)]
+    assert not torch.equal(*canvases)
+    assert verify(small, fused, PROMPT).passed.all()

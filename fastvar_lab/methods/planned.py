@@ -235,6 +235,7 @@ class PlannedRunner(PruneRunner):
             for layer, digit in enumerate(digits)
         }
         self.stacks = method.stacks_by_step(grids)
+        self.by_layer = not self.stacks
         self.previous = {
             (find(name, grids), kind) for name, kinds in method.previous for kind in kinds
         }

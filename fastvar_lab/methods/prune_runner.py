@@ -71,7 +71,7 @@ class PruneRunner(ScheduledRunner):
 
     def stack(self, grid: Grid, blocks: Stack, x: Tensor) -> Tensor:
         site = Site(self.layers.start, "attn")
-        if self.by_layer or self.ratio(site, grid) == 0:
+        if self.method.granularity != "stack" or self.ratio(site, grid) == 0:
             return super().stack(grid, blocks, x)
         for block in blocks[: self.layers.start]:
             x = block(x)
