@@ -219,6 +219,49 @@ def test_a_wrong_plan_is_one_sentence(fields, message):
         fv.Planned(**fields)
 
 
+LEFT = "0-7:0-3"  # half of the last map
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (dict(pruned={-1: {"attn": "444"}}, select=fv.Painted(prune={-1: LEFT})), None),
+        (dict(pruned={-1: {"attn": "044"}}, select=fv.Painted(prune={-1: LEFT})), None),
+        (
+            dict(pruned={-1: {"attn": "434"}}, select=fv.Painted(prune={-1: LEFT})),
+            "32 tokens are painted to prune; the schedule prunes 24 of 64",
+        ),
+        (dict(pruned={-1: {"attn": "444"}}, select=fv.Painted(keep={-1: LEFT})), None),
+        (
+            dict(pruned={-1: {"attn": "145"}}, select=fv.Painted(keep={-1: LEFT})),
+            "32 tokens are painted to keep; the schedule keeps 24 of 64",
+        ),
+        (
+            dict(pruned={-1: {"attn": "148"}}, select=fv.Painted(keep={-1: LEFT})),
+            "32 tokens are painted to keep; the schedule keeps 0 of 64",
+        ),
+        (dict(stacks={-1: 4}, select=fv.Painted(keep={-1: LEFT})), None),
+        (
+            dict(pruned={-2: {"attn": "444"}}, stacks={-1: 5}, select=fv.Painted(keep={-1: LEFT})),
+            "32 tokens are painted to keep; the schedule keeps 24 of 64",
+        ),
+        (dict(pruned={-1: {"attn": "466"}}, restore=fv.Anchors()), None),
+        (
+            dict(pruned={-1: {"attn": "467"}}, restore=fv.Anchors()),
+            "keeps 9 anchors; the ratio 0.875 keeps 8 of 64 tokens",
+        ),
+    ],
+    ids=str,
+)
+def test_rules_are_checked_against_every_share_of_a_plan(model, fields, message):
+    plan = fv.Planned(**fields)
+    if message is None:
+        assert fv.generate(model, prompt(model), plan).canvas.isfinite().all()
+        return
+    with pytest.raises(ValueError, match=message):
+        plan.acts(model.grids())
+
+
 def test_a_plan_for_another_depth_is_refused(model):
     plan = fv.Planned({-1: {"attn": "4" * (model.depth + 1)}})
     with pytest.raises(ValueError, match=f"planned for {model.depth + 1} layers"):

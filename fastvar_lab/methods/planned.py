@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, ClassVar
@@ -179,6 +179,15 @@ class Planned:
             return Prune(tuple(ratios), self.select, ZeroCode())
         return Prune(tuple(ratios), self.select, self.restore, self.cache_step)
 
+    def _shares(self, grids: Sequence[Grid]) -> Iterator[dict[int, float]]:
+        """Yield shares pruned by step, so that every share of a step stands in one of them."""
+        shares = {step: [ratio] for step, ratio in self.uniform(grids).by_step(grids).items()}
+        for step, kinds in self.steps(grids).items():
+            used = {int(digit) / EIGHTHS for digits in kinds.values() for digit in digits}
+            shares[step] = sorted(used - {0})
+        for i in range(max(map(len, shares.values()), default=1)):
+            yield {step: several[min(i, len(several) - 1)] for step, several in shares.items()}
+
     def cache_index(self, grids: Sequence[Grid]) -> int | None:
         """Return the step whose branch outputs are restored from; None if none is needed."""
         return self.uniform(grids).cache_index(grids)
@@ -193,9 +202,12 @@ class Planned:
                 f"{stacks[step]:.3g} of the tokens have none"
             )
         uniform, acts = self.uniform(grids), list[Act]()
+        even = uniform.unchecked_acts(grids)
+        for ratios in self._shares(grids):
+            uniform.check_shares(grids, even, ratios)
         # later steps depend on what a runner sees from here on, so no other plan serves as a start
         since = min((uniform.watched(grids), *held.values(), *watched))
-        for step, act in enumerate(uniform.acts(grids)):
+        for step, act in enumerate(even):
             key = act.key and (*act.key, *sorted(steps.get(step, {}).items()))
             key += ("stack",) if step in stacks else ()
             key += (self,) if step >= since else ()
