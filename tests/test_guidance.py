@@ -559,21 +559,27 @@ def test_a_sample_holds_the_similarity_of_every_tail():
         fv.LazyVAR({-2: 0.5, -1: 0.75}),
         fv.FasterVAR({-1: 0.25}, chunks=1),
         fv.FasterVAR({-1: 0.25}, chunks=3),
+        fv.SparseVAR(-2, threshold=0.95, similarity=0.9),
     ],
 )
 def test_whole_stacks_are_pruned_where_guidance_merges_rows_inside(method):
     model = small_model("infinity")
     lively(model.transformer)
     sampling = fv.Sampling(guidance=3.0, guidance_layer=-2)
-    run = fv.generate(model, prompt(model), method, seed=1, sampling=sampling)
-    assert not torch.equal(
-        run.canvas, fv.generate(model, prompt(model), fv.Dense(), seed=1, sampling=sampling).canvas
-    )
+    text = prompt(model)
+    run = fv.generate(model, text, method, seed=1, sampling=sampling)
+    full = fv.generate(model, text, fv.Dense(), seed=1, sampling=sampling)
+    assert not torch.equal(run.canvas, full.canvas)
+
+
+def test_depthvar_refuses_rows_that_merge_between_layers(small):
+    sampling = fv.Sampling(guidance=3.0, guidance_layer=-2)
+    with pytest.raises(ValueError, match="guidance_layer is 0 or -1, not -2"):
+        fv.generate(small, PROMPT, DepthVAR(-2), sampling=sampling, watch=[NoStep])
+    last = replace(sampling, guidance_layer=-1)
+    assert fv.generate(small, PROMPT, DepthVAR(-2), sampling=last).canvas.isfinite().all()
 
 
 def test_guidance_is_held_from_a_step_before_the_fused_ones(small):
-    plan = fv.Planned(rows={-1: "held"})
-    fused = FocusVAR(plan, first=-3, layer=1, last=-3)
-    canvases = [fv.generate(small, PROMPT, m, seed=1).canvas for m in (plan, fused)]
-    assert not torch.equal(*canvases)
-    assert verify(small, fused, PROMPT).passed.all()
+    fused = FocusVAR(fv.Planned(rows={-1: "held"}), first=-3, layer=1, last=-3)
+    assert not verify(small, fused, PROMPT).passed.eq(False).any()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -61,6 +61,15 @@ class DepthVAR:
             raise ValueError(f"shape must be one of {', '.join(SHAPES)}; not {self.shape!r}")
         if not 0 <= self.turn < 1:
             raise ValueError(f"turn must lie in [0, 1); not {self.turn}")
+
+    def check_model(self, model: Any, sampling: Any) -> None:
+        """Raise ValueError where layers change streams beside what their sublayers add."""
+        merge = model.transformer.merge_layer(sampling)
+        if merge is not None and merge < model.depth:
+            raise ValueError(
+                "DepthVAR takes the streams past layers, and cannot merge guidance rows between "
+                f"them; guidance_layer is 0 or -1, not {sampling.guidance_layer}"
+            )
 
     def cache_index(self, grids: Sequence[Grid]) -> int | None:
         step = find(self.reference, grids)
