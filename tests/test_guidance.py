@@ -583,3 +583,31 @@ def test_depthvar_refuses_rows_that_merge_between_layers(small):
 def test_guidance_is_held_from_a_step_before_the_fused_ones(small):
     fused = FocusVAR(fv.Planned(rows={-1: "held"}), first=-3, layer=1, last=-3)
     assert not verify(small, fused, PROMPT).passed.eq(False).any()
+
+
+CHANGE = fv.BlockChange(layers=(0, 3))
+
+
+@pytest.mark.parametrize(
+    ("method", "layer"),
+    [
+        (fv.Prune({-1: 0.5}, granularity="stack"), -2),
+        (fv.Prune({-2: 0.4, -1: 0.5}, granularity="stack", select=CHANGE), -2),
+        (fv.Prune({-1: 0.5}, select=fv.AttentionEntropy()), -2),
+        (fv.SparseVAR(-2, threshold=0.95, similarity=0.9, layers=(0, 3)), -2),
+        (FocusVAR(fv.Prune({-1: 0.5}, select=fv.AttentionEntropy()), first=-2, layer=1), 0),
+        (FocusVAR(fv.Prune({-1: 0.5}, select=CHANGE), first=-2, layer=1), 0),
+        (SharedUpdate(fv.Prune({-1: 0.5}, select=CHANGE), -2, -1, (0, 1)), 0),
+        (
+            SharedUpdate(fv.Prune({-1: 0.5}, select=fv.AttentionEntropy()), -2, -1, (0, 1)),
+            0,
+        ),
+    ],
+    ids=repr,
+)
+def test_sums_over_layers_keep_pictures_apart_where_rows_merge(small, method, layer):
+    prompts, sampling = (PROMPT, "a red ring"), fv.Sampling(guidance=3.0, guidance_layer=layer)
+    pair = fv.generate(small, prompts, method, seed=[1, 2], sampling=sampling).canvas
+    for i, text in enumerate(prompts):
+        alone = fv.generate(small, text, method, seed=1 + i, sampling=sampling).canvas
+        assert (alone[0] - pair[i]).abs().max() < 1e-9

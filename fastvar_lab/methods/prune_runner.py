@@ -13,7 +13,7 @@ from fastvar_lab.methods.restore import Cached
 from fastvar_lab.methods.schedule import ScheduledRunner, kept
 from fastvar_lab.methods.select import check, first, ranking, score
 from fastvar_lab.seam import Block, Branch, Grid, Handles, Site, Stack
-from fastvar_lab.tokens import gather, resize, rows_like, scatter, wide
+from fastvar_lab.tokens import gather, resize, rows_like, same_rows, scatter, wide
 
 if TYPE_CHECKING:
     from fastvar_lab.methods.prune import Prune
@@ -112,9 +112,10 @@ class PruneRunner(ScheduledRunner):
             return out
         if self.stacked is None and self.cache_index is not None:
             parts = [stored for site, stored in self.cache.items() if site.layer in self.layers]
-            total = parts[0].output.clone()
-            for stored in parts[1:]:
-                total += stored.output
+            outputs = same_rows(*(stored.output for stored in parts))
+            total = outputs[0].clone()
+            for output in outputs[1:]:
+                total += output
             self.stacked = Stored(total, parts[0].grid)
         fresh = states - gather(x, index)
         added = self.restore.restore(fresh, index, grid, self.on_rows(self.stacked, len(x)))

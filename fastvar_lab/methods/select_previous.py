@@ -12,7 +12,7 @@ from fastvar_lab.methods.observer import Map, Observed, Observer
 from fastvar_lab.methods.registry import selector
 from fastvar_lab.methods.schedule import settle_layers
 from fastvar_lab.seam import Grid, Site
-from fastvar_lab.tokens import wide
+from fastvar_lab.tokens import rows_like, same_rows, wide
 
 
 def middle_chunk(depth: int) -> tuple[int, int]:
@@ -72,9 +72,11 @@ class ChangeObserver(Observer):
             return
         if self.now is None:
             self.now = delta.new_zeros(len(delta), grid.tokens, delta.shape[-1])
+        self.now, delta = same_rows(self.now, delta)
         if index is None:
             self.now += delta
         else:
+            index = rows_like(index, len(delta), slice(None))
             self.now.scatter_add_(1, index.unsqueeze(-1).expand_as(delta), delta)
 
     def after(self, grid: Grid, logits: Tensor | None) -> None:
@@ -140,7 +142,10 @@ class _AttentionEntropy(Observer):
         while self.waiting:
             q, k, scale = self.waiting.pop()
             entropy = attention_entropy(q, k, scale)[:, grid.prefix :]
-            self.total = entropy if self.total is None else self.total + entropy
+            if self.total is not None:
+                total, entropy = same_rows(self.total, entropy)
+                entropy = total + entropy
+            self.total = entropy
             self.grid = grid
 
     def scores(self, x: Tensor, grid: Grid, site: Site) -> Tensor:
