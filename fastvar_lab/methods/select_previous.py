@@ -86,7 +86,7 @@ class ChangeObserver(Observer):
 
     def scores(self, x: Tensor, grid: Grid, site: Site) -> Tensor:
         assert self.last is not None
-        return self.last.on(grid, len(x)).squeeze(-1)
+        return self.last.on(grid, len(x), self.live).squeeze(-1)
 
 
 def signed(keep: str, rule: object) -> int:
@@ -150,7 +150,7 @@ class _AttentionEntropy(Observer):
 
     def scores(self, x: Tensor, grid: Grid, site: Site) -> Tensor:
         assert self.total is not None
-        return self.sign * Map(self.total, self.grid).on(grid, len(x)).squeeze(-1)
+        return self.sign * Map(self.total, self.grid).on(grid, len(x), self.live).squeeze(-1)
 
 
 def attention_entropy(q: Tensor, k: Tensor, scale: float) -> Tensor:
@@ -187,7 +187,7 @@ class OutputEntropy(Observed):
 
 
 class _OutputEntropy(Observer):
-    by_step = True
+    by_step = by_logits = True
 
     def __init__(self, sign: int, since: int) -> None:
         super().__init__(since)
@@ -202,4 +202,4 @@ class _OutputEntropy(Observer):
 
     def scores(self, x: Tensor, grid: Grid, site: Site) -> Tensor:
         assert self.last is not None
-        return self.sign * self.last.on(grid, len(x)).squeeze(-1)
+        return self.sign * self.last.on(grid, len(x), self.live).squeeze(-1)

@@ -109,6 +109,7 @@ class SparseVARRunner(Runner):
 
     def prepare(self, handles: Handles) -> None:
         self.pictures = handles.pictures
+        self.anchors.prepare(handles)
 
     def stack(self, grid: Grid, blocks: Stack, x: Tensor) -> Tensor:
         if grid.index < self.first:
