@@ -219,6 +219,27 @@ def test_a_wrong_plan_is_one_sentence(fields, message):
         fv.Planned(**fields)
 
 
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (dict(rows={-1: "cond", 8: "skip"}), "two names of the plan's rows are the same"),
+        (dict(previous={-1: "attn", 8: "ffn"}), "two names of the plan's previous are the same"),
+        (dict(pruned={-1: {"attn": "444"}}, previous={-1: "attn"}, rows={-2: "skip"}), "8x8 takes"),
+    ],
+    ids=str,
+)
+def test_a_plan_that_does_not_fit_the_schedule_is_one_sentence(model, fields, message):
+    with pytest.raises(ValueError, match=message):
+        fv.Planned(**fields).acts(model.grids())
+
+
+def test_codes_are_zero_where_a_plan_computes_no_token(model):
+    plan = fv.Planned({-1: digits(model, "8")}, restore=fv.ZeroCode())
+    skip = fv.Prune({-1: 1.0})
+    runs = [fv.generate(model, prompt(model), m, seed=1).canvas for m in (plan, skip)]
+    assert torch.equal(*runs)
+
+
 LEFT = "0-7:0-3"  # half of the last map
 
 

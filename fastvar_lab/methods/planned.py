@@ -149,10 +149,13 @@ class Planned:
 
     def rows_by_step(self, grids: Sequence[Grid]) -> dict[int, Rows]:
         """Return the rows that run, of steps that do not run both, by step index."""
-        return {
+        rows = {
             find(name, grids): Rows.COND if which == "held" else Rows(which)
             for name, which in self.rows
         }
+        if len(rows) < len(self.rows):
+            raise ValueError("two names of the plan's rows are the same scale step")
+        return rows
 
     def held_from(self, grids: Sequence[Grid]) -> dict[int, int]:
         """Return by step with held guidance the step whose difference of both rows it takes.
@@ -195,7 +198,15 @@ class Planned:
     def acts(self, grids: Sequence[Grid]) -> tuple[Act, ...]:
         steps, rows, held = self.steps(grids), self.rows_by_step(grids), self.held_from(grids)
         previous = {find(name, grids): kinds for name, kinds in self.previous}
+        if len(previous) < len(self.previous):
+            raise ValueError("two names of the plan's previous are the same scale step")
         watched, stacks = {step - 1 for step in previous}, self.stacks_by_step(grids)
+        for step in sorted(watched):
+            if step < 0 or rows.get(step) is Rows.SKIP:
+                raise ValueError(
+                    f"scale {grids[step + 1].name} takes outputs of the step before, which is "
+                    "skipped or not there"
+                )
         for step in sorted(watched & set(stacks)):
             raise ValueError(
                 f"scale {grids[step + 1].name} takes outputs of {grids[step].name}, where "
@@ -255,6 +266,7 @@ class PlannedRunner(PruneRunner):
         self.held_from = method.held_from(grids)
         self.difference: tuple[Tensor, Grid] | None = None  # of both rows, (n, L, C)
         self.handles: Handles | None = None
+        self.ran = -1  # the last step of which a sublayer computed tokens
 
     def prepare(self, handles: Handles) -> None:
         self.handles = handles
@@ -298,6 +310,10 @@ class PlannedRunner(PruneRunner):
         return out
 
     def places(self, grid: Grid, tokens: Tensor) -> Tensor | None:
+        if self.ran != grid.index and hasattr(self.restore, "places"):
+            none = torch.zeros(len(tokens), 0, dtype=torch.long, device=tokens.device)
+            places: Tensor = self.restore.places(none, grid)
+            return places
         if grid.index not in self.stacks:
             return super().places(grid, tokens)
         assert self.index is not None
@@ -306,9 +322,12 @@ class PlannedRunner(PruneRunner):
     def computed(self, site: Site, grid: Grid, branch: Branch, x: Tensor) -> Tensor:
         """Return the output (B, L, C) of a sublayer, of which no token may be computed."""
         if self.ratio(site, grid) < 1:
+            self.ran = grid.index
             return super().sublayer(site, grid, branch, x)
         none = torch.zeros(len(x), 0, dtype=torch.long, device=x.device)
         out: Tensor = self.restore.restore(x[:, :0], none, grid, self.source(site, grid, len(x)))
+        if self.rolling:
+            self.cache[site] = Stored(out, grid)
         return out
 
     def source(self, site: Site, grid: Grid, rows: int) -> Cached | None:

@@ -68,6 +68,8 @@ class PruneRunner(ScheduledRunner):
 
     def keep_rows(self, rows: slice) -> None:
         self.live = rows  # the cache keeps all rows: a snapshot may resume before they are dropped
+        for one in self.observers:
+            one.keep_rows(rows)
 
     def stack(self, grid: Grid, blocks: Stack, x: Tensor) -> Tensor:
         site = Site(self.layers.start, "attn")
@@ -135,8 +137,9 @@ class PruneRunner(ScheduledRunner):
             self.change[: len(x)] += score(self.method.select, change, grid, site, self.select)
         elif self.ratio(site, grid) == 0:
             out = branch(x)
-            if grid.index == self.cache_index and self.prunes(site):
-                self.cache[site] = Stored(out, grid)
+            rolls = self.rolling and self.cache_index is not None and grid.index > self.cache_index
+            if self.prunes(site) and (rolls or grid.index == self.cache_index):
+                self.cache[site], self.stacked = Stored(out, grid), None
         else:
             out = self.pruned(site, grid, branch, x)
         for one in self.observers:
