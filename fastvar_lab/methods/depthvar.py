@@ -64,6 +64,11 @@ class DepthVAR:
 
     def check_model(self, model: Any, sampling: Any) -> None:
         """Raise ValueError where layers change streams beside what their sublayers add."""
+        if getattr(model.transformer.config, "level_every", 0):
+            raise ValueError(
+                "DepthVAR takes tokens past layers, where they would lack the level embedding that "
+                f"{model.name} adds every {model.transformer.config.level_every} layers"
+            )
         merge = model.transformer.merge_layer(sampling)
         if merge is not None and merge < model.depth:
             raise ValueError(
