@@ -429,6 +429,17 @@ AROUND = (
             )
             for around in AROUND[:2]
         ),
+        *(
+            (
+                lambda row=row: Tail(fv.Planned(rows={-1: "held"}), **{row: -1}),
+                r"Tail changes step 4 \(8x8\), which holds the guidance of an earlier step",
+            )
+            for row in Tail.scales
+        ),
+        (
+            lambda: Tail(fv.Prune({i: 1.0 for i in range(-5, -1)}), skip_from=-1),
+            "Tail skips every scale step; leave at least one",
+        ),
         (lambda: FocusVAR(layer=99), "layer must be a layer of this model, 0 to 2; not 99"),
         (lambda: FocusVARAdaptive(early=3, late=2), "early must be a layer before late"),
         (lambda: FocusVARAdaptive(), "late must be a layer of this model, 1 to 2; not 20"),
@@ -450,6 +461,7 @@ AROUND = (
         (lambda: DepthVAR(-2, "square"), "shape must be one of linear, constant, two-level"),
         (lambda: DepthVAR(-2, turn=1.0), r"turn must lie in \[0, 1\)"),
         (lambda: SkipVAR("sd3"), "a rule of SkipVAR is one of infinity-0.84, .*; not 'sd3'"),
+        (lambda: SkipVAR("infinity-0.85"), "is one of infinity-0.84, .*; not 'infinity-0.85'"),
         (lambda: SkipVAR(digest="zzz"), "the rule infinity-0.86 is the package's: .*; not zzz"),
         (lambda: SkipVAR("none.json"), "cannot read the rule none.json: No such file"),
         (lambda: SkipVAR(), "fitted on schedules of 13 steps; this one has 5"),
@@ -463,6 +475,17 @@ def test_what_a_method_cannot_do_is_one_sentence(small, make, sentence):
 class NoStep(fv.Wrapper):
     def stack(self, grid, blocks, x):
         raise AssertionError("a layer ran before the error")
+
+
+@pytest.mark.parametrize(
+    "method",
+    [Tail(skip_from=1, cond_from=-2), fv.FasterVAR({1: 0.0}, chunks=1)],
+    ids=repr,
+)
+def test_no_method_skips_the_step_that_carries_text(method):
+    model = small_model("hart")
+    with pytest.raises(ValueError, match=r"step 0 \(1x1\) is skipped, which carries the text"):
+        fv.generate(model, prompt(model), method, watch=[NoStep])
 
 
 def test_null_rows_without_guidance_are_refused_before_a_step_runs(small):
