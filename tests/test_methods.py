@@ -360,6 +360,8 @@ def test_what_cannot_be_met_is_one_clear_sentence(make, message):
 
 
 def test_ratios_are_read_as_they_are_written():
+    with pytest.raises(ValueError, match="name scale 28x21 twice"):
+        parse_ratios("28x21:.4,28x21:.5")
     assert parse_ratios("-2:0.5, -1:0.75") == {-2: 0.5, -1: 0.75}
     assert parse_ratios("24:0.5,28x21:1") == {24: 0.5, (28, 21): 1.0}
 
