@@ -230,7 +230,7 @@ def random_schedules(model: Model, grids: Sequence[Grid], n: int, seed: int) -> 
     At a third of the steps whole stacks are pruned, at the others each sublayer on its own.
     """
     rng = np.random.default_rng(seed)
-    last = min(VARIED, len(grids) - 2)
+    last = max(1, min(VARIED, len(grids) - 2))  # of two steps the last
     for _ in range(n):
         pruned, stacks = dict[int, dict[str, str]](), dict[int, int]()
         for step in range(1, 1 + int(rng.integers(1, last + 1))):
