@@ -309,6 +309,9 @@ def _prepare(
             logits=lambda x: backbone.logits(live.state_of(x), x),
             decode=model.decode,
             temperature=lambda grid: request.sampling.temperature_at(grid.index),
+            left=lambda grid: (
+                1.0 if backbone.tempered else request.sampling.temperature_at(grid.index)
+            ),
             given=0 if request.kept else len(request.given),
         )
     )

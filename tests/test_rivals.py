@@ -351,6 +351,18 @@ def test_entropies_are_those_of_the_step_before(model, keep):
     assert np.array_equal(mask[1], mask[0])
 
 
+def test_the_entropy_of_outputs_is_at_the_temperature(model):
+    before, grid = model.grids()[-3:-1]
+    hot = replace(model, sampling=replace(model.sampling, temperature=2.0))
+    logits = watched(hot, before.index).logits[0]
+    p = (logits if model.transformer.tempered else logits / 2).softmax(-1)
+    entropy = -(p * p.log()).nan_to_num().sum(-1)
+    entropy = entropy.mean(-1) if entropy.dim() == 2 else entropy
+    score = reference.spread(entropy, before, grid)[:, 0]
+    mask, *_ = chosen(hot, pruned(fv.OutputEntropy()), Site(0, "attn"))
+    assert np.array_equal(mask[0], best(score, grid.tokens - grid.tokens // 2))
+
+
 @pytest.mark.parametrize(
     "rule", [rule for rule in selectors().values() if hasattr(rule, "observer")], ids=repr
 )

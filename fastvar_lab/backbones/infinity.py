@@ -196,6 +196,7 @@ class Infinity(Backbone):
     kinds = ("attn", "cross", "ffn")
     condition = Text
     unguided = 1.0
+    tempered = True
 
     def __init__(self, config: InfinityConfig) -> None:
         super().__init__()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from fastvar_lab.methods.observer import Map, Observed, Observer
 from fastvar_lab.methods.registry import selector
 from fastvar_lab.methods.schedule import settle_layers
-from fastvar_lab.seam import Grid, Site
+from fastvar_lab.seam import Grid, Handles, Site
 from fastvar_lab.tokens import rows_like, same_rows, wide
 
 
@@ -192,11 +192,16 @@ class _OutputEntropy(Observer):
     def __init__(self, sign: int, since: int) -> None:
         super().__init__(since)
         self.sign = sign
+        self.left: Callable[[Grid], float] = lambda grid: 1.0
         self.last: Map | None = None
+
+    def prepare(self, handles: Handles) -> None:
+        super().prepare(handles)
+        self.left = handles.left
 
     def after(self, grid: Grid, logits: Tensor | None) -> None:
         if logits is not None and grid.index >= self.since:
-            log_p = wide(logits).log_softmax(-1)
+            log_p = (wide(logits) / self.left(grid)).log_softmax(-1)
             entropy = -(log_p.exp() * log_p).nan_to_num().sum(-1)
             self.last = Map(entropy.flatten(2).mean(-1) if entropy.dim() > 2 else entropy, grid)
 
