@@ -12,6 +12,8 @@ import pytest
 import torch
 
 import fastvar_lab as fv
+from fastvar_lab.branching import Branches
+from fastvar_lab.cache import read_later
 from fastvar_lab.cli import cmd_generate, cmd_plan, options
 from fastvar_lab.cli.main import main
 from fastvar_lab.files import read_json, write_json
@@ -750,3 +752,19 @@ def test_no_calibration_picture_is_a_judged_one(model, prompts):
     items = calibration_items(replace(model, prompts=prompts), 64)
     judged = prompts.take(512)
     assert not {item.seed for item in items} & {item.seed for item in judged}
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_schedules_of_one_or_two_steps(model, steps):
+    sizes = [(1, 1), (8, 8)][-steps:]
+    shown = model.grids(sizes)
+    assert by_hand(shown, model.depth) == []
+    full = fv.generate(model, prompt(model), fv.Dense(), seed=1, sizes=sizes, snapshot=True)
+    again = Branches(model, full).run(fv.Dense())
+    assert torch.equal(again.canvas, full.canvas)
+    cache = model.transformer.new_cache(shown, 2, fv.Runner())
+    cache.expect([read_later([Rows.BOTH] * steps)] * model.depth)
+    assert cache.planned >= 2 * 2 * model.transformer.config.width * 4 * shown[-1].tokens
+    if steps == 2:
+        for plan in cost.random_schedules(model, shown, 4, 0):
+            assert fv.generate(model, prompt(model), plan, sizes=sizes).canvas.isfinite().all()

@@ -109,8 +109,9 @@ class CacheBytes:
     def call(self, call: Call, grid: Grid, restores: bool = True) -> float:
         if call.site.kind != "attn" or grid == self.last:
             return 0.0
-        width, size = self.model.transformer.config.width, self.model.dtype.itemsize
-        return float(call.rows * call.tokens * 2 * width * size)
+        backbone = self.model.transformer
+        kind = self.model.autocast or next(backbone.blocks.parameters()).dtype
+        return float(call.rows * call.tokens * 2 * backbone.config.width * kind.itemsize)
 
     def ends(self, grid: Grid, rows: int) -> float:
         return 0.0
