@@ -540,6 +540,7 @@ def test_sublayers_that_no_layer_has_are_refused_before_a_step_runs(kind):
 
 
 def test_equal_schedules_are_equal_however_they_are_written():
+    assert fv.FasterVAR({-1: 0.3, -2: 0.2}) == fv.FasterVAR({-2: 0.2, -1: 0.3})
     assert Prune({-1: 0.5, -2: 0.25}) == Prune({-2: 0.25, -1: 0.5})
     assert Prune({(4, 6): 0.5, 2: 0.25, -1: 1.0}).pairs == ((-1, 1.0), (2, 0.25), ((4, 6), 0.5))
 

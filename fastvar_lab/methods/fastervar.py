@@ -14,7 +14,7 @@ from torch import Tensor
 from fastvar_lab.draws import sent
 from fastvar_lab.methods.ratios import ScaleName, pairs_by_scale, scale_name
 from fastvar_lab.methods.registry import method
-from fastvar_lab.methods.schedule import find
+from fastvar_lab.methods.schedule import find, scale_order
 from fastvar_lab.methods.select import top
 from fastvar_lab.methods.spaces import Subject, space
 from fastvar_lab.seam import Act, Branch, Grid, Handles, Rows, Runner, Site, Stack
@@ -73,8 +73,8 @@ class FasterVAR:
         if self.chunks < 1:
             raise ValueError(f"chunks must be 1 or more; not {self.chunks}")
         pairs = pairs_by_scale("ranks map scales to rank shares, such as {-1: 0.25}", self.ranks)
-        settled = tuple((name, self._shares(name, value)) for name, value in pairs)
-        object.__setattr__(self, "ranks", settled)
+        settled = ((name, self._shares(name, value)) for name, value in pairs)
+        object.__setattr__(self, "ranks", tuple(sorted(settled, key=scale_order)))
         if self.null_from is not None:
             object.__setattr__(self, "null_from", scale_name(self.null_from))
         if self.sampling not in SAMPLING:
