@@ -20,6 +20,7 @@ from fastvar_lab.methods.fingerprint import user_code_hash
 from fastvar_lab.methods.focusvar import FocusVAR, FocusVARAdaptive, SharedUpdate
 from fastvar_lab.methods.guidance import Tail
 from fastvar_lab.methods.lazyvar import LazyVAR
+from fastvar_lab.methods.observer import Map
 from fastvar_lab.methods.parse import read_method
 from fastvar_lab.methods.skipvar import SkipVAR
 from fastvar_lab.scales import TINY, grids, square
@@ -634,3 +635,36 @@ def test_sums_over_layers_keep_pictures_apart_where_rows_merge(small, method, la
     for i, text in enumerate(prompts):
         alone = fv.generate(small, text, method, seed=1 + i, sampling=sampling).canvas
         assert (alone[0] - pair[i]).abs().max() < 1e-9
+
+
+def test_level_embeddings_are_added_again_to_the_kept_tokens_of_a_group():
+    config = CONFIG | {"level_every": 2}
+    state = lively(Infinity(InfinityConfig(**config)))
+    model = fv.from_states("infinity", config, state, sizes=SIZES).to("cpu", torch.float64)
+    features = torch.randn(1, 5, 16, generator=torch.Generator().manual_seed(3)).double()
+    text = Text(features, torch.ones(1, 5, dtype=torch.bool))
+    ratios = {-2: 0.5, -1: 0.75}
+    runs = [
+        fv.generate(model, text, LazyVAR(ratios, group=group, disjoint=False), seed=1).tokens
+        for group in (True, False)
+    ]
+    assert torch.equal(runs[0][-2], runs[1][-2])
+    with pytest.raises(ValueError, match=r"lack the level embedding .* every 2 layers"):
+        fv.generate(model, text, DepthVAR(-2), watch=[NoStep])
+
+
+@pytest.mark.parametrize(("row", "n"), [("cond_from", 0), ("null_from", 1)])
+def test_a_tail_selects_by_the_rows_that_it_runs(small, row, n):
+    seen = []
+    inner = fv.Prune({-1: 0.5}, select=fv.AttentionEntropy(), granularity="step")
+
+    class Keep(fv.Wrapper):
+        def stack(self, grid, blocks, x):
+            x = self.inner.stack(grid, blocks, x)
+            seen.append(self.inner.inner)
+            return x
+
+    fv.generate(small, PROMPT, Tail(inner, **{row: -1}), seed=1, watch=[Keep])
+    select, index = seen[-1].select, seen[-1].index[1]
+    scores = Map(select.total[n : n + 1], select.grid).on(small.grids()[-1], 1)[..., 0]
+    assert torch.equal(index, scores.argsort(dim=1, descending=True, stable=True)[:, :32])
