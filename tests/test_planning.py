@@ -492,6 +492,10 @@ def test_a_budget_of_bytes_counts_keys_that_later_steps_read(model):
     width, size = model.transformer.config.width, model.dtype.itemsize
     tokens = sum(grid.tokens for grid in model.grids()[:-1])
     assert full == 2 * model.depth * tokens * 2 * width * size
+    tokens = sum(grid.tokens for grid in model.grids()[:-2])
+    skipping = planner.spent(fv.Planned(rows={-1: "skip"}))
+    assert skipping == 2 * model.depth * tokens * 2 * width * size
+    assert planner.starts.cost({}, Tail(skipped=1)) == skipping
     plan = planner.plan_within(full / 1.3)
     assert planner.spent(plan.method) <= full / 1.3
     assert planner.plan_within(2 * full).method == fv.Planned()

@@ -6,7 +6,7 @@ import math
 import statistics
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
@@ -60,10 +60,13 @@ def total(
 ) -> float:
     """Return the cost of a whole generation under a method."""
     stacked = stacked_steps(method, grids)
+    steps = list(flops.steps(model, method, grids, text_tokens, sampling))
+    if isinstance(cost, CacheBytes):
+        cost = replace(cost, last=[step.grid for step in steps if step.rows][-1])
     return math.fsum(
         cost.ends(step.grid, step.rows)
         + sum(cost.call(call, step.grid, step.grid.index not in stacked) for call in step.calls)
-        for step in flops.steps(model, method, grids, text_tokens, sampling)
+        for step in steps
     )
 
 
@@ -100,7 +103,7 @@ class Operations:
 
 @dataclass(frozen=True)
 class CacheBytes:
-    """Bytes of the keys and values that later steps read: those of the last step are not kept."""
+    """Bytes of keys and values that later steps read: all but those of the last that runs."""
 
     model: Model
     last: Grid
