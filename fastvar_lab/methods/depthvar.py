@@ -41,7 +41,8 @@ class DepthVAR:
     outside a layer have no keys there; one ranking for both rows. Published settings on 13 steps
     are R = 9, which fits `reference` -4 (side 32) by its time, and R = 7, -6 (side 20).
 
-    Raises ValueError for a reference that no step follows, and for an unknown shape.
+    Raises ValueError for a reference that no step follows, for an unknown shape, and on models or
+    samplings that change streams between layers: repeated level embeddings, merged guidance rows.
 
     >>> from fastvar_lab.scales import TINY, grids
     >>> method, last = DepthVAR(reference=16), grids(TINY)[-1]

@@ -43,8 +43,9 @@ class Planned:
     are 0. `origin` says what the schedule was planned on; it does not take part in comparisons.
 
     `fv.plan` makes such schedules; any can be written by hand. Raises ValueError for other digits,
-    kinds or rows; `start` and `acts` for a model of another depth, for scales that are not there,
-    and for held rows without an earlier step of both.
+    kinds or rows; `start` and `acts` for a model of another depth, for scales that are not there or
+    named twice, for `previous` after a skipped step, and for held rows without an earlier step of
+    both.
 
     >>> from fastvar_lab.scales import TINY, grids
     >>> plan = Planned({-1: {"attn": "44668888"}}, rows={-1: "cond"})
