@@ -38,10 +38,14 @@ def checked_acts(method: Method, grids: Sequence[Grid], depth: int) -> tuple[Act
     acts, name = tuple(method.acts(grids)), type(method).__name__
     if len(acts) != len(grids):
         raise ValueError(f"{name}.acts names {len(acts)} steps; the schedule has {len(grids)}")
+    if all(isinstance(act, Act) and act.skips for act in acts):
+        raise ValueError(f"{name} skips every scale step; leave at least one")
     for grid, act, before in zip(grids, acts, (None, *acts), strict=False):
         where = f"{name}.acts at step {grid.index} ({grid.name})"
         if not isinstance(act, Act):
             raise ValueError(f"{where} must be an Act; it is {act!r}")
+        if act.skips and grid.prefix:
+            raise ValueError(f"{where} is skipped, which carries the text tokens; leave it whole")
         if not isinstance(act.rows, Rows | None):
             raise ValueError(f"{where}: rows must be Rows or None; not {act.rows!r}")
         if not isinstance(act.fused, int | None):

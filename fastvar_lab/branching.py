@@ -33,7 +33,7 @@ class Branches:
         if full.snapshot is None:
             raise ValueError("the generation kept no snapshot; generate it with snapshot=True")
         self.model, self.full, self.path = model, full, [full]
-        self.most = 1 + room // full.snapshot.cache.bytes
+        self.most = 1 + room // max(1, full.snapshot.cache.bytes)
 
     def run(self, method: Method) -> Generation:
         """Generate under a method, with the same result as from scratch."""

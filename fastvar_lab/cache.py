@@ -243,7 +243,7 @@ class KVCache:
         """Return, for each layer, the most tokens times rows that are not stored in place."""
         most = []
         for tokens, later in zip(self.tokens, self.later, strict=True):
-            steps = zip(tokens, later, [later[0], *later], strict=False)
+            steps = zip(tokens, later, [Rows.BOTH, *later], strict=False)
             changes = [i for i, (n, now, before) in enumerate(steps) if n and now is not before]
             most.append(
                 max((self._live(i, later) * sum(tokens[: i + 1]) for i in changes), default=0)

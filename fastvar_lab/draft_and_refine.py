@@ -9,6 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from fastvar_lab.audit import checked_acts
 from fastvar_lab.backbones.var import VARState
 from fastvar_lab.generation import Generation, generate, run
 from fastvar_lab.methods.prune import Dense, Prune
@@ -51,8 +52,8 @@ def draft_and_refine(
 
     `method` acts on the refiner's steps; `options` are those of `generate`. Returns the refiner's
     generation, whose `seconds` are those of both models. Raises ValueError unless both models are
-    VARs with the same schedule and tokenizer, for guidance at a layer, and for `drafted` outside 1
-    to steps - 1. Source:
+    VARs with the same schedule and tokenizer, for guidance at a layer, for `drafted` outside 1 to
+    steps - 1, and for a method that changes or looks at drafted steps. Source:
     Chen et al., CoDe (CVPR 2025), training-free mode; here the drafted scales are read in a pass
     before the refiner's first step, not together with it.
     """
@@ -68,9 +69,18 @@ def draft_and_refine(
         raise ValueError(
             f"CoDe reads drafts with guidance at the logits; not at layer {sampling.guidance_layer}"
         )
-    steps = len(refiner.grids(options.get("sizes")))
+    grids = refiner.grids(options.get("sizes"))
+    steps = len(grids)
     if not 1 <= drafted < steps:
         raise ValueError(f"of {steps} scales 1 to {steps - 1} can be drafted; not {drafted}")
+    method = method or Dense()
+    acts, cache = checked_acts(method, grids, refiner.depth), method.cache_index(grids)
+    for grid, act in zip(grids[:drafted], acts, strict=False):
+        if act.key or act.skips or act.joined or grid.index == cache:
+            raise ValueError(
+                f"{type(method).__name__} changes step {grid.index} ({grid.name}) or looks at it; "
+                f"the refiner runs the steps from {drafted} on"
+            )
     skip_rest = Prune({-i: 1.0 for i in range(1, steps - drafted + 1)})
     draft = generate(drafter, prompts, skip_rest, snapshot=(), **options)
     assert draft.snapshot is not None
@@ -81,5 +91,5 @@ def draft_and_refine(
         prefill(refiner, state, grids[:drafted], canvases)
 
     start = Start(canvases, draft.tokens[:drafted], read)
-    refined = run(refiner, draft.request, method or Dense(), start)
+    refined = run(refiner, draft.request, method, start)
     return replace(refined, seconds=refined.seconds + draft.seconds)

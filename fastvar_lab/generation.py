@@ -121,7 +121,9 @@ def generate(
         negative=negative,
     )
     if graphs:
-        check_capture(model, request, method, [*watch, *([snapshot] if snapshot else [])])
+        check_capture(
+            model, request, method, [*watch, *([snapshot] if snapshot is not False else [])]
+        )
         return replayed(model, request, method)
     if progress:
         watch = [partial(Progress, steps=len(request.grids)), *watch]
@@ -307,6 +309,10 @@ def _prepare(
             logits=lambda x: backbone.logits(live.state_of(x), x),
             decode=model.decode,
             temperature=lambda grid: request.sampling.temperature_at(grid.index),
+            left=lambda grid: (
+                1.0 if backbone.tempered else request.sampling.temperature_at(grid.index)
+            ),
+            given=0 if request.kept else len(request.given),
         )
     )
     for grid, drawn, canvas in zip(grids, start.tokens, start.canvases):

@@ -215,6 +215,11 @@ class Handles(NamedTuple):
     """Decodes latents (n, d, H, W) to pictures (n, 3, h, w) in [0, 1]."""
     temperature: Callable[[Grid], float] = lambda grid: 1.0
     """Returns the temperature of a step, by which its logits are divided."""
+    left: Callable[[Grid], float] = lambda grid: 1.0
+    """Returns what logits that `Runner.after` receives are yet to be divided by: the temperature,
+    or 1 where they have it already."""
+    given: int = 0
+    """The number of first steps whose tokens are given: they are not drawn, and leave no logits."""
 
 
 class Runner:

@@ -77,6 +77,15 @@ def rows_like(x: Tensor, rows: int, live: slice) -> Tensor:
     return x if len(x) == rows else x.repeat(rows // len(x), *[1] * (x.ndim - 1))
 
 
+def same_rows(*parts: Tensor) -> list[Tensor]:
+    """Bring what layers computed for guidance rows (B, ...) to the rows of the part with most.
+
+    Where streams were fused, both rows take the values of the conditional ones.
+    """
+    most = max(map(len, parts))
+    return [rows_like(part, most, slice(None)) for part in parts]
+
+
 def resize(x: Tensor, old: tuple[int, int], new: tuple[int, int], mode: str = "area") -> Tensor:
     """Resize a token map (B, h * w, C) from `old` to `new` (h, w); always returns a new tensor."""
     picture = rearrange(x, "b (h w) c -> b c h w", h=old[0], w=old[1])

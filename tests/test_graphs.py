@@ -140,6 +140,7 @@ def test_what_is_no_number_is_reported():
         (fv.Prune({-1: 0.5}, select=fv.Random()), {}, "draws numbers of its own at step"),
         (fv.Dense(), {"watch": [fv.Stopwatch]}, "runs no watchers"),
         (fv.Dense(), {"snapshot": True}, "keeps no snapshot"),
+        (fv.Dense(), {"snapshot": ()}, "keeps no snapshot"),
         (fv.Dense(), {"draws": fv.Streamed(1)}, "draws keyed noise; not Streamed"),
     ],
     ids=repr,

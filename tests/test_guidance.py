@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from fastvar_lab.methods.fingerprint import user_code_hash
 from fastvar_lab.methods.focusvar import FocusVAR, FocusVARAdaptive, SharedUpdate
 from fastvar_lab.methods.guidance import Tail
 from fastvar_lab.methods.lazyvar import LazyVAR
+from fastvar_lab.methods.observer import Map
 from fastvar_lab.methods.parse import read_method
 from fastvar_lab.methods.skipvar import SkipVAR
 from fastvar_lab.scales import TINY, grids, square
@@ -385,6 +387,11 @@ def test_a_method_of_ones_own_inside_a_tail_is_hashed(small):
 
 
 UNGUIDED = fv.Sampling(guidance=1.0)
+AROUND = (
+    partial(FocusVAR, first=-2, layer=1),
+    partial(SharedUpdate, first=-2, last=-1, layers=(1, 3)),
+    partial(FocusVARAdaptive, probe=-2, early=1, late=2),
+)
 
 
 @pytest.mark.parametrize(
@@ -409,6 +416,31 @@ UNGUIDED = fv.Sampling(guidance=1.0)
             lambda: FocusVAR(LazyVAR({-1: 0.5}), first=-1, layer=1),
             "FocusVAR changes rows between layers; it cannot hold LazyVAR",
         ),
+        *(
+            (
+                lambda around=around: around(fv.Planned(stacks={-1: 4})),
+                r"changes rows between layers; it cannot hold Planned\(.*, which runs whole stacks",
+            )
+            for around in AROUND
+        ),
+        *(
+            (
+                lambda around=around: around(fv.Planned(rows={-1: "held"})),
+                r"changes rows between the layers of step 3 \(6x6\), whose guidance later steps",
+            )
+            for around in AROUND[:2]
+        ),
+        *(
+            (
+                lambda row=row: Tail(fv.Planned(rows={-1: "held"}), **{row: -1}),
+                r"Tail changes step 4 \(8x8\), which holds the guidance of an earlier step",
+            )
+            for row in Tail.scales
+        ),
+        (
+            lambda: Tail(fv.Prune({i: 1.0 for i in range(-5, -1)}), skip_from=-1),
+            "Tail skips every scale step; leave at least one",
+        ),
         (lambda: FocusVAR(layer=99), "layer must be a layer of this model, 0 to 2; not 99"),
         (lambda: FocusVARAdaptive(early=3, late=2), "early must be a layer before late"),
         (lambda: FocusVARAdaptive(), "late must be a layer of this model, 1 to 2; not 20"),
@@ -430,6 +462,7 @@ UNGUIDED = fv.Sampling(guidance=1.0)
         (lambda: DepthVAR(-2, "square"), "shape must be one of linear, constant, two-level"),
         (lambda: DepthVAR(-2, turn=1.0), r"turn must lie in \[0, 1\)"),
         (lambda: SkipVAR("sd3"), "a rule of SkipVAR is one of infinity-0.84, .*; not 'sd3'"),
+        (lambda: SkipVAR("infinity-0.85"), "is one of infinity-0.84, .*; not 'infinity-0.85'"),
         (lambda: SkipVAR(digest="zzz"), "the rule infinity-0.86 is the package's: .*; not zzz"),
         (lambda: SkipVAR("none.json"), "cannot read the rule none.json: No such file"),
         (lambda: SkipVAR(), "fitted on schedules of 13 steps; this one has 5"),
@@ -443,6 +476,17 @@ def test_what_a_method_cannot_do_is_one_sentence(small, make, sentence):
 class NoStep(fv.Wrapper):
     def stack(self, grid, blocks, x):
         raise AssertionError("a layer ran before the error")
+
+
+@pytest.mark.parametrize(
+    "method",
+    [Tail(skip_from=1, cond_from=-2), fv.FasterVAR({1: 0.0}, chunks=1)],
+    ids=repr,
+)
+def test_no_method_skips_the_step_that_carries_text(method):
+    model = small_model("hart")
+    with pytest.raises(ValueError, match=r"step 0 \(1x1\) is skipped, which carries the text"):
+        fv.generate(model, prompt(model), method, watch=[NoStep])
 
 
 def test_null_rows_without_guidance_are_refused_before_a_step_runs(small):
@@ -539,13 +583,88 @@ def test_a_sample_holds_the_similarity_of_every_tail():
         fv.LazyVAR({-2: 0.5, -1: 0.75}),
         fv.FasterVAR({-1: 0.25}, chunks=1),
         fv.FasterVAR({-1: 0.25}, chunks=3),
+        fv.SparseVAR(-2, threshold=0.95, similarity=0.9),
     ],
 )
 def test_whole_stacks_are_pruned_where_guidance_merges_rows_inside(method):
     model = small_model("infinity")
     lively(model.transformer)
     sampling = fv.Sampling(guidance=3.0, guidance_layer=-2)
-    run = fv.generate(model, prompt(model), method, seed=1, sampling=sampling)
-    assert not torch.equal(
-        run.canvas, fv.generate(model, prompt(model), fv.Dense(), seed=1, sampling=sampling).canvas
-    )
+    text = prompt(model)
+    run = fv.generate(model, text, method, seed=1, sampling=sampling)
+    full = fv.generate(model, text, fv.Dense(), seed=1, sampling=sampling)
+    assert not torch.equal(run.canvas, full.canvas)
+
+
+def test_depthvar_refuses_rows_that_merge_between_layers(small):
+    sampling = fv.Sampling(guidance=3.0, guidance_layer=-2)
+    with pytest.raises(ValueError, match="guidance_layer is 0 or -1, not -2"):
+        fv.generate(small, PROMPT, DepthVAR(-2), sampling=sampling, watch=[NoStep])
+    last = replace(sampling, guidance_layer=-1)
+    assert fv.generate(small, PROMPT, DepthVAR(-2), sampling=last).canvas.isfinite().all()
+
+
+def test_guidance_is_held_from_a_step_before_the_fused_ones(small):
+    fused = FocusVAR(fv.Planned(rows={-1: "held"}), first=-3, layer=1, last=-3)
+    assert not verify(small, fused, PROMPT).passed.eq(False).any()
+
+
+CHANGE = fv.BlockChange(layers=(0, 3))
+
+
+@pytest.mark.parametrize(
+    ("method", "layer"),
+    [
+        (fv.Prune({-1: 0.5}, granularity="stack"), -2),
+        (fv.Prune({-2: 0.4, -1: 0.5}, granularity="stack", select=CHANGE), -2),
+        (fv.Prune({-1: 0.5}, select=fv.AttentionEntropy()), -2),
+        (fv.SparseVAR(-2, threshold=0.95, similarity=0.9, layers=(0, 3)), -2),
+        (FocusVAR(fv.Prune({-1: 0.5}, select=fv.AttentionEntropy()), first=-2, layer=1), 0),
+        (FocusVAR(fv.Prune({-1: 0.5}, select=CHANGE), first=-2, layer=1), 0),
+        (SharedUpdate(fv.Prune({-1: 0.5}, select=CHANGE), -2, -1, (0, 1)), 0),
+        (
+            SharedUpdate(fv.Prune({-1: 0.5}, select=fv.AttentionEntropy()), -2, -1, (0, 1)),
+            0,
+        ),
+    ],
+    ids=repr,
+)
+def test_sums_over_layers_keep_pictures_apart_where_rows_merge(small, method, layer):
+    prompts, sampling = (PROMPT, "a red ring"), fv.Sampling(guidance=3.0, guidance_layer=layer)
+    pair = fv.generate(small, prompts, method, seed=[1, 2], sampling=sampling).canvas
+    for i, text in enumerate(prompts):
+        alone = fv.generate(small, text, method, seed=1 + i, sampling=sampling).canvas
+        assert (alone[0] - pair[i]).abs().max() < 1e-9
+
+
+def test_level_embeddings_are_added_again_to_the_kept_tokens_of_a_group():
+    config = CONFIG | {"level_every": 2}
+    state = lively(Infinity(InfinityConfig(**config)))
+    model = fv.from_states("infinity", config, state, sizes=SIZES).to("cpu", torch.float64)
+    features = torch.randn(1, 5, 16, generator=torch.Generator().manual_seed(3)).double()
+    text = Text(features, torch.ones(1, 5, dtype=torch.bool))
+    ratios = {-2: 0.5, -1: 0.75}
+    runs = [
+        fv.generate(model, text, LazyVAR(ratios, group=group, disjoint=False), seed=1).tokens
+        for group in (True, False)
+    ]
+    assert torch.equal(runs[0][-2], runs[1][-2])
+    with pytest.raises(ValueError, match=r"lack the level embedding .* every 2 layers"):
+        fv.generate(model, text, DepthVAR(-2), watch=[NoStep])
+
+
+@pytest.mark.parametrize(("row", "n"), [("cond_from", 0), ("null_from", 1)])
+def test_a_tail_selects_by_the_rows_that_it_runs(small, row, n):
+    seen = []
+    inner = fv.Prune({-1: 0.5}, select=fv.AttentionEntropy(), granularity="step")
+
+    class Keep(fv.Wrapper):
+        def stack(self, grid, blocks, x):
+            x = self.inner.stack(grid, blocks, x)
+            seen.append(self.inner.inner)
+            return x
+
+    fv.generate(small, PROMPT, Tail(inner, **{row: -1}), seed=1, watch=[Keep])
+    select, index = seen[-1].select, seen[-1].index[1]
+    scores = Map(select.total[n : n + 1], select.grid).on(small.grids()[-1], 1)[..., 0]
+    assert torch.equal(index, scores.argsort(dim=1, descending=True, stable=True)[:, :32])

@@ -360,6 +360,8 @@ def test_what_cannot_be_met_is_one_clear_sentence(make, message):
 
 
 def test_ratios_are_read_as_they_are_written():
+    with pytest.raises(ValueError, match="name scale 28x21 twice"):
+        parse_ratios("28x21:.4,28x21:.5")
     assert parse_ratios("-2:0.5, -1:0.75") == {-2: 0.5, -1: 0.75}
     assert parse_ratios("24:0.5,28x21:1") == {24: 0.5, (28, 21): 1.0}
 
@@ -538,6 +540,7 @@ def test_sublayers_that_no_layer_has_are_refused_before_a_step_runs(kind):
 
 
 def test_equal_schedules_are_equal_however_they_are_written():
+    assert fv.FasterVAR({-1: 0.3, -2: 0.2}) == fv.FasterVAR({-2: 0.2, -1: 0.3})
     assert Prune({-1: 0.5, -2: 0.25}) == Prune({-2: 0.25, -1: 0.5})
     assert Prune({(4, 6): 0.5, 2: 0.25, -1: 1.0}).pairs == ((-1, 1.0), (2, 0.25), ((4, 6), 0.5))
 

@@ -12,6 +12,8 @@ import pytest
 import torch
 
 import fastvar_lab as fv
+from fastvar_lab.branching import Branches
+from fastvar_lab.cache import read_later
 from fastvar_lab.cli import cmd_generate, cmd_plan, options
 from fastvar_lab.cli.main import main
 from fastvar_lab.files import read_json, write_json
@@ -217,6 +219,70 @@ def test_places_restore_from_their_own_output_at_the_step_before(model):
 def test_a_wrong_plan_is_one_sentence(fields, message):
     with pytest.raises(ValueError, match=message):
         fv.Planned(**fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (dict(rows={-1: "cond", 8: "skip"}), "two names of the plan's rows are the same"),
+        (dict(previous={-1: "attn", 8: "ffn"}), "two names of the plan's previous are the same"),
+        (dict(pruned={-1: {"attn": "444"}}, previous={-1: "attn"}, rows={-2: "skip"}), "8x8 takes"),
+    ],
+    ids=str,
+)
+def test_a_plan_that_does_not_fit_the_schedule_is_one_sentence(model, fields, message):
+    with pytest.raises(ValueError, match=message):
+        fv.Planned(**fields).acts(model.grids())
+
+
+def test_codes_are_zero_where_a_plan_computes_no_token(model):
+    plan = fv.Planned({-1: digits(model, "8")}, restore=fv.ZeroCode())
+    skip = fv.Prune({-1: 1.0})
+    runs = [fv.generate(model, prompt(model), m, seed=1).canvas for m in (plan, skip)]
+    assert torch.equal(*runs)
+
+
+LEFT = "0-7:0-3"  # half of the last map
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (dict(pruned={-1: {"attn": "444"}}, select=fv.Painted(prune={-1: LEFT})), None),
+        (dict(pruned={-1: {"attn": "044"}}, select=fv.Painted(prune={-1: LEFT})), None),
+        (
+            dict(pruned={-1: {"attn": "434"}}, select=fv.Painted(prune={-1: LEFT})),
+            "32 tokens are painted to prune; the schedule prunes 24 of 64",
+        ),
+        (dict(pruned={-1: {"attn": "444"}}, select=fv.Painted(keep={-1: LEFT})), None),
+        (
+            dict(pruned={-1: {"attn": "145"}}, select=fv.Painted(keep={-1: LEFT})),
+            "32 tokens are painted to keep; the schedule keeps 24 of 64",
+        ),
+        (
+            dict(pruned={-1: {"attn": "148"}}, select=fv.Painted(keep={-1: LEFT})),
+            "32 tokens are painted to keep; the schedule keeps 0 of 64",
+        ),
+        (dict(stacks={-1: 4}, select=fv.Painted(keep={-1: LEFT})), None),
+        (
+            dict(pruned={-2: {"attn": "444"}}, stacks={-1: 5}, select=fv.Painted(keep={-1: LEFT})),
+            "32 tokens are painted to keep; the schedule keeps 24 of 64",
+        ),
+        (dict(pruned={-1: {"attn": "466"}}, restore=fv.Anchors()), None),
+        (
+            dict(pruned={-1: {"attn": "467"}}, restore=fv.Anchors()),
+            "keeps 9 anchors; the ratio 0.875 keeps 8 of 64 tokens",
+        ),
+    ],
+    ids=str,
+)
+def test_rules_are_checked_against_every_share_of_a_plan(model, fields, message):
+    plan = fv.Planned(**fields)
+    if message is None:
+        assert fv.generate(model, prompt(model), plan).canvas.isfinite().all()
+        return
+    with pytest.raises(ValueError, match=message):
+        plan.acts(model.grids())
 
 
 def test_a_plan_for_another_depth_is_refused(model):
@@ -426,6 +492,10 @@ def test_a_budget_of_bytes_counts_keys_that_later_steps_read(model):
     width, size = model.transformer.config.width, model.dtype.itemsize
     tokens = sum(grid.tokens for grid in model.grids()[:-1])
     assert full == 2 * model.depth * tokens * 2 * width * size
+    tokens = sum(grid.tokens for grid in model.grids()[:-2])
+    skipping = planner.spent(fv.Planned(rows={-1: "skip"}))
+    assert skipping == 2 * model.depth * tokens * 2 * width * size
+    assert planner.starts.cost({}, Tail(skipped=1)) == skipping
     plan = planner.plan_within(full / 1.3)
     assert planner.spent(plan.method) <= full / 1.3
     assert planner.plan_within(2 * full).method == fv.Planned()
@@ -689,3 +759,19 @@ def test_no_calibration_picture_is_a_judged_one(model, prompts):
         calibration_items(model, 64, prompts),
     ):
         assert not {item.seed for item in items} & judged
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_schedules_of_one_or_two_steps(model, steps):
+    sizes = [(1, 1), (8, 8)][-steps:]
+    shown = model.grids(sizes)
+    assert by_hand(shown, model.depth) == []
+    full = fv.generate(model, prompt(model), fv.Dense(), seed=1, sizes=sizes, snapshot=True)
+    again = Branches(model, full).run(fv.Dense())
+    assert torch.equal(again.canvas, full.canvas)
+    cache = model.transformer.new_cache(shown, 2, fv.Runner())
+    cache.expect([read_later([Rows.BOTH] * steps)] * model.depth)
+    assert cache.planned >= 2 * 2 * model.transformer.config.width * 4 * shown[-1].tokens
+    if steps == 2:
+        for plan in cost.random_schedules(model, shown, 4, 0):
+            assert fv.generate(model, prompt(model), plan, sizes=sizes).canvas.isfinite().all()

@@ -351,6 +351,18 @@ def test_entropies_are_those_of_the_step_before(model, keep):
     assert np.array_equal(mask[1], mask[0])
 
 
+def test_the_entropy_of_outputs_is_at_the_temperature(model):
+    before, grid = model.grids()[-3:-1]
+    hot = replace(model, sampling=replace(model.sampling, temperature=2.0))
+    logits = watched(hot, before.index).logits[0]
+    p = (logits if model.transformer.tempered else logits / 2).softmax(-1)
+    entropy = -(p * p.log()).nan_to_num().sum(-1)
+    entropy = entropy.mean(-1) if entropy.dim() == 2 else entropy
+    score = reference.spread(entropy, before, grid)[:, 0]
+    mask, *_ = chosen(hot, pruned(fv.OutputEntropy()), Site(0, "attn"))
+    assert np.array_equal(mask[0], best(score, grid.tokens - grid.tokens // 2))
+
+
 @pytest.mark.parametrize(
     "rule", [rule for rule in selectors().values() if hasattr(rule, "observer")], ids=repr
 )
@@ -431,6 +443,32 @@ def test_the_branch_of_the_step_before_rolls(small):
         out = run.sublayer(site, grid, lambda x, index=None: x + 1, x)[0, :, 0].tolist()
     # the upper half of 4x4 shows the upper half of 2x2, of which the left was fresh
     assert out == [9, 9, 1, 1] * 2 + [8, -6] * 4
+
+
+@pytest.mark.parametrize("granularity", ["sublayer", "stack"])
+def test_the_branch_of_the_step_before_is_that_of_a_whole_step_too(small, granularity):
+    def method(ratios, **fields):
+        return fv.Prune(ratios, restore=fv.PreviousBranch(), granularity=granularity, **fields)
+
+    rolling, late = (
+        method({-3: 0.5, -1: 0.5}),
+        fv.Prune({-1: 0.5}, granularity=granularity, cache_step=-2),
+    )
+    start = fv.generate(small, PROMPT, rolling, seed=1)
+    seen = []
+
+    class Look(fv.Wrapper):
+        def sublayer(self, site, grid, branch, x):
+            run = self.inner
+            if grid.index == 4 and isinstance(run, PruneRunner):
+                seen.append(run.cache[site].grid.index)
+            return run.sublayer(site, grid, branch, x)
+
+    again = fv.generate(small, PROMPT, rolling, seed=1, watch=[Look])
+    assert torch.equal(start.canvas, again.canvas)
+    assert set(seen) == {3}
+    assert not verify(small, rolling, PROMPT).passed.eq(False).any()
+    assert late.cache_index(small.grids()) == 3
 
 
 @pytest.mark.parametrize(
@@ -565,6 +603,24 @@ def test_a_tail_leaves_no_gap_before_a_step_that_looks_back(inner):
             fv.Tail(inner, skip_from=-2, **{row: -1}).acts(grids(TINY))
     acts = fv.Tail(skip_from=-2, cond_from=-1).acts(grids(TINY))  # nothing looks back
     assert [act.rows for act in acts[-2:]] == [fv.Rows.SKIP, fv.Rows.COND]
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        fv.Prune({-1: 0.5}, select=fv.OutputEntropy()),
+        fv.Prune({-1: 0.5}, select=fv.Shared(fv.OutputEntropy())),
+        fv.Prune({-1: 0.5}, restore=fv.Anchors()),
+        fv.SparseVAR(-1),
+    ],
+    ids=repr,
+)
+def test_rules_by_logits_refuse_given_tokens_of_the_step_they_look_at(small, method):
+    drawn = fv.generate(small, PROMPT, method, seed=1)
+    with pytest.raises(ValueError, match=r"step 3, .* give those of the first 3 steps at most"):
+        fv.generate(small, PROMPT, method, seed=1, given=drawn.tokens[:4], watch=[NoStep])
+    again = fv.generate(small, PROMPT, method, seed=1, given=drawn.tokens[:3])
+    assert torch.equal(again.canvas, drawn.canvas)
 
 
 def test_one_row_is_no_gap(small):

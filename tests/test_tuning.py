@@ -75,6 +75,16 @@ def test_a_stopped_tuning_goes_on_with_the_next_trial(tuner, monkeypatch):
     assert whole.log.frame.trial.tolist() == [1, 2, 3, 4, 5]
 
 
+def test_a_searched_setting_equal_to_a_published_one_is_not_measured_again(tuner, monkeypatch):
+    space, measure, measured = find_space("conditional tail"), tuner.measure, []
+    published = [fv.Tail(cond_from=-i) for i in range(1, 5)]
+    monkeypatch.setattr(tuner, "_published", lambda space: published)
+    monkeypatch.setattr(tuner, "measure", lambda s: measured.append(repr(s.method)) or measure(s))
+    tuner.tune(space)
+    assert len(set(measured)) == len(measured)
+    assert tuner.log.frame.trial.tolist() == [0, 0, 0, 0, 1, 2, 3, 4, 5]
+
+
 def test_trials_on_other_pictures_are_not_taken_for_ones_own(tuner):
     tuner.tune(find_space("skipping"))
     others = PromptList(["a red ring", "a blue star"]).take(2)

@@ -146,6 +146,16 @@ def test_code_refuses_what_cannot_be_drafted(var, small):
         other.quantizer.codebook.add_(1)
     with pytest.raises(ValueError, match="need the same schedule and tokenizer"):
         draft_and_refine(var, other, "3", 2)
+    for method in (
+        fv.Prune({-1: 0.5}),
+        fv.Prune({-1: 0.5}, select=fv.AttentionEntropy(), restore=fv.Zero()),
+        fv.Planned(rows={-1: "held"}),
+        fv.DepthVAR(-2),
+        fv.SparseVAR(-1),
+    ):
+        with pytest.raises(ValueError, match=r"step 3 .* or looks at it; .* the steps from 4 on"):
+            draft_and_refine(var, var, "3", 4, method=method)
+        assert draft_and_refine(var, var, "3", 3, method=method).first_step == 3
     with pytest.raises(ValueError, match="two VARs"):
         draft_and_refine(small, small, "a red circle", 1)
 

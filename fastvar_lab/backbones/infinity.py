@@ -133,11 +133,11 @@ class State:
         tables = [self.tables[step.index] for step in grid.steps]
         return tables[0] if len(tables) == 1 else torch.cat(tables)
 
-    def add_level(self, x: Tensor, grid: Grid) -> Tensor:
-        """Add the level embedding again, to tokens (B, L, C) of a forward."""
+    def add_level(self, x: Tensor, grid: Grid, counts: Sequence[int]) -> Tensor:
+        """Add the level embedding again, to tokens (B, L, C): `counts` of each step."""
         if len(grid.steps) == 1:
             return x + self.levels[grid.index]
-        parts = [self.levels[step.index].expand(step.tokens, -1) for step in grid.steps]
+        parts = [self.levels[s.index].expand(n, -1) for s, n in zip(grid.steps, counts)]
         return x + torch.cat(parts)
 
 
@@ -157,7 +157,10 @@ class InfinityBlock(nn.Module):
     def forward(self, x: Tensor, *, layer: int, grid: Grid, state: State, run: Runner) -> Tensor:
         """Pass the three branches of this layer to `run`, in order."""
         if self.level_every and layer and layer % self.level_every == 0:
-            x = state.add_level(x, grid)
+            counts = [step.tokens for step in grid.steps]
+            if x.shape[1] != grid.tokens:  # some stay out of all layers
+                counts = [run.forwarded(Site(layer, "attn"), step) for step in grid.steps]
+            x = state.add_level(x, grid, counts)
         x = add_attention(x, self.sa, layer, grid, state, run, state.table(grid))
         cross = partial(self._cross, layer=layer, grid=grid, state=state, run=run)
         x = x + run.sublayer(Site(layer, "cross"), grid, cross, x)
@@ -193,6 +196,7 @@ class Infinity(Backbone):
     kinds = ("attn", "cross", "ffn")
     condition = Text
     unguided = 1.0
+    tempered = True
 
     def __init__(self, config: InfinityConfig) -> None:
         super().__init__()

@@ -49,6 +49,7 @@ class Backbone(nn.Module, ABC):
     prefix = 0  # text tokens that enter with the first scale step
     blocks: nn.ModuleList
     head: nn.Linear  # its weight has the device and dtype of the model
+    tempered = False  # whether the logits that `sample` returns are divided by the temperature
     guides_layers = True  # whether guidance may be applied to the output of a layer
 
     @abstractmethod

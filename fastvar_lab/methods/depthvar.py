@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -41,7 +41,8 @@ class DepthVAR:
     outside a layer have no keys there; one ranking for both rows. Published settings on 13 steps
     are R = 9, which fits `reference` -4 (side 32) by its time, and R = 7, -6 (side 20).
 
-    Raises ValueError for a reference that no step follows, and for an unknown shape.
+    Raises ValueError for a reference that no step follows, for an unknown shape, and on models or
+    samplings that change streams between layers: repeated level embeddings, merged guidance rows.
 
     >>> from fastvar_lab.scales import TINY, grids
     >>> method, last = DepthVAR(reference=16), grids(TINY)[-1]
@@ -61,6 +62,20 @@ class DepthVAR:
             raise ValueError(f"shape must be one of {', '.join(SHAPES)}; not {self.shape!r}")
         if not 0 <= self.turn < 1:
             raise ValueError(f"turn must lie in [0, 1); not {self.turn}")
+
+    def check_model(self, model: Any, sampling: Any) -> None:
+        """Raise ValueError where layers change streams beside what their sublayers add."""
+        if getattr(model.transformer.config, "level_every", 0):
+            raise ValueError(
+                "DepthVAR takes tokens past layers, where they would lack the level embedding that "
+                f"{model.name} adds every {model.transformer.config.level_every} layers"
+            )
+        merge = model.transformer.merge_layer(sampling)
+        if merge is not None and merge < model.depth:
+            raise ValueError(
+                "DepthVAR takes the streams past layers, and cannot merge guidance rows between "
+                f"them; guidance_layer is 0 or -1, not {sampling.guidance_layer}"
+            )
 
     def cache_index(self, grids: Sequence[Grid]) -> int | None:
         step = find(self.reference, grids)

@@ -14,7 +14,7 @@ from torch import Tensor
 from fastvar_lab.draws import sent
 from fastvar_lab.methods.ratios import ScaleName, pairs_by_scale, scale_name
 from fastvar_lab.methods.registry import method
-from fastvar_lab.methods.schedule import find
+from fastvar_lab.methods.schedule import find, scale_order
 from fastvar_lab.methods.select import top
 from fastvar_lab.methods.spaces import Subject, space
 from fastvar_lab.seam import Act, Branch, Grid, Handles, Rows, Runner, Site, Stack
@@ -52,7 +52,7 @@ class FasterVAR:
     L * r * C products a chunk, like the selection in every method.
 
     >>> from fastvar_lab.scales import TINY, grids
-    >>> FasterVAR({-1: 0.25}, chunks=4).counts(grids(TINY)[-1])
+    >>> FasterVAR({-1: 0.25}, chunks=4).counts(grids(TINY)[-1], 0.25)
     (257, 257, 257, 257)
     """
 
@@ -73,8 +73,8 @@ class FasterVAR:
         if self.chunks < 1:
             raise ValueError(f"chunks must be 1 or more; not {self.chunks}")
         pairs = pairs_by_scale("ranks map scales to rank shares, such as {-1: 0.25}", self.ranks)
-        settled = tuple((name, self._shares(name, value)) for name, value in pairs)
-        object.__setattr__(self, "ranks", settled)
+        settled = ((name, self._shares(name, value)) for name, value in pairs)
+        object.__setattr__(self, "ranks", tuple(sorted(settled, key=scale_order)))
         if self.null_from is not None:
             object.__setattr__(self, "null_from", scale_name(self.null_from))
         if self.sampling not in SAMPLING:
@@ -130,9 +130,8 @@ class FasterVAR:
         """Return the first step of low rank."""
         return min((step for step, share in shares.items() if share != 0), default=None)
 
-    def counts(self, grid: Grid, shares: Shares | None = None) -> tuple[int, ...]:
+    def counts(self, grid: Grid, shares: Shares) -> tuple[int, ...]:
         """Return the tokens that each chunk computes at a step of low rank."""
-        shares = cast(Any, self.ranks)[0][1] if shares is None else shares
         each = shares if isinstance(shares, tuple) else (shares,) * self.chunks
         return tuple(min(int(share * grid.tokens) + 1, grid.tokens) for share in each)
 
@@ -180,7 +179,6 @@ class FasterVARRunner(Runner):
             s: method.counts(grids[s], share) for s, share in shares.items() if share != 0
         }
         self.chunk_of = [i for i, (first, end) in enumerate(self.layers) for _ in range(first, end)]
-        self.since = min(self.counts, default=len(grids)) - 1
         self.before: tuple[list[Tensor], Grid] | None = None  # outputs of chunks, and their step
         self.index: Tensor | None = None
         self.live = slice(None)

@@ -75,8 +75,9 @@ class FocusVAR(Around):
         )
 
     def wrap(self, inner: Runner, grids: Sequence[Grid], depth: int) -> Runner:
-        fused = (g.index for g, act in zip(grids, self.acts(grids)) if act.fused is not None)
-        return FusedRunner(layer_by_layer(inner, self), self.layer, set(fused))
+        fused = [g for g, act in zip(grids, self.acts(grids)) if act.fused is not None]
+        inner = layer_by_layer(inner, self, fused)
+        return FusedRunner(inner, self.layer, {grid.index for grid in fused})
 
 
 def check_layer(name: str, layer: int, depth: int, least: int = 0) -> None:
@@ -87,8 +88,11 @@ def check_layer(name: str, layer: int, depth: int, least: int = 0) -> None:
         )
 
 
-def layer_by_layer(inner: Runner, outer: Around) -> Runner:
-    """Return a runner; raise ValueError if it acts on whole stacks, which `outer` runs itself."""
+def layer_by_layer(inner: Runner, outer: Around, steps: Sequence[Grid]) -> Runner:
+    """Return a runner; raise ValueError if it acts on whole stacks, which `outer` runs itself.
+
+    At `steps` the outer runner changes rows, so that no later step can hold their guidance.
+    """
     run = inner
     while isinstance(run, Wrapper) and type(run).stack is Wrapper.stack:
         run = run.inner
@@ -97,6 +101,13 @@ def layer_by_layer(inner: Runner, outer: Around) -> Runner:
             f"{type(outer).__name__} changes rows between layers; it cannot hold "
             f"{outer.method!r}, which runs whole stacks itself"
         )
+    sources = set(getattr(run, "held_from", {}).values())
+    for grid in steps:
+        if grid.index in sources:
+            raise ValueError(
+                f"{type(outer).__name__} changes rows between the layers of step {grid.index} "
+                f"({grid.name}), whose guidance later steps of {outer.method!r} hold"
+            )
     return inner
 
 
@@ -206,7 +217,8 @@ class FocusVARAdaptive(Around):
         return tuple(acts)
 
     def wrap(self, inner: Runner, grids: Sequence[Grid], depth: int) -> Runner:
-        return AdaptiveRunner(layer_by_layer(inner, self), self, find(self.probe, grids))
+        probe = find(self.probe, grids)
+        return AdaptiveRunner(layer_by_layer(inner, self, grids[probe:]), self, probe)
 
 
 class AdaptiveRunner(FusedRunner):
@@ -322,8 +334,9 @@ class SharedUpdate(Around):
         )
 
     def wrap(self, inner: Runner, grids: Sequence[Grid], depth: int) -> Runner:
-        alone = (g.index for g, act in zip(grids, self.acts(grids)) if act.alone is not None)
-        return SharedRunner(layer_by_layer(inner, self), range(*self.layers), set(alone))
+        alone = [g for g, act in zip(grids, self.acts(grids)) if act.alone is not None]
+        inner = layer_by_layer(inner, self, alone)
+        return SharedRunner(inner, range(*self.layers), {grid.index for grid in alone})
 
 
 class SharedRunner(FusedRunner):

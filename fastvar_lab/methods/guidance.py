@@ -115,8 +115,8 @@ class Tail(Around):
 
     Raises ValueError for a tail without a step, two that begin at one step, a schedule skipped
     throughout, null rows without guidance, steps where the inner method changes rows itself, one
-    row that begins within a group of steps of one forward, and skipped steps before one at which it
-    does not compute everything.
+    row that begins within a group of steps of one forward, steps of held guidance, and skipped
+    steps before one at which it does not compute everything.
 
     >>> from fastvar_lab.scales import TINY, grids
     >>> acts = Tail(cond_from=20, skip_from=-1).acts(grids(TINY))
@@ -177,6 +177,11 @@ class Tail(Around):
         tail = self.rows(grids)
         key = tuple((step, rows) for step, rows in tail.items() if rows is not Rows.SKIP)
         acts: list[Act] = []
+        for step in sorted(tail.keys() & _held_steps(self.method, grids)):
+            raise ValueError(
+                f"Tail changes step {step} ({grids[step].name}), which holds the guidance of an "
+                f"earlier step in {self.method!r}"
+            )
         gap: Grid | None = None  # a step that the inner method does not know to be skipped
         for grid, act in zip(grids, self.method.acts(grids), strict=True):
             rows = tail.get(grid.index)
@@ -203,6 +208,13 @@ class Tail(Around):
 
     def wrap(self, inner: Runner, grids: Sequence[Grid], depth: int) -> Runner:
         return TailRunner(inner, self.rows(grids), grids)
+
+
+def _held_steps(method: Method, grids: Sequence[Grid]) -> set[int]:
+    """Return the steps at which a method, or one inside it, holds guidance of an earlier one."""
+    while isinstance(method, Around):
+        method = method.method
+    return set(method.held_from(grids)) if hasattr(method, "held_from") else set()
 
 
 class TailRunner(Wrapper):

@@ -15,22 +15,37 @@ from typing import Any
 from torch import Tensor
 
 from fastvar_lab.seam import Grid, Handles, Site
-from fastvar_lab.tokens import resize
+from fastvar_lab.tokens import resize, rows_like
 
 
 class Observer:
     """Receives the events of one generation, from step `since` on; the base class does nothing.
 
-    `by_step` says that a selector's scores are the same for all sublayers of a step.
+    `by_step` says that a selector's scores are the same for all sublayers of a step, `by_logits`
+    that it looks at the logits of step `since`.
     """
 
     by_step: bool = False
+    by_logits: bool = False
 
     def __init__(self, since: int = 0) -> None:
         self.since = since
+        self.live = slice(None)
+
+    def keep_rows(self, rows: slice) -> None:
+        """Receive the guidance rows that run from here on."""
+        self.live = rows
 
     def prepare(self, handles: Handles) -> None:
-        """Receive the handles of the generation, before its first step."""
+        """Receive the handles of the generation, before its first step.
+
+        Raises ValueError if tokens are given for the step whose logits it looks at.
+        """
+        if self.by_logits and handles.given > self.since:
+            raise ValueError(
+                f"the method looks at the logits of step {self.since}, which has none because its "
+                f"tokens are given; give those of the first {self.since} steps at most"
+            )
 
     def attended(self, site: Site, grid: Grid, q: Tensor, k: Tensor, scale: float) -> None:
         """Receive queries (B, H, K, c) and all keys (B, H, T, c) of a self-attention."""
@@ -51,16 +66,15 @@ class Map:
     def __init__(self, values: Tensor, grid: Grid) -> None:
         self.values, self.grid = values, grid
 
-    def on(self, grid: Grid, rows: int) -> Tensor:
+    def on(self, grid: Grid, rows: int, live: slice = slice(None)) -> Tensor:
         """Return the map (rows, h * w, F) on another grid, by the nearest token.
 
-        With fewer rows than asked for, all guidance rows share it; of more, the first are taken.
+        With fewer rows than asked for, all guidance rows share it; of more, the `live` ones are
+        taken, or else the first.
         """
         values = self.values.unsqueeze(-1) if self.values.dim() == 2 else self.values.flatten(2)
-        if len(values) < rows:
-            values = values.repeat(rows // len(values), 1, 1)
         old, new = (self.grid.h, self.grid.w), (grid.h, grid.w)
-        return resize(values[:rows], old, new, "nearest")
+        return resize(rows_like(values, rows, live), old, new, "nearest")
 
 
 def observer(rule: Any, grids: Sequence[Grid], depth: int, since: int) -> Any:

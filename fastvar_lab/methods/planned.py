@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, ClassVar
@@ -43,8 +43,9 @@ class Planned:
     are 0. `origin` says what the schedule was planned on; it does not take part in comparisons.
 
     `fv.plan` makes such schedules; any can be written by hand. Raises ValueError for other digits,
-    kinds or rows; `start` and `acts` for a model of another depth, for scales that are not there,
-    and for held rows without an earlier step of both.
+    kinds or rows; `start` and `acts` for a model of another depth, for scales that are not there or
+    named twice, for `previous` after a skipped step, and for held rows without an earlier step of
+    both.
 
     >>> from fastvar_lab.scales import TINY, grids
     >>> plan = Planned({-1: {"attn": "44668888"}}, rows={-1: "cond"})
@@ -149,10 +150,13 @@ class Planned:
 
     def rows_by_step(self, grids: Sequence[Grid]) -> dict[int, Rows]:
         """Return the rows that run, of steps that do not run both, by step index."""
-        return {
+        rows = {
             find(name, grids): Rows.COND if which == "held" else Rows(which)
             for name, which in self.rows
         }
+        if len(rows) < len(self.rows):
+            raise ValueError("two names of the plan's rows are the same scale step")
+        return rows
 
     def held_from(self, grids: Sequence[Grid]) -> dict[int, int]:
         """Return by step with held guidance the step whose difference of both rows it takes.
@@ -179,6 +183,15 @@ class Planned:
             return Prune(tuple(ratios), self.select, ZeroCode())
         return Prune(tuple(ratios), self.select, self.restore, self.cache_step)
 
+    def _shares(self, grids: Sequence[Grid]) -> Iterator[dict[int, float]]:
+        """Yield shares pruned by step, so that every share of a step stands in one of them."""
+        shares = {step: [ratio] for step, ratio in self.uniform(grids).by_step(grids).items()}
+        for step, kinds in self.steps(grids).items():
+            used = {int(digit) / EIGHTHS for digits in kinds.values() for digit in digits}
+            shares[step] = sorted(used - {0})
+        for i in range(max(map(len, shares.values()), default=1)):
+            yield {step: several[min(i, len(several) - 1)] for step, several in shares.items()}
+
     def cache_index(self, grids: Sequence[Grid]) -> int | None:
         """Return the step whose branch outputs are restored from; None if none is needed."""
         return self.uniform(grids).cache_index(grids)
@@ -186,16 +199,27 @@ class Planned:
     def acts(self, grids: Sequence[Grid]) -> tuple[Act, ...]:
         steps, rows, held = self.steps(grids), self.rows_by_step(grids), self.held_from(grids)
         previous = {find(name, grids): kinds for name, kinds in self.previous}
+        if len(previous) < len(self.previous):
+            raise ValueError("two names of the plan's previous are the same scale step")
         watched, stacks = {step - 1 for step in previous}, self.stacks_by_step(grids)
+        for step in sorted(watched):
+            if step < 0 or rows.get(step) is Rows.SKIP:
+                raise ValueError(
+                    f"scale {grids[step + 1].name} takes outputs of the step before, which is "
+                    "skipped or not there"
+                )
         for step in sorted(watched & set(stacks)):
             raise ValueError(
                 f"scale {grids[step + 1].name} takes outputs of {grids[step].name}, where "
                 f"{stacks[step]:.3g} of the tokens have none"
             )
         uniform, acts = self.uniform(grids), list[Act]()
+        even = uniform.unchecked_acts(grids)
+        for ratios in self._shares(grids):
+            uniform.check_shares(grids, even, ratios)
         # later steps depend on what a runner sees from here on, so no other plan serves as a start
         since = min((uniform.watched(grids), *held.values(), *watched))
-        for step, act in enumerate(uniform.acts(grids)):
+        for step, act in enumerate(even):
             key = act.key and (*act.key, *sorted(steps.get(step, {}).items()))
             key += ("stack",) if step in stacks else ()
             key += (self,) if step >= since else ()
@@ -235,6 +259,7 @@ class PlannedRunner(PruneRunner):
             for layer, digit in enumerate(digits)
         }
         self.stacks = method.stacks_by_step(grids)
+        self.by_layer = not self.stacks
         self.previous = {
             (find(name, grids), kind) for name, kinds in method.previous for kind in kinds
         }
@@ -242,6 +267,7 @@ class PlannedRunner(PruneRunner):
         self.held_from = method.held_from(grids)
         self.difference: tuple[Tensor, Grid] | None = None  # of both rows, (n, L, C)
         self.handles: Handles | None = None
+        self.ran = -1  # the last step of which a sublayer computed tokens
 
     def prepare(self, handles: Handles) -> None:
         self.handles = handles
@@ -285,6 +311,10 @@ class PlannedRunner(PruneRunner):
         return out
 
     def places(self, grid: Grid, tokens: Tensor) -> Tensor | None:
+        if self.ran != grid.index and hasattr(self.restore, "places"):
+            none = torch.zeros(len(tokens), 0, dtype=torch.long, device=tokens.device)
+            places: Tensor = self.restore.places(none, grid)
+            return places
         if grid.index not in self.stacks:
             return super().places(grid, tokens)
         assert self.index is not None
@@ -293,9 +323,12 @@ class PlannedRunner(PruneRunner):
     def computed(self, site: Site, grid: Grid, branch: Branch, x: Tensor) -> Tensor:
         """Return the output (B, L, C) of a sublayer, of which no token may be computed."""
         if self.ratio(site, grid) < 1:
+            self.ran = grid.index
             return super().sublayer(site, grid, branch, x)
         none = torch.zeros(len(x), 0, dtype=torch.long, device=x.device)
         out: Tensor = self.restore.restore(x[:, :0], none, grid, self.source(site, grid, len(x)))
+        if self.rolling:
+            self.cache[site] = Stored(out, grid)
         return out
 
     def source(self, site: Site, grid: Grid, rows: int) -> Cached | None:

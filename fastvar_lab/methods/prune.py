@@ -147,36 +147,42 @@ class Prune(Scheduled):
         return step
 
     def acts(self, grids: Sequence[Grid]) -> tuple[Act, ...]:
+        acts = self.unchecked_acts(grids)
+        self.check_shares(grids, acts, self.by_step(grids))
+        return acts
+
+    def unchecked_acts(self, grids: Sequence[Grid]) -> tuple[Act, ...]:
+        """Return the acts without `check_shares`."""
         ratios, cache = self.by_step(grids), self.cache_index(grids)
         alone = len(grids) if self.null_until is None else find(self.null_until, grids) + 1
         key, whole_key = self.key("ratios", "cache_step", "null_until"), self.key()
         watched, rolling = self.watched(grids), getattr(self.restore, "rolling", False)
-        self._check_rules(grids, ratios)
         acts: list[Act] = []
-        for step, grid in enumerate(grids):
+        for step in range(len(grids)):
             ratio, rows = ratios.get(step, 0.0), Rows.BOTH if step < alone else Rows.COND
             if ratio == 1:
                 acts.append(Act(Rows.SKIP))
                 continue
-            if ratio:
-                ran = sum(not act.skips for act in acts)
-                self._check_step(grid, ratio, rows, ran)
             if step >= watched or (ratio and rolling):  # depends on all steps from here on
                 acts.append(Act(rows, ("prune", *whole_key)))
             else:
                 acts.append(Act(rows, ("prune", *key, ratio, cache) if ratio else ()))
         return tuple(acts)
 
-    def _check_rules(self, grids: Sequence[Grid], ratios: Mapping[int, float]) -> None:
-        """Raise ValueError if the selector cannot keep the numbers of tokens of the schedule."""
-        if not hasattr(self.select, "fits"):
-            return
-        counts = {grid.index: kept(grid.tokens, ratios.get(grid.index, 0.0)) for grid in grids}
-        always = getattr(self.restore, "always", None)
-        pruned = [step for step, ratio in ratios.items() if ratio < 1]
-        self.select.fits(grids, counts, {s: always(grids[s]) for s in pruned} if always else {})
+    def check_shares(
+        self, grids: Sequence[Grid], acts: Sequence[Act], ratios: Mapping[int, float]
+    ) -> None:
+        """Raise ValueError if selector or restorer cannot work with the `ratios` of the steps."""
+        pruned = [step for step in sorted(ratios) if not acts[step].skips]
+        if hasattr(self.select, "fits"):
+            counts = {grid.index: kept(grid.tokens, ratios.get(grid.index, 0.0)) for grid in grids}
+            always = getattr(self.restore, "always", None)
+            self.select.fits(grids, counts, {s: always(grids[s]) for s in pruned} if always else {})
+        for step in pruned:
+            ran = sum(not act.skips for act in acts[:step])
+            self._check_step(grids[step], ratios[step], acts[step].rows, ran)
 
-    def _check_step(self, grid: Grid, ratio: float, rows: Rows, ran: int) -> None:
+    def _check_step(self, grid: Grid, ratio: float, rows: Rows | None, ran: int) -> None:
         """Raise ValueError if selector or restorer cannot work at a pruned step.
 
         `ran` earlier steps were not skipped.

@@ -13,7 +13,7 @@ from fastvar_lab.methods.restore import Cached
 from fastvar_lab.methods.schedule import ScheduledRunner, kept
 from fastvar_lab.methods.select import check, first, ranking, score
 from fastvar_lab.seam import Block, Branch, Grid, Handles, Site, Stack
-from fastvar_lab.tokens import gather, resize, rows_like, scatter, wide
+from fastvar_lab.tokens import gather, resize, rows_like, same_rows, scatter, wide
 
 if TYPE_CHECKING:
     from fastvar_lab.methods.prune import Prune
@@ -68,10 +68,12 @@ class PruneRunner(ScheduledRunner):
 
     def keep_rows(self, rows: slice) -> None:
         self.live = rows  # the cache keeps all rows: a snapshot may resume before they are dropped
+        for one in self.observers:
+            one.keep_rows(rows)
 
     def stack(self, grid: Grid, blocks: Stack, x: Tensor) -> Tensor:
         site = Site(self.layers.start, "attn")
-        if self.by_layer or self.ratio(site, grid) == 0:
+        if self.method.granularity != "stack" or self.ratio(site, grid) == 0:
             return super().stack(grid, blocks, x)
         for block in blocks[: self.layers.start]:
             x = block(x)
@@ -112,9 +114,10 @@ class PruneRunner(ScheduledRunner):
             return out
         if self.stacked is None and self.cache_index is not None:
             parts = [stored for site, stored in self.cache.items() if site.layer in self.layers]
-            total = parts[0].output.clone()
-            for stored in parts[1:]:
-                total += stored.output
+            outputs = same_rows(*(stored.output for stored in parts))
+            total = outputs[0].clone()
+            for output in outputs[1:]:
+                total += output
             self.stacked = Stored(total, parts[0].grid)
         fresh = states - gather(x, index)
         added = self.restore.restore(fresh, index, grid, self.on_rows(self.stacked, len(x)))
@@ -134,8 +137,9 @@ class PruneRunner(ScheduledRunner):
             self.change[: len(x)] += score(self.method.select, change, grid, site, self.select)
         elif self.ratio(site, grid) == 0:
             out = branch(x)
-            if grid.index == self.cache_index and self.prunes(site):
-                self.cache[site] = Stored(out, grid)
+            rolls = self.rolling and self.cache_index is not None and grid.index > self.cache_index
+            if self.prunes(site) and (rolls or grid.index == self.cache_index):
+                self.cache[site], self.stacked = Stored(out, grid), None
         else:
             out = self.pruned(site, grid, branch, x)
         for one in self.observers:

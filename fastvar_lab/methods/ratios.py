@@ -73,6 +73,7 @@ def parse_ratios(text: str) -> dict[ScaleName, float]:
             ) from None
         name: ScaleName = int(match[1]) if match[2] is None else (int(match[1]), int(match[2]))
         if name in ratios:
-            raise ValueError(f"the ratios {text!r} name scale {match[1]} twice")
+            twice = part.rpartition(":")[0].strip()
+            raise ValueError(f"the ratios {text!r} name scale {twice} twice")
         ratios[name] = share(name, ratio)
     return ratios

@@ -99,6 +99,8 @@ class AnchorObserver(Observer):
     and every token chooses among the first four anchors of the map, not its nearest ones.
     """
 
+    by_logits = True
+
     def __init__(
         self, stride: int, similarity: float, since: int, as_released: bool = False
     ) -> None:

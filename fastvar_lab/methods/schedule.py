@@ -73,7 +73,7 @@ class Scheduled:
         """Convert the fields to hashable form; raise ValueError for invalid values."""
         what = "ratios map scales to shares pruned, such as {-1: 0.5}"
         pairs = pairs_by_scale(what, self.ratios)
-        settled = sorted(((n, share(n, r)) for n, r in pairs), key=_place)
+        settled = sorted(((n, share(n, r)) for n, r in pairs), key=scale_order)
         object.__setattr__(self, "ratios", tuple(settled))
         several = isinstance(self.sublayers, Iterable) and not isinstance(self.sublayers, str)
         kinds = tuple(self.sublayers) if several else (self.sublayers,)
@@ -143,7 +143,7 @@ def settle_layers(value: Any) -> None:
     object.__setattr__(value, "layers", (first, end))
 
 
-def _place(pair: tuple[ScaleName, float]) -> tuple[int, ...]:
+def scale_order(pair: tuple[ScaleName, Any]) -> tuple[int, ...]:
     """Return a sort key of pairs, so that equal schedules have equal order."""
     return (pair[0],) if isinstance(pair[0], int) else tuple(pair[0])
 

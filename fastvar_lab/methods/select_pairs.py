@@ -120,6 +120,9 @@ class Inside(_Paired):
         super().prepare(handles)
         self.watching.prepare(handles)
 
+    def keep_rows(self, rows: slice) -> None:
+        self.watching.keep_rows(rows)
+
     def attended(self, site: Site, grid: Grid, q: Tensor, k: Tensor, scale: float) -> None:
         self.watching.attended(site, grid, q, k, scale)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,8 +11,8 @@ from torch import Tensor
 from fastvar_lab.methods.observer import Map, Observed, Observer
 from fastvar_lab.methods.registry import selector
 from fastvar_lab.methods.schedule import settle_layers
-from fastvar_lab.seam import Grid, Site
-from fastvar_lab.tokens import wide
+from fastvar_lab.seam import Grid, Handles, Site
+from fastvar_lab.tokens import rows_like, same_rows, wide
 
 
 def middle_chunk(depth: int) -> tuple[int, int]:
@@ -72,9 +72,11 @@ class ChangeObserver(Observer):
             return
         if self.now is None:
             self.now = delta.new_zeros(len(delta), grid.tokens, delta.shape[-1])
+        self.now, delta = same_rows(self.now, delta)
         if index is None:
             self.now += delta
         else:
+            index = rows_like(index, len(delta), slice(None))
             self.now.scatter_add_(1, index.unsqueeze(-1).expand_as(delta), delta)
 
     def after(self, grid: Grid, logits: Tensor | None) -> None:
@@ -84,7 +86,7 @@ class ChangeObserver(Observer):
 
     def scores(self, x: Tensor, grid: Grid, site: Site) -> Tensor:
         assert self.last is not None
-        return self.last.on(grid, len(x)).squeeze(-1)
+        return self.last.on(grid, len(x), self.live).squeeze(-1)
 
 
 def signed(keep: str, rule: object) -> int:
@@ -140,12 +142,15 @@ class _AttentionEntropy(Observer):
         while self.waiting:
             q, k, scale = self.waiting.pop()
             entropy = attention_entropy(q, k, scale)[:, grid.prefix :]
-            self.total = entropy if self.total is None else self.total + entropy
+            if self.total is not None:
+                total, entropy = same_rows(self.total, entropy)
+                entropy = total + entropy
+            self.total = entropy
             self.grid = grid
 
     def scores(self, x: Tensor, grid: Grid, site: Site) -> Tensor:
         assert self.total is not None
-        return self.sign * Map(self.total, self.grid).on(grid, len(x)).squeeze(-1)
+        return self.sign * Map(self.total, self.grid).on(grid, len(x), self.live).squeeze(-1)
 
 
 def attention_entropy(q: Tensor, k: Tensor, scale: float) -> Tensor:
@@ -182,19 +187,24 @@ class OutputEntropy(Observed):
 
 
 class _OutputEntropy(Observer):
-    by_step = True
+    by_step = by_logits = True
 
     def __init__(self, sign: int, since: int) -> None:
         super().__init__(since)
         self.sign = sign
+        self.left: Callable[[Grid], float] = lambda grid: 1.0
         self.last: Map | None = None
+
+    def prepare(self, handles: Handles) -> None:
+        super().prepare(handles)
+        self.left = handles.left
 
     def after(self, grid: Grid, logits: Tensor | None) -> None:
         if logits is not None and grid.index >= self.since:
-            log_p = wide(logits).log_softmax(-1)
+            log_p = (wide(logits) / self.left(grid)).log_softmax(-1)
             entropy = -(log_p.exp() * log_p).nan_to_num().sum(-1)
             self.last = Map(entropy.flatten(2).mean(-1) if entropy.dim() > 2 else entropy, grid)
 
     def scores(self, x: Tensor, grid: Grid, site: Site) -> Tensor:
         assert self.last is not None
-        return self.sign * self.last.on(grid, len(x)).squeeze(-1)
+        return self.sign * self.last.on(grid, len(x), self.live).squeeze(-1)

@@ -109,6 +109,7 @@ class SparseVARRunner(Runner):
 
     def prepare(self, handles: Handles) -> None:
         self.pictures = handles.pictures
+        self.anchors.prepare(handles)
 
     def stack(self, grid: Grid, blocks: Stack, x: Tensor) -> Tensor:
         if grid.index < self.first:
@@ -118,8 +119,8 @@ class SparseVARRunner(Runner):
         self.inside, states = True, gather(x, self.index)
         for block in blocks:
             states = block(states)
-        self.inside = False
-        return self.anchors.fill(states, self.index, grid, x)
+        self.inside, rows = False, len(states)  # guidance may merge both rows inside
+        return self.anchors.fill(states, self.index[:rows], grid, x[:rows])
 
     def choose(self, grid: Grid, x: Tensor) -> None:
         """Choose the tokens of a step, one set for both rows, and pad them to one length."""
@@ -158,7 +159,7 @@ class SparseVARRunner(Runner):
         self.keys += width
 
     def sublayer(self, site: Site, grid: Grid, branch: Branch, x: Tensor) -> Tensor:
-        index = self.index if self.inside else None
+        index = self.index[: len(x)] if self.inside and self.index is not None else None
         out = branch(x, index)
         if index is not None and self.padding is not None:
             # padding repeats the first kept token, whose change must count once

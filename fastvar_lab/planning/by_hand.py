@@ -24,7 +24,7 @@ def by_hand(grids: Sequence[Grid], depth: int, guided: bool = True) -> list[Prun
     >>> len(by_hand(grids(TINY), depth=8))
     227
     """
-    last = min(STEPS, len(grids) - 2)
+    last = max(0, min(STEPS, len(grids) - 2))
     unique: dict[tuple[object, ...], Prune] = {}
     for ratios in combinations_with_replacement(RATIOS, last):
         pruned: dict[ScaleName, float] = {

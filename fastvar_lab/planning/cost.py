@@ -6,7 +6,7 @@ import math
 import statistics
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
@@ -60,10 +60,13 @@ def total(
 ) -> float:
     """Return the cost of a whole generation under a method."""
     stacked = stacked_steps(method, grids)
+    steps = list(flops.steps(model, method, grids, text_tokens, sampling))
+    if isinstance(cost, CacheBytes):
+        cost = replace(cost, last=[step.grid for step in steps if step.rows][-1])
     return math.fsum(
         cost.ends(step.grid, step.rows)
         + sum(cost.call(call, step.grid, step.grid.index not in stacked) for call in step.calls)
-        for step in flops.steps(model, method, grids, text_tokens, sampling)
+        for step in steps
     )
 
 
@@ -100,7 +103,7 @@ class Operations:
 
 @dataclass(frozen=True)
 class CacheBytes:
-    """Bytes of the keys and values that later steps read: those of the last step are not kept."""
+    """Bytes of keys and values that later steps read: all but those of the last that runs."""
 
     model: Model
     last: Grid
@@ -109,8 +112,9 @@ class CacheBytes:
     def call(self, call: Call, grid: Grid, restores: bool = True) -> float:
         if call.site.kind != "attn" or grid == self.last:
             return 0.0
-        width, size = self.model.transformer.config.width, self.model.dtype.itemsize
-        return float(call.rows * call.tokens * 2 * width * size)
+        backbone = self.model.transformer
+        kind = self.model.autocast or next(backbone.blocks.parameters()).dtype
+        return float(call.rows * call.tokens * 2 * backbone.config.width * kind.itemsize)
 
     def ends(self, grid: Grid, rows: int) -> float:
         return 0.0
@@ -230,7 +234,7 @@ def random_schedules(model: Model, grids: Sequence[Grid], n: int, seed: int) -> 
     At a third of the steps whole stacks are pruned, at the others each sublayer on its own.
     """
     rng = np.random.default_rng(seed)
-    last = min(VARIED, len(grids) - 2)
+    last = max(1, min(VARIED, len(grids) - 2))  # of two steps the last
     for _ in range(n):
         pruned, stacks = dict[int, dict[str, str]](), dict[int, int]()
         for step in range(1, 1 + int(rng.integers(1, last + 1))):

@@ -14,6 +14,7 @@ from fastvar_lab.methods.planned import EIGHTHS
 from fastvar_lab.methods.schedule import find, kept
 from fastvar_lab.methods.select import FarFromMean
 from fastvar_lab.planning.by_hand import by_hand
+from fastvar_lab.planning.cost import CacheBytes
 from fastvar_lab.planning.effects import LEAST
 from fastvar_lab.planning.places import LEVELS, STACK, Tail, levels_of
 from fastvar_lab.planning.space import Choice, ScheduleSpace
@@ -175,6 +176,9 @@ class Starts:
         for grid in grids:
             share = shares.get(grid.index, Share())
             rows = self._rows(tail, grid.index)
+            last = grid.index == len(grids) - 1 - tail.skipped
+            if last and isinstance(self.space.price, CacheBytes):
+                break  # of the last step that runs no keys are kept
             spent += self._step(grid.index, share, rows, keys)
             keys += kept(grid.tokens, int(share.pruned("attn")) / EIGHTHS) if rows else 0
         return spent

@@ -89,6 +89,7 @@ class Tuner:
         for method in self._published(space):
             if written(method) not in known:
                 self._try(space, candidate(space, self.model, (), method), 0)
+        known = {row["method"]: row for row in self.log.of(self.model, space.family)}
         for _ in search(options, self.trials, measure, seed):
             pass
 
