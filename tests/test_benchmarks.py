@@ -14,7 +14,7 @@ from fastvar_lab.cli.main import main
 from fastvar_lab.errors import WeightsError
 from fastvar_lab.evaluators import benchmarks, distances, inception_scores, results, row_files
 from fastvar_lab.evaluators.benchmark_plans import BenchmarkPlan
-from fastvar_lab.evaluators.case import Case, Options, Result
+from fastvar_lab.evaluators.case import VERSIONS, Case, Options, Result
 from fastvar_lab.evaluators.geneval_pictures import GenEvalPrompts, PictureJudge, cut_out
 from fastvar_lab.evaluators.picture_array import PictureArray
 from fastvar_lab.evaluators.picture_folder import PictureFolder, PlainFolder
@@ -209,6 +209,30 @@ def test_scores_are_cached_and_survive_a_kill(made, tmp_path):
     Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(path)
     assert rows(4)[3, 0] == 0
     assert seen[10:] == [3]
+
+
+@pytest.fixture(scope="module")
+def six(tmp_path_factory):
+    """Pictures of six prompts of GenEval, of every task one, that were made elsewhere."""
+    plan = BenchmarkPlan(benchmarks.find("geneval"), n=6, images=1)
+    root = tmp_path_factory.mktemp("six") / "pictures"
+    return PictureFolder(pictures(root, [sample.path for sample in plan.samples()]), plan)
+
+
+@pytest.mark.parametrize("name", sorted(VERSIONS))
+def test_rows_of_other_code_are_computed_anew(name, six, made, tiny_networks, monkeypatch):
+    folder = PictureFolder(made) if name == "closed-world" else six
+    scored, read = {"inception": "is"}.get(name, name), []
+
+    def batches(places, size, real=folder.batches):
+        read.append(len(places))
+        return real(places, size)
+
+    monkeypatch.setattr(folder, "batches", batches)
+    for version in (1, 1, 2, 2, 1):
+        monkeypatch.setitem(VERSIONS, name, version)
+        score(folder, [scored], networks=tiny_networks)
+    assert read[1:] == [0, len(folder), 0, 0]
 
 
 def test_damaged_rows_are_computed_anew(made, tmp_path):

@@ -14,11 +14,13 @@ import torch
 from fastvar_lab.errors import unknown
 from fastvar_lab.evaluators import benchmarks, distances, geneval, jackknife
 from fastvar_lab.evaluators.picture_array import PictureArray
-from fastvar_lab.evaluators.picture_folder import Pictures, PlainFolder, Sampled
+from fastvar_lab.evaluators.picture_folder import Pictures, PlainFolder, Rows, Sampled
 from fastvar_lab.measure.statistics import bootstrap
 from fastvar_lab.networks import collection, resizing
 
 HPS_RESIZES = ("antialias", "alias")
+VERSIONS = {"geneval": 1, "closed-world": 1, "inception": 1, "clip": 1, "hps": 1, "imagereward": 1}
+"""Versions of the code that computes rows, pixels included: raise one when its numbers change."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,16 @@ class Case:
 
     def network(self, name: str) -> Any:
         return collection.open_network(name, self.networks, self.device)
+
+    def rows(
+        self, name: str, compute: Rows, pictures: Pictures | None = None, **depends: Any
+    ) -> np.ndarray:
+        """Return rows of the folder's pictures, or of others, as `Pictures.rows` caches them.
+
+        They depend on the version of their code, too.
+        """
+        pictures = self.folder if pictures is None else pictures
+        return pictures.rows(name, compute, self.batch, version=VERSIONS[name], **depends)
 
     def hash(self, *names: str) -> dict[str, str]:
         """Return the fingerprints of networks: part of what a score depends on."""

@@ -21,9 +21,8 @@ def activations(case: Case, part: str, pictures: Pictures | None = None) -> np.n
 
     The parts are "pooled" (N, 2048), "spatial" (N, 2023) and "logits" (N, 1008).
     """
-    pictures = case.folder if pictures is None else pictures
     depends = {"resize": case.resize, **case.hash("inception"), **case.precision}
-    rows = pictures.rows("inception", partial(_activations, case), case.batch, **depends)
+    rows = case.rows("inception", partial(_activations, case), pictures, **depends)
     network = case.network("inception")
     wide, classes = network.fc.in_features, network.fc.out_features
     pooled, spatial, logits = np.split(rows, [wide, rows.shape[1] - classes], axis=1)

@@ -42,7 +42,7 @@ def _cosines(case: Case, name: str, options: dict[str, Any]) -> Result:
         return (100 * cosines).float().cpu().numpy()
 
     prompts = {"prompts": case.folder.prompts}
-    rows = case.folder.rows(name, compute, case.batch, **depends, **prompts, **case.precision)
+    rows = case.rows(name, compute, **depends, **prompts, **case.precision)
     return mean(case, rows[:, 0], **depends)
 
 
@@ -56,9 +56,7 @@ def image_reward(case: Case) -> Result:
             return case.network("imagereward").score(prompts, pictures).cpu().numpy()
 
     prompts = {"prompts": case.folder.prompts}
-    rows = case.folder.rows(
-        "imagereward", compute, case.batch, **depends, **prompts, **case.precision
-    )
+    rows = case.rows("imagereward", compute, **depends, **prompts, **case.precision)
     return mean(case, rows[:, 0], **depends)
 
 
@@ -80,7 +78,7 @@ def gen_eval(case: Case) -> Result:
                 verdicts.append(judges[0].judge(entry, picture)[0])
         return np.array(verdicts)
 
-    hits = case.folder.rows("geneval", compute, case.batch, **depends, **case.precision)
+    hits = case.rows("geneval", compute, entries=entries, **depends, **case.precision)
     depends |= {**case.precision, "interval": "bootstrap over prompts, task by task"}
     return _tasks(case, hits[:, 0], depends)
 
@@ -130,7 +128,8 @@ def closed_world(case: Case) -> Result:
             rows.append((verdict(prompts[i], objects, aspect), chance))
         return np.array(rows, dtype=float)
 
-    rows = case.folder.rows("closed-world", compute, case.batch, prompts=case.folder.prompts)
+    known = {"prompts": case.folder.prompts, "groups": case.folder.groups}
+    rows = case.rows("closed-world", compute, **known)
     hits, chances = rows[:, 0], rows[:, 1][np.isfinite(rows[:, 1])]
     by_task = {task: hits[tasks == task].tolist() for task in dict.fromkeys(case.folder.groups)}
     parts = {task: (float(np.mean(several)), *wilson(several)) for task, several in by_task.items()}
