@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import fastvar_lab as fv
@@ -28,7 +29,8 @@ from fastvar_lab.evaluators.scoring import paired, score
 from fastvar_lab.experiments import making, paper_tables, printed_tables
 from fastvar_lab.experiments.making import MakeJob, make
 from fastvar_lab.measure.quality import METRICS
-from fastvar_lab.networks.pretrained import Objects
+from fastvar_lab.networks.inception import Inception
+from fastvar_lab.networks.pretrained import Clip, Detector, ImageReward, Objects
 
 WORLD = benchmarks.find("closed-world")
 TEN = BenchmarkPlan(WORLD, n=10)
@@ -233,6 +235,26 @@ def test_rows_of_other_code_are_computed_anew(name, six, made, tiny_networks, mo
         monkeypatch.setitem(VERSIONS, name, version)
         score(folder, [scored], networks=tiny_networks)
     assert read[1:] == [0, len(folder), 0, 0]
+
+
+def test_half_precision_is_of_clip_alone(six, tiny_networks, tmp_path, monkeypatch):
+    monkeypatch.setattr(six, "cache", tmp_path)
+    halved = dict[str, set[bool]]()
+    for kind, names in {Inception: ["forward"], ImageReward: ["score"], Detector: ["detect"],
+                        Clip: ["pictures", "texts"]}.items():  # fmt: skip
+        for name in names:
+            real = getattr(kind, name)
+
+            def noted(self, *args, real=real, kind=kind.__name__, **options):
+                halved.setdefault(kind, set()).add(torch.is_autocast_enabled("cpu"))
+                return real(self, *args, **options)
+
+            monkeypatch.setattr(kind, name, noted)
+    names = ["is", "imagereward", "geneval", "clip", "hps"]
+    results = score(six, names, Options(autocast=True), tiny_networks)
+    assert halved == {"Inception": {False}, "ImageReward": {False}, "Detector": {False},
+                      "Clip": {True}}  # fmt: skip
+    assert [name for name in names if "autocast" in results[name].depends] == names[2:]
 
 
 def test_damaged_rows_are_computed_anew(made, tmp_path):

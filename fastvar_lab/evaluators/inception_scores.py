@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from fastvar_lab.evaluators import distances, jackknife
-from fastvar_lab.evaluators.case import Case, Result
+from fastvar_lab.evaluators.case import Case, Exact, Result
 from fastvar_lab.evaluators.picture_folder import Pictures
 from fastvar_lab.measure.statistics import UNKNOWN, wilson
 from fastvar_lab.networks import resizing
@@ -21,7 +21,7 @@ def activations(case: Case, part: str, pictures: Pictures | None = None) -> np.n
 
     The parts are "pooled" (N, 2048), "spatial" (N, 2023) and "logits" (N, 1008).
     """
-    depends = {"resize": case.resize, **case.hash("inception"), **case.precision}
+    depends = {"resize": case.resize, **case.hash("inception")}
     rows = case.rows("inception", partial(_activations, case), pictures, **depends)
     network = case.network("inception")
     wide, classes = network.fc.in_features, network.fc.out_features
@@ -32,7 +32,7 @@ def activations(case: Case, part: str, pictures: Pictures | None = None) -> np.n
 def _activations(case: Case, pictures: Sequence[np.ndarray], places: Sequence[int]) -> np.ndarray:
     resize = resizing.RESIZES[case.resize]
     pixels = torch.stack([resize(picture) for picture in pictures]).to(case.device)
-    with torch.no_grad(), case.mixed():
+    with torch.no_grad(), Exact():
         return torch.cat([t.float().cpu() for t in case.network("inception")(pixels)], 1).numpy()
 
 
@@ -50,8 +50,7 @@ def moments(case: Case, part: str) -> distances.Moments:
 
 
 def _depends(case: Case, interval: str, **more: Any) -> dict[str, Any]:
-    return {"resize": case.resize, **more, **case.hash("inception"), **case.precision,
-            "interval": interval}  # fmt: skip
+    return {"resize": case.resize, **more, **case.hash("inception"), "interval": interval}
 
 
 def _against(case: Case, interval: str, **more: Any) -> dict[str, Any]:

@@ -29,7 +29,7 @@ def hps(case: Case) -> Result:
 
 
 def _cosines(case: Case, name: str, options: dict[str, Any]) -> Result:
-    depends = {**options, **case.hash(name)}
+    depends = {**options, **case.hash(name), **case.precision}
     known = dict[str, Any]()
 
     def compute(pictures: Sequence[np.ndarray], places: Sequence[int]) -> np.ndarray:
@@ -41,8 +41,7 @@ def _cosines(case: Case, name: str, options: dict[str, Any]) -> Result:
             cosines = (network.pictures(pictures, **options) * texts).sum(1)
         return (100 * cosines).float().cpu().numpy()
 
-    prompts = {"prompts": case.folder.prompts}
-    rows = case.rows(name, compute, **depends, **prompts, **case.precision)
+    rows = case.rows(name, compute, prompts=case.folder.prompts, **depends)
     return mean(case, rows[:, 0], **depends)
 
 
@@ -52,18 +51,18 @@ def image_reward(case: Case) -> Result:
 
     def compute(pictures: Sequence[np.ndarray], places: Sequence[int]) -> np.ndarray:
         prompts = [case.folder.prompts[i] for i in places]
-        with case.mixed():
+        with Exact():
             return case.network("imagereward").score(prompts, pictures).cpu().numpy()
 
-    prompts = {"prompts": case.folder.prompts}
-    rows = case.rows("imagereward", compute, **depends, **prompts, **case.precision)
+    rows = case.rows("imagereward", compute, prompts=case.folder.prompts, **depends)
     return mean(case, rows[:, 0], **depends)
 
 
 def gen_eval(case: Case) -> Result:
     """GenEval's overall score, the mean of its tasks' shares; parts are the tasks."""
     entries = [sample.metadata for sample in case.folder.samples]
-    depends = {"rules": asdict(case.options.rules), **case.hash("detector", "clip")}
+    depends = {"rules": asdict(case.options.rules), **case.hash("detector", "clip"),
+               **case.precision}  # fmt: skip
     judges = list[PictureJudge]()
 
     def compute(pictures: Sequence[np.ndarray], places: Sequence[int]) -> np.ndarray:
@@ -78,8 +77,8 @@ def gen_eval(case: Case) -> Result:
                 verdicts.append(judges[0].judge(entry, picture)[0])
         return np.array(verdicts)
 
-    hits = case.rows("geneval", compute, entries=entries, **depends, **case.precision)
-    depends |= {**case.precision, "interval": "bootstrap over prompts, task by task"}
+    hits = case.rows("geneval", compute, entries=entries, **depends)
+    depends["interval"] = "bootstrap over prompts, task by task"
     return _tasks(case, hits[:, 0], depends)
 
 
