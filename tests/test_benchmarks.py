@@ -389,9 +389,17 @@ def test_what_a_score_reads_is_there_before_it_begins(made, tmp_path, tiny_netwo
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"there is no picture in .*empty"):
         score(folder, ["fid"], Options(tmp_path / "empty"), tiny_networks)
-    (tmp_path / "damaged.npz").write_bytes(b"PK")
-    with pytest.raises(ValueError, match=r"damaged\.npz is no npz file of pictures"):
-        score(folder, ["fid"], Options(tmp_path / "damaged.npz"), tiny_networks)
+    whole = {"arr_0": np.zeros((4, 8, 8, 3), np.uint8), "mu": np.ones(9), "sigma": np.eye(9)}
+    np.savez_compressed(tmp_path / "damaged.npz", **whole)
+    content, options = (tmp_path / "damaged.npz").read_bytes(), Options(tmp_path / "damaged.npz")
+    for part in (b"", b"PK", content[: len(content) // 2], b"\x93NUMPY"):
+        (tmp_path / "damaged.npz").write_bytes(part)
+        with pytest.raises(ValueError, match=r"damaged\.npz is no npz file of pictures"):
+            score(folder, ["fid"], options, tiny_networks)
+    begin = content.index(b"sigma.npy") + 40
+    (tmp_path / "damaged.npz").write_bytes(content[:begin] + b"\xff" * 20 + content[begin + 20 :])
+    with pytest.raises(ValueError, match=r"cannot read .*damaged\.npz"):
+        inception_scores.moments(Case(folder, options, tiny_networks), "pooled")
     with pytest.raises(ValueError, match="geneval has 553 prompts; not 9999999"):
         BenchmarkPlan(benchmarks.find("geneval"), n=9999999).samples()
 

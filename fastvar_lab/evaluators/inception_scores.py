@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from fastvar_lab.errors import short
 from fastvar_lab.evaluators import distances, jackknife
 from fastvar_lab.evaluators.case import Case, Exact, Result
 from fastvar_lab.evaluators.picture_folder import Pictures
+from fastvar_lab.files import DAMAGED
 from fastvar_lab.measure.statistics import UNKNOWN, wilson
 from fastvar_lab.networks import resizing
 
@@ -43,9 +45,12 @@ def moments(case: Case, part: str) -> distances.Moments:
         {"pooled": ("mu", "sigma"), "spatial": ("mu_s", "sigma_s")},
     )
     if path is not None and path.suffix == ".npz":
-        with np.load(path) as held:
-            if set(keys[part]) <= set(held.files):
-                return distances.Moments(*(held[key] for key in keys[part]))
+        try:
+            with np.load(path) as held:
+                if set(keys[part]) <= set(held.files):
+                    return distances.Moments(*(held[key] for key in keys[part]))
+        except DAMAGED as error:
+            raise ValueError(f"cannot read {path}: {short(error, 100)}") from None
     return distances.moments(activations(case, part, case.reference()))
 
 
