@@ -5,16 +5,25 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import struct
 import time
 import warnings
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
+from zipfile import BadZipFile
 
 from fastvar_lab.errors import short
+
+DAMAGED = (
+    *(OSError, ValueError, LookupError, TypeError, SyntaxError, RuntimeError, EOFError),
+    *(struct.error, zlib.error, BadZipFile),
+)
+"""What NumPy, zipfile and Pillow raise over a file that is missing, cut off or damaged."""
 
 
 def digest(*parts: str | bytes | memoryview, length: int = 64) -> str:

@@ -13,7 +13,6 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
-from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
@@ -21,6 +20,7 @@ from PIL import Image
 
 from fastvar_lab.encoding import floats, json_values, packed, plain, unpacked
 from fastvar_lab.files import (
+    DAMAGED,
     cache_folder,
     digest,
     expanded,
@@ -148,7 +148,7 @@ class Store:
                 picture = np.asarray(Image.open(io.BytesIO(held["picture"].tobytes())))
                 steps = range(int(held["steps"]))
                 tokens = [unpacked(held, step) for step in steps]
-        except (OSError, ValueError, KeyError, TypeError, BadZipFile):
+        except DAMAGED:
             return None
         return Drawn(picture, tokens)
 
@@ -258,5 +258,5 @@ def _experiment(path: Path) -> str:
             with np.load(path) as held:
                 return str(read_json(held["head"].tobytes())["experiment"])
         return str(read_json(path.read_bytes())["experiment"])
-    except (OSError, ValueError, KeyError, TypeError, BadZipFile):
+    except DAMAGED:
         return "damaged"

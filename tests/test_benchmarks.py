@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import fastvar_lab as fv
@@ -14,7 +15,7 @@ from fastvar_lab.cli.main import main
 from fastvar_lab.errors import WeightsError
 from fastvar_lab.evaluators import benchmarks, distances, inception_scores, results, row_files
 from fastvar_lab.evaluators.benchmark_plans import BenchmarkPlan
-from fastvar_lab.evaluators.case import Case, Options, Result
+from fastvar_lab.evaluators.case import VERSIONS, Case, Options, Result
 from fastvar_lab.evaluators.geneval_pictures import GenEvalPrompts, PictureJudge, cut_out
 from fastvar_lab.evaluators.picture_array import PictureArray
 from fastvar_lab.evaluators.picture_folder import PictureFolder, PlainFolder
@@ -28,7 +29,8 @@ from fastvar_lab.evaluators.scoring import paired, score
 from fastvar_lab.experiments import making, paper_tables, printed_tables
 from fastvar_lab.experiments.making import MakeJob, make
 from fastvar_lab.measure.quality import METRICS
-from fastvar_lab.networks.pretrained import Objects
+from fastvar_lab.networks.inception import Inception
+from fastvar_lab.networks.pretrained import Clip, Detector, ImageReward, Objects
 
 WORLD = benchmarks.find("closed-world")
 TEN = BenchmarkPlan(WORLD, n=10)
@@ -211,6 +213,50 @@ def test_scores_are_cached_and_survive_a_kill(made, tmp_path):
     assert seen[10:] == [3]
 
 
+@pytest.fixture(scope="module")
+def six(tmp_path_factory):
+    """Pictures of six prompts of GenEval, of every task one, that were made elsewhere."""
+    plan = BenchmarkPlan(benchmarks.find("geneval"), n=6, images=1)
+    root = tmp_path_factory.mktemp("six") / "pictures"
+    return PictureFolder(pictures(root, [sample.path for sample in plan.samples()]), plan)
+
+
+@pytest.mark.parametrize("name", sorted(VERSIONS))
+def test_rows_of_other_code_are_computed_anew(name, six, made, tiny_networks, monkeypatch):
+    folder = PictureFolder(made) if name == "closed-world" else six
+    scored, read = {"inception": "is"}.get(name, name), []
+
+    def batches(places, size, real=folder.batches):
+        read.append(len(places))
+        return real(places, size)
+
+    monkeypatch.setattr(folder, "batches", batches)
+    for version in (1, 1, 2, 2, 1):
+        monkeypatch.setitem(VERSIONS, name, version)
+        score(folder, [scored], networks=tiny_networks)
+    assert read[1:] == [0, len(folder), 0, 0]
+
+
+def test_half_precision_is_of_clip_alone(six, tiny_networks, tmp_path, monkeypatch):
+    monkeypatch.setattr(six, "cache", tmp_path)
+    halved = dict[str, set[bool]]()
+    for kind, names in {Inception: ["forward"], ImageReward: ["score"], Detector: ["detect"],
+                        Clip: ["pictures", "texts"]}.items():  # fmt: skip
+        for name in names:
+            real = getattr(kind, name)
+
+            def noted(self, *args, real=real, kind=kind.__name__, **options):
+                halved.setdefault(kind, set()).add(torch.is_autocast_enabled("cpu"))
+                return real(self, *args, **options)
+
+            monkeypatch.setattr(kind, name, noted)
+    names = ["is", "imagereward", "geneval", "clip", "hps"]
+    results = score(six, names, Options(autocast=True), tiny_networks)
+    assert halved == {"Inception": {False}, "ImageReward": {False}, "Detector": {False},
+                      "Clip": {True}}  # fmt: skip
+    assert [name for name in names if "autocast" in results[name].depends] == names[2:]
+
+
 def test_damaged_rows_are_computed_anew(made, tmp_path):
     shutil.copytree(made, folder := tmp_path / "copy")
     opened, computed = PictureFolder(folder), []
@@ -343,9 +389,17 @@ def test_what_a_score_reads_is_there_before_it_begins(made, tmp_path, tiny_netwo
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"there is no picture in .*empty"):
         score(folder, ["fid"], Options(tmp_path / "empty"), tiny_networks)
-    (tmp_path / "damaged.npz").write_bytes(b"PK")
-    with pytest.raises(ValueError, match=r"damaged\.npz is no npz file of pictures"):
-        score(folder, ["fid"], Options(tmp_path / "damaged.npz"), tiny_networks)
+    whole = {"arr_0": np.zeros((4, 8, 8, 3), np.uint8), "mu": np.ones(9), "sigma": np.eye(9)}
+    np.savez_compressed(tmp_path / "damaged.npz", **whole)
+    content, options = (tmp_path / "damaged.npz").read_bytes(), Options(tmp_path / "damaged.npz")
+    for part in (b"", b"PK", content[: len(content) // 2], b"\x93NUMPY"):
+        (tmp_path / "damaged.npz").write_bytes(part)
+        with pytest.raises(ValueError, match=r"damaged\.npz is no npz file of pictures"):
+            score(folder, ["fid"], options, tiny_networks)
+    begin = content.index(b"sigma.npy") + 40
+    (tmp_path / "damaged.npz").write_bytes(content[:begin] + b"\xff" * 20 + content[begin + 20 :])
+    with pytest.raises(ValueError, match=r"cannot read .*damaged\.npz"):
+        inception_scores.moments(Case(folder, options, tiny_networks), "pooled")
     with pytest.raises(ValueError, match="geneval has 553 prompts; not 9999999"):
         BenchmarkPlan(benchmarks.find("geneval"), n=9999999).samples()
 

@@ -84,10 +84,27 @@ from fastvar_lab.speed import flops, suite
 from fastvar_lab.speed.kv_bytes import held_share
 from fastvar_lab.store import Drawn, Store, key
 from fastvar_lab.world.tasks import TASKS
+from tests.damage import mutations
 from tests.test_var import SMALL as AUTOENCODER
 from tests.test_var import config as var_config
 
 SETTINGS = {"experiment": "x", "cell": {"a": 1, "b": [1, 2]}}
+
+
+def test_a_damaged_picture_is_none_and_its_file_is_called_damaged(tmp_path):
+    store, address = Store(tmp_path), {"model": "m", "prompt": "x"}
+    picture = (np.random.default_rng(0).random((9, 7, 3)) * 255).astype(np.uint8)
+    store.put_picture(address, Drawn(picture, [torch.randn(3, 2)]), "mine")
+    path = store.path(address, "pictures")
+    whole = path.read_bytes()
+    stream = whole.index(b"picture.npy") + 40  # within the deflated bytes
+    for content in (b"", whole[:9], whole[:-40], whole[:stream] + bytes(60) + whole[stream + 60 :],
+                    *(mutations(whole, seed) for seed in range(60))):  # fmt: skip
+        path.write_bytes(content)
+        found = store.picture(address)
+        assert found is None or (found.picture == picture).all()
+    path.write_bytes(b"")
+    assert store.sizes().experiment.tolist() == ["damaged"]
 
 
 def test_a_cell_is_read_back_and_a_damaged_one_is_not(tmp_path):

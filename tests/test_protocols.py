@@ -4,6 +4,7 @@ import json
 import shutil
 from argparse import Namespace
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -81,6 +82,31 @@ def test_evaluate_is_make_and_score(small, tmp_path):
     assert evaluate(small, fv.Prune({-1: 0.5}), 8, 3, folder=tmp_path / "kept") == result
     with pytest.raises(ValueError, match="holds pictures with method"):
         evaluate(small, fv.Dense(), 8, 3, folder=tmp_path / "kept")
+
+
+def selecting(sign):
+    """Return a pruning by a rule whose code is another one for each sign."""
+
+    @dataclass(frozen=True)
+    class Mine:
+        def scores(self, x, grid, site):
+            return sign * x.float().norm(dim=-1)
+
+    return fv.Prune({-1: 0.5}, select=Mine())
+
+
+def test_edited_code_of_a_method_needs_another_folder(small, tmp_path):
+    first = evaluate(small, selecting(1), 2, folder=tmp_path / "mine")
+    assert evaluate(small, selecting(1), 2, folder=tmp_path / "mine") == first
+    assert first["method"] == repr(selecting(-1))
+    with pytest.raises(ValueError, match=r"holds pictures of other code of Prune.*select=Mine"):
+        evaluate(small, selecting(-1), 2, folder=tmp_path / "mine")
+    evaluate(small, selecting(-1), 2, folder=tmp_path / "edited")
+    settings = [
+        json.loads((tmp_path / name / "settings.json").read_text()) for name in ("mine", "edited")
+    ]
+    assert [name for name in settings[0] if settings[0][name] != settings[1][name]] == ["code"]
+    assert "code" not in MakeJob(EIGHT, fv.Prune({-1: 0.5})).settings(small)
 
 
 def test_given_scales_are_those_of_a_correct_picture(tmp_path):

@@ -49,7 +49,9 @@ def add_protocol(parser: argparse.ArgumentParser) -> None:
         "--half", action="store_true", help="precision and recall by distances in float16"
     )
     parser.add_argument(
-        "--autocast", action="store_true", help="networks in float16, as released scripts on GPUs"
+        "--autocast",
+        action="store_true",
+        help="CLIP and HPS in float16, as released scripts on GPUs",
     )
     parser.add_argument(
         "--groups",

@@ -14,11 +14,13 @@ import torch
 from fastvar_lab.errors import unknown
 from fastvar_lab.evaluators import benchmarks, distances, geneval, jackknife
 from fastvar_lab.evaluators.picture_array import PictureArray
-from fastvar_lab.evaluators.picture_folder import Pictures, PlainFolder, Sampled
+from fastvar_lab.evaluators.picture_folder import Pictures, PlainFolder, Rows, Sampled
 from fastvar_lab.measure.statistics import bootstrap
 from fastvar_lab.networks import collection, resizing
 
 HPS_RESIZES = ("antialias", "alias")
+VERSIONS = {"geneval": 1, "closed-world": 1, "inception": 1, "clip": 1, "hps": 1, "imagereward": 1}
+"""Versions of the code that computes rows, pixels included: raise one when its numbers change."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,8 @@ class Options:
     them; `split` is the number of pictures of each of its splits. `subsets` are those of the KID.
     `half` rounds distances of precision and recall to float16, as guided-diffusion's are. `groups`
     are those of the jackknife that gives intervals of distances, 0 for none. `autocast` computes
-    networks in float16 where released scripts do on GPUs. `rules` are GenEval's thresholds.
+    CLIP, HPS and GenEval's colors in float16, as released scripts do on GPUs; they run Inception
+    and ImageReward in float32, as here. `rules` are GenEval's thresholds.
     """
 
     reference: Path | None = None
@@ -103,6 +106,16 @@ class Case:
     def network(self, name: str) -> Any:
         return collection.open_network(name, self.networks, self.device)
 
+    def rows(
+        self, name: str, compute: Rows, pictures: Pictures | None = None, **depends: Any
+    ) -> np.ndarray:
+        """Return rows of the folder's pictures, or of others, as `Pictures.rows` caches them.
+
+        They depend on the version of their code, too.
+        """
+        pictures = self.folder if pictures is None else pictures
+        return pictures.rows(name, compute, self.batch, version=VERSIONS[name], **depends)
+
     def hash(self, *names: str) -> dict[str, str]:
         """Return the fingerprints of networks: part of what a score depends on."""
         return {name: collection.fingerprint(name, self.networks) for name in names}
@@ -127,7 +140,7 @@ class Case:
 
     @property
     def precision(self) -> dict[str, str]:
-        """What rows and results record of the networks' precision where it is not the usual one."""
+        """What rows and results of CLIP record of its precision where it is not the usual one."""
         return {"autocast": "float16"} if self.options.autocast else {}
 
     def parts(self) -> list[np.ndarray]:
@@ -135,7 +148,7 @@ class Case:
         return jackknife.groups_of(len(self.folder), self.options.groups)
 
     def mixed(self) -> AbstractContextManager[object]:
-        """Give the precision of networks: float32, or that of released scripts on GPUs."""
+        """Give the precision of CLIP: float32, or that of released scripts on GPUs."""
         if self.options.autocast:
             return torch.autocast(torch.device(self.device).type, torch.float16)
         return Exact()
@@ -160,5 +173,5 @@ def mean(case: Case, values: np.ndarray, **depends: Any) -> Result:
         for group, inside in means.items() if len(means) > 1
     }  # fmt: skip
     every = np.concatenate(list(means.values()))
-    depends |= {**case.precision, "interval": "bootstrap over prompts"}
+    depends["interval"] = "bootstrap over prompts"
     return Result(float(values.mean()), *bootstrap(every), len(values), len(every), parts, depends)

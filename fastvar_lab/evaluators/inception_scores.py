@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from fastvar_lab.errors import short
 from fastvar_lab.evaluators import distances, jackknife
-from fastvar_lab.evaluators.case import Case, Result
+from fastvar_lab.evaluators.case import Case, Exact, Result
 from fastvar_lab.evaluators.picture_folder import Pictures
+from fastvar_lab.files import DAMAGED
 from fastvar_lab.measure.statistics import UNKNOWN, wilson
 from fastvar_lab.networks import resizing
 
@@ -21,9 +23,8 @@ def activations(case: Case, part: str, pictures: Pictures | None = None) -> np.n
 
     The parts are "pooled" (N, 2048), "spatial" (N, 2023) and "logits" (N, 1008).
     """
-    pictures = case.folder if pictures is None else pictures
-    depends = {"resize": case.resize, **case.hash("inception"), **case.precision}
-    rows = pictures.rows("inception", partial(_activations, case), case.batch, **depends)
+    depends = {"resize": case.resize, **case.hash("inception")}
+    rows = case.rows("inception", partial(_activations, case), pictures, **depends)
     network = case.network("inception")
     wide, classes = network.fc.in_features, network.fc.out_features
     pooled, spatial, logits = np.split(rows, [wide, rows.shape[1] - classes], axis=1)
@@ -33,7 +34,7 @@ def activations(case: Case, part: str, pictures: Pictures | None = None) -> np.n
 def _activations(case: Case, pictures: Sequence[np.ndarray], places: Sequence[int]) -> np.ndarray:
     resize = resizing.RESIZES[case.resize]
     pixels = torch.stack([resize(picture) for picture in pictures]).to(case.device)
-    with torch.no_grad(), case.mixed():
+    with torch.no_grad(), Exact():
         return torch.cat([t.float().cpu() for t in case.network("inception")(pixels)], 1).numpy()
 
 
@@ -44,15 +45,17 @@ def moments(case: Case, part: str) -> distances.Moments:
         {"pooled": ("mu", "sigma"), "spatial": ("mu_s", "sigma_s")},
     )
     if path is not None and path.suffix == ".npz":
-        with np.load(path) as held:
-            if set(keys[part]) <= set(held.files):
-                return distances.Moments(*(held[key] for key in keys[part]))
+        try:
+            with np.load(path) as held:
+                if set(keys[part]) <= set(held.files):
+                    return distances.Moments(*(held[key] for key in keys[part]))
+        except DAMAGED as error:
+            raise ValueError(f"cannot read {path}: {short(error, 100)}") from None
     return distances.moments(activations(case, part, case.reference()))
 
 
 def _depends(case: Case, interval: str, **more: Any) -> dict[str, Any]:
-    return {"resize": case.resize, **more, **case.hash("inception"), **case.precision,
-            "interval": interval}  # fmt: skip
+    return {"resize": case.resize, **more, **case.hash("inception"), "interval": interval}
 
 
 def _against(case: Case, interval: str, **more: Any) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from fastvar_lab.errors import short
 from fastvar_lab.evaluators.benchmark_plans import BenchmarkPlan, Sample
 from fastvar_lab.evaluators.picture_folder import Pictures, Sampled
 from fastvar_lab.evaluators.row_files import rows_folder
-from fastvar_lab.files import expanded
+from fastvar_lab.files import DAMAGED, expanded
 
 
 class PictureArray(Pictures):
@@ -21,7 +21,7 @@ class PictureArray(Pictures):
         try:
             with np.load(self.path) as held:
                 self.array = held["arr_0"]
-        except (OSError, ValueError, KeyError) as error:
+        except DAMAGED as error:
             raise ValueError(f"{path} is no npz file of pictures: {short(error, 100)}") from None
         if self.array.ndim != 4 or self.array.shape[3] != 3 or self.array.dtype != np.uint8:
             raise ValueError(

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from fastvar_lab.errors import short
 from fastvar_lab.evaluators import row_files
 from fastvar_lab.evaluators.benchmark_plans import BenchmarkPlan, Sample, read_samples
-from fastvar_lab.files import digest, expanded, folder, read_json
+from fastvar_lab.files import DAMAGED, digest, expanded, folder, read_json
 
 SETTINGS, SAMPLES = "settings.json", "samples.jsonl"
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".bmp": "BMP"}
@@ -52,7 +52,7 @@ class Pictures:
                 if image.mode[0] in "IF":  # a conversion would cut its values off
                     raise ValueError(f"its mode {image.mode} is not of 8 bits a channel")
                 return np.asarray(image.convert("RGB"))
-        except (OSError, ValueError, SyntaxError) as error:
+        except (*DAMAGED, Image.DecompressionBombError) as error:
             raise ValueError(f"cannot read the picture {path}: {short(error, 100)}") from None
 
     def stamp(self, i: int) -> tuple[int, int]:

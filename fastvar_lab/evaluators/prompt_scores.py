@@ -29,7 +29,7 @@ def hps(case: Case) -> Result:
 
 
 def _cosines(case: Case, name: str, options: dict[str, Any]) -> Result:
-    depends = {**options, **case.hash(name)}
+    depends = {**options, **case.hash(name), **case.precision}
     known = dict[str, Any]()
 
     def compute(pictures: Sequence[np.ndarray], places: Sequence[int]) -> np.ndarray:
@@ -41,8 +41,7 @@ def _cosines(case: Case, name: str, options: dict[str, Any]) -> Result:
             cosines = (network.pictures(pictures, **options) * texts).sum(1)
         return (100 * cosines).float().cpu().numpy()
 
-    prompts = {"prompts": case.folder.prompts}
-    rows = case.folder.rows(name, compute, case.batch, **depends, **prompts, **case.precision)
+    rows = case.rows(name, compute, prompts=case.folder.prompts, **depends)
     return mean(case, rows[:, 0], **depends)
 
 
@@ -52,20 +51,18 @@ def image_reward(case: Case) -> Result:
 
     def compute(pictures: Sequence[np.ndarray], places: Sequence[int]) -> np.ndarray:
         prompts = [case.folder.prompts[i] for i in places]
-        with case.mixed():
+        with Exact():
             return case.network("imagereward").score(prompts, pictures).cpu().numpy()
 
-    prompts = {"prompts": case.folder.prompts}
-    rows = case.folder.rows(
-        "imagereward", compute, case.batch, **depends, **prompts, **case.precision
-    )
+    rows = case.rows("imagereward", compute, prompts=case.folder.prompts, **depends)
     return mean(case, rows[:, 0], **depends)
 
 
 def gen_eval(case: Case) -> Result:
     """GenEval's overall score, the mean of its tasks' shares; parts are the tasks."""
     entries = [sample.metadata for sample in case.folder.samples]
-    depends = {"rules": asdict(case.options.rules), **case.hash("detector", "clip")}
+    depends = {"rules": asdict(case.options.rules), **case.hash("detector", "clip"),
+               **case.precision}  # fmt: skip
     judges = list[PictureJudge]()
 
     def compute(pictures: Sequence[np.ndarray], places: Sequence[int]) -> np.ndarray:
@@ -80,8 +77,8 @@ def gen_eval(case: Case) -> Result:
                 verdicts.append(judges[0].judge(entry, picture)[0])
         return np.array(verdicts)
 
-    hits = case.folder.rows("geneval", compute, case.batch, **depends, **case.precision)
-    depends |= {**case.precision, "interval": "bootstrap over prompts, task by task"}
+    hits = case.rows("geneval", compute, entries=entries, **depends)
+    depends["interval"] = "bootstrap over prompts, task by task"
     return _tasks(case, hits[:, 0], depends)
 
 
@@ -130,7 +127,8 @@ def closed_world(case: Case) -> Result:
             rows.append((verdict(prompts[i], objects, aspect), chance))
         return np.array(rows, dtype=float)
 
-    rows = case.folder.rows("closed-world", compute, case.batch, prompts=case.folder.prompts)
+    known = {"prompts": case.folder.prompts, "groups": case.folder.groups}
+    rows = case.rows("closed-world", compute, **known)
     hits, chances = rows[:, 0], rows[:, 1][np.isfinite(rows[:, 1])]
     by_task = {task: hits[tasks == task].tolist() for task in dict.fromkeys(case.folder.groups)}
     parts = {task: (float(np.mean(several)), *wilson(several)) for task, several in by_task.items()}

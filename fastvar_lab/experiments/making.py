@@ -25,6 +25,7 @@ from fastvar_lab.files import PARTIAL, expanded, write, write_json, write_utf8
 from fastvar_lab.files import folder as writable
 from fastvar_lab.generation import generate
 from fastvar_lab.methods.columns import written
+from fastvar_lab.methods.fingerprint import user_code_hash
 from fastvar_lab.models.features import text_label
 from fastvar_lab.models.model import Model
 from fastvar_lab.models.spec import ModelSpec
@@ -91,6 +92,8 @@ class MakeJob:
         sampling = model.sampling if self.sampling is None else self.sampling
         sizes = model.sizes if self.sizes is None else as_sizes(self.sizes)
         parts = [part for part in model.parts if part is not model.text_encoder]
+        runner = self.method.start(model.grids(self.sizes), model.depth)
+        code = user_code_hash(self.method, runner)
         return json.loads(
             json.dumps(
                 {
@@ -102,6 +105,7 @@ class MakeJob:
                     "precision": model.precision,
                     "device": model.device.type,
                     "method": written(self.method),
+                    **({"code": code} if code else {}),  # of your own classes
                     "guidance": sampling.guidance,
                     "temperature": sampling.temperature,
                     "top_p": sampling.top_p,
@@ -192,6 +196,11 @@ def prepare(model: Model, job: MakeJob, folder: Path) -> None:
         extra = {"environment": environment(model.device), "source": model.source}
         write_json(folder / SETTINGS, {**settings, **extra})
         known = settings
+    method = settings["method"]
+    if known.get("method") == method and known.get("code") != settings.get("code"):
+        raise ValueError(
+            f"{folder} holds pictures of other code of {short(method)}: name another folder"
+        )
     for name, value in settings.items():
         if known.get(name) != value:
             raise ValueError(
