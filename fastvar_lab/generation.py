@@ -209,7 +209,7 @@ def replayed(model: Model, request: Request, method: Method) -> Generation:
     begin = partial(_prepare, model, request, method, Start(), [recorder.wrap], False)
     with _computing(model, request):
         live = begin()
-        inputs = tensors_of(live.states[Rows.BOTH])
+        inputs = _inputs(live)
         key = capture_key(model, request, method, inputs)
         captured = model.graphs.find(key)
         if captured is not None:
@@ -222,13 +222,17 @@ def replayed(model: Model, request: Request, method: Method) -> Generation:
         generation = _finish(live)
     with _computing(model, request):
         live = begin()
-        live.stream = recorder.buffers
+        live.stream, inputs = recorder.buffers, _inputs(live)
         with recorder.capturing() as recording:
             _loop(live)
         output = Output(live.canvas, live.tokens, live.numbers.noted)
-        inputs = tensors_of(live.states[Rows.BOTH])
         model.graphs.keep(key, Captured(recording, recorder.buffers, inputs, output, live))
     return generation
+
+
+def _inputs(live: Live) -> list[Tensor]:
+    """Return the tensors that the steps begin with: the blank latent, and those of the state."""
+    return [live.canvas, *tensors_of(live.states[Rows.BOTH])]
 
 
 @contextmanager

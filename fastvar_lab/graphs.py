@@ -2,8 +2,9 @@
 
 On a GPU every scale step becomes a CUDA graph. On a CPU the operations of the steps are recorded
 and called again: the same fixed inputs, outputs and decisions, without a capture. What a generation
-reads from outside of the loop stays at one place: the state that the backbone begins with is copied
-there, and noise is drawn there before the step that reads it.
+reads from outside of the loop stays at one place, and is held as long as the capture: the blank
+latent and the state that the backbone begins with are copied there, and noise is drawn there before
+the step that reads it.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields, is_dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -103,20 +105,35 @@ class Call:
     dead: tuple[int, ...] = ()
 
 
-class Tape(Watched):
-    """Records the operations of a generation in sections, and calls them again."""
+class Recording(Watched):
+    """Records the sections of a generation, and holds the tensors that they read and did not make.
+
+    Those were made before the capture. One that nothing holds would be freed after it, and a replay
+    would read whatever lies there then.
+    """
 
     def __init__(self, method: Method, buffers: Buffered) -> None:
         super().__init__(method, buffers)
-        self.slots = WeakTensorKeyDictionary()
-        self.sections: list[list[Call]] = []
+        self.sections: list[Any] = []
+        self.slots = WeakTensorKeyDictionary()  # numbers of the tensors that sections make
         self.count = 0
-        self.tensors: dict[int, Tensor] = {}
+        self.outside: dict[int, tuple[Tensor, int]] = {}  # by id, with versions before the sections
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if self.sections:
+            for leaf in tree_leaves((args, kwargs)):
+                if isinstance(leaf, Tensor) and leaf not in self.slots:
+                    self.outside.setdefault(id(leaf), (leaf, _version(leaf)))
+        return super().__torch_dispatch__(func, types, args, kwargs)
 
     def note(self, func: Any, args: Any, kwargs: dict[str, Any], out: Any) -> None:
-        call = Call(func, self._placed(args), self._placed(kwargs), ())
-        call.outputs = tuple(self._slot(t) for t in tree_leaves(out) if isinstance(t, Tensor))
-        self.sections[-1].append(call)
+        self.made(out)
+
+    def made(self, out: Any) -> tuple[int, ...]:
+        """Return the numbers of the tensors that an operation returned."""
+        return tuple(self._slot(t) for t in tree_leaves(out) if isinstance(t, Tensor))
 
     def _slot(self, tensor: Tensor) -> int:
         if tensor not in self.slots:
@@ -124,6 +141,41 @@ class Tape(Watched):
             self.count += 1
         number: int = self.slots[tensor]
         return number
+
+    def check(self, filled: Sequence[Tensor]) -> None:
+        """Raise CannotCapture if sections write into what they did not make.
+
+        A replay would begin with what the one before has left there. They may do so with the
+        `filled` tensors, which every replay gets afresh.
+        """
+        known = {t.untyped_storage().data_ptr() for t in filled}
+        for tensor, version in self.outside.values():
+            if _version(tensor) != version and tensor.untyped_storage().data_ptr() not in known:
+                raise CannotCapture(
+                    f"{short(self.method)} writes into a tensor {tuple(tensor.shape)} that was "
+                    "made before the first step, which a captured graph cannot repeat: generate "
+                    "without graphs"
+                )
+
+
+def _version(tensor: Tensor) -> int:
+    """Return a number that grows when a tensor or a view of it is written to."""
+    return 0 if tensor.is_inference() else tensor._version
+
+
+class Tape(Recording):
+    """Records the operations of a generation in sections, and calls them again."""
+
+    def __init__(self, method: Method, buffers: Buffered) -> None:
+        super().__init__(method, buffers)
+        self.sections: list[list[Call]] = []
+        self.tensors: dict[int, Tensor] = {}
+
+    def note(self, func: Any, args: Any, kwargs: dict[str, Any], out: Any) -> None:
+        if self.sections:  # else it is called before the first step that runs, and no more
+            call = Call(func, self._placed(args), self._placed(kwargs), ())
+            call.outputs = self.made(out)
+            self.sections[-1].append(call)
 
     def _placed(self, value: Any) -> Any:
         """Put slots in the place of recorded tensors."""
@@ -194,12 +246,12 @@ def _slots(value: Any) -> Iterator[int]:
         yield from _slots(list(value.values()))
 
 
-class CudaGraphs:
+class CudaGraphs(Recording):
     """Captures the kernels of a generation in sections, as CUDA graphs with one memory pool."""
 
-    def __init__(self, device: torch.device) -> None:
-        self.device, self.graphs = device, list[Any]()
-        self.pool = torch.cuda.graph_pool_handle()
+    def __init__(self, method: Method, buffers: Buffered) -> None:
+        super().__init__(method, buffers)
+        self.device, self.pool = buffers.device, torch.cuda.graph_pool_handle()
 
     @contextmanager
     def recording(self) -> Iterator[None]:
@@ -209,11 +261,10 @@ class CudaGraphs:
         gc.collect()
         torch.cuda.empty_cache()  # the pool of graphs cannot use what the allocator keeps
         stream.wait_stream(torch.cuda.current_stream(self.device))
-        torch.clear_autocast_cache()  # casts made before would be freed after the capture
-        with torch.cuda.device(self.device), torch.cuda.stream(stream):
+        with torch.cuda.device(self.device), torch.cuda.stream(stream), self:
             try:
                 yield
-                self.graphs[-1].capture_end()
+                self.sections[-1].capture_end()
             except torch.OutOfMemoryError:
                 raise
             except RuntimeError as error:
@@ -223,15 +274,15 @@ class CudaGraphs:
             finally:
                 if torch.cuda.is_current_stream_capturing():  # after an error
                     with suppress(RuntimeError):
-                        self.graphs[-1].capture_end()
+                        self.sections[-1].capture_end()
         torch.cuda.current_stream(self.device).wait_stream(stream)
 
     def enter(self) -> None:
         """Begin a section."""
-        if self.graphs:
-            self.graphs[-1].capture_end()
-        self.graphs.append(torch.cuda.CUDAGraph())
-        self.graphs[-1].capture_begin(pool=self.pool, capture_error_mode="thread_local")
+        if self.sections:
+            self.sections[-1].capture_end()
+        self.sections.append(torch.cuda.CUDAGraph())
+        self.sections[-1].capture_begin(pool=self.pool, capture_error_mode="thread_local")
 
     def close(self, kept: Sequence[Tensor]) -> Callable[[], list[Tensor]]:
         """Return a function that gives `kept` tensors, which stay where they are."""
@@ -240,7 +291,7 @@ class CudaGraphs:
     def replay(self, section: int) -> None:
         """Launch the kernels of a section."""
         with torch.cuda.device(self.device):
-            self.graphs[section].replay()
+            self.sections[section].replay()
 
 
 class Boundary(Wrapper):
@@ -267,9 +318,7 @@ class Recorder:
         self.watched = Watched(method, buffers)
         on_gpu = buffers.device.type == "cuda"
         self.recording: Tape | CudaGraphs | None = None
-        self._new: Callable[[], Tape | CudaGraphs] = (
-            (lambda: CudaGraphs(buffers.device)) if on_gpu else (lambda: Tape(method, buffers))
-        )
+        self._new = partial(CudaGraphs if on_gpu else Tape, method, buffers)
 
     def wrap(self, runner: Runner) -> Runner:
         """Wrap a runner, to learn when its steps begin."""
@@ -278,9 +327,8 @@ class Recorder:
     def _enter(self, grid: Grid) -> None:
         self.buffers.section += 1
         self.watched.grid = grid
-        if isinstance(self.recording, Tape):
-            self.recording.grid = grid
         if self.recording is not None:
+            self.recording.grid = grid
             self.recording.enter()
 
     @contextmanager
@@ -295,6 +343,7 @@ class Recorder:
         """Run the same generation inside, which is captured."""
         self.buffers.restart()
         self.recording = self._new()
+        torch.clear_autocast_cache()  # casts from before the capture follow no later weights
         with self.recording.recording():
             yield self.recording
 
@@ -318,6 +367,7 @@ class Captured:
         output: Output,
         holds: object,
     ) -> None:
+        recording.check([*inputs, *(noise.buffer for noise in buffers.held.values())])
         self.recording, self.buffers, self.inputs = recording, buffers, list(inputs)
         self.holds = holds  # what the sections write to, such as the cache
         self.steps, self.drawn = [step for step, _ in output.noted], output.tokens

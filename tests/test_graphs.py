@@ -1,12 +1,16 @@
 """Captured generations: on a CPU the same bits as without, from static inputs and noise."""
 
+import gc
+import weakref
 from dataclasses import replace
 
 import pytest
 import torch
 
 import fastvar_lab as fv
-from fastvar_lab.graphs import KEPT
+from fastvar_lab import graphs
+from fastvar_lab.graphs import KEPT, Tape, storages
+from fastvar_lab.methods import restore_anchors
 from fastvar_lab.methods.merge import Merge
 from fastvar_lab.speed.memory import cloned, copied
 from tests.families import FAMILIES, prompt, small_model
@@ -54,6 +58,36 @@ def test_captured_generations_give_the_same_bits(model, method):
     for before in made[:2]:  # later replays did not write over them
         assert same(first, before)
     assert len(model.graphs) <= 3  # texts of another length have another capture
+
+
+class HoldsNothing(Tape):
+    """Keeps no tensor that its sections read from outside, as a CUDA graph keeps none."""
+
+    def _placed(self, value):
+        placed = super()._placed(value)
+        return weakref.ref(placed) if isinstance(placed, torch.Tensor) else placed
+
+    def _filled(self, value):
+        if not isinstance(value, weakref.ref):
+            return super()._filled(value)
+        tensor = value()
+        assert tensor is not None, "a replay reads freed memory"
+        return tensor
+
+
+@pytest.mark.parametrize("method", [*METHODS, fv.Prune({-1: 0.5}, restore=fv.Anchors(3))], ids=repr)
+def test_what_a_replay_reads_is_held_and_filled_anew(model, method, monkeypatch):
+    monkeypatch.setattr(graphs, "Tape", HoldsNothing)
+    model.graphs.clear()
+    plain = fv.generate(model, prompt(model), method, seed=3)
+    fv.generate(model, prompt(model), method, seed=3, graphs=True)
+    restore_anchors._nearest_anchors.cache_clear()
+    gc.collect()
+    ((_, captured),) = model.graphs._held
+    noise = [noise.buffer for noise in captured.buffers.held.values()]
+    for octets in storages([*captured.inputs, *noise]):
+        octets.fill_(1)
+    assert same(plain, fv.generate(model, prompt(model), method, seed=3, graphs=True))
 
 
 def test_another_batch_size_or_sampling_is_another_capture(model):
@@ -160,6 +194,53 @@ class Reads(fv.Runner):
 class Decides(fv.Dense):
     def start(self, grids, depth, held=None):
         return Reads()
+
+
+class Adds(fv.Runner):
+    """Sums up what layers see, in a tensor of its own."""
+
+    def __init__(self):
+        self.total = torch.zeros(1)
+
+    def sublayer(self, site, grid, branch, x):
+        self.total += x.mean()
+        return branch(x) * self.total
+
+
+class Summed(fv.Dense):
+    def start(self, grids, depth, held=None):
+        return Adds()
+
+
+def test_a_runners_tensor_that_is_written_to_is_said():
+    model = small_model("var")
+    with pytest.raises(ValueError, match=r"Summed.* writes into a tensor \(1,\) that was made"):
+        fv.generate(model, prompt(model), Summed(), graphs=True)
+    assert not len(model.graphs)
+
+
+class Looks(fv.Wrapper):
+    """Computes after skipped steps, too."""
+
+    def after(self, grid, tokens, canvas, logits=None):
+        self.inner.after(grid, tokens, canvas, logits)
+        self.mean = canvas.mean()
+
+    def sublayer(self, site, grid, branch, x):
+        return self.inner.sublayer(site, grid, branch, x) + self.mean
+
+
+class Looked(fv.Prune):
+    def start(self, grids, depth, held=None):
+        return Looks(super().start(grids, depth, held))
+
+
+def test_a_first_step_that_is_skipped_is_in_no_section():
+    model, method = small_model("infinity"), Looked({1: 1.0})
+    for seed in (3, 4):
+        plain = fv.generate(model, prompt(model), method, seed=seed)
+        for _ in range(2):
+            assert same(plain, fv.generate(model, prompt(model), method, seed=seed, graphs=True))
 
 
 def test_a_value_read_on_the_host_is_said():
