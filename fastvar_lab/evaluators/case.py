@@ -116,7 +116,7 @@ class Case:
         pictures = self.folder if pictures is None else pictures
         return pictures.rows(name, compute, self.batch, version=VERSIONS[name], **depends)
 
-    def hash(self, *names: str) -> dict[str, str]:
+    def hash(self, *names: str) -> dict[str, Any]:
         """Return the fingerprints of networks: part of what a score depends on."""
         return {name: collection.fingerprint(name, self.networks) for name in names}
 

@@ -61,8 +61,8 @@ def image_reward(case: Case) -> Result:
 def gen_eval(case: Case) -> Result:
     """GenEval's overall score, the mean of its tasks' shares; parts are the tasks."""
     entries = [sample.metadata for sample in case.folder.samples]
-    depends = {"rules": asdict(case.options.rules), **case.hash("detector", "clip"),
-               **case.precision}  # fmt: skip
+    depends: dict[str, Any] = {"rules": asdict(case.options.rules), **case.precision}
+    depends |= case.hash("detector", "clip")
     judges = list[PictureJudge]()
 
     def compute(pictures: Sequence[np.ndarray], places: Sequence[int]) -> np.ndarray:
@@ -127,7 +127,7 @@ def closed_world(case: Case) -> Result:
             rows.append((verdict(prompts[i], objects, aspect), chance))
         return np.array(rows, dtype=float)
 
-    known = {"prompts": case.folder.prompts, "groups": case.folder.groups}
+    known: dict[str, Any] = {"prompts": case.folder.prompts, "groups": case.folder.groups}
     rows = case.rows("closed-world", compute, **known)
     hits, chances = rows[:, 0], rows[:, 1][np.isfinite(rows[:, 1])]
     by_task = {task: hits[tasks == task].tolist() for task in dict.fromkeys(case.folder.groups)}

@@ -120,12 +120,14 @@ def _frame(
     record = _record(name)
     label = name if isinstance(name, str) else name.name
     kept = record.points(frame) if record.points else frame
-    written = output.write_frame(out / label, kept)
+    output.write_frame(out / label, kept)
     if record.points:
-        written = output.write_frame(output.rows_path(out / label), frame)
+        output.write_frame(output.rows_path(out / label), frame)
+    told = output.read_told(out / label)
+    assert told is not None
     scope = scope if isinstance(scope, str) else scope.name
     report = {"figure": label, **output.measured(scope, frame, len(kept))}
-    return report, written
+    return report, told
 
 
 def draw_frame(
@@ -273,7 +275,7 @@ def _from_data(name: str, out: Path, report: Report) -> tuple[Figure, Sequence[t
     """
     try:
         report["caption"] = _caption(name, report)
-        frame = None if name in GALLERIES else output.read_rows(out / name)
+        frame = None if name in GALLERIES else output.read_told(out / name)
         return figure_of(name, out, report), list(_texts(out / name, name, report, frame))
     except OSError:
         raise

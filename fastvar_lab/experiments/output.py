@@ -83,6 +83,15 @@ def read_rows(path: str | Path) -> pd.DataFrame | None:
     return None
 
 
+def read_told(path: str | Path) -> pd.DataFrame | None:
+    """Read what tables tell: all rows if they are of methods, else what the figure shows.
+
+    `path` is without its ending; None if there are no data.
+    """
+    rows = read_rows(path)
+    return rows if rows is None or "method" in rows else read_frame(path)
+
+
 def tables(path: str | Path, frame: pd.DataFrame, caption: str = "") -> Iterator[tuple[Path, str]]:
     """Yield what a frame says as Markdown and LaTeX (booktabs): each file and its text.
 
