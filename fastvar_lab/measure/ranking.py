@@ -199,7 +199,13 @@ def ranking_table(frame: pd.DataFrame, value: str = "psnr") -> pd.DataFrame:
 
 
 def detail_table(frame: pd.DataFrame) -> pd.DataFrame:
-    """Write the ranking by detail: how far it is from that of rendered truth, in octaves."""
+    """Write the ranking by detail: how far it is from that of rendered truth, in octaves.
+
+    >>> rows = [{"kind": "quality", "family": "a", "method": "a", "picture": 0, "detail_error": 1},
+    ...         {"kind": "time", "family": "a", "method": "a", "speedup": 1.6}]
+    >>> detail_table(pd.DataFrame(rows)).iloc[0].to_dict()
+    {'family': 'a', '1.5x': '1.00 (1.00 to 1.00)'}
+    """
     if "detail_error" not in frame:
         return pd.DataFrame(columns=[GUIDANCE, "family"])
     columns = {"": "speedup", " operations": OPERATIONS}

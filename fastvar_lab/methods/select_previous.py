@@ -107,6 +107,9 @@ class AttentionEntropy(Observed):
     (ToProVAR drops high entropy). Neither method is complete here, because their constants are
     not published; only the sign is asked. `layers`, a half-open range, are those that are looked
     at, default all; a few need less time. Guessed: the mean over layers, the step.
+
+    >>> AttentionEntropy(keep="low")
+    AttentionEntropy(keep='low', layers=None)
     """
 
     keep: str = "high"
