@@ -8,14 +8,14 @@ from typing import Any
 
 from fastvar_lab.audit import check_value
 from fastvar_lab.frames import FASTVAR, FULL, KEPT, ROWS, SKIPPING
-from fastvar_lab.methods.guidance import TAILS, Around
+from fastvar_lab.methods.guidance import Around
 from fastvar_lab.methods.prune import Dense, Prune
 from fastvar_lab.methods.registry import classes, restorers, selectors
 from fastvar_lab.methods.restore import CachedBranch
 from fastvar_lab.methods.schedule import Scheduled
 from fastvar_lab.methods.select import FarFromMean
 from fastvar_lab.methods.spaces import axis_of
-from fastvar_lab.seam import KINDS, Grid, Method, Rows, Site
+from fastvar_lab.seam import KINDS, Grid, Method, Site
 
 
 def describe(method: Method, grids: Sequence[Grid], depth: int) -> dict[str, Any]:
@@ -69,8 +69,6 @@ def family(method: Method) -> str:
     ('FastVAR', 'skipping', 'ToMe')
     >>> family(Prune({-1: 0.5}, select=selectors()["random"]))
     'pruning, random'
-    >>> family(Prune({}, null_until=-2))
-    'conditional tail'
     >>> from fastvar_lab.methods.guidance import Tail
     >>> family(Tail(Prune({-1: 0.5}), cond_from=-1)), family(Tail(skip_from=-2))
     ('FastVAR, conditional tail', 'skipping')
@@ -80,8 +78,6 @@ def family(method: Method) -> str:
         return method.addition if inner == FULL else f"{inner}, {method.addition}"
     if type(method) is not Prune:
         return FULL if method == Dense() else str(getattr(method, "family", type(method).__name__))
-    if not method.pairs:
-        return FULL if method.null_until is None else TAILS[Rows.COND]
     if all(ratio == 1 for _, ratio in method.pairs):
         return SKIPPING
     parts = [("pruning", False)]
