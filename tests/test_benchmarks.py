@@ -13,7 +13,14 @@ import fastvar_lab as fv
 from fastvar_lab.cli import release_options
 from fastvar_lab.cli.main import main
 from fastvar_lab.errors import WeightsError
-from fastvar_lab.evaluators import benchmarks, distances, inception_scores, results, row_files
+from fastvar_lab.evaluators import (
+    benchmarks,
+    distances,
+    geneval,
+    inception_scores,
+    results,
+    row_files,
+)
 from fastvar_lab.evaluators.benchmark_plans import BenchmarkPlan
 from fastvar_lab.evaluators.case import VERSIONS, Case, Options, Result
 from fastvar_lab.evaluators.geneval_pictures import GenEvalPrompts, PictureJudge, cut_out
@@ -29,8 +36,12 @@ from fastvar_lab.evaluators.scoring import paired, score
 from fastvar_lab.experiments import making, paper_tables, printed_tables
 from fastvar_lab.experiments.making import MakeJob, make
 from fastvar_lab.measure.quality import METRICS
+from fastvar_lab.measure.statistics import bootstrap
 from fastvar_lab.networks.inception import Inception
 from fastvar_lab.networks.pretrained import Clip, Detector, ImageReward, Objects
+from fastvar_lab.world.grammar import parse
+from fastvar_lab.world.render import render
+from fastvar_lab.world.scene import compose
 
 WORLD = benchmarks.find("closed-world")
 TEN = BenchmarkPlan(WORLD, n=10)
@@ -255,6 +266,39 @@ def test_half_precision_is_of_clip_alone(six, tiny_networks, tmp_path, monkeypat
     assert halved == {"Inception": {False}, "ImageReward": {False}, "Detector": {False},
                       "Clip": {True}}  # fmt: skip
     assert [name for name in names if "autocast" in results[name].depends] == names[2:]
+
+
+def test_pictures_of_one_prompt_count_once_in_intervals(tmp_path):
+    """Equal pictures of each prompt tell as much as one does."""
+    for images in (1, 4):
+        for way in ("full", "half"):  # of the second, every other prompt's are black
+            plan = BenchmarkPlan(WORLD, n=24, images=images)
+            for i, sample in enumerate(plan.samples()):
+                scene = compose(parse(sample.prompt), plan.prompts()[i // images][1].seed)
+                picture = render(scene, 96)
+                if way == "half" and i // images % 2:
+                    picture[:] = 0
+                (tmp_path / f"{way}{images}").mkdir(exist_ok=True)
+                Image.fromarray(picture).save(tmp_path / f"{way}{images}" / sample.path)
+    full, once, four = (
+        PictureFolder(tmp_path / f"{way}{n}", BenchmarkPlan(WORLD, n=24, images=n))
+        for way, n in (("full", 4), ("half", 1), ("half", 4))
+    )
+    one, several = (score(folder)["closed-world"] for folder in (once, four))
+    assert 0.3 < one.value == several.value < 0.7
+    assert (one.depends["interval"], several.depends["interval"]) == (
+        "Wilson's", "bootstrap over prompts, task by task",
+    )  # fmt: skip
+    assert several.n == 4 * one.n == 96
+    inside = [i for i, task in enumerate(once.groups) if task != "texture"]
+    hits = [float(once.read(i).any()) for i in inside]
+    tasks, names = [once.groups[i] for i in inside], [str(i) for i in inside]
+    assert (several.low, several.high) == geneval.interval(tasks, names, hits)
+    pairs = paired(four, full, ["psnr"])["psnr"]
+    values = [METRICS["psnr"].columns(once.read(i), full.read(4 * i))["psnr"] for i in range(24)]
+    assert (pairs.low, pairs.high) == pytest.approx(bootstrap(np.float32(values)), rel=1e-6)
+    assert pairs.depends["interval"] == "bootstrap over prompts"
+    assert (pairs.n, pairs.prompts) == (96, 24)
 
 
 def test_damaged_rows_are_computed_anew(made, tmp_path):

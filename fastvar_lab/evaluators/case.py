@@ -154,24 +154,24 @@ class Case:
         return Exact()
 
 
-def mean(case: Case, values: np.ndarray, **depends: Any) -> Result:
-    """Return the mean over pictures, its interval over prompts, and the mean of each group.
+def over_prompts(numbers: np.ndarray, values: np.ndarray) -> tuple[float, float]:
+    """Return the 95 % bootstrap interval of the mean of values (N,) over prompts (N,), by number.
 
-    Pictures of one prompt depend on each other, so that prompts are drawn for the interval.
+    Pictures of one prompt depend on each other, so that prompts are drawn, not pictures.
     """
-    by_group = dict[str, dict[str, list[float]]]()
-    for sample, value in zip(case.folder.samples, values):
-        of_prompt = by_group.setdefault(sample.group, {}).setdefault(sample.prompt, [])
-        of_prompt.append(float(value))
-    means = {
-        group: np.array([np.mean(several) for several in prompts.values()])
-        for group, prompts in by_group.items()
-    }
-    parts = {
-        group: (float(np.mean([v for several in by_group[group].values() for v in several])),
-                *bootstrap(inside))
-        for group, inside in means.items() if len(means) > 1
-    }  # fmt: skip
-    every = np.concatenate(list(means.values()))
+    _, prompts = np.unique(numbers, return_inverse=True)
+    return bootstrap(np.bincount(prompts, values) / np.bincount(prompts))
+
+
+def mean(case: Case, values: np.ndarray, **depends: Any) -> Result:
+    """Return the mean over pictures, its interval over prompts, and the mean of each group."""
+    numbers, groups = case.folder.prompt_numbers, np.array(case.folder.groups)
+    parts = dict[str, tuple[float, float, float]]()
+    for group in dict.fromkeys(case.folder.groups):
+        inside = groups == group
+        if not inside.all():
+            low, high = over_prompts(numbers[inside], values[inside])
+            parts[group] = float(values[inside].mean()), low, high
     depends["interval"] = "bootstrap over prompts"
-    return Result(float(values.mean()), *bootstrap(every), len(values), len(every), parts, depends)
+    interval, prompts = over_prompts(numbers, values), len(np.unique(numbers))
+    return Result(float(values.mean()), *interval, len(values), prompts, parts, depends)

@@ -119,6 +119,15 @@ class Sampled(Pictures):
     def groups(self) -> list[str]:
         return [sample.group for sample in self.samples]
 
+    @property
+    def prompt_numbers(self) -> np.ndarray:
+        """The number of each picture's prompt (N,): pictures of one prompt follow each other.
+
+        A text that is drawn once more counts as another prompt, a picture without one as its own.
+        """
+        each = [(s.group, s.prompt or i) for i, s in enumerate(self.samples)]
+        return np.cumsum([i > 0 and each[i] != each[i - 1] for i in range(len(each))])
+
     def check(self) -> None:
         """Raise ValueError for pictures that are not exactly those that are to be scored."""
 

@@ -12,7 +12,7 @@ import torch
 from fastvar_lab.evaluators import geneval
 from fastvar_lab.evaluators.case import Case, Exact, Result, mean
 from fastvar_lab.evaluators.geneval_pictures import PictureJudge
-from fastvar_lab.measure.statistics import UNKNOWN, wilson, wilson_of_means
+from fastvar_lab.measure.statistics import UNKNOWN, wilson_of_means
 from fastvar_lab.world.detect import detect
 from fastvar_lab.world.grammar import Prompt, parse
 from fastvar_lab.world.tasks import SIX, verdict
@@ -128,13 +128,27 @@ def closed_world(case: Case) -> Result:
         return np.array(rows, dtype=float)
 
     known: dict[str, Any] = {"prompts": case.folder.prompts, "groups": case.folder.groups}
-    rows = case.rows("closed-world", compute, **known)
+    rows = case.rows("closed-world", compute, **known).astype(float)
     hits, chances = rows[:, 0], rows[:, 1][np.isfinite(rows[:, 1])]
-    by_task = {task: hits[tasks == task].tolist() for task in dict.fromkeys(case.folder.groups)}
-    parts = {task: (float(np.mean(several)), *wilson(several)) for task, several in by_task.items()}
+    numbers = case.folder.prompt_numbers
+    several = len(np.unique(numbers)) < len(hits)
+
+    def interval(*names: str) -> tuple[float, float]:
+        """Return the interval of the mean of some tasks' shares of right pictures.
+
+        Several pictures of a prompt depend on each other, so that prompts are drawn.
+        """
+        if not several:
+            return wilson_of_means([hits[tasks == name] for name in names])
+        inside = np.isin(tasks, names)
+        prompts = list(map(str, numbers[inside]))
+        return geneval.interval(tasks[inside].tolist(), prompts, hits[inside].tolist())
+
+    there = list(dict.fromkeys(case.folder.groups))
+    parts = {task: (float(hits[tasks == task].mean()), *interval(task)) for task in there}
     if len(chances):
         parts[MISMATCHED] = (float(chances.mean()), *UNKNOWN)
-    six = [by_task[task] for task in SIX if task in by_task]
-    low, high = wilson_of_means(six)
-    value = float(np.mean([np.mean(several) for several in six]))
-    return Result(value, low, high, len(hits), case.prompts, parts, {"interval": "Wilson's"})
+    six = [task for task in SIX if task in there]
+    depends = {"interval": "bootstrap over prompts, task by task" if several else "Wilson's"}
+    value = float(np.mean([parts[task][0] for task in six]))
+    return Result(value, *interval(*six), len(hits), case.prompts, parts, depends)

@@ -10,13 +10,12 @@ from typing import Any
 import numpy as np
 
 from fastvar_lab.evaluators import benchmarks
-from fastvar_lab.evaluators.case import Case, Options, Result
+from fastvar_lab.evaluators.case import Case, Options, Result, over_prompts
 from fastvar_lab.evaluators.picture_folder import Sampled
 from fastvar_lab.evaluators.results import keep, pictures_sha256
 from fastvar_lab.evaluators.scores import Score, find
 from fastvar_lab.measure.learned import Learned
 from fastvar_lab.measure.quality import METRICS, Metric, as_metrics
-from fastvar_lab.measure.statistics import bootstrap
 from fastvar_lab.networks import collection
 from fastvar_lab.prompts import Item
 
@@ -161,10 +160,11 @@ def metrics_of_pictures(
 
 def _paired(folder: Sampled, other: Sampled, metric: Metric, batch: int) -> Result:
     rows = paired_rows(folder, other, metric, batch)
-    low, high = bootstrap(rows)
+    numbers = folder.prompt_numbers
+    low, high = over_prompts(numbers, rows)
     depends = {"against": other.root.name, "metric": metric.address,
-               "interval": "bootstrap over pictures"}  # fmt: skip
-    return Result(float(rows.mean()), low, high, len(rows), len(set(folder.prompts)), {}, depends)
+               "interval": "bootstrap over prompts"}  # fmt: skip
+    return Result(float(rows.mean()), low, high, len(rows), len(set(numbers)), {}, depends)
 
 
 def paired_rows(folder: Sampled, other: Sampled, metric: Metric, batch: int = 16) -> np.ndarray:
