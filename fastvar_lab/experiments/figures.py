@@ -123,11 +123,11 @@ def _frame(
     output.write_frame(out / label, kept)
     if record.points:
         output.write_frame(output.rows_path(out / label), frame)
-    told = output.read_told(out / label)
-    assert told is not None
+    tabulated = output.read_tabulated(out / label)
+    assert tabulated is not None
     scope = scope if isinstance(scope, str) else scope.name
     report = {"figure": label, **output.measured(scope, frame, len(kept))}
-    return report, told
+    return report, tabulated
 
 
 def draw_frame(
@@ -275,7 +275,7 @@ def _from_data(name: str, out: Path, report: Report) -> tuple[Figure, Sequence[t
     """
     try:
         report["caption"] = _caption(name, report)
-        frame = None if name in GALLERIES else output.read_told(out / name)
+        frame = None if name in GALLERIES else output.read_tabulated(out / name)
         return figure_of(name, out, report), list(_texts(out / name, name, report, frame))
     except OSError:
         raise

@@ -83,8 +83,8 @@ def read_rows(path: str | Path) -> pd.DataFrame | None:
     return None
 
 
-def read_told(path: str | Path) -> pd.DataFrame | None:
-    """Read what tables tell: all rows if they are of methods, else what the figure shows.
+def read_tabulated(path: str | Path) -> pd.DataFrame | None:
+    """Read what tables sum up: all rows if they are of methods, else what the figure shows.
 
     `path` is without its ending; None if there are no data.
     """
