@@ -184,6 +184,52 @@ def test_methods_that_follow_from_cells_are_compared(model, tmp_path):
         Experiment("?", "ours", charts.rivals, then=then)
 
 
+def test_cells_go_on_that_a_look_at_the_first_prompts_left(model, tmp_path):
+    seen = []
+
+    def cells(question):
+        return [
+            [Cell({}, m, label, (item,), i) for label, m in question.methods.items()]
+            for i, item in enumerate(question.prompts.take(question.scope.prompts))
+        ]
+
+    def narrow(question, frame):
+        seen.append(frame)
+        best = frame.groupby("method").psnr.mean().idxmax()
+        return lambda cell: cell.label == best
+
+    ways = {"little": fv.Prune({-1: 0.25}), "much": fv.Prune({-2: 0.75, -1: 0.75})}
+    how = {"narrow": narrow, "looked": 1, "name": "narrowed"}
+    record = Experiment("?", "ours", charts.rivals, lambda _: ways, cells, resumed, **how)
+    options = {"model": model, "prompts": PROMPTS, "store": Store(tmp_path), "progress": False}
+    frame = run(record, LOOK, guidance=(2, 4), **options)
+    for look in seen:
+        assert sorted(zip(look.method, look.picture)) == [("little", 0), ("much", 0)]
+    kept = [(scale, "little", picture) for scale in (2.0, 4.0) for picture in (0, 1)]
+    assert list(zip(frame.guidance, frame.method, frame.picture)) == kept
+    with pytest.raises(ValueError, match="how many prompts to look at"):
+        Experiment("?", "ours", charts.rivals, cells=cells, work=resumed, narrow=narrow)
+
+
+def test_transfer_keeps_what_is_near_an_envelope_where_it_is():
+    cells = [
+        Cell({"setting": setting}, label=label)
+        for setting in ("here", "there")
+        for label in ("planned", "good", "bad")
+    ]
+    quality = {"planned": 50.0, "good": 40.0, "bad": 39.0}
+    rows = [
+        {"setting": c.columns["setting"], "method": c.label, "family": "FastVAR", "rows_8x8": 2,
+         "picture": 0, "speedup_flop_bound": 2.0,
+         "psnr": quality[c.label] + (2 if c == cells[-1] else 0)}
+        for c in cells if c.label != "planned"
+    ]  # fmt: skip
+    question = Question(None, LOOK, PROMPTS, {"planned": fv.Dense()}, PROMPTS.take(1)[0])
+    wanted = budget_transfer.narrow(question, pd.DataFrame(rows))
+    kept = [(c.columns["setting"], c.label) for c in cells if wanted(c)]
+    assert kept == [("here", "planned"), ("here", "good"), ("there", "planned"), ("there", "bad")]
+
+
 def test_resumed_pictures_are_those_of_each_method_alone(model):
     items = PROMPTS.take(2)
     methods = [fv.Prune({-2: 0.5, -1: 0.75}), *planned(model).values()]

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from fastvar_lab.errors import unknown
 from fastvar_lab.experiments.base import (
     SCOPES,
+    Cell,
     Experiment,
     Methods,
     Question,
@@ -134,18 +135,29 @@ def jobs_of(
 
     `note` is told of each metric that is left out.
     """
-    if record.cells is not None:
-        assert record.work is not None
-        name = record.name
-        if not name:
-            raise ValueError("name the experiment: its cells are kept under its name")
-        if metrics and not record.has_metrics:
-            note(f"{name} measures no pictures by metrics: none is added")
-        return [
-            CellJob(name, record.version, record.work, tuple(cells), name)
-            for cells in record.cells(question)
-        ]
-    return comparing_jobs(record, question, metrics, note)
+    if record.cells is None:
+        return comparing_jobs(record, question, metrics, note)
+    if not record.name:
+        raise ValueError("name the experiment: its cells are kept under its name")
+    if metrics and not record.has_metrics:
+        note(f"{record.name} measures no pictures by metrics: none is added")
+    if record.narrow is None:
+        return cell_jobs(record, question)
+    return cell_jobs(record, question, lambda cell: cell.first < record.looked)
+
+
+def cell_jobs(
+    record: Experiment, question: Question, wanted: Callable[[Cell], bool] = lambda cell: True
+) -> list[Job]:
+    """Return the jobs of an experiment's cells, those that are `wanted`."""
+    assert record.cells is not None
+    assert record.work is not None
+    every = (tuple(filter(wanted, cells)) for cells in record.cells(question))
+    return [
+        CellJob(record.name, record.version, record.work, cells, record.name)
+        for cells in every
+        if cells
+    ]
 
 
 def comparing_jobs(

@@ -146,8 +146,10 @@ class Experiment:
     shape says its `cells(question)` too, lists of those that are worked on together, and the
     `work(model, cells)` that yields each with its rows. Where their results decide what is worth
     comparing, `then(question, frame)` returns those methods: they are compared as in any other
-    experiment, and their rows follow in the frame. `chart` draws the frame, or the sums of it that
-    `points` makes where it is too long to keep. `metrics` are computed beside the usual ones;
+    experiment, and their rows follow in the frame. Where they decide which cells are worth it, the
+    cells of the first `looked` prompts come first, and `narrow(question, frame)` returns which of
+    all go on: the frame has the rows of those alone. `chart` draws the frame, or the sums of it
+    that `points` makes where it is too long to keep. `metrics` are computed beside the usual ones;
     `seed` draws the prompts of sets that have one. `speed` says that random weights answer it: no
     number depends on what the weights have learned, or such cells are left out. Raise `version`
     when the meaning of its cells' numbers changes.
@@ -172,6 +174,8 @@ class Experiment:
     cells: Callable[[Question], list[list[Cell]]] | None = None
     work: Work | None = None
     then: Callable[[Question, pd.DataFrame], Methods] | None = None
+    narrow: Callable[[Question, pd.DataFrame], Callable[[Cell], bool]] | None = None
+    looked: int = 0
     claims: tuple[Claim, ...] = ()
     metrics: Sequence[str] | Callable[[Model], Sequence[str]] = ()
     points: Callable[[pd.DataFrame], pd.DataFrame] | None = None
@@ -192,6 +196,8 @@ class Experiment:
             raise ValueError(f"{self.question!r}: cells need a work, and a work needs cells")
         if self.then is not None and self.cells is None:
             raise ValueError(f"{self.question!r}: methods that follow need cells to follow from")
+        if self.narrow is not None and (self.cells is None or self.looked < 1):
+            raise ValueError(f"{self.question!r}: to narrow cells, say how many prompts to look at")
         if self.name:
             file_stem(self.name, ())  # its files have it
 

@@ -9,7 +9,14 @@ from dataclasses import replace
 import pandas as pd
 from tqdm.auto import tqdm
 
-from fastvar_lab.experiments.agenda import REGISTRY, Agenda, Compared, agenda, comparing_jobs
+from fastvar_lab.experiments.agenda import (
+    REGISTRY,
+    Agenda,
+    Compared,
+    agenda,
+    cell_jobs,
+    comparing_jobs,
+)
 from fastvar_lab.experiments.base import Experiment, Scope
 from fastvar_lab.experiments.jobs import Disturbed, Job, metric_addresses
 from fastvar_lab.experiments.workers import expectation, submit
@@ -124,15 +131,19 @@ def compare(
 
 
 def _follow(work: Agenda, store: Store, progress: bool, executor: Executor | None) -> None:
-    """Add the jobs of methods that follow from the results of the first jobs, computing these."""
-    then = work.record.then
-    if then is None:
+    """Compute the first jobs, and add what follows from their results: methods or more cells."""
+    record = work.record
+    if record.then is None and record.narrow is None:
         return
     _compute(work, [job for job in work.jobs if not job.timed], store, progress, executor)
     for part in work.scales:
-        methods = then(part.question, _read(work, part.jobs, store, {}))
-        question = replace(part.question, methods=methods)
-        part.add(comparing_jobs(work.record, question, work.metrics, work.note))
+        frame = _read(work, part.jobs, store, {})
+        if record.narrow is not None:
+            part.jobs.clear()
+            part.add(cell_jobs(record, part.question, record.narrow(part.question, frame)))
+        if record.then is not None:
+            question = replace(part.question, methods=record.then(part.question, frame))
+            part.add(comparing_jobs(record, question, work.metrics, work.note))
 
 
 def _read(work: Agenda, jobs: Sequence[Job], store: Store, disturbed: Disturbed) -> pd.DataFrame:

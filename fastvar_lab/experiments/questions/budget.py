@@ -94,18 +94,31 @@ def near_envelope(question: Question, frame: pd.DataFrame) -> Methods:
     that are judged: measured ones lie below those in operations.
     """
     grid = frame[frame.kind == "grid"]
-    values = grid.pivot_table(index="picture", columns="method", values="psnr")
-    bounds = grid.groupby("method").speedup_flop_bound.first()
-    near, envelopes = set[str](), hand_curves(grid)
-    for label, speedup in bounds.items():
-        sides = [curves for curves in envelopes.values() if any(label in part for part in curves)]
-        best = [envelope(values, bounds, curves, speedup) for curves in sides]
-        below = [float((there - values[label]).mean()) for there in best if there is not None]
-        if JUDGED[0] <= speedup <= JUDGED[1] and min(below) <= NEAR:
-            near.add(str(label))
-    by_label = hand_methods(question.model)
-    hand = {label: method for label, method in by_label.items() if label in near}
+    bounds, near = grid.groupby("method").speedup_flop_bound.first(), near_by_hand(grid)
+    hand = {
+        label: method
+        for label, method in hand_methods(question.model).items()
+        if label in near and JUDGED[0] <= bounds[label] <= JUDGED[1]
+    }
     return {**question.methods, **bench(question.model), **hand}
+
+
+def near_by_hand(frame: pd.DataFrame) -> set[str]:
+    """Return the schedules by hand that are at most `NEAR` below an envelope of theirs.
+
+    The rows of `frame` are pictures of each, with `speedup_flop_bound`: envelopes are those at
+    equal operations.
+    """
+    values = frame.pivot_table(index="picture", columns="method", values="psnr")
+    bounds = frame.groupby("method").speedup_flop_bound.mean()
+    near, envelopes = set[str](), hand_curves(frame)
+    for label in set().union(*(part for curves in envelopes.values() for part in curves)):
+        sides = [curves for curves in envelopes.values() if any(label in part for part in curves)]
+        best = [envelope(values, bounds, curves, bounds[label]) for curves in sides]
+        below = [float((there - values[label]).mean()) for there in best if there is not None]
+        if min(below) <= NEAR:
+            near.add(label)
+    return near
 
 
 def beats(over: str, speedups: Sequence[float], least: float, frame: pd.DataFrame) -> Answer:

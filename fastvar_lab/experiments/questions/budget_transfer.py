@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
+import pandas as pd
+
 from fastvar_lab.experiments.base import BATCH, Cell, Experiment, Methods, Question
-from fastvar_lab.experiments.questions.budget import GUIDANCES, NO_PLANS, hand_methods
+from fastvar_lab.experiments.questions.budget import (
+    GUIDANCES,
+    NO_PLANS,
+    hand_methods,
+    near_by_hand,
+)
 from fastvar_lab.experiments.resumed import bound, resumed
 from fastvar_lab.frames import PLANNED_AT
 from fastvar_lab.models.model import Model
@@ -20,8 +27,9 @@ from fastvar_lab.seam import Method
 
 CLOSE = 0.06  # relative distance from these within which schedules by hand are compared
 LARGER = 48
-LOOKED = 8  # prompts, unless the scope is "paper"
+LOOKED = 8  # prompts for which all by hand are drawn; scopes but "paper" stop there
 PLAIN = "solid"
+SETTING = "setting"  # the column that says where schedules are judged
 
 
 class Setting(NamedTuple):
@@ -82,7 +90,7 @@ def cells(question: Question) -> list[list[Cell]]:
     scales = {label: {PLANNED_AT: planned[label][0]} for label in every if label in planned}
     return [
         [
-            Cell({"setting": place.name, **scales.get(label, {})}, method, label,
+            Cell({SETTING: place.name, **scales.get(label, {})}, method, label,
                  place.items[i : i + BATCH], i, question.prompts.judge, sizes=place.sizes)
             for label, method in every.items()
         ]
@@ -91,12 +99,24 @@ def cells(question: Question) -> list[list[Cell]]:
     ]  # fmt: skip
 
 
+def narrow(question: Question, frame: pd.DataFrame) -> Callable[[Cell], bool]:
+    """Keep planned schedules and, in each setting, those by hand that may be on an envelope."""
+    near = {name: near_by_hand(rows) for name, rows in frame.groupby(SETTING)}
+
+    def wanted(cell: Cell) -> bool:
+        return cell.label in question.methods or cell.label in near[cell.columns[SETTING]]
+
+    return wanted
+
+
 EXPERIMENT = Experiment(
     question="Do schedules planned for operations hold on other prompts, maps and guidance scales?",
     source="ours",
     methods=methods,
     cells=cells,
     work=resumed,
+    narrow=narrow,
+    looked=LOOKED,
     chart=charts.transfer,
     points=charts.transfer_points,
     guidances=GUIDANCES,
