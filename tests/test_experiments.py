@@ -1,7 +1,7 @@
 """Cells on disk, runs that are stopped, read back, and run elsewhere."""
 
 import argparse
-import gzip
+import bz2
 import itertools
 import json
 import multiprocessing
@@ -585,7 +585,7 @@ def test_new_data_do_not_stand_beside_where_the_old_ones_are_from(tmp_path, monk
     monkeypatch.setattr(figures, "write_utf8", interrupted)
     with pytest.raises(KeyboardInterrupt):
         list(there())
-    assert (tmp_path / "memory.csv.gz").exists()
+    assert (tmp_path / "memory.csv.bz2").exists()
     assert not (tmp_path / "memory.json").exists()
 
 
@@ -944,7 +944,7 @@ def test_claims_are_judged_by_the_data_of_figures(tmp_path, monkeypatch, capsys)
 def test_damaged_data_of_a_figure_are_one_sentence(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(run, "run", lambda name, scope, **options: synthetic(name))
     list(figures.draw(fv.load("tiny"), ["memory"], tmp_path))
-    report, data = tmp_path / "memory.json", tmp_path / "memory.csv.gz"
+    report, data = tmp_path / "memory.json", tmp_path / "memory.csv.bz2"
     whole = report.read_text()
     for damaged in ("[" * 100_000, "null", "{}", '{"versions": 3}', "\udcff"):
         report.write_bytes(damaged.encode(errors="surrogateescape"))
@@ -953,7 +953,7 @@ def test_damaged_data_of_a_figure_are_one_sentence(tmp_path, monkeypatch, capsys
         assert main(["figures", "--redraw", "--out", str(tmp_path)]) == 2
     report.write_text(whole)
     rows = data.read_bytes()
-    foreign = gzip.compress(b"a,b\n1,2\n")
+    foreign = bz2.compress(b"a,b\n1,2\n")
     for damaged in (b"", b"\xff\xfe", rows[:99], rows[:99] + bytes(9) + rows[108:], foreign):
         data.write_bytes(damaged)
         assert main(["figures", "--check", "--out", str(tmp_path)]) == 2
@@ -992,7 +992,7 @@ def test_a_list_reads_from_the_source_what_the_records_say():
 def test_an_experiment_leaves_its_data_tables_figure_and_where_they_are_from(tmp_path):
     out = ["--out", str(tmp_path / "out"), "--store", str(tmp_path / "cells")]
     assert main(["experiment", "latency_by_scale", "--quick", *out]) == 0
-    endings = {".gz", ".json", ".md", ".tex", ".txt", ".png", ".pdf"}
+    endings = {".bz2", ".json", ".md", ".tex", ".txt", ".png", ".pdf"}
     assert {path.suffix for path in (tmp_path / "out").iterdir()} == endings
     told = json.loads((tmp_path / "out" / "latency_by_scale.json").read_text())
     assert (
@@ -1006,7 +1006,7 @@ def test_figures_are_checked_against_their_data(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(run, "run", lambda name, scope, **options: synthetic(name))
     names = ["caching_step", "intermediate_outputs", "intermediate_outputs_scores"]
     made = list(figures.draw(model, names, tmp_path))
-    assert {p.suffix for p in made} == {".gz", ".npz", ".png", ".pdf"}
+    assert {p.suffix for p in made} == {".bz2", ".npz", ".png", ".pdf"}
     assert "Which step is the best one" in (tmp_path / "caching_step.txt").read_text()
     assert figures.check(tmp_path) == []
     told = json.loads((tmp_path / "caching_step.json").read_text())
@@ -1020,9 +1020,9 @@ def test_figures_are_checked_against_their_data(tmp_path, monkeypatch, capsys):
     assert figures.check(tmp_path) == []
     assert main(["figures", "--redraw", "spectra", "--out", str(tmp_path)]) == 2
     assert "spectra.json is not there" in capsys.readouterr().err
-    data = tmp_path / "caching_step.csv.gz"
-    rows = gzip.decompress(data.read_bytes())
-    data.write_bytes(gzip.compress(rows.replace(b"29.", b"19.")))
+    data = tmp_path / "caching_step.csv.bz2"
+    rows = bz2.decompress(data.read_bytes())
+    data.write_bytes(bz2.compress(rows.replace(b"29.", b"19.")))
     assert "other bytes from the same data" in figures.check(tmp_path)[0]
     told["versions"]["matplotlib"] = "3.0"
     (tmp_path / "caching_step.json").write_text(json.dumps(told))
@@ -1474,8 +1474,8 @@ def test_an_experiment_of_ones_own_is_run_and_drawn(small, tmp_path, monkeypatch
     paths = list(
         figures.draw(small, [mine], tmp_path / "out", scope=look, store=store, endings=("png",))
     )
-    assert [path.name for path in paths] == ["mine.csv.gz", "mine.png"]
-    frame = pd.read_csv(tmp_path / "out" / "mine.csv.gz")
+    assert [path.name for path in paths] == ["mine.csv.bz2", "mine.png"]
+    frame = pd.read_csv(tmp_path / "out" / "mine.csv.bz2")
     assert set(frame.method) == {"full", "8x8: 25 %", "8x8: 75 %"}
     assert claims.answer(claim, frame).verdict == verdicts.HOLDS
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from fastvar_lab.experiments.output import DATA
 from fastvar_lab.files import expanded, read_json, write_utf8
 from fastvar_lab.plotting.tables import markdown
 
@@ -57,7 +58,7 @@ def _report(path: Path) -> dict[str, Any]:
 def _line(path: Path, report: dict[str, Any], others: set[Path]) -> dict[str, str]:
     """Write the line of one figure; the tables `others` are not its own, whatever their names."""
     name, stem = path.stem, path.with_suffix("")
-    data = [p for p in (Path(f"{stem}.csv.gz"), Path(f"{stem}.npz")) if p.exists()]
+    data = [p for p in (Path(f"{stem}{DATA}"), Path(f"{stem}.npz")) if p.exists()]
     more = [p for p in sorted(path.parent.glob(f"{name}_*.md")) if p not in others]
     tables = [p for p in (Path(f"{stem}.md"), *more) if p.exists()]
     question = re.match(r".*?[.?](?=\s|$)|.*", report["caption"])

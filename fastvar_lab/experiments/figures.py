@@ -1,6 +1,6 @@
 """Figures that regenerate from one command, each with the exact data it shows and where it is from.
 
-`NAME.png` and `NAME.pdf` are drawn from `NAME.csv.gz` (a frame) or `NAME.npz` (pictures and masks)
+`NAME.png` and `NAME.pdf` are drawn from `NAME.csv.bz2` (a frame) or `NAME.npz` (pictures and masks)
 and `NAME.json` alone, so that a check can redraw them without a model.
 """
 
