@@ -735,7 +735,7 @@ def synthetic(name):
         "module_profile": by_step,
         "spectra": [
             {"what": w, "domain": "image", "step": i, "size": s, "frequency": f / 8,
-             "to_last": -f + i, "settled": i / 9, "picture": p}
+             "log10_amplitude": -f + i, "settled": i / 9, "picture": p}
             for w in ("spectrum", "settled") for i, s in enumerate(sizes) for f in (1, 2, 3, 4)
             for p in range(2)
         ],

@@ -152,29 +152,39 @@ def spectrum_frame(trace: Trace, decode: Decode, site: Site | None = None) -> pd
     """
     rows = list[pd.DataFrame]()
 
-    def add(domain: str, step: int, picture: int, plane: np.ndarray, last: Any) -> Any:
+    def add(domain: str, step: int, picture: int, plane: np.ndarray) -> None:
         f, a = radial_spectrum(plane)
         frame = {"step": step, "size": trace.size(step), "picture": picture, "domain": domain}
-        gap = np.full_like(a, np.nan) if last is None else a - last
-        rows.append(pd.DataFrame({**frame, "frequency": f, "log10_amplitude": a, "to_last": gap}))
-        return a
+        rows.append(pd.DataFrame({**frame, "frequency": f, "log10_amplitude": a}))
 
     steps = sorted(trace.canvases)
     pictures = images(trace, decode)
     for picture in range(pictures.shape[1]):
-        last_image = last_latent = None
         for i in reversed(range(len(steps))):
             latent = rearrange(wide(trace.canvases[steps[i]][picture]), "d h w -> h w d")
-            image_amplitude = add("image", steps[i], picture, pictures[i, picture], last_image)
-            latent_amplitude = add("latent", steps[i], picture, latent.cpu().numpy(), last_latent)
-            if last_image is None:
-                last_image, last_latent = image_amplitude, latent_amplitude
-                rows[-1]["to_last"] = rows[-2]["to_last"] = 0.0
+            add("image", steps[i], picture, pictures[i, picture])
+            add("latent", steps[i], picture, latent.cpu().numpy())
     for (step, where), x in trace.features.items():
         if where == site:
             grid = trace.grids[step]
             shown = wide(x[: pictures.shape[1], grid.prefix :])
             maps = rearrange(shown, "b (h w) c -> b h w c", h=grid.h)
             for picture, plane in enumerate(maps.cpu().numpy()):
-                add("features", step, picture, plane, None)
-    return pd.concat(rows, ignore_index=True)
+                add("features", step, picture, plane)
+    frame = pd.concat(rows, ignore_index=True)
+    return frame.assign(to_last=gap_to_last(frame))
+
+
+def gap_to_last(spectra: pd.DataFrame) -> pd.Series:
+    """Return each amplitude's difference to the last step's, in the same picture and domain.
+
+    `spectra` has the columns of `spectrum_frame`; nan for features, whose maps differ in size.
+
+    >>> rows = {"picture": 0, "domain": "image", "frequency": 0.5, "step": [9, 8]}
+    >>> gap_to_last(pd.DataFrame({**rows, "log10_amplitude": [2.0, 1.5]})).tolist()
+    [0.0, -0.5]
+    """
+    alike = spectra[spectra.domain != "features"].sort_values("step")
+    place = alike.groupby(["picture", "domain", "frequency"])
+    gap = alike.log10_amplitude - place.log10_amplitude.transform("last")
+    return gap.reindex(spectra.index)

@@ -9,7 +9,7 @@ from fastvar_lab.experiments.verdicts import Answer, Claim, above, mean
 from fastvar_lab.frames import FULL
 from fastvar_lab.instruments.observe import observe
 from fastvar_lab.measure.relations import convergence
-from fastvar_lab.measure.scale_steps import energy, spectrum_frame
+from fastvar_lab.measure.scale_steps import energy, gap_to_last, spectrum_frame
 from fastvar_lab.methods.prune import Dense
 from fastvar_lab.models.model import Model
 from fastvar_lab.plotting import charts
@@ -33,7 +33,7 @@ def spectra(model: Model, cell: Cell) -> Rows:
     _, trace = observe(model, cell.prompts, Dense(), seed=cell.seeds)
     out: Rows = []
     for what, frame in (
-        ("spectrum", spectrum_frame(trace, model.decode)),
+        ("spectrum", spectrum_frame(trace, model.decode).drop(columns="to_last")),
         ("energy", energy(trace, model.decode)),
         ("settled", convergence(trace, model.decode)),
     ):
@@ -45,6 +45,7 @@ def spectra(model: Model, cell: Cell) -> Rows:
 def late_steps_add_high_frequencies(frame: pd.DataFrame) -> Answer:
     """How much more of the spectrum is missing at high than at low frequencies, two steps early."""
     rows = frame[(frame.what == "spectrum") & (frame.domain == "image")]
+    rows = rows.assign(to_last=gap_to_last(rows))
     rows = rows[rows.step == sorted(rows.step.unique())[-3]]
     edge = rows.frequency.quantile([0.25, 0.75])
     high = rows[rows.frequency >= edge[0.75]].groupby("picture").to_last.mean().abs()

@@ -7,6 +7,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 
+from fastvar_lab.measure.scale_steps import gap_to_last
 from fastvar_lab.measure.statistics import summary
 from fastvar_lab.plotting.charts.axes import COLUMN, method_looks, panels, step_colors
 from fastvar_lab.plotting.style import PALETTE, WIDTH, Figure, legend_label, style
@@ -24,6 +25,7 @@ def spectra_points(frame: pd.DataFrame) -> pd.DataFrame:
     if "mean" in frame:
         return frame
     lines = frame[(frame.what == "spectrum") & (frame.domain == "image")]
+    lines = lines.assign(to_last=gap_to_last(lines))
     lines = summary(lines, ["what", "step", "size", "frequency"], "to_last")
     settled = summary(frame[frame.what == "settled"], ["what", "step", "size"], "settled")
     return pd.concat([lines, settled]).sort_values(["what", "step"], kind="stable")
