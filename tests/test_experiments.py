@@ -925,6 +925,22 @@ def test_results_are_read_back_from_the_data_of_a_figure(small, tmp_path, monkey
     assert "there are no data of figures in" in capsys.readouterr().err
 
 
+def test_rows_of_an_untimed_run_are_known_to_one_on_another_machine(tmp_path, monkeypatch, capsys):
+    asked = ["experiment", "extreme_ratios", "--quick", "--untimed"]
+    here, there = tmp_path / "out", tmp_path / "elsewhere"
+    assert main([*asked, "--out", str(here), "--store", str(tmp_path / "cells")]) == 0
+    data = here / "extreme_ratios_untimed.csv.bz2"
+    assert str(data) in capsys.readouterr().out
+    told = json.loads((here / "extreme_ratios_untimed.json").read_text())
+    assert told["command"].endswith("experiment extreme_ratios --model tiny --untimed --quick")
+    monkeypatch.setattr(jobs, "generate", None)  # pictures are known
+    known = ["--known", str(here), "--store", str(tmp_path / "empty")]
+    assert main([*asked, *known, "--out", str(there)]) == 0
+    assert (there / data.name).read_bytes() == data.read_bytes()
+    assert main(["figures", "--check", "--out", str(here)]) == 2  # no figure's data
+    assert "there is no figure with its data" in capsys.readouterr().err
+
+
 def test_claims_are_judged_by_the_data_of_figures(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(run, "run", lambda name, scope, **options: synthetic(name))
     list(figures.draw(fv.load("tiny"), ["memory", "caching_step", "skipping"], tmp_path))

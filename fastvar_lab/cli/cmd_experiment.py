@@ -20,7 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out",
         type=options.path,
-        help="folder for frames, tables and figures; those there are overwritten",
+        help="folder for frames, tables and figures, of --untimed for rows alone; those there are "
+        "overwritten",
     )
     parser.add_argument(
         "--guidance", type=float, nargs="+", help="guidance scales to sample with; default: its own"
@@ -40,8 +41,6 @@ def run(args: argparse.Namespace) -> None:
     """Run experiments, or list them."""
     if args.quick and args.paper:
         raise ValueError("--quick and --paper exclude each other; give at most one")
-    if args.untimed and args.out is not None:
-        raise ValueError("--untimed writes no figures; leave --out to the run that times")
     from fastvar_lab.experiments import listing
 
     if not args.names:
@@ -50,7 +49,7 @@ def run(args: argparse.Namespace) -> None:
         return
     listing.check_experiments(args.names)
     from fastvar_lab.experiments import run
-    from fastvar_lab.experiments.figures import draw_frame, meaningless
+    from fastvar_lab.experiments.figures import draw_frame, keep_untimed, meaningless
     from fastvar_lab.files import folder
 
     scope = "quick" if args.quick else "paper" if args.paper else "default"
@@ -77,6 +76,8 @@ def run(args: argparse.Namespace) -> None:
                 continue
             if args.untimed:
                 print(f"{name}: {len(frame)} rows; a run without --untimed times the rest")
+                if args.out is not None:
+                    print(keep_untimed(model, name, frame, args.out, scope, spec, prompts, metrics))
                 continue
             if meaningless(model, name):
                 options.say_what_random_weights_mean(args)

@@ -146,22 +146,58 @@ def draw_frame(
     """
     record, out = _record(experiment), folder(out)
     written = output.write_frame(out / record.name, frame)
-    option = f" --{scope}" if scope != "default" else ""
+    report = _report(model, record, frame, scope, spec, prompts, metrics)
+    report["caption"] = _caption(record, report)
+    figure = record.chart(written)
+    texts = _texts(out / record.name, record, report, written)
+    yield from _finish(out / record.name, record, report, texts, figure, ("png", "pdf"))
+
+
+def keep_untimed(
+    model: Model,
+    name: str,
+    frame: pd.DataFrame,
+    out: str | Path,
+    scope: str,
+    spec: ModelSpec | None = None,
+    prompts: PromptSet | None = None,
+    metrics: quality.Chosen | None = None,
+) -> Path:
+    """Leave the frame of an untimed run in `out`, as NAME_untimed, and return the file of its rows.
+
+    `Committed` reads it, so that a run on another machine times the rest. All else as in
+    `draw_frame`.
+    """
+    path = folder(out) / f"{name}_untimed"
+    output.write_frame(path, frame)
+    report = _report(model, _record(name), frame, scope, spec, prompts, metrics, " --untimed")
+    write_json(Path(f"{path}.json"), report)
+    return Path(f"{path}{output.DATA}")
+
+
+def _report(
+    model: Model,
+    record: Experiment,
+    frame: pd.DataFrame,
+    scope: str,
+    spec: ModelSpec | None,
+    prompts: PromptSet | None,
+    metrics: quality.Chosen | None,
+    option: str = "",
+) -> Report:
+    """Return what an experiment's frame was measured on, and the command that repeats it."""
+    option += f" --{scope}" if scope != "default" else ""
     scales = tuple(frame[GUIDANCE].unique()) if GUIDANCE in frame else ()
     if scales != record.guidances:
         option += f" --guidance {' '.join(f'{scale:g}' for scale in scales)}"
     command = f"experiment {record.name} --model {output.model_name(model)}{option}"
     shipped = agenda.REGISTRY.get(record.name) is record
-    report = {
+    return {
         **output.measured(scope, frame, len(frame)),
         **output.provenance(
             model, command if shipped else "", spec, prompts, _added(record, metrics)
         ),
     }
-    report["caption"] = _caption(record, report)
-    figure = record.chart(written)
-    texts = _texts(out / record.name, record, report, written)
-    yield from _finish(out / record.name, record, report, texts, figure, ("png", "pdf"))
 
 
 def _added(name: str | Experiment, metrics: quality.Chosen | None) -> quality.Chosen | None:
