@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from fastvar_lab.audit import checked_acts
 from fastvar_lab.draws import Keyed
 from fastvar_lab.errors import short
+from fastvar_lab.graphs import CannotCapture
 from fastvar_lab.models import stamps
 from fastvar_lab.models.model import Model
 from fastvar_lab.request import Request
@@ -19,19 +20,19 @@ from fastvar_lab.seam import Method
 def check_capture(
     model: Model, request: Request, method: Method, watched: Sequence[object] = ()
 ) -> None:
-    """Raise ValueError for a generation that cannot be captured, before anything is computed."""
+    """Raise CannotCapture for what a generation cannot repeat, before anything is computed."""
     kind = model.device.type
     if kind not in ("cuda", "cpu"):
-        raise ValueError(
+        raise CannotCapture(
             f"graphs are captured on a GPU, or recorded on a CPU; the model is on {kind}"
         )
     if watched or request.given or request.kept:
-        raise ValueError(
+        raise CannotCapture(
             "a captured graph runs no watchers, keeps no snapshot and takes no given tokens: "
             "generate without graphs"
         )
     if not isinstance(request.draws, Keyed):
-        raise ValueError(
+        raise CannotCapture(
             f"a captured graph draws keyed noise; not {short(request.draws)}: generate without "
             "graphs"
         )
@@ -39,7 +40,7 @@ def check_capture(
         request.grids, checked_acts(method, request.grids, model.depth), strict=True
     ):
         if not act.exact:
-            raise ValueError(
+            raise CannotCapture(
                 f"{short(method)} decides from the data at step {grid.index} ({grid.name}), which "
                 "a captured graph cannot: generate without graphs"
             )

@@ -1,5 +1,7 @@
 """Planned schedules judged: the grid by hand, fronts and gains, shared steps, predicted times."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -393,6 +395,18 @@ def test_predicted_times_stand_beside_measured_ones(model):
     assert (frame.predicted_ms > 0).all()
     assert (frame.error + 1 - frame.predicted_ms / frame.measured_ms).abs().max() < 1e-9
     assert "median error of 21 schedules" in predictions.table(frame)
+
+
+def test_measured_speedups_of_schedules_are_medians_over_turns(model, monkeypatch):
+    def turns(functions, repeats, progress):
+        seconds = {name: (1.0, 1.0, 3.0) for name in functions} | {"Dense()": (1.0, 2.0, 3.0)}
+        return {n: [SimpleNamespace(seconds=s) for s in each] for n, each in seconds.items()}
+
+    monkeypatch.setattr(predictions, "turns", turns)
+    frame = predictions.predictions(model, (8,), progress=False)
+    predicted = frame.predicted_ms[0] / frame.predicted_ms
+    assert (frame.speedup_error + 1 - predicted).abs().max() < 1e-9  # all are 1, not 2
+    assert set(frame.measured_ms[1:]) == {1e3}
 
 
 def test_the_suite_of_plans_refuses_what_it_does_not_take(capsys):

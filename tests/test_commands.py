@@ -198,6 +198,19 @@ def test_bench_prints_its_keys(capsys):
         )
 
 
+def test_bench_times_a_method_alone(capsys, monkeypatch):
+    for part in ("sublayer_ms", "_record_overhead", "_resume_ratio", "schedules"):
+        monkeypatch.setattr(bench, part, pytest.fail)
+    words = ["bench", "--ratios=-1:0.5", "--size", "8", "--repeats", "1"]
+    assert main([*words, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    (case,) = result["cases"]
+    assert case["scales"][-1] == "8x8"
+    assert case["method"] == repr(fv.Prune({-1: 0.5}))
+    assert main(words) == 0
+    assert case["name"] in capsys.readouterr().out
+
+
 def test_the_papers_suite_runs_cut_down(capsys):
     words = ["bench", "--suite", "paper", "--case", "var-d24", "--depth", "2", "--repeats", "1"]
     assert main([*words, "--graphs", "--json"]) == 0

@@ -3,6 +3,7 @@
 import gc
 import weakref
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from fastvar_lab import graphs
 from fastvar_lab.graphs import KEPT, Tape, storages
 from fastvar_lab.methods import restore_anchors
 from fastvar_lab.methods.merge import Merge
+from fastvar_lab.speed import batches, bench, captured
 from fastvar_lab.speed.memory import cloned, copied
 from tests.families import FAMILIES, prompt, small_model
 
@@ -247,3 +249,113 @@ def test_a_value_read_on_the_host_is_said():
     model = small_model("var")
     with pytest.raises(ValueError, match=r"Decides.* reads a value on the host at step 0 \(1x1\)"):
         fv.generate(model, prompt(model), Decides(), graphs=True)
+
+
+RANDOM = fv.Prune({-1: 0.5}, select=fv.Random())
+
+
+def test_a_method_without_a_graph_leaves_what_was_measured():
+    model = small_model("infinity")
+    methods = {
+        "draws": RANDOM,
+        "half": fv.Prune({-1: 0.5}),
+        "decides": fv.FocusVARAdaptive(probe=-2, early=0, late=1),
+    }
+    rows = {row["name"]: row for row in bench.cases(model, model.sizes, methods, 1, graphs=True)}
+    assert all(row["ms_full"] > 0 and row["speedup"] > 0 for row in rows.values())
+    assert rows["half"]["speedup_graphs"] > 0
+    assert "no_graph" not in rows["half"]
+    assert "draws numbers of its own at step" in rows["draws"]["no_graph"]
+    assert "decides from the data at step" in rows["decides"]["no_graph"]
+    assert "ms_graphs_fast" not in rows["draws"]
+    text = bench.case_table([*rows.values()])
+    assert text.count("not captured: ") == 2
+    assert rows["draws"]["no_graph"] in text
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("no memory for this\nand a long story"),
+        RuntimeError("CUBLAS_STATUS_ALLOC_FAILED when calling"),
+    ],
+    ids=repr,
+)
+def test_graphs_that_do_not_fit_leave_what_was_measured(error, monkeypatch):
+    model, methods = small_model("infinity"), {"half": fv.Prune({-1: 0.5})}
+
+    def generate(*args, graphs, **options):
+        if graphs:
+            raise error
+        return fv.generate(*args, **options)
+
+    monkeypatch.setattr(captured, "generate", generate)
+    (row,) = bench.cases(model, model.sizes, methods, 1, graphs=True)
+    assert row["ms_fast"] > 0
+    assert row["no_graph"] == str(error).splitlines()[0]
+
+
+def test_other_errors_are_no_refusal():
+    def fail():
+        raise RuntimeError("shapes do not match")
+
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        captured.unless_refused(fail)
+
+
+def counted(model, method, pictures):
+    """Stand for the count of memory, which takes longer than small generations."""
+    return SimpleNamespace(generation=pictures)
+
+
+def test_batches_without_a_graph_are_named(monkeypatch, tmp_path):
+    model = small_model("infinity")
+    monkeypatch.setattr(batches, "SIZES", (1, 2))
+    monkeypatch.setattr(batches, "released", lambda model, sizes: {"draws": RANDOM})
+    monkeypatch.setattr(batches, "memory", counted)
+    result = batches.run(model, repeats=1, graphs=True)
+    assert [(row["method"], row["mode"], row["pictures"]) for row in result["rows"]] == [
+        *(("full", "without graphs", n) for n in (1, 2)),
+        *(("draws", "without graphs", n) for n in (1, 2)),
+        *(("full", "with graphs", n) for n in (1, 2)),
+    ]
+    assert [row["pictures"] for row in result["left_out"]] == [1, 2]
+    assert "left out: draws with graphs, batches of 1, 2: Prune(" in batches.table(result)
+    batches.write(result, tmp_path)
+
+
+def test_turns_that_do_not_fit_leave_what_was_measured(monkeypatch):
+    model, timed = small_model("infinity"), []
+
+    def speedups(functions, *args, **options):
+        timed.append(functions)
+        if len(timed) > 1:  # with graphs
+            raise torch.OutOfMemoryError("no memory for this")
+        return plain(functions, *args, **options)
+
+    plain = batches.speedups
+    monkeypatch.setattr(batches, "speedups", speedups)
+    monkeypatch.setattr(batches, "memory", counted)
+    monkeypatch.setattr(batches, "SIZES", (1, 2))
+    result = batches.run(model, repeats=1, only="full", graphs=True)
+    assert [row["mode"] for row in result["rows"]] == ["without graphs"] * 2
+    assert [row["reason"] for row in result["left_out"]] == ["no memory for this"] * 2
+
+
+def test_a_batch_that_does_not_fit_leaves_the_smaller_ones(monkeypatch):
+    model = small_model("infinity")
+
+    def generate(model, condition, method, *, draws, graphs):
+        if len(draws.seeds) > limit:
+            raise torch.OutOfMemoryError("no memory for this")
+        return fv.generate(model, condition, method, draws=draws, graphs=graphs)
+
+    monkeypatch.setattr(batches, "generate", generate)
+    monkeypatch.setattr(batches, "memory", counted)
+    limit = 2
+    result = batches.run(model, repeats=1, only="full")
+    assert [row["pictures"] for row in result["rows"]] == [1, 2]
+    assert [row["pictures"] for row in result["left_out"]] == [4, 8]
+    limit = 0
+    with pytest.raises(ValueError, match="no batch fits in memory: no memory for this"):
+        batches.run(model, repeats=1, only="full")

@@ -546,7 +546,9 @@ def test_the_fit_of_a_rule_is_a_command(tmp_path, monkeypatch, capsys):
     out = tmp_path / "skipvar.json"
     arguments = ["calibrate", "skipvar", "--n", "200", "--target", "0.9", "--out", str(tmp_path)]
     assert main(arguments) == 0
-    assert repr(SkipVAR(out)) in capsys.readouterr().out
+    shown = capsys.readouterr()
+    assert repr(SkipVAR(out)) in shown.out
+    assert "calibrate skipvar:" in shown.err  # a progress bar
     settings = SkipVAR(out).settings
     assert settings.tails((0.01, 0.2))[0] == 3
     assert settings.tails((0.19, 0.2))[0] == 0

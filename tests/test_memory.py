@@ -2,16 +2,20 @@
 
 import json
 from dataclasses import asdict, replace
+from functools import partial
 
 import pytest
 import torch
 
 import fastvar_lab as fv
+import fastvar_lab.speed.timed
 from fastvar_lab.backbones.quantize import BitQuantizer
 from fastvar_lab.cli.main import main
 from fastvar_lab.models import tiny
 from fastvar_lab.models.loading import hollow
+from fastvar_lab.speed import batches, bench
 from fastvar_lab.speed.memory import allocated, cloned, copied, memory
+from fastvar_lab.speed.peak import peak_bytes
 from tests.conftest import SIZES, small_config
 from tests.families import FAMILIES, prompt, small_model
 
@@ -134,3 +138,84 @@ def test_without_decoding_all_but_the_decoder_is_counted_alike(small):
     whole, latent = (fv.memory(small, fv.Dense(), decode=decode) for decode in (True, False))
     assert whole.decoder > 0 == latent.decoder
     assert latent == replace(whole, decoder=0, peak=whole.generation)
+
+
+class Gpu:
+    """Counts bytes as CUDA's allocator does: those held now, and the most since a reset."""
+
+    def __init__(self, monkeypatch):
+        self.held = self.peak = 0
+        monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+        monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", self.reset)
+        monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: self.peak)
+
+    def reset(self, device):
+        self.peak = self.held
+
+    def hold(self, count):
+        self.held += count
+        self.peak = max(self.peak, self.held)
+
+
+class Cycle:
+    """Holds bytes of a GPU, and refers to itself, as a runner and its generation do."""
+
+    def __init__(self, gpu, count):
+        self.gpu, self.count, self.own = gpu, count, self
+        gpu.hold(count)
+
+    def __del__(self):
+        self.gpu.held -= self.count
+
+
+def test_the_peak_of_a_case_counts_no_other(monkeypatch):
+    gpu, device = Gpu(monkeypatch), torch.device("cuda")
+    sizes = [300, 20, 100]
+    assert [peak_bytes(device, partial(Cycle, gpu, n)) for n in sizes] == sizes
+    assert peak_bytes(torch.device("cpu"), pytest.fail) == 0  # no run is needed there
+
+
+def test_memory_is_measured_before_the_timed_turns(monkeypatch):
+    model, seen = small_model("infinity"), list[str]()
+    methods = {"half": fv.Prune({-1: 0.5}), "quarter": fv.Prune({-1: 0.25})}
+
+    def peak(device, work):
+        work()
+        seen.append("memory")
+        return 10 * len(seen)
+
+    def timed(*args, **options):
+        seen.append("time")
+        return fastvar_lab.speed.timed.timed(*args, **options)
+
+    monkeypatch.setattr(bench, "peak_bytes", peak)
+    monkeypatch.setattr(bench, "timed", timed)
+    rows = bench.cases(model, model.sizes, methods, repeats=1)
+    assert seen[:3] == ["memory"] * 3
+    assert set(seen[3:]) == {"time"}
+    assert [(row["memory_full"], row["memory_fast"]) for row in rows] == [(10, 20), (10, 30)]
+
+
+@pytest.mark.parametrize("graphs", [False, True])
+def test_batches_measure_memory_of_each_size_alone(graphs, monkeypatch):
+    model, seen, held = small_model("infinity"), list[str](), list[int]()
+
+    def peak(device, work):
+        held.append(len(model.graphs))
+        work()
+        seen.append("memory")
+        return 10 * len(seen)
+
+    def speedups(*args, **options):
+        seen.append("time")
+        return fastvar_lab.speed.timed.speedups(*args, **options)
+
+    monkeypatch.setattr(batches, "SIZES", (1, 2))
+    monkeypatch.setattr(batches, "peak_bytes", peak)
+    monkeypatch.setattr(batches, "speedups", speedups)
+    rows = batches.run(model, repeats=1, only="full", graphs=graphs)["rows"]
+    assert seen == ["memory", "memory", "time"] * (1 + graphs)
+    assert set(held) == {0}  # no graphs of another batch
+    expected = [10, 20, *([40, 50] if graphs else [])]
+    assert [row["bytes_allocated"] for row in rows] == expected
+    assert not len(model.graphs)

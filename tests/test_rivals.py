@@ -697,7 +697,7 @@ def test_orders_of_another_model_are_refused(small):
         fv.generate(small, PROMPT, fv.HeatKV(0.6, (tuple(range(12)),) * 2, sinks=2))
 
 
-def test_orders_are_by_the_attention_of_later_steps(small):
+def test_orders_are_by_the_attention_of_later_steps(small, capsys):
     items = fv.ClosedWorld(seed=3).take(2)
     steps, heads = small.grids(), small.transformer.config.heads
     mass = np.zeros((small.depth, heads, len(steps)))
@@ -714,6 +714,7 @@ def test_orders_are_by_the_attention_of_later_steps(small):
     for item in items:
         reference.run(small, item.prompt, reference.Whole(), seed=item.seed, look=look)
     method = calibration.heatkv(small, items, 0.6, sinks=2)
+    assert "calibrate heatkv:" in capsys.readouterr().err  # a progress bar
     for source, order in zip((2, 3), method.orders, strict=True):
         pairs = [mass[divmod(pair, heads)][source] for pair in order]
         assert pairs == sorted(pairs)
@@ -776,11 +777,15 @@ def test_the_command_prints_a_method(tmp_path, capsys):
     folder = tmp_path / "out"
     assert main(f"calibrate fastervar --n 1 --scales -1 --chunks 2 --out {folder}".split()) == 0
     written = json.loads((folder / "fastervar.json").read_text())
-    method = read_method(capsys.readouterr().out)
+    shown = capsys.readouterr()
+    method = read_method(shown.out)
+    assert "calibrate fastervar:" in shown.err  # a progress bar
     assert repr(method) == written["method"]
     assert method.chunks == 2
     assert main(["calibrate", "scalekv", "--n", "1", "--budget", "0.25", "--score", "raw"]) == 0
-    method = read_method(capsys.readouterr().out)
+    shown = capsys.readouterr()
+    method = read_method(shown.out)
+    assert "calibrate scalekv:" in shown.err
     assert (method.score, len(method.drafters)) == ("raw", 1)
     assert main(["calibrate", "heatkv", "--score", "raw"]) == 2
     assert "--score is not an option of heatkv" in capsys.readouterr().err

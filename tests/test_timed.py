@@ -1,6 +1,7 @@
 """The one loop of turns and the one estimator of speedups, under clocks that are made up."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -8,11 +9,11 @@ import pytest
 
 from fastvar_lab.experiments import demo
 from fastvar_lab.measure.speedup import WIDEST, Speedup, disturbed, undisturbed
-from fastvar_lab.methods.prune import Prune
+from fastvar_lab.methods.prune import Dense, Prune
 from fastvar_lab.plotting import charts
 from fastvar_lab.plotting.tables import tabulate
-from fastvar_lab.speed import suite
-from fastvar_lab.speed.timed import ATTEMPTS, paired, speedups, timed, turns
+from fastvar_lab.speed import captured, suite
+from fastvar_lab.speed.timed import ATTEMPTS, paired, speedups, speedups_between, timed, turns
 
 
 def clock(*times):
@@ -208,3 +209,35 @@ def test_a_timing_takes_an_attempt_and_finite_times():
     endless = clock(*[float("inf")] * 9)
     with pytest.raises(ValueError, match="finite and above 0; not inf"):
         speedups({"full": endless, "fast": endless}, repeats=3, warm_up=0)
+
+
+def test_ratios_with_graphs_are_medians_over_turns(small, monkeypatch):
+    half = Prune({-1: 0.5})
+    seconds = {  # of three turns, whose medians have other ratios
+        (Dense(), False): [10, 20, 30], (half, False): [5, 20, 10],
+        (Dense(), True): [6, 8, 10], (half, True): [3, 8, 2],
+    }  # fmt: skip
+    warm = [1.0, 1.0]
+    clocks = {key: clock(*(warm + times) * ATTEMPTS) for key, times in seconds.items()}
+
+    def generate(model, condition, method, *, graphs, **options):
+        return SimpleNamespace(seconds=clocks[method, graphs]())
+
+    monkeypatch.setattr(captured, "generate", generate)
+    row = captured.captured_times(small, small.sizes, {"half": half}, repeats=3)["half"]
+    assert row["speedup_eager"] == 2.0  # of 2, 1 and 3
+    assert row["speedup_graphs"] == 2.0  # of 2, 1 and 5; medians would say 8 / 3
+    assert row["graphs_full"] == 0.4  # of 0.6, 0.4 and 1 / 3
+    assert row["graphs_fast"] == 0.4  # of 0.6, 0.4 and 0.2; medians would say 0.3
+    assert (row["ms_graphs_full"], row["ms_graphs_fast"]) == (8e3, 3e3)
+    assert row["graphs_disturbed"]
+
+
+def test_speedups_between_functions_run_those_that_they_need_alone():
+    steady, other = clock(*[2.0] * 9), clock(*[1.0] * 9)
+    shaken = clock(1.0, 9.0, 1.0, 1.0, 1.0, 1.0)
+    over = {"steady": ("a", "b"), "shaken": ("b", "c")}
+    functions = {"a": steady, "b": other, "c": shaken, "unused": clock()}
+    found = speedups_between(functions, over, repeats=3, warm_up=0)
+    assert (steady.calls, other.calls, shaken.calls) == (3, 6, 6)
+    assert [found[name].speedup.median for name in over] == [2.0, 1.0]

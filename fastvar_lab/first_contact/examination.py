@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -77,6 +78,7 @@ def _generated(model: Model, condition: Any, out: Path) -> Generator[Finding, No
 def _measured(model: Model, condition: Any, method: Any) -> tuple[Generation, float, float]:
     cuda = model.device.type == "cuda"
     if cuda:
+        gc.collect()  # what the run before left: a runner and its generation refer to each other
         torch.cuda.reset_peak_memory_stats(model.device)
     begin = time.perf_counter()
     generation = generate(model, condition, method, seed=0)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from fastvar_lab.generation import generate
 from fastvar_lab.measure.head_weights import head_weights
@@ -65,7 +66,7 @@ def heatkv(model: Model, items: Sequence[Item], budget: float, sinks: int = 3) -
     blank = tuple(range(model.depth * heads))
     HeatKV(budget, (blank,) * (len(grids) - 1 - sinks), sinks).acts(grids)  # raises early
     total = torch.zeros(model.depth, heads, len(grids), dtype=torch.float64)
-    for item in items:
+    for item in tqdm(items, desc="calibrate heatkv", unit="picture", leave=False):
         watches = list[AttentionMass]()
 
         def watch(run: Runner, into: list[AttentionMass] = watches) -> Runner:
@@ -146,7 +147,7 @@ def fastervar(
     steps = [find(name, grids) for name in scales]
     firsts = [first for first, _ in method.layers(model.depth)]
     totals = {step: torch.zeros(chunks, dtype=torch.float64) for step in steps}
-    for item in items:
+    for item in tqdm(items, desc="calibrate fastervar", unit="picture", leave=False):
         watches = list[ChunkInputs]()
 
         def watch(run: Runner, into: list[ChunkInputs] = watches) -> Runner:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from fastvar_lab.generation import generate
 from fastvar_lab.measure.head_weights import head_weights
@@ -101,7 +102,7 @@ def scalekv(
     blank = ScaleKV(counts, tuple(range(count)), score)
     steps = [*blank.budgets(grids, depth)]  # raises early, for steps that are too small
     total = torch.zeros(depth, dtype=torch.float64)
-    for item in items:
+    for item in tqdm(items, desc="calibrate scalekv", unit="picture", leave=False):
         watches = list[Selectivity]()
 
         def watch(run: Runner, into: list[Selectivity] = watches) -> Runner:

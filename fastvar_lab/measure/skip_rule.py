@@ -9,6 +9,7 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.special import logsumexp
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from fastvar_lab.generation import generate, resume
 from fastvar_lab.measure.quality import ssim
@@ -38,7 +39,8 @@ def skipvar(
             f"of {steps} steps, decide names one with a step before it and {max(TAILS)} after it, "
             f"and look any, from the end; not {decide} and {look}"
         )
-    samples = [sample(model, item, steps + decide, steps + look) for item in items]
+    bar = tqdm(items, desc="calibrate skipvar", unit="picture", leave=False)
+    samples = [sample(model, item, steps + decide, steps + look) for item in bar]
     guidance = float(max(model.sampling.guidances))
     origin = Origin(model.family, model.name, model.fingerprint, model.precision, guidance)
     rule = fit(samples, target, steps, steps + decide, steps + look)._replace(origin=origin)

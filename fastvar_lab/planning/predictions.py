@@ -16,7 +16,7 @@ from fastvar_lab.models.model import Model
 from fastvar_lab.planning import cost
 from fastvar_lab.planning.planner import Planner
 from fastvar_lab.seam import Method
-from fastvar_lab.speed.timed import turns
+from fastvar_lab.speed.timed import paired, turns
 
 SIDES = (32, 64)
 SCHEDULES, SEED = 20, 29  # other random schedules than those of the fit
@@ -28,7 +28,10 @@ def measured(planner: Planner, plan: Method, repeats: int = 5) -> tuple[list[flo
     once = partial(
         generate, planner.model, prompt, seed=0, sizes=planner.sizes, sampling=planner.sampling
     )
-    runs = turns({"full": partial(once, Dense()), "fast": partial(once, plan)}, repeats)
+    runs = turns(
+        {"full": partial(once, Dense()), "fast": partial(once, plan)}, repeats,
+        progress="measure" if planner.progress else None,
+    )  # fmt: skip
     full, fast = ([1e3 * run.seconds for run in runs[name]] for name in ("full", "fast"))
     return full, fast
 
@@ -45,7 +48,8 @@ def predictions(
     The schedules are `plans`, and random ones up to 20. Columns: `side`, `schedule` (its `repr`),
     `predicted_ms` and `measured_ms` of one picture, `error`, the relative error of the time, and
     `speedup_error`, that of the speedup over full generation. Measured times are medians of turns,
-    in which full generation runs, too; it has a row as `Dense()`.
+    in which full generation runs, too, and measured speedups medians of the ratios of single turns.
+    Full generation has a row as `Dense()`.
     """
     rows = list[dict[str, object]]()
     for side in sides:
@@ -60,10 +64,10 @@ def predictions(
         )  # fmt: skip
         text = len(prompt.split())
         predicted = np.array([cost.total(times, model, m, grids, text) for m in methods])
-        measured = np.array(
-            [1e3 * statistics.median(run.seconds for run in timed[repr(m)]) for m in methods]
-        )
-        speedups = predicted[0] / predicted, measured[0] / measured
+        seconds = [[run.seconds for run in timed[repr(method)]] for method in methods]
+        measured = np.array([1e3 * statistics.median(turn) for turn in seconds])
+        ratios = np.array([paired(seconds[0], turn).speedup.median for turn in seconds])
+        speedups = predicted[0] / predicted, ratios
         for i, method in enumerate(methods):
             rows.append(
                 {

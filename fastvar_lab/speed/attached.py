@@ -48,7 +48,7 @@ def attached_ratio(model: Model, repeats: int = 5) -> dict[str, Any]:
 
     timed = {"attached": attached, "loaded": usual, "laid out": model}
     runs = {name: partial(seconds, opened) for name, opened in timed.items()}
-    pairs = speedups(runs, repeats, base="attached")
+    pairs = speedups(runs, repeats, base="attached", progress="attached")
     plain, laid_out = (pairs[name].speedup for name in ("loaded", "laid out"))
     return {
         "attached_ratio": plain.median,

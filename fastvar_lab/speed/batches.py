@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import datetime
 import statistics
+from collections import defaultdict
+from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 
 from fastvar_lab import files
 from fastvar_lab.draws import Keyed
@@ -22,8 +23,10 @@ from fastvar_lab.plotting.style import write_figure
 from fastvar_lab.provenance import provenance
 from fastvar_lab.seam import Method
 from fastvar_lab.speed.bench import NOTE, released
+from fastvar_lab.speed.captured import unless_refused
 from fastvar_lab.speed.memory import memory, size
-from fastvar_lab.speed.timed import speedups
+from fastvar_lab.speed.peak import peak_bytes
+from fastvar_lab.speed.timed import Pairs, speedups
 
 SIZES = (1, 2, 4, 8)
 EAGER, GRAPHS = "without graphs", "with graphs"
@@ -33,60 +36,81 @@ def run(model: Model, *, repeats: int, only: str = "", graphs: bool = False) -> 
     """Time batches of each size under full generation and the methods that `bench` times.
 
     All batch sizes run in turns. A time is from encoded prompts to final latents: rows have `ms` of
-    the batch and `per_second`, pictures; memory as counted beforehand and, on a GPU, as allocated.
-    `only` is part of the names of methods. With `graphs`, captured generations are timed too.
-    Raises ValueError if no method matches.
+    the batch and `per_second`, pictures; memory as counted beforehand and, on a GPU, as allocated
+    in a run of its own before the turns. `only` is part of the names of methods. With `graphs`,
+    captured generations are timed too. `left_out` are the batches that cannot be captured or do not
+    fit in memory, each with its `reason`. Raises ValueError if no method matches, or nothing fits.
     """
     names = {"full": Dense(), **released(model, model.sizes)}
     methods: dict[str, Method] = {name: m for name, m in names.items() if only in name}
     if not methods:
         raise ValueError(f"no method matches {only!r}; there are {', '.join(names)}")
-    rows = list[dict[str, Any]]()
+    rows, left_out = list[dict[str, Any]](), list[dict[str, Any]]()
     for mode in (EAGER, GRAPHS) if graphs else (EAGER,):
         for name, method in methods.items():
-            rows += _rows(model, name, method, mode, repeats)
+            timed, refused = _rows(model, name, method, mode, repeats)
+            rows, left_out = rows + timed, left_out + refused
+    if not rows:
+        raise ValueError(f"no batch fits in memory: {left_out[0]['reason']}")
     return {
         "suite": "batches",
         "date": datetime.date.today().isoformat(),
         "repeats": repeats,
         "rows": rows,
+        "left_out": left_out,
         **provenance(model),
     }
 
 
-def _rows(model: Model, name: str, method: Method, mode: str, repeats: int) -> list[dict[str, Any]]:
-    def once(n: int) -> tuple[float, int]:
-        if model.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(model.device)
+def _rows(
+    model: Model, name: str, method: Method, mode: str, repeats: int
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Time the batches of a method; return their rows, and those that are left out."""
+
+    def once(n: int) -> float:
         condition = model.condition([model.example] * n)
         draws = Keyed(tuple(range(n)), on_device=True)
-        generation = generate(model, condition, method, draws=draws, graphs=mode == GRAPHS)
-        cuda = model.device.type == "cuda"
-        peak = torch.cuda.max_memory_allocated(model.device) if cuda else 0
-        return generation.seconds, peak
+        return generate(model, condition, method, draws=draws, graphs=mode == GRAPHS).seconds
 
-    functions = {str(n): partial(once, n) for n in SIZES}
-    measured = speedups(
-        functions, repeats, lambda run: run[0], base=str(SIZES[0]), warm_up=2, progress=name
-    )
-    rows = []
+    def alone(n: int) -> int:
+        model.graphs.clear()  # those of another batch hold memory, too
+        peak = peak_bytes(model.device, partial(once, n))
+        once(n)  # on a CPU the first run, which may be refused
+        return peak
+
+    def turned(sizes: Collection[int]) -> dict[str, Pairs[float]]:
+        functions = {str(n): partial(once, n) for n in sizes}
+        warm_up = 1 if mode == EAGER else 2  # graphs are captured anew, and replayed once
+        return speedups(functions, repeats, base=str(min(sizes)), warm_up=warm_up, progress=name)
+
+    peaks, reasons = dict[int, int](), dict[int, str]()
     for n in SIZES:
-        pairs = measured[str(n)]
-        seconds = statistics.median(run[0] for run in pairs.fast)
+        peak, reason = unless_refused(partial(alone, n))
+        if peak is None:
+            reasons[n] = reason
+        else:
+            peaks[n] = peak
+    model.graphs.clear()
+    measured, reason = unless_refused(partial(turned, peaks)) if peaks else (None, "")
+    if measured is None:  # the turns hold the graphs of all batches
+        reasons |= dict.fromkeys(peaks, reason)
+    model.graphs.clear()
+    common = {"method": name, "mode": mode}
+    rows = list[dict[str, Any]]()
+    for text, pairs in (measured or {}).items():
+        n, seconds = int(text), statistics.median(pairs.fast)
         rows.append(
             {
-                "method": name,
-                "mode": mode,
+                **common,
                 "pictures": n,
                 "ms": 1e3 * seconds,
                 "per_second": n / seconds,
                 "bytes_counted": memory(model, method, pictures=n).generation,
-                "bytes_allocated": max(run[1] for run in pairs.fast),
-                "disturbed": n != SIZES[0] and pairs.speedup.disturbed,
+                "bytes_allocated": peaks[n],
+                "disturbed": pairs.speedup.disturbed,
             }
         )
-    model.graphs.clear()
-    return rows
+    return rows, [{**common, "pictures": n, "reason": reasons[n]} for n in sorted(reasons)]
 
 
 def table(result: dict[str, Any]) -> str:
@@ -106,6 +130,12 @@ def table(result: dict[str, Any]) -> str:
             f"{row['ms'] / row['pictures']:13.1f} {row['per_second']:11.2f} "
             f"{size(row['bytes_counted']):>12} {taken:>10}{NOTE if row['disturbed'] else ''}"
         )
+    left_out = defaultdict[tuple[str, str, str], list[int]](list)
+    for row in result["left_out"]:
+        left_out[row["method"], row["mode"], row["reason"]].append(row["pictures"])
+    for (method, mode, reason), pictures in left_out.items():
+        batches = ", ".join(map(str, pictures))
+        lines.append(f"left out: {method} {mode}, batches of {batches}: {reason}")
     return "\n".join(lines)
 
 

@@ -9,7 +9,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from tqdm.auto import tqdm
 
 from fastvar_lab.draws import Keyed
 from fastvar_lab.generation import Watch, generate, resume
@@ -22,7 +21,9 @@ from fastvar_lab.provenance import provenance
 from fastvar_lab.scales import Sizes
 from fastvar_lab.seam import Method
 from fastvar_lab.speed import flops
+from fastvar_lab.speed.captured import captured_times
 from fastvar_lab.speed.memory import Memory, memory
+from fastvar_lab.speed.peak import peak_bytes
 from fastvar_lab.speed.sublayers import short_ms, sublayer_ms
 from fastvar_lab.speed.timed import medians, speedups, timed, total_ms
 
@@ -66,18 +67,21 @@ def rates(device: torch.device | str, dtype: torch.dtype) -> Rates:
     device = torch.device(device)
     cells = 2**30 if device.type == "cuda" else 2**26
     b = torch.ones(cells, dtype=dtype, device=device)
-    (times,) = short_ms({"read": lambda: b.sum()}, device, repeats=10).values()
+    works = {"read": lambda: b.sum()}
+    (times,) = short_ms(works, device, repeats=10, progress="rate of reading").values()
     read = b.numel() * b.element_size() / statistics.median(times) * 1e3
-    return Rates(product_rate(device, dtype), read)
+    return Rates(product_rate(device, dtype, progress="rate of products"), read)
 
 
-def product_rate(device: torch.device | str, dtype: torch.dtype) -> float:
-    """Measure the operations per second of a large matrix product."""
+def product_rate(
+    device: torch.device | str, dtype: torch.dtype, progress: str | None = None
+) -> float:
+    """Measure the operations per second of a large matrix product; `progress` titles a bar."""
     device = torch.device(device)
     side = 8192 if device.type == "cuda" else 2048
     dice = torch.Generator(device).manual_seed(0)
     a = torch.randn(side, side, generator=dice, dtype=dtype, device=device)
-    (times,) = short_ms({"product": lambda: a @ a}, device, repeats=10).values()
+    (times,) = short_ms({"product": lambda: a @ a}, device, repeats=10, progress=progress).values()
     return 2 * side**3 / statistics.median(times) * 1e3
 
 
@@ -95,8 +99,9 @@ def bench(
 ) -> dict[str, Any]:
     """Time the cases whose name contains `only`, and one sublayer, recording and resuming.
 
-    The cases are schedules with methods by name: those of `timed`, by default of `schedules`. With
-    `graphs` they have times of captured generations, too. Raises ValueError if no case matches.
+    The cases are schedules with methods by name, by default those of `schedules`. Cases of `timed`
+    are timed alone: a sublayer, recording and resuming are the model's, not theirs. With `graphs`
+    cases have times of captured generations, too. Raises ValueError if no case matches.
     """
     every = schedules(model) if timed is None else timed
     chosen = [
@@ -110,9 +115,10 @@ def bench(
     for sizes, methods in chosen:
         if methods:
             result["cases"] += cases(model, sizes, methods, repeats, graphs=graphs)
-    result |= sublayer_ms(model, prompt(model), repeats)
-    for part in (_record_overhead, _resume_ratio):
-        result |= part(model, repeats)
+    if timed is None:
+        result |= sublayer_ms(model, prompt(model), repeats, progress="bench sublayers")
+        for part in (_record_overhead, _resume_ratio):
+            result |= part(model, repeats)
     settings = {"depth": model.depth, "prompt": prompt(model), "repeats": repeats}
     return {**result, **settings, **provenance(model)}
 
@@ -134,12 +140,18 @@ def cases(
 
     `pictures` is the batch size. With peak rates `best`, every time has a floor beside it. Host
     times are those in which the host issues a step. At large steps they include waiting for a full
-    GPU queue; only at small steps do they show the cost of issuing. `graphs` adds `captured_cases`.
+    GPU queue; only at small steps do they show the cost of issuing. Memory that a GPU allocates is
+    measured before, in a run of each method of its own. `graphs` adds `captured_times`.
     """
     timed_methods: dict[str, Method] = {FULL: Dense(), **methods}
     grids, text_tokens = model.grids(sizes), len(prompt(model).split())
     draws = Keyed(tuple(range(pictures)), on_device=True)
     texts = [prompt(model)] * pictures
+    alone = partial(generate, model, texts, sizes=sizes, draws=draws)
+    peaks = {
+        name: peak_bytes(model.device, partial(alone, method=method))
+        for name, method in timed_methods.items()
+    }
     once = partial(timed, model, texts, sizes=sizes, draws=draws)
     measured = speedups(
         {name: partial(once, method=method) for name, method in timed_methods.items()},
@@ -185,57 +197,14 @@ def cases(
                 f"step_ms_{side}": medians(runs),
                 f"step_host_ms_{side}": medians(runs, "host_ms"),
                 f"step_floor_ms_{side}": floor[case],
-                f"memory_{side}": max(run.peak_bytes for run in runs),
+                f"memory_{side}": peaks[case],
                 f"memory_counted_{side}": holds[case],
             }
         rows.append(row)
     if graphs:
-        try:
-            latencies = captured_times(model, sizes, methods, repeats, pictures)
-            rows = [{**row, **latencies[row["name"]]} for row in rows]
-        except torch.OutOfMemoryError as error:
-            tqdm.write(f"{grids[-1].name} is not captured: {str(error).splitlines()[0]}")
-            model.graphs.clear()
+        columns = captured_times(model, sizes, methods, repeats, pictures)
+        rows = [{**row, **columns[row["name"]]} for row in rows]
     return rows
-
-
-def captured_times(
-    model: Model, sizes: Sizes, methods: dict[str, Method], repeats: int, pictures: int = 1
-) -> dict[str, dict[str, Any]]:
-    """Time generations with and without graphs, in turns, from encoded prompts to final latents.
-
-    Columns by method: `ms_eager_*` and `ms_graphs_*` of full and fast, `speedup_eager` and
-    `speedup_graphs`, in which both sides run without graphs or both with, and `graphs_*`, the time
-    with graphs over that without. Ratios are of times of one turn.
-    """
-    condition = model.condition([prompt(model)] * pictures)
-    draws = Keyed(tuple(range(pictures)), on_device=True)
-
-    def ms(method: Method, graphs: bool) -> float:
-        run = generate(model, condition, method, sizes=sizes, draws=draws, graphs=graphs)
-        return 1e3 * run.seconds
-
-    columns = dict[str, dict[str, Any]]()
-    for name, method in methods.items():
-        functions = {
-            f"{mode}_{side}": partial(ms, one, mode == "graphs")
-            for side, one in (("full", Dense()), ("fast", method))
-            for mode in ("eager", "graphs")
-        }
-        measured = speedups(functions, repeats, base="eager_full", warm_up=2)
-        row: dict[str, Any] = {
-            f"ms_{case}": statistics.median(pairs.fast) for case, pairs in measured.items()
-        }
-        over = {case: pairs.speedup.median for case, pairs in measured.items()}
-        over["eager_full"] = 1.0
-        for mode in ("eager", "graphs"):
-            row[f"speedup_{mode}"] = over[f"{mode}_fast"] / over[f"{mode}_full"]
-        for side in ("full", "fast"):
-            row[f"graphs_{side}"] = over[f"eager_{side}"] / over[f"graphs_{side}"]
-        row["graphs_disturbed"] = any(pairs.speedup.disturbed for pairs in measured.values())
-        columns[name] = row
-        model.graphs.clear()
-    return columns
 
 
 def _record_overhead(model: Model, repeats: int) -> dict[str, Any]:
@@ -250,7 +219,7 @@ def _record_overhead(model: Model, repeats: int) -> dict[str, Any]:
         "recorded": partial(seconds, lambda: [partial(Recorder, trace=Trace())]),
         "plain": partial(seconds, list),
     }
-    added = speedups(runs, repeats, base="recorded")["plain"].speedup
+    added = speedups(runs, repeats, base="recorded", progress="bench recording")["plain"].speedup
     return {"record_overhead": added.median - 1, "record_disturbed": added.disturbed}
 
 
@@ -263,12 +232,14 @@ def _resume_ratio(model: Model, repeats: int) -> dict[str, Any]:
         "resumed": lambda: resume(model, base, method).seconds,
         "scratch": lambda: generate(model, prompt(model), method, draws=draws).seconds,
     }
-    share = speedups(runs, repeats, base="resumed")["scratch"].speedup
+    share = speedups(runs, repeats, base="resumed", progress="bench resuming")["scratch"].speedup
     return {"resume_ratio": share.median, "resume_disturbed": share.disturbed}
 
 
 def table(result: dict[str, Any]) -> str:
     """Format the result for a terminal."""
+    if "pts_ms" not in result:  # cases alone
+        return case_table(result["cases"])
     overhead = (result["pts_ms"] + result["ctr_ms"]) / result["attention_ms_full"]
     lines = [
         case_table(result["cases"]),
@@ -318,6 +289,8 @@ def case_table(timed_cases: Sequence[dict[str, Any]]) -> str:
                 f"graphs over time without: full {case['graphs_full']:.2f}, fast "
                 f"{case['graphs_fast']:.2f}{_note(case['graphs_disturbed'])}"
             )
+        elif "no_graph" in case:
+            lines.append(f"{case['name']:<{width}} not captured: {case['no_graph']}")
     lines.append("memory, counted:")
     for case in timed_cases:
         for side in ("full", "fast"):

@@ -91,6 +91,7 @@ def run(model: Model, *, repeats: int, only: str = "") -> dict[str, Any]:
                 {which: _timer(work, args, model.device) for which, work in works.items()},
                 repeats,
                 warm_up=3,
+                progress=name,
             )
             pairs = paired(times["plain"], times["compiled"])
             gap = (out.double() - plain.double()).abs().max() / plain.double().abs().max()

@@ -43,22 +43,28 @@ PRUNED = Prune({-2: 0.5, -1: 0.75})
 pruned and restored from the last unpruned step, the third from the end."""
 
 
-def sublayer_ms(model: Model, prompt: str, repeats: int) -> dict[str, float]:
+def sublayer_ms(
+    model: Model, prompt: str, repeats: int, progress: str | None = None
+) -> dict[str, float]:
     """Return the medians of `sublayer_times` under the same names."""
-    times = sublayer_times(model, prompt, repeats)
+    times = sublayer_times(model, prompt, repeats, progress)
     return {name: statistics.median(ms) for name, ms in times.items()}
 
 
-def sublayer_times(model: Model, prompt: str, repeats: int) -> dict[str, list[float]]:
+def sublayer_times(
+    model: Model, prompt: str, repeats: int, progress: str | None = None
+) -> dict[str, list[float]]:
     """Time selection, restoration and sublayers at the last step; lists of ms, one per call.
 
     Attention and feed-forward are timed from norm to gate, in full and under `PRUNED` (paper,
-    supplement).
+    supplement). `progress` is the title of a progress bar.
     """
-    return {**pruning_times(model, prompt), **branch_times(model, prompt, repeats)}
+    return {**pruning_times(model, prompt), **branch_times(model, prompt, repeats, progress)}
 
 
-def branch_times(model: Model, prompt: str, repeats: int) -> dict[str, list[float]]:
+def branch_times(
+    model: Model, prompt: str, repeats: int, progress: str | None = None
+) -> dict[str, list[float]]:
     """Time the branches of the last step, full and pruned: milliseconds per layer."""
 
     def once(method: Method) -> dict[tuple[int, str], float]:
@@ -73,7 +79,9 @@ def branch_times(model: Model, prompt: str, repeats: int) -> dict[str, list[floa
 
     methods: dict[str, Method] = {"full": Dense(), "pruned": PRUNED}
     last = len(model.grids()) - 1
-    runs = turns({name: partial(once, m) for name, m in methods.items()}, repeats)
+    runs = turns(
+        {name: partial(once, m) for name, m in methods.items()}, repeats, progress=progress
+    )
     return {
         f"{sublayer}_ms_{name}": [ms[last, kind] / model.depth for ms in runs[name]]
         for name in methods
@@ -107,7 +115,10 @@ def pruning_times(model: Model, prompt: str) -> dict[str, list[float]]:
 
 
 def short_ms(
-    works: Mapping[str, Callable[[], Tensor]], device: torch.device, repeats: int = 45
+    works: Mapping[str, Callable[[], Tensor]],
+    device: torch.device,
+    repeats: int = 45,
+    progress: str | None = None,
 ) -> dict[str, list[float]]:
     """Time short functions in turns; return the milliseconds per call in each turn.
 
@@ -121,5 +132,6 @@ def short_ms(
             work()
         return begin, mark(device)
 
-    marks = turns({n: partial(once, work) for n, work in works.items()}, repeats, warm_up=5)
+    functions = {name: partial(once, work) for name, work in works.items()}
+    marks = turns(functions, repeats, warm_up=5, progress=progress)
     return {name: [ms_between(*pair) / row for pair in pairs] for name, pairs in marks.items()}

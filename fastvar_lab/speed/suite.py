@@ -28,6 +28,7 @@ from fastvar_lab.scales import Sizes, infinity, infinity_at, parse_size
 from fastvar_lab.seam import Method
 from fastvar_lab.speed import flops
 from fastvar_lab.speed.bench import Rates, case_table, cases, prompt, rates, released
+from fastvar_lab.speed.peak import out_of_memory
 from fastvar_lab.speed.sublayers import PRUNED, sublayer_ms
 from fastvar_lab.store import Rows, Store
 
@@ -198,9 +199,7 @@ def _if_it_fits(name: str, measure: Callable[[], Rows]) -> Rows:
     try:
         return measure()
     except RuntimeError as error:
-        # cuBLAS and the CUDA driver report it as a plain RuntimeError
-        signs = ("ALLOC_FAILED", "CUDA error: out of memory")
-        if not (isinstance(error, torch.OutOfMemoryError) or any(s in str(error) for s in signs)):
+        if not out_of_memory(error):
             raise
         reason = str(error).splitlines()[0]
     torch.cuda.empty_cache()  # after the block: the error keeps the tensors alive inside it
@@ -222,7 +221,8 @@ def _cases(opened: OnDemand, setting: Setting, repeats: int, best: Rates, graphs
 
 def _sublayers(opened: OnDemand, repeats: int, best: Rates) -> Rows:
     model = opened.get()
-    return [{**sublayer_ms(model, prompt(model), repeats), **floors(model, best)}]
+    times = sublayer_ms(model, prompt(model), repeats, progress=f"sublayers of {opened.name}")
+    return [{**times, **floors(model, best)}]
 
 
 def floors(model: Model, best: Rates) -> dict[str, float]:

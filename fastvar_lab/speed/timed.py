@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-import torch
 from tqdm.auto import tqdm
 
 from fastvar_lab.generation import Generation, generate
@@ -114,17 +113,47 @@ def speedups(
     """
     if base not in functions:
         raise ValueError(f"the base {base!r} must be one of {', '.join(functions)}")
+    over = {name: (base, name) for name in functions}
+    options: dict[str, Any] = {"warm_up": warm_up, "attempts": attempts, "widest": widest}
+    return speedups_between(functions, over, repeats, time, progress=progress, **options)
+
+
+def speedups_between(
+    functions: Mapping[str, Callable[[], T]],
+    over: Mapping[str, tuple[str, str]],
+    repeats: int,
+    time: Callable[[T], float] = NUMBER,
+    *,
+    warm_up: int = 1,
+    attempts: int = ATTEMPTS,
+    widest: float = WIDEST,
+    progress: str | None = None,
+) -> dict[str, Pairs[T]]:
+    """Measure several speedups, as `speedups` does, of pairs of functions that may differ.
+
+    `over` names full and fast of each speedup; all functions run in the same turns. Raises
+    ValueError for less than one attempt.
+
+    >>> clock = iter([9.0, 9.0, 9.0, 6.0, 4.0, 1.0])  # the first three warm up
+    >>> functions = {name: lambda: next(clock) for name in ("full", "half", "least")}
+    >>> over = {"first": ("full", "half"), "second": ("half", "least")}
+    >>> pairs = speedups_between(functions, over, repeats=1)
+    >>> pairs["first"].speedup.median, pairs["second"].speedup.median
+    (1.5, 4.0)
+    """
     if attempts < 1:
         raise ValueError(f"a timing needs at least one attempt; not {attempts}")
     best: dict[str, Pairs[T]] = {}
-    pending = list(functions)
+    pending = list(over)
     for attempt in range(attempts):
         again = f"{progress}, again" if progress and attempt else progress
+        needed = {function for name in pending for function in over[name]}
         results = turns(
-            {n: functions[n] for n in functions if n in (base, *pending)}, repeats, warm_up, again
+            {n: functions[n] for n in functions if n in needed}, repeats, warm_up, again
         )
         for name in pending:
-            pairs = paired(results[base], results[name], time, widest)
+            full, fast = over[name]
+            pairs = paired(results[full], results[fast], time, widest)
             if name not in best or pairs.speedup.spread < best[name].speedup.spread:
                 best[name] = pairs
         pending = [name for name in pending if best[name].speedup.disturbed]
@@ -138,13 +167,11 @@ class Timed:
     """A timed generation.
 
     `step_ms` are the milliseconds of each scale step, `host_ms` those in which the host issued it.
-    `peak_bytes` is the peak GPU memory; 0 on a CPU.
     """
 
     generation: Generation
     step_ms: list[float]
     host_ms: list[float]
-    peak_bytes: int = 0
 
     @property
     def ms(self) -> float:
@@ -160,14 +187,10 @@ def timed(model: Model, prompt: str | list[str], method: Method, **options: Any)
         watches.append(Stopwatch(run))
         return watches[0]
 
-    cuda = model.device.type == "cuda"
-    if cuda:
-        torch.cuda.reset_peak_memory_stats(model.device)
     generation = generate(model, prompt, method, watch=[watch], **options)
     steps = [g.index for g in generation.request.grids]
     ms, host = watches[0].step_ms(), watches[0].host_ms
-    peak = torch.cuda.max_memory_allocated(model.device) if cuda else 0
-    return Timed(generation, [ms[step] for step in steps], [host[step] for step in steps], peak)
+    return Timed(generation, [ms[step] for step in steps], [host[step] for step in steps])
 
 
 def medians(runs: Sequence[Timed], times: str = "step_ms") -> list[float]:

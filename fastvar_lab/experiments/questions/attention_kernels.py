@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import pandas as pd
-import torch
 
 from fastvar_lab.experiments.base import Cell, Experiment, Question, in_turns, timed_cells
 from fastvar_lab.experiments.verdicts import Answer, Claim, above, label, median
@@ -17,14 +17,15 @@ from fastvar_lab.methods.prune import Dense
 from fastvar_lab.models.model import Model
 from fastvar_lab.plotting import charts
 from fastvar_lab.seam import Runner
+from fastvar_lab.speed.peak import peak_bytes
 from fastvar_lab.store import Rows
 
 
 class Cost(NamedTuple):
-    """Seconds of a generation, and the bytes of its largest attention matrix or its peak."""
+    """Seconds of a generation, and the bytes of the largest attention matrix that it makes."""
 
     seconds: float
-    size: int
+    largest: int
 
 
 def cells(question: Question) -> list[list[Cell]]:
@@ -35,8 +36,10 @@ def cells(question: Question) -> list[list[Cell]]:
 
 
 def kernels(model: Model, cells: Sequence[Cell]) -> Iterator[tuple[Cell, Rows]]:
-    """Time and memory under fused and unfused attention, turn by turn (paper, Table 5)."""
-    cuda = model.device.type == "cuda"
+    """Time and memory under fused and unfused attention, turn by turn (paper, Table 5).
+
+    Memory is the peak of a run of its own on a GPU; on a CPU that of the largest matrix alone.
+    """
 
     def once(cell: Cell) -> Cost:
         seen = list[Unfused]()
@@ -45,22 +48,19 @@ def kernels(model: Model, cells: Sequence[Cell]) -> Iterator[tuple[Cell, Rows]]:
             seen.append(Unfused(run))
             return seen[0]
 
-        if cuda:
-            torch.cuda.reset_peak_memory_stats(model.device)
         watchers = [watch] if cell.columns["kernel"] == "unfused" else []
         assert cell.method is not None
         generation = generate(model, cell.prompts, cell.method, watch=watchers)
-        if cuda:
-            return Cost(generation.seconds, torch.cuda.max_memory_allocated(model.device))
         return Cost(generation.seconds, seen[0].largest if seen else 0)
 
     first = cells[0]
     base = Cell({"kernel": "unfused"}, Dense(), FULL, first.items, repeats=first.repeats)
     for cell, pairs in in_turns(cells, once, base, lambda cost: cost.seconds):
+        peak = peak_bytes(model.device, partial(once, cell))
         yield (
             cell,
             [
-                {"turn": turn, "ms": cost.seconds * 1e3, "bytes": cost.size,
+                {"turn": turn, "ms": cost.seconds * 1e3, "bytes": peak or cost.largest,
                  "disturbed": pairs.speedup.disturbed}
                 for turn, cost in enumerate(pairs.fast)
             ],
