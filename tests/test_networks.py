@@ -7,10 +7,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.nn.functional import interpolate, max_pool2d
+from torch.overrides import TorchFunctionMode
 
+import fastvar_lab as fv
 from fastvar_lab.cli.main import main
 from fastvar_lab.errors import WeightsError
+from fastvar_lab.evaluators import known_answers, local_features
+from fastvar_lab.evaluators.geneval import metadata
+from fastvar_lab.evaluators.geneval_pictures import ItemJudge, open_judge
+from fastvar_lab.measure.quality import METRICS
 from fastvar_lab.networks import (
     collection,
     conversion,
@@ -20,9 +27,11 @@ from fastvar_lab.networks import (
     resizing,
     throughput,
 )
+from fastvar_lab.networks.exact import exact
 from fastvar_lab.networks.inception import Inception
 from fastvar_lab.networks.lpips import LPIPS
 from fastvar_lab.networks.pretrained import ImageReward, objects
+from fastvar_lab.prompts import Item
 
 
 def picture(h, w, seed=0):
@@ -479,6 +488,78 @@ def test_the_command_opens_what_it_brings(action, tiny_networks, tmp_path, monke
     status, error = bring("lacking")
     assert status == 2
     assert "lack 1 tensors of CLIPModel" in error
+
+
+PRODUCTS = {"linear", "conv2d", "matmul", "bmm", "baddbmm", "einsum", "__matmul__",
+            "scaled_dot_product_attention"}  # fmt: skip
+
+
+class Watch(TorchFunctionMode):
+    """Notes what the flags of reduced precision are wherever tensors are multiplied."""
+
+    def __init__(self, *flags):
+        super().__init__()
+        self.flags, self.seen = flags, set()
+
+    def now(self):
+        return tuple(getattr(place, name) for place, name in self.flags)
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if getattr(func, "__name__", "") in PRODUCTS:
+            self.seen.add(self.now())
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.fixture(params=["allow_tf32", "fp32_precision"])
+def reduced(request):
+    """Turn TF32 on, by either of torch's two names, and watch it; what full precision is."""
+    new = request.param == "fp32_precision"
+    if new and not hasattr(torch.backends.cuda.matmul, request.param):
+        pytest.skip("torch has the older names alone")
+    places = torch.backends.cuda.matmul, torch.backends.cudnn.conv if new else torch.backends.cudnn
+    on, off = ("tf32", "ieee") if new else (True, False)
+    watch = Watch(*((place, request.param) for place in places))
+    before = watch.now()
+    for place in places:
+        setattr(place, request.param, on)
+    yield watch, (on, on), (off, off)
+    for place, value in zip(places, before):
+        setattr(place, request.param, value)
+
+
+def scorers(networks):
+    """Functions of a picture that run the networks by every way that leads to one, by name."""
+    names = ("lpips", "clip_i", "dino", "clip_score", "hps", "imagereward")
+    for name in names:
+        metric = METRICS[name]
+        there = replace(metric, function=replace(metric.function, networks=str(networks)))
+        yield name, lambda x, m=there: m.columns(x, x[::-1].copy(), item=Item("a ring", 0))
+    item, where = Item(metadata()[0]["prompt"], 0), str(networks)
+    yield "item judge", lambda x: ItemJudge(where)(item, x)
+    yield "colors", lambda x: open_judge(where).colors("dog", [x])
+    inception = collection.open_network("inception", networks)
+    yield "inception", lambda x: inception(resizing.clean(x)[None])
+    yield "local features", lambda x: local_features.sums(fv.load("tiny"), x)
+
+
+def test_every_network_computes_in_full_precision(reduced, tiny_networks, tmp_path):
+    watch, on, off = reduced
+    x = picture(64, 64)
+    for name, score in scorers(tiny_networks):
+        watch.seen.clear()
+        with watch:
+            score(x)
+        assert watch.seen == {off}, name
+        assert watch.now() == on, name
+    for i in range(1, 5):
+        Image.fromarray(x).save(tmp_path / f"{i}.webp")
+    watch.seen.clear()
+    with watch:
+        known_answers.check("imagereward", known_answers.Inputs(tmp_path, networks=tiny_networks))
+    assert watch.seen == {off}
+    with pytest.raises(KeyError), exact():
+        raise KeyError
+    assert watch.now() == on
 
 
 @pytest.mark.parametrize("name", ["clip", "imagereward"])

@@ -11,7 +11,7 @@ import torch
 
 from fastvar_lab.errors import short
 from fastvar_lab.evaluators import distances, jackknife
-from fastvar_lab.evaluators.case import Case, Exact, Result
+from fastvar_lab.evaluators.case import Case, Result
 from fastvar_lab.evaluators.picture_folder import Pictures
 from fastvar_lab.files import DAMAGED
 from fastvar_lab.measure.statistics import UNKNOWN, wilson
@@ -34,7 +34,7 @@ def activations(case: Case, part: str, pictures: Pictures | None = None) -> np.n
 def _activations(case: Case, pictures: Sequence[np.ndarray], places: Sequence[int]) -> np.ndarray:
     resize = resizing.RESIZES[case.resize]
     pixels = torch.stack([resize(picture) for picture in pictures]).to(case.device)
-    with torch.no_grad(), Exact():
+    with torch.no_grad():
         return torch.cat([t.float().cpu() for t in case.network("inception")(pixels)], 1).numpy()
 
 

@@ -17,6 +17,7 @@ import torch
 
 from fastvar_lab.evaluators.distances import Moments, frechet
 from fastvar_lab.models.model import Model
+from fastvar_lab.networks.exact import exact
 from fastvar_lab.pictures import to_tensor
 
 DRAWS = 200  # bootstrap resamples
@@ -31,6 +32,7 @@ class Sums(NamedTuple):
 
 
 @torch.no_grad()
+@exact()
 def sums(model: Model, picture: np.ndarray) -> Sums:
     """Return the sums of the features of a picture (H, W, 3) uint8."""
     device = next(model.tokenizer.parameters()).device
