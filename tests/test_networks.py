@@ -1,6 +1,7 @@
 """The evaluators' networks: resizes, names of released weights, shapes, and files."""
 
 import json
+import os
 import shutil
 from dataclasses import replace
 
@@ -560,6 +561,57 @@ def test_every_network_computes_in_full_precision(reduced, tiny_networks, tmp_pa
     with pytest.raises(KeyError), exact():
         raise KeyError
     assert watch.now() == on
+
+
+@pytest.mark.parametrize("lacking", range(4))
+def test_a_network_that_is_copied_half_way_is_not_there(
+    lacking, tiny_networks, tmp_path, monkeypatch
+):
+    paths = [p for p in sorted((tiny_networks / "clip").iterdir()) if p.suffix == ".json"]
+    paths = [tiny_networks / "clip" / "model.safetensors", *paths]  # as published, weights first
+    files = tuple(published.File(path.name, "of/clip") for path in paths)
+    clip = replace(published.NETWORKS["clip"], files=files)
+    monkeypatch.setitem(published.NETWORKS, "clip", clip)
+    copied, whole = [], shutil.copyfile
+
+    def copy(source, target):
+        if len(copied) == lacking:
+            target.write_bytes(source.read_bytes()[:90])
+            raise KeyboardInterrupt
+        copied.append(source)
+        whole(source, target)
+
+    monkeypatch.setattr(shutil, "copyfile", copy)
+    with pytest.raises(KeyboardInterrupt):
+        collection.convert("clip", paths, tmp_path)
+    with pytest.raises(WeightsError, match=r"the network clip is not in .*--fetch clip"):
+        collection.place("clip", tmp_path)
+    assert sorted(p.name for p in (tmp_path / "clip").iterdir()) == [p.name for p in copied]
+    monkeypatch.setattr(shutil, "copyfile", whole)
+    collection.convert("clip", paths, tmp_path)
+    collection.open_network("clip", tmp_path)
+
+
+@pytest.mark.parametrize("name", sorted(published.NETWORKS))
+def test_weights_are_the_last_that_is_written_of_a_network(name, tmp_path, monkeypatch):
+    network = published.NETWORKS[name]
+    paths = {file.name: tmp_path / file.name for file in network.files}
+    for path in paths.values():
+        path.write_text("{}")
+    monkeypatch.setattr(conversion, "read_released", lambda path: {"x": torch.zeros(1)})
+    for rename in ("from_alexnet", "from_open_clip", "from_image_reward", "from_mmdet"):
+        monkeypatch.setattr(renaming, rename, lambda state, *heads: state)
+    (target := tmp_path / "target").mkdir()
+    order = []
+
+    def noting(partial, path, real=os.replace):
+        order.append(path.name)
+        real(partial, path)
+
+    monkeypatch.setattr(os, "replace", noting)
+    network.convert(paths, target)
+    assert order[-1] == "model.safetensors"
+    assert sorted(order) == sorted(path.name for path in target.iterdir())
 
 
 @pytest.mark.parametrize("name", ["clip", "imagereward"])
