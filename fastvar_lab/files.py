@@ -224,14 +224,14 @@ def folder(path: str | Path) -> Path:
     return path
 
 
-def write_utf8(path: str | Path, text: str) -> None:
-    """Write text in UTF-8 whatever the locale."""
-    write(path, lambda p: p.write_text(text, encoding="utf-8"))
+def write_utf8(path: str | Path, text: str, replace: bool = True) -> None:
+    """Write text in UTF-8 whatever the locale; `replace` is that of `write`."""
+    write(path, lambda p: p.write_text(text, encoding="utf-8"), replace)
 
 
-def write_json(path: str | Path, content: Any) -> None:
-    """Write `content` as indented JSON, in UTF-8 whatever the locale."""
-    write_utf8(path, json.dumps(content, indent=1) + "\n")
+def write_json(path: str | Path, content: Any, replace: bool = True) -> None:
+    """Write `content` as indented JSON, in UTF-8 whatever the locale; `replace` is `write`'s."""
+    write_utf8(path, json.dumps(content, indent=1) + "\n", replace)
 
 
 def read_json(text: str | bytes, kind: type = dict) -> Any:

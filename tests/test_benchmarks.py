@@ -167,6 +167,29 @@ def test_a_folder_is_never_mixed(small, made, tmp_path):
         make(small, MakeJob(TEN, fv.Dense()), tmp_path)
 
 
+@pytest.mark.parametrize("late", ["read_settings", "writable"])
+@pytest.mark.parametrize("guidance", [None, 3.0])
+def test_shards_that_start_at_once_share_a_new_folder(late, guidance, small, tmp_path, monkeypatch):
+    """Another one writes its settings after this one has found none, or when it writes its own."""
+    root, usual = tmp_path / "shared", getattr(making, late)
+    root.mkdir()
+    sampling = None if guidance is None else fv.Sampling(guidance=guidance)
+
+    def beside_another(folder):
+        monkeypatch.setattr(making, late, usual)
+        found = usual(folder)
+        making.prepare(small, MakeJob(TEN, fv.Dense(), sampling), root)
+        return found
+
+    monkeypatch.setattr(making, late, beside_another)
+    if guidance is None:
+        making.prepare(small, MakeJob(TEN, fv.Dense()), root)
+    else:
+        with pytest.raises(ValueError, match="holds pictures with guidance 3"):
+            making.prepare(small, MakeJob(TEN, fv.Dense()), root)
+    assert making.read_settings(root)["guidance"] == (guidance or small.sampling.guidance)
+
+
 def test_jpeg_is_written_with_its_quality(small, tmp_path):
     (tmp_path / "prompts.txt").write_text("a red ring\n")
     plan = BenchmarkPlan(benchmarks.find("prompts"), tmp_path / "prompts.txt", ending="jpg")

@@ -157,12 +157,12 @@ def test_a_run_that_is_killed_at_every_write_ends_the_same(shallow, tmp_path, mo
     for moment in range(len(whole) + 1):  # and settings
         left = [moment]
 
-        def killed(path, fill, left=left):
+        def killed(path, fill, *options, left=left):
             if not left[0]:
                 path.with_name(f"{files.PARTIAL}x{path.suffix}").write_bytes(b"")
                 raise KeyboardInterrupt
             left[0] -= 1
-            real(path, fill)
+            real(path, fill, *options)
 
         folder = tmp_path / f"killed{moment}"
         for module in (files, making):  # settings are written by `files` itself
