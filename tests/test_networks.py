@@ -1,5 +1,7 @@
 """The evaluators' networks: resizes, names of released weights, shapes, and files."""
 
+import hashlib
+import io
 import json
 import os
 import shutil
@@ -414,6 +416,28 @@ def test_conversion_writes_a_folder_that_opens(tmp_path, tiny_networks, monkeypa
     x = picture(48, 48)
     assert torch.allclose(one.pictures([x]), other.pictures([x]), atol=1e-6)
     assert torch.allclose(one.texts(["a cat"]), other.texts(["a cat"]), atol=1e-6)
+
+
+def test_downloads_and_hashes_show_bars_that_end(tmp_path, monkeypatch):
+    bars = []
+
+    class Bar(collection.tqdm):
+        def __init__(self, *args, **options):
+            super().__init__(*args, **{**options, "file": io.StringIO()})
+            bars.append(self)
+
+    monkeypatch.setattr(collection, "tqdm", Bar)
+    content = np.random.default_rng(0).bytes(3 * 2**20 + 5)
+    (tmp_path / "x.pth").write_bytes(content)
+    file = published.File("x.pth", url=(tmp_path / "x.pth").as_uri())
+    (tmp_path / "here").mkdir()
+    path = collection._fetched(file, tmp_path / "here")
+    assert path.read_bytes() == content
+    found = collection._digests({"x": path, "y": tmp_path / "x.pth"}, "mine")
+    assert set(found.values()) == {hashlib.sha256(content).hexdigest()}
+    assert [bar.n for bar in bars] == [len(content), 2 * len(content)]
+    assert bars[1].total == bars[1].n
+    assert all(bar.delay == 2 for bar in bars)
 
 
 def test_training_notes_with_numpy_numbers_open(tmp_path):
