@@ -9,7 +9,7 @@ import struct
 import time
 import warnings
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -43,10 +43,17 @@ def digest_of(parts: Iterable[str | bytes | memoryview], length: int = 64) -> st
     return state.hexdigest()[:length]
 
 
-def digest_of_file(path: Path) -> str:
-    """Hash a file with SHA-256, a megabyte at a time."""
-    with path.open("rb") as file:
-        return digest_of(iter(lambda: file.read(2**20), b""))
+def digest_of_file(path: Path, done: Callable[[int], object] | None = None) -> str:
+    """Hash a file with SHA-256, a megabyte at a time; `done` is told how many bytes each time."""
+
+    def parts() -> Iterator[bytes]:
+        with path.open("rb") as file:
+            while part := file.read(2**20):
+                yield part
+                if done is not None:
+                    done(len(part))
+
+    return digest_of(parts())
 
 
 @cache
@@ -224,14 +231,14 @@ def folder(path: str | Path) -> Path:
     return path
 
 
-def write_utf8(path: str | Path, text: str) -> None:
-    """Write text in UTF-8 whatever the locale."""
-    write(path, lambda p: p.write_text(text, encoding="utf-8"))
+def write_utf8(path: str | Path, text: str, replace: bool = True) -> None:
+    """Write text in UTF-8 whatever the locale; `replace` is that of `write`."""
+    write(path, lambda p: p.write_text(text, encoding="utf-8"), replace)
 
 
-def write_json(path: str | Path, content: Any) -> None:
-    """Write `content` as indented JSON, in UTF-8 whatever the locale."""
-    write_utf8(path, json.dumps(content, indent=1) + "\n")
+def write_json(path: str | Path, content: Any, replace: bool = True) -> None:
+    """Write `content` as indented JSON, in UTF-8 whatever the locale; `replace` is `write`'s."""
+    write_utf8(path, json.dumps(content, indent=1) + "\n", replace)
 
 
 def read_json(text: str | bytes, kind: type = dict) -> Any:

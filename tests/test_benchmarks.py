@@ -32,10 +32,10 @@ from fastvar_lab.evaluators.results import (
     settings_sha256,
     stored,
 )
-from fastvar_lab.evaluators.scoring import paired, score
+from fastvar_lab.evaluators.scoring import paired, paired_rows, score
 from fastvar_lab.experiments import making, paper_tables, printed_tables
 from fastvar_lab.experiments.making import MakeJob, make
-from fastvar_lab.measure.quality import METRICS
+from fastvar_lab.measure.quality import METRICS, Metric
 from fastvar_lab.measure.statistics import bootstrap
 from fastvar_lab.networks.inception import Inception
 from fastvar_lab.networks.pretrained import Clip, Detector, ImageReward, Objects
@@ -165,6 +165,29 @@ def test_a_folder_is_never_mixed(small, made, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(ValueError, match="holds other files; name a new folder"):
         make(small, MakeJob(TEN, fv.Dense()), tmp_path)
+
+
+@pytest.mark.parametrize("late", ["read_settings", "writable"])
+@pytest.mark.parametrize("guidance", [None, 3.0])
+def test_shards_that_start_at_once_share_a_new_folder(late, guidance, small, tmp_path, monkeypatch):
+    """Another one writes its settings after this one has found none, or when it writes its own."""
+    root, usual = tmp_path / "shared", getattr(making, late)
+    root.mkdir()
+    sampling = None if guidance is None else fv.Sampling(guidance=guidance)
+
+    def beside_another(folder):
+        monkeypatch.setattr(making, late, usual)
+        found = usual(folder)
+        making.prepare(small, MakeJob(TEN, fv.Dense(), sampling), root)
+        return found
+
+    monkeypatch.setattr(making, late, beside_another)
+    if guidance is None:
+        making.prepare(small, MakeJob(TEN, fv.Dense()), root)
+    else:
+        with pytest.raises(ValueError, match="holds pictures with guidance 3"):
+            making.prepare(small, MakeJob(TEN, fv.Dense()), root)
+    assert making.read_settings(root)["guidance"] == (guidance or small.sampling.guidance)
 
 
 def test_jpeg_is_written_with_its_quality(small, tmp_path):
@@ -514,6 +537,42 @@ def test_pairs_of_pictures(small, made, tmp_path, tiny_networks, monkeypatch):
     assert METRICS["lpips"].address != METRICS["clip_i"].address
     with pytest.raises(ValueError, match="reads tokens, which folders do not hold"):
         paired(one, other, ["agree"])
+
+
+def test_a_pair_is_read_once_for_all_metrics(small, made, tmp_path, tiny_networks, monkeypatch):
+    make(small, MakeJob(TEN, fv.Prune({-1: 0.5})), tmp_path / "pruned")
+    shutil.copytree(tmp_path / "pruned", tmp_path / "alone", copy_function=shutil.copy2)
+    monkeypatch.setattr("fastvar_lab.networks.collection.default_folder", lambda: tiny_networks)
+    names, other = ["psnr", "ssim", "lpips"], PictureFolder(made)
+    alone = PictureFolder(tmp_path / "alone")
+    apart = {name: paired_rows(alone, other, [METRICS[name]])[name] for name in names}
+    one, read = PictureFolder(tmp_path / "pruned"), []
+
+    def noted(folder):
+        def read_one(i, real=folder.read):
+            read.append((folder.root, i))
+            return real(i)
+
+        return read_one
+
+    for folder in (one, other):
+        monkeypatch.setattr(folder, "read", noted(folder))
+    paired_rows(one, other, [METRICS["ssim"]], 4)
+    together = paired_rows(one, other, [METRICS[name] for name in names], 3)
+    assert list(together) == names
+    assert all(np.array_equal(together[name], apart[name]) for name in names)
+    assert sorted(read) == sorted(2 * [(f.root, i) for f in (one, other) for i in range(10)])
+    kept = {p.name for p in one.cache.iterdir()}
+    assert kept == {p.name for p in alone.cache.iterdir()}  # under the same addresses
+    paired(one, other, names)
+    assert len(read) == 40
+
+    def paint(picture, reference):
+        picture[:] = 0
+        return 0.0
+
+    with pytest.raises(ValueError, match="read-only"):
+        paired_rows(one, other, [Metric("paint", "paint", paint)])
 
 
 def test_gray_ground_and_cut():

@@ -144,13 +144,15 @@ def test_generate_writes_a_picture_a_prompt(tmp_path, capsys):
         assert imread(path).shape == (128, 192, 3)
 
 
-def test_evaluate_prints_scores(capsys):
-    assert main(["evaluate", "--n", "7", "--seed", "1", "--json"]) == 0
+def test_evaluate_prints_scores(capsys, tmp_path):
+    words = ["evaluate", "--n", "7", "--seed", "1", "--json", "--store", str(tmp_path)]
+    assert main(words) == 0
     result = json.loads(capsys.readouterr().out)
     assert set(result["tasks"]) == {"single_object", "two_objects", "counting", "colors",
                                     "position", "color_attribution", "texture"}  # fmt: skip
     assert 0 <= result["overall"] <= 1
     assert result["reconstruction_psnr"] > 26
+    assert len(list(tmp_path.glob("*/rows/*.json"))) == 1
 
 
 def test_true_tokens_are_those_of_right_pictures():

@@ -1,6 +1,7 @@
 """The scores of folders of pictures: distances by closed forms, GenEval by a slow reading."""
 
 import hashlib
+import io
 import itertools
 import json
 import math
@@ -127,6 +128,26 @@ def test_precision_and_recall_by_hand(monkeypatch):
     monkeypatch.setattr(distances, "BLOCK", 5)
     parts = distances.precision_recall(x, y)
     assert all(np.array_equal(a, b) for a, b in zip(whole, parts))
+
+
+def test_slow_distances_show_a_bar_that_ends(monkeypatch):
+    bars = []
+
+    def noted(*args, real=distances.tqdm, **options):
+        bars.append(real(*args, **options, file=io.StringIO()))
+        return bars[-1]
+
+    for module in (distances, jackknife):
+        monkeypatch.setattr(module, "tqdm", noted)
+    monkeypatch.setattr(distances, "BLOCK", 5)
+    x, y = RNG.normal(size=(17, 3)), RNG.normal(size=(23, 3))
+    distances.precision_recall(x, y)
+    distances.kernel_distance(x, y, subsets=7)
+    parts = jackknife.groups_of(17, 4)
+    jackknife.kernel_distances_without(x, y, parts)
+    list(jackknife.moments_without(x, parts))
+    assert [bar.total for bar in bars] == [80, 7, 4, 4]
+    assert all(bar.n == bar.total and bar.delay == 2 for bar in bars)
 
 
 def test_the_published_prompts_of_geneval():

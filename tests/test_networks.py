@@ -1,16 +1,26 @@
 """The evaluators' networks: resizes, names of released weights, shapes, and files."""
 
+import hashlib
+import io
 import json
+import os
 import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.nn.functional import interpolate, max_pool2d
+from torch.overrides import TorchFunctionMode
 
+import fastvar_lab as fv
 from fastvar_lab.cli.main import main
 from fastvar_lab.errors import WeightsError
+from fastvar_lab.evaluators import known_answers, local_features
+from fastvar_lab.evaluators.geneval import metadata
+from fastvar_lab.evaluators.geneval_pictures import ItemJudge, open_judge
+from fastvar_lab.measure.quality import METRICS
 from fastvar_lab.networks import (
     collection,
     conversion,
@@ -20,9 +30,11 @@ from fastvar_lab.networks import (
     resizing,
     throughput,
 )
+from fastvar_lab.networks.exact import exact
 from fastvar_lab.networks.inception import Inception
 from fastvar_lab.networks.lpips import LPIPS
 from fastvar_lab.networks.pretrained import ImageReward, objects
+from fastvar_lab.prompts import Item
 
 
 def picture(h, w, seed=0):
@@ -406,6 +418,28 @@ def test_conversion_writes_a_folder_that_opens(tmp_path, tiny_networks, monkeypa
     assert torch.allclose(one.texts(["a cat"]), other.texts(["a cat"]), atol=1e-6)
 
 
+def test_downloads_and_hashes_show_bars_that_end(tmp_path, monkeypatch):
+    bars = []
+
+    class Bar(collection.tqdm):
+        def __init__(self, *args, **options):
+            super().__init__(*args, **{**options, "file": io.StringIO()})
+            bars.append(self)
+
+    monkeypatch.setattr(collection, "tqdm", Bar)
+    content = np.random.default_rng(0).bytes(3 * 2**20 + 5)
+    (tmp_path / "x.pth").write_bytes(content)
+    file = published.File("x.pth", url=(tmp_path / "x.pth").as_uri())
+    (tmp_path / "here").mkdir()
+    path = collection._fetched(file, tmp_path / "here")
+    assert path.read_bytes() == content
+    found = collection._digests({"x": path, "y": tmp_path / "x.pth"}, "mine")
+    assert set(found.values()) == {hashlib.sha256(content).hexdigest()}
+    assert [bar.n for bar in bars] == [len(content), 2 * len(content)]
+    assert bars[1].total == bars[1].n
+    assert all(bar.delay == 2 for bar in bars)
+
+
 def test_training_notes_with_numpy_numbers_open(tmp_path):
     path = tmp_path / "mmdet.pth"
     torch.save({"meta": {"epoch": np.float64(3)}, "state_dict": {
@@ -479,6 +513,129 @@ def test_the_command_opens_what_it_brings(action, tiny_networks, tmp_path, monke
     status, error = bring("lacking")
     assert status == 2
     assert "lack 1 tensors of CLIPModel" in error
+
+
+PRODUCTS = {"linear", "conv2d", "matmul", "bmm", "baddbmm", "einsum", "__matmul__",
+            "scaled_dot_product_attention"}  # fmt: skip
+
+
+class Watch(TorchFunctionMode):
+    """Notes what the flags of reduced precision are wherever tensors are multiplied."""
+
+    def __init__(self, *flags):
+        super().__init__()
+        self.flags, self.seen = flags, set()
+
+    def now(self):
+        return tuple(getattr(place, name) for place, name in self.flags)
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if getattr(func, "__name__", "") in PRODUCTS:
+            self.seen.add(self.now())
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.fixture(params=["allow_tf32", "fp32_precision"])
+def reduced(request):
+    """Turn TF32 on, by either of torch's two names, and watch it; what full precision is."""
+    new = request.param == "fp32_precision"
+    if new and not hasattr(torch.backends.cuda.matmul, request.param):
+        pytest.skip("torch has the older names alone")
+    places = torch.backends.cuda.matmul, torch.backends.cudnn.conv if new else torch.backends.cudnn
+    on, off = ("tf32", "ieee") if new else (True, False)
+    watch = Watch(*((place, request.param) for place in places))
+    before = watch.now()
+    for place in places:
+        setattr(place, request.param, on)
+    yield watch, (on, on), (off, off)
+    for place, value in zip(places, before):
+        setattr(place, request.param, value)
+
+
+def scorers(networks):
+    """Functions of a picture that run the networks by every way that leads to one, by name."""
+    names = ("lpips", "clip_i", "dino", "clip_score", "hps", "imagereward")
+    for name in names:
+        metric = METRICS[name]
+        there = replace(metric, function=replace(metric.function, networks=str(networks)))
+        yield name, lambda x, m=there: m.columns(x, x[::-1].copy(), item=Item("a ring", 0))
+    item, where = Item(metadata()[0]["prompt"], 0), str(networks)
+    yield "item judge", lambda x: ItemJudge(where)(item, x)
+    yield "colors", lambda x: open_judge(where).colors("dog", [x])
+    inception = collection.open_network("inception", networks)
+    yield "inception", lambda x: inception(resizing.clean(x)[None])
+    yield "local features", lambda x: local_features.sums(fv.load("tiny"), x)
+
+
+def test_every_network_computes_in_full_precision(reduced, tiny_networks, tmp_path):
+    watch, on, off = reduced
+    x = picture(64, 64)
+    for name, score in scorers(tiny_networks):
+        watch.seen.clear()
+        with watch:
+            score(x)
+        assert watch.seen == {off}, name
+        assert watch.now() == on, name
+    for i in range(1, 5):
+        Image.fromarray(x).save(tmp_path / f"{i}.webp")
+    watch.seen.clear()
+    with watch:
+        known_answers.check("imagereward", known_answers.Inputs(tmp_path, networks=tiny_networks))
+    assert watch.seen == {off}
+    with pytest.raises(KeyError), exact():
+        raise KeyError
+    assert watch.now() == on
+
+
+@pytest.mark.parametrize("lacking", range(4))
+def test_a_network_that_is_copied_half_way_is_not_there(
+    lacking, tiny_networks, tmp_path, monkeypatch
+):
+    paths = [p for p in sorted((tiny_networks / "clip").iterdir()) if p.suffix == ".json"]
+    paths = [tiny_networks / "clip" / "model.safetensors", *paths]  # as published, weights first
+    files = tuple(published.File(path.name, "of/clip") for path in paths)
+    clip = replace(published.NETWORKS["clip"], files=files)
+    monkeypatch.setitem(published.NETWORKS, "clip", clip)
+    copied, whole = [], shutil.copyfile
+
+    def copy(source, target):
+        if len(copied) == lacking:
+            target.write_bytes(source.read_bytes()[:90])
+            raise KeyboardInterrupt
+        copied.append(source)
+        whole(source, target)
+
+    monkeypatch.setattr(shutil, "copyfile", copy)
+    with pytest.raises(KeyboardInterrupt):
+        collection.convert("clip", paths, tmp_path)
+    with pytest.raises(WeightsError, match=r"the network clip is not in .*--fetch clip"):
+        collection.place("clip", tmp_path)
+    assert sorted(p.name for p in (tmp_path / "clip").iterdir()) == [p.name for p in copied]
+    monkeypatch.setattr(shutil, "copyfile", whole)
+    collection.convert("clip", paths, tmp_path)
+    collection.open_network("clip", tmp_path)
+
+
+@pytest.mark.parametrize("name", sorted(published.NETWORKS))
+def test_weights_are_the_last_that_is_written_of_a_network(name, tmp_path, monkeypatch):
+    network = published.NETWORKS[name]
+    paths = {file.name: tmp_path / file.name for file in network.files}
+    for path in paths.values():
+        path.write_text("{}")
+    monkeypatch.setattr(conversion, "read_released", lambda path: {"x": torch.zeros(1)})
+    for rename in ("from_alexnet", "from_open_clip", "from_image_reward", "from_mmdet"):
+        monkeypatch.setattr(renaming, rename, lambda state, *heads: state)
+    (target := tmp_path / "target").mkdir()
+    order = []
+
+    def noting(partial, path, real=os.replace):
+        order.append(path.name)
+        real(partial, path)
+
+    monkeypatch.setattr(os, "replace", noting)
+    network.convert(paths, target)
+    assert order[-1] == "model.safetensors"
+    assert sorted(order) == sorted(path.name for path in target.iterdir())
 
 
 @pytest.mark.parametrize("name", ["clip", "imagereward"])

@@ -4,6 +4,7 @@ import json
 import shutil
 from argparse import Namespace
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +18,7 @@ from fastvar_lab.cli.main import main
 from fastvar_lab.evaluators import benchmarks, known_answers
 from fastvar_lab.evaluators.benchmark_plans import BenchmarkPlan
 from fastvar_lab.evaluators.case import Options
-from fastvar_lab.evaluators.closed_world import true_tokens
+from fastvar_lab.evaluators.closed_world import reconstruction_psnr, true_tokens
 from fastvar_lab.evaluators.geneval import Rules
 from fastvar_lab.evaluators.geneval_pictures import GenEvalPrompts, cut_out
 from fastvar_lab.evaluators.known_answers import Inputs, KnownAnswer
@@ -25,7 +26,7 @@ from fastvar_lab.evaluators.picture_array import SampleArray
 from fastvar_lab.evaluators.picture_folder import PictureFolder
 from fastvar_lab.evaluators.results import pictures_sha256, settings_sha256
 from fastvar_lab.evaluators.scoring import paired, score
-from fastvar_lab.experiments import making, paper_tables, printed_tables
+from fastvar_lab.experiments import evaluation, making, paper_tables, printed_tables
 from fastvar_lab.experiments.evaluation import evaluate
 from fastvar_lab.experiments.folder_frames import compare_folders
 from fastvar_lab.experiments.making import MakeJob, make
@@ -66,7 +67,8 @@ def run(capsys, *arguments):
 
 
 def test_evaluate_is_make_and_score(small, tmp_path):
-    result = evaluate(small, fv.Prune({-1: 0.5}), 8, 3, folder=tmp_path / "kept")
+    store = Store(tmp_path / "store")
+    result = evaluate(small, fv.Prune({-1: 0.5}), 8, 3, folder=tmp_path / "kept", store=store)
     folder = PictureFolder(tmp_path / "kept")
     scored = score(folder, ["closed-world"])["closed-world"]
     assert result["overall"] == scored.value
@@ -79,9 +81,28 @@ def test_evaluate_is_make_and_score(small, tmp_path):
         assert abs(gap).max() <= 1
     assert set(result["tasks"]) == set(folder.groups)
     assert result["tasks"]["single_object"]["n"] == 2
-    assert evaluate(small, fv.Prune({-1: 0.5}), 8, 3, folder=tmp_path / "kept") == result
+    again = evaluate(small, fv.Prune({-1: 0.5}), 8, 3, folder=tmp_path / "kept", store=store)
+    assert again == result
     with pytest.raises(ValueError, match="holds pictures with method"):
-        evaluate(small, fv.Dense(), 8, 3, folder=tmp_path / "kept")
+        evaluate(small, fv.Dense(), 8, 3, folder=tmp_path / "kept", store=store)
+
+
+def test_the_tokenizers_reconstruction_is_measured_once_for_a_model(small, tmp_path, monkeypatch):
+    store, measured, shorter = Store(tmp_path), [], copy(small)
+    shorter.sizes = small.sizes[:4]
+
+    def noted(model, n, seed, real=evaluation.reconstruction_psnr):
+        measured.append((n, seed))
+        return real(model, n, seed)
+
+    monkeypatch.setattr(evaluation, "reconstruction_psnr", noted)
+    values = [
+        evaluation._reconstruction(model, n, seed, store)
+        for model, n, seed in ((small, 2, 0), (small, 2, 0), (small, 2, 1), (small, 3, 0),
+                               (shorter, 2, 0))
+    ]  # fmt: skip
+    assert measured == [(2, 0), (2, 1), (3, 0), (2, 0)]
+    assert values[0] == values[1] == reconstruction_psnr(small, 2, 0)
 
 
 def selecting(sign):
@@ -96,12 +117,13 @@ def selecting(sign):
 
 
 def test_edited_code_of_a_method_needs_another_folder(small, tmp_path):
-    first = evaluate(small, selecting(1), 2, folder=tmp_path / "mine")
-    assert evaluate(small, selecting(1), 2, folder=tmp_path / "mine") == first
+    store = Store(tmp_path / "store")
+    first = evaluate(small, selecting(1), 2, folder=tmp_path / "mine", store=store)
+    assert evaluate(small, selecting(1), 2, folder=tmp_path / "mine", store=store) == first
     assert first["method"] == repr(selecting(-1))
     with pytest.raises(ValueError, match=r"holds pictures of other code of Prune.*select=Mine"):
-        evaluate(small, selecting(-1), 2, folder=tmp_path / "mine")
-    evaluate(small, selecting(-1), 2, folder=tmp_path / "edited")
+        evaluate(small, selecting(-1), 2, folder=tmp_path / "mine", store=store)
+    evaluate(small, selecting(-1), 2, folder=tmp_path / "edited", store=store)
     settings = [
         json.loads((tmp_path / name / "settings.json").read_text()) for name in ("mine", "edited")
     ]
@@ -157,12 +179,12 @@ def test_a_run_that_is_killed_at_every_write_ends_the_same(shallow, tmp_path, mo
     for moment in range(len(whole) + 1):  # and settings
         left = [moment]
 
-        def killed(path, fill, left=left):
+        def killed(path, fill, *options, left=left):
             if not left[0]:
                 path.with_name(f"{files.PARTIAL}x{path.suffix}").write_bytes(b"")
                 raise KeyboardInterrupt
             left[0] -= 1
-            real(path, fill)
+            real(path, fill, *options)
 
         folder = tmp_path / f"killed{moment}"
         for module in (files, making):  # settings are written by `files` itself

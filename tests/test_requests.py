@@ -14,6 +14,7 @@ from fastvar_lab.models.build import build
 from fastvar_lab.models.loading import load
 from fastvar_lab.provenance import requested
 from fastvar_lab.scales import as_sizes, grids
+from fastvar_lab.store import Store
 from tests.families import small_model
 
 SIZES = ((1, 1), (2, 2))
@@ -43,7 +44,7 @@ def test_schedules_come_to_one_form(small, tmp_path, sizes):
     json.dumps(requested(made.request))
 
 
-def test_schedules_of_models_and_evaluators_come_to_one_form():
+def test_schedules_of_models_and_evaluators_come_to_one_form(tmp_path):
     config = InfinityConfig(**{"depth": 1, "width": 64, "heads": 2, "ffn": 64, "bits": 4,
                                "text_width": 32, "text_length": 8, "pool_heads": 4})  # fmt: skip
     assert build(config, sizes=np.array(SIZES)).sizes == SIZES
@@ -51,7 +52,10 @@ def test_schedules_of_models_and_evaluators_come_to_one_form():
     assert fv.from_states("infinity", vars(config), state, sizes=np.array(SIZES)).sizes == SIZES
     model = load("tiny")
     short = model.sizes[:3]
-    plain, array = (evaluate(model, fv.Dense(), 7, sizes=s) for s in (short, np.array(short)))
+    store = Store(tmp_path)
+    plain, array = (
+        evaluate(model, fv.Dense(), 7, sizes=s, store=store) for s in (short, np.array(short))
+    )
     assert plain["tasks"] == array["tasks"]
 
 

@@ -81,7 +81,7 @@ INSIDE = {
         *("live_object", "live_functions", "recognition", "attached", "attach"),
     ),
     "networks": (
-        *("resizing", "inception", "lpips", "renaming", "pretrained", "conversion"),
+        *("resizing", "exact", "inception", "lpips", "renaming", "pretrained", "conversion"),
         *("published", "collection", "random_networks", "throughput"),
     ),
     "first_contact": (

@@ -17,6 +17,7 @@ from fastvar_lab.evaluators.picture_array import PictureArray
 from fastvar_lab.evaluators.picture_folder import Pictures, PlainFolder, Rows, Sampled
 from fastvar_lab.measure.statistics import bootstrap
 from fastvar_lab.networks import collection, resizing
+from fastvar_lab.networks.exact import exact
 
 HPS_RESIZES = ("antialias", "alias")
 VERSIONS = {"geneval": 1, "closed-world": 1, "inception": 1, "clip": 1, "hps": 1, "imagereward": 1}
@@ -75,17 +76,6 @@ class Result:
     prompts: int = 0
     parts: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
     depends: Mapping[str, Any] = field(default_factory=dict)
-
-
-class Exact:
-    """Turns the reduced precision of GPUs' products off: it shifts distances of features."""
-
-    def __enter__(self) -> None:
-        self.before = (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32)
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-
-    def __exit__(self, *error: object) -> None:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = self.before
 
 
 @dataclass
@@ -151,7 +141,7 @@ class Case:
         """Give the precision of CLIP: float32, or that of released scripts on GPUs."""
         if self.options.autocast:
             return torch.autocast(torch.device(self.device).type, torch.float16)
-        return Exact()
+        return exact()
 
 
 def over_prompts(numbers: np.ndarray, values: np.ndarray) -> tuple[float, float]:

@@ -5,11 +5,13 @@ Features (N, D) come from any network; the scores of the papers take Inception's
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.linalg
 import scipy.special
+from tqdm.auto import tqdm
 
 SPLITS = 5000  # pictures a split of the IS, guided-diffusion
 NEIGHBOURS = 3  # of precision and recall
@@ -73,7 +75,7 @@ def kernel_distance(
     if size < 2:
         raise ValueError("the KID takes at least 2 pictures on each side")
     values = []
-    for _ in range(subsets):
+    for _ in tqdm(range(subsets), desc="KID", unit="subset", delay=2):
         x, y = (
             np.asarray(data[rng.choice(len(data), size, replace=False)], dtype=np.float64)
             for data in (first, second)
@@ -135,10 +137,22 @@ def precision_recall(
     if half and max(float(np.square(data).sum(1).max()) for data in sets) * 4 > HALF_MAXIMUM:
         half = False
     x, y = (data.astype(np.float16).astype(np.float32) if half else data for data in sets)
-    return Coverage(
-        _covered(x, y, _radii(y, neighbours, half), half),
-        _covered(y, x, _radii(x, neighbours, half), half),
-    )
+    rows = 2 * (len(x) + len(y))
+    with tqdm(total=rows, desc="precision and recall", unit="row", delay=2) as bar:
+        return Coverage(
+            _covered(x, y, _radii(y, neighbours, half, bar), half, bar),
+            _covered(y, x, _radii(x, neighbours, half, bar), half, bar),
+        )
+
+
+def _blocks(
+    rows: np.ndarray, others: np.ndarray, half: bool, bar: Any
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield the first row of each block of rows, with the block's distances to others."""
+    for first in range(0, len(rows), BLOCK):
+        gaps = _distances(rows[first : first + BLOCK], others, half)
+        yield first, gaps
+        bar.update(len(gaps))
 
 
 def _distances(rows: np.ndarray, others: np.ndarray, half: bool) -> np.ndarray:
@@ -153,21 +167,18 @@ def _distances(rows: np.ndarray, others: np.ndarray, half: bool) -> np.ndarray:
     return gaps.clip(0).astype(np.float32)
 
 
-def _radii(data: np.ndarray, neighbours: int, half: bool) -> np.ndarray:
+def _radii(data: np.ndarray, neighbours: int, half: bool, bar: Any) -> np.ndarray:
     """Return each row's squared distance to its k-th neighbour, itself left out."""
     radii = np.empty(len(data))
-    for first in range(0, len(data), BLOCK):
-        gaps = _distances(data[first : first + BLOCK], data, half)
+    for first, gaps in _blocks(data, data, half, bar):
         here = np.arange(first, first + len(gaps))
         gaps[np.arange(len(gaps)), here] = -1.0  # itself, whatever rounding says
         radii[here] = np.partition(gaps, neighbours, axis=1)[:, neighbours]
     return radii
 
 
-def _covered(rows: np.ndarray, centers: np.ndarray, radii: np.ndarray, half: bool) -> np.ndarray:
+def _covered(
+    rows: np.ndarray, centers: np.ndarray, radii: np.ndarray, half: bool, bar: Any
+) -> np.ndarray:
     """Tell for each row whether it lies within any ball."""
-    blocks = [
-        (_distances(rows[first : first + BLOCK], centers, half) <= radii).any(1)
-        for first in range(0, len(rows), BLOCK)
-    ]
-    return np.concatenate(blocks)
+    return np.concatenate([(gaps <= radii).any(1) for _, gaps in _blocks(rows, centers, half, bar)])

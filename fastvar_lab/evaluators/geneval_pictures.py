@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, ClassVar
@@ -23,6 +23,7 @@ from fastvar_lab.evaluators.geneval import (
     verdict,
 )
 from fastvar_lab.networks import collection
+from fastvar_lab.networks.exact import exact
 from fastvar_lab.networks.pretrained import Clip, Detector, Objects
 from fastvar_lab.prompts import Item
 
@@ -33,7 +34,8 @@ TEMPLATES = ("a photo of a {color} {name}", "a photo of a {color}-colored {name}
 class PictureJudge:
     """Judges pictures by GenEval's protocol, with a detector and a CLIP.
 
-    `mixed` gives the precision of CLIP, which the official script runs in float16 on a GPU.
+    `mixed` gives the precision of CLIP, by default float32; the official script runs it in float16
+    on a GPU.
     """
 
     def __init__(
@@ -41,7 +43,7 @@ class PictureJudge:
         detector: Detector,
         clip: Clip,
         rules: Rules | None = None,
-        mixed: Callable[[], AbstractContextManager[object]] = nullcontext,
+        mixed: Callable[[], AbstractContextManager[object]] = exact,
     ) -> None:
         self.detector, self.clip, self.rules = detector, clip, rules or Rules()
         self.mixed = mixed

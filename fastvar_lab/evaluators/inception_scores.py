@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from tqdm.auto import tqdm
 
 from fastvar_lab.errors import short
 from fastvar_lab.evaluators import distances, jackknife
-from fastvar_lab.evaluators.case import Case, Exact, Result
+from fastvar_lab.evaluators.case import Case, Result
 from fastvar_lab.evaluators.picture_folder import Pictures
 from fastvar_lab.files import DAMAGED
 from fastvar_lab.measure.statistics import UNKNOWN, wilson
@@ -34,7 +35,7 @@ def activations(case: Case, part: str, pictures: Pictures | None = None) -> np.n
 def _activations(case: Case, pictures: Sequence[np.ndarray], places: Sequence[int]) -> np.ndarray:
     resize = resizing.RESIZES[case.resize]
     pixels = torch.stack([resize(picture) for picture in pictures]).to(case.device)
-    with torch.no_grad(), Exact():
+    with torch.no_grad():
         return torch.cat([t.float().cpu() for t in case.network("inception")(pixels)], 1).numpy()
 
 
@@ -72,13 +73,17 @@ def _left_out(case: Case) -> str:
 
 def frechet(case: Case, part: str) -> Result:
     """Return the FID of the pooled features, or the sFID of the spatial ones."""
-    reference, rows = moments(case, part), activations(case, part)
-    root = distances.square_root(reference.covariance)
-    value = distances.frechet(reference, distances.moments(rows), root)
-    values = [
-        distances.frechet(reference, mine, root)
-        for mine in jackknife.moments_without(rows, case.parts())
-    ]
+    reference, rows, parts = moments(case, part), activations(case, part), case.parts()
+    title = {"pooled": "FID", "spatial": "sFID"}[part]
+    with tqdm(total=2 + len(parts), desc=title, unit="decomposition", delay=2) as bar:
+        root = distances.square_root(reference.covariance)
+        bar.update()
+        value = distances.frechet(reference, distances.moments(rows), root)
+        bar.update()
+        values = list[float]()
+        for mine in jackknife.moments_without(rows, parts):
+            values.append(distances.frechet(reference, mine, root))
+            bar.update()
     return Result(value, *jackknife.interval(value, values), len(rows), case.prompts,
                   depends=_against(case, _left_out(case)))  # fmt: skip
 
@@ -98,10 +103,12 @@ def inception_score(case: Case) -> Result:
     """IS: how sure Inception is of each picture, and how varied the pictures are."""
     logits, split, order = activations(case, "logits"), case.options.split, case.options.order
     value, spread = distances.inception_score(logits, split, order)
+    parts = case.parts()
     values = [
         distances.inception_score(logits[stays], split, order)[0]
-        for stays in jackknife.without(case.parts())
-    ]
+        for stays in tqdm(jackknife.without(parts), "interval of IS", len(parts), unit="group",
+                          delay=2)
+    ]  # fmt: skip
     return Result(value, *jackknife.interval(value, values), len(logits), case.prompts,
                   {"deviation over splits": (spread, *UNKNOWN)},
                   _depends(case, _left_out(case), order=order, split=split))  # fmt: skip

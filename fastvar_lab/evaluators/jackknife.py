@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 from scipy import stats
+from tqdm.auto import tqdm
 
 from fastvar_lab.evaluators.distances import Moments
 
@@ -59,7 +60,7 @@ def moments_without(features: np.ndarray, parts: Sequence[np.ndarray]) -> Iterat
     """Yield the moments of features (N, D) without one part after the other; each is read once."""
     center = np.asarray(features, dtype=np.float64).mean(0)
     sums, squares = list[np.ndarray](), list[np.ndarray]()
-    for part in parts:
+    for part in tqdm(parts, desc="covariances", unit="group", delay=2):
         data = features[part].astype(np.float64) - center
         sums.append(data.sum(0))
         squares.append(data.T @ data)
@@ -80,7 +81,7 @@ def kernel_distances_without(
     count, width = len(parts), first.shape[1]
     within, own, across = np.zeros((count, count)), np.zeros(count), np.zeros(count)
     blocks = np.array_split(second, max(1, len(second) // 2048))
-    for i, part in enumerate(parts):
+    for i, part in enumerate(tqdm(parts, desc="interval of KID", unit="group", delay=2)):
         x = first[part].astype(np.float64)
         own[i] = ((np.square(x).sum(1) / width + 1) ** 3).sum()
         across[i] = sum(((x @ y.T.astype(np.float64) / width + 1) ** 3).sum() for y in blocks)

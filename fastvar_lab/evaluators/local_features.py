@@ -17,6 +17,7 @@ import torch
 
 from fastvar_lab.evaluators.distances import Moments, frechet
 from fastvar_lab.models.model import Model
+from fastvar_lab.networks.exact import exact
 from fastvar_lab.pictures import to_tensor
 
 DRAWS = 200  # bootstrap resamples
@@ -31,6 +32,7 @@ class Sums(NamedTuple):
 
 
 @torch.no_grad()
+@exact()
 def sums(model: Model, picture: np.ndarray) -> Sums:
     """Return the sums of the features of a picture (H, W, 3) uint8."""
     device = next(model.tokenizer.parameters()).device
@@ -56,10 +58,11 @@ def distance(pictures: Sequence[Sums], truth: Sequence[Sums]) -> float:
 def distance_interval(
     pictures: Sequence[Sums], truth: Sequence[Sums], draws: int = DRAWS
 ) -> tuple[float, float]:
-    """Return the 95 % bootstrap interval of the distance over pairs of picture and truth.
+    """Return the 95 % interval of the distance: a percentile bootstrap over pairs, shifted.
 
-    Few pictures raise a Fréchet distance, and resampled ones more so: the interval is centred on
-    the distance itself (the basic bootstrap).
+    Pairs of picture and truth are resampled. Few pictures raise a Fréchet distance, and resampled
+    ones more so: the percentiles are shifted so that the median of the resampled distances lies at
+    the distance itself. The lower end is at least 0.
     """
     rng, n = np.random.default_rng(0), len(pictures)
     value = distance(pictures, truth)

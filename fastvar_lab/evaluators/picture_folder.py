@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -24,6 +24,14 @@ READERS = 4  # threads
 
 Rows = Callable[[Sequence[np.ndarray], Sequence[int]], np.ndarray]
 """Computes rows (n, D) of pictures, given with their places."""
+
+
+class RowKind(NamedTuple):
+    """Rows of one kind: their name, what computes them, what they depend on beside pictures."""
+
+    name: str
+    compute: Rows
+    depends: Mapping[str, Any]
 
 
 class Pictures:
@@ -80,28 +88,32 @@ class Pictures:
         batch is kept when it is done. Rows of a picture that has changed, and rows that are not as
         they were written, are computed anew. Several processes may do so at once.
         """
-        key = digest(json.dumps([name, depends, self.names], sort_keys=True, default=str))[:12]
-        base = folder(self.cache) / f"{name}-{key}"
+        return self.rows_together([RowKind(name, compute, depends)], batch)[0]
+
+    def rows_together(self, kinds: Sequence[RowKind], batch: int) -> list[np.ndarray]:
+        """Return `rows` of several kinds; each picture is read once for all that lack it."""
         stamps = np.array([self.stamp(i) for i in range(len(self))], dtype=np.int64).reshape(-1, 2)
-        values, known = row_files.opened(base, len(self))
-        kept = (known[:, :2] == stamps).all(1)
-        if values is not None:
-            kept &= known[:, 2] == row_files.sums(values)
-        todo = list(map(int, np.flatnonzero(~kept)))
-        bar = tqdm(total=len(self), initial=len(self) - len(todo), desc=name, unit="picture",
-                   disable=not todo)  # fmt: skip
+        tables = [row_files.Table(self._base(kind), stamps) for kind in kinds]
+        todo = list(map(int, np.flatnonzero(np.any([table.lacks for table in tables], axis=0))))
+        bar = tqdm(total=len(self), initial=len(self) - len(todo), unit="picture",
+                   desc=", ".join(kind.name for kind in kinds), disable=not todo)  # fmt: skip
         with bar:
             for places, pictures in self.batches(todo, batch):
-                part = np.asarray(compute(pictures, places), dtype=np.float32)
-                part = part.reshape(len(places), -1)
-                if values is None:
-                    values, known = row_files.created(base, (len(self), part.shape[1]))
-                values[places] = part
-                known[places] = np.column_stack((stamps[places], row_files.sums(part)))
+                for kind, table in zip(kinds, tables):
+                    pairs = [pair for pair in zip(places, pictures) if table.lacks[pair[0]]]
+                    if pairs:
+                        here, seen = map(list, zip(*pairs))
+                        table.put(here, kind.compute(seen, here))
                 bar.update(len(places))
-        if values is None:
+        if any(table.values is None for table in tables):
             raise ValueError(f"there is no picture in {self.root}")
-        return np.array(values)
+        return [np.array(table.values) for table in tables]
+
+    def _base(self, kind: RowKind) -> Path:
+        """Return the path of a kind's files, without their suffix."""
+        content = [kind.name, kind.depends, self.names]
+        key = digest(json.dumps(content, sort_keys=True, default=str))[:12]
+        return folder(self.cache) / f"{kind.name}-{key}"
 
 
 class Sampled(Pictures):

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from fastvar_lab.evaluators import geneval
-from fastvar_lab.evaluators.case import Case, Exact, Result, mean
+from fastvar_lab.evaluators.case import Case, Result, mean
 from fastvar_lab.evaluators.geneval_pictures import PictureJudge
 from fastvar_lab.measure.statistics import UNKNOWN, wilson_of_means
 from fastvar_lab.world.detect import detect
@@ -51,8 +51,7 @@ def image_reward(case: Case) -> Result:
 
     def compute(pictures: Sequence[np.ndarray], places: Sequence[int]) -> np.ndarray:
         prompts = [case.folder.prompts[i] for i in places]
-        with Exact():
-            return case.network("imagereward").score(prompts, pictures).cpu().numpy()
+        return case.network("imagereward").score(prompts, pictures).cpu().numpy()
 
     rows = case.rows("imagereward", compute, prompts=case.folder.prompts, **depends)
     return mean(case, rows[:, 0], **depends)
@@ -73,8 +72,7 @@ def gen_eval(case: Case) -> Result:
         for picture, i in zip(pictures, places):
             entry = entries[i]
             assert entry is not None  # as `scoring.check` has seen to
-            with Exact():
-                verdicts.append(judges[0].judge(entry, picture)[0])
+            verdicts.append(judges[0].judge(entry, picture)[0])
         return np.array(verdicts)
 
     hits = case.rows("geneval", compute, entries=entries, **depends)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm.auto import tqdm
 
 from fastvar_lab.errors import short
 from fastvar_lab.evaluators.case import Result
@@ -75,13 +76,17 @@ def pictures_sha256(root: Path) -> str:
     path = scores_folder(root) / HASHES
     known, names = _known(path), picture_names(root)
     hashes = dict[str, list[Any]]()
-    for first in range(0, len(names), AT_ONCE):
-        part = names[first : first + AT_ONCE]
-        with ThreadPoolExecutor(READERS) as pool:
-            hashes |= zip(part, pool.map(lambda name: _hash(root / name, known.get(name)), part))
-        if any(known.get(name) != hashes[name] for name in part):
-            with suppress(OSError):  # a disk that may only be read
-                write_json(writable(path.parent) / HASHES, {**known, **hashes})
+    with tqdm(total=len(names), desc="hashes", unit="picture", delay=2) as bar:
+        for first in range(0, len(names), AT_ONCE):
+            part = names[first : first + AT_ONCE]
+            with ThreadPoolExecutor(READERS) as pool:
+                held = pool.map(lambda name: _hash(root / name, known.get(name)), part)
+                for name, value in zip(part, held):
+                    hashes[name] = value
+                    bar.update()
+            if any(known.get(name) != hashes[name] for name in part):
+                with suppress(OSError):  # a disk that may only be read
+                    write_json(writable(path.parent) / HASHES, {**known, **hashes})
     return digest(*(f"{name}\n{hashes[name][-1]}\n" for name in names))
 
 

@@ -7,12 +7,37 @@ row, so that a row that was not written whole is noticed.
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from fastvar_lab.files import cache_folder, digest, folder, write
+
+
+class Table:
+    """Cached rows of n pictures in the files `base`: those that are there, and those that lack.
+
+    `stamps` are (n, 2). Rows of a picture that has changed, and rows that are not as they were
+    written, lack; `lacks` (n,) stays as it was when the table was opened.
+    """
+
+    def __init__(self, base: Path, stamps: np.ndarray) -> None:
+        self.base, self.stamps = base, stamps
+        self.values, self.known = opened(base, len(stamps))
+        kept = (self.known[:, :2] == stamps).all(1)
+        if self.values is not None:
+            kept &= self.known[:, 2] == sums(self.values)
+        self.lacks = ~kept
+
+    def put(self, places: Sequence[int], rows: np.ndarray) -> None:
+        """Keep rows (len(places), ...) of some pictures."""
+        part = np.asarray(rows, dtype=np.float32).reshape(len(places), -1)
+        if self.values is None:
+            self.values, self.known = created(self.base, (len(self.stamps), part.shape[1]))
+        self.values[places] = part
+        self.known[places] = np.column_stack((self.stamps[places], sums(part)))
 
 
 def opened(base: Path, n: int) -> tuple[np.ndarray | None, np.ndarray]:

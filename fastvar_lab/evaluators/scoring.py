@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from fastvar_lab.evaluators import benchmarks
 from fastvar_lab.evaluators.case import Case, Options, Result, over_prompts
-from fastvar_lab.evaluators.picture_folder import Sampled
+from fastvar_lab.evaluators.picture_folder import Pictures, RowKind, Sampled
 from fastvar_lab.evaluators.results import keep, pictures_sha256
 from fastvar_lab.evaluators.scores import Score, find
 from fastvar_lab.measure.learned import Learned
@@ -111,7 +111,8 @@ def paired(
     ValueError for folders of different prompts.
     """
     metrics = check_paired(folder, other, names, networks, device)
-    return {metric.name: _paired(folder, other, metric, batch) for metric in metrics}
+    rows = paired_rows(folder, other, metrics, batch)
+    return {metric.name: _paired(folder, other, metric, rows[metric.name]) for metric in metrics}
 
 
 def check_paired(
@@ -158,8 +159,7 @@ def metrics_of_pictures(
     return metrics
 
 
-def _paired(folder: Sampled, other: Sampled, metric: Metric, batch: int) -> Result:
-    rows = paired_rows(folder, other, metric, batch)
+def _paired(folder: Sampled, other: Sampled, metric: Metric, rows: np.ndarray) -> Result:
     numbers = folder.prompt_numbers
     low, high = over_prompts(numbers, rows)
     depends = {"against": other.root.name, "metric": metric.address,
@@ -167,29 +167,55 @@ def _paired(folder: Sampled, other: Sampled, metric: Metric, batch: int) -> Resu
     return Result(float(rows.mean()), low, high, len(rows), len(set(numbers)), {}, depends)
 
 
-def paired_rows(folder: Sampled, other: Sampled, metric: Metric, batch: int = 16) -> np.ndarray:
-    """Return a metric of each picture of a folder beside that of another one: numbers (N,).
+class _Pairs(Pictures):
+    """The pictures of a folder, each with that of another one: (2, H, W, 3); rows are the first's.
 
-    They are cached beside the folder. Raises ValueError for pictures of different sizes.
+    Raises ValueError for pictures of different sizes.
     """
 
-    def compute(pictures: Any, places: Any) -> np.ndarray:
+    def __init__(self, folder: Sampled, other: Sampled) -> None:
+        super().__init__(folder.root, folder.names, folder.cache)
+        self.folder, self.other = folder, other
+
+    def read(self, i: int) -> np.ndarray:
+        picture, reference = self.folder.read(i), self.other.read(i)
+        if reference.shape != picture.shape:
+            raise ValueError(
+                f"{self.names[i]} has {picture.shape[:2]} pixels and {reference.shape[:2]}"
+            )
+        pair = np.stack((picture, reference))
+        pair.setflags(write=False)  # several metrics see it
+        return pair
+
+    def stamp(self, i: int) -> tuple[int, int]:
+        return self.folder.stamp(i)
+
+
+def paired_rows(
+    folder: Sampled, other: Sampled, metrics: Iterable[Metric], batch: int = 16
+) -> dict[str, np.ndarray]:
+    """Return metrics of each picture of a folder beside that of another one: numbers (N,) by name.
+
+    They are cached beside the folder; a pair is read once for all metrics. Raises ValueError for
+    pictures of different sizes.
+    """
+
+    def compute(metric: Metric, pairs: Sequence[np.ndarray], places: Sequence[int]) -> np.ndarray:
         rows = []
-        for picture, i in zip(pictures, places):
-            reference = other.read(i)
-            if reference.shape != picture.shape:
-                raise ValueError(
-                    f"{folder.names[i]} has {picture.shape[:2]} pixels and {reference.shape[:2]}"
-                )
+        for (picture, reference), i in zip(pairs, places):
             sample = folder.samples[i]
             item = Item(sample.prompt, sample.seed, sample.group)
             (value,) = metric.columns(picture, reference, item=item).values()
             rows.append(value)
         return np.array(rows)
 
-    stamps = [other.stamp(i) for i in range(len(other))]
-    depends = {"metric": metric.address, "other": stamps, "prompts": folder.prompts}
-    return folder.rows(metric.name, compute, batch, **depends)[:, 0]
+    shared = {"other": [other.stamp(i) for i in range(len(other))], "prompts": folder.prompts}
+    kinds = [
+        RowKind(metric.name, partial(compute, metric), {"metric": metric.address, **shared})
+        for metric in metrics
+    ]
+    rows = _Pairs(folder, other).rows_together(kinds, batch)
+    return {kind.name: values[:, 0] for kind, values in zip(kinds, rows)}
 
 
 def _interval(low: float, high: float, digits: int) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -21,6 +21,9 @@ from fastvar_lab.models.model import Model
 from fastvar_lab.sampling import Sampling
 from fastvar_lab.scales import as_sizes
 from fastvar_lab.seam import Method
+from fastvar_lab.store import Store
+
+RECONSTRUCTION = 1  # version: raise it when the tokenizer's PSNR means something else
 
 
 def evaluate(
@@ -32,6 +35,7 @@ def evaluate(
     sampling: Sampling | None = None,
     given: int = 0,
     folder: str | Path | None = None,
+    store: Store | None = None,
 ) -> dict[str, Any]:
     """Score the pictures of `n` held-out prompts, with 95 % intervals.
 
@@ -39,9 +43,11 @@ def evaluate(
     stopped evaluation goes on with; without one they are temporary. Returns the score of every
     task, `overall` (the mean of the six tasks of GenEval), `texture`, the tokenizer's
     reconstruction PSNR in dB, and `mismatched`, the score of each picture against another prompt
-    of its task: the judge's chance rate. The first `given` scales get the tokens of a correct
-    picture, to find the scale at which errors start. Raises ValueError for a model without the
-    closed world's judge, for more given scales than there are, and for a folder of other pictures.
+    of its task: the judge's chance rate. The PSNR depends on the model alone, and is kept in
+    `store`, by default that of the user's cache. The first `given` scales get the tokens of a
+    correct picture, to find the scale at which errors start. Raises ValueError for a model without
+    the closed world's judge, for more given scales than there are, and for a folder of other
+    pictures.
     """
     need_judge(model)
     maps = model.sizes if sizes is None else as_sizes(sizes)
@@ -53,7 +59,7 @@ def evaluate(
         pictures = PictureFolder(root)
         result = score(pictures, ["closed-world"])["closed-world"]
         groups = pictures.groups
-    psnr = reconstruction_psnr(model, min(n, 100), seed)
+    psnr = _reconstruction(model, min(n, 100), seed, store or Store())
     parts = dict(result.parts)
     mismatched = parts.pop(MISMATCHED, None)
     return {
@@ -74,6 +80,17 @@ def evaluate(
         "reconstruction_psnr": sum(psnr) / len(psnr),
         "reconstruction_psnr_ci95": bootstrap(psnr),
     }
+
+
+def _reconstruction(model: Model, n: int, seed: int, store: Store) -> list[float]:
+    """Return `reconstruction_psnr`, from the store if it is there."""
+    address = {**model.context, "reconstruction": RECONSTRUCTION, "scenes": n, "seed": seed}
+    rows = store.get(address)
+    if rows is None:
+        rows = [{"psnr": value} for value in reconstruction_psnr(model, n, seed)]
+        with suppress(OSError):  # a disk that may only be read
+            store.put(address, rows, "evaluate")
+    return [row["psnr"] for row in rows]
 
 
 def table(result: dict[str, Any]) -> str:

@@ -90,4 +90,4 @@ def _rows(
             "group": folder.groups,
         }
     )
-    return frame.assign(**{m.name: paired_rows(folder, full, m) for m in metrics})
+    return frame.assign(**paired_rows(folder, full, metrics))

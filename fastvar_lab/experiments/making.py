@@ -188,14 +188,16 @@ def prepare(model: Model, job: MakeJob, folder: Path) -> None:
         raise ValueError(f"0 to {len(sizes)} scales can be given; not {job.given}")
     checked_acts(job.method, model.grids(job.sizes), model.depth)
     settings, rows = job.settings(model), sample_rows(samples)
-    known = read_settings(folder) if folder.exists() else None
-    if known is None:
-        if folder.exists() and any(PARTIAL not in path.name for path in folder.iterdir()):
+    known = read_settings(folder)
+    if known is None and _holds_files(folder):
+        known = read_settings(folder)  # of another shard, which has written them meanwhile
+        if known is None:
             raise ValueError(f"{folder} holds other files; name a new folder")
+    if known is None:
         writable(folder)
         extra = {"environment": environment(model.device), "source": model.source}
-        write_json(folder / SETTINGS, {**settings, **extra})
-        known = settings
+        write_json(folder / SETTINGS, {**settings, **extra}, replace=False)
+        known = read_settings(folder) or settings  # those of whoever was first
     method = settings["method"]
     if known.get("method") == method and known.get("code") != settings.get("code"):
         raise ValueError(
@@ -209,6 +211,11 @@ def prepare(model: Model, job: MakeJob, folder: Path) -> None:
             )
     if not (folder / SAMPLES).exists():  # new, or killed before it was written
         write_utf8(folder / SAMPLES, rows)
+
+
+def _holds_files(folder: Path) -> bool:
+    """Tell whether there is anything in a folder that nobody is about to write whole."""
+    return folder.exists() and any(PARTIAL not in path.name for path in folder.iterdir())
 
 
 def missing(folder: Path, sample: Sample) -> bool:

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 import torch
 from torch import nn
+from tqdm.auto import tqdm
 
 from fastvar_lab.errors import WeightsError, short
 from fastvar_lab.files import (
@@ -115,7 +116,14 @@ def _stamps(path: Path) -> Stamps:
 
 @lru_cache(maxsize=64)
 def _hashes(path: Path, stamps: Stamps) -> dict[str, str]:
-    return {name: digest_of_file(path / name) for name, _, _ in stamps}
+    return _digests({name: path / name for name, _, _ in stamps}, path.name)
+
+
+def _digests(paths: Mapping[str, Path], network: str) -> dict[str, str]:
+    """Hash files by name, with a progress bar if that takes its time."""
+    total = sum(path.stat().st_size for path in paths.values())
+    with tqdm(total=total, desc=f"hash of {network}", unit="B", unit_scale=True, delay=2) as bar:
+        return {name: digest_of_file(path, bar.update) for name, path in paths.items()}
 
 
 def fetch(name: str, collection: str | Path | None = None) -> Path:
@@ -137,7 +145,9 @@ def _fetched(file: File, temporary: Path) -> Path:
             return Path(hf_hub_download(file.repo, file.name))
         path = temporary / Path(urlsplit(file.url).path).name
         with urllib.request.urlopen(file.url) as source, path.open("wb") as target:
-            shutil.copyfileobj(source, target)
+            size, title = getattr(source, "length", None), path.name
+            with tqdm.wrapattr(source, "read", size, desc=title, delay=2) as bytes_of:
+                shutil.copyfileobj(bytes_of, target)
     except Exception as error:  # of the hub, of its client's transport, of the disk
         raise OSError(f"cannot fetch {file.address}: {short(error, 160)}") from error
     return path
@@ -154,21 +164,22 @@ def convert(
     network = find(name)
     if not isinstance(paths, Mapping):
         paths = {path.name: path for path in map(expanded, paths)}
-    by_name = {file.name: paths.get(file.name) or paths.get(Path(file.name).name)
-               for file in network.files}  # fmt: skip
-    hashes = {}
+    by_name = dict[str, Path]()
     for file in network.files:
-        path = by_name[file.name]
+        path = paths.get(file.name) or paths.get(Path(file.name).name)
         if path is None or not path.exists():
             raise WeightsError(f"the network {name} needs the file {file.name}, {file.address}")
-        hashes[file.name] = digest_of_file(path)
-        if not hashes[file.name].startswith(file.begins):
+        by_name[file.name] = path
+    hashes = _digests(by_name, name)
+    for file in network.files:
+        path, found = by_name[file.name], hashes[file.name]
+        if not found.startswith(file.begins):
             raise WeightsError(
-                f"{path} has the SHA-256 {hashes[file.name][:8]}...; that of the published file "
-                f"begins with {file.begins}"
+                f"{path} has the SHA-256 {found[:8]}...; that of the published file begins with "
+                f"{file.begins}"
             )
     target = folder(expanded(collection or default_folder()) / name)
-    network.convert({k: v for k, v in by_name.items() if v is not None}, target)
+    network.convert(by_name, target)
     record = {"network": name, "licence": network.licence, "sha256": hashes}
     write_json(target / SOURCE, {**record, "converted": _hashes(target, _stamps(target))})
     return target

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from fastvar_lab.errors import WeightsError
-from fastvar_lab.files import write_json
+from fastvar_lab.files import write, write_json
 from fastvar_lab.models.checkpoints import read_released
 from fastvar_lab.models.states import fill
 from fastvar_lab.networks import pretrained, renaming
@@ -31,7 +31,7 @@ def save(
     config: Mapping[str, Any] | None,
     name: str = CONFIG,
 ) -> None:
-    """Write a network's weights, and its configuration unless it is None."""
+    """Write a network's configuration, unless it is None, and last its weights."""
     if config is not None:
         write_json(target / name, dict(config))
     write_tensors(target / WEIGHTS, tensors, {"format": "pt"})
@@ -53,8 +53,9 @@ def filled(build: Callable[..., nn.Module], path: Path, config: str = CONFIG) ->
 
 
 def _copy(paths: Mapping[str, Path], target: Path, *names: str) -> None:
-    for name in names:
-        shutil.copyfile(paths[name], target / name)
+    """Copy files, each all or nothing, the weights last: with them a network counts as there."""
+    for name in sorted(names, key=lambda name: name == WEIGHTS):
+        write(target / name, partial(shutil.copyfile, paths[name]))
 
 
 def inception(paths: Mapping[str, Path], target: Path) -> None:

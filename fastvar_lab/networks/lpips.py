@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import max_pool2d, relu
 
+from fastvar_lab.networks.exact import exact
+
 WIDTHS = (64, 192, 384, 256, 256)
 PLACES = (0, 3, 6, 8, 10)  # of the convolutions in torchvision's `features`
 _SHIFT, _SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # lpips, ScalingLayer
@@ -43,6 +45,7 @@ class LPIPS(nn.Module):
             features.append(x / (1e-8 + x.square().sum(1, keepdim=True)).sqrt())
         return features
 
+    @exact()
     def forward(self, one: Tensor, other: Tensor) -> Tensor:
         """Return the distances (n,) of pictures (n, 3, H, W) in [0, 1]."""
         gaps = [

@@ -20,6 +20,7 @@ from torch.nn.functional import interpolate, normalize
 
 from fastvar_lab.errors import WeightsError, short
 from fastvar_lab.networks import resizing
+from fastvar_lab.networks.exact import exact
 
 Preprocess = Callable[..., Tensor]
 
@@ -103,6 +104,7 @@ class Clip(nn.Module):
         return self.model.logit_scale.device
 
     @torch.no_grad()
+    @exact()
     def pictures(self, pictures: Sequence[np.ndarray], **options: Any) -> Tensor:
         """Return the features (n, D) of pictures, of unit length; `options` are those of pixels."""
         prepared = [self.preprocess(picture, **options) for picture in pictures]
@@ -111,6 +113,7 @@ class Clip(nn.Module):
         return normalize(self.model.visual_projection(hidden).float(), dim=-1)
 
     @torch.no_grad()
+    @exact()
     def texts(self, texts: Sequence[str]) -> Tensor:
         """Return the features (n, D) of texts, of unit length; longer ones are cut, as released."""
         tokens = self.tokenizer(
@@ -138,6 +141,7 @@ class Dino(nn.Module):
         return cls(open_pretrained("AutoModel", folder))
 
     @torch.no_grad()
+    @exact()
     def pictures(self, pictures: Sequence[np.ndarray]) -> Tensor:
         """Return the features (n, D) of pictures, of unit length."""
         side, device = self.model.config.image_size, next(self.model.parameters()).device
@@ -195,6 +199,7 @@ class ImageReward(nn.Module):
         self.config = {"text": text, "vision": vision}
 
     @torch.no_grad()
+    @exact()
     def score(self, texts: Sequence[str], pictures: Sequence[np.ndarray]) -> Tensor:
         """Return the rewards (n,) of pictures, each for its text; about 0 on average."""
         pixels = torch.stack([resizing.clip_crop(picture, self.side) for picture in pictures])
@@ -248,6 +253,7 @@ class Detector(nn.Module):
         return cls(open_pretrained("Mask2FormerForUniversalSegmentation", folder))
 
     @torch.no_grad()
+    @exact()
     def detect(self, picture: np.ndarray, at_least: float = 0.0) -> Objects:
         """Return the objects of a picture (H, W, 3) uint8 that score `at_least` or more."""
         pixels = resizing.detector_input(picture)[None]

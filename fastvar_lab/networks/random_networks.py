@@ -7,6 +7,7 @@ one, and opens by the same code.
 from __future__ import annotations
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from torch import nn
 
 from fastvar_lab.files import expanded, folder, write_json
 from fastvar_lab.models.seeding import seeded
-from fastvar_lab.networks.conversion import CONFIG, SETTINGS, mask2former, save
+from fastvar_lab.networks.conversion import CONFIG, SETTINGS, as_it_is, mask2former, save
 from fastvar_lab.networks.inception import Inception
 from fastvar_lab.networks.lpips import LPIPS
 from fastvar_lab.networks.pretrained import ImageReward, open_tokenizer, transformers
@@ -60,7 +61,9 @@ def _pretrained(config: dict[str, Any], place: Path) -> None:
     write_json(place / CONFIG, config)
     settings = library.AutoConfig.from_pretrained(place)
     network = getattr(library, config["architectures"][0])(settings)
-    network.save_pretrained(place)
+    with TemporaryDirectory() as work:
+        network.save_pretrained(work)
+        as_it_is({path.name: path for path in Path(work).iterdir()}, place)
 
 
 def letter_tokenizer(start: str, end: str, pad: str) -> Any:
