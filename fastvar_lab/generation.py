@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from weakref import proxy
 
 import torch
 from torch import Tensor
@@ -305,12 +306,13 @@ def _prepare(
         tokens=list(start.tokens),
         lengths=list(start.lengths),
     )
+    here = proxy(live)  # runners keep their handles: a cycle would keep all tensors after the run
     audit.prepare(
         Handles(
             pictures=n,
             guided=guided,
-            guide=live.guide,
-            logits=lambda x: backbone.logits(live.state_of(x), x),
+            guide=lambda grid, x: here.guide(grid, x),
+            logits=lambda x: backbone.logits(here.state_of(x), x),
             decode=model.decode,
             temperature=lambda grid: request.sampling.temperature_at(grid.index),
             left=lambda grid: (
