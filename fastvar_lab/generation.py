@@ -269,7 +269,7 @@ def _prepare(
     merged = merged_acts(method, acts, grids, merge)
     parts = [len(backbone.parts(grids, step, request.sampling)) for step in range(len(grids))]
     check_parts(method, acts, grids, parts)
-    runner = inner = method.start(grids, model.depth, start.held)
+    runner = method.start(grids, model.depth, start.held)
     keep = None
     if isinstance(snapshot, Iterable) or snapshot:
         runner = keep = Keep(runner, steps_to_keep(snapshot, acts))
@@ -322,7 +322,7 @@ def _prepare(
         )
     )
     for grid, drawn, canvas in zip(grids, start.tokens, start.canvases):
-        inner.recall(grid, drawn, canvas)
+        audit.recall(grid, drawn, canvas)
     return live
 
 

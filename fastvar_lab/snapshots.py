@@ -106,12 +106,32 @@ def steps_to_keep(wanted: bool | Sequence[int], acts: Sequence[Act]) -> set[int]
     return steps
 
 
+def shared_steps(before: Sequence[Act], after: Sequence[Act]) -> int:
+    """Return how many first steps have the same acts under two methods.
+
+    >>> shared_steps((Act(), Act()), (Act(), Act(key=("pruned",))))
+    1
+    """
+    pairs = zip(before, after, strict=True)
+    return next((step for step, acts in enumerate(pairs) if not _same(*acts)), len(before))
+
+
+def restored_steps(method: Method, others: Iterable[Method], grids: Sequence[Grid]) -> list[int]:
+    """Return the steps whose branch outputs other methods need to resume from a method's snapshot.
+
+    Those that it does not compute whole are left out: the others resume before them.
+    """
+    acts = method.acts(grids)
+    caches = {other.cache_index(grids) for other in others}
+    return sorted(step for step in caches if step is not None and acts[step].whole)
+
+
 def resume_step(snapshot: Snapshot, method: Method, model: Model) -> int:
     """Return the scale step at which `resume` would start; raise ValueError for no method."""
     check_value(method)
     grids = snapshot.request.grids
     before, after = snapshot.method.acts(grids), method.acts(grids)
-    first = next((i for i in range(len(grids)) if not _same(before[i], after[i])), len(grids))
+    first = shared_steps(before, after)
     cache = method.cache_index(grids)
     if cache is not None and cache < first:
         held = [site for step, site in snapshot.held if step == cache]

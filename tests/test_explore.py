@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import fastvar_lab as fv
-from fastvar_lab.experiments.explore import Exploration, Stopped
+from fastvar_lab.experiments.explore import Exploration, Stopped, survey
 from fastvar_lab.instruments.attention import attention_at
 from fastvar_lab.measure.quality import MOST_PSNR, psnr
 from fastvar_lab.models import stamps
@@ -25,6 +25,22 @@ def test_only_what_changed_is_computed_again(small):
     assert later.agreement[4] < 1
     assert later.speedup_flop_bound > first.speedup_flop_bound > 1
     assert set(later.trace.kept) == set(first.trace.kept)
+
+
+def test_a_survey_draws_what_each_method_draws_alone(small):
+    pruned, cached = fv.Prune({-2: 0.5, -1: 0.5}), fv.Prune({-1: 0.8}, cache_step=-3)
+    for a, b in (
+        (fv.Dense(), pruned),
+        (pruned, cached),
+        (fv.Prune({-1: 1.0}), fv.Merge({-1: 0.5})),
+    ):
+        samples = survey(small, ["a red ring", "two stars"], [3, 4], a, b)
+        assert [s.psnr for s in samples] == sorted(s.psnr for s in samples)
+        for sample in samples:
+            for method, seen in ((a, sample.a), (b, sample.b)):
+                alone = fv.generate(small, sample.prompt, method, seed=sample.seed)
+                drawn = fv.to_uint8(small.decode(alone.canvas))[0]
+                assert abs(seen.astype(int) - drawn).max() <= 1  # a batch sums in another order
 
 
 def test_comparisons_are_kept_and_made_ahead(small):

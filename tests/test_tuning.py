@@ -36,6 +36,7 @@ from fastvar_lab.planning.trials import SHIPPED, TARGETS, TuningLog, settings
 from fastvar_lab.plotting import charts
 from fastvar_lab.prompts import ClosedWorld, PromptList, seeded
 from fastvar_lab.scales import TINY
+from fastvar_lab.speed import tally
 from fastvar_lab.speed.kv_bytes import held_share
 
 FIGURES = Path(__file__).parent.parent / "figures"
@@ -440,13 +441,26 @@ def test_the_time_of_a_method_that_depends_on_the_picture_is_a_mean_over_picture
     rows = {cell.label: row for cell, (row,) in comparison.times(small, job.cells)}
     fixed, deciding = comparison.counting(question, "look")
     assert [cell.label for cell in fixed.cells] == ["full", "fixed"]
-    shares = [
-        row["operations"]
-        for cell in deciding.cells
-        for row in comparison.counts(small, cell)
-    ]  # fmt: skip
+    ((_, counted),) = comparison.counts(small, deciding.cells)
+    shares = [row["operations"] for row in counted]
     assert len(set(shares)) > 1
     assert rows["decides"]["speedup_flop_bound"] == pytest.approx(1 / np.mean(shares), rel=0.01)
+
+
+def test_operations_counted_from_shared_steps_are_those_of_a_whole_run(small):
+    skips = fv.FocusVARAdaptive(fv.Prune({-2: 1.0}), probe=-1, early=0, late=1)
+    methods = [
+        fv.SparseVAR(-2, threshold=0.8), fv.SparseVAR(-1, threshold=0.8),
+        fv.FocusVARAdaptive(fv.Prune({-2: 0.5}), probe=-1, early=0, late=1), skips,
+        fv.Prune({-2: 1.0, -1: 0.5}), fv.Prune({-1: 1.0}),
+    ]  # fmt: skip
+    for guidance in (2.0, 4.0):
+        model = small.with_guidance(guidance)
+        item = ClosedWorld().take(1)[0]
+        tallies = tally.Tallies(model, methods, item)
+        assert tallies.shared > 1
+        for method in methods:
+            assert tallies.count(method) == tally.as_run(model, method, item), method
 
 
 def test_families_that_are_not_as_fast_are_ordered_where_they_are():

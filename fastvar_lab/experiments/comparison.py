@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import pandas as pd
 
 from fastvar_lab.experiments.base import (
     Cell,
-    Each,
     Methods,
     Question,
     base_of,
@@ -29,7 +29,7 @@ from fastvar_lab.prompts import Item
 from fastvar_lab.seam import Method
 from fastvar_lab.speed import flops
 from fastvar_lab.speed.kv_bytes import held_share
-from fastvar_lab.speed.tally import as_run
+from fastvar_lab.speed.tally import Tallies
 from fastvar_lab.store import Rows
 
 PICTURES = 12  # at most, over whose time a method's is a mean if it depends on the picture
@@ -95,26 +95,50 @@ def times(model: Model, cells: Sequence[Cell]) -> Iterator[tuple[Cell, Rows]]:
     def seconds(runs: list[Generation]) -> float:
         return statistics.fmean(run.seconds for run in runs)
 
-    def cost(method: Method, item: Item) -> float:
-        if not flops.exact(method, model.grids()):
-            return as_run(model, method, item)
-        text = len(item.prompt.split())
-        return flops.total(flops.step_flops(model, method, model.grids(), text))
-
-    def bound(cell: Cell) -> float:
-        assert cell.method is not None
-        full, fast = (sum(cost(m, i) for i in cell.items) for m in (Dense(), cell.method))
-        return full / fast
-
-    base = base_of(cells)
+    base, bounds = base_of(cells), list[float]()
     base = replace(base, items=base.items[:1])
-    for cell, pairs in in_turns(cells, once, base, seconds):
+    for number, (cell, pairs) in enumerate(in_turns(cells, once, base, seconds)):
+        bounds = bounds or _bounds(model, cells)
         row = {
             "ms": statistics.median(map(seconds, pairs.fast)) * 1e3,
             **pairs.speedup.columns(),
-            "speedup_flop_bound": bound(cell),
+            "speedup_flop_bound": bounds[number],
         }
         yield cell, [row]
+
+
+def _bounds(model: Model, cells: Sequence[Cell]) -> list[float]:
+    """Return the operations of full generation over those of each cell, over its pictures."""
+    ran = dict[tuple[int, Item], tuple[float, float]]()  # in full, and under a cell's method
+    for item in dict.fromkeys(item for cell in cells for item in cell.items):
+        methods = {
+            number: cell.method
+            for number, cell in enumerate(cells)
+            if cell.method is not None and item in cell.items
+        }
+        cost = _cost(model, [*methods.values()], item)
+        ran |= {(number, item): (cost(Dense()), cost(m)) for number, m in methods.items()}
+    sums = (
+        [sum(ran[number, item][side] for item in cell.items) for side in (0, 1)]
+        for number, cell in enumerate(cells)
+    )
+    return [full / fast for full, fast in sums]
+
+
+def _cost(model: Model, methods: Sequence[Method], item: Item) -> Callable[[Method], float]:
+    """Return a function that counts the operations of one picture under one of some methods.
+
+    Those of a method that decides from the data are counted as they run.
+    """
+    grids, text = model.grids(), len(item.prompt.split())
+    tallies = Tallies(model, [m for m in methods if not flops.exact(m, grids)], item)
+
+    def cost(method: Method) -> float:
+        if not flops.exact(method, grids):
+            return tallies.count(method)
+        return flops.total(flops.step_flops(model, method, grids, text))
+
+    return cost
 
 
 def _exact(model: Model, cell: Cell) -> bool:
@@ -137,34 +161,34 @@ def counting(question: Question, experiment: str) -> list[Job]:
     def job(methods: Methods, items: tuple[Item, ...], first: int) -> CellJob:
         what = {"kind": "operations"}
         cells = [Cell(what, method, label, items, first) for label, method in methods.items()]
-        return CellJob(OPERATIONS, 1, Each(counts), tuple(cells), experiment)
+        return CellJob(OPERATIONS, 1, counts, tuple(cells), experiment)
 
     batches = question.batches() if deciding else []
     of_each = [job(deciding, items, first) for first, items in batches]
     return [job(fixed, (question.timed,), 0), *of_each]
 
 
-def counts(model: Model, cell: Cell) -> Rows:
+def counts(model: Model, cells: Sequence[Cell]) -> Iterator[tuple[Cell, Rows]]:
     """Count operations as a share of those of full generation, and bytes of the KV cache.
 
-    A method that decides from the data has a row a picture, of the operations that it ran.
+    A method that decides from the data has a row a picture, of the operations that it ran. The
+    first steps that such methods share are generated once a picture.
     """
-    assert cell.method is not None
-    method, grids, held = cell.method, model.grids(), held_share(model, cell.method)
-    cache = {} if held is None else {CACHE: held}
-
-    def cost(method: Method, item: Item) -> float:
-        text = len(item.prompt.split())
-        return flops.total(flops.step_flops(model, method, grids, text))
-
-    if flops.exact(method, grids):
-        item = cell.items[0]
-        return [{OPERATIONS: cost(method, item) / cost(Dense(), item), **cache}]
-    rows: Rows = []
-    for i, item in enumerate(cell.items):
-        share = as_run(model, method, item) / cost(Dense(), item)
-        rows.append({"picture": cell.first + i, OPERATIONS: share, **cache})
-    return rows
+    grids, methods = model.grids(), [cell.method for cell in cells if cell.method]
+    items = dict.fromkeys(item for cell in cells for item in cell.items)
+    costs = {item: _cost(model, methods, item) for item in items}
+    for cell in cells:
+        assert cell.method is not None
+        held, rows = held_share(model, cell.method), list[dict[str, Any]]()
+        fixed = flops.exact(cell.method, grids)
+        for i, item in enumerate(cell.items[:1] if fixed else cell.items):
+            cost = costs[item]
+            rows.append({
+                **({} if fixed else {"picture": cell.first + i}),
+                OPERATIONS: cost(cell.method) / cost(Dense()),
+                **({} if held is None else {CACHE: held}),
+            })  # fmt: skip
+        yield cell, rows
 
 
 def merge_frames(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
-from fastvar_lab.generation import Generation, Watch, generate
+from fastvar_lab.generation import Generation, Watch, generate, resume
 from fastvar_lab.instruments.observe import observe, observe_again
 from fastvar_lab.instruments.outputs import Outputs
 from fastvar_lab.instruments.trace import Trace
@@ -20,7 +20,7 @@ from fastvar_lab.methods.prune import Dense
 from fastvar_lab.models.model import Model
 from fastvar_lab.pictures import to_uint8
 from fastvar_lab.seam import Branch, Grid, Method, Rows, Runner, Site, Wrapper
-from fastvar_lab.snapshots import Held, resume_step
+from fastvar_lab.snapshots import Held, restored_steps, resume_step
 from fastvar_lab.speed import flops
 
 
@@ -365,19 +365,20 @@ def survey(
 ) -> list[Sample]:
     """Generate every prompt with every seed under two methods; the worst PSNR comes first.
 
+    Each batch is generated under `a`; the steps that `b` shares with it are not computed again.
     `done(count, of)` is called after every batch. Raises Stopped once `stopped()` is true.
     """
+    model = model.as_is()
     items = [(prompt, seed) for prompt in prompts for seed in seeds]
     watch = [partial(Stoppable, stopped=stopped, begins=lambda step: None)]
+    kept = restored_steps(a, [b], model.grids())
     samples: list[Sample] = []
     for first in range(0, len(items), BATCH):
         batch = items[first : first + BATCH]
-        drawn = []
-        for method in (a, b):
-            run = generate(
-                model, [p for p, _ in batch], method, seed=[s for _, s in batch], watch=watch
-            )
-            drawn.append(to_uint8(model.decode(run.canvas)))
+        texts, numbers = zip(*batch, strict=True)
+        first_run = generate(model, texts, a, seed=numbers, watch=watch, snapshot=kept)
+        runs = first_run, resume(model, first_run, b, watch=watch)
+        drawn = [to_uint8(model.decode(run.canvas)) for run in runs]
         samples += [
             Sample(prompt, seed, x, y, psnr(x, y), ssim(x, y))
             for (prompt, seed), x, y in zip(batch, *drawn, strict=True)
