@@ -15,6 +15,7 @@ from einops import rearrange
 from torch import Tensor
 
 from fastvar_lab.instruments.trace import Trace
+from fastvar_lab.measure.spectral_gap import gap_to_last
 from fastvar_lab.seam import Site
 from fastvar_lab.tokens import wide
 
@@ -173,18 +174,3 @@ def spectrum_frame(trace: Trace, decode: Decode, site: Site | None = None) -> pd
                 add("features", step, picture, plane)
     frame = pd.concat(rows, ignore_index=True)
     return frame.assign(to_last=gap_to_last(frame))
-
-
-def gap_to_last(spectra: pd.DataFrame) -> pd.Series:
-    """Return each amplitude's difference to the last step's, in the same picture and domain.
-
-    `spectra` has the columns of `spectrum_frame`; nan for features, whose maps differ in size.
-
-    >>> rows = {"picture": 0, "domain": "image", "frequency": 0.5, "step": [9, 8]}
-    >>> gap_to_last(pd.DataFrame({**rows, "log10_amplitude": [2.0, 1.5]})).tolist()
-    [0.0, -0.5]
-    """
-    alike = spectra[spectra.domain != "features"].sort_values("step")
-    place = alike.groupby(["picture", "domain", "frequency"])
-    gap = alike.log10_amplitude - place.log10_amplitude.transform("last")
-    return gap.reindex(spectra.index)

@@ -9,7 +9,8 @@ from fastvar_lab.experiments.verdicts import Answer, Claim, above, mean
 from fastvar_lab.frames import FULL
 from fastvar_lab.instruments.observe import observe
 from fastvar_lab.measure.relations import convergence
-from fastvar_lab.measure.scale_steps import energy, gap_to_last, spectrum_frame
+from fastvar_lab.measure.scale_steps import energy, spectrum_frame
+from fastvar_lab.measure.spectral_gap import gap_to_last
 from fastvar_lab.methods.prune import Dense
 from fastvar_lab.models.model import Model
 from fastvar_lab.plotting import charts

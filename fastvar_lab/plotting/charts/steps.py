@@ -7,7 +7,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 
-from fastvar_lab.measure.scale_steps import gap_to_last
+from fastvar_lab.measure.spectral_gap import gap_to_last
 from fastvar_lab.measure.statistics import summary
 from fastvar_lab.plotting.charts.axes import COLUMN, method_looks, panels, step_colors
 from fastvar_lab.plotting.style import PALETTE, WIDTH, Figure, legend_label, style
