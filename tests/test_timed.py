@@ -6,13 +6,14 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from fastvar_lab.experiments import demo
 from fastvar_lab.measure.speedup import WIDEST, Speedup, disturbed, undisturbed
 from fastvar_lab.methods.prune import Dense, Prune
 from fastvar_lab.plotting import charts
 from fastvar_lab.plotting.tables import tabulate
-from fastvar_lab.speed import captured, suite
+from fastvar_lab.speed import bench, captured, suite
 from fastvar_lab.speed.timed import ATTEMPTS, paired, speedups, speedups_between, timed, turns
 
 
@@ -241,3 +242,16 @@ def test_speedups_between_functions_run_those_that_they_need_alone():
     found = speedups_between(functions, over, repeats=3, warm_up=0)
     assert (steady.calls, other.calls, shaken.calls) == (3, 6, 6)
     assert [found[name].speedup.median for name in over] == [2.0, 1.0]
+
+
+@pytest.mark.parametrize(("rate", "side"), [(1e12, 2048), (1e10, 1024), (3e8, 256), (1e6, 256)])
+def test_products_of_a_slow_type_are_small(rate, side, monkeypatch):
+    sides = []
+
+    def short_ms(works, device, repeats, progress=None):
+        sides.append(len(works["product"].__closure__[0].cell_contents))
+        return {"product": [1e3 * 2 * sides[-1] ** 3 / rate] * repeats}
+
+    monkeypatch.setattr(bench, "short_ms", short_ms)
+    assert bench.product_rate("cpu", torch.float16) == pytest.approx(rate)
+    assert sides == [256, side]

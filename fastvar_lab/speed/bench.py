@@ -28,6 +28,8 @@ from fastvar_lab.speed.sublayers import short_ms, sublayer_ms
 from fastvar_lab.speed.timed import medians, speedups, timed, total_ms
 
 FULL = "full"
+SIDES = 256, 2048  # of the smallest and largest matrices whose products a CPU is timed at
+LONGEST_PRODUCT = 0.5  # seconds
 
 
 def schedules(model: Model) -> list[tuple[Sizes, dict[str, Method]]]:
@@ -76,12 +78,26 @@ def rates(device: torch.device | str, dtype: torch.dtype) -> Rates:
 def product_rate(
     device: torch.device | str, dtype: torch.dtype, progress: str | None = None
 ) -> float:
-    """Measure the operations per second of a large matrix product; `progress` titles a bar."""
+    """Measure the operations per second of a large matrix product; `progress` titles a bar.
+
+    On a CPU without kernels for a type, where a large one takes minutes, the product is smaller.
+    """
     device = torch.device(device)
-    side = 8192 if device.type == "cuda" else 2048
+    if device.type == "cuda":
+        return _product_rate(device, dtype, 8192, 10, progress)
+    side, largest = SIDES
+    rate = _product_rate(device, dtype, side, 1)
+    while side < largest and 2 * (2 * side) ** 3 <= LONGEST_PRODUCT * rate:
+        side *= 2
+    return _product_rate(device, dtype, side, 10, progress)
+
+
+def _product_rate(
+    device: torch.device, dtype: torch.dtype, side: int, repeats: int, progress: str | None = None
+) -> float:
     dice = torch.Generator(device).manual_seed(0)
     a = torch.randn(side, side, generator=dice, dtype=dtype, device=device)
-    (times,) = short_ms({"product": lambda: a @ a}, device, repeats=10, progress=progress).values()
+    (times,) = short_ms({"product": lambda: a @ a}, device, repeats, progress=progress).values()
     return 2 * side**3 / statistics.median(times) * 1e3
 
 
