@@ -211,6 +211,18 @@ def test_an_estimate_counts_what_is_missing(small, made, tmp_path):
     assert making.estimate(small, MakeJob(TEN, fv.Dense()), tmp_path) == untimed
 
 
+def test_an_estimate_generates_as_the_pictures_are_made(small, tmp_path, monkeypatch):
+    given, generate = [], making.generate
+
+    def noted(*args, **options):
+        given.append(len(options["given"]))
+        return generate(*args, **options)
+
+    monkeypatch.setattr(making, "generate", noted)
+    making.estimate(small, MakeJob(TEN, fv.Dense(), given=2), tmp_path, True)
+    assert given == [2, 2]
+
+
 def test_prompts_of_a_plan_are_read_once(tmp_path):
     (tmp_path / "prompts.txt").write_text("a red ring\n")
     plan = BenchmarkPlan(benchmarks.find("prompts"), tmp_path / "prompts.txt")

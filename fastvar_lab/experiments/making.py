@@ -310,16 +310,6 @@ def estimate(model: Model, job: MakeJob, folder: Path, timed: bool | None = None
     seconds = 0.0
     for _ in range(2):
         begin = time.perf_counter()
-        generation = generate(
-            model,
-            [s.written for s in batches[0]],
-            job.method,
-            seed=[s.seed for s in batches[0]],
-            sizes=job.sizes,
-            sampling=job.sampling,
-        )
-        model.decode(generation.canvas)
-        if model.device.type == "cuda":
-            torch.cuda.synchronize(model.device)
+        _generate(model, job, batches[0])  # to the host, so that a GPU has finished
         seconds = (time.perf_counter() - begin) / len(batches[0])
     return Estimate(len(left), seconds * len(left), size)
