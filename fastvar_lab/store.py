@@ -152,6 +152,10 @@ class Store:
             return None
         return Drawn(picture, tokens)
 
+    def has_picture(self, address: Address) -> bool:
+        """Return whether there is a picture, without reading it: it may be damaged."""
+        return self.path(address, "pictures").exists()
+
     def put_picture(self, address: Address, drawn: Drawn, experiment: str = "") -> None:
         """Keep what a generation drew, without loss: the picture as PNG, tokens packed."""
         head = json.dumps({"address": json_values(address), "experiment": experiment}).encode()

@@ -27,6 +27,7 @@ import torch
 
 import fastvar_lab as fv
 from fastvar_lab import scales
+from fastvar_lab.branching import branching
 from fastvar_lab.cli import options
 from fastvar_lab.cli.main import main
 from fastvar_lab.experiments import (
@@ -57,6 +58,7 @@ from fastvar_lab.experiments.questions import (
     sublayer_overhead,
 )
 from fastvar_lab.experiments.questions import extreme_ratios as extreme
+from fastvar_lab.experiments.sets import DistanceJob
 from fastvar_lab.frames import FULL, counted
 from fastvar_lab.measure.controls import control
 from fastvar_lab.measure.quality import METRICS, MOST_PSNR
@@ -227,6 +229,40 @@ def test_a_stopped_run_goes_on_where_it_was(tried, tmp_path):
     damaged.write_text("{")
     assert run.run("tried", "quick", store=Store(tmp_path)).equals(frame)
     assert len(tried) == 10
+
+
+def test_a_distance_reads_each_picture_once(small, tmp_path, monkeypatch):
+    read, order, items = [], [], ClosedWorld().take(base.BATCH + 1)
+    methods = {"full": fv.Dense(), "late": fv.Prune({-1: 0.5}), "early": fv.Prune({-2: 0.5})}
+    job, store = DistanceJob(methods, items), Store(tmp_path)
+    picture, put = Store.picture, Store.put_picture
+
+    def noted(self, address):
+        read.append(key(address))
+        return picture(self, address)
+
+    def kept(self, address, *args):
+        order.append((address["method"], address["prompt"]))
+        put(self, address, *args)
+
+    monkeypatch.setattr(Store, "picture", noted)
+    monkeypatch.setattr(Store, "put_picture", kept)
+    done = []
+    job.compute(small, store, lambda: done.append(1))
+    assert len(done) == len(job) == 9
+    grids, drawn = small.grids(), []
+    for part in (items[: base.BATCH], items[base.BATCH :]):
+        drawn += [(repr(m), i.prompt) for m in branching(methods.values(), grids) for i in part]
+    assert order == drawn  # as when all of a batch were read first
+    assert len(read) == len(set(read)) == len(methods) * len(items)
+    rows = [*job.rows(small, store, {})]
+    job.compute(small, store)
+    assert len(read) == 2 * len(methods) * len(items)
+    damaged = next(tmp_path.rglob("*.npz"))
+    damaged.write_bytes(b"")
+    job.compute(small, store)
+    assert len(order) == len(drawn) + 1
+    assert [*job.rows(small, store, {})] == rows
 
 
 def test_what_is_not_timed_is_counted_by_line(small, tmp_path):

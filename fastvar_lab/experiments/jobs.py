@@ -211,7 +211,7 @@ class PictureJob:
 
     def compute(self, model: Model, store: Store, done: Done = nothing) -> Disturbed:
         """Draw what is not there, each prompt in full and under each method from one snapshot."""
-        at, full, metrics = Addresses(model), _Once(model, self.items), self._by_address()
+        at, full, metrics = Addresses(model), _FullOnce(model, self.items), self._by_address()
         references = self._pictures(Dense(), at, store, full)
         for method in branching(self.methods.values(), model.grids()):
             pictures = references
@@ -234,22 +234,43 @@ class PictureJob:
         self, model: Model, store: Store, done: Done = nothing
     ) -> Iterator[tuple[Method, list[Drawn]]]:
         """Yield each method with the pictures of all items; draw and keep those that lack."""
-        at, full = Addresses(model), _Once(model, self.items)
+        at, full = Addresses(model), _FullOnce(model, self.items)
         for method in branching(self.methods.values(), model.grids()):
             yield method, self._pictures(method, at, store, full)
             done()
 
-    def _pictures(self, method: Method, at: Addresses, store: Store, full: _Once) -> list[Drawn]:
+    def draw(self, model: Model, store: Store, done: Done = nothing) -> None:
+        """Draw and keep the pictures that are not there, and read none; `done` after each method.
+
+        A damaged one counts as there: `pictures` draws it again.
+        """
+        at, full = Addresses(model), _FullOnce(model, self.items)
+        for method in branching(self.methods.values(), model.grids()):
+            lacking = [not store.has_picture(at.picture(method, item)) for item in self.items]
+            if any(lacking):
+                self._draw(method, at, store, full, lacking)
+            done()
+
+    def _pictures(
+        self, method: Method, at: Addresses, store: Store, full: _FullOnce
+    ) -> list[Drawn]:
         """Read the pictures of all items under a method; draw and keep those that are not there."""
         held = [store.picture(at.picture(method, item)) for item in self.items]
         if all(drawn is not None for drawn in held):
             return [drawn for drawn in held if drawn is not None]
+        pictures = self._draw(method, at, store, full, [drawn is None for drawn in held])
+        return [old or new for old, new in zip(held, pictures, strict=True)]
+
+    def _draw(
+        self, method: Method, at: Addresses, store: Store, full: _FullOnce, lacking: Sequence[bool]
+    ) -> list[Drawn]:
+        """Draw the pictures of all items under a method, and keep those that lack."""
         generation = full().full if method == Dense() else full().run(method)
         pictures = _drawn(full.model, generation)
-        for item, old, new in zip(self.items, held, pictures, strict=True):
-            if old is None:
-                store.put_picture(at.picture(method, item), new, self.experiment)
-        return [old or new for old, new in zip(held, pictures, strict=True)]
+        for item, drawn, lacks in zip(self.items, pictures, lacking, strict=True):
+            if lacks:
+                store.put_picture(at.picture(method, item), drawn, self.experiment)
+        return pictures
 
     def rows(self, model: Model, store: Store, disturbed: Disturbed) -> Iterator[Rows | None]:
         at, metrics = Addresses(model), self._by_address()
@@ -319,7 +340,7 @@ def metric_addresses(jobs: Iterable[Job]) -> dict[str, str]:
     return {metric.name: metric.address for several in metrics for metric in several}
 
 
-class _Once:
+class _FullOnce:
     """Generates a batch in full when it is first asked to, for methods to branch from."""
 
     def __init__(self, model: Model, items: tuple[Item, ...]) -> None:

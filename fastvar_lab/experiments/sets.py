@@ -72,10 +72,15 @@ class DistanceJob:
     def compute(self, model: Model, store: Store, done: Done = nothing) -> Disturbed:
         """Draw the pictures that are not there, then measure those of each method."""
         at, truth = Addresses(model), list[Any]()
-        for _ in self._drawn(self.methods, model, store, done):
-            pass  # all methods of a batch are drawn from one snapshot, and kept
+        for job in self._batches(self.methods):  # all methods of a batch from one snapshot
+            job.draw(model, store, done)
         for label, method in self.methods.items():
-            pictures = list(self._drawn({label: method}, model, store))
+            batches = self._batches({label: method})
+            drawn = [
+                one for job in batches for _, part in job.pictures(model, store) for one in part
+            ]
+            # drawn or read, they lie in memory alike: sums of floats depend on it
+            pictures = [np.ascontiguousarray(one.picture) for one in drawn]
             if not truth:
                 size = (pictures[0].shape[0], pictures[0].shape[1])
                 truth = [sums(model, rendering(item, size)) for item in self.items]
@@ -86,15 +91,11 @@ class DistanceJob:
             done()
         return {}
 
-    def _drawn(
-        self, methods: Methods, model: Model, store: Store, done: Done = nothing
-    ) -> Iterator[np.ndarray]:
-        """Yield the pictures of methods, batch by batch; draw and keep those that lack."""
+    def _batches(self, methods: Methods) -> Iterator[PictureJob]:
+        """Yield the jobs that draw the pictures of methods, batch by batch."""
         for first in range(0, len(self.items), BATCH):
             part = self.items[first : first + BATCH]
-            job = PictureJob(methods, part, first, (), self.experiment)
-            for _, drawn in job.pictures(model, store, done):
-                yield from (one.picture for one in drawn)
+            yield PictureJob(methods, part, first, (), self.experiment)
 
     def rows(self, model: Model, store: Store, disturbed: Disturbed) -> Iterator[Rows | None]:
         at = Addresses(model)
