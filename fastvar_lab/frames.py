@@ -19,6 +19,13 @@ HITS = "hits"
 TITLES = "titles"
 """The column of title and digits of metrics that do not ship here, by column, as JSON."""
 
+LARGER = "larger"
+"""The column that says, of columns of metrics that do not ship here, where larger values are not
+better: false where smaller ones are, null for neither, as JSON."""
+
+ABOUT_COLUMNS = (HITS, TITLES, LARGER)
+"""The columns that say something of other columns."""
+
 GUIDANCE = "guidance"
 """The column of the guidance scale, in frames of experiments that ask at several."""
 
@@ -50,7 +57,7 @@ DESCRIBED = (
     *("kind", "model", "weights", "prompts", "machine", "method", "repr", "family", "axis"),
     *("selector", "restorer", "granularity", "cache_step", "layers", "sublayers", "picture"),
     *("prompt", "seed", "group", "ms", "speedup", "turns", "disturbed", GUIDANCE, LINE),
-    *(OPERATIONS, CACHE, HITS, TITLES, CELL),
+    *(OPERATIONS, CACHE, *ABOUT_COLUMNS, CELL),
 )
 """Columns of comparisons that hold no metric."""
 
@@ -123,16 +130,28 @@ def titles(frame: pd.DataFrame) -> dict[str, tuple[str, int]]:
     >>> titles(pd.DataFrame({"titles": ['{"red": ["mean of red", 1]}', None]}))
     {'red': ('mean of red', 1)}
     """
-    texts = frame[TITLES].dropna().unique() if TITLES in frame else ()
-    return {
-        column: (title, digits)
-        for text in texts
-        for column, (title, digits) in json.loads(text).items()
-    }
+    return {column: (title, digits) for column, (title, digits) in _noted(frame, TITLES).items()}
+
+
+def not_larger(frame: pd.DataFrame) -> dict[str, bool | None]:
+    """Return the columns of metrics that do not ship here of which larger values are not better.
+
+    False where smaller values are better, None for neither.
+
+    >>> not_larger(pd.DataFrame({"larger": ['{"error": false}', None, '{"red": null}']}))
+    {'error': False, 'red': None}
+    """
+    return _noted(frame, LARGER)
+
+
+def _noted(frame: pd.DataFrame, column: str) -> dict[str, Any]:
+    """Join what the rows of a column say by JSON."""
+    texts = frame[column].dropna().unique() if column in frame else ()
+    return {name: said for text in texts for name, said in json.loads(text).items()}
 
 
 def joined_notes(column: str, notes: pd.Series) -> str | None:
-    """Join what several frames say in the column `HITS` or `TITLES`; None if none says anything.
+    """Join what several frames say in one of `ABOUT_COLUMNS`; None if none says anything.
 
     >>> joined_notes(HITS, pd.Series(["close,same", None, "same,near"]))
     'close,same,near'

@@ -8,8 +8,9 @@ import pytest
 
 import fastvar_lab as fv
 from fastvar_lab.experiments.comparison import merge_frames
-from fastvar_lab.frames import holds_hits
+from fastvar_lab.frames import NOTE, holds_hits, not_larger
 from fastvar_lab.measure import quality
+from fastvar_lab.measure.ranking import direction, family_gap, ranking, ranking_table
 from fastvar_lab.measure.statistics import paired, summary, wilson, wilson_of_gap
 from fastvar_lab.methods.columns import labelled
 from fastvar_lab.plotting.tables import metric_columns, tabulate
@@ -93,6 +94,45 @@ def test_tables_use_title_and_digits_of_your_own_metrics(small, tmp_path, monkey
     assert "red" not in table
     assert table["mean of red gap"][0].startswith(("0.2 ", "0.3 "))
     assert "titles" not in fv.compare(small, [method], look, **options)
+
+
+def test_frames_say_which_way_your_own_metrics_judge(small, tmp_path, monkeypatch):
+    monkeypatch.setattr(quality, "METRICS", {"psnr": quality.METRICS["psnr"]})
+    error = fv.Metric("error", "red error", mean_of_red, larger=False)
+    tone = fv.Metric("tone", "tone", brightness, larger=None)
+    plain = fv.Metric("plain", "plain", brightness)
+    look, method = fv.Scope("look", 2, 1), fv.Prune({-1: 1.0})
+    options = {"store": fv.Store(tmp_path), "progress": False}
+    frame = fv.compare(small, [method], look, metrics=[error, tone, plain], **options)
+    frame.to_csv(tmp_path / "frame.csv", index=False)
+    read = pd.read_csv(tmp_path / "frame.csv")
+    for known in (frame, read, merge_frames([read, read.drop(columns="larger")])):
+        assert not_larger(known) == {"error": False, "error_gap": False, "tone": None}
+        values = ("error", "error_gap", "tone", "plain", "psnr")
+        assert [direction(value, known) for value in values] == [-1, -1, 0, 1, 1]
+        assert "larger" not in metric_columns(known)
+    assert "larger" not in fv.compare(small, [method], look, metrics=[plain], **options)
+
+
+def test_a_ranking_judges_your_own_metrics_as_their_frame_says():
+    """Of two families of equal speed the one with the smaller error is the best."""
+    notes = {"titles": '{"error": ["my error", 2]}', "larger": '{"error": false}'}
+    rows = []
+    for family, error in (("near", 1.0), ("far", 3.0)):
+        name = {"family": family, "method": family}
+        rows += [{"kind": "quality", **name, "picture": i, "error": error + i} for i in range(3)]
+        rows.append({"kind": "time", **name, "speedup": 2.0})
+    frame = pd.DataFrame(rows)
+    noted = frame.assign(**{name: [note] * len(frame) for name, note in notes.items()})
+    for known, best, gap, word in ((noted, "near", 2.0, "less"), (frame, "far", -2.0, "more")):
+        ranked = ranking(known, "error", targets=(2.0,)).set_index("family")
+        assert ranked.behind[best] == 0
+        assert ranked.behind.max() == 2
+        assert family_gap(known, "near", "far", 2.0, "error")["difference"] == gap
+        table = ranking_table(known, "error")
+        assert table.family[0] == best
+        title = "my error" if known is noted else "error"
+        assert table.attrs[NOTE].startswith(f"{title}, {word} is better")
 
 
 def test_titles_never_hide_a_column():

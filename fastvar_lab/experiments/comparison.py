@@ -19,7 +19,7 @@ from fastvar_lab.experiments.base import (
     timed_cells,
 )
 from fastvar_lab.experiments.jobs import CellJob, Job, PictureJob, method_address
-from fastvar_lab.frames import CACHE, FULL, GUIDANCE, HITS, OPERATIONS, TITLES, joined_notes
+from fastvar_lab.frames import ABOUT_COLUMNS, CACHE, FULL, GUIDANCE, OPERATIONS, joined_notes
 from fastvar_lab.generation import Generation, generate
 from fastvar_lab.measure.quality import Metric
 from fastvar_lab.measure.speedup import disturbances
@@ -245,7 +245,7 @@ def _filled(frame: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     if not twice.any():
         return frame
     groups = frame[twice].groupby(keys, sort=False, dropna=False)
-    values = [column for column in frame if column not in (*keys, HITS, TITLES)]
+    values = [column for column in frame if column not in (*keys, *ABOUT_COLUMNS)]
     several = (groups[values].nunique() > 1).any(axis=1)
     if several.any():
         row = dict(zip(keys, several[several].index[0], strict=True))
@@ -253,7 +253,7 @@ def _filled(frame: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
             f"{row['method']!r} of {row['model']} has two values of one measurement in these frames"
         )
     first = groups.first()
-    for column in {HITS, TITLES} & set(frame):
+    for column in {*ABOUT_COLUMNS} & set(frame):
         first[column] = groups[column].agg(partial(joined_notes, column))
     whole = pd.concat([frame[~twice], first.reset_index()])
     places = frame.drop_duplicates(keys).set_index(keys).index

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from fastvar_lab.branching import Branches, branching
 from fastvar_lab.draws import Keyed
 from fastvar_lab.experiments.base import Cell, Each, Methods, Work
-from fastvar_lab.frames import CELL, GUIDANCE, HITS, KEPT, ROWS, SCORE, TITLES
+from fastvar_lab.frames import CELL, GUIDANCE, HITS, KEPT, LARGER, ROWS, SCORE, TITLES
 from fastvar_lab.generation import Generation, generate
 from fastvar_lab.measure.quality import METRICS, Metric
 from fastvar_lab.measure.speedup import disturbed
@@ -292,14 +292,19 @@ class PictureJob:
 
 
 def _notes(measured: Sequence[tuple[Metric, Mapping[str, Any]]]) -> dict[str, str]:
-    """Name the columns that are hits, beside the judge's, and title those of your metrics."""
+    """Name the columns that are hits, beside the judge's, and title those of your metrics.
+
+    Of these it is said, too, of which columns larger values are not better.
+    """
     others = [(metric, columns) for metric, columns in measured if metric.name != SCORE]
     hits = [c for metric, columns in others if metric.hits for c in columns]
     user_metrics = [(m, columns) for m, columns in others if m.name not in METRICS]
     titles = {c: m.heading(c) for m, columns in user_metrics for c in columns}
+    larger = {c: m.larger for m, columns in user_metrics for c in columns if not m.larger}
     return {
         **({HITS: ",".join(hits)} if hits else {}),
         **({TITLES: json.dumps(titles)} if titles else {}),
+        **({LARGER: json.dumps(larger)} if larger else {}),
     }
 
 

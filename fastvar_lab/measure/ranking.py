@@ -7,10 +7,19 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from fastvar_lab.frames import CACHE, FULL, GUIDANCE, NOTE, OPERATIONS, by_guidance
+from fastvar_lab.frames import (
+    CACHE,
+    FULL,
+    GUIDANCE,
+    NOTE,
+    OPERATIONS,
+    by_guidance,
+    not_larger,
+    titles,
+)
 from fastvar_lab.measure.controls import left_out, timing_gap, without_stand_ins
 from fastvar_lab.measure.frontier import SPEEDUPS, mixture, reached
-from fastvar_lab.measure.quality import METRICS
+from fastvar_lab.measure.quality import METRICS, Metric
 from fastvar_lab.measure.speedup import undisturbed
 from fastvar_lab.measure.statistics import DRAWS
 
@@ -24,20 +33,34 @@ LEAST = 1.01
 """Savings up to which a method counts as full generation, whose PSNR to itself means nothing."""
 
 
-def direction(value: str) -> int:
+def direction(value: str, frame: pd.DataFrame | None = None) -> int:
     """Return 1 if more of a quality is better, -1 if less is, 0 for neither.
 
     `value` is the column of a metric or of one of its several values, or "detail_error", the
-    distance to the truth. More is better for those of your own.
+    distance to the truth. Of metrics of your own a `frame` says it; without, more is better.
 
     >>> [direction(value) for value in ("psnr", "lpips", "detail_error", "vif", "vif_red")]
     [1, -1, -1, 0, 0]
     """
     if value == "detail_error":
         return -1
-    of = [m for m in METRICS.values() if value == m.name or value.startswith(f"{m.name}_")]
-    larger = of[0].larger if of else True
+    noted, shipped = {} if frame is None else not_larger(frame), _shipped(value)
+    larger = noted.get(value, shipped.larger if shipped else True)
     return 0 if larger is None else 1 if larger else -1
+
+
+def _shipped(value: str) -> Metric | None:
+    """Return the metric of a column; None if it does not ship here."""
+    names = (m for m in METRICS.values() if value == m.name or value.startswith(f"{m.name}_"))
+    return next(names, None)
+
+
+def _title(value: str, frame: pd.DataFrame) -> str:
+    """Return the title of the column of a metric: shipped, or of your own."""
+    shipped, user_titles = _shipped(value), titles(frame)
+    if value in user_titles:
+        return user_titles[value][0]
+    return shipped.heading(value)[0] if shipped else value
 
 
 def savings(frame: pd.DataFrame, by: str = "speedup") -> pd.Series:
@@ -117,7 +140,7 @@ def _compared(
     pictures = frame[(frame.kind == "quality") & (frame.family != FULL)]
     known = savings(frame, by)
     known = known[known > LEAST]
-    sign = direction(value) or 1
+    sign = direction(value, frame) or 1
     table = sign * pictures.pivot_table(index="picture", columns="method", values=value)
     families = pictures[pictures.method.isin(known.index)].groupby("family", sort=False)
     sides = {str(name): table[list(part.method.unique())] for name, part in families}
@@ -195,7 +218,7 @@ def ranking_table(frame: pd.DataFrame, value: str = "psnr") -> pd.DataFrame:
     {'family': 'mine', '1.5x': '30.0 (30.0 to 30.0)', '2x': '30.0 (30.0 to 30.0)'}
     """
     columns = {"": "speedup", " operations": OPERATIONS}
-    return _noted(_written(frame, value, columns), frame, METRICS[value].title, value)
+    return _noted(_written(frame, value, columns), frame, _title(value, frame), value)
 
 
 def detail_table(frame: pd.DataFrame) -> pd.DataFrame:
@@ -216,12 +239,12 @@ def detail_table(frame: pd.DataFrame) -> pd.DataFrame:
 def memory_table(frame: pd.DataFrame, value: str = "psnr") -> pd.DataFrame:
     """Write the ranking at equal bytes of keys and values, of the families that save them."""
     table = _written(frame, value, {" fewer bytes": CACHE})
-    return _noted(table, frame, METRICS[value].title, value)
+    return _noted(table, frame, _title(value, frame), value)
 
 
 def _noted(table: pd.DataFrame, frame: pd.DataFrame, title: str, value: str) -> pd.DataFrame:
     """Note under a table its unit, what is better, what intervals hold, and what is left out."""
-    better, gap = "less" if direction(value) < 0 else "more", timing_gap(frame)
+    better, gap = "less" if direction(value, frame) < 0 else "more", timing_gap(frame)
     note = f"{title}, {better} is better, with 95 % intervals over the pictures"
     if any(str(column).endswith("x") for column in table):
         note += " and, at equal measured speed, over the turns of each timing"

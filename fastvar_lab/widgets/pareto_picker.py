@@ -150,7 +150,7 @@ class ParetoPicker(Live):
         every = tradeoff_points(self.frame, self.value.value)
         points = every[np.isfinite(every[["mean", "speedup"]]).all(axis=1)]
         left = len(every) - len(points)
-        sign = direction(self.value.value)
+        sign = direction(self.value.value, self.frame)
         ranked = front(points.assign(mean=sign * points["mean"]), "speedup", "mean")
         best = set(ranked.method) if sign else set()
         spans = {axis: span.value for axis, span in self.spans.items()}
