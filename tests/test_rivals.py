@@ -601,8 +601,32 @@ def test_a_tail_leaves_no_gap_before_a_step_that_looks_back(inner):
     for row in ("cond_from", "null_from"):
         with pytest.raises(ValueError, match=r"skips step 8 \(24x24\); .* may look back"):
             fv.Tail(inner, skip_from=-2, **{row: -1}).acts(grids(TINY))
+    with pytest.raises(ValueError, match="may look back"):  # its cache step is skipped
+        fv.Tail(fv.Prune({-1: 0.5}), skip_from=-2, cond_from=-1).acts(grids(TINY))
     acts = fv.Tail(skip_from=-2, cond_from=-1).acts(grids(TINY))  # nothing looks back
     assert [act.rows for act in acts[-2:]] == [fv.Rows.SKIP, fv.Rows.COND]
+
+
+@pytest.mark.parametrize(
+    ("inner", "alone"),
+    [
+        (
+            fv.Prune({-1: 0.5}, restore=fv.Zero()),
+            fv.Prune({-2: 1.0, -1: 0.5}, restore=fv.Zero(), null_until=-3),
+        ),
+        (
+            fv.Prune({-1: 0.5}, cache_step=-3),
+            fv.Prune({-2: 1.0, -1: 0.5}, cache_step=-3, null_until=-3),
+        ),
+    ],
+    ids=["no cache", "an earlier cache"],
+)
+def test_a_tail_skips_steps_that_a_pruning_does_not_look_at(small, inner, alone):
+    tail, text = fv.Tail(inner, skip_from=-2, cond_from=-1), "a red circle"
+    tailed, run = (fv.generate(small, text, method, seed=1) for method in (tail, alone))
+    assert torch.equal(tailed.canvas, run.canvas)
+    full = fv.generate(small, text, fv.Dense(), seed=1, snapshot=True)
+    assert torch.equal(fv.resume(small, full, tail).canvas, run.canvas)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from fastvar_lab.frames import SKIPPING
-from fastvar_lab.methods.prune import Dense
+from fastvar_lab.methods.prune import Dense, Prune
 from fastvar_lab.methods.ratios import ScaleName, scale_name
 from fastvar_lab.methods.registry import method
 from fastvar_lab.methods.schedule import find
@@ -116,7 +116,8 @@ class Tail(Around):
     Raises ValueError for a tail without a step, two that begin at one step, a schedule skipped
     throughout, null rows without guidance, steps where the inner method changes rows itself, one
     row that begins within a group of steps of one forward, steps of held guidance, and skipped
-    steps before one at which it does not compute everything.
+    steps before one at which it does not compute everything; a `Prune` that looks at none of them
+    is not refused.
 
     >>> from fastvar_lab.scales import TINY, grids
     >>> acts = Tail(cond_from=20, skip_from=-1).acts(grids(TINY))
@@ -183,12 +184,14 @@ class Tail(Around):
                 f"earlier step in {self.method!r}"
             )
         gap: Grid | None = None  # a step that the inner method does not know to be skipped
+        skipped = {step for step, rows in tail.items() if rows is Rows.SKIP}
+        blind = _looks_at_none(self.method, skipped, grids)
         for grid, act in zip(grids, self.method.acts(grids), strict=True):
             rows = tail.get(grid.index)
             if act.skips or rows is Rows.SKIP:
                 gap = gap if act.skips else grid
                 acts.append(Act(Rows.SKIP))
-            elif gap is not None and act.key:
+            elif gap is not None and act.key and not blind:
                 name = type(self.method).__name__
                 raise ValueError(
                     f"Tail skips step {gap.index} ({gap.name}); {name} may look "
@@ -215,6 +218,20 @@ def _held_steps(method: Method, grids: Sequence[Grid]) -> set[int]:
     while isinstance(method, Around):
         method = method.method
     return set(method.held_from(grids)) if hasattr(method, "held_from") else set()
+
+
+def _looks_at_none(method: Method, skipped: set[int], grids: Sequence[Grid]) -> bool:
+    """Return whether a method is known to look at none of the steps that are skipped around it.
+
+    That is known of `Prune` alone: its rules say what they look at, and its cache step must run.
+    """
+    if type(method) is not Prune or method.watched(grids) < len(grids):
+        return False
+    return not (
+        method.cache_index(grids) in skipped
+        or getattr(method.restore, "rolling", False)
+        or getattr(method.select, "needs_latents", 0)
+    )
 
 
 class TailRunner(Wrapper):
