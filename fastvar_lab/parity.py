@@ -101,7 +101,7 @@ def check(
         raise ValueError(f"{model.name} is attached to no live object; open it with fv.attach")
     if not callable(live_sample):
         raise ValueError(f"live_sample is a function without arguments; not {short(live_sample)}")
-    seen = _Seen()
+    seen = _LayerStates()
     handles = seen.hook([model.live.modules[f"blocks.{i}"] for i in range(model.depth)])
     try:
         with torch.no_grad(), torch.random.fork_rng():
@@ -180,7 +180,7 @@ def _picture(array: Tensor, latent: Tensor) -> Tensor:
     return array
 
 
-def _some(x: Tensor) -> Tensor:
+def _spread_tokens(x: Tensor) -> Tensor:
     """Return up to `MOST` tokens of x (B, L, C), evenly spaced."""
     count = x.shape[1]
     if count <= MOST:
@@ -189,7 +189,7 @@ def _some(x: Tensor) -> Tensor:
     return x.detach()[:, places]
 
 
-class _Seen:
+class _LayerStates:
     """Keeps what enters the first layer of a live object, and leaves every one, by step."""
 
     def __init__(self) -> None:
@@ -211,13 +211,13 @@ class _Seen:
     def _keep(self, layer: int, x: Any) -> None:
         x = x[0] if isinstance(x, tuple) else x
         if isinstance(x, Tensor) and x.ndim == 3:
-            self.states.setdefault(layer, []).append(_some(x))
+            self.states.setdefault(layer, []).append(_spread_tokens(x))
 
 
 class _Compare(Wrapper):
     """Runs the layers one by one, and compares what they return with what was seen."""
 
-    def __init__(self, inner: Runner, seen: _Seen) -> None:
+    def __init__(self, inner: Runner, seen: _LayerStates) -> None:
         super().__init__(inner)
         self.seen, self.gaps = seen, list[tuple[int, str, int, float]]()
 
@@ -232,7 +232,7 @@ class _Compare(Wrapper):
         theirs = self.seen.states.get(layer, [])
         if grid.index >= len(theirs):
             return
-        ours, other = _some(x).float(), theirs[grid.index].to(x.device).float()
+        ours, other = _spread_tokens(x).float(), theirs[grid.index].to(x.device).float()
         same = ours.shape == other.shape
         gap = float((ours - other).abs().max() / other.std()) if same else float("inf")
         self.gaps.append((grid.index, grid.name, layer, gap))

@@ -73,12 +73,12 @@ def run(args: argparse.Namespace) -> None:
         _skipvar(args, model, items)
         return
     if args.method == "heatkv":
-        method: object = calibration.heatkv(model, items, _or(args.budget, 0.2))
+        method: object = calibration.heatkv(model, items, _given_or(args.budget, 0.2))
     elif args.method == "scalekv":
         score = args.score or "softmax"
-        method = scalekv_budgets.scalekv(model, items, _or(args.budget, 0.2), score)
+        method = scalekv_budgets.scalekv(model, items, _given_or(args.budget, 0.2), score)
     else:
-        energy, chunks = _or(args.energy, 0.96), _or(args.chunks, min(8, model.depth))
+        energy, chunks = _given_or(args.energy, 0.96), _given_or(args.chunks, min(8, model.depth))
         method = calibration.fastervar(model, items, scales, energy, chunks)
     if args.out:
         origin = {
@@ -109,7 +109,7 @@ def _skipvar(args: argparse.Namespace, model: Model, items: Sequence[Item]) -> N
     print(source)
 
 
-def _or(value: Any, default: Any) -> Any:
+def _given_or(value: Any, default: Any) -> Any:
     """Return an option that was given, 0 too, or its default."""
     return default if value is None else value
 

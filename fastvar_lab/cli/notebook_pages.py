@@ -103,14 +103,14 @@ def still(name: str, states: Mapping[str, Any], label: str = "") -> str:
     if kind == "HTMLModel":
         return f"<div>{state.get('value', '')}</div>"
     if kind == "AnyModel":
-        return _any(widget)
+        return _scripted_widget(widget)
     if kind == "OutputModel":
         return "".join(_held(output, states) for output in state.get("outputs", ()))
     text = _value(state)
     return f"<div>{html.escape(text)}</div>" if text else ""
 
 
-def _any(widget: Mapping[str, Any]) -> str:
+def _scripted_widget(widget: Mapping[str, Any]) -> str:
     """Write a widget with a script of its own: a table, pictures, or label and text."""
     state = widget["state"]
     if "columns" in state:

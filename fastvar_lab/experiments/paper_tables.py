@@ -152,12 +152,14 @@ def differences(
             continue  # that gap is named
         allowed = value if isinstance(value, tuple) else (value,)
         if actual.get(name) not in allowed:
-            gaps.append(f"{name} {_said(actual.get(name))}, not {' or '.join(map(_said, allowed))}")
+            gaps.append(
+                f"{name} {_in_words(actual.get(name))}, not {' or '.join(map(_in_words, allowed))}"
+            )
     if result["n"] != pictures:
         gaps.append(f"{result['n']} pictures, not {pictures}")
     for name, value in USUAL.items():
         if name not in expected and actual.get(name, value) != value:
-            gaps.append(f"{name.replace('_', ' ')} {_said(actual[name])}")
+            gaps.append(f"{name.replace('_', ' ')} {_in_words(actual[name])}")
     return gaps + _scored_otherwise(result["depends"], mark)
 
 
@@ -173,11 +175,13 @@ def _scored_otherwise(depends: Mapping[str, Any], mark: Benchmark) -> list[str]:
     values |= {f"rule {name}": v for name, v in {**rules, **depends.get("rules", {})}.items()}
     for name, value in values.items():
         if value != usual.get(name) and not (name == "references" and value is None):
-            gaps.append(f"{TITLES.get(name, name)} {_said(value)}, not {_said(usual.get(name))}")
+            gaps.append(
+                f"{TITLES.get(name, name)} {_in_words(value)}, not {_in_words(usual.get(name))}"
+            )
     return gaps
 
 
-def _said(value: Any) -> str:
+def _in_words(value: Any) -> str:
     if value is None:
         return "none"
     return ("no", "yes")[value] if isinstance(value, bool) else str(value)

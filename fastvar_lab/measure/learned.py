@@ -53,7 +53,7 @@ class Perceptual(Learned):
         if self.network != "lpips":
             one, other = network.pictures([picture, reference])
             return float((one * other).sum())
-        one, other = (_unit(x, network) for x in (picture, reference))
+        one, other = (_as_tensor(x, network) for x in (picture, reference))
         return float(network(one, other))
 
 
@@ -69,7 +69,7 @@ class Alignment(Learned):
         return 100 * float((network.pictures([picture])[0] * text).sum())
 
 
-def _unit(picture: np.ndarray, network: Any) -> Tensor:
+def _as_tensor(picture: np.ndarray, network: Any) -> Tensor:
     import torch
 
     device = next(network.parameters()).device

@@ -143,9 +143,9 @@ class StoredFeatures(ConditionEncoder):
     def rows(self, prompts: Sequence[str]) -> list[Row]:
         """Read the features of prompts one by one, or compute and store them."""
         name = self._encoder_name()
-        return [self._one(prompt, name) for prompt in prompts]
+        return [self._row_of(prompt, name) for prompt in prompts]
 
-    def _one(self, prompt: str, name: str) -> dict[str, Tensor]:
+    def _row_of(self, prompt: str, name: str) -> dict[str, Tensor]:
         path = self.path(prompt)
         if path.exists():
             try:

@@ -63,7 +63,7 @@ def frontier(
     [1.25, 1.5]
     """
     scale = _scale(model, guidance)
-    plans = _of(model, cost, None if file is None else _read(expanded(file)))
+    plans = _of_model(model, cost, None if file is None else _read(expanded(file)))
     grids = model.grids(sizes)
     plans = [plan for plan in plans if _maps(plan) == _sides(grids)]
     scales = {plan["guidance"] for plan in plans}
@@ -99,13 +99,13 @@ def planned(
     8
     """
     check_speedup(speedup)
-    plans = _of(model, cost)
+    plans = _of_model(model, cost)
     if not plans:
         raise ValueError(
             f"no schedule was planned for the weights of {model.name}, {model.fingerprint}; "
             f"schedules ship for the weights of {_models()}, and fv.plan makes others"
         )
-    grids, plans = model.grids(sizes), _at(plans, _scale(model, guidance))
+    grids, plans = model.grids(sizes), _of_guidance(plans, _scale(model, guidance))
     known = {plan["speedup"]: plan for plan in plans if _maps(plan) == _sides(grids)}
     if not known:
         last = ", ".join(sorted({f"{h}x{w}" for *_, (h, w) in map(_maps, plans)}))
@@ -133,7 +133,7 @@ def named(name: str, model: str, guidance: float | None = None) -> Planned:
     if not plans:
         raise ValueError(f"planned schedules ship for {_models()}; not for {model}")
     least = min(plan["guidance"] for plan in plans)
-    at_scale = _at(plans, least if guidance is None else guidance)
+    at_scale = _of_guidance(plans, least if guidance is None else guidance)
     names = {f"planned-{plan['speedup']:g}x": plan for plan in at_scale}
     if name not in names:
         raise ValueError(f"the planned schedules of {model} are {', '.join(names)}; not {name}")
@@ -246,7 +246,7 @@ def _sides(grids: Sequence[Grid]) -> tuple[tuple[int, int], ...]:
     return tuple((grid.h, grid.w) for grid in grids)
 
 
-def _at(plans: Sequence[dict[str, Any]], guidance: float) -> list[dict[str, Any]]:
+def _of_guidance(plans: Sequence[dict[str, Any]], guidance: float) -> list[dict[str, Any]]:
     """Return the plans of a guidance scale; raise ValueError if there is none."""
     scales = {plan["guidance"] for plan in plans}
     if guidance not in scales:
@@ -261,7 +261,7 @@ def _models() -> str:
     return ", ".join(sorted({plan["model"] for plan in _shipped()}))
 
 
-def _of(
+def _of_model(
     model: Model, cost: str = COUNTED[0], plans: Sequence[dict[str, Any]] | None = None
 ) -> list[dict[str, Any]]:
     """Return those of some plans, by default of those that ship, for a model and a cost."""

@@ -124,11 +124,13 @@ class ScheduleSpace:
             if place.kind != STACK or place.step >= ends:
                 continue
             top = len(levels_of("attn" if level else STACK))
-            options = [self._at(choice, place.step, not level, share) for share in range(1, top)]
+            options = [
+                self._with_level(choice, place.step, not level, share) for share in range(1, top)
+            ]
             out.append(min(options, key=lambda option: abs(self.spent(option) - spent)))
         return out
 
-    def _at(self, choice: Choice, step: int, stack: bool, level: int) -> Choice:
+    def _with_level(self, choice: Choice, step: int, stack: bool, level: int) -> Choice:
         """Return a choice with one level at all sublayers of a step, or at its stack."""
         levels = (
             old if place.step != step else level * ((place.kind == STACK) == stack)
