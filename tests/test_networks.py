@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from dataclasses import replace
+from operator import attrgetter
 
 import numpy as np
 import pytest
@@ -535,21 +536,31 @@ class Watch(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.fixture(params=["allow_tf32", "fp32_precision"])
+KINDS = {"allow_tf32": ("cudnn",), "fp32_precision": ("cudnn.conv", "mkldnn.matmul", "mkldnn.conv")}
+
+
+@pytest.fixture(params=["allow_tf32", "fp32_precision", "set_float32_matmul_precision"])
 def reduced(request):
-    """Turn TF32 on, by either of torch's two names, and watch it; what full precision is."""
-    new = request.param == "fp32_precision"
-    if new and not hasattr(torch.backends.cuda.matmul, request.param):
+    """Reduce precision by each of torch's names for it, and watch it; what full precision is."""
+    new = hasattr(torch.backends.cuda.matmul, "fp32_precision")
+    if request.param == "fp32_precision" and not new:
         pytest.skip("torch has the older names alone")
-    places = torch.backends.cuda.matmul, torch.backends.cudnn.conv if new else torch.backends.cudnn
-    on, off = ("tf32", "ieee") if new else (True, False)
-    watch = Watch(*((place, request.param) for place in places))
+    name, full = ("fp32_precision", "ieee") if new else ("allow_tf32", False)
+    places = [attrgetter(kind)(torch.backends) for kind in ("cuda.matmul", *KINDS[name])]
+    watch = Watch(*((place, name) for place in places))
     before = watch.now()
-    for place in places:
-        setattr(place, request.param, on)
-    yield watch, (on, on), (off, off)
+    if request.param == "allow_tf32":
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    elif request.param == "fp32_precision":
+        for place in places:
+            place.fp32_precision = "tf32"
+    else:
+        torch.set_float32_matmul_precision("medium")
+    assert watch.now() != before
+    yield watch, watch.now(), (full,) * len(places)
+    torch.set_float32_matmul_precision("highest")
     for place, value in zip(places, before):
-        setattr(place, request.param, value)
+        setattr(place, name, value)
 
 
 def scorers(networks):
@@ -567,9 +578,17 @@ def scorers(networks):
     yield "local features", lambda x: local_features.sums(fv.load("tiny"), x)
 
 
+def older():
+    """What torch's oldest name for the precision of products says, or that it refuses to."""
+    try:
+        return torch.get_float32_matmul_precision()
+    except RuntimeError as error:
+        return str(error)
+
+
 def test_every_network_computes_in_full_precision(reduced, tiny_networks, tmp_path):
     watch, on, off = reduced
-    x = picture(64, 64)
+    x, before = picture(64, 64), older()
     for name, score in scorers(tiny_networks):
         watch.seen.clear()
         with watch:
@@ -585,6 +604,7 @@ def test_every_network_computes_in_full_precision(reduced, tiny_networks, tmp_pa
     with pytest.raises(KeyError), exact():
         raise KeyError
     assert watch.now() == on
+    assert older() == before
 
 
 @pytest.mark.parametrize("lacking", range(4))

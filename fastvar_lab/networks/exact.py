@@ -1,4 +1,4 @@
-"""The evaluators' networks compute in full float32: a GPU's TF32 shifts features and scores."""
+"""The evaluators' networks compute in full float32: TF32 or bfloat16 shifts features and scores."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ import torch
 
 @contextmanager
 def exact() -> Iterator[None]:
-    """Turn the reduced precision of GPUs' products and convolutions off; then restore it.
+    """Turn the reduced precision of products and convolutions off; then restore it.
 
     It decorates whatever of a network computes, so that no caller can forget it.
 
-    >>> torch.backends.cudnn.allow_tf32 = True
+    >>> torch.set_float32_matmul_precision("medium")
     >>> with exact():
-    ...     torch.backends.cudnn.allow_tf32
-    False
-    >>> torch.backends.cudnn.allow_tf32
-    True
+    ...     product = torch.ones(1, 2) @ torch.ones(2, 1)
+    >>> torch.get_float32_matmul_precision()
+    'medium'
+    >>> torch.set_float32_matmul_precision("highest")
     """
-    off, before = _settings()
+    full, before = _settings()
     for place, name, _ in before:
-        setattr(place, name, off)
+        setattr(place, name, full)
     try:
         yield
     finally:
@@ -34,11 +34,10 @@ def exact() -> Iterator[None]:
 
 def _settings() -> tuple[Any, list[tuple[Any, str, Any]]]:
     """Return what stands for full precision, and torch's settings: place, name, present value."""
-    products: Any = torch.backends.cuda.matmul
-    convolutions: Any = torch.backends.cudnn
-    try:
-        places = products, convolutions
+    on_gpu: Any = torch.backends.cuda.matmul
+    if not hasattr(on_gpu, "fp32_precision"):  # torch before 2.9
+        places = on_gpu, torch.backends.cudnn
         return False, [(place, "allow_tf32", place.allow_tf32) for place in places]
-    except RuntimeError:  # set by the names of torch 2.9, with which the old ones do not mix
-        places = products, convolutions.conv
-        return "ieee", [(place, "fp32_precision", place.fp32_precision) for place in places]
+    on_cpu: Any = torch.backends.mkldnn
+    kinds = on_gpu, torch.backends.cudnn.conv, on_cpu.matmul, on_cpu.conv
+    return "ieee", [(kind, "fp32_precision", kind.fp32_precision) for kind in kinds]
