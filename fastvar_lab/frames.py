@@ -50,8 +50,11 @@ generation's in 16 bits."""
 PLANNED_AT = "planned_at"
 """The column of the guidance scale that a planned schedule was planned at."""
 
-FULL, FASTVAR, SKIPPING = "full", "FastVAR", "skipping"
+FULL, FASTVAR, SKIPPING, CONDITIONAL = "full", "FastVAR", "skipping", "conditional tail"
 """Families of methods, in the column of that name; `FULL` also labels unpruned generation."""
+
+BY_HAND = (FASTVAR, SKIPPING, CONDITIONAL)
+"""The families of schedules that people write by hand."""
 
 DESCRIBED = (
     *("kind", "model", "weights", "prompts", "machine", "method", "repr", "family", "axis"),

@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
-from fastvar_lab.frames import FASTVAR, FULL, GUIDANCE, NOTE, ROWS, SKIPPING, by_guidance
+from fastvar_lab.frames import BY_HAND, FULL, GUIDANCE, NOTE, ROWS, by_guidance
 from fastvar_lab.measure.speedup import undisturbed
 from fastvar_lab.measure.statistics import bootstrap
 
@@ -241,7 +241,7 @@ def groups(frame: pd.DataFrame) -> dict[str, set[str]]:
     """Return the methods of a frame that are planned, by hand, and others, without full ones."""
     families = frame.dropna(subset=["method"]).drop_duplicates("method").set_index("method").family
     planned = families.str.startswith("planned")
-    hand = families.isin((FASTVAR, SKIPPING))
+    hand = families.isin(BY_HAND)
     others = ~planned & ~hand & (families != FULL)
     sides = {"planned": planned, "by hand": hand, "others": others}
     return {name: set(families.index[chosen]) for name, chosen in sides.items()}

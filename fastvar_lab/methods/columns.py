@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastvar_lab.audit import check_value
-from fastvar_lab.frames import FASTVAR, FULL, KEPT, ROWS, SKIPPING
+from fastvar_lab.frames import CONDITIONAL, FASTVAR, FULL, KEPT, ROWS, SKIPPING
 from fastvar_lab.methods.guidance import Around
 from fastvar_lab.methods.prune import Dense, Prune
 from fastvar_lab.methods.registry import classes, restorers, selectors
@@ -67,6 +67,8 @@ def family(method: Method) -> str:
     >>> from fastvar_lab.methods.merge import Merge
     >>> family(Prune({-1: 0.5})), family(Prune({-1: 1.0})), family(Merge({-1: 0.5}))
     ('FastVAR', 'skipping', 'ToMe')
+    >>> family(Prune({}, null_until=-2))
+    'conditional tail'
     >>> family(Prune({-1: 0.5}, select=selectors()["random"]))
     'pruning, random'
     >>> from fastvar_lab.methods.guidance import Tail
@@ -79,7 +81,7 @@ def family(method: Method) -> str:
     if type(method) is not Prune:
         return FULL if method == Dense() else str(getattr(method, "family", type(method).__name__))
     if all(ratio == 1 for _, ratio in method.pairs):
-        return SKIPPING
+        return SKIPPING if method.pairs or method.null_until is None else CONDITIONAL
     parts = [("pruning", False)]
     parts.append((_named(method.select, selectors()) or "", method.select == FarFromMean()))
     parts.append((_named(method.restore, restorers()) or "", method.restore == CachedBranch()))

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from fastvar_lab.frames import SKIPPING
+from fastvar_lab.frames import CONDITIONAL, SKIPPING
 from fastvar_lab.methods.prune import Dense, Prune
 from fastvar_lab.methods.ratios import ScaleName, scale_name
 from fastvar_lab.methods.registry import method
@@ -82,7 +82,7 @@ class Around:
         return act._replace(key=(*act.key, *key)) if act.key else act
 
 
-TAILS = {Rows.COND: "conditional tail", Rows.NULL: "null tail", Rows.SKIP: SKIPPING}
+TAILS = {Rows.COND: CONDITIONAL, Rows.NULL: "null tail", Rows.SKIP: SKIPPING}
 """What a `Tail` is called by the rows of its steps."""
 
 
