@@ -89,6 +89,7 @@ def line_over(
 ) -> Callable[[pd.DataFrame], Answer]:
     """Make the answer to a claim that one line is better than another at equal operations.
 
+    More of `value` counts as better: of an error, the line that is said to have less comes second.
     `cost` may be another column that is to be equal. With `guidance` it is asked at that scale of
     a frame with several, else at each. Where the lines cross, it depends on the cost.
     """
@@ -119,7 +120,8 @@ def method_over(
 ) -> Callable[[pd.DataFrame], Answer]:
     """Make the answer to a claim that one method is better than another of the same operations.
 
-    It must be better by more than `least`, which may be negative, at each guidance scale.
+    It must be better by more than `least`, which may be negative, at each guidance scale. More of
+    `value` counts as better, as in `line_over`.
     """
 
     def answer_at(rows: pd.DataFrame, scale: float | None) -> Answer:

@@ -110,11 +110,12 @@ def gains(
 ) -> pd.DataFrame:
     """Return what planned schedules gain over the envelopes of those by hand, at equal speed.
 
-    `frame` compares them at one guidance scale; `speed` is its column of speedups, measured or
-    counted. Columns: `envelope`, `at` (the speedup), `difference` with `low` and `high` (95 %
-    bootstrap interval over the pictures), and `n`; nan where one side does not reach a speedup.
-    Which methods are on a front is decided on these same pictures, which favors the side with more
-    methods: the one by hand.
+    `frame` compares them at one guidance scale; of its columns, `value` is the quality, of which
+    more is better, and `speed` the speedup, measured or counted. Columns of what is returned:
+    `envelope`, `at` (the speedup), `difference` with `low` and `high` (95 % bootstrap interval over
+    the pictures), and `n`; nan where one side does not reach a speedup. Which methods are on a
+    front is decided on these same pictures, which favors the side with more methods: the one by
+    hand.
     """
     pictures = frame[frame.kind == "quality"]
     times = undisturbed(frame[frame.kind == "time"]).set_index("method")[speed]
