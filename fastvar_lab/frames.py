@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -50,6 +51,9 @@ generation's in 16 bits."""
 PLANNED_AT = "planned_at"
 """The column of the guidance scale that a planned schedule was planned at."""
 
+PLACE = ("model", "machine", GUIDANCE)
+"""The columns of where values are from: they are shown if there are several."""
+
 FULL, FASTVAR, SKIPPING, CONDITIONAL = "full", "FastVAR", "skipping", "conditional tail"
 """Families of methods, in the column of that name; `FULL` also labels unpruned generation."""
 
@@ -76,6 +80,24 @@ def by_guidance(frame: pd.DataFrame) -> list[tuple[Any, pd.DataFrame]]:
     [(2, 1), (4, 2)]
     """
     return [*frame.groupby(GUIDANCE)] if GUIDANCE in frame else [(None, frame)]
+
+
+def check_one_place(frame: pd.DataFrame, columns: Sequence[str] = PLACE) -> None:
+    """Raise ValueError for a frame of several models, machines or guidance scales, or `columns`.
+
+    What is measured at one is not to be averaged with what is measured at another.
+
+    >>> check_one_place(pd.DataFrame({"guidance": [2, 4]}))
+    Traceback (most recent call last):
+    ValueError: the frame holds the guidances 2 and 4; take one: frame[frame.guidance == 2]
+    """
+    for column in columns:
+        names = frame[column].dropna().unique().tolist() if column in frame else []
+        if len(names) > 1:
+            one = f"frame.{column} == {names[0]!r}"
+            one = f"frame.{column}.isna() | ({one})" if column == "machine" else one
+            several = " and ".join(map(str, names))
+            raise ValueError(f"the frame holds the {column}s {several}; take one: frame[{one}]")
 
 
 def is_described(column: str) -> bool:
@@ -114,12 +136,7 @@ def counted(frame: pd.DataFrame) -> pd.DataFrame:
             "the frame must come from a comparison, with its rows of both kinds: quality, and "
             "operations or time"
         )
-    if "model" in frame and frame.model.nunique() > 1:
-        names = list(frame.model.unique())
-        raise ValueError(
-            f"the frame holds the models {' and '.join(names)}; take one: "
-            f"frame[frame.model == {names[0]!r}]"
-        )
+    check_one_place(frame, ["model"])
     keys = [column for column in (GUIDANCE, "method") if column in frame]
     counts = [column for column in (OPERATIONS, CACHE) if column in frame]
     costs = frame[frame.kind == "operations"].groupby(keys, sort=False)[counts].mean()

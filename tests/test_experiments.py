@@ -365,7 +365,7 @@ def test_an_experiment_is_asked_at_several_guidance_scales(small, tmp_path):
     assert set(alone.guidance) == {4}
     table = tables.tabulate(frame)
     assert table.guidance.tolist() == [2, 2, 2, 4, 4, 4]
-    with pytest.raises(ValueError, match=r"guidances 2.0 and 4.0; draw one: frame\[frame.guid"):
+    with pytest.raises(ValueError, match=r"guidances 2.0 and 4.0; take one: frame\[frame.guid"):
         charts.methods(frame)
     halves = [frame[frame.guidance == scale] for scale in (2, 4)]
     assert len(merge_frames(halves)) == len(frame)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -12,9 +13,9 @@ from fastvar_lab.experiments import agenda, run
 from fastvar_lab.experiments.base import Experiment, Scope
 from fastvar_lab.experiments.figures import meaningless, read_report
 from fastvar_lab.experiments.output import Report, model_option, read_rows, repeating
-from fastvar_lab.experiments.verdicts import OPEN, Answer, Claim
+from fastvar_lab.experiments.verdicts import OPEN, Answer, Claim, together
 from fastvar_lab.files import expanded
-from fastvar_lab.frames import CELL
+from fastvar_lab.frames import CELL, GUIDANCE, by_guidance
 from fastvar_lab.measure.speedup import DISTURBED, undisturbed
 from fastvar_lab.models.model import Model
 from fastvar_lab.models.spec import ModelSpec
@@ -93,8 +94,21 @@ def recorded(
     return frames, reports
 
 
-def answer(claim: Claim, frame: pd.DataFrame) -> Answer:
-    """Answer a claim from a frame; disturbed timings decide nothing."""
+def answer(claim: Claim, frame: pd.DataFrame, guidances: Sequence[float] = ()) -> Answer:
+    """Answer a claim from a frame; disturbed timings decide nothing.
+
+    `guidances` are those that its experiment is asked at, at all of which the claim is made. A
+    frame of another experiment with several answers it at each of them apart.
+    """
+    parts = [] if guidances else by_guidance(frame)
+    if len(parts) > 1:
+        answers = [(scale, _answer(claim, part.drop(columns=GUIDANCE))) for scale, part in parts]
+        texts = [replace(a, text=f"at guidance {scale:g}: {a.text}") for scale, a in answers]
+        return together(texts)
+    return _answer(claim, frame)
+
+
+def _answer(claim: Claim, frame: pd.DataFrame) -> Answer:
     clear = undisturbed(frame)
     compares = any(c in frame and (frame[c] == "quality").any() for c in ("kind", "what"))
     if len(clear) < len(frame) and not compares:
@@ -117,7 +131,7 @@ def table(frames: Mapping[str, pd.DataFrame], where: str, left_out: Sequence[str
     rows = []
     for name, record in claiming().items():
         for claim in record.claims if name in frames else ():
-            verdict = answer(claim, frames[name])
+            verdict = answer(claim, frames[name], record.guidances)
             rows.append({
                 "claim": claim.statement, "the papers": claim.paper, "here": verdict.text,
                 "verdict": f"**{verdict.verdict}**", "from": f"[`{name}`]({name}.png)",

@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
-from fastvar_lab.frames import BY_HAND, FULL, GUIDANCE, NOTE, ROWS, by_guidance
+from fastvar_lab.frames import BY_HAND, FULL, GUIDANCE, NOTE, ROWS, by_guidance, check_one_place
 from fastvar_lab.measure.speedup import undisturbed
 from fastvar_lab.measure.statistics import bootstrap
 
@@ -115,8 +115,9 @@ def gains(
     `envelope`, `at` (the speedup), `difference` with `low` and `high` (95 % bootstrap interval over
     the pictures), and `n`; nan where one side does not reach a speedup. Which methods are on a
     front is decided on these same pictures, which favors the side with more methods: the one by
-    hand.
+    hand. Raises ValueError for several models, machines or guidance scales.
     """
+    check_one_place(frame)
     pictures = frame[frame.kind == "quality"]
     times = undisturbed(frame[frame.kind == "time"]).set_index("method")[speed]
     values = pictures.pivot_table(index="picture", columns="method", values=value)

@@ -14,6 +14,7 @@ from fastvar_lab.frames import (
     NOTE,
     OPERATIONS,
     by_guidance,
+    check_one_place,
     not_larger,
     titles,
 )
@@ -44,7 +45,8 @@ def direction(value: str, frame: pd.DataFrame | None = None) -> int:
     """
     if value == "detail_error":
         return -1
-    noted, shipped = {} if frame is None else not_larger(frame), _shipped(value)
+    own = frame is not None and value in titles(frame)
+    noted, shipped = {} if frame is None else not_larger(frame), None if own else _shipped(value)
     larger = noted.get(value, shipped.larger if shipped else True)
     return 0 if larger is None else 1 if larger else -1
 
@@ -94,8 +96,9 @@ def ranking(
     best family there, with the interval of the paired differences, and positive also where less is
     better. nan where a family is not as fast. Which methods are on a front is decided on these same
     pictures. Left out are methods that save nothing, disturbed timings, and settings that do a
-    control's work alone (`controls.stand_ins`).
+    control's work alone (`controls.stand_ins`). Raises ValueError for several models or machines.
     """
+    check_one_place(frame, ["model", "machine"])
     scales = by_guidance(frame)
     rows = [row for scale, part in scales for row in _ranked(scale, part, value, by, targets)]
     columns = [GUIDANCE, "family", "target", "mean", "low", "high", "behind", "behind_low"]
@@ -244,8 +247,9 @@ def memory_table(frame: pd.DataFrame, value: str = "psnr") -> pd.DataFrame:
 
 def _noted(table: pd.DataFrame, frame: pd.DataFrame, title: str, value: str) -> pd.DataFrame:
     """Note under a table its unit, what is better, what intervals hold, and what is left out."""
-    better, gap = "less" if direction(value, frame) < 0 else "more", timing_gap(frame)
-    note = f"{title}, {better} is better, with 95 % intervals over the pictures"
+    sign, gap = direction(value, frame), timing_gap(frame)
+    better = f" {'more' if sign > 0 else 'less'} is better," if sign else ""
+    note = f"{title},{better} with 95 % intervals over the pictures"
     if any(str(column).endswith("x") for column in table):
         note += " and, at equal measured speed, over the turns of each timing"
         if gap == gap:

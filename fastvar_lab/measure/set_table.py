@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from fastvar_lab.frames import FULL, GUIDANCE, NOTE, OPERATIONS, by_guidance
+from fastvar_lab.frames import FULL, GUIDANCE, NOTE, OPERATIONS, by_guidance, check_one_place
 from fastvar_lab.measure.speedup import DISTURBED, disturbances
 
 AGREE = "agree_"
@@ -24,6 +24,7 @@ def set_table(frame: pd.DataFrame) -> pd.DataFrame:
     >>> set_table(pd.DataFrame(rows)).iloc[0].to_dict()
     {'method': 'a', 'Fréchet distance': '1.00 (0.50 to 2.00)', 'equal tokens': '0.500'}
     """
+    check_one_place(frame, ["model", "machine"])
     parts = []
     for scale, part in by_guidance(frame):
         pictures = part[part.kind == "quality"]

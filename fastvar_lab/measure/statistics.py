@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from fastvar_lab.frames import LINE, OPERATIONS, holds_hits
+from fastvar_lab.frames import LINE, OPERATIONS, PLACE, check_one_place, holds_hits
 
 DRAWS = 2000  # bootstrap resamples
 EQUAL = 1e-4  # of full cost: kept counts are rounded to whole tokens
@@ -126,7 +126,12 @@ def _valid(values: Values) -> np.ndarray:
 
 
 def summary(frame: pd.DataFrame, by: Sequence[str], value: str) -> pd.DataFrame:
-    """Return the mean, its 95 % interval (low, high) and n of the column `value` for each group."""
+    """Return the mean, its 95 % interval (low, high) and n of the column `value` for each group.
+
+    Raises ValueError for rows of several models, machines or guidance scales that `by` does not
+    tell apart.
+    """
+    check_one_place(frame, [column for column in PLACE if column not in by])
     rows, interval = [], wilson if holds_hits(frame, value) else bootstrap
     for names, group in frame.groupby(list(by), sort=False, dropna=False)[value]:
         low, high = interval(group)

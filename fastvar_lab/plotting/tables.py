@@ -15,8 +15,10 @@ from fastvar_lab.frames import (
     KEPT,
     NOTE,
     OPERATIONS,
+    PLACE,
     SCORE,
     by_guidance,
+    check_one_place,
     counted,
     is_described,
     titles,
@@ -25,7 +27,6 @@ from fastvar_lab.measure.quality import METRICS
 from fastvar_lab.measure.speedup import DISTURBED, disturbances
 from fastvar_lab.measure.statistics import summary
 
-PLACE = ("model", "machine", GUIDANCE)  # columns that say of what, shown if there are several
 TAKEN = ("method", "speedup", "FLOP bound", "n", *PLACE)  # titles of a comparison's other columns
 SETTINGS = (
     "method",
@@ -237,7 +238,8 @@ def metric_columns(pictures: pd.DataFrame) -> dict[str, tuple[str, int]]:
 def compared(frame: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Split a frame that compares methods: a row a picture and method, and times by method.
 
-    Raises ValueError for a frame of anything else, and for one in which a method stands twice.
+    Raises ValueError for a frame of anything else, for one of several models, machines or guidance
+    scales, and for one in which a method stands twice.
     """
     lacking = {"kind", "method", "family"} - set(frame.columns)
     if lacking or not {"quality", "time"} <= set(frame.kind):
@@ -245,13 +247,7 @@ def compared(frame: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
             "the frame must come from `compare` or an experiment that compares methods, with its "
             "rows of both kinds, quality and time"
         )
-    for column in PLACE:
-        names = list(frame[column].dropna().unique()) if column in frame else []
-        if len(names) > 1:
-            one = f"frame.{column} == {names[0]!r}"
-            one = f"frame.{column}.isna() | ({one})" if column == "machine" else one
-            several = " and ".join(map(str, names))
-            raise ValueError(f"the frame holds the {column}s {several}; draw one: frame[{one}]")
+    check_one_place(frame)
     pictures = frame[frame.kind == "quality"]
     times = frame[frame.kind == "time"].set_index("method")
     twice = [

@@ -12,6 +12,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 
+from fastvar_lab.frames import check_one_place
 from fastvar_lab.measure.speedup import DISTURBED, disturbances
 from fastvar_lab.plotting.style import PALETTE, Figure, Look, legend_label, looks
 
@@ -79,10 +80,13 @@ def places(axes: Axes, n: int) -> np.ndarray:
 def marked(frame: pd.DataFrame) -> pd.DataFrame:
     """Say in the names of methods that a timing of theirs was disturbed.
 
+    Raises ValueError for timings of several models, machines or guidance scales.
+
     >>> frame = pd.DataFrame({"method": ["full", "mine"], "disturbed": [False, True]})
     >>> marked(frame).method.to_list()
     ['full', 'mine, timing disturbed']
     """
+    check_one_place(frame)
     wide = set(frame.method[disturbances(frame)])
     return frame.assign(method=[f"{m}, {DISTURBED}" if m in wide else m for m in frame.method])
 

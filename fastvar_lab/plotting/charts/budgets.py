@@ -9,7 +9,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 
-from fastvar_lab.frames import GUIDANCE, PLANNED_AT, by_guidance
+from fastvar_lab.frames import GUIDANCE, PLANNED_AT, by_guidance, check_one_place
 from fastvar_lab.measure.frontier import (
     ENVELOPES,
     WHOLE,
@@ -158,10 +158,11 @@ def sublayer_points(frame: pd.DataFrame) -> pd.DataFrame:
 
     PSNR is that of the mean squared error over pictures. `psnr_percent` is the PSNR that would be
     left if the error were spread over what it saves: that of one percent of all operations. A frame
-    that is summed up already is returned as it is.
+    that is summed up already is returned as it is. Raises ValueError for several guidance scales.
     """
     if "psnr_percent" in frame:
         return frame
+    check_one_place(frame)
     by = ["step", "size", "kind", "layer", "pruned"]
     groups = frame.assign(error=10 ** (-frame.psnr / 10)).groupby(by, sort=False)
     rows = groups.agg(

@@ -7,6 +7,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 
+from fastvar_lab.frames import check_one_place
 from fastvar_lab.measure.spectral_gap import gap_to_last
 from fastvar_lab.measure.statistics import summary
 from fastvar_lab.plotting.charts.axes import COLUMN, method_looks, panels, step_colors
@@ -102,6 +103,7 @@ def relation_points(frame: pd.DataFrame) -> pd.DataFrame:
     """
     if "mean" in frame:
         return frame
+    check_one_place(frame)
     pair = ["what", "step", "size", "source", "source_size"]
     parts = []
     for what, value in (("attention", "share"), ("similarity", "cosine")):
