@@ -110,14 +110,18 @@ def is_described(column: str) -> bool:
 
 
 def holds_hits(frame: pd.DataFrame, column: str) -> bool:
-    """Return whether the values of a column are hits (0 or 1).
+    """Return whether the values of a column are hits: said to be, and 0 or 1.
 
-    >>> frame = pd.DataFrame({"hits": ["close,same", None]})
-    >>> [holds_hits(frame, column) for column in ("right", "same", "psnr")]
-    [True, True, False]
+    A prompt set's judge may give hits or grades.
+
+    >>> frame = pd.DataFrame({"right": [1, 0], "same": [1, 1], "near": [0.5, 1], "psnr": [30, 31]})
+    >>> frame["hits"] = "same,near"
+    >>> [holds_hits(frame, column) for column in ("right", "same", "near", "psnr")]
+    [True, True, False, False]
     """
     names = frame[HITS].dropna().unique() if HITS in frame else ()
-    return column == SCORE or any(column in name.split(",") for name in names)
+    said = column == SCORE or any(column in name.split(",") for name in names)
+    return said and bool(frame[column].dropna().isin((0, 1)).all())
 
 
 def counted(frame: pd.DataFrame) -> pd.DataFrame:

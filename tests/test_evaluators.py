@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from fastvar_lab.evaluators import distances, geneval, jackknife
+from fastvar_lab.evaluators.case import over_prompts
 from fastvar_lab.evaluators.geneval import Detected
+from fastvar_lab.measure.statistics import bootstrap
 
 RNG = np.random.default_rng(0)
 
@@ -279,6 +281,17 @@ def test_the_judge_agrees_with_a_slow_reading_of_the_protocol():
             assert mine == (reason == "")
             outcomes.append(mine)
     assert 0.1 < np.mean(outcomes) < 0.6
+
+
+def test_intervals_of_prompts_of_unequal_counts_are_those_of_the_mean_over_pictures():
+    numbers, values = np.array([0] * 9 + [1, 2]), np.array([0.0] * 9 + [1.0, 1.0])
+    low, high = over_prompts(numbers, values)
+    assert (low, high) == (0.0, 1.0)
+    many, hits = np.repeat(np.arange(400), [1, 9] * 200), np.tile([1.0] + [0.0] * 9, 200)
+    low, high = over_prompts(many, hits)
+    assert low < hits.mean() == 0.1 < high < 0.13
+    equal = np.repeat(np.arange(4), 2), np.array([1.0, 0, 0, 0, 1, 1, 0, 1])
+    assert over_prompts(*equal) == bootstrap(equal[1].reshape(4, 2).mean(1))
 
 
 def test_overlapping_objects_are_dropped_only_where_asked():

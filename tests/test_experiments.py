@@ -51,6 +51,7 @@ from fastvar_lab.experiments.jobs import Addresses, CellJob, PictureJob, method_
 from fastvar_lab.experiments.questions import (
     adaptive,
     drafting,
+    intermediate_outputs,
     resolution_scaling,
     rivals,
     spectra,
@@ -1051,6 +1052,85 @@ def test_an_experiment_leaves_its_data_tables_figure_and_where_they_are_from(tmp
         told["command"] == "python -m fastvar_lab experiment latency_by_scale --model tiny --quick"
     )
     assert told["weights"] == fv.load("tiny").fingerprint
+
+
+def at_two_scales(frame):
+    """A frame that was measured at two guidance scales, with other numbers at the second."""
+    numbers = [c for c in ("psnr", "ms", "to_last", "log10_amplitude") if c in frame]
+    other = frame.assign(guidance=4.0, **{c: frame[c] * 2 for c in numbers})
+    return pd.concat([frame.assign(guidance=2.0), other], ignore_index=True)
+
+
+@pytest.mark.parametrize("name", ["selectors", "spectra", "latency_by_scale", "memory"])
+def test_each_of_several_guidance_scales_is_drawn_and_answered_alone(name, tmp_path):
+    record, one = agenda.find(name), synthetic(name)
+    both = at_two_scales(one)
+    made = list(figures.draw_frame(fv.load("tiny"), name, both, tmp_path, "quick"))
+    pictures = [f"{name}_guidance_{scale}.{kind}" for scale in (2, 4) for kind in ("png", "pdf")]
+    assert [path.name for path in made] == [f"{name}.csv.bz2", *pictures]
+    assert (tmp_path / f"{name}.md").read_text().startswith("| guidance ")
+    assert json.loads((tmp_path / f"{name}.json").read_text())["rows"] == len(both)
+    halves = [both[both.guidance == scale].drop(columns="guidance") for scale in (2, 4)]
+    for claim in record.claims:
+        alone = [claims.answer(claim, half) for half in halves]
+        texts = [f"at guidance {s}: {a.text}" for s, a in zip((2, 4), alone)]
+        assert claims.answer(claim, both).text == "; ".join(texts)
+
+
+@pytest.mark.parametrize("name", ["selectors", "spectra", "latency_by_scale", "cross_scale",
+                                  "sublayer_sensitivity", "attention_kernels"])  # fmt: skip
+def test_charts_average_nothing_over_guidance_scales(name):
+    record, both = agenda.find(name), at_two_scales(synthetic(name))
+    with pytest.raises(ValueError, match=r"holds the guidances 2.0 and 4.0; take one: frame"):
+        record.chart(record.points(both) if record.points else both)
+
+
+def test_labels_that_look_like_nothing_stay_labels(tmp_path):
+    frame = pd.DataFrame({"method": ["full", "None", "NA", "null"], "ms": [1.0, np.inf, None, 2]})
+    again = output.write_frame(tmp_path / "mine", frame.assign(whole=[1, None, 3, 4]))
+    assert again.method.tolist() == frame.method.tolist()
+    assert again.ms.tolist()[:2] == [1.0, np.inf]
+    assert np.isnan(again.ms[2])
+    assert again.whole.dtype == float
+
+
+def test_budgets_are_drawn_where_all_timings_by_hand_were_disturbed():
+    frame = synthetic("budget")
+    hand = (frame.kind == "time") & (frame.family == "FastVAR")
+    points = charts.budget_points(frame.assign(disturbed=hand))
+    assert set(points.what) == {"method", "gain"}
+    assert set(points[points.what == "method"].family) == {"planned"}
+
+
+def test_networks_of_a_judge_are_part_of_an_address():
+    class Seeing:
+        __module__ = "fastvar_lab.evaluators"
+
+        def __init__(self, fingerprint):
+            self.fingerprint = fingerprint
+
+    names = [jobs._rule(Seeing(networks)) for networks in ("a", "b", "")]
+    assert [name.rpartition("/")[2] for name in names[:2]] == ["a", "b"]
+    assert names[2].endswith("Seeing")
+
+
+def test_pictures_after_every_step_are_compared_with_one_full_generation(small, monkeypatch):
+    methods, asked, observed = [], [], intermediate_outputs.observe
+
+    def observe(model, prompts, method, **options):
+        asked.append(method)
+        return observed(model, prompts, method, **options)
+
+    monkeypatch.setattr(intermediate_outputs, "observe", observe)
+    record = agenda.find("intermediate_outputs")
+    (batch,) = record.cells(question_of("intermediate_outputs", small))
+    for cells in (batch, batch[1:]):
+        asked.clear()
+        rows = {cell.label: rows for cell, rows in record.work(small, cells)}
+        assert len(asked) == len(batch)
+        assert asked.count(fv.Dense()) == 1
+        methods.append(rows[batch[1].label])
+    assert methods[0] == methods[1]
 
 
 def test_figures_are_checked_against_their_data(tmp_path, monkeypatch, capsys):

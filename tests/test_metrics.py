@@ -1,6 +1,7 @@
 """Metrics of one's own: what is refused, what their columns are called, and their intervals."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -11,10 +12,12 @@ from fastvar_lab.experiments.comparison import merge_frames
 from fastvar_lab.frames import NOTE, holds_hits, not_larger
 from fastvar_lab.measure import quality
 from fastvar_lab.measure.ranking import direction, family_gap, ranking, ranking_table
-from fastvar_lab.measure.statistics import paired, summary, wilson, wilson_of_gap
+from fastvar_lab.measure.set_table import set_table
+from fastvar_lab.measure.statistics import bootstrap, paired, summary, wilson, wilson_of_gap
 from fastvar_lab.methods.columns import labelled
 from fastvar_lab.plotting.tables import metric_columns, tabulate
 from fastvar_lab.prompts import PromptList, as_prompts
+from fastvar_lab.store import Store
 
 
 def brightness(picture, reference):
@@ -56,6 +59,27 @@ def test_hits_of_your_own_have_score_intervals():
     assert summary(frame, ["method"], "psnr").low[0] == 30.0
     gap = paired(frame, "a", "b", "close")
     assert (gap["low"], gap["high"]) == wilson_of_gap([1.0] * 4, [0.0, 1.0] * 2)
+
+
+def test_a_judge_may_grade():
+    grades = {"picture": range(4), "right": [2.5, 0.5, -1.0, 1.0]}
+    frame = pd.concat([pd.DataFrame({**grades, "method": m}) for m in ("a", "b")])
+    row = summary(frame, ["method"], "right").iloc[0]
+    assert (row["mean"], row.low, row.high) == (0.75, *bootstrap([2.5, 0.5, -1.0, 1.0]))
+    assert paired(frame, "a", "b", "right")["low"] == 0
+    graded = quality.Metric("same", "same", lambda picture, reference: 0.9, hits=True)
+    with pytest.raises(ValueError, match="same has hits=True, so that its values are 0, 1 or nan"):
+        graded.columns(np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8, 3), np.uint8))
+
+
+def test_a_metric_cannot_write_into_pictures(small, tmp_path):
+    def darken(picture, reference):
+        picture -= picture // 2
+        return 0.0
+
+    with pytest.raises(ValueError, match="read-only"):
+        fv.compare(small, [fv.Prune({-1: 0.5})], fv.Scope("one", 1, 1), prompts=small.prompts,
+                   metrics={"dark": darken}, store=Store(tmp_path), progress=False)  # fmt: skip
 
 
 def test_full_generation_compared_with_itself_is_blank():
@@ -133,6 +157,20 @@ def test_a_ranking_judges_your_own_metrics_as_their_frame_says():
         assert table.family[0] == best
         title = "my error" if known is noted else "error"
         assert table.attrs[NOTE].startswith(f"{title}, {word} is better")
+    neither = noted.assign(larger='{"error": null}')
+    assert ranking_table(neither, "error").attrs[NOTE].startswith("my error, with 95 %")
+    twice = pd.concat([noted.assign(model="a"), noted.assign(model="b")])
+    for several in (partial(ranking, value="error"), set_table):
+        with pytest.raises(
+            ValueError, match=r"models a and b; take one: frame\[frame.model == 'a'"
+        ):
+            several(twice)
+
+
+def test_a_metric_of_your_own_is_not_the_shipped_one_that_its_name_begins_like():
+    frame = pd.DataFrame({"titles": ['{"lpips_likeness": ["likeness", 2]}']})
+    assert direction("lpips_likeness", frame) == 1
+    assert direction("lpips_likeness") == -1
 
 
 def test_titles_never_hide_a_column():

@@ -25,14 +25,15 @@ from fastvar_lab.evaluators.known_answers import Inputs, KnownAnswer
 from fastvar_lab.evaluators.picture_array import SampleArray
 from fastvar_lab.evaluators.picture_folder import PictureFolder
 from fastvar_lab.evaluators.results import pictures_sha256, settings_sha256
-from fastvar_lab.evaluators.scoring import paired, score
+from fastvar_lab.evaluators.scoring import paired, score, table
 from fastvar_lab.experiments import evaluation, making, paper_tables, printed_tables
 from fastvar_lab.experiments.evaluation import evaluate
 from fastvar_lab.experiments.folder_frames import compare_folders
 from fastvar_lab.experiments.making import MakeJob, make
 from fastvar_lab.experiments.run import compare
+from fastvar_lab.frames import holds_hits, not_larger, titles
 from fastvar_lab.generation import generate
-from fastvar_lab.measure.quality import MOST_PSNR
+from fastvar_lab.measure.quality import MOST_PSNR, Metric
 from fastvar_lab.networks.pretrained import Objects
 from fastvar_lab.plotting.tables import tabulate
 from fastvar_lab.prompts import world_judge
@@ -209,6 +210,16 @@ def test_folders_make_the_frame_of_a_comparison(folders, small, tmp_path):
     item = GenEvalPrompts().take(1)[0]._replace(prompt=one.prompts[0])
     assert pruned.right.iloc[0] == world_judge(item, other.read(0))
     assert list(tabulate(frame)["method"]) == ["full", "pruned"]
+    same = Metric("same", "same", lambda a, b: float((a == b).all()), hits=True, larger=False)
+    own = compare_folders(paths, {"red": lambda a, b: float(a[..., 0].mean()), "same": same})
+    assert holds_hits(own, "same")
+    assert not_larger(own) == {"same": False}
+    assert titles(own)["red"] == ("red", 3)
+    mean = paired(other, one, {"red": lambda a, b: float(a[..., 0].mean())})
+    assert mean["red"].value == pytest.approx(own[own.method == "pruned"].red.mean())
+    assert table(mean).splitlines()[1].startswith("red  ")
+    with pytest.raises(ValueError, match="by metrics of one value; detail gives 6: detail_contr"):
+        compare_folders(paths, ["detail"])
     make(small, MakeJob(BenchmarkPlan(WORLD, n=8, seeds="one"), fv.Dense()), tmp_path / "others")
     shutil.copytree(tmp_path / "others", tmp_path / "shifted")
     text = (tmp_path / "shifted" / "samples.jsonl").read_text()

@@ -15,7 +15,7 @@ from fastvar_lab.errors import unknown
 from fastvar_lab.evaluators import benchmarks, distances, geneval, jackknife
 from fastvar_lab.evaluators.picture_array import PictureArray
 from fastvar_lab.evaluators.picture_folder import Pictures, PlainFolder, Rows, Sampled
-from fastvar_lab.measure.statistics import bootstrap
+from fastvar_lab.measure.statistics import bootstrap_of_ratio
 from fastvar_lab.networks import collection, resizing
 from fastvar_lab.networks.exact import exact
 
@@ -150,7 +150,7 @@ def over_prompts(numbers: np.ndarray, values: np.ndarray) -> tuple[float, float]
     Pictures of one prompt depend on each other, so that prompts are drawn, not pictures.
     """
     _, prompts = np.unique(numbers, return_inverse=True)
-    return bootstrap(np.bincount(prompts, values) / np.bincount(prompts))
+    return bootstrap_of_ratio(np.bincount(prompts, values), np.bincount(prompts))
 
 
 def mean(case: Case, values: np.ndarray, **depends: Any) -> Result:

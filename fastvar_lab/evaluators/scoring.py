@@ -13,9 +13,9 @@ from fastvar_lab.evaluators import benchmarks
 from fastvar_lab.evaluators.case import Case, Options, Result, over_prompts
 from fastvar_lab.evaluators.picture_folder import Pictures, RowKind, Sampled
 from fastvar_lab.evaluators.results import keep, pictures_sha256
-from fastvar_lab.evaluators.scores import Score, find
+from fastvar_lab.evaluators.scores import SCORES, Score, find
 from fastvar_lab.measure.learned import Learned
-from fastvar_lab.measure.quality import METRICS, Metric, as_metrics
+from fastvar_lab.measure.quality import METRICS, Chosen, Metric, as_metrics
 from fastvar_lab.networks import collection
 from fastvar_lab.prompts import Item
 
@@ -100,7 +100,7 @@ def _check_categories(folder: Sampled, reference: Path) -> None:
 def paired(
     folder: Sampled,
     other: Sampled,
-    names: Iterable[str | Metric],
+    names: Chosen,
     batch: int = 16,
     networks: str | Path | None = None,
     device: str | None = None,
@@ -118,7 +118,7 @@ def paired(
 def check_paired(
     folder: Sampled,
     other: Sampled,
-    names: Iterable[str | Metric],
+    names: Chosen,
     networks: str | Path | None = None,
     device: str | None = None,
 ) -> list[Metric]:
@@ -142,13 +142,13 @@ def check_pair(folder: Sampled, other: Sampled) -> None:
 
 
 def metrics_of_pictures(
-    names: Iterable[str | Metric], networks: str | Path | None = None, device: str | None = None
+    names: Chosen, networks: str | Path | None = None, device: str | None = None
 ) -> list[Metric]:
     """Return metrics by name, their networks of a collection, on a device.
 
     Raises ValueError for those that read more than pictures hold.
     """
-    metrics = as_metrics(list(names))
+    metrics = as_metrics(names)
     for i, metric in enumerate(metrics):
         if metric.wants - {"item"}:
             raise ValueError(f"the metric {metric.name} reads tokens, which folders do not hold")
@@ -205,8 +205,13 @@ def paired_rows(
         for (picture, reference), i in zip(pairs, places):
             sample = folder.samples[i]
             item = Item(sample.prompt, sample.seed, sample.group)
-            (value,) = metric.columns(picture, reference, item=item).values()
-            rows.append(value)
+            values = metric.columns(picture, reference, item=item)
+            if len(values) != 1:
+                raise ValueError(
+                    f"folders are compared by metrics of one value; {metric.name} gives "
+                    f"{len(values)}: {', '.join(values)}"
+                )
+            rows += values.values()
         return np.array(rows)
 
     shared = {"other": [other.stamp(i) for i in range(len(other))], "prompts": folder.prompts}
@@ -222,6 +227,12 @@ def _interval(low: float, high: float, digits: int) -> str:
     return f"{low:.{digits}f} to {high:.{digits}f}" if np.isfinite(low) else "-"
 
 
+def _heading(name: str) -> tuple[str, int]:
+    """Return title and digits of a score, or of a metric; those of your own go by their name."""
+    shown = METRICS.get(name) or SCORES.get(name)
+    return (shown.title, shown.digits) if shown else (name, 3)
+
+
 def table(results: Mapping[str, Result]) -> str:
     """Format results for a terminal.
 
@@ -231,8 +242,7 @@ def table(results: Mapping[str, Result]) -> str:
     """
     lines = [f"{'score':<24} {'value':>9}  {'95 % interval':>19} {'pictures':>9} {'prompts':>8}"]
     for name, result in results.items():
-        title = find(name).title if name not in METRICS else METRICS[name].title
-        digits = find(name).digits if name not in METRICS else METRICS[name].digits
+        title, digits = _heading(name)
         interval = _interval(result.low, result.high, digits)
         lines.append(
             f"{title:<24} {result.value:9.{digits}f}  {interval:>19} {result.n:>9} "

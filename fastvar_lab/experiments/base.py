@@ -158,7 +158,8 @@ class Experiment:
     and the frame has the column `line`. An experiment that is not `timed` has counted operations
     in place of times, so that it runs on a busy machine.
 
-    `subject` says in the caption what is measured, where it is not the model.
+    `subject` says in the caption what is measured, where it is not the model; `intervals`, whether
+    the chart shows any.
 
     `guidances` are the guidance scales that it is asked at, one after another, each of a model that
     samples so; its frame then has the column `guidance`. Without any, the model's own is used.
@@ -189,6 +190,7 @@ class Experiment:
     timed: bool = True
     speed: bool = False
     subject: str = ""
+    intervals: bool = True
     name: str = ""
 
     def __post_init__(self) -> None:

@@ -26,7 +26,7 @@ from fastvar_lab.experiments.figure_index import INDEX, index_differs, write_ind
 from fastvar_lab.experiments.galleries import GALLERIES, make
 from fastvar_lab.experiments.output import DRAWN_WITH, Report
 from fastvar_lab.files import expanded, folder, read_json, write, write_json, write_utf8
-from fastvar_lab.frames import GUIDANCE
+from fastvar_lab.frames import GUIDANCE, by_guidance
 from fastvar_lab.measure import quality
 from fastvar_lab.models.model import Model
 from fastvar_lab.models.spec import ModelSpec
@@ -92,7 +92,7 @@ def draw(
         report["caption"] = _caption(name, report)
         figure = figure_of(name, out, report)
         texts = _texts(out / label, name, report, frame)
-        yield from _finish(out / label, name, report, texts, figure, endings)
+        yield from _finish(out / label, name, report, texts, [("", figure)], endings)
         write_index(out)
 
 
@@ -142,15 +142,20 @@ def draw_frame(
 ) -> Iterator[Path]:
     """Leave all of an experiment's frame in `out`, its tables and figure, and where it is from.
 
-    `scope`, `prompts` and `metrics` are those of the run that returned the frame.
+    `scope`, `prompts` and `metrics` are those of the run that returned the frame. Of several
+    guidance scales that the experiment is not asked at by itself, each has a figure of its own:
+    NAME_guidance_2.
     """
     record, out = _record(experiment), folder(out)
     written = output.write_frame(out / record.name, frame)
     report = _report(model, record, frame, scope, spec, prompts, metrics)
     report["caption"] = _caption(record, report)
-    figure = record.chart(written)
+    parts = [] if record.guidances else by_guidance(written)
+    places = {f"_guidance_{scale:g}": part for scale, part in parts}
+    each = places if len(places) > 1 else {"": written}
+    figures = ((place, record.chart(part)) for place, part in each.items())
     texts = _texts(out / record.name, record, report, written)
-    yield from _finish(out / record.name, record, report, texts, figure, ("png", "pdf"))
+    yield from _finish(out / record.name, record, report, texts, figures, ("png", "pdf"))
 
 
 def keep_untimed(
@@ -246,18 +251,22 @@ def _finish(
     name: str | Experiment,
     report: Report,
     texts: Iterable[tuple[Path, str]],
-    figure: Figure,
+    figures: Iterable[tuple[str, Figure]],
     endings: Sequence[str],
 ) -> Iterator[Path]:
-    """Write texts and provenance, then the figure; yield the files of its data and itself."""
+    """Write texts and provenance, then figures; yield the files of the data and of these.
+
+    `figures` come with what stands after the name, and may be drawn as they are asked for.
+    """
     gallery = isinstance(name, str) and name in GALLERIES
     yield Path(f"{path}.npz" if gallery else f"{path}{output.DATA}")
     for place, text in texts:
         write_utf8(place, text)
     write_json(Path(f"{path}.json"), report)
-    for ending in endings:
-        write_figure(f"{path}.{ending}", figure)
-        yield Path(f"{path}.{ending}")
+    for place, figure in figures:
+        for ending in endings:
+            write_figure(f"{path}{place}.{ending}", figure)
+            yield Path(f"{path}{place}.{ending}")
 
 
 def redraw(out: str | Path, names: Sequence[str], endings: Sequence[str]) -> Iterator[Path]:
@@ -269,7 +278,7 @@ def redraw(out: str | Path, names: Sequence[str], endings: Sequence[str]) -> Ite
         report = read_report(out / f"{name}.json")
         figure, texts = _from_data(name, out, report)
         report["versions"] |= {p: version(p) for p in DRAWN_WITH}
-        yield from _finish(out / name, name, report, texts, figure, endings)
+        yield from _finish(out / name, name, report, texts, [("", figure)], endings)
     write_index(out)
 
 

@@ -12,7 +12,7 @@ from fastvar_lab.evaluators.geneval_pictures import GenEvalPrompts
 from fastvar_lab.evaluators.picture_folder import PictureFolder
 from fastvar_lab.evaluators.scoring import check_pair, metrics_of_pictures, paired_rows
 from fastvar_lab.frames import FULL
-from fastvar_lab.measure.quality import Metric, score
+from fastvar_lab.measure.quality import Chosen, Metric, notes_of, score
 from fastvar_lab.methods.columns import family
 from fastvar_lab.methods.parse import read_method
 from fastvar_lab.prompts import Judge, world_judge
@@ -20,16 +20,17 @@ from fastvar_lab.prompts import Judge, world_judge
 
 def compare_folders(
     folders: Mapping[str, str | Path],
-    metrics: Iterable[str | Metric] = ("psnr", "ssim"),
+    metrics: Chosen = ("psnr", "ssim"),
     networks: str | Path | None = None,
     device: str = "cpu",
 ) -> pd.DataFrame:
     """Return a frame of folders that `make` wrote, by the label of their method, as `compare` does.
 
     One of the labels is "full": the unpruned pictures, which each metric compares with. `metrics`
-    are names of `METRICS`, or functions of your own. GenEval and the closed world are judged, too,
-    in the column of the judge; `networks` are those of GenEval. Values are cached beside folders.
-    Raises ValueError for folders that are not whole, or of other prompts or seeds.
+    are names of `METRICS`, or functions of your own by name. GenEval and the closed world are
+    judged, too, in the column of the judge; `networks` are those of GenEval. Values are cached
+    beside folders. Raises ValueError for folders that are not whole, or of other prompts or seeds,
+    and for metrics of several values.
 
     >>> compare_folders({"FastVAR": "runs/fast"})
     Traceback (most recent call last):
@@ -90,4 +91,6 @@ def _rows(
             "group": folder.groups,
         }
     )
-    return frame.assign(**paired_rows(folder, full, metrics))
+    values = paired_rows(folder, full, metrics)
+    notes = notes_of([(metric, [metric.name]) for metric in metrics])
+    return frame.assign(**values, **notes)

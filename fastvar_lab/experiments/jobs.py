@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -10,9 +9,9 @@ from typing import Any, Protocol
 from fastvar_lab.branching import Branches, branching
 from fastvar_lab.draws import Keyed
 from fastvar_lab.experiments.base import Cell, Each, Methods, Work
-from fastvar_lab.frames import CELL, GUIDANCE, HITS, KEPT, LARGER, ROWS, SCORE, TITLES
+from fastvar_lab.frames import CELL, GUIDANCE, KEPT, ROWS
 from fastvar_lab.generation import Generation, generate
-from fastvar_lab.measure.quality import METRICS, Metric
+from fastvar_lab.measure.quality import Metric, notes_of
 from fastvar_lab.measure.speedup import disturbed
 from fastvar_lab.methods.columns import describe, written
 from fastvar_lab.methods.fingerprint import code_of, user_code_hash
@@ -283,29 +282,12 @@ class PictureJob:
                     yield None
                     break
                 values = {k: v for name in metrics for k, v in known[name].items()}
-                notes = _notes([(metric, known[name]) for name, metric in metrics.items()])
+                notes = notes_of([(metric, known[name]) for name, metric in metrics.items()])
                 picture = {"picture": self.first + i, **item._asdict(), **notes}
                 place = {CELL: short_key(address)}
                 rows.append({"kind": "quality", **columns, **picture, **values, **place})
             else:
                 yield rows
-
-
-def _notes(measured: Sequence[tuple[Metric, Mapping[str, Any]]]) -> dict[str, str]:
-    """Name the columns that are hits, beside the judge's, and title those of your metrics.
-
-    Of these it is said, too, of which columns larger values are not better.
-    """
-    others = [(metric, columns) for metric, columns in measured if metric.name != SCORE]
-    hits = [c for metric, columns in others if metric.hits for c in columns]
-    user_metrics = [(m, columns) for m, columns in others if m.name not in METRICS]
-    titles = {c: m.heading(c) for m, columns in user_metrics for c in columns}
-    larger = {c: m.larger for m, columns in user_metrics for c in columns if not m.larger}
-    return {
-        **({HITS: ",".join(hits)} if hits else {}),
-        **({TITLES: json.dumps(titles)} if titles else {}),
-        **({LARGER: json.dumps(larger)} if larger else {}),
-    }
 
 
 @dataclass(frozen=True)
@@ -392,6 +374,7 @@ class Addresses:
 def _drawn(model: Model, generation: Generation) -> list[Drawn]:
     """Take a generation apart, picture by picture."""
     pictures = to_uint8(model.decode(generation.canvas))
+    pictures.setflags(write=False)  # several metrics see them
     return [
         Drawn(picture, [None if t is None else t[i].cpu() for t in generation.tokens])
         for i, picture in enumerate(pictures)
@@ -409,6 +392,8 @@ def _columns(
 
 
 def _rule(function: Any) -> str:
-    """Write what sets a function apart: its name if it ships here, else its code, too."""
+    """Write what sets a function apart: its name, and its networks or your code."""
     name = f"{function.__module__}.{getattr(function, '__qualname__', type(function).__qualname__)}"
-    return name if name.partition(".")[0] == "fastvar_lab" else f"{name}/{code_of(function)}"
+    ours = name.partition(".")[0] == "fastvar_lab"
+    more = getattr(function, "fingerprint", "") if ours else code_of(function)
+    return f"{name}/{more}" if more else name

@@ -49,7 +49,8 @@ def read_frame(path: str | Path) -> pd.DataFrame:
     """Read the rows that a figure shows, `path` without its ending; ValueError if damaged."""
     packed = Path(f"{path}{DATA}").read_bytes()
     try:
-        return pd.read_csv(io.BytesIO(bz2.decompress(packed)))
+        text = io.BytesIO(bz2.decompress(packed))
+        return pd.read_csv(text, keep_default_na=False, na_values=[""])  # "None" may be a label
     except (OSError, ValueError) as error:
         raise ValueError(f"{path}{DATA} is damaged: {short(error, 100)}") from None
 
@@ -132,10 +133,11 @@ def disown_data(path: Path) -> None:
 
 def caption(experiment: Experiment, report: Report) -> str:
     """Write the caption of an experiment's figure: question, source, what was measured on what."""
+    intervals = ", 95 % intervals" if experiment.intervals else ""
     parts = [
         experiment.question,
         "" if experiment.source in ("", OURS) else f"Source: {experiment.source}.",
-        f"{report['n']} pictures a method, 95 % intervals." if "n" in report else "",
+        f"{report['n']} pictures a method{intervals}." if "n" in report else "",
         measured_on(report, experiment.subject),
     ]
     return " ".join(part for part in parts if part)

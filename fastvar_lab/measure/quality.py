@@ -9,6 +9,7 @@ skipped). To ship one, add it to `METRICS`; your own is any such function.
 from __future__ import annotations
 
 import inspect
+import json
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastvar_lab.errors import unknown
-from fastvar_lab.frames import SCORE, is_described
+from fastvar_lab.frames import HITS, LARGER, SCORE, TITLES, is_described
 from fastvar_lab.measure.learned import Alignment, Perceptual
 
 if TYPE_CHECKING:  # figures and tables need no torch
@@ -39,9 +40,9 @@ class Metric:
 
     `title` heads its column of tables, with the key of each of several values; `digits` follow the
     point. `larger` says whether a larger value is better (None: neither), `hits` that values are 0
-    or 1. `version` is part of the address of its values: raise it when they change. A function of
-    your own is addressed by its code. A metric that is not `usual` is computed only where it is
-    named.
+    or 1, so that intervals are those of shares. `version` is part of the address of its values:
+    raise it when they change. A function of your own is addressed by its code. A metric that is not
+    `usual` is computed only where it is named.
     If pictures have a side below `smallest` pixels, a metric that is asked for by name is refused
     before any is drawn, and any other is left out. Raises ValueError for a name that frames use
     otherwise, for digits that are no whole number from 0, and for a function of other arguments.
@@ -107,18 +108,25 @@ class Metric:
     ) -> dict[str, float]:
         """Compute the columns of one picture: `name`, or `name_key` for each of several values.
 
-        Raises ValueError for a function that returns anything but numbers.
+        Raises ValueError for a function that returns anything but numbers, or hits but 0 and 1.
         """
         wanted = {name: offered[name] for name in self.wants}
         value = self.function(picture, reference, **wanted)
         values = value if isinstance(value, Mapping) else {"": value}
         try:
-            return {f"{self.name}_{k}" if k else self.name: float(v) for k, v in values.items()}
+            numbers = {f"{self.name}_{k}" if k else self.name: float(v) for k, v in values.items()}
         except (TypeError, ValueError):
             raise ValueError(
                 f"the metric {self.name} must return a number or numbers by name; "
                 f"it returned {value!r}"
             ) from None
+        graded = [v for v in numbers.values() if v not in (0, 1) and not math.isnan(v)]
+        if self.hits and self.name != SCORE and graded:
+            raise ValueError(
+                f"the metric {self.name} has hits=True, so that its values are 0, 1 or nan; "
+                f"it returned {graded[0]!r}"
+            )
+        return numbers
 
 
 def psnr(picture: np.ndarray, reference: np.ndarray) -> float:
@@ -221,8 +229,32 @@ class Judged:
 
 
 def score(judge: Callable[[Any, np.ndarray], float]) -> Metric:
-    """Return the judge of a prompt set, a function of an item and a picture, as a metric."""
+    """Return the judge of a prompt set, a function of an item and a picture, as a metric.
+
+    Where it gives grades, not hits, intervals are those of a mean.
+    """
     return Metric(SCORE, "score", Judged(judge), digits=2, hits=True)
+
+
+def notes_of(measured: Iterable[tuple[Metric, Iterable[str]]]) -> dict[str, str]:
+    """Return what a frame says of metrics, each with its columns: `frames.ABOUT_COLUMNS`.
+
+    It names the columns that are hits, beside the judge's, titles those of your metrics, and says
+    of which of these larger values are not better.
+
+    >>> notes_of([(Metric("same", "same", lambda picture, reference: 1.0, hits=True), ["same"])])
+    {'hits': 'same', 'titles': '{"same": ["same", 3]}'}
+    """
+    others = [(metric, columns) for metric, columns in measured if metric.name != SCORE]
+    hits = [c for metric, columns in others if metric.hits for c in columns]
+    user_metrics = [(m, columns) for m, columns in others if m.name not in METRICS]
+    titles = {c: m.heading(c) for m, columns in user_metrics for c in columns}
+    larger = {c: m.larger for m, columns in user_metrics for c in columns if not m.larger}
+    return {
+        **({HITS: ",".join(hits)} if hits else {}),
+        **({TITLES: json.dumps(titles)} if titles else {}),
+        **({LARGER: json.dumps(larger)} if larger else {}),
+    }
 
 
 Chosen = Iterable[str | Metric] | Mapping[str, Callable[..., Any]]

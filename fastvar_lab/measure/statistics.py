@@ -39,6 +39,24 @@ def _of_mean(values: bytes) -> Interval:
     return _bootstrap([data], np.mean, vectorized=True) if len(data) else UNKNOWN
 
 
+def bootstrap_of_ratio(parts: Values, wholes: Values) -> Interval:
+    """Return the 95 % bootstrap interval of a sum of parts over the sum of their wholes.
+
+    It is that of the mean where all wholes are equal.
+
+    >>> bootstrap_of_ratio([1.0, 6.0], [1.0, 3.0])
+    (1.0, 2.0)
+    """
+    pairs = np.asarray(parts, dtype=float), np.asarray(wholes, dtype=float)
+    if (pairs[1] == pairs[1][:1]).all():
+        return bootstrap(pairs[0] / pairs[1])
+
+    def ratio(part: np.ndarray, whole: np.ndarray, axis: int = -1) -> Any:
+        return part.sum(axis) / whole.sum(axis)
+
+    return _bootstrap(pairs, ratio, vectorized=True, paired=True)
+
+
 def bootstrap_of(statistic: Callable[..., float], samples: Sequence[Values]) -> Interval:
     """Return the 95 % bootstrap interval of a statistic of the medians of independent samples.
 
@@ -53,7 +71,7 @@ def bootstrap_of(statistic: Callable[..., float], samples: Sequence[Values]) -> 
 
 
 def _bootstrap(
-    samples: Sequence[np.ndarray], statistic: Callable[..., Any], vectorized: bool = False
+    samples: Sequence[np.ndarray], statistic: Callable[..., Any], **options: bool
 ) -> Interval:
     # scipy needs at least two values per sample; repeating a single value changes no resample
     pairs = [np.repeat(sample, 2) if len(sample) == 1 else sample for sample in samples]
@@ -61,8 +79,8 @@ def _bootstrap(
         pairs,
         statistic,
         n_resamples=DRAWS,
-        vectorized=vectorized,
         method="percentile",
+        **options,
         rng=np.random.default_rng(0),
     ).confidence_interval
     return float(interval.low), float(interval.high)

@@ -43,7 +43,8 @@ def neighbours_are_related(frame: pd.DataFrame) -> Answer:
     far = rows[back == 3].groupby("first").cosine.mean()
     if not len(far):
         raise ValueError("the schedule has too few steps to look three back")
-    return above(mean((near - far).to_numpy()), "", "cosine one step back over three")
+    gap = mean((near - far).to_numpy())
+    return above(gap, "", "cosine one step back over three, by batches of pictures")
 
 
 EXPERIMENT = Experiment(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import numpy as np
 
-from fastvar_lab.experiments.base import Cell, Each, Experiment, Question
+from fastvar_lab.experiments.base import Cell, Experiment, Question
 from fastvar_lab.instruments.observe import observe
 from fastvar_lab.measure.quality import psnr
 from fastvar_lab.measure.scale_steps import images
@@ -26,11 +28,19 @@ def cells(question: Question) -> list[list[Cell]]:
     ]
 
 
-def outputs(model: Model, cell: Cell) -> Rows:
+def outputs(model: Model, cells: Sequence[Cell]) -> Iterator[tuple[Cell, Rows]]:
+    """Yield the cells of a batch of prompts with their rows; full generation is drawn once."""
+    full: np.ndarray | None = None
+    for cell in cells:
+        assert cell.method is not None
+        shown = _pictures(model, cell, cell.method)
+        if full is None:
+            full = (shown if cell.method == Dense() else _pictures(model, cell, Dense()))[-1]
+        yield cell, _rows(model, cell, shown, full)
+
+
+def _rows(model: Model, cell: Cell, shown: np.ndarray, full: np.ndarray) -> Rows:
     """Whether the picture is right after every step, and how far from the full final one."""
-    assert cell.method is not None
-    shown = _pictures(model, cell, cell.method)
-    full = shown[-1] if cell.method == Dense() else _pictures(model, cell, Dense())[-1]
     sizes = [grid.name for grid in model.grids()]
     return [
         {
@@ -56,7 +66,7 @@ EXPERIMENT = Experiment(
     question="After which step is the picture there, and right?",
     source="FastVAR, supplement, Fig. A.2",
     cells=cells,
-    work=Each(outputs),
+    work=outputs,
     chart=charts.outputs,
     seed=23,
     version=4,

@@ -47,7 +47,10 @@ def late_steps_add_high_frequencies(frame: pd.DataFrame) -> Answer:
     """How much more of the spectrum is missing at high than at low frequencies, two steps early."""
     rows = frame[(frame.what == "spectrum") & (frame.domain == "image")]
     rows = rows.assign(to_last=gap_to_last(rows))
-    rows = rows[rows.step == sorted(rows.step.unique())[-3]]
+    steps = sorted(rows.step.unique())
+    if len(steps) < 3:
+        raise ValueError("the schedule has too few steps to look two back")
+    rows = rows[rows.step == steps[-3]]
     edge = rows.frequency.quantile([0.25, 0.75])
     high = rows[rows.frequency >= edge[0.75]].groupby("picture").to_last.mean().abs()
     low = rows[rows.frequency <= edge[0.25]].groupby("picture").to_last.mean().abs()

@@ -50,6 +50,7 @@ EXPERIMENT = Experiment(
     work=resumed,
     chart=charts.sublayer_sensitivity,
     points=charts.sublayer_points,
+    intervals=False,
     slow=True,
     version=2,
 )
