@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -182,8 +183,8 @@ class Store:
         by = ["model", "experiment", "kind"]
         rows = [
             {"model": path.parts[-3], "experiment": _experiment(path), "kind": path.parts[-2],
-             "files": 1, "megabytes": path.stat().st_size / 1e6}
-            for path in self._files()
+             "files": 1, "megabytes": about.st_size / 1e6}
+            for path, about in self._files()
         ]  # fmt: skip
         frame = pd.DataFrame(rows, columns=[*by, "files", "megabytes"])
         sums = frame.groupby(by, as_index=False)[["files", "megabytes"]].sum()
@@ -205,7 +206,7 @@ class Store:
             )
         if days is not None and not days >= 0:
             raise ValueError(f"the age in days must be 0 or more; not {days}")
-        models = sorted({path.parts[-3] for path in self._files()})
+        models = sorted({path.parts[-3] for path, _ in self._files()})
         chosen = None if model is None else folder_name(model)
         if chosen is not None and chosen not in models:
             there = ", ".join(models) or "none"
@@ -213,18 +214,23 @@ class Store:
                 f"{self.folder} has no results of the model {model!r}; it has those of: {there}"
             )
         freed, newest = 0, time.time() - (days or 0) * DAY
-        for path in self._files():
-            if chosen in (None, path.parts[-3]) and path.stat().st_mtime <= newest:
-                freed += path.stat().st_size
+        for path, about in self._files():
+            if chosen in (None, path.parts[-3]) and about.st_mtime <= newest:
+                freed += about.st_size
                 path.unlink(missing_ok=True)
         return freed
 
-    def _files(self) -> Iterator[Path]:
+    def _files(self) -> Iterator[tuple[Path, os.stat_result]]:
         """Walk the files of results; anything else in the folder is not touched."""
         for kind in KINDS:
             for path in sorted(self.folder.glob(f"*/{kind}/*")):
-                if not path.name.startswith("."):
-                    yield path
+                if path.name.startswith("."):
+                    continue
+                try:
+                    about = path.stat()
+                except FileNotFoundError:  # another process has just removed it
+                    continue
+                yield path, about
 
     def _json(self, address: Address, kind: str) -> dict[str, Any] | None:
         """Read a file whole, or return None."""

@@ -1292,6 +1292,43 @@ def test_claims_say_what_a_frame_cannot_answer():
     assert "no speed at which FastVAR and ToMe can be compared" in text
 
 
+@pytest.mark.parametrize(
+    ("name", "change", "sentence"),
+    [
+        ("memory", lambda f: f[f.family == "full"], "no method beside full generation"),
+        ("spectra", lambda f: f[f.step < 2], "too few steps to look two back"),
+        ("caching_step", lambda f: f.drop(columns="cache_step"), "no method restores from a step"),
+        (
+            "resolution_scaling",
+            lambda f: pd.concat([f, f[f.family != "full"].assign(method="other")]),
+            "there must be one method that prunes; there are",
+        ),
+    ],
+)
+def test_claims_about_frames_of_your_own_are_answered_in_a_sentence(name, change, sentence):
+    record, frame = agenda.find(name), change(synthetic(name))
+    told = claims.answer(record.claims[0], frame)
+    assert sentence in told.text
+    assert told.verdict == verdicts.OPEN
+
+
+def test_results_that_go_while_they_are_listed_are_left_out(tmp_path, monkeypatch):
+    store = Store(tmp_path)
+    for cell in range(3):
+        store.put({"model": "tiny", "cell": cell}, [{"ms": 1.0}], experiment="memory")
+    whole, gone = store.sizes(), store.path({"model": "tiny", "cell": 1})
+    stat = Path.stat
+
+    def removed(path, **options):
+        if path == gone:
+            raise FileNotFoundError(path)
+        return stat(path, **options)
+
+    monkeypatch.setattr(Path, "stat", removed)
+    assert whole.files.sum() - store.sizes().files.sum() == 1
+    assert store.prune(everything=True) > 0
+
+
 def test_tables_come_as_markdown_and_latex(tmp_path):
     frame = synthetic("ratio_tradeoff")
     table = tables.tabulate(frame)

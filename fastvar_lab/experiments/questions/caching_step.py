@@ -26,6 +26,8 @@ def methods(model: Model) -> list[Method]:
 def last_step_is_the_best_cache(frame: pd.DataFrame) -> Answer:
     """PSNR of the latest cache step over the best of the earlier ones."""
     pictures = quality(frame, "psnr")
+    if "cache_step" not in pictures:
+        raise ValueError("no method restores from a step")
     pictures = pictures[pictures.cache_step.notna()]
     means = pictures.groupby("cache_step").psnr.mean()
     latest, *earlier = [size for size in reversed(scales(frame)) if size in means.index]

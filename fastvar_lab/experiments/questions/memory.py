@@ -67,7 +67,9 @@ def saves_memory(frame: pd.DataFrame) -> Answer:
     """KV cache and restore cache of the largest map, under the preset over full."""
     rows = frame[frame.side == frame.side.max()].set_index("method")
     full = label(frame[frame.family == "full"], "that prunes nothing")
-    preset = next(m for m in rows.index if m != full)  # the first one after full generation
+    preset = next((m for m in rows.index if m != full), None)  # the first one after it
+    if preset is None:
+        raise ValueError("the frame has no method beside full generation")
     held = rows.kv_measured[preset] + rows.held_measured[preset]
     share = float(held / rows.kv_measured[full])
     side = frame.side.max()

@@ -29,6 +29,7 @@ from fastvar_lab.experiments.verdicts import (
     above,
     label,
     mean,
+    median,
     together,
 )
 from fastvar_lab.frames import FASTVAR, FULL
@@ -245,10 +246,10 @@ def combines(frame: pd.DataFrame) -> Answer:
             if (name, full) not in speedup or (WIDE, way) not in speedup:
                 raise ValueError("the timing beside it was disturbed")
             alone = {name: speedup[name, full], way: speedup[WIDE, way]}
-            better = max(alone, key=lambda key: alone[key].mean())
-            gap = mean((speedup[name, way] - alone[better]).to_numpy())
-            each = ", ".join(f"{k} {v.mean():.2f}x" for k, v in alone.items())
-            what = f"{each}, both {speedup[name, way].mean():.2f}x; both over {better}"
+            better = max(alone, key=lambda key: alone[key].median())
+            gap = median((speedup[name, way] - alone[better]).to_numpy())
+            each = ", ".join(f"{k} {v.median():.2f}x" for k, v in alone.items())
+            what = f"{each}, both {speedup[name, way].median():.2f}x; both over {better}"
             answers.append(above(gap, "x", what))
     return together(answers)
 

@@ -15,7 +15,7 @@ from fastvar_lab.experiments.base import (
     has_random_weights,
     timed_cells,
 )
-from fastvar_lab.experiments.verdicts import Answer, Claim, verdict
+from fastvar_lab.experiments.verdicts import Answer, Claim, label, verdict
 from fastvar_lab.experiments.watching import total_ms, watched
 from fastvar_lab.generation import generate
 from fastvar_lab.measure.statistics import bootstrap_of
@@ -101,6 +101,7 @@ def _growth(model: Model, cells: Sequence[Cell]) -> Iterator[tuple[Cell, Rows]]:
 def cost_grows_linearly(frame: pd.DataFrame) -> Answer:
     """Exponents of time over tokens, pruned and full: over all sizes, and over the last two."""
     rows = frame[frame.what == "time"]
+    label(rows[rows.family != "full"], "that prunes")  # the times of several are not one line
     n = int(rows.groupby(["method", "side"]).size().min())
     full, pruned = (_fit(rows[(rows.family == "full") == is_full]) for is_full in (True, False))
     text = (
