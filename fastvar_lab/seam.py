@@ -339,6 +339,19 @@ def block_causal(
     return torch.cat(out, dim=2)
 
 
+def by_step(runner: Runner, site: Site, grid: Grid, x: Tensor) -> list[Tensor]:
+    """Split what a sublayer has of each token, x (B, L, ...), by the scale steps of its forward.
+
+    If some tokens are not there, those of each step are as many as `runner.forwarded` says.
+    """
+    if len(grid.steps) == 1:
+        return [x]
+    counts = [step.tokens for step in grid.steps]
+    if x.shape[1] != sum(counts):
+        counts = [runner.forwarded(site, step) for step in grid.steps]
+    return list(x.split(counts, dim=1))
+
+
 def _fused(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v, scale=scale)
 

@@ -13,7 +13,7 @@ from fastvar_lab.cache import KVCache
 from fastvar_lab.methods.schedule import Scheduled
 from fastvar_lab.models.model import Model
 from fastvar_lab.request import Request
-from fastvar_lab.seam import Act, Branch, Grid, Method, Runner, Site, Wrapper
+from fastvar_lab.seam import Act, Branch, Grid, Method, Runner, Site, Wrapper, by_step
 
 Held = Mapping[tuple[int, Site], Tensor]
 """Branch outputs (B, L, C) by step and site."""
@@ -81,8 +81,10 @@ class Keep(Wrapper):
 
     def sublayer(self, site: Site, grid: Grid, branch: Branch, x: Tensor) -> Tensor:
         delta = self.inner.sublayer(site, grid, branch, x)
-        if grid.index in self.steps:
-            self.kept[grid.index, site] = delta
+        if any(step.index in self.steps for step in grid.steps):
+            for step, part in zip(grid.steps, by_step(self, site, grid, delta), strict=True):
+                if step.index in self.steps:
+                    self.kept[step.index, site] = part
         return delta
 
     def held(self) -> dict[tuple[int, Site], Tensor]:

@@ -154,7 +154,7 @@ class HalfRunner(Runner):
         return x.scatter(1, place, kept)
 
     def sublayer(self, site, grid, branch, x):
-        return branch(x, self.index)
+        return branch(x, self.index) if site.kind == "attn" else branch(x)
 
     def places(self, grid, tokens):
         if grid.index < self.first:
@@ -275,8 +275,12 @@ def test_a_fuse_before_the_first_layer_is_dropping_the_null_rows(model):
 
 def test_a_group_is_its_steps_one_after_the_other_from_one_latent(model):
     plain = fv.generate(model, prompt(model), fv.Dense(), seed=4, snapshot=())
-    made = fv.generate(model, prompt(model), Together(2), seed=4)
+    made = fv.generate(model, prompt(model), Together(2), seed=4, snapshot=True)
     backbone, grids = model.transformer, plain.request.grids
+    held = made.snapshot.held  # the first of the two steps is whole
+    assert {(step, x.shape[1]) for (step, _), x in held.items()} == {
+        (grid.index, grid.tokens) for grid in grids[:-1]
+    }
     before = plain.snapshot.canvases[-3]
     encoded = backbone.with_null(model.condition([prompt(model)]))
     run = Runner()
@@ -370,6 +374,14 @@ def test_a_schedule_is_resolved_once_a_generation(small, monkeypatch):
     )
     fv.generate(small, PROMPT, fv.Prune({-2: 0.5, -1: 0.75}, null_until=-3))
     assert seen == [1]
+
+
+def test_dropped_tokens_are_recorded_without_an_index_too(small):
+    _, trace = fv.observe(small, PROMPT, TogetherPruned(2))
+    for step, site in trace.kept:
+        whole = torch.ones(2, trace.grids[step].tokens, dtype=torch.bool)
+        half = torch.arange(trace.grids[step].tokens).expand(2, -1) % 2 == 0
+        assert torch.equal(trace.kept[step, site], half if step > 2 else whole)
 
 
 def test_draws_say_the_seeds(small):

@@ -102,7 +102,7 @@ def test_attention_is_read_without_computing_earlier_layers(small, monkeypatch):
 
     for method in (fv.Prune({-1: 0.5}), shared, fv.Dense()):
         known = lab.compare("a red circle", 3, method)
-        run, trace, outputs = lab.drawn_of(known.trace)
+        run, trace, outputs, _ = lab.drawn_of(known.trace)
         for step in (3, 4):
             plain, computed = attention({})
             quick, again = attention(outputs)

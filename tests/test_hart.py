@@ -10,6 +10,8 @@ from fastvar_lab.backbones.autoencoder import AutoEncoderConfig
 from fastvar_lab.backbones.hart import HARTConfig
 from fastvar_lab.backbones.residual_diffusion import respace
 from fastvar_lab.backbones.text import RandomContext
+from fastvar_lab.measure import masks
+from fastvar_lab.measure.relations import cross_scale_attention
 from fastvar_lab.methods.merge import Merge
 from fastvar_lab.models import build
 from fastvar_lab.planning.cost import Operations, total
@@ -18,6 +20,7 @@ from fastvar_lab.speed import flops
 from fastvar_lab.speed.tally import as_run
 
 CONFIG = HARTConfig(2, 64, 2, 96, (1, 2, 3, 5, 6), 7, 24, 700, 8, 48, 2)
+ATTENTION = fv.Site(1, "attn")
 METHODS = [
     fv.Dense(),
     fv.Prune({-1: 0.6}),
@@ -114,3 +117,21 @@ def test_diffusion_schedule_is_the_released_one():
     assert found.steps.tolist() == [0, 143, 285, 428, 571, 714, 856, 999]
     released = [4.128e-5, 0.054878, 0.148746, 0.249546, 0.366072, 0.517566, 0.735439, 0.99999995]
     assert found.beta.tolist() == pytest.approx(released, rel=2e-4)
+
+
+def test_a_step_of_several_forwards_is_recorded_once(hart, tmp_path):
+    model, site = replace(hart, sampling=replace(hart.sampling, mask_iterations=3)), ATTENTION
+    run, trace = fv.observe(
+        model, "two", fv.Dense(), seed=2, attention=[site], features=[site], outputs=[site]
+    )
+    assert torch.equal(run.canvas, fv.generate(model, "two", fv.Dense(), seed=2).canvas)
+    assert masks.kept_map(trace, 4, site).all()
+    assert trace.scores[4, site].shape == (2, 36)
+    assert (4, site) not in trace.features.keys() | trace.outputs.keys()
+    assert trace.seen[4, site] == (0, 1, 2, 3, 4)
+    assert trace.attention[4, site].shape == (2, 2, 36, 5)
+    shares = cross_scale_attention(trace).groupby(["step", "head"])[["share", "chance"]].sum()
+    assert shares.to_numpy() == pytest.approx(1)
+    trace.save(tmp_path / "parts.safetensors")
+    again = fv.Trace.load(tmp_path / "parts.safetensors")
+    assert torch.equal(again.attention[4, site], trace.attention[4, site])

@@ -1,6 +1,7 @@
 """Instruments on known inputs."""
 
 import pickle
+from itertools import product
 
 import numpy as np
 import pytest
@@ -8,11 +9,13 @@ import torch
 from skimage.filters import gaussian
 
 import fastvar_lab as fv
+from fastvar_lab.instruments.outputs import Outputs
 from fastvar_lab.measure import masks, relations, scale_steps
 from fastvar_lab.measure.quality import MOST_PSNR, to_reference, token_agreement
 from fastvar_lab.measure.scale_steps import images, radial_spectrum
 from fastvar_lab.models import tiny
 from fastvar_lab.scales import grids, square
+from fastvar_lab.seam import KINDS
 from fastvar_lab.tokens import resize
 from fastvar_lab.world.grammar import parse
 from fastvar_lab.world.render import render
@@ -234,6 +237,51 @@ def test_a_trace_is_saved_whole_and_a_truncated_one_refused(seen, small, tmp_pat
         fv.Trace.load(tmp_path / "cut.safetensors")
     with pytest.raises(ValueError, match="but not a trace"):
         fv.Trace.load(tiny.WEIGHTS / "tiny_tokenizer.safetensors")
+
+
+def test_steps_of_one_forward_have_records_of_their_own(small, tmp_path):
+    method, kept = fv.LazyVAR({-2: 0.5, -1: 0.75}), {3: 18, 4: 16}
+    outputs = Outputs(small)
+    made, trace = fv.observe(
+        small, "a red circle", method, features=SITES, outputs=SITES, watch=outputs.watch
+    )
+    assert torch.equal(made.canvas, fv.generate(small, "a red circle", method).canvas)
+    assert set(trace.kept) == {
+        (s, fv.Site(i, k)) for s in range(5) for i in range(3) for k in KINDS
+    }
+    for (step, count), site in product(kept.items(), SITES):
+        tokens, order = trace.grids[step].tokens, trace.order[step, site]
+        assert order.shape == (2, count)
+        mask = torch.zeros(2, tokens, dtype=torch.bool).scatter_(1, order, True)
+        assert torch.equal(trace.kept[step, site], mask)
+        x, scores = trace.features[step, site], trace.scores[step, site]
+        assert scores.shape == (2, tokens)
+        distance = (x - x.mean(1, keepdim=True)).square().sum(-1)  # to the mean of its own map
+        assert torch.allclose(scores.gather(1, order), distance.to(scores))
+        assert bool(scores[~mask].isnan().all())
+        assert torch.equal(outputs.by_site[step, site], trace.outputs[step, site])
+        assert trace.outputs[step, site].shape[1] == count
+        assert int(masks.kept_map(trace, step, site).sum()) == count
+    rows = masks.scores(trace).groupby("step").kept.mean()
+    assert rows.to_dict() == {0: 1, 1: 1, 2: 1, 3: 0.5, 4: 0.25}
+    assert set(masks.agreement(trace, "steps").other) == {4}
+    alike = relations.branch_similarity(trace)
+    assert set(alike.source) == {0, 1, 2}  # a map of outputs is whole
+    row = alike.query("step == 4 and source == 2 and layer == 1 and kind == 'ffn'")
+    site = fv.Site(1, "ffn")
+    guess = resize(trace.outputs[2, site], (4, 4), (8, 8), "area")
+    target, order = trace.outputs[4, site], trace.order[4, site]
+    guess = torch.stack([one[index] for one, index in zip(guess, order, strict=True)])
+    cosine = torch.nn.functional.cosine_similarity(guess, target, dim=-1).mean()
+    assert row.cosine.item() == pytest.approx(float(cosine))
+    frame = scale_steps.spectrum_frame(trace, small.decode, site)
+    assert set(frame[frame.domain == "features"].step) == {0, 1, 2}
+    times = [trace.step_ms[step] for step in kept], [trace.sublayer_ms[s, "ffn"] for s in kept]
+    assert [a / b for a, b in times] == [pytest.approx(18 / 16)] * 2
+    trace.save(tmp_path / "together.safetensors")
+    again = fv.Trace.load(tmp_path / "together.safetensors")
+    assert torch.equal(again.order[4, SITES[0]], trace.order[4, SITES[0]])
+    assert torch.equal(again.outputs[4, SITES[0]], trace.outputs[4, SITES[0]])
 
 
 def test_a_skipped_step_survives_saving(small, tmp_path):

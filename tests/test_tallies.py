@@ -1,17 +1,50 @@
 """Operations as they ran: many methods are counted from shared first steps, with equal numbers."""
 
+from dataclasses import dataclass
+
 import pytest
 
 import fastvar_lab as fv
+from fastvar_lab.experiments import demo
 from fastvar_lab.experiments.base import BATCH, Cell, Each, Question, Scope
 from fastvar_lab.experiments.comparison import counting, counts
+from fastvar_lab.experiments.explore import Exploration
 from fastvar_lab.experiments.jobs import _rule
 from fastvar_lab.frames import OPERATIONS
 from fastvar_lab.methods.focusvar import FocusVARAdaptive
 from fastvar_lab.methods.skipvar import SkipVAR, fitted_rules
 from fastvar_lab.prompts import ClosedWorld, Item
-from fastvar_lab.speed import flops, tally
+from fastvar_lab.seam import Act, Rows
+from fastvar_lab.speed import bench, flops, tally
 from fastvar_lab.speed.tally import Tallies, Tally, total
+
+
+@dataclass(frozen=True)
+class Skips:
+    """Decides as it goes that a step is skipped; `name` tells its last steps apart."""
+
+    step: int
+    name: str = ""
+
+    def acts(self, grids):
+        acts = [Act() for _ in grids]
+        acts[-1] = Act(key=(self.name,) if self.name else ())
+        acts[self.step] = Act(rows=None, key=(type(self),))
+        return tuple(acts)
+
+    def cache_index(self, grids):
+        return None
+
+    def start(self, grids, depth, held=None):
+        return SkipsRunner(self.step)
+
+
+class SkipsRunner(fv.Runner):
+    def __init__(self, step):
+        self.step = step
+
+    def rows(self, grid, canvas):
+        return Rows.SKIP if grid.index == self.step else Rows.BOTH
 
 
 @pytest.fixture(scope="module")
@@ -103,3 +136,56 @@ def test_cells_of_counted_operations_keep_rows_and_addresses(small):
                 full = flops.total(flops.step_flops(small, fv.Dense(), small.grids(), words))
                 share = from_scratch(small, cell.method, item) / full
                 assert row == {"picture": cell.first + i, OPERATIONS: share}
+
+
+def test_steps_of_one_forward_are_counted_apart(small):
+    """Tokens of the first step do not read the keys of the second."""
+    for ratios in ({-2: 0.5, -1: 0.75}, {-3: 0.5, -2: 0.75}):
+        method, tallies = fv.LazyVAR(ratios), []
+
+        def watch(runner, tallies=tallies):
+            tallies.append(Tally(runner, small, small.grids(), 3))
+            return tallies[0]
+
+        fv.generate(small, "a red circle", method, seed=1, watch=[watch])
+        costs = flops.step_flops(small, method, small.grids(), 3)
+        counted = [sum(cost.values()) for cost in costs]
+        assert [tallies[0].flop[step] for step in range(5)] == pytest.approx(counted, rel=1e-12)
+
+
+def test_an_exploration_shows_what_ran(small):
+    item, grids = Item("a red circle", 3), small.grids()
+    lab, sparse = Exploration(small), fv.SparseVAR(-2, threshold=0.5)
+    declared = flops.total(flops.step_flops(small, sparse, grids, 3))
+    assert from_scratch(small, sparse, item) < declared
+    for method, first in ((sparse, 2), (Skips(3), 3), (Skips(3, "b"), 4)):
+        shown = lab.compare(item.prompt, item.seed, method)
+        assert shown.first_step == first  # the last goes on from the one before
+        counted = from_scratch(small, method, item)
+        assert sum(shown.gflop_fast) * 1e9 == pytest.approx(counted, rel=1e-12)
+    assert shown.gflop_fast[3] == 0
+    lab.prepare(fv.SparseVAR(-1, threshold=0.5), lambda: False)
+    ahead = lab.kept[-1]
+    counted = from_scratch(small, ahead.method, item)
+    assert sum(ahead.gflop_fast) * 1e9 == pytest.approx(counted, rel=1e-12)
+    skipped = lab.compare(item.prompt, item.seed, Skips(4))
+    assert skipped.gflop_fast == [*skipped.gflop_full[:-1], 0.0]
+    assert skipped.work == (4, 0, 1)
+    assert skipped.speedup_flop_bound > 1.5
+    fixed = lab.compare(item.prompt, item.seed, fv.Prune({-1: 0.5}))
+    costs = flops.step_flops(small, fixed.method, grids, 3)
+    assert fixed.gflop_fast == [sum(cost.values()) / 1e9 for cost in costs]
+
+
+def test_demo_and_bench_show_what_ran(small):
+    report, _, shares, _ = demo.compare(small, "a red circle", Skips(4), 3, repeats=1)
+    assert report["tokens_fast"] == [1, 4, 16, 36, 0]
+    assert report["speedup_flop_bound"] > 1.5
+    assert not shares["kept at 8x8"].any()
+    assert "skipped" in demo.table(report).splitlines()[5]
+    methods = {"skips": Skips(4), "pruned": fv.Prune({-2: 1.0, -1: 0.5})}
+    rows = bench.cases(small, small.sizes, methods, 1, best=bench.Rates(1e9, 1e9))
+    assert [row["skipped"] for row in rows] == [["8x8"], ["6x6"]]
+    assert rows[0]["tokens_fast"] == [1, 4, 16, 36, 0]
+    assert rows[0]["speedup_flop_bound"] > 1.5
+    assert rows[0]["step_floor_ms_fast"][-1] == 0

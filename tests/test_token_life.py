@@ -8,6 +8,7 @@ import torch
 
 import fastvar_lab as fv
 from fastvar_lab.instruments.attention import attention_at
+from fastvar_lab.measure.relations import cross_scale_attention
 from fastvar_lab.measure.token_life import token_life
 from fastvar_lab.snapshots import rerun_step
 
@@ -26,6 +27,11 @@ METHODS = {
     "merged": fv.Merge({-1: 0.5}),
     "one row": fv.Tail(fv.Prune({-1: 0.5}), cond_from=-2),
     "fewer keys": fv.ScaleKV({-1: 40}, window=4),
+    "rounded keys": fv.QuantKV(4),
+}
+TOGETHER = {
+    "two steps in one forward": fv.LazyVAR({-2: 0.5, -1: 0.75}),
+    "a step after them": fv.LazyVAR({-3: 0.5, -2: 0.75}),
 }
 
 
@@ -121,6 +127,74 @@ def test_attention_is_that_of_the_generation(small, name):
             assert maps[source].flatten()[place] == weight
         absent = sum(int(m.isnan().sum()) for m in maps.values())
         assert absent == sum(m.numel() for m in maps.values()) - len(origin)
+
+
+@pytest.mark.parametrize("name", [*METHODS, *TOGETHER])
+def test_recorded_attention_is_that_of_the_generation(small, name):
+    method, sites = (METHODS | TOGETHER)[name], [fv.Site(layer, "attn") for layer in (0, 2)]
+    run, _, slow = watched(small, method)
+    again, trace = fv.observe(small, PROMPT, method, seed=SEED, attention=sites)
+    assert torch.equal(again.canvas, run.canvas)  # keys are read once, and as always
+    table = cross_scale_attention(trace).set_index(["step", "layer", "head", "source"])
+    joined = {s: s - 1 for s, act in enumerate(method.acts(trace.grids)) if act.joined}
+    for step in range(5):
+        for site in sites:
+            call = slow.calls.get((joined.get(step, step), site))
+            assert ((step, site) in trace.attention) == (call is not None)
+            if call is None:
+                continue
+            q, k, mask, scale, _ = call
+            origin = [step_of(*place, trace.grids) for place in slow.origin[site.layer]]
+            keys = torch.tensor(origin[: k.shape[2]])
+            queries = keys[-q.shape[2] :]
+            products = q @ k.transpose(-1, -2) * scale + (0 if mask is None else mask)
+            late = keys > queries[:, None]  # of a later step of the same forward
+            weights = products.masked_fill(late, -math.inf).softmax(-1)[:, :, queries == step]
+            read = torch.zeros_like(products[:, :, :1]) if mask is None else mask
+            read = (read[:, :, 0] > -math.inf) & (keys <= step)
+            assert trace.seen[step, site] == tuple(sorted(set(keys[keys <= step].tolist())))
+            for place, source in enumerate(trace.seen[step, site]):
+                expected = weights[..., keys == source].sum(-1)
+                assert torch.allclose(trace.attention[step, site][..., place], expected)
+                share = (read[..., keys == source].sum(-1) / read.sum(-1)).mean(0)
+                for head, chance in enumerate(share.tolist()):
+                    row = table.loc[(step, site.layer, head, source)]
+                    assert row.chance == pytest.approx(chance, rel=1e-6)
+                    assert row.share == pytest.approx(float(expected[:, head].mean()))
+
+
+def step_of(first, token, grids):
+    """Return the step of a token of the forward that begins with the step `first`."""
+    while token >= grids[first].tokens:
+        token, first = token - grids[first].tokens, first + 1
+    return first
+
+
+def test_a_token_reads_the_steps_of_a_forward_before_it(small):
+    run, trace, _ = watched(small, TOGETHER["a step after them"])
+    attention = attention_at(small, run, trace, 4, 1)["attn"]
+    maps, _ = attention.on_maps(attention.weights(7)[0])
+    assert {step: int(m.isfinite().sum()) for step, m in maps.items()} == {
+        0: 1, 1: 4, 2: 8, 3: 9, 4: 64,
+    }  # fmt: skip
+    scores = token_life(small, run, trace, 4, (0, 7)).scores
+    assert set(scores[scores.step == 4].state) == {"computed"}
+    assert set(scores[scores.step.isin([2, 3])].state) <= {"kept", "restored"}
+
+
+class FewerKeys(fv.Runner):
+    def reads(self, site, grid, q, k, v, mask=None, scale=1.0):
+        return (k[:, :, :1], v[:, :, :1], mask) if site.kind == "attn" else (k, v, mask)
+
+
+def test_keys_of_unknown_steps_are_not_recorded(small):
+    trace, site = fv.Trace(small.grids()), fv.Site(1, "attn")
+
+    def watch(inner):
+        return fv.Recorder(FewerKeys(), trace, attention=[site])
+
+    with pytest.raises(ValueError, match=r"layer 1, step 1 \(2x2\), reads 1 of 5 keys"):
+        fv.generate(small, PROMPT, fv.Dense(), watch=[watch])
 
 
 def test_scores_ranks_codes_and_patches_are_as_read_by_hand(small):

@@ -438,6 +438,34 @@ def test_a_failure_in_the_worker_shows_in_the_widget(explorer, monkeypatch):
     assert explorer.progress.layout.visibility == "hidden"
 
 
+def test_steps_of_one_forward_are_shown_apart(explorer, small, tmp_path):
+    method = fv.LazyVAR({-2: 0.6, -1: 0.8})
+    explorer.apply(method)
+    assert explorer.wait(60)
+    assert "done" in explorer.status.value
+    assert [cell["lines"][0] for cell in explorer.strip.cells[-2:]] == ["42%", "20%"]
+    assert f"<b>{explorer.shown.psnr:.1f} dB</b>" in explorer.view.numbers.value
+    explorer.saving.folder = tmp_path
+    explorer.saving.figure.click()
+    assert "saved" in explorer.saving.status.value
+    _, trace = fv.observe(small, "a red circle", method, seed=3)
+    browser = ScaleBrowser(trace, small)
+    browser.step.value = 4
+    assert "8x8: 13 of 64 tokens forwarded" in browser.status.value
+    assert browser.frames()
+
+
+def test_numbers_are_those_of_the_pictures_whatever_the_masks_do(explorer, monkeypatch):
+    def broken(*_):
+        raise ValueError("no masks")
+
+    monkeypatch.setattr(explorer.strip, "show", broken)
+    explorer.ratios[-1].value = 0.9
+    assert explorer.wait(60)
+    assert "no masks" in explorer.status.value
+    assert f"<b>{explorer.view.duel.psnr:.1f} dB</b>" in explorer.view.numbers.value
+
+
 def test_scale_steps_are_browsed(small, tmp_path):
     method = fv.Prune({-3: 1.0, -1: 0.5})
     _, trace = fv.observe(small, ["a red circle", "a blue ring"], method, seed=1)

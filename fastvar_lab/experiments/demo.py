@@ -24,7 +24,7 @@ from fastvar_lab.plotting import motion, panels
 from fastvar_lab.plotting.style import Figure, write_figure
 from fastvar_lab.provenance import provenance
 from fastvar_lab.seam import Method
-from fastvar_lab.speed import flops
+from fastvar_lab.speed.tally import StepCounts
 from fastvar_lab.speed.timed import speedups, timed
 
 
@@ -53,20 +53,20 @@ def compare(model: Model, prompt: str, method: Method, seed: int, repeats: int =
             for name, m in (("full", dense), ("fast", method))}  # fmt: skip
     timing = speedups(runs, repeats, lambda run: run.ms, progress="generate")["fast"]
     full, fast = timing.middle  # the turn of the median ratio: its step times match the speedup
-    _, trace = observe(model, prompt, method, seed=seed)
+    counts = [StepCounts(model, m, grids, len(prompt.split())) for m in (dense, method)]
+    _, trace = observe(model, prompt, method, seed=seed, watch=counts[1].watch)
     pictures = {
         name: to_uint8(model.decode(run.generation.canvas))[0]
         for name, run in (("full", full), ("fast", fast))
     }
-    costs = [flops.total(flops.step_flops(model, m, grids, text_tokens=len(prompt.split())))
-             for m in (dense, method)]  # fmt: skip
+    costs = [sum(each.flop()) for each in counts]
     report = {
         "prompt": prompt,
         "scales": [g.name for g in grids],
         "ms_full": full.step_ms,
         "ms_fast": fast.step_ms,
-        "tokens_full": flops.forwarded(model, dense, grids),
-        "tokens_fast": flops.forwarded(model, method, grids),
+        "tokens_full": counts[0].tokens(),
+        "tokens_fast": counts[1].tokens(),
         **timing.speedup.columns(),
         "speedup_flop_bound": costs[0] / costs[1],
         "gflop_full": costs[0] / 1e9,

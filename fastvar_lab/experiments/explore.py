@@ -21,7 +21,7 @@ from fastvar_lab.models.model import Model
 from fastvar_lab.pictures import to_uint8
 from fastvar_lab.seam import Branch, Grid, Method, Rows, Runner, Site, Wrapper
 from fastvar_lab.snapshots import Held, restored_steps, resume_step
-from fastvar_lab.speed import flops
+from fastvar_lab.speed.tally import StepCounts
 
 
 class Stopped(Exception):
@@ -58,7 +58,8 @@ class Comparison:
 
     `caption` is the prompt as captions write it. `full` and `fast` are the pictures, (H, W, 3)
     uint8; `trace` records the pruned generation.
-    `gflop_full[s]` and `gflop_fast[s]` are counted operations of step s in GFLOP. `agreement[s]`
+    `gflop_full[s]` and `gflop_fast[s]` are counted operations of step s in GFLOP, as they ran if
+    the method decides from the data. `agreement[s]`
     is the share of equal bits, or codebook rows, at step s, nan if the step was skipped. `psnr`
     in dB and `ssim` compare `fast` with `full`. `first_step` is the first step that was computed.
     """
@@ -130,12 +131,13 @@ class Sample:
 class Drawn(NamedTuple):
     """A generation with a snapshot, its record, and the outputs of its sublayers.
 
-    `outputs` are by step and site, see `Outputs`.
+    `outputs` are by step and site, see `Outputs`; `flop` are the operations of each step.
     """
 
     generation: Generation
     trace: Trace
     outputs: Held
+    flop: list[float]
 
 
 class Exploration:
@@ -194,7 +196,7 @@ class Exploration:
             run, trace = observe(
                 model, prompt, Dense(), seed=seed, snapshot=True, watch=[watch, *kept.watch]
             )
-            full = Drawn(run, trace, kept.by_site)
+            full = Drawn(run, trace, kept.by_site, _counts(model, prompt, Dense()).flop())
             picture = to_uint8(model.decode(run.canvas))[0]
             with self.lock:
                 self.request, self.full, self.last = (prompt, seed), full, {}
@@ -204,35 +206,44 @@ class Exploration:
         if known is not None:
             return known
         if method == Dense():
-            return self._keep(model, self.full, self.full.generation, self.full.trace)
-        full, fast = self.full, self._resumed(model, method, watch)
+            return self._keep(model, self.full, self.full)
+        full, fast = self.full, self._resumed(model, prompt, method, watch)
         with self.lock:
             self.last[slot] = fast
-        return self._keep(model, full, fast.generation, fast.trace)
+        return self._keep(model, full, fast)
 
-    def _resumed(self, model: Model, method: Method, watch: Watch) -> Drawn:
-        """Generate under a method, from the generation that shares most steps with it."""
-        near, kept = self._nearest(method), Outputs(model)
+    def _resumed(
+        self, model: Model, prompt: str, method: Method, watch: Watch, ahead: bool = False
+    ) -> Drawn:
+        """Generate under a method, from the generation that shares most steps with it.
+
+        One that is made `ahead` has no snapshot, and no outputs.
+        """
+        near, counts = self._nearest(method), _counts(model, prompt, method)
+        kept, watches = Outputs(model), [watch, *counts.watch]
         run, trace = observe_again(
-            model, near.generation, near.trace, method, snapshot=True, watch=[watch, *kept.watch]
-        )
+            model, near.generation, near.trace, method, snapshot=not ahead,
+            watch=watches if ahead else [*watches, *kept.watch],
+        )  # fmt: skip
         before = {k: out for k, out in near.outputs.items() if k[0] < run.first_step}
-        return Drawn(run, trace, before | kept.by_site)
+        flop = counts.flop(near.flop[: run.first_step])
+        return Drawn(run, trace, {} if ahead else before | kept.by_site, flop)
 
     def prepare(self, method: Method, stopped: Callable[[], bool]) -> None:
         """Compare a method ahead of the call of `compare` that asks for it; see there.
 
         Nothing happens before there is a full generation. No snapshot is kept.
         """
-        full, model = self.full, self.model.as_is()
-        if full is None or not self._up_to_date(model) or self._known(method) is not None:
+        full, request, model = self.full, self.request, self.model.as_is()
+        if full is None or request is None:
+            return
+        if not self._up_to_date(model) or self._known(method) is not None:
             return
         watch = partial(Stoppable, stopped=stopped, begins=lambda step: None)
-        near = self._nearest(method)
-        fast, trace = observe_again(model, near.generation, near.trace, method, watch=[watch])
+        fast = self._resumed(model, request[0], method, watch, ahead=True)
         if stopped():
             raise Stopped
-        self._keep(model, full, fast, trace)
+        self._keep(model, full, fast)
 
     def duel(
         self,
@@ -273,7 +284,7 @@ class Exploration:
         if self.request != (comparison.prompt, comparison.seed):
             return None
         watch = partial(Stoppable, stopped=stopped, begins=lambda step: None)
-        again = self._resumed(model, comparison.method, watch)
+        again = self._resumed(model, comparison.prompt, comparison.method, watch)
         again = again._replace(trace=comparison.trace)
         with self.lock:
             if self.full is full:
@@ -288,12 +299,12 @@ class Exploration:
                 self.kept = [*(c for c in self.kept if c is not known), known]
         return known
 
-    def _keep(self, model: Model, full: Drawn, fast: Generation, trace: Trace) -> Comparison:
+    def _keep(self, model: Model, full: Drawn, fast: Drawn) -> Comparison:
         """Compare a generation with the full one, and keep that within `most` bytes."""
-        comparison = self._comparison(model, full, fast, trace)
+        comparison = self._comparison(model, full, fast)
         with self.lock:
             if self.full is full:  # else another prompt came meanwhile
-                self.kept = [*(c for c in self.kept if c.method != fast.method), comparison]
+                self.kept = [*(c for c in self.kept if c.method != comparison.method), comparison]
                 while len(self.kept) > 1 and sum(c.nbytes for c in self.kept) > self.most:
                     del self.kept[0]
         return comparison
@@ -316,10 +327,8 @@ class Exploration:
                     nearest, latest = drawn, step
         return nearest
 
-    def _comparison(
-        self, model: Model, drawn_full: Drawn, fast: Generation, trace: Trace
-    ) -> Comparison:
-        full = drawn_full.generation
+    def _comparison(self, model: Model, drawn_full: Drawn, drawn_fast: Drawn) -> Comparison:
+        full, fast = drawn_full.generation, drawn_fast.generation
         with self.lock:
             request, picture = self.request, self.picture
             if self.full is not drawn_full or request is None:
@@ -327,11 +336,6 @@ class Exploration:
         prompt, seed = request
         drawn = picture if fast is full else to_uint8(model.decode(fast.canvas))[0]
         pictures = [picture, drawn]
-        grids, length = full.request.grids, len(prompt.split())
-        costs = [
-            [sum(c.values()) / 1e9 for c in flops.step_flops(model, m, grids, length)]
-            for m in (full.method, fast.method)
-        ]
         return Comparison(
             prompt=prompt,
             caption=model.caption(prompt),
@@ -339,9 +343,9 @@ class Exploration:
             method=fast.method,
             full=pictures[0],
             fast=pictures[1],
-            trace=trace,
-            gflop_full=costs[0],
-            gflop_fast=costs[1],
+            trace=drawn_fast.trace,
+            gflop_full=[flop / 1e9 for flop in drawn_full.flop],
+            gflop_fast=[flop / 1e9 for flop in drawn_fast.flop],
             agreement=[
                 token_agreement(a, b) for a, b in zip(full.tokens, fast.tokens, strict=True)
             ],
@@ -349,6 +353,10 @@ class Exploration:
             ssim=ssim(pictures[1], pictures[0]),
             first_step=fast.first_step,
         )
+
+
+def _counts(model: Model, prompt: str, method: Method) -> StepCounts:
+    return StepCounts(model, method, model.grids(), len(prompt.split()))
 
 
 BATCH = 4  # pictures that a survey generates at once

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fastvar_lab.generation import Generation, resumable, run
+from fastvar_lab.instruments.recorder import AlreadyRead, attends_by_default
 from fastvar_lab.instruments.trace import Trace
 from fastvar_lab.models.model import Model
 from fastvar_lab.seam import Branch, Grid, Runner, Site, Wrapper
@@ -87,13 +88,6 @@ class _Reached(Exception):
     """Raised when all wanted sublayers have run."""
 
 
-def _plain(runner: Runner) -> bool:
-    """Return whether attention is the default one; another is watched from outside."""
-    while isinstance(runner, Wrapper) and type(runner).attend is Wrapper.attend:
-        runner = runner.inner
-    return type(runner).attend is Runner.attend
-
-
 class _Listener(Wrapper):
     """Records queries and keys of some sites of one step, and stops the generation after them.
 
@@ -105,7 +99,7 @@ class _Listener(Wrapper):
         self.step, self.waiting, self.outputs = step, set(sites), outputs
         self.records: dict[Site, dict[str, Any]] = {}
         self.index: Tensor | None = None
-        self.plain = Runner() if _plain(inner) else None
+        self.default = AlreadyRead(inner) if attends_by_default(inner) else None
 
     def sublayer(self, site: Site, grid: Grid, branch: Branch, x: Tensor) -> Tensor:
         if grid.index != self.step or site not in self.waiting:
@@ -134,13 +128,13 @@ class _Listener(Wrapper):
     ) -> Tensor:
         if grid.index != self.step or site not in self.waiting:
             return self.inner.attend(site, grid, q, k, v, mask, scale)
-        if self.plain is not None:
+        if self.default is not None:
             k, v, mask = self.inner.reads(site, grid, q, k, v, mask, scale)
         self.records[site] = {
             "q": q.clone(), "k": k.clone(),  # views of the cache and of buffers that are used again
             "mask": mask, "scale": scale, "queries": self.index,
         }  # fmt: skip
-        return (self.plain or self.inner).attend(site, grid, q, k, v, mask, scale)
+        return (self.default or self.inner).attend(site, grid, q, k, v, mask, scale)
 
 
 def attention_at(

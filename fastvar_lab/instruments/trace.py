@@ -32,11 +32,15 @@ class Trace:
     kept[s, site]    (B, L) bool, the tokens that went through the sublayer
     order[s, site]   (B, K) int64, these tokens in the order in which the sublayer received them,
                      which is that of their keys and values; absent if it received all tokens
-    features, outputs[s, site]   (B, L, C) sublayer inputs and outputs, at the requested sites
+    features, outputs[s, site]   (B, L, C) sublayer inputs and outputs, at the requested sites;
+                     (B, K, C) of `order` alone if the others were dropped from the whole stack
     attention[s, site]           (B, H, K, S) share of the attention of each kept query on each
                                  scale step that it attends to, at the requested sites;
                                  `seen[s, site]` are the indices of those steps
-    step_ms[s], sublayer_ms[s, kind]  wall times in milliseconds, if a Stopwatch ran inside
+    read[s, site]    (B or 1, H or 1, S) int64, the keys of each of these steps that a head reads;
+                     absent if it reads all of them
+    step_ms[s], sublayer_ms[s, kind]  wall times in milliseconds, if a Stopwatch ran inside; steps
+                     that run in one forward share its time by the tokens that they compute
     derived          cache of values computed from the trace; not saved
     """
 
@@ -51,6 +55,7 @@ class Trace:
     outputs: dict[Key, Tensor] = field(default_factory=dict)
     attention: dict[Key, Tensor] = field(default_factory=dict)
     seen: dict[Key, tuple[int, ...]] = field(default_factory=dict)
+    read: dict[Key, Tensor] = field(default_factory=dict)
     step_ms: dict[int, float] = field(default_factory=dict)
     sublayer_ms: dict[tuple[int, str], float] = field(default_factory=dict)
     derived: dict[Any, Any] = field(default_factory=dict)
@@ -216,13 +221,16 @@ def _fits(name: str, value: Tensor, grid: Grid) -> bool:
     if name == "order":
         whole = value.dtype == torch.int64 and value.shape[1] <= grid.tokens
         return whole and bool(((value >= 0) & (value < grid.tokens)).all())
-    return name in ("canvases", "attention") or value.shape[1] == grid.tokens
+    if name in ("features", "outputs"):
+        return value.shape[1] <= grid.tokens
+    return name in ("canvases", "attention", "read") or value.shape[1] == grid.tokens
 
 
 LARGEST = 4096  # tokens along a side of a map: a picture of 65,536 pixels
 _BY_STEP = ("tokens", "canvases", "step_ms")
 _BY_SITE = (
-    *("scores", "kept", "order", "features", "outputs", "attention", "seen", "sublayer_ms"),
+    *("scores", "kept", "order", "features", "outputs", "attention", "seen", "read"),
+    "sublayer_ms",
 )
 _STEP = r"(?P<step>\d{1,6})"
 _KEYS = {
@@ -239,4 +247,5 @@ _SHAPES = {  # numbers of axes, and whether it is boolean; see `Trace`
     "features": ((3,), False),
     "outputs": ((3,), False),
     "attention": ((4,), False),
+    "read": ((3,), False),
 }

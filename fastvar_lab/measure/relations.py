@@ -10,22 +10,26 @@ import torch.nn.functional as F
 from fastvar_lab.instruments.trace import Trace
 from fastvar_lab.measure.scale_steps import Decode, images
 from fastvar_lab.seam import Site
-from fastvar_lab.tokens import resize, wide
+from fastvar_lab.tokens import gather, resize, wide
 
 
 def cross_scale_attention(trace: Trace) -> pd.DataFrame:
     """Return the share of attention that a step's tokens spend on each step they attend to.
 
     Columns: step, size, layer, head, source, source_size, share, chance (the source's share of all
-    keys). Shares are means over pictures, guidance rows and queries, and sum to 1 for each head.
-    Needs sites recorded with `attention=`. Source: paper, Fig. 3c.
+    keys that the head reads). Shares are means over pictures, guidance rows and queries, and sum to
+    1 for each head. Needs sites recorded with `attention=`. Source: paper, Fig. 3c.
     """
     rows = []
     for (step, site), attention in trace.attention.items():
         sources = trace.seen[step, site]
-        lengths = [_kept_tokens(trace, s, site) for s in sources]
+        keys = np.array([[[_kept_tokens(trace, s, site) for s in sources]]])
+        if (step, site) in trace.read:
+            keys = trace.read[step, site].cpu().numpy()
+        chances = (keys / keys.sum(axis=-1, keepdims=True)).mean(axis=0).tolist()
         for head, shares in enumerate(wide(attention).mean(dim=(0, 2)).tolist()):
-            for source, share, length in zip(sources, shares, lengths, strict=True):
+            by_source = zip(sources, shares, chances[head % len(chances)], strict=True)
+            for source, share, chance in by_source:
                 rows.append(
                     {
                         "step": step,
@@ -35,7 +39,7 @@ def cross_scale_attention(trace: Trace) -> pd.DataFrame:
                         "source": source,
                         "source_size": trace.size(source),
                         "share": share,
-                        "chance": length / sum(lengths),
+                        "chance": chance,
                     }
                 )
     return pd.DataFrame(rows)
@@ -52,7 +56,8 @@ def branch_similarity(trace: Trace, mode: str = "area") -> pd.DataFrame:
     Columns: step, size, layer, kind, source, source_size, cosine (mean over tokens and rows) and
     error (relative squared error of the upsampled output). `mode` is the interpolation. Needs
     sites recorded with `outputs=`. The paper uses this to choose the last unpruned step as the
-    cache (section 3.3 and Table A.4).
+    cache (section 3.3 and Table A.4). Tokens that were dropped from the whole stack have no output:
+    the others are compared, and such a step is no source.
 
     >>> import fastvar_lab as fv
     >>> site = fv.Site(4, "attn")
@@ -67,9 +72,14 @@ def branch_similarity(trace: Trace, mode: str = "area") -> pd.DataFrame:
             if other != site or source >= step:
                 continue
             now, then = trace.grids[step], trace.grids[source]
+            if early.shape[1] < then.tokens:
+                continue
             target = wide(out[:, now.prefix :])
             early = wide(early[: len(out), then.prefix :])  # later steps may have no null rows
             guess = resize(early, (then.h, then.w), (now.h, now.w), mode)
+            if out.shape[1] < now.tokens:
+                places = trace.order[step, site][: len(guess), now.prefix :] - now.prefix
+                guess = gather(guess, places)
             gap = (guess - target).square().sum() / target.square().sum().clamp(min=1e-12)
             rows.append(
                 {

@@ -149,7 +149,8 @@ def spectrum_frame(trace: Trace, decode: Decode, site: Site | None = None) -> pd
 
     Columns: step, size, picture, domain ("image", "latent", "features"), frequency in cycles per
     cell of that domain, log10_amplitude, and to_last, the difference to the last step's amplitude
-    (nan for features, whose maps differ in size). Source: paper, Fig. 3b.
+    (nan for features, whose maps differ in size). Features of steps of which some tokens are
+    dropped from the whole stack are no map, and left out. Source: paper, Fig. 3b.
     """
     rows = list[pd.DataFrame]()
 
@@ -166,8 +167,8 @@ def spectrum_frame(trace: Trace, decode: Decode, site: Site | None = None) -> pd
             add("image", steps[i], picture, pictures[i, picture])
             add("latent", steps[i], picture, latent.cpu().numpy())
     for (step, where), x in trace.features.items():
-        if where == site:
-            grid = trace.grids[step]
+        grid = trace.grids[step]
+        if where == site and x.shape[1] == grid.tokens:
             shown = wide(x[: pictures.shape[1], grid.prefix :])
             maps = rearrange(shown, "b (h w) c -> b h w c", h=grid.h)
             for picture, plane in enumerate(maps.cpu().numpy()):

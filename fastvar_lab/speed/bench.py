@@ -25,6 +25,7 @@ from fastvar_lab.speed.captured import captured_times
 from fastvar_lab.speed.memory import Memory, memory
 from fastvar_lab.speed.peak import peak_bytes
 from fastvar_lab.speed.sublayers import short_ms, sublayer_ms
+from fastvar_lab.speed.tally import StepCounts
 from fastvar_lab.speed.timed import medians, speedups, timed, total_ms
 
 FULL = "full"
@@ -177,16 +178,21 @@ def cases(
         progress=f"bench {grids[-1].name}",
     )
     flop, floor = dict[str, float](), dict[str, list[float]]()
+    tokens, skipped = dict[str, list[float]](), dict[str, list[str]]()
     holds = {
         name: asdict(memory(model, method, sizes=sizes, pictures=pictures))
         for name, method in timed_methods.items()
     }
     for name, method in timed_methods.items():
-        steps = [
-            sum(c.values()) for c in flops.step_flops(model, method, grids, text_tokens, pictures)
-        ]
+        counts = StepCounts(model, method, grids, text_tokens, pictures)
+        if counts.watch:  # the data decide: it is counted as it runs
+            alone(method=method, watch=counts.watch)
+        steps, tokens[name] = counts.flop(), counts.tokens()
         flop[name] = sum(steps)
-        read = flops.step_bytes(model, method, grids, text_tokens, pictures)
+        skipped[name] = [g.name for g, n in zip(grids, steps, strict=True) if not n]
+        read = [0.0] * len(grids)  # if the data decide, what is read at least is not known
+        if counts.exact:
+            read = flops.step_bytes(model, method, grids, text_tokens, pictures)
         floor[name] = best.floor_ms(steps, read) if best else []
     rows = []
     for name, method in methods.items():
@@ -197,13 +203,11 @@ def cases(
             "device": _device(model),
             "dtype": str(model.dtype).removeprefix("torch."),
             "pictures": pictures,
-            "skipped": [
-                g.name for g, act in zip(grids, method.acts(grids), strict=True) if act.skips
-            ],
+            "skipped": skipped[name],
             **pairs.speedup.columns(),
             "speedup_flop_bound": flop[FULL] / flop[name],
             "scales": [g.name for g in grids],
-            "tokens_fast": flops.forwarded(model, method, grids),
+            "tokens_fast": tokens[name],
         }
         for side, case, runs in (("full", FULL, pairs.full), ("fast", name, pairs.fast)):
             row |= {

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
 
-from fastvar_lab.generation import Generation, generate, resumable, run
+from fastvar_lab.generation import Generation, Watch, generate, resumable, run
 from fastvar_lab.methods.guidance import Tail
 from fastvar_lab.methods.prune import Dense
 from fastvar_lab.models.model import Model
@@ -20,8 +21,9 @@ from fastvar_lab.speed import flops
 class Tally(Wrapper):
     """Counts the operations of every forward from the tokens and rows that its branches receive.
 
-    `flop` are sums over the batch by step, by the formulas of `flops.step_flops`. Attention reads
-    the keys of resumed steps, too: those that were drawn count as dense.
+    `flop` are sums over the batch by step, by the formulas of `flops.step_flops`; `tokens` are sums
+    over the sublayers. Attention reads the keys of resumed steps, too. If a backbone does not show
+    its attention, those steps that were drawn count as dense.
     """
 
     def __init__(
@@ -32,7 +34,9 @@ class Tally(Wrapper):
         self.sampling = model.sampling
         self.flop: dict[int, float] = {}
         self.resumed = 0  # keys of all layers from steps that a snapshot holds
+        self.tokens: Counter[int] = Counter()
         self.cached: dict[int, int] = {}  # keys by layer
+        self.attended: dict[int, int] = {}  # keys by layer, as an attention received them
         self.pictures = 1
 
     def prepare(self, handles: Handles) -> None:
@@ -56,19 +60,94 @@ class Tally(Wrapper):
 
     def sublayer(self, site: Site, grid: Grid, branch: Branch, x: Tensor) -> Tensor:
         def counted(x: Tensor, index: Tensor | None = None) -> Tensor:
-            rows, tokens = x.shape[:2]
-            keys = {"cross": self.text_tokens}.get(site.kind, 0)
+            out, rows, tokens = branch(x, index), *x.shape[:2]
             if site.kind == "attn":
                 keys = self.cached.get(site.layer, self.resumed) + tokens
-                self.cached[site.layer] = keys
-            self._add(grid, rows * self.backbone.sublayer_flops(site.kind, tokens, keys))
-            return branch(x, index)
+                self.cached[site.layer] = self.attended.pop(site.layer, keys)
+            counts, ahead = self._counts(site, grid, tokens), tokens
+            for step, count in zip(grid.steps, counts, strict=True):
+                ahead -= count  # tokens of later steps, whose keys this one does not read
+                keys = {"cross": self.text_tokens}.get(site.kind, 0)
+                if site.kind == "attn":
+                    keys = self.cached[site.layer] - ahead
+                self.tokens[step.index] += count
+                self._add(step, rows * self.backbone.sublayer_flops(site.kind, count, keys))
+            return out
 
         return self.inner.sublayer(site, grid, counted, x)
 
-    def _add(self, grid: Grid, flop: float) -> None:
-        step = grid.steps[0].index
-        self.flop[step] = self.flop.get(step, 0.0) + flop
+    def attend(
+        self,
+        site: Site,
+        grid: Grid,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        mask: Tensor | None = None,
+        scale: float = 1.0,
+    ) -> Tensor:
+        if site.kind == "attn":
+            self.attended[site.layer] = k.shape[2]
+        return self.inner.attend(site, grid, q, k, v, mask, scale)
+
+    def _counts(self, site: Site, grid: Grid, tokens: int) -> list[int]:
+        """Return how many of the tokens of a forward are of each of its steps."""
+        if len(grid.steps) == 1:
+            return [tokens]
+        return [self.inner.forwarded(site, step) for step in grid.steps]
+
+    def _add(self, step: Grid, flop: float) -> None:
+        self.flop[step.index] = self.flop.get(step.index, 0.0) + flop
+
+
+class StepCounts:
+    """Operations and tokens of each scale step: as declared, or as they ran if the data decide.
+
+    `watch` are the watches of the generation that is counted; there are none if all is declared.
+
+    >>> import fastvar_lab as fv
+    >>> model, method = fv.load("tiny"), fv.Prune({-1: 0.75})
+    >>> counts = StepCounts(model, method, model.grids(), text_tokens=3)
+    >>> counts.tokens()[-2:], len(counts.watch)
+    ([576.0, 256.0], 0)
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        method: Method,
+        grids: Sequence[Grid],
+        text_tokens: int,
+        pictures: int = 1,
+    ) -> None:
+        self.model, self.method, self.grids = model, method, grids
+        self.text_tokens, self.pictures = text_tokens, pictures
+        self.exact = flops.exact(method, grids)
+        self.tally: Tally | None = None
+        self.watch: list[Watch] = [] if self.exact else [self._watched]
+
+    def _watched(self, runner: Runner) -> Tally:
+        self.tally = Tally(runner, self.model, self.grids, self.text_tokens)
+        return self.tally
+
+    def flop(self, before: Sequence[float] = ()) -> list[float]:
+        """Return the operations of each step; `before` are those of the steps of a snapshot."""
+        if self.exact:
+            costs = flops.step_flops(
+                self.model, self.method, self.grids, self.text_tokens, self.pictures
+            )
+            return [sum(cost.values()) for cost in costs]
+        assert self.tally is not None
+        ran = [self.tally.flop.get(grid.index, 0.0) for grid in self.grids]
+        return [*before, *ran[len(before) :]]
+
+    def tokens(self) -> list[float]:
+        """Return the tokens forwarded in each step of a whole generation, a mean over sublayers."""
+        if self.exact:
+            return flops.forwarded(self.model, self.method, self.grids)
+        assert self.tally is not None
+        sublayers = self.model.depth * len(self.model.transformer.kinds)
+        return [self.tally.tokens[grid.index] / sublayers for grid in self.grids]
 
 
 def total(model: Model, generation: Generation, tally: Tally) -> float:

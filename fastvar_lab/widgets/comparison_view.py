@@ -137,9 +137,10 @@ class ComparisonView:
         self.viewer.put("a", duel.a.fast, title=f"A: {a}", alt=f"{prompt}, drawn by {a}")
         title = "B: full generation" if b == FULL else f"B: {b}"
         self.viewer.put("b", duel.b.fast, title=title, alt=f"{prompt}, drawn by {b}")
+        self.numbers.value = _numbers(duel, self.model)  # before the masks, so that no error of
+        # theirs leaves the numbers of other pictures here
         self.difference()
         self.masks()
-        self.numbers.value = _numbers(duel, self.model)
 
     def difference(self) -> None:
         """Show the difference of both pictures with the chosen gain."""
