@@ -21,7 +21,7 @@ from PIL import Image
 import fastvar_lab as fv
 from fastvar_lab.backbones.var import LabelEncoder
 from fastvar_lab.experiments.base import Scope
-from fastvar_lab.experiments.explore import Stopped
+from fastvar_lab.experiments.explore import Exploration, Stopped
 from fastvar_lab.experiments.run import compare
 from fastvar_lab.measure.quality import MOST_PSNR, psnr
 from fastvar_lab.methods import settings
@@ -33,6 +33,7 @@ from fastvar_lab.widgets import Explorer, ParetoPicker, ScaleBrowser, lifetime
 from fastvar_lab.widgets.budget_panel import BudgetPanel
 from fastvar_lab.widgets.fields import Field, Layers, Literal
 from fastvar_lab.widgets.number_fields import Integer, Share, Span
+from fastvar_lab.widgets.python_source import python_source
 from fastvar_lab.widgets.worker import Newest
 from tests import standins
 from tests.families import small_model
@@ -129,6 +130,37 @@ def test_the_python_of_the_page_draws_the_same_picture(explorer, small, monkeypa
     exec(explorer.saving.python, space)
     assert space["method"] == explorer.method
     assert (fv.to_uint8(small.decode(space["generation"].canvas))[0] == explorer.shown.fast).all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"guidance": 4.0}, "model = model.with_guidance(4.0)"),
+        ({"top_p": 0.5, "temperature": 2.0}, "model.sampling = fv.Sampling("),
+    ],
+)
+def test_the_python_of_the_page_samples_as_the_model_does(small, monkeypatch, changes, line):
+    monkeypatch.setattr(small, "source", "fv.load('small')")
+    monkeypatch.setattr(small, "opened", small.sizes)
+    monkeypatch.setattr(small, "opened_sampling", small.sampling)
+    monkeypatch.setattr(fv, "load", lambda name: replace(small))
+    other = replace(small, sampling=replace(small.sampling, **changes))
+    python = python_source(other, "a red circle", 3, fv.Prune({-1: 0.5}))
+    assert python_source(small, "a red circle", 3, fv.Dense()).count("model") == 3
+    assert line in python
+    space = {}
+    exec(python, space)
+    alone = fv.generate(other, "a red circle", fv.Prune({-1: 0.5}), seed=3)
+    assert torch.equal(space["generation"].canvas, alone.canvas)
+    plain = fv.generate(small, "a red circle", fv.Prune({-1: 0.5}), seed=3)
+    assert not torch.equal(plain.canvas, alone.canvas)
+
+
+def test_a_loaded_model_knows_the_sampling_it_was_opened_with():
+    model = fv.load("tiny")
+    assert "guidance" not in python_source(model, "a red circle", 3, fv.Dense())
+    strong = python_source(model.with_guidance(4.0), "a red circle", 3, fv.Dense())
+    assert "model = fv.load('tiny')\nmodel = model.with_guidance(4.0)\n" in strong
 
 
 def test_figures_and_traces_are_saved(explorer, tmp_path):
@@ -843,6 +875,57 @@ def test_points_of_ones_own_methods_are_picked(small):
     assert picker.method == mine
     assert picker.wait(60)
     assert "PSNR" in picker.status.value
+
+
+def picked_frame(small, **columns):
+    """Return a frame that compares a pruned method with full generation."""
+    ways = ("full", fv.Dense()), ("half", fv.Prune({-1: 0.5}))
+    rows = [
+        {
+            "kind": "quality",
+            "method": name,
+            "repr": repr(m),
+            "family": family(m),
+            "picture": 0,
+            "psnr": 30.0,
+            "model": small.name,
+            "weights": small.fingerprint,
+        }
+        for name, m in ways
+    ]
+    rows += [{**row, "kind": "time", "speedup": 1.5, "speedup_flop_bound": 2.0} for row in rows]
+    return pd.DataFrame(rows).assign(**columns)
+
+
+def test_points_are_drawn_at_the_guidance_scale_of_the_frame(small):
+    strong = small.with_guidance(6.0)
+    explorer = Explorer(small, "a red circle", seed=3)
+    picker = ParetoPicker(picked_frame(small, guidance=6.0), small, explorer, "a red circle", 3)
+    picker.scatter.picked = 0
+    assert picker.wait(60)
+    assert explorer.wait(60)
+    method = fv.Prune({-1: 0.5})
+    lab = Exploration(strong)
+    assert f"PSNR {lab.compare('a red circle', 3, method).psnr:.1f} dB" in picker.status.value
+    weak = Exploration(small).compare("a red circle", 3, method)
+    assert f"PSNR {weak.psnr:.1f} dB" not in picker.status.value
+    picker.hand_over.click()  # the Explorer would draw another picture
+    assert "measured at guidance 6.0, and the Explorer draws at" in picker.status.value
+    assert explorer.method != method
+    for widget in (picker, explorer):
+        widget.close()
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"model": "other"}, "measured on other; not on small"),
+        ({"weights": "0" * 16}, "measured with the weights 0000000000000000 of small"),
+    ],
+)
+def test_a_frame_of_another_model_is_not_picked_from(small, columns, message):
+    with pytest.raises(ValueError, match=message):
+        ParetoPicker(picked_frame(small, **columns), small)
 
 
 def test_recorded_times_stand_in_the_documentation():

@@ -55,7 +55,7 @@ class Model:
 
     `graphs` holds what `generate(graphs=True)` has captured; `graphs.clear()` releases it.
     `autocast` is the type of the official precision. If `load` opened the model, `source` is that
-    call as Python and `opened` the schedule at that time.
+    call as Python, and `opened` and `opened_sampling` are schedule and sampling at that time.
     """
 
     name: str
@@ -75,6 +75,7 @@ class Model:
     autocast: torch.dtype | None = None
     source: str = ""
     opened: Sizes = ()
+    opened_sampling: Sampling | None = None
     extends: bool = False
     graphs: Graphs = field(init=False, compare=False, default_factory=Graphs)
     _identity: stamps.Identity = field(init=False, compare=False)

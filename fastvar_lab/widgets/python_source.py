@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from fastvar_lab.methods.columns import written
 from fastvar_lab.models.model import Model
 from fastvar_lab.seam import Method
@@ -16,6 +18,7 @@ def python_source(model: Model, prompt: str, seed: int, method: Method) -> str:
     opening = f"model = {model.source}" if model.source else "# model: as you made it"
     if model.source and model.sizes != model.opened:
         opening += f"\nmodel.sizes = {model.sizes}"
+    opening += _resampled(model)
     torch = "import torch\n\n" if "torch." in model.source else ""
     return (
         f"{torch}import fastvar_lab as fv\n\n{opening}\n"
@@ -23,3 +26,13 @@ def python_source(model: Model, prompt: str, seed: int, method: Method) -> str:
         f"generation = fv.generate(model, {prompt!r}, method, seed={seed})\n"
         "picture = fv.to_uint8(model.decode(generation.canvas))[0]"
     )
+
+
+def _resampled(model: Model) -> str:
+    """Write the line that gives a model its sampling, if that is not the one it was opened with."""
+    now, before = model.sampling, model.opened_sampling
+    if not model.source or before is None or now == before:
+        return ""
+    if now == replace(before, guidance=now.guidance):
+        return f"\nmodel = model.with_guidance({now.guidance})"
+    return f"\nmodel.sampling = fv.{now!r}"
