@@ -24,9 +24,11 @@ from fastvar_lab.experiments.base import Scope
 from fastvar_lab.experiments.explore import Exploration, Stopped
 from fastvar_lab.experiments.run import compare
 from fastvar_lab.measure.quality import MOST_PSNR, psnr
+from fastvar_lab.measure.speedup import Speedup
 from fastvar_lab.methods import settings
 from fastvar_lab.methods.columns import family
 from fastvar_lab.models.features import StoredFeatures
+from fastvar_lab.plotting import panels
 from fastvar_lab.prompts import ClosedWorld, PromptList
 from fastvar_lab.store import Store
 from fastvar_lab.widgets import Explorer, ParetoPicker, ScaleBrowser, lifetime
@@ -371,6 +373,15 @@ def test_pickers_and_text_follow_each_other():
     explorer.worker.cancel()
     explorer.prompt.value = "a star and a ring and a cross"  # three groups are for typing
     assert picker.first.shape.value == "square"
+    controls = [*picker.first.children, picker.joint, *picker.second.children]
+    assert all(control.disabled for control in controls)  # else they would replace the prompt
+    assert "3 groups, and these lists hold two" in picker.note.value
+    assert "fv-hidden" not in picker.note._dom_classes
+    explorer.worker.cancel()
+    explorer.prompt.value = "a star and a ring"
+    assert not any(control.disabled for control in controls)
+    assert picker.first.shape.value == "star"
+    assert "fv-hidden" in picker.note._dom_classes
     explorer.worker.cancel()
     assert explorer.wait(60)
 
@@ -407,13 +418,44 @@ def test_stop_says_so_and_run_goes_on(explorer, monkeypatch):
     assert explorer.run_stop.description == "Stop"
     explorer.run_stop.click()
     assert explorer.wait(60)
-    assert "stopped" in explorer.status.value
+    assert "stopped; the pictures are those of an earlier request" in explorer.status.value
     assert explorer.viewer.data("a") == before
     explorer.run_stop.click()
     assert explorer.wait(60)
     assert explorer.run_stop.description == "Run"
     assert explorer.shown.method.pairs[-1] == (-1, 0.5)
     assert explorer.progress.value == 5
+
+
+def stopped(panel):
+    panel.run_stop.click()
+    assert panel.run_stop.description == "Stop"
+    panel.run_stop.click()
+    assert panel.wait(60)
+    return re.sub("<[^>]*>", "", panel.status.value)
+
+
+def test_a_stop_names_no_pictures_where_there_are_none(explorer, small, monkeypatch):
+    monkeypatch.setattr(explorer.time.worker, "pause", 1.0)
+    assert stopped(explorer.time) == "stopped"
+    monkeypatch.setattr(explorer.survey.worker, "pause", 1.0)
+    assert stopped(explorer.survey) == "stopped"
+    explorer.survey.seeds.value = 1
+    monkeypatch.setattr(explorer.survey.worker, "pause", 0.0)
+    explorer.survey.run_stop.click()
+    assert explorer.survey.wait(60)
+    monkeypatch.setattr(explorer.survey.worker, "pause", 1.0)
+    assert stopped(explorer.survey).endswith("those of an earlier request")
+    browser = ScaleBrowser(explorer.shown.trace, small)
+    monkeypatch.setattr(browser.worker, "pause", 1.0)
+    assert stopped(browser) == "stopped"
+    browser.close()
+    first = Explorer(small, "a red circle", seed=4)
+    first.worker.cancel()
+    first.run_stop.description = "Stop"
+    first.run_stop.click()
+    assert "pictures" not in first.status.value
+    first.close()
 
 
 def test_a_stop_while_the_page_is_written_comes_after_it(explorer, monkeypatch):
@@ -445,6 +487,33 @@ def test_a_saved_figure_tells_of_the_picture_that_is_shown(explorer, tmp_path):
     explorer.saving.figure.click()
     assert "saved" in explorer.saving.status.value
     assert (explorer.shown.prompt, explorer.shown.seed) == ("a red circle", 3)
+
+
+def test_a_saved_figure_shows_what_the_page_shows(explorer, tmp_path, monkeypatch):
+    drawn = []
+
+    def kept(full, fast, *rest, **named):
+        drawn.append((full, fast, rest, named))
+        return comparison(full, fast, *rest, **named)
+
+    comparison = panels.comparison
+    monkeypatch.setattr(panels, "comparison", kept)
+    explorer.saving.folder = tmp_path
+    explorer.saving.figure.click()
+    explorer.b.apply(fv.Prune({-1: 1.0}))
+    explorer.update()
+    assert explorer.wait(60)
+    explorer.saving.figure.click()
+    duel = explorer.duel
+    (full, _, _, plain), (left, right, rest, named) = drawn
+    assert (full * 255 == duel.a.full).all()
+    assert (plain["base"], plain["name"]) == ("full", "FastVAR")
+    assert (left * 255 == duel.b.fast).all()
+    assert not (duel.b.fast == duel.b.full).all()
+    assert (right * 255 == duel.a.fast).all()
+    assert rest[2:4] == (duel.b.gflop_fast, duel.a.gflop_fast)
+    assert f"PSNR {duel.psnr:.1f} dB" in rest[4]
+    assert (named["base"], named["name"]) == (f"B: {family(duel.b.method)}", "A: FastVAR")
 
 
 def test_an_explorer_takes_any_family():
@@ -773,7 +842,12 @@ def test_times_stand_beside_operations(explorer):
         f"{name}: {times.steps[name][-1].median:.1f} ms" for name in ("full", "A")
     ]
     assert f"{times.totals['A'].median:.1f} [" in panel.table.value
-    assert str(times.speedups["A"]) in panel.status.value
+    for disturbed in (False, True):
+        speedup = Speedup(1.49, 1.26, 2.02, 1.2, 2.1, times.turns, disturbed)
+        panel.show(replace(times, speedups={"full": Speedup.of([1], [1]), "A": speedup}))
+        note = ", timing disturbed" if disturbed else ""
+        says = f"A: 1.49 [1.26 to 2.02] times as fast{note} ({times.turns} turns)"
+        assert f">{says}<" in panel.status.value
     explorer.ratios[-1].value = 0.9
     assert explorer.wait(60)
     assert panel.times is None  # those of another method

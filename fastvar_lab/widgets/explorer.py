@@ -96,7 +96,7 @@ class Explorer(Live):
         self.paused = False
         self.ahead = Newest(pause=IDLE)
         self.picker = ModelPicker(self.models)
-        self.saving = SavingPanel(lambda: self.shown, folder)
+        self.saving = SavingPanel(lambda: self.duel, folder)
         self.history = HistoryPanel(self._back, folder)
         self.progress = widgets.IntProgress()
         self.progress.layout.visibility = "hidden"
@@ -240,6 +240,10 @@ class Explorer(Live):
     def shown(self) -> Comparison | None:
         """The last comparison of A with full generation."""
         return self.duel.a if self.duel else None
+
+    @property
+    def keeps_earlier(self) -> bool:
+        return self.duel is not None
 
     def apply(self, method: Method) -> None:
         """Set A's controls to a method; raise ValueError if they cannot express it."""
