@@ -263,4 +263,5 @@ def test_an_unknown_notebook_names_the_nearest(tmp_path, capsys):
     assert main(["notebooks", "generate", "--folder", str(tmp_path)]) == 2
     assert "nearest: 01_generate" in capsys.readouterr().err
     assert main(["notebooks", "--folder", str(tmp_path / "none")]) == 2
-    assert "there are no notebooks in" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert f"there are no notebooks in {tmp_path / 'none'}; `notebooks --copy DIR` copies" in told
