@@ -165,6 +165,30 @@ def test_a_loaded_model_knows_the_sampling_it_was_opened_with():
     assert "model = fv.load('tiny')\nmodel = model.with_guidance(4.0)\n" in strong
 
 
+def test_the_python_of_the_page_has_the_type_of_the_model(monkeypatch):
+    def opened(name):
+        model = small_model("infinity")
+        model.source, model.opened, model.opened_types = "fv.load('x')", model.sizes, model.types
+        return model
+
+    model = opened("x")
+    plain = python_source(model, "a red circle", 3, fv.Dense())
+    assert "torch" not in plain
+    model.to("cpu", torch.float64)
+    python = python_source(model, "a red circle", 3, fv.Dense())
+    assert python.startswith("import torch\n")
+    assert "\nmodel.to('cpu', torch.float64)\n" in python
+    monkeypatch.setattr(fv, "load", opened)
+    space = {}
+    exec(python, space)
+    assert torch.equal(
+        space["generation"].canvas, fv.generate(model, "a red circle", fv.Dense(), seed=3).canvas
+    )
+    model.set_precision("int8")
+    python = python_source(model, "a red circle", 3, fv.Dense())
+    assert f"# model: in {model.precision} on cpu, as you set it" in python
+
+
 def test_figures_and_traces_are_saved(explorer, tmp_path):
     saving = explorer.saving
     saving.folder = tmp_path
@@ -830,6 +854,16 @@ def test_what_was_tried_is_gone_back_to_and_reported(explorer, tmp_path):
     history.name.value = "../report"
     history.write.click()
     assert "file name" in history.name.error
+
+
+def test_settings_that_cannot_be_gone_back_to_say_so(explorer, monkeypatch):
+    def refused(method):
+        raise ValueError("no such method any more")
+
+    monkeypatch.setattr(explorer.a, "apply", refused)
+    click(explorer.history.strip, 0)
+    assert '<span role="alert">no such method any more</span>' in explorer.status.value
+    assert not explorer.paused
 
 
 def test_times_stand_beside_operations(explorer):

@@ -218,7 +218,8 @@ def repeating(
         isinstance(prompts, PromptFile) and prompts == PromptFile(prompts.path)
     )
     by_name = model.source == f"fv.load({model.name!r})"
-    changed = (model.sizes, model.sampling) != (model.opened, model.opened_sampling)
+    opened = model.opened, model.opened_sampling, model.opened_types
+    changed = (model.sizes, model.sampling, model.types) != opened
     if not named or not listed or (spec is None and (changed or not by_name)):
         return ""
     spec, usual = spec or ModelSpec(), ModelSpec()

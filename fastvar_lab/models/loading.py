@@ -193,6 +193,7 @@ def _remember(model: Model, name: str, options: Mapping[str, Any]) -> None:
     """Keep in the model how it was opened, and what it was then."""
     model.source = _source(name, options)
     model.opened, model.opened_sampling = model.sizes, model.sampling
+    model.opened_types = model.types
 
 
 def buckets(name: str) -> Buckets | None:

@@ -97,7 +97,7 @@ class Explorer(Live):
         self.ahead = Newest(pause=IDLE)
         self.picker = ModelPicker(self.models)
         self.saving = SavingPanel(lambda: self.duel, folder)
-        self.history = HistoryPanel(self._back, folder)
+        self.history = HistoryPanel(lambda tried: self.guarded(lambda: self._back(tried)), folder)
         self.progress = widgets.IntProgress()
         self.progress.layout.visibility = "hidden"
         self._build(self.models[self.picker.value], prompt, seed)
