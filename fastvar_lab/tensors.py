@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import stat
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +46,16 @@ def write_tensors(
     stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     content = dict(metadata or {})
     content[CHECKSUM] = checksum(stored, content)
+
+    def save(partial: Path) -> None:
+        partial.touch()
+        rights = stat.S_IMODE(partial.stat().st_mode)  # those of any new file
+        save_file(stored, partial, metadata=content)
+        with suppress(OSError):  # a disk without rights
+            partial.chmod(rights)  # safetensors lets the owner alone read its files
+
     try:
-        write(path, lambda partial: save_file(stored, partial, metadata=content))
+        write(path, save)
     except SafetensorError as error:
         raise OSError(f"cannot write {path}: {short(error, 160)}") from None
 

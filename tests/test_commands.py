@@ -384,6 +384,30 @@ BAD = [
     (["demo", "--device", "cuda"], "no CUDA GPU"),
 ]
 
+DROPPED = [
+    (["notebooks", "--strip", "--execute", "x"], "--strip, which runs nothing, takes no --execute"),
+    (["notebooks", "--strip", "--html", "x"], "--strip, which runs nothing, takes no --html"),
+    (["notebooks", "--copy", "x", "--strip"], "--copy, which runs nothing, takes no --strip"),
+    (["notebooks", "--copy", "x", "--folder", "y"], "which runs nothing, takes no --folder"),
+    (["models", "--memory", "tiny", "--check"], "which reads no files, takes no --check"),
+    (["models", "--memory", "tiny", "--weights", "."], "which reads no files, takes no --weights"),
+    (["claims", "--from", ".", "--quick"], "which measures nothing, takes no --quick"),
+    (["claims", "--from", ".", "--prompts", "geneval"], "takes no --prompts"),
+    (["claims", "--from", ".", "--store", "x"], "takes no --store"),
+    (["claims", "--from", ".", "--workers", "2"], "takes no --workers"),
+    (["claims", "--from", ".", "--lora-scale", "2"], "takes no --lora-scale"),
+]
+
+
+@pytest.mark.parametrize(("words", "message"), DROPPED, ids=[" ".join(w) for w, _ in DROPPED])
+def test_options_that_would_be_dropped_are_refused(words, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 2
+    said = capsys.readouterr().err.strip().splitlines()
+    assert message in said[-1]
+    assert len(said) == 1
+    assert not list(tmp_path.iterdir())
+
 
 @pytest.mark.parametrize(("words", "message"), BAD, ids=[" ".join(w) for w, _ in BAD])
 def test_bad_input_is_one_line_and_status_2(words, message, tmp_path, capsys):

@@ -72,6 +72,17 @@ def test_one_bit_of_a_file_of_this_lab_is_noticed(tmp_path, byte):
         fv.load("tiny", weights=tmp_path)
 
 
+@pytest.mark.skipif(os.name != "posix", reason="rights of POSIX")
+@pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
+def test_a_file_of_tensors_may_be_read_by_whom_the_umask_lets(tmp_path, mask):
+    before = os.umask(mask)
+    try:
+        write_tensors(tmp_path / "x.safetensors", {"a": torch.zeros(3)})
+    finally:
+        os.umask(before)
+    assert (tmp_path / "x.safetensors").stat().st_mode & 0o777 == 0o666 & ~mask
+
+
 def test_swapped_tensors_and_other_metadata_are_noticed(tmp_path):
     path = tmp_path / "x.safetensors"
     write_tensors(path, {"a": torch.zeros(3), "b": torch.ones(3)}, {"from": "here"})

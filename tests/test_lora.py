@@ -272,6 +272,9 @@ def test_load_commands_and_workers_take_one(tmp_path, capsys):
     assert spec.resolved().open().fingerprint == opened.fingerprint != model.fingerprint
     fv.load_lora(model, path)
     assert model.source == f"fv.load_lora(fv.load('tiny'), {str(path)!r})"
+    fv.load_lora(model, path, 0.5)
+    assert fv.unload_lora(model).source == "fv.load('tiny')"
+    assert fv.unload_lora(opened).source == "fv.load('tiny')"
     assert main(["generate", "a ring", "--lora", str(tmp_path / "no"), "--out", str(tmp_path)]) == 2
     assert "there is no LoRA at" in capsys.readouterr().err
     with pytest.raises(ValueError, match="lora_scale 2 scales a LoRA; name its file with lora"):

@@ -22,6 +22,7 @@ from fastvar_lab.models.loading import skeleton
 from fastvar_lab.scales import TINY, grids, square
 from fastvar_lab.seam import Grid
 from fastvar_lab.speed import flops
+from fastvar_lab.training import looking, reading, start
 from fastvar_lab.training.focus import (
     LOOKS,
     centers,
@@ -32,7 +33,7 @@ from fastvar_lab.training.focus import (
     window,
 )
 from fastvar_lab.training.looking import learn_to_look, share_right, views
-from fastvar_lab.training.loop import train
+from fastvar_lab.training.loop import read_checkpoint, train
 from fastvar_lab.training.naming import Namer, marked, shares
 from fastvar_lab.training.reading import FACTS, facts, learn_to_read
 from fastvar_lab.training.rehearsal import rehearse
@@ -459,6 +460,11 @@ def test_a_stopped_training_leaves_a_checkpoint_that_resumes(tmp_path):
     done = state["step"]
     assert {key.split(".")[0] for key in state["model"]} == {"tokenizer", "probes", "eye"}
     assert 1 <= done < 100
+    anew = subprocess.run([*command, "--steps", "1"], capture_output=True, text=True, check=False)
+    assert anew.returncode == 2
+    last = anew.stderr.splitlines()[-1]
+    assert f"{tmp_path} holds a checkpoint of step {done}; give --resume to go on from it" in last
+    assert torch.load(tmp_path / "tokenizer.ckpt", weights_only=True)["step"] == done
     again = [*command, "--resume", "--steps", str(done + 1)]
     finished = subprocess.run(again, capture_output=True, text=True, check=False)
     assert finished.returncode == 0, finished.stderr
@@ -467,6 +473,75 @@ def test_a_stopped_training_leaves_a_checkpoint_that_resumes(tmp_path):
     broken = subprocess.run(again, capture_output=True, text=True, check=False)
     assert broken.returncode == 2
     assert "damaged or of another model" in broken.stderr.splitlines()[-1]
+
+
+def weights_of(part):
+    return torch.cat([x.detach().flatten() for x in part.parameters()])
+
+
+def looked(tokenizer, **options):
+    learn_to_look(tokenizer, steps=5, batch=3, **options)
+    return weights_of(tokenizer.encoder)
+
+
+def was_read(encoder, **options):
+    learn_to_read(encoder, steps=5, batch=3, **options)
+    return weights_of(encoder)
+
+
+@pytest.mark.parametrize(
+    ("part", "learn", "module", "drawn"),
+    [
+        ("tokenizer", looked, looking, "views"),
+        ("text_encoder", was_read, reading, "caption"),
+    ],
+)
+def test_an_interrupted_phase_before_training_is_resumed(
+    tmp_path, monkeypatch, part, learn, module, drawn
+):
+    def started():
+        torch.manual_seed(0)
+        return getattr(tiny.build_tiny(tiny.tiny_config()), part).requires_grad_(True).train()
+
+    whole, file, draw = learn(started()), tmp_path / "part.ckpt", getattr(module, drawn)
+    calls = iter(range(999))
+
+    def interrupting(*arguments):
+        if next(calls) == (7 if part == "text_encoder" else 2):  # in the third step
+            signal.raise_signal(signal.SIGINT)
+        return draw(*arguments)
+
+    monkeypatch.setattr(module, drawn, interrupting)
+    with pytest.raises(KeyboardInterrupt):
+        learn(started(), checkpoint=file)
+    state = read_checkpoint(file)
+    assert (state["step"], state["steps"]) == (3, 5)
+    assert torch.equal(learn(started(), checkpoint=file, resume=True), whole)
+    done = read_checkpoint(file)
+    assert (done["step"], done["phase"]) == (5, module.__name__.rpartition(".")[2])
+    assert torch.equal(learn(started(), checkpoint=file, resume=True), whole)  # nothing is left
+
+
+def test_a_training_goes_on_with_the_phase_in_which_it_was_interrupted(tmp_path, monkeypatch):
+    views, calls = looking.views, []
+
+    def interrupting(*arguments):
+        calls.append(arguments)
+        if len(calls) == 2:
+            signal.raise_signal(signal.SIGTERM)
+        return views(*arguments)
+
+    monkeypatch.setattr(looking, "views", interrupting)
+    options = {"steps": 1, "batch": 2, "looking": 4}
+    with pytest.raises(KeyboardInterrupt):
+        start.train("tokenizer", tmp_path, **options)
+    assert {count for _, _, count, _, _ in calls} == {1, 2}  # those of --batch
+    with pytest.raises(ValueError, match="holds a checkpoint of step 2 of looking; give --resume"):
+        start.train("tokenizer", tmp_path, **options)
+    start.train("tokenizer", tmp_path, **{**options, "looking": None}, resume=True)
+    assert [step for step, *_ in calls] == [0, 1, 2, 3]
+    assert (tmp_path / tiny.TOKENIZER_FILE).exists()
+    assert read_checkpoint(tmp_path / "tokenizer.ckpt")["phase"] == ""
 
 
 def test_a_model_says_what_belongs_to_it():

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import torch
 from nbformat import v4
 
 import fastvar_lab
@@ -258,9 +259,43 @@ def test_a_wheel_brings_the_notebooks(tmp_path):
     assert [problem for path in copies for problem in notebook_runner.committed(path)] == []
 
 
+@pytest.fixture
+def opened_by_function(tmp_path, monkeypatch):
+    """The name of a function that opens a model of other weights than the shipped one's."""
+    text = "from tests.families import small_model\n\n\ndef open_mine():\n"
+    text += "    return small_model('infinity')\n"
+    (tmp_path / "models_of_a_notebook.py").write_text(text, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    yield "models_of_a_notebook:open_mine"
+    sys.modules.pop("models_of_a_notebook", None)
+
+
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [
+        (11, "there are no trials of models_of_a_notebook:open_mine at guidance 2.0; make them"),
+        (13, "no schedules ship for models_of_a_notebook:open_mine; search some with the command"),
+    ],
+)
+def test_a_notebook_that_needs_more_of_a_model_says_so(opened_by_function, number, message):
+    space, cells = {}, code_of(ALL[number - 1])
+    exec(cells[0], space)
+    space["name"] = opened_by_function
+    with pytest.raises(ValueError, match=message):
+        exec("\n".join(cells[1:]), space)
+
+
+def test_a_function_chooses_the_device_of_a_notebook(opened_by_function, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    space, cells = {"name": opened_by_function}, code_of(ALL[5])
+    exec(cells[1], space)
+    assert space["model"].device.type == "cpu"
+
+
 def test_an_unknown_notebook_names_the_nearest(tmp_path, capsys):
     write(tmp_path / "01_generate.ipynb", "1")
     assert main(["notebooks", "generate", "--folder", str(tmp_path)]) == 2
     assert "nearest: 01_generate" in capsys.readouterr().err
     assert main(["notebooks", "--folder", str(tmp_path / "none")]) == 2
-    assert "there are no notebooks in" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert f"there are no notebooks in {tmp_path / 'none'}; `notebooks --copy DIR` copies" in told

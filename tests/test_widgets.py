@@ -21,18 +21,21 @@ from PIL import Image
 import fastvar_lab as fv
 from fastvar_lab.backbones.var import LabelEncoder
 from fastvar_lab.experiments.base import Scope
-from fastvar_lab.experiments.explore import Stopped
+from fastvar_lab.experiments.explore import Exploration, Stopped
 from fastvar_lab.experiments.run import compare
 from fastvar_lab.measure.quality import MOST_PSNR, psnr
+from fastvar_lab.measure.speedup import Speedup
 from fastvar_lab.methods import settings
 from fastvar_lab.methods.columns import family
 from fastvar_lab.models.features import StoredFeatures
+from fastvar_lab.plotting import panels
 from fastvar_lab.prompts import ClosedWorld, PromptList
 from fastvar_lab.store import Store
 from fastvar_lab.widgets import Explorer, ParetoPicker, ScaleBrowser, lifetime
 from fastvar_lab.widgets.budget_panel import BudgetPanel
 from fastvar_lab.widgets.fields import Field, Layers, Literal
 from fastvar_lab.widgets.number_fields import Integer, Share, Span
+from fastvar_lab.widgets.python_source import python_source
 from fastvar_lab.widgets.worker import Newest
 from tests import standins
 from tests.families import small_model
@@ -129,6 +132,61 @@ def test_the_python_of_the_page_draws_the_same_picture(explorer, small, monkeypa
     exec(explorer.saving.python, space)
     assert space["method"] == explorer.method
     assert (fv.to_uint8(small.decode(space["generation"].canvas))[0] == explorer.shown.fast).all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"guidance": 4.0}, "model = model.with_guidance(4.0)"),
+        ({"top_p": 0.5, "temperature": 2.0}, "model.sampling = fv.Sampling("),
+    ],
+)
+def test_the_python_of_the_page_samples_as_the_model_does(small, monkeypatch, changes, line):
+    monkeypatch.setattr(small, "source", "fv.load('small')")
+    monkeypatch.setattr(small, "opened", small.sizes)
+    monkeypatch.setattr(small, "opened_sampling", small.sampling)
+    monkeypatch.setattr(fv, "load", lambda name: replace(small))
+    other = replace(small, sampling=replace(small.sampling, **changes))
+    python = python_source(other, "a red circle", 3, fv.Prune({-1: 0.5}))
+    assert python_source(small, "a red circle", 3, fv.Dense()).count("model") == 3
+    assert line in python
+    space = {}
+    exec(python, space)
+    alone = fv.generate(other, "a red circle", fv.Prune({-1: 0.5}), seed=3)
+    assert torch.equal(space["generation"].canvas, alone.canvas)
+    plain = fv.generate(small, "a red circle", fv.Prune({-1: 0.5}), seed=3)
+    assert not torch.equal(plain.canvas, alone.canvas)
+
+
+def test_a_loaded_model_knows_the_sampling_it_was_opened_with():
+    model = fv.load("tiny")
+    assert "guidance" not in python_source(model, "a red circle", 3, fv.Dense())
+    strong = python_source(model.with_guidance(4.0), "a red circle", 3, fv.Dense())
+    assert "model = fv.load('tiny')\nmodel = model.with_guidance(4.0)\n" in strong
+
+
+def test_the_python_of_the_page_has_the_type_of_the_model(monkeypatch):
+    def opened(name):
+        model = small_model("infinity")
+        model.source, model.opened, model.opened_types = "fv.load('x')", model.sizes, model.types
+        return model
+
+    model = opened("x")
+    plain = python_source(model, "a red circle", 3, fv.Dense())
+    assert "torch" not in plain
+    model.to("cpu", torch.float64)
+    python = python_source(model, "a red circle", 3, fv.Dense())
+    assert python.startswith("import torch\n")
+    assert "\nmodel.to('cpu', torch.float64)\n" in python
+    monkeypatch.setattr(fv, "load", opened)
+    space = {}
+    exec(python, space)
+    assert torch.equal(
+        space["generation"].canvas, fv.generate(model, "a red circle", fv.Dense(), seed=3).canvas
+    )
+    model.set_precision("int8")
+    python = python_source(model, "a red circle", 3, fv.Dense())
+    assert f"# model: in {model.precision} on cpu, as you set it" in python
 
 
 def test_figures_and_traces_are_saved(explorer, tmp_path):
@@ -339,6 +397,15 @@ def test_pickers_and_text_follow_each_other():
     explorer.worker.cancel()
     explorer.prompt.value = "a star and a ring and a cross"  # three groups are for typing
     assert picker.first.shape.value == "square"
+    controls = [*picker.first.children, picker.joint, *picker.second.children]
+    assert all(control.disabled for control in controls)  # else they would replace the prompt
+    assert "3 groups, and these lists hold two" in picker.note.value
+    assert "fv-hidden" not in picker.note._dom_classes
+    explorer.worker.cancel()
+    explorer.prompt.value = "a star and a ring"
+    assert not any(control.disabled for control in controls)
+    assert picker.first.shape.value == "star"
+    assert "fv-hidden" in picker.note._dom_classes
     explorer.worker.cancel()
     assert explorer.wait(60)
 
@@ -375,13 +442,44 @@ def test_stop_says_so_and_run_goes_on(explorer, monkeypatch):
     assert explorer.run_stop.description == "Stop"
     explorer.run_stop.click()
     assert explorer.wait(60)
-    assert "stopped" in explorer.status.value
+    assert "stopped; the pictures are those of an earlier request" in explorer.status.value
     assert explorer.viewer.data("a") == before
     explorer.run_stop.click()
     assert explorer.wait(60)
     assert explorer.run_stop.description == "Run"
     assert explorer.shown.method.pairs[-1] == (-1, 0.5)
     assert explorer.progress.value == 5
+
+
+def stopped(panel):
+    panel.run_stop.click()
+    assert panel.run_stop.description == "Stop"
+    panel.run_stop.click()
+    assert panel.wait(60)
+    return re.sub("<[^>]*>", "", panel.status.value)
+
+
+def test_a_stop_names_no_pictures_where_there_are_none(explorer, small, monkeypatch):
+    monkeypatch.setattr(explorer.time.worker, "pause", 1.0)
+    assert stopped(explorer.time) == "stopped"
+    monkeypatch.setattr(explorer.survey.worker, "pause", 1.0)
+    assert stopped(explorer.survey) == "stopped"
+    explorer.survey.seeds.value = 1
+    monkeypatch.setattr(explorer.survey.worker, "pause", 0.0)
+    explorer.survey.run_stop.click()
+    assert explorer.survey.wait(60)
+    monkeypatch.setattr(explorer.survey.worker, "pause", 1.0)
+    assert stopped(explorer.survey).endswith("those of an earlier request")
+    browser = ScaleBrowser(explorer.shown.trace, small)
+    monkeypatch.setattr(browser.worker, "pause", 1.0)
+    assert stopped(browser) == "stopped"
+    browser.close()
+    first = Explorer(small, "a red circle", seed=4)
+    first.worker.cancel()
+    first.run_stop.description = "Stop"
+    first.run_stop.click()
+    assert "pictures" not in first.status.value
+    first.close()
 
 
 def test_a_stop_while_the_page_is_written_comes_after_it(explorer, monkeypatch):
@@ -413,6 +511,33 @@ def test_a_saved_figure_tells_of_the_picture_that_is_shown(explorer, tmp_path):
     explorer.saving.figure.click()
     assert "saved" in explorer.saving.status.value
     assert (explorer.shown.prompt, explorer.shown.seed) == ("a red circle", 3)
+
+
+def test_a_saved_figure_shows_what_the_page_shows(explorer, tmp_path, monkeypatch):
+    drawn = []
+
+    def kept(full, fast, *rest, **named):
+        drawn.append((full, fast, rest, named))
+        return comparison(full, fast, *rest, **named)
+
+    comparison = panels.comparison
+    monkeypatch.setattr(panels, "comparison", kept)
+    explorer.saving.folder = tmp_path
+    explorer.saving.figure.click()
+    explorer.b.apply(fv.Prune({-1: 1.0}))
+    explorer.update()
+    assert explorer.wait(60)
+    explorer.saving.figure.click()
+    duel = explorer.duel
+    (full, _, _, plain), (left, right, rest, named) = drawn
+    assert (full * 255 == duel.a.full).all()
+    assert (plain["base"], plain["name"]) == ("full", "FastVAR")
+    assert (left * 255 == duel.b.fast).all()
+    assert not (duel.b.fast == duel.b.full).all()
+    assert (right * 255 == duel.a.fast).all()
+    assert rest[2:4] == (duel.b.gflop_fast, duel.a.gflop_fast)
+    assert f"PSNR {duel.psnr:.1f} dB" in rest[4]
+    assert (named["base"], named["name"]) == (f"B: {family(duel.b.method)}", "A: FastVAR")
 
 
 def test_an_explorer_takes_any_family():
@@ -759,6 +884,16 @@ def test_what_was_tried_is_gone_back_to_and_reported(explorer, tmp_path):
     assert "file name" in history.name.error
 
 
+def test_settings_that_cannot_be_gone_back_to_say_so(explorer, monkeypatch):
+    def refused(method):
+        raise ValueError("no such method any more")
+
+    monkeypatch.setattr(explorer.a, "apply", refused)
+    click(explorer.history.strip, 0)
+    assert '<span role="alert">no such method any more</span>' in explorer.status.value
+    assert not explorer.paused
+
+
 def test_times_stand_beside_operations(explorer):
     panel = explorer.time
     panel.run_stop.click()
@@ -769,7 +904,12 @@ def test_times_stand_beside_operations(explorer):
         f"{name}: {times.steps[name][-1].median:.1f} ms" for name in ("full", "A")
     ]
     assert f"{times.totals['A'].median:.1f} [" in panel.table.value
-    assert str(times.speedups["A"]) in panel.status.value
+    for disturbed in (False, True):
+        speedup = Speedup(1.49, 1.26, 2.02, 1.2, 2.1, times.turns, disturbed)
+        panel.show(replace(times, speedups={"full": Speedup.of([1], [1]), "A": speedup}))
+        note = ", timing disturbed" if disturbed else ""
+        says = f"A: 1.49 [1.26 to 2.02] times as fast{note} ({times.turns} turns)"
+        assert f">{says}<" in panel.status.value
     explorer.ratios[-1].value = 0.9
     assert explorer.wait(60)
     assert panel.times is None  # those of another method
@@ -871,6 +1011,57 @@ def test_points_of_ones_own_methods_are_picked(small):
     assert picker.method == mine
     assert picker.wait(60)
     assert "PSNR" in picker.status.value
+
+
+def picked_frame(small, **columns):
+    """Return a frame that compares a pruned method with full generation."""
+    ways = ("full", fv.Dense()), ("half", fv.Prune({-1: 0.5}))
+    rows = [
+        {
+            "kind": "quality",
+            "method": name,
+            "repr": repr(m),
+            "family": family(m),
+            "picture": 0,
+            "psnr": 30.0,
+            "model": small.name,
+            "weights": small.fingerprint,
+        }
+        for name, m in ways
+    ]
+    rows += [{**row, "kind": "time", "speedup": 1.5, "speedup_flop_bound": 2.0} for row in rows]
+    return pd.DataFrame(rows).assign(**columns)
+
+
+def test_points_are_drawn_at_the_guidance_scale_of_the_frame(small):
+    strong = small.with_guidance(6.0)
+    explorer = Explorer(small, "a red circle", seed=3)
+    picker = ParetoPicker(picked_frame(small, guidance=6.0), small, explorer, "a red circle", 3)
+    picker.scatter.picked = 0
+    assert picker.wait(60)
+    assert explorer.wait(60)
+    method = fv.Prune({-1: 0.5})
+    lab = Exploration(strong)
+    assert f"PSNR {lab.compare('a red circle', 3, method).psnr:.1f} dB" in picker.status.value
+    weak = Exploration(small).compare("a red circle", 3, method)
+    assert f"PSNR {weak.psnr:.1f} dB" not in picker.status.value
+    picker.hand_over.click()  # the Explorer would draw another picture
+    assert "measured at guidance 6.0, and the Explorer draws at" in picker.status.value
+    assert explorer.method != method
+    for widget in (picker, explorer):
+        widget.close()
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"model": "other"}, "measured on other; not on small"),
+        ({"weights": "0" * 16}, "measured with the weights 0000000000000000 of small"),
+    ],
+)
+def test_a_frame_of_another_model_is_not_picked_from(small, columns, message):
+    with pytest.raises(ValueError, match=message):
+        ParetoPicker(picked_frame(small, **columns), small)
 
 
 def test_recorded_times_stand_in_the_documentation():

@@ -30,6 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Check the paper's claims; write claims.md."""
+    if args.source is not None:
+        options.alone(args, add_arguments, "--from, which measures nothing,", ("source", "out"))
     from fastvar_lab.experiments import claims
     from fastvar_lab.files import folder
 

@@ -16,7 +16,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", help="final token map, such as 48 or 32x48 (height x width)")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--out", type=options.path, help="folder that keeps the pictures")
-    parser.add_argument("--store", type=options.path, help="folder of known results")
+    parser.add_argument(
+        "--store", type=options.path, help="folder of known reconstructions by tokenizers"
+    )
     parser.add_argument(
         "--given",
         type=int,

@@ -39,6 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """List every model."""
+    if args.memory is not None:
+        counted = ("memory", "pictures", "size", "dtype", "precision", "json", "ratios", "method")
+        options.alone(args, add_arguments, "--memory, which reads no files,", counted)
     if args.weights is not None and not args.weights.is_dir():
         raise ValueError(f"the folder {args.weights} does not exist")
     if args.memory is not None:

@@ -34,13 +34,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Run the notebooks, strip them, or copy them."""
     if args.copy is not None:
-        if args.strip or args.execute or args.html:
-            raise ValueError("--copy runs nothing and takes no --strip, --execute or --html")
+        options.alone(args, add_arguments, "--copy, which runs nothing,", ("copy", "names"))
         from fastvar_lab.cli import notebook_copies
 
         for path in notebook_copies.copy(args.copy, args.names):
             print(path)
         return
+    if args.strip:
+        options.alone(
+            args, add_arguments, "--strip, which runs nothing,", ("strip", "names", "folder")
+        )
     from fastvar_lab.cli import notebook_runner
 
     paths = notebook_runner.find(args.folder, args.names)

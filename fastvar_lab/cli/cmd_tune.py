@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--log", type=options.path, help="file of the trials; default: that of the package"
     )
-    parser.add_argument("--store", type=options.path, help="folder of known results")
+    parser.add_argument("--store", type=options.path, help="folder of calibrated constants")
     options.add_prompts(parser)
     options.add_model(parser)
 

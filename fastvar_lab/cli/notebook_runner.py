@@ -28,7 +28,9 @@ def find(place: Path, names: Sequence[str] = ()) -> list[Path]:
     """Return the notebooks of a folder, or the named ones; raise ValueError for unknown names."""
     paths = sorted(place.glob("*.ipynb"))
     if not paths:
-        raise ValueError(f"there are no notebooks in {place}")
+        raise ValueError(
+            f"there are no notebooks in {place}; `notebooks --copy DIR` copies the shipped ones"
+        )
     by_name = {path.stem: path for path in paths}
     for name in names:
         if name not in by_name:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -110,6 +110,23 @@ def add_benchmark(parser: argparse.ArgumentParser, named: bool = False) -> None:
 def add_metrics(parser: argparse.ArgumentParser) -> None:
     """Add --metrics."""
     parser.add_argument("--metrics", help="names of more metrics, with commas between")
+
+
+def alone(
+    args: argparse.Namespace,
+    add_arguments: Callable[[argparse.ArgumentParser], None],
+    option: str,
+    beside: Sequence[str] = (),
+) -> None:
+    """Raise ValueError for options of a command that are given beside one that would drop them.
+
+    `beside` are the names, in `args`, of that option and of those that it reads.
+    """
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    for name, default in vars(parser.parse_args([])).items():
+        if name not in beside and getattr(args, name) != default:
+            raise ValueError(f"{option} takes no --{name.replace('_', '-')}")
 
 
 def check(args: argparse.Namespace, argv: Sequence[str]) -> None:

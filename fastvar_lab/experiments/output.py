@@ -211,13 +211,18 @@ def repeating(
     'python -m fastvar_lab claims --metrics vif'
     >>> repeating(fv.load("tiny"), "claims", prompts=fv.PromptList("a ring"))
     ''
+    >>> repeating(fv.load("tiny").with_guidance(4.0), "claims")
+    ''
     """
     chosen = quality.as_metrics(metrics or ())
     named = all(quality.METRICS.get(metric.name) == metric for metric in chosen)
     listed = prompts is None or (
         isinstance(prompts, PromptFile) and prompts == PromptFile(prompts.path)
     )
-    if not named or not listed or (spec is None and model.source != f"fv.load({model.name!r})"):
+    by_name = model.source == f"fv.load({model.name!r})"
+    opened = model.opened, model.opened_sampling, model.opened_types
+    changed = (model.sizes, model.sampling, model.types) != opened
+    if not named or not listed or (spec is None and (changed or not by_name)):
         return ""
     spec, usual = spec or ModelSpec(), ModelSpec()
     values = {

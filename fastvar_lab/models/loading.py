@@ -157,7 +157,7 @@ def load(
     model.set_precision(precision, dtype).to(device)
     if lora is not None:
         load_lora(model, lora, lora_scale)
-    model.source, model.opened = _source(name, options), model.sizes
+    _remember(model, name, options)
     return model.lay_out()
 
 
@@ -185,8 +185,15 @@ def _from_function(name: str, options: Mapping[str, Any]) -> Model:
         raise ValueError(f"{name} must return a Model, such as attach does; not {short(opened)}")
     if options["lora"] is not None:
         load_lora(opened, options["lora"], options["lora_scale"])
-    opened.source, opened.opened = _source(name, options), opened.sizes
+    _remember(opened, name, options)
     return opened
+
+
+def _remember(model: Model, name: str, options: Mapping[str, Any]) -> None:
+    """Keep in the model how it was opened, and what it was then."""
+    model.source = _source(name, options)
+    model.opened, model.opened_sampling = model.sizes, model.sampling
+    model.opened_types = model.types
 
 
 def buckets(name: str) -> Buckets | None:

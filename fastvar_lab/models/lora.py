@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -121,7 +122,21 @@ def unfuse_lora(model: Model) -> Model:
 
 def unload_lora(model: Model) -> Model:
     """Remove the LoRAs of a model; fused ones are taken out of the weights first."""
-    return _without(unfuse_lora(model))
+    _without(unfuse_lora(model))
+    model.source = _plain(model.source)
+    return model
+
+
+def _plain(source: str) -> str:
+    """Write the call that opens a model without the LoRAs that it puts on."""
+    if not source:
+        return ""
+    call = ast.parse(source, mode="eval").body
+    while isinstance(call, ast.Call) and ast.unparse(call.func) == "fv.load_lora":
+        call = call.args[0]
+    if isinstance(call, ast.Call):
+        call.keywords = [k for k in call.keywords if k.arg not in ("lora", "lora_scale")]
+    return ast.unparse(call)
 
 
 def _without(model: Model) -> Model:

@@ -55,7 +55,8 @@ class Model:
 
     `graphs` holds what `generate(graphs=True)` has captured; `graphs.clear()` releases it.
     `autocast` is the type of the official precision. If `load` opened the model, `source` is that
-    call as Python and `opened` the schedule at that time.
+    call as Python, and `opened`, `opened_sampling` and `opened_types` are schedule, sampling, and
+    device and precision at that time.
     """
 
     name: str
@@ -75,6 +76,8 @@ class Model:
     autocast: torch.dtype | None = None
     source: str = ""
     opened: Sizes = ()
+    opened_sampling: Sampling | None = None
+    opened_types: tuple[str, str] | None = None
     extends: bool = False
     graphs: Graphs = field(init=False, compare=False, default_factory=Graphs)
     _identity: stamps.Identity = field(init=False, compare=False)
@@ -107,6 +110,11 @@ class Model:
     def dtype(self) -> torch.dtype:
         kept = (p.dtype for p in self.transformer.parameters() if p.is_floating_point())
         return next(kept)  # first come those outside of the layers
+
+    @property
+    def types(self) -> tuple[str, str]:
+        """Device and precision, as text."""
+        return str(self.device), self.precision
 
     @property
     def context(self) -> dict[str, Any]:

@@ -159,12 +159,14 @@ def comparison(
     unit: str = "ms",
     *,
     name: str,
+    base: str = "full",
 ) -> Figure:
     """Draw full and fast generation, their difference, kept tokens, and the cost per scale.
 
     Pictures are (H, W, 3) in [0, 1]. `shares` maps a label to a map (h, w) of the share of layers
     that forwarded each token. `cost_full` and `cost_fast` are in `unit`, one value per scale;
-    `note` is the title of their legend, `name` that of the fast one's method.
+    `note` is the title of their legend, `name` that of the fast one's method. `base` names what
+    stands in place of full generation, if that is another method.
     """
     with style():
         columns = 3 + len(shares)
@@ -173,7 +175,7 @@ def comparison(
         grid = fig.add_gridspec(2, columns, height_ratios=(WIDTH / columns, 1.6))
         gap = difference(fast, full)
         panels = [
-            (full, "full"),
+            (full, base),
             (fast, name),
             (gap.picture, gap.title),
             *((kept_overlay(fast, share), label) for label, share in shares.items()),
@@ -183,7 +185,7 @@ def comparison(
         axes = fig.add_subplot(grid[1, :])
         place = np.arange(len(scales))
         axes.bar(
-            place - 0.2, cost_full, 0.38, color=FULL, label=f"full, {sum(cost_full):.0f} {unit}"
+            place - 0.2, cost_full, 0.38, color=FULL, label=f"{base}, {sum(cost_full):.0f} {unit}"
         )
         axes.bar(
             place + 0.2, cost_fast, 0.38, color=FAST, label=f"{name}, {sum(cost_fast):.0f} {unit}"

@@ -6,18 +6,18 @@ not train this; together with reconstruction it is learnt slowly, alone within m
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from fastvar_lab.backbones.autoencoder import AutoEncoder
 from fastvar_lab.pictures import to_tensor
 from fastvar_lab.training.focus import LOOKS, look_maps
-from fastvar_lab.training.loop import learning_rate
+from fastvar_lab.training.loop import pretrain
 from fastvar_lab.world.render import render
 from fastvar_lab.world.scene import compose, random_prompt
 
@@ -80,34 +80,48 @@ def share_right(odds: Tensor, looks: Tensor) -> dict[str, float]:
 
 
 def learn_to_look(
-    tokenizer: AutoEncoder, *, steps: int, seed: int = 0, batch: int = 16, peak: float = 1e-3
+    tokenizer: AutoEncoder,
+    *,
+    steps: int,
+    seed: int = 0,
+    batch: int = 16,
+    peak: float = 1e-3,
+    checkpoint: Path | None = None,
+    resume: bool = False,
 ) -> dict[str, float]:
     """Train the encoder in place, with a linear probe on its features.
 
     Steps alternate between crops and whole pictures. Returns the accuracy of shape, color and
-    texture on the last whole pictures.
+    texture on the last whole pictures. `checkpoint` and `resume` are those of `pretrain`.
     """
     encoder = tokenizer.encoder
     device = encoder.conv_out.weight.device
     head = probe(encoder.conv_out.in_channels).to(device)
-    parameters = [*encoder.parameters(), *head.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=peak, betas=(0.9, 0.99), weight_decay=0.0)
     right = dict[str, float]()
-    bar = tqdm(range(steps), desc="looking", mininterval=2)
-    for step in bar:
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, steps, 50, peak)
+
+    def loss(step: int) -> tuple[Tensor, dict[str, float]]:
+        nonlocal right
         count, crop = (batch, CROP) if step % 2 else (max(1, batch // 3), None)
         pictures, looks = views(step, seed, count, crop, tokenizer.config.stride)
         looks = looks.to(device)
         with torch.autocast(device.type, torch.bfloat16):
             features = encoder.features(to_tensor(pictures, device))
         odds = head(features.float())
-        optimizer.zero_grad(set_to_none=True)
-        probe_loss(odds, looks).backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        if crop is None and (step % 50 == 0 or step >= steps - 2):
+        shown = crop is None and (step % 50 == 0 or step >= steps - 2)
+        if shown:
             right = share_right(odds, looks)
-            bar.write(f"{step} " + " ".join(f"{k} {v:.3f}" for k, v in right.items()))
+        return probe_loss(odds, looks), right if shown else {}
+
+    pretrain(
+        "looking",
+        nn.ModuleDict({"encoder": encoder, "head": head}),
+        loss,
+        steps=steps,
+        peak=peak,
+        betas=(0.9, 0.99),
+        weight_decay=0.0,
+        warmup=50,
+        checkpoint=checkpoint,
+        resume=resume,
+    )
     return right

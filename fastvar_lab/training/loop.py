@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,12 @@ def learning_rate(step: int, steps: int, warmup: int, peak: float) -> float:
     return peak * max(0.02, 1 - (step - warmup) / max(1, steps - warmup))
 
 
+Loss = Callable[[int], tuple[Tensor, dict[str, float]]]
+
+
 def train(
     model: nn.Module,
-    loss: Callable[[int], tuple[Tensor, dict[str, float]]],
+    loss: Loss,
     *,
     steps: int,
     peak: float,
@@ -36,7 +40,6 @@ def train(
     checkpoint: Path,
     resume: bool = False,
     warmup: int = 100,
-    log_every: int = 50,
 ) -> float:
     """Run `steps` optimiser steps of `loss(step)`; return the seconds spent, resumed ones included.
 
@@ -48,22 +51,95 @@ def train(
     plain = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
     groups = [{"params": decay, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0}]
     optimizer = torch.optim.AdamW(groups, lr=peak, betas=betas)
+    state = read_checkpoint(checkpoint) if resume and checkpoint.exists() else {}
+    first = 0 if state.get("phase") else _fill(model, optimizer, state, checkpoint)
+    spent = state["seconds"] if first else 0.0
+    rates = partial(learning_rate, steps=steps, warmup=warmup, peak=peak)
+    return spent + _run(model, optimizer, loss, rates, first, steps, checkpoint, "", spent)
+
+
+def pretrain(
+    phase: str,
+    model: nn.Module,
+    loss: Loss,
+    *,
+    steps: int,
+    peak: float,
+    betas: tuple[float, float],
+    weight_decay: float,
+    warmup: int,
+    checkpoint: Path | None,
+    resume: bool,
+) -> None:
+    """Run the optimiser steps of a `phase` that comes before `train`, which has its checkpoint.
+
+    Nothing runs if that is of a later phase. All else as in `train`; without a checkpoint nothing
+    is saved.
+    """
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=peak, betas=betas, weight_decay=weight_decay
+    )
     first, spent = 0, 0.0
-    if resume and checkpoint.exists():
-        try:
-            state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-            model.load_state_dict(state["model"])
-            optimizer.load_state_dict(state["optimizer"])
-            first, spent = state["step"], state["seconds"]
-        except Exception as error:  # a damaged pickle raises whatever its bytes happen to ask for
-            raise ValueError(
-                f"cannot resume from {checkpoint}: it is damaged or of another model"
-            ) from error
+    if checkpoint is not None and resume and checkpoint.exists():
+        state = read_checkpoint(checkpoint)
+        if state.get("phase") != phase:
+            return
+        first, spent = _fill(model, optimizer, state, checkpoint), state["seconds"]
+    rates = partial(learning_rate, steps=steps, warmup=warmup, peak=peak)
+    _run(model, optimizer, loss, rates, first, steps, checkpoint, phase, spent)
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint: step, steps, seconds, phase, and the states of model and optimiser.
+
+    Raises ValueError for a damaged one.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        return {"phase": "", **state, "step": int(state["step"])}
+    except Exception as error:  # a damaged pickle raises whatever its bytes happen to ask for
+        raise _unfit(path) from error
+
+
+def _fill(
+    model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any], checkpoint: Path
+) -> int:
+    """Fill model and optimiser from a checkpoint, if there is one; return the steps done."""
+    if not state:
+        return 0
+    try:
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        float(state["seconds"])
+    except Exception as error:  # tensors of other shapes or names, or none
+        raise _unfit(checkpoint) from error
+    return int(state["step"])
+
+
+def _unfit(checkpoint: Path) -> ValueError:
+    return ValueError(f"cannot resume from {checkpoint}: it is damaged or of another model")
+
+
+def _run(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    loss: Loss,
+    rate: Callable[[int], float],
+    first: int,
+    steps: int,
+    checkpoint: Path | None,
+    phase: str,
+    spent: float,
+    log_every: int = 50,
+) -> float:
+    """Run optimiser steps from `first` on, with checkpoints; return the seconds that they took."""
 
     def save(step: int) -> None:
         state: dict[str, Any] = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
         state |= {"step": step, "seconds": spent + time.monotonic() - begin}
-        write(checkpoint, lambda partial: torch.save(state, partial))
+        state |= {"phase": phase, "steps": steps} if phase else {}
+        if checkpoint is not None:
+            write(checkpoint, lambda partial: torch.save(state, partial))
 
     stopped = list[int]()
 
@@ -72,17 +148,18 @@ def train(
 
     # Python handles signals in the main thread alone
     main = threading.current_thread() is threading.main_thread()
-    signals = (signal.SIGTERM, signal.SIGINT) if main else ()
+    signals = (signal.SIGTERM, signal.SIGINT) if main and checkpoint is not None else ()
     previous = dict[int, Any]()
     begin = saved = time.monotonic()
-    bar = tqdm(range(first, steps), initial=first, total=steps, desc=checkpoint.stem, mininterval=2)
+    title = phase or (checkpoint.stem if checkpoint is not None else None)
+    bar = tqdm(range(first, steps), initial=first, total=steps, desc=title, mininterval=2)
     done = first
     try:
         for number in signals:
             previous[number] = signal.signal(number, stop)
         for step in bar:
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step, steps, warmup, peak)
+                group["lr"] = rate(step)
             value, logs = loss(step)
             if not torch.isfinite(value):
                 raise ValueError(f"the loss of step {step} is {float(value)}; lower the peak rate")
@@ -91,7 +168,7 @@ def train(
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             done = step + 1
-            if step % log_every == 0:
+            if logs and (phase or step % log_every == 0):
                 bar.write(f"{step} " + " ".join(f"{k} {v:.4f}" for k, v in logs.items()))
             leaving = bool(stopped)  # read once: a later signal is handled after the next step
             if leaving or done == steps or time.monotonic() - saved > SAVE_EVERY:
@@ -104,4 +181,4 @@ def train(
             signal.signal(caught, handler)
     if stopped:
         raise KeyboardInterrupt
-    return spent + time.monotonic() - begin
+    return time.monotonic() - begin

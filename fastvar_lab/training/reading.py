@@ -6,16 +6,16 @@ encoder is pretrained on these predictions, which also remain an auxiliary loss 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from fastvar_lab.backbones.text import WordEncoder
-from fastvar_lab.training.loop import learning_rate
+from fastvar_lab.training.loop import pretrain
 from fastvar_lab.world.grammar import (
     COLORS,
     MIRROR,
@@ -82,31 +82,53 @@ class Reader(nn.Module):
 
 
 def learn_to_read(
-    encoder: WordEncoder, *, steps: int, seed: int = 0, batch: int = 128, peak: float = 1e-3
+    encoder: WordEncoder,
+    *,
+    steps: int,
+    seed: int = 0,
+    batch: int = 128,
+    peak: float = 1e-3,
+    checkpoint: Path | None = None,
+    resume: bool = False,
 ) -> dict[str, float]:
     """Train the text encoder in place, with a linear map from nouns to their facts.
 
-    Returns the accuracy of each fact on the last batch, before the step on it.
+    Returns the accuracy of each fact on the last batch, before the step on it. `checkpoint` and
+    `resume` are those of `pretrain`.
     """
-    rng, device = np.random.default_rng((seed, 3)), encoder.places.device
+    device = encoder.places.device
     reader = Reader(encoder.config.width).to(device)
-    parameters = [*encoder.parameters(), *reader.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=peak, betas=(0.9, 0.95), weight_decay=0.02)
+    batches = enumerate(_captions(seed, batch))
     right = dict[str, float]()
-    bar = tqdm(range(steps), desc="reading", mininterval=2)
-    for step in bar:
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, steps, 20, peak)
-        prompts = [caption(random_prompt(rng), rng) for _ in range(batch)]
+
+    def loss(step: int) -> tuple[Tensor, dict[str, float]]:
+        nonlocal right
+        prompts = next(prompts for place, prompts in batches if place == step)
         with torch.autocast(device.type, torch.bfloat16):
             features = encoder.encode([p.text for p in prompts]).features
-        loss, hits = reader(features, prompts)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        if step % 50 == 0 or step == steps - 1:
-            shares = hits.float().mean(dim=0).tolist()
-            right = dict(zip(FACTS, shares, strict=True))
-            bar.write(f"{step} " + " ".join(f"{k} {v:.3f}" for k, v in right.items()))
+        value, hits = reader(features, prompts)
+        shown = step % 50 == 0 or step == steps - 1
+        if shown:
+            right = dict(zip(FACTS, hits.float().mean(dim=0).tolist(), strict=True))
+        return value, right if shown else {}
+
+    pretrain(
+        "reading",
+        nn.ModuleDict({"encoder": encoder, "reader": reader}),
+        loss,
+        steps=steps,
+        peak=peak,
+        betas=(0.9, 0.95),
+        weight_decay=0.02,
+        warmup=20,
+        checkpoint=checkpoint,
+        resume=resume,
+    )
     return right
+
+
+def _captions(seed: int, batch: int) -> Iterator[list[Prompt]]:
+    """Draw the captions of one step after another."""
+    rng = np.random.default_rng((seed, 3))
+    while True:
+        yield [caption(random_prompt(rng), rng) for _ in range(batch)]

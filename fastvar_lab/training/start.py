@@ -14,6 +14,7 @@ from fastvar_lab.models import states, tiny
 from fastvar_lab.models.loading import load, require
 from fastvar_lab.models.model import Model
 from fastvar_lab.training import rehearsal as rehearsals
+from fastvar_lab.training.loop import read_checkpoint
 from fastvar_lab.training.tokenizer import train_tokenizer
 from fastvar_lab.training.transformer import CHUNK, train_transformer
 
@@ -50,12 +51,13 @@ def train(
 
     Writes a checkpoint to `out` while it runs, and the weights at the end. Without `start`, a
     folder of weights, training starts from random weights. Options that are None take a default
-    that depends on the part and the start.
+    that depends on the part and the start, and on a checkpoint that is resumed.
+
+    Raises ValueError if a checkpoint is there and is not to be resumed, and the other way round.
     """
     require(device)
     checkpoint = out / f"{part}.ckpt"
-    if resume and not checkpoint.exists():
-        raise ValueError(f"there is nothing to resume: {checkpoint} does not exist")
+    looking, reading = _pretraining(checkpoint, resume, start, looking, reading)
     torch.manual_seed(seed)
     model = starting_model(part, start, out, decoder_only)
     folder(out)
@@ -73,7 +75,7 @@ def train(
             checkpoint=checkpoint,
             decoder_only=decoder_only,
             rehearsal=rehearsal,
-            looking=(0 if start else 1000) if looking is None else looking,
+            looking=looking,
             **options,
         )
     else:
@@ -85,12 +87,46 @@ def train(
             steps=steps or 2150,
             checkpoint=checkpoint,
             grown=grown,
-            reading=(0 if start else 400) if reading is None else reading,
+            reading=reading,
             **options,
         )
         tiny.save_transformer(model, out)
     tiny.save_tokenizer(model, out)  # also beside a transformer, which is useless without it
     return seconds
+
+
+def _pretraining(
+    checkpoint: Path, resume: bool, start: Path | None, looking: int | None, reading: int | None
+) -> tuple[int, int]:
+    """Return the numbers of steps of looking and reading; a phase that is resumed keeps its own.
+
+    Raises ValueError for a checkpoint that would be overwritten, or that is not there.
+    """
+    steps = {"looking": 0 if start else 1000, "reading": 0 if start else 400}
+    given = {"looking": looking, "reading": reading}
+    steps |= {phase: number for phase, number in given.items() if number is not None}
+    if not checkpoint.exists():
+        if resume:
+            raise ValueError(f"there is nothing to resume: {checkpoint} does not exist")
+    elif not resume:
+        raise ValueError(
+            f"{checkpoint.parent} holds a checkpoint{_place(checkpoint)}; give --resume to go on "
+            f"from it, or another --out, or remove {checkpoint.name}"
+        )
+    else:
+        state = read_checkpoint(checkpoint)
+        if state["phase"] and not given.get(state["phase"]):
+            steps[state["phase"]] = int(state["steps"])
+    return steps["looking"], steps["reading"]
+
+
+def _place(checkpoint: Path) -> str:
+    """Write the step of a checkpoint; nothing for a damaged one."""
+    try:
+        state = read_checkpoint(checkpoint)
+    except ValueError:
+        return ""
+    return f" of step {state['step']}" + (f" of {state['phase']}" if state["phase"] else "")
 
 
 def starting_model(part: str, start: Path | None, out: Path, decoder_only: bool = False) -> Model:

@@ -107,8 +107,10 @@ def train_tokenizer(
         return fit + 0.25 * commitment + PROBE * read.sum(), logs
 
     tokenizer.to(device).channels_last().train().requires_grad_(True)
-    if looking and not (resume and checkpoint.exists()):
-        learn_to_look(tokenizer, steps=looking, seed=seed)
+    if looking:
+        learn_to_look(
+            tokenizer, steps=looking, seed=seed, batch=batch, checkpoint=checkpoint, resume=resume
+        )
     reference = copy.deepcopy(tokenizer.encoder).requires_grad_(False)
     tokenizer.encoder.requires_grad_(not decoder_only)
     probes.to(device).requires_grad_(not decoder_only)

@@ -214,8 +214,9 @@ def train_transformer(
     `grown` skips that share of the growth in scales: 0 from scratch, more for trained weights.
     `reading` is the number of steps that pretrain the text encoder, without pictures.
     """
-    if reading and not (resume and checkpoint.exists()):
-        learn_to_read(text_encoder.to(device).train(), steps=reading, seed=seed)
+    if reading:
+        text_encoder.to(device).train()
+        learn_to_read(text_encoder, steps=reading, seed=seed, checkpoint=checkpoint, resume=resume)
     reader = Reader(text_encoder.config.width)
     namer = Namer(model.config.width)
     parts = {"transformer": model, "text": text_encoder, "reader": reader, "namer": namer}

@@ -96,8 +96,8 @@ class Explorer(Live):
         self.paused = False
         self.ahead = Newest(pause=IDLE)
         self.picker = ModelPicker(self.models)
-        self.saving = SavingPanel(lambda: self.shown, folder)
-        self.history = HistoryPanel(self._back, folder)
+        self.saving = SavingPanel(lambda: self.duel, folder)
+        self.history = HistoryPanel(lambda tried: self.guarded(lambda: self._back(tried)), folder)
         self.progress = widgets.IntProgress()
         self.progress.layout.visibility = "hidden"
         self._build(self.models[self.picker.value], prompt, seed)
@@ -240,6 +240,10 @@ class Explorer(Live):
     def shown(self) -> Comparison | None:
         """The last comparison of A with full generation."""
         return self.duel.a if self.duel else None
+
+    @property
+    def keeps_earlier(self) -> bool:
+        return self.duel is not None
 
     def apply(self, method: Method) -> None:
         """Set A's controls to a method; raise ValueError if they cannot express it."""

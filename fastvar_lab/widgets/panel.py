@@ -59,6 +59,11 @@ class Live(Owner):
         self.run_stop.on_click(lambda _: self.guarded(self._run_or_stop))
         super().__init__()
 
+    @property
+    def keeps_earlier(self) -> bool:
+        """Whether pictures of an earlier request stay on the page when the last one is stopped."""
+        return False
+
     def update(self) -> None:
         """Request the result for the current controls; returns at once."""
         raise NotImplementedError
@@ -121,6 +126,9 @@ class Live(Owner):
     def _run_or_stop(self) -> None:
         if self.run_stop.description == "Stop":
             self.drop()
-            self.status.say("stopped; the pictures are those of an earlier request")
+            kept = self.keeps_earlier
+            self.status.say(
+                "stopped; the pictures are those of an earlier request" if kept else "stopped"
+            )
         else:
             self.update()

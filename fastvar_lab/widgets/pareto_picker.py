@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import ipywidgets as widgets
 import numpy as np
 import pandas as pd
 
 from fastvar_lab.experiments.explore import Exploration
+from fastvar_lab.frames import GUIDANCE
 from fastvar_lab.measure.ranking import direction
 from fastvar_lab.methods.parse import read_method
 from fastvar_lab.models.model import Model
@@ -38,7 +40,8 @@ class ParetoPicker(Live):
     every metric in it can be shown; one such as VIF, of which neither more nor less is better, has
     no front. Methods whose timing was disturbed, or that lack the metric, are left out. `methods`
     are those of its labels that hold rules of your own, which cannot be read back from its column
-    `repr`.
+    `repr`. Pictures are drawn at the frame's guidance scale, if it names one. Raises ValueError for
+    a frame of another model or other weights than those of `model`.
 
     >>> import fastvar_lab as fv
     >>> from fastvar_lab.experiments.run import run
@@ -61,6 +64,7 @@ class ParetoPicker(Live):
     ) -> None:
         super().__init__()
         pictures, _ = compared(frame)
+        model = _as_measured(model, frame)
         self.frame, self.explorer, self.lab = frame, explorer, Exploration(model)
         self.prompt, self.seed = str(model.example if prompt is None else prompt), seed
         self.reprs = dict(zip(frame.method, frame.repr, strict=True))
@@ -198,8 +202,38 @@ class ParetoPicker(Live):
         if self.explorer is not None and method is not None:
             if self.explorer.closed:
                 raise ValueError("the Explorer is closed")
+            ours, theirs = self.lab.model, self.explorer.model
+            guidance, other = ours.sampling.guidance, theirs.sampling.guidance
+            if ours.name == theirs.name and guidance != other:
+                raise ValueError(
+                    f"this was measured at guidance {guidance}, and the Explorer draws at {other}; "
+                    f"open one of model.with_guidance({guidance})"
+                )
             self.explorer.apply(method)
             self.hand_over.description = "Sent to the Explorer"
+
+
+def _as_measured(model: Model, frame: pd.DataFrame) -> Model:
+    """Return a view of the model at the frame's guidance scale; the model without one.
+
+    Raises ValueError for a frame of another model or other weights.
+    """
+
+    def only(column: str) -> Any:
+        values = frame[column].dropna().unique() if column in frame else ()
+        return values[0] if len(values) else None
+
+    name, weights, guidance = only("model"), only("weights"), only(GUIDANCE)
+    if name is not None and str(name) != model.name:
+        raise ValueError(f"the frame was measured on {name}; not on {model.name}")
+    if isinstance(weights, str) and weights != model.fingerprint:
+        raise ValueError(
+            f"the frame was measured with the weights {weights} of {model.name}; the model has "
+            f"{model.fingerprint} (other types, such as bfloat16, are other weights)"
+        )
+    if guidance is None or guidance == model.sampling.guidance:
+        return model
+    return model.with_guidance(float(guidance))
 
 
 def _interval(value: float, low: float, high: float) -> list[float]:

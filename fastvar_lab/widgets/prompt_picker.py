@@ -24,6 +24,9 @@ def picker(name: str, options: Iterable[Any], changed: Callable[[], None]) -> Ch
     return choice
 
 
+TYPE = "The prompt has {} groups, and these lists hold two: type to change it."
+
+
 class GroupPicker(widgets.Box):
     """Picks count, color, texture and shape of one group."""
 
@@ -64,7 +67,9 @@ class PromptPicker(widgets.Box):
         self.first, self.second = (GroupPicker(picked) for _ in range(2))
         joints = [NOTHING, "and", *RELATIONS]
         self.joint = picker("then", joints, picked)
-        super().__init__([self.first, self.joint, self.second])
+        self.note = widgets.HTML()
+        self.note.add_class("fv-quiet")
+        super().__init__([self.note, self.first, self.joint, self.second])
         self.add_class("fv-part-inner")
         text.observe(lambda _: self._typed(), "value")
         self._typed()
@@ -89,14 +94,19 @@ class PromptPicker(widgets.Box):
         visible(self.second, shown)
 
     def _typed(self) -> None:
-        """Show a typed prompt in the pickers, if it has at most two groups."""
+        """Show a typed prompt in the pickers; they are off if it has more than two groups."""
         try:
             prompt = parse(self.text.value)
         except PromptError:
             return  # the generation from this text shows the error
+        many = len(prompt.groups) > 2
+        self.note.value = TYPE.format(len(prompt.groups)) if many else ""
+        visible(self.note, many)
+        for control in (*self.first.children, self.joint, *self.second.children):
+            control.disabled = many
         self.following = True
         try:
-            if len(prompt.groups) <= 2:
+            if not many:
                 joint = prompt.relation or ("and" if len(prompt.groups) == 2 else NOTHING)
                 self.first.group, self.joint.value = prompt.groups[0], joint
                 self.second.group = prompt.groups[-1] if joint != NOTHING else self.second.group

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import ipywidgets as widgets
 
-from fastvar_lab.experiments.explore import Comparison
+from fastvar_lab.experiments.explore import Duel
 from fastvar_lab.files import expanded, file_stem, unused
+from fastvar_lab.frames import FULL
 from fastvar_lab.methods.columns import family
 from fastvar_lab.plotting import panels
 from fastvar_lab.plotting.style import write_figure
@@ -40,7 +41,7 @@ def free_path(name: Field, folder: Path, endings: Sequence[str]) -> Path:
 class SavingPanel(widgets.Box):
     """Shows Python that draws the picture, and writes files into `folder`."""
 
-    def __init__(self, shown: Callable[[], Comparison | None], folder: str | Path) -> None:
+    def __init__(self, shown: Callable[[], Duel | None], folder: str | Path) -> None:
         self.shown, self.folder = shown, expanded(folder)
         self.python = ""
         self.code = widgets.HTML()
@@ -49,7 +50,7 @@ class SavingPanel(widgets.Box):
         self.status = Status()
         self.name = Field("save as", "exploration", f"The name of the files, in {folder}.")
         self.figure = button(
-            "Save figure", "PDF and PNG of both pictures, their difference, masks and cost",
+            "Save figure", "PDF and PNG of A beside B: their difference, masks and cost",
             lambda: self._saved(self._figure),
         )  # fmt: skip
         self.trace = button(
@@ -65,42 +66,48 @@ class SavingPanel(widgets.Box):
         self.python = self.copy.text = python
         self.code.value = f'<pre aria-label="as Python" tabindex="0">{html.escape(python)}</pre>'
 
-    def _saved(self, save: Callable[[Comparison, Path], str]) -> None:
+    def _saved(self, save: Callable[[Duel, Path], str]) -> None:
         """Write files of what is shown; errors of the name stand under it."""
         try:
-            comparison = self.shown()
-            if comparison is None:
+            duel = self.shown()
+            if duel is None:
                 raise ValueError("there is no picture to save yet")
             path = free_path(self.name, self.folder, ENDINGS)
-            self.status.say(f"saved {save(comparison, path)}")
+            self.status.say(f"saved {save(duel, path)}")
         except (ValueError, OSError) as error:
             self.status.fail(error)
 
-    def _figure(self, comparison: Comparison, path: Path) -> str:
-        """Write the comparison figure as PDF and PNG."""
-        trace = comparison.trace
-        pruned = [s for s, a in enumerate(comparison.method.acts(trace.grids)) if a.key]
+    def _figure(self, duel: Duel, path: Path) -> str:
+        """Write the figure that compares A with B as PDF and PNG."""
+        a, b, trace = duel.a, duel.b, duel.a.trace
+        pruned = [s for s, act in enumerate(a.method.acts(trace.grids)) if act.key]
         shares = {
             f"kept at {trace.size(s)}": trace.kept_share(s, "attn").cpu().numpy()
             for s in pruned[-2:]
         }
+        name, base = family(a.method), family(b.method)
+        note = f"{a.speedup_flop_bound:.2f} times fewer operations"
+        if base != FULL:
+            name, base = f"A: {name}", f"B: {base}"
+            note += f" than full generation, A; {b.speedup_flop_bound:.2f}, B"
         figure = panels.comparison(
-            comparison.full / 255,
-            comparison.fast / 255,
+            b.fast / 255,
+            a.fast / 255,
             shares,
             [trace.size(g.index) for g in trace.grids],
-            comparison.gflop_full,
-            comparison.gflop_fast,
-            f"{comparison.caption}, seed {comparison.seed}: PSNR {comparison.psnr:.1f} dB",
-            f"{comparison.speedup_flop_bound:.2f} times fewer operations",
+            b.gflop_fast,
+            a.gflop_fast,
+            f"{a.caption}, seed {a.seed}: PSNR {duel.psnr:.1f} dB",
+            note,
             unit="GFLOP",
-            name=family(comparison.method),
+            name=name,
+            base=base,
         )
         for ending in ("pdf", "png"):
             write_figure(path.with_name(f"{path.name}.{ending}"), figure)
         return f"{path}.pdf and .png"
 
-    def _trace(self, comparison: Comparison, path: Path) -> str:
-        """Write the trace of the pruned generation as safetensors."""
-        comparison.trace.save(path.with_name(f"{path.name}.safetensors"))
+    def _trace(self, duel: Duel, path: Path) -> str:
+        """Write the trace of A's generation as safetensors."""
+        duel.a.trace.save(path.with_name(f"{path.name}.safetensors"))
         return f"{path}.safetensors"

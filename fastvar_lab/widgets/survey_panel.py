@@ -51,6 +51,10 @@ class SurveyPanel(Live):
         self.release()
         self.strip.observe(lambda _: self._picked(self.strip.picked), "picks")
 
+    @property
+    def keeps_earlier(self) -> bool:
+        return bool(self.samples)
+
     def update(self) -> None:
         prompt, seed = self.request()
         prompts = [line.strip() for line in self.prompts.value.splitlines() if line.strip()]

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import ipywidgets as widgets
 
 from fastvar_lab.experiments.step_times import StepTimes, step_times
+from fastvar_lab.measure.speedup import DISTURBED, Speedup
 from fastvar_lab.methods.prune import Dense
 from fastvar_lab.models.model import Model
 from fastvar_lab.seam import Method
@@ -77,9 +78,13 @@ class TimePanel(Live):
             f'<table class="fv-table"><tr><th scope="col">median [quartiles]</th>{head}</tr>'
             f"{''.join(rows)}</table>"
         )
-        speeds = ", ".join(
-            f"{n}: {s} times faster" for n, s in times.speedups.items() if n != "full"
-        )
+        speeds = ", ".join(_written(n, s) for n, s in times.speedups.items() if n != "full")
         self.status.say(f"{speeds} ({times.turns} turns)")
         self.stale(False)
         self.shown(times)
+
+
+def _written(name: str, speedup: Speedup) -> str:
+    """Write how many times as fast a method is, and whether that can be trusted."""
+    spread = f"{speedup.median:.2f} [{speedup.q1:.2f} to {speedup.q3:.2f}]"
+    return f"{name}: {spread} times as fast{f', {DISTURBED}' if speedup.disturbed else ''}"

@@ -29,6 +29,7 @@ function render({ model, el }) {
       slot.cross.style.top = `${((cy - view.y) * view.zoom + 0.5) * 100}%`;
     }
     level.textContent = `${view.zoom.toFixed(view.zoom % 1 ? 1 : 0)} x`;
+    if (el.classList.contains("fv-swiping")) cut(); // the line stays, the picture under it moves
   }
   let hover = null;
   function zoom(times, at = [view.x, view.y]) {

@@ -1,5 +1,6 @@
 """The widgets as a person uses them, in a real browser. Slow: about a minute on two cores."""
 
+import base64
 import io
 import json
 import re
@@ -15,6 +16,8 @@ from PIL import Image
 import fastvar_lab as fv
 from fastvar_lab.experiments.explore import Exploration
 from fastvar_lab.plotting.motion import Frame, write_gif
+from fastvar_lab.widgets.page import png
+from fastvar_lab.widgets.scripts import HERE, script
 
 from .conftest import JUPYTER, SHOTS, run_all, served, shoot, tracebacks, write_notebook
 
@@ -125,6 +128,50 @@ def test_tracebacks_but_for_a_replaced_kernel_are_found():
     other = head + '  File "tornado/web.py", line 1\nValueError: no\n[I y]\n'
     assert not tracebacks(replaced)
     assert len(tracebacks(replaced + other)) == 1
+
+
+SWIPED = """async ([code, style]) => {
+  document.head.append(Object.assign(document.createElement("style"), { textContent: style }));
+  const data = await (await fetch("data:image/png;base64,PNG")).arrayBuffer();
+  const picture = (name) => ({ name, title: name, note: "", alt: name, data });
+  const state = { mode: "swipe", place: [], cells: 8, group: "", p0: picture("a") };
+  state.p1 = picture("b");
+  const model = { get: (k) => state[k], set: () => {}, on: () => {}, send: () => {},
+                  save_changes: () => {} };
+  const el = document.createElement("div");
+  el.style.width = "400px";
+  document.body.append(el);
+  const url = URL.createObjectURL(new Blob([code], { type: "text/javascript" }));
+  (await import(url)).default.render({ model, el });
+}"""
+SEAM = """() => {
+  const over = document.querySelector("img.fv-over");
+  const frame = over.parentNode.getBoundingClientRect(), box = over.getBoundingClientRect();
+  const share = parseFloat(over.style.clipPath.split(" ").at(-1)) / 100;
+  const line = parseFloat(over.parentNode.style.getPropertyValue("--fv-cut")) / 100;
+  return [(box.left + share * box.width - frame.left) / frame.width, line];
+}"""
+
+
+def test_the_seam_of_a_swipe_stays_at_its_line(page):
+    picture = base64.b64encode(png(np.zeros((64, 64, 3), np.uint8))).decode()
+    style = (HERE / "widgets.css").read_text(encoding="utf-8")
+    page.evaluate(SWIPED.replace("PNG", picture), [script("viewer.js"), style])
+    page.get_by_label("swipe between").fill("30")
+    page.get_by_label("zoom in").click(click_count=2)
+    frame = page.locator(".fv-frame").first.bounding_box()
+    seen = [page.evaluate(SEAM)]
+    page.mouse.move(frame["x"] + 200, frame["y"] + 100)
+    page.mouse.down()
+    page.mouse.move(frame["x"] + 150, frame["y"] + 120, steps=3)
+    page.mouse.up()
+    seen.append(page.evaluate(SEAM))
+    page.get_by_label("show whole pictures").click()
+    seen.append(page.evaluate(SEAM))
+    for seam, line in seen:
+        assert line == 0.3
+        assert seam == pytest.approx(line, abs=1e-3)
+    assert page.problems == []
 
 
 def test_an_explorer_in_jupyterlab(page, lab, tmp_path):
