@@ -38,6 +38,7 @@ def _settings() -> tuple[Any, list[tuple[Any, str, Any]]]:
     if not hasattr(on_gpu, "fp32_precision"):  # torch before 2.9
         places = on_gpu, torch.backends.cudnn
         return False, [(place, "allow_tf32", place.allow_tf32) for place in places]
+    gpu_layers: Any = torch.backends.cudnn
     on_cpu: Any = torch.backends.mkldnn
-    kinds = on_gpu, torch.backends.cudnn.conv, on_cpu.matmul, on_cpu.conv
+    kinds = on_gpu, gpu_layers.conv, on_cpu.matmul, on_cpu.conv
     return "ieee", [(kind, "fp32_precision", kind.fp32_precision) for kind in kinds]
