@@ -201,7 +201,7 @@ def paired_rows(
     """
 
     def compute(metric: Metric, pairs: Sequence[np.ndarray], places: Sequence[int]) -> np.ndarray:
-        rows = []
+        rows = list[float]()
         for (picture, reference), i in zip(pairs, places):
             sample = folder.samples[i]
             item = Item(sample.prompt, sample.seed, sample.group)

@@ -263,10 +263,10 @@ def _finish(
     for place, text in texts:
         write_utf8(place, text)
     write_json(Path(f"{path}.json"), report)
-    for place, figure in figures:
+    for after, figure in figures:
         for ending in endings:
-            write_figure(f"{path}{place}.{ending}", figure)
-            yield Path(f"{path}{place}.{ending}")
+            write_figure(f"{path}{after}.{ending}", figure)
+            yield Path(f"{path}{after}.{ending}")
 
 
 def redraw(out: str | Path, names: Sequence[str], endings: Sequence[str]) -> Iterator[Path]:

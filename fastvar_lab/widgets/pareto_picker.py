@@ -220,10 +220,9 @@ def _as_measured(model: Model, frame: pd.DataFrame) -> Model:
     """
 
     def only(column: str) -> Any:
-        values = frame[column].dropna().unique() if column in frame else ()
-        return values[0] if len(values) else None
+        return next(iter(frame[column].dropna()), None) if column in frame else None
 
-    name, weights, guidance = only("model"), only("weights"), only(GUIDANCE)
+    name, weights, guidance = (only(column) for column in ("model", "weights", GUIDANCE))
     if name is not None and str(name) != model.name:
         raise ValueError(f"the frame was measured on {name}; not on {model.name}")
     if isinstance(weights, str) and weights != model.fingerprint:
