@@ -142,10 +142,11 @@ def resume(
     """Finish a generation under another method, with the same result as from scratch.
 
     `base` is a generation with a snapshot, or the snapshot, which is not changed. The run starts
-    at the latest possible step: the acts of both methods must be equal before it, and the outputs
-    of the new method's cache step must be in the snapshot. `first_step` of the result is that
-    step. Raises ValueError without a snapshot, for another or a changed model, and for streamed
-    draws.
+    at the latest possible step: the acts of both methods must be equal before it, the outputs of
+    the new method's cache step must be in the snapshot, and a runner that carries more than a
+    snapshot holds must run from where it begins to do so (`stateful_from`). `first_step` of the
+    result is that step. Raises ValueError without a snapshot, for another or a changed model, and
+    for streamed draws.
 
     >>> import fastvar_lab as fv
     >>> model = fv.load("tiny")
