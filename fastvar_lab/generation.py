@@ -108,8 +108,7 @@ def generate(
     (2, 256, 256, 3)
     """
     check_value(method)
-    if not isinstance(watch, Iterable) or not all(map(callable, watch := [*watch])):
-        raise ValueError(f"watch is a list of functions that wrap a runner; not {watch!r}")
+    watch = checked_watch(watch)
     request = make_request(
         model,
         prompts,
@@ -154,9 +153,16 @@ def resume(
     >>> fv.resume(model, full, fv.Prune({-1: 0.75})).first_step
     9
     """
-    held = resumable(model, base)
+    watch, held = checked_watch(watch), resumable(model, base)
     start = held.start(resume_step(held, method, model))
     return run(model, held.request, method, start, watch=watch, snapshot=snapshot)
+
+
+def checked_watch(watch: Iterable[Watch]) -> list[Watch]:
+    """Return the functions that wrap a runner as a list; raise ValueError for anything else."""
+    if not isinstance(watch, Iterable) or not all(map(callable, watch := [*watch])):
+        raise ValueError(f"watch is a list of functions that wrap a runner; not {watch!r}")
+    return watch
 
 
 def resumable(model: Model, base: Generation | Snapshot) -> Snapshot:
