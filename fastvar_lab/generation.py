@@ -218,7 +218,7 @@ def replayed(model: Model, request: Request, method: Method) -> Generation:
     with _computing(model, request):
         live = begin()
         inputs = _inputs(live)
-        key = capture_key(model, request, method, inputs)
+        key = capture_key(model, request, method, live.run, inputs)
         captured = model.graphs.find(key)
         if captured is not None:
             output = captured.replay(inputs, request.draws.seeds)
