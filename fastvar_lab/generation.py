@@ -160,9 +160,10 @@ def resume(
 
 def checked_watch(watch: Iterable[Watch]) -> list[Watch]:
     """Return the functions that wrap a runner as a list; raise ValueError for anything else."""
-    if not isinstance(watch, Iterable) or not all(map(callable, watch := [*watch])):
+    functions = [*watch] if isinstance(watch, Iterable) else [watch]
+    if not isinstance(watch, Iterable) or not all(map(callable, functions)):
         raise ValueError(f"watch is a list of functions that wrap a runner; not {watch!r}")
-    return watch
+    return functions
 
 
 def resumable(model: Model, base: Generation | Snapshot) -> Snapshot:

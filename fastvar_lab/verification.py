@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fastvar_lab.audit import check_value, forwards
 from fastvar_lab.errors import short
-from fastvar_lab.generation import generate, resume, run
+from fastvar_lab.generation import Watch, generate, resume, run
 from fastvar_lab.instruments.stopwatch import BranchWatch, Stopwatch
 from fastvar_lab.methods.parse import read_method
 from fastvar_lab.methods.prune import Dense
@@ -181,7 +181,7 @@ def resumed(model: Model, method: Method, prompt: str, seed: int) -> Verdict:
     starts = sorted({rerun_step(own, step) for step in steps})
     for first, end in pairwise((*starts, len(own.canvases))):
         with suppress(_Reached):
-            watches = [watch, partial(_Until, end=end)]
+            watches: list[Watch] = [watch, partial(_Until, end=end)]
             run(model, own.request, method, own.start(first), watch=watches)
         if _differs(logits, first):
             return Verdict(False, f"run again from step {first} it differs: see `stateful_from`")
