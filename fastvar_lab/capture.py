@@ -11,10 +11,11 @@ from fastvar_lab.audit import checked_acts
 from fastvar_lab.draws import Keyed
 from fastvar_lab.errors import short
 from fastvar_lab.graphs import CannotCapture
+from fastvar_lab.methods.fingerprint import user_classes_hash, user_code_hash
 from fastvar_lab.models import stamps
 from fastvar_lab.models.model import Model
 from fastvar_lab.request import Request
-from fastvar_lab.seam import Method
+from fastvar_lab.seam import Method, Runner
 
 
 def check_capture(
@@ -47,12 +48,13 @@ def check_capture(
 
 
 def capture_key(
-    model: Model, request: Request, method: Method, inputs: Sequence[Tensor]
+    model: Model, request: Request, method: Method, runner: Runner, inputs: Sequence[Tensor]
 ) -> tuple[Any, ...]:
     """Return what decides the operations of a generation, and the places that they read.
 
-    `inputs` are the tensors of the backbone's state. Weights may change where they are; other
-    tensors in their place, modules, settings and hooks make another key.
+    `runner` is one of the method, `inputs` are the tensors of the backbone's state. Weights may
+    change where they are; other tensors in their place, modules, settings, hooks, and values that
+    the code of hooks and of users' classes names, make another key.
     """
     modules = [model.transformer]
     if isinstance(model.quantizer, nn.Module):
@@ -71,4 +73,7 @@ def capture_key(
         tuple((t.data_ptr(), t.dtype) for t in weights),
         repr(stamps.settings(modules)),
         repr({name: [*each] for name, each in stamps.hooks(modules).items()}),
+        repr(stamps.codes(modules)),
+        user_classes_hash(each for part in modules for each in part.modules()),
+        user_code_hash(method, runner),
     )

@@ -108,8 +108,7 @@ def generate(
     (2, 256, 256, 3)
     """
     check_value(method)
-    if not isinstance(watch, Iterable) or not all(map(callable, watch := [*watch])):
-        raise ValueError(f"watch is a list of functions that wrap a runner; not {watch!r}")
+    watch = checked_watch(watch)
     request = make_request(
         model,
         prompts,
@@ -142,10 +141,11 @@ def resume(
     """Finish a generation under another method, with the same result as from scratch.
 
     `base` is a generation with a snapshot, or the snapshot, which is not changed. The run starts
-    at the latest possible step: the acts of both methods must be equal before it, and the outputs
-    of the new method's cache step must be in the snapshot. `first_step` of the result is that
-    step. Raises ValueError without a snapshot, for another or a changed model, and for streamed
-    draws.
+    at the latest possible step: the acts of both methods must be equal before it, the outputs of
+    the new method's cache step must be in the snapshot, and a runner that carries more than a
+    snapshot holds must run from where it begins to do so (`stateful_from`). `first_step` of the
+    result is that step. Raises ValueError without a snapshot, for another or a changed model, and
+    for streamed draws.
 
     >>> import fastvar_lab as fv
     >>> model = fv.load("tiny")
@@ -153,9 +153,17 @@ def resume(
     >>> fv.resume(model, full, fv.Prune({-1: 0.75})).first_step
     9
     """
-    held = resumable(model, base)
+    watch, held = checked_watch(watch), resumable(model, base)
     start = held.start(resume_step(held, method, model))
     return run(model, held.request, method, start, watch=watch, snapshot=snapshot)
+
+
+def checked_watch(watch: Iterable[Watch]) -> list[Watch]:
+    """Return the functions that wrap a runner as a list; raise ValueError for anything else."""
+    functions = [*watch] if isinstance(watch, Iterable) else [watch]
+    if not isinstance(watch, Iterable) or not all(map(callable, functions)):
+        raise ValueError(f"watch is a list of functions that wrap a runner; not {watch!r}")
+    return functions
 
 
 def resumable(model: Model, base: Generation | Snapshot) -> Snapshot:
@@ -211,7 +219,7 @@ def replayed(model: Model, request: Request, method: Method) -> Generation:
     with _computing(model, request):
         live = begin()
         inputs = _inputs(live)
-        key = capture_key(model, request, method, inputs)
+        key = capture_key(model, request, method, live.run, inputs)
         captured = model.graphs.find(key)
         if captured is not None:
             output = captured.replay(inputs, request.draws.seeds)

@@ -438,3 +438,31 @@ class Method(Protocol):
     def cache_index(self, grids: Sequence[Grid]) -> int | None:
         """Return the step whose branch outputs the method restores from; None for none."""
         ...
+
+
+def stateful_from(method: Method, grids: Sequence[Grid]) -> int:
+    """Return the step from which a method's runner must have run itself; all steps if none.
+
+    A runner that starts at a later step learns of earlier ones what a snapshot holds: latents,
+    tokens, keys and values, and the outputs of the cache step. A method whose runner carries
+    nothing else from step to step, or does so from some step on, says it in a method
+    `stateful_from(grids)`; a subclass with its own `start` or `wrap` says it anew. For any other
+    method it is the first step whose act changes more than the rows that run.
+
+    >>> import fastvar_lab as fv
+    >>> from fastvar_lab.scales import TINY, grids
+    >>> rolling = fv.Prune({-2: 0.5, -1: 0.75}, restore=fv.PreviousBranch())
+    >>> [stateful_from(m, grids(TINY)) for m in (fv.Prune({-2: 0.5, -1: 0.75}), rolling)]
+    [10, 8]
+    """
+    classes = type(method).__mro__
+    place = {
+        name: next((i for i, each in enumerate(classes) if name in vars(each)), len(classes))
+        for name in ("stateful_from", "start", "wrap")
+    }
+    said = place["stateful_from"]
+    if said < len(classes) and said <= min(place["start"], place["wrap"]):
+        step: int = method.stateful_from(grids)  # type: ignore[attr-defined]
+        return step
+    acts = enumerate(method.acts(grids))
+    return next((step for step, act in acts if not act.whole or act.rows is None), len(grids))

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor, nn
 
 from fastvar_lab.audit import check_value
 from fastvar_lab.cache import KVCache
-from fastvar_lab.methods.schedule import Scheduled
 from fastvar_lab.models.model import Model
 from fastvar_lab.request import Request
-from fastvar_lab.seam import Act, Branch, Grid, Method, Runner, Site, Wrapper, by_step
+from fastvar_lab.seam import (
+    Act,
+    Branch,
+    Grid,
+    Method,
+    Runner,
+    Site,
+    Wrapper,
+    by_step,
+    stateful_from,
+)
 
 Held = Mapping[tuple[int, Site], Tensor]
 """Branch outputs (B, L, C) by step and site."""
@@ -129,7 +138,12 @@ def restored_steps(method: Method, others: Iterable[Method], grids: Sequence[Gri
 
 
 def resume_step(snapshot: Snapshot, method: Method, model: Model) -> int:
-    """Return the scale step at which `resume` would start; raise ValueError for no method."""
+    """Return the scale step at which `resume` would start; raise ValueError for no method.
+
+    That is the first step at which the acts of both methods differ, unless the outputs of the
+    cache step are not held, or the new method's runner must have run earlier steps itself
+    (`stateful_from`) and any step is left that it runs.
+    """
     check_value(method)
     grids = snapshot.request.grids
     before, after = snapshot.method.acts(grids), method.acts(grids)
@@ -139,9 +153,8 @@ def resume_step(snapshot: Snapshot, method: Method, model: Model) -> int:
         held = [site for step, site in snapshot.held if step == cache]
         if len(held) < len(model.transformer.kinds) * model.depth:
             first = cache
-    if hasattr(method, "held_from"):  # what earlier steps leave beside the cache is in no snapshot
-        sources = method.held_from(grids).items()
-        first = min([first, *(source for step, source in sources if source < first <= step)])
+    if not all(act.skips for act in after[first:]):
+        first = min(first, stateful_from(method, grids))
     while first < len(grids) and (before[first].joined or after[first].joined):
         first -= 1  # steps of one forward run together
     return first
@@ -150,40 +163,17 @@ def resume_step(snapshot: Snapshot, method: Method, model: Model) -> int:
 def rerun_step(snapshot: Snapshot, step: int) -> int:
     """Return the latest step, at most `step`, at which the snapshot's own method can start again.
 
-    That is `step` itself, if another method with other work at `step` alone could resume there, or
-    the first step that is not whole; the outputs of the cache step must be held.
+    The outputs of the cache step must be held, and its runner must run itself from the step of
+    `stateful_from` on.
     """
     method, grids = snapshot.method, snapshot.request.grids
-    acts = method.acts(grids)
-    first = step
-    if not _apart(method, acts, grids, step):
-        whole = next((i for i, act in enumerate(acts) if not act.whole), len(grids))
-        first = min(step, whole)
+    acts, first = method.acts(grids), min(step, stateful_from(method, grids))
     cache = method.cache_index(grids)
     if cache is not None and cache < first and not any(s == cache for s, _ in snapshot.held):
         first = cache
     while first and acts[first].joined:
         first -= 1
     return first
-
-
-def _apart(method: Method, acts: Sequence[Act], grids: Sequence[Grid], step: int) -> bool:
-    """Return whether a method's earlier acts stay the same if it does something else at a step."""
-    if not isinstance(method, Scheduled):
-        return False
-    ratios = method.by_step(grids)
-    now = ratios.get(step, 0.0)
-    for share in (1.0, 0.5, now / 2):
-        if share == now:
-            continue
-        ratios[step] = share
-        late = {s - len(grids): r for s, r in ratios.items()}
-        try:
-            other = replace(cast(Any, method), ratios=late)
-            return all(map(_same, acts[:step], other.acts(grids)[:step]))
-        except ValueError:  # tokens that are painted to be kept, for one
-            continue
-    return False
 
 
 def _same(a: Act, b: Act) -> bool:

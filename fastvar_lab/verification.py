@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import fields, is_dataclass, replace
 from functools import partial
+from itertools import pairwise
 from typing import Any, NamedTuple, cast
 
 import pandas as pd
@@ -14,14 +16,14 @@ from torch import Tensor
 
 from fastvar_lab.audit import check_value, forwards
 from fastvar_lab.errors import short
-from fastvar_lab.generation import generate, resume
+from fastvar_lab.generation import Watch, generate, resume, run
 from fastvar_lab.instruments.stopwatch import BranchWatch, Stopwatch
 from fastvar_lab.methods.parse import read_method
 from fastvar_lab.methods.prune import Dense
 from fastvar_lab.methods.schedule import Scheduled
 from fastvar_lab.models.model import Model
-from fastvar_lab.seam import Grid, Method, Runner, Wrapper
-from fastvar_lab.snapshots import resume_step
+from fastvar_lab.seam import Grid, Method, Runner, Stack, Wrapper
+from fastvar_lab.snapshots import rerun_step, resume_step
 from fastvar_lab.speed.flops import exact, step_flops
 from fastvar_lab.speed.issued import issued
 
@@ -104,16 +106,17 @@ def counted(model: Model, method: Method, prompt: str, seed: int) -> Verdict:
 
 
 class Seen(Wrapper):
-    """Keeps what each step drew from: its tokens and logits; None for a skipped step."""
+    """Keeps each step's latent, and what it drew from: tokens and logits; None if skipped."""
 
     def __init__(self, inner: Runner) -> None:
         super().__init__(inner)
-        self.steps = list[tuple[Tensor, Tensor] | None]()
+        self.steps, self.canvases = list[tuple[Tensor, Tensor] | None](), list[Tensor]()
 
     def after(
         self, grid: Grid, tokens: Tensor | None, canvas: Tensor, logits: Tensor | None = None
     ) -> None:
         self.inner.after(grid, tokens, canvas, logits)
+        self.canvases.append(canvas)
         self.steps.append(None if tokens is None or logits is None else (tokens, logits))
 
 
@@ -154,8 +157,11 @@ def _share_moved(first: Seen, second: Seen, limit: float) -> float:
 
 
 def resumed(model: Model, method: Method, prompt: str, seed: int) -> Verdict:
-    """Compare a generation resumed from full generation, and from itself, with one from scratch."""
-    logits = list[Seen]()
+    """Compare a generation resumed from full generation, and from itself, with one from scratch.
+
+    Its own steps are also run again, each from as late as the method allows (`stateful_from`).
+    """
+    logits, own = list[Seen](), None
 
     def watch(run: Runner) -> Runner:
         logits.append(Seen(run))
@@ -164,15 +170,49 @@ def resumed(model: Model, method: Method, prompt: str, seed: int) -> Verdict:
     scratch = generate(model, prompt, method, seed=seed, snapshot=(), watch=[watch])
     full = generate(model, prompt, Dense(), seed=seed, snapshot=True)
     for name, base in (("full generation", full), ("its own snapshot", scratch)):
-        again = resume(model, base, method, watch=[watch])
+        again = resume(model, base, method, watch=[watch], snapshot=base is full)
         same = torch.equal(again.canvas, scratch.canvas)
-        for was, step in zip(logits[0].steps[again.first_step :], logits[-1].steps, strict=True):
-            same &= was is None or step is None or torch.equal(was[1], step[1])
-        if not same:
+        if not same or _differs(logits, again.first_step):
             return Verdict(False, f"resumed from {name} at step {again.first_step} it differs")
+        own = own or again.snapshot
     assert full.snapshot is not None
+    assert own is not None
+    steps = [step for step, seen in enumerate(logits[0].steps) if seen is not None]
+    starts = sorted({rerun_step(own, step) for step in steps})
+    for first, end in pairwise((*starts, len(own.canvases))):
+        with suppress(_Reached):
+            watches: list[Watch] = [watch, partial(_Until, end=end)]
+            run(model, own.request, method, own.start(first), watch=watches)
+        if _differs(logits, first):
+            return Verdict(False, f"run again from step {first} it differs: see `stateful_from`")
     first = resume_step(full.snapshot, method, model)
     return Verdict(True, f"from full generation it begins at step {first}")
+
+
+class _Reached(Exception):
+    """All steps that are compared have run."""
+
+
+class _Until(Wrapper):
+    """Stops a generation before the step `end`."""
+
+    def __init__(self, inner: Runner, end: int) -> None:
+        super().__init__(inner)
+        self.end = end
+
+    def stack(self, grid: Grid, blocks: Stack, x: Tensor) -> Tensor:
+        if grid.index >= self.end:
+            raise _Reached
+        return self.inner.stack(grid, blocks, x)
+
+
+def _differs(runs: Sequence[Seen], first: int) -> bool:
+    """Return whether the last run, which began at step `first`, differs from the first run."""
+    before, now = runs[0], runs[-1]
+    canvases = zip(before.canvases[first:], now.canvases, strict=False)  # it may end early
+    steps = zip(before.steps[first:], now.steps, strict=False)
+    drawn = ((one[1], other[1]) for one, other in steps if one is not None and other is not None)
+    return not all(torch.equal(*pair) for pair in (*canvases, *drawn))
 
 
 def batched(model: Model, method: Method, prompt: str, seed: int) -> Verdict:

@@ -226,6 +226,32 @@ def test_blocks_in_bfloat16_run_under_autocast():
     assert pictures(model, text()).isfinite().all()
 
 
+def test_adapters_of_another_type_do_not_decide_on_autocast():
+    class Adapter(torch.nn.Module):
+        def __init__(self, base, kind):
+            super().__init__()
+            self.base_layer = base
+            self.lora_A = torch.nn.Linear(base.in_features, 2, bias=False, dtype=kind)
+            self.lora_B = torch.nn.Linear(2, base.out_features, bias=False, dtype=kind)
+
+        @property
+        def weight(self):
+            return self.base_layer.weight
+
+        def forward(self, x):
+            low = self.lora_B(self.lora_A(x.to(self.lora_A.weight.dtype)))
+            return self.base_layer(x) + low.to(x.dtype)
+
+    for kind, other in ((torch.bfloat16, torch.float32), (torch.float32, torch.bfloat16)):
+        live = standins.live_infinity().to(kind)
+        ffn = next(m for m in live.modules() if hasattr(m, "fc1"))
+        ffn.fc1 = Adapter(ffn.fc1, other)
+        model = fv.attach(live, sizes=[(1, 1), (2, 2)])
+        assert model.autocast is None
+        assert model.dtype is kind
+        assert model.set_precision("float32", kind) is model
+
+
 def test_a_move_is_refused(var):
     model = fv.attach(var)
     assert model.to("cpu") is model

@@ -344,6 +344,9 @@ def test_held_shares_are_those_of_the_cache_methods(small):
     assert held_share(small, fv.HeatKV(1.0, orders, sinks=2)) == 1
     assert held_share(small, fv.HeatKV(0.6, orders, sinks=2)) <= 0.6
     assert 0.5 < held_share(small, fv.QuantKV(8)) < 0.7
+    inside = fv.FocusVAR(fv.Tail(fv.QuantKV(8), cond_from=-1), first=-2, last=-2, layer=1)
+    assert held_share(small, inside) == held_share(small, fv.QuantKV(8))
+    assert held_share(small, fv.Tail(fv.Prune({-2: 0.5}), cond_from=-1)) is None
 
 
 def test_an_experiment_is_asked_at_several_guidance_scales(small, tmp_path):

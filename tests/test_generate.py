@@ -15,6 +15,7 @@ import fastvar_lab as fv
 from fastvar_lab import scales
 from fastvar_lab.backbones.infinity import Text
 from fastvar_lab.backbones.text import RandomText
+from fastvar_lab.branching import Branches
 from fastvar_lab.draws import Keyed, Streamed
 from fastvar_lab.errors import PromptError
 from fastvar_lab.experiments import run
@@ -318,6 +319,84 @@ def test_resuming_starts_as_late_as_it_may(small):
     bare = fv.generate(small, PROMPTS[0], fv.Dense(), snapshot=[0]).snapshot
     assert fv.resume_step(bare, fv.Prune({-1: 0.5}), small) == 3  # its cache step is run again
     assert fv.resume_step(bare, fv.Prune({-1: 0.5}, restore=fv.Zero()), small) == 4
+
+
+HALF = {"ffn": "444"}
+EARLIER = {
+    "keys by importance": fv.ScaleKV({-2: 16, -1: 16}, window=4),
+    "depths": fv.DepthVAR(-3),
+    "the step before": fv.Planned({-2: HALF, -1: HALF}, previous={-1: ["ffn"]}),
+    "rolling": fv.Prune({-2: 0.5, -1: 0.5}, restore=fv.PreviousBranch()),
+    "anchors": fv.SparseVAR(-2),
+    "low rank": fv.FasterVAR({-2: 0.5, -1: 0.5}, chunks=3),
+    "entropy": fv.Prune({-2: 0.5, -1: 0.5}, select=fv.AttentionEntropy()),
+    "a decision": fv.FocusVARAdaptive(fv.Prune({-1: 0.5}), -3, 1, 2),
+}
+
+
+def heads_of(start, *args):
+    """Return a generation, and what went into the head at its steps."""
+    seen = []
+    return start(*args, watch=[partial(Heads, seen=seen)]), seen
+
+
+def resumes_as_from_scratch(model, base, method):
+    """Check that a resumed generation has the bits of one from scratch; return its first step."""
+    scratch, wanted = heads_of(partial(fv.generate, seed=1), model, PROMPTS[0], method)
+    again, seen = heads_of(fv.resume, model, base, method)
+    assert torch.equal(again.canvas, scratch.canvas)
+    assert all(map(torch.equal, seen, wanted[len(wanted) - len(seen) :]))
+    return again.first_step
+
+
+@pytest.mark.parametrize("method", EARLIER.values(), ids=EARLIER)
+def test_a_runner_that_knows_earlier_steps_is_not_resumed_behind_them(small, method):
+    """The acts of a skipped tail say nothing of the steps before it, which are equal."""
+    tail = fv.Tail(method, skip_from=-1)
+    base = fv.generate(small, PROMPTS[0], tail, seed=1, snapshot=True)
+    assert resumes_as_from_scratch(small, base, method) < 4
+    whole = fv.generate(small, PROMPTS[0], method, seed=1, snapshot=True)
+    assert resumes_as_from_scratch(small, whole, tail) == 4  # nothing is left to run
+    assert resumes_as_from_scratch(small, whole, fv.Tail(method, skip_from=-2)) == 3
+
+
+def test_a_rolling_restorer_sees_every_step_from_its_cache_step_on(small):
+    full = fv.generate(small, PROMPTS[0], fv.Dense(), seed=1, snapshot=True)
+    early = fv.Prune({-1: 0.5}, restore=fv.PreviousBranch(), cache_step=-4)
+    assert resumes_as_from_scratch(small, full, early) == 2
+    first = fv.Planned({-2: HALF, -1: HALF}, restore=fv.PreviousBranch())
+    base = fv.generate(small, PROMPTS[0], first, seed=1, snapshot=True)
+    branches = Branches(small, full)
+    branches.run(first)
+    for changes in ({"pruned": {-2: HALF, -1: {"ffn": "666"}}}, {"rows": {-1: "cond"}}):
+        other = replace(first, **changes)
+        assert resumes_as_from_scratch(small, base, other) == 3
+        scratch = fv.generate(small, PROMPTS[0], other, seed=1)
+        assert torch.equal(branches.run(other).canvas, scratch.canvas)
+
+
+def test_a_plan_inside_a_tail_resumes_from_its_own_snapshot(small):
+    plan = fv.Planned({-2: HALF}, rows={-3: "held"}, restore=fv.PreviousBranch())
+    method = fv.Tail(plan, cond_from=-1)
+    base = fv.generate(small, PROMPTS[0], method, seed=1, snapshot=True)
+    assert resumes_as_from_scratch(small, base, method) <= 1  # whose difference is held
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        fv.Prune({-2: 0.5, -1: 0.5}),
+        fv.Merge({-2: 0.5, -1: 0.5}),
+        fv.QuantKV(4),
+        fv.LazyVAR({-2: 0.5, -1: 0.5}, group=False),
+        fv.FocusVAR(fv.Prune({-2: 0.5, -1: 0.5}), first=-1, layer=1),
+        fv.Planned({-2: HALF, -1: HALF}),
+    ],
+    ids=repr,
+)
+def test_a_runner_that_carries_nothing_shares_pruned_steps(small, method):
+    base = fv.generate(small, PROMPTS[0], fv.Tail(method, skip_from=-1), seed=1, snapshot=True)
+    assert resumes_as_from_scratch(small, base, method) == 4
 
 
 def test_two_resumes_at_once_do_not_disturb_each_other(small):

@@ -122,6 +122,29 @@ def test_official_precision_and_smooth_sampling(family):
     assert len(model.graphs) == 1
 
 
+def test_values_that_a_method_names_are_seen():
+    model, factor = small_model("infinity"), [0.5]
+
+    class Scales(fv.Runner):
+        def sublayer(self, site, grid, branch, x):
+            return branch(x) * factor[0]
+
+    class Scaled(fv.Dense):
+        def acts(self, grids):
+            return (fv.Act(key=("scaled",)),) * len(grids)
+
+        def start(self, grids, depth, held=None):
+            return Scales()
+
+    for factor[0] in (0.5, 2.0):
+        runs = [
+            fv.generate(model, prompt(model), Scaled(), seed=1, graphs=graphs)
+            for graphs in (False, True, True)
+        ]
+        assert same(runs[0], runs[1])
+        assert same(runs[0], runs[2])
+
+
 def test_changed_weights_are_seen_and_other_modules_captured_anew():
     model = small_model("infinity")
     block = model.transformer.blocks[0]
@@ -146,6 +169,13 @@ def test_changed_weights_are_seen_and_other_modules_captured_anew():
     assert same(*both())
     assert len(model.graphs) == 3
     hook.remove()
+    factor = [0.5]
+    block.ffn.register_forward_hook(lambda module, args, out: out * factor[0])
+    halved, _ = both()
+    factor[0] = 2.0
+    plain, replayed = both()
+    assert same(plain, replayed)
+    assert not same(plain, halved)
     assert not len(copied(model, cloned).graphs)
 
 

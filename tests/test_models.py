@@ -78,6 +78,18 @@ def test_bytes_of_a_step_are_its_weights_and_its_keys():
         keys += step.tokens
         held = 2 * 3 * 2 * 256 * 8 * (keys + words)  # rows, keys and values, width, layers
         assert count == 4 * (weights + embedding * (step.index > 0) + held)
+    ends = [model.transformer.head.weight.numel() + embedding * (step.index > 0) for step in steps]
+    layers = weights - model.transformer.head.weight.numel()
+    values = [count / 4 - layers - end for count, end in zip(found, ends, strict=True)]
+    for precision, kind, stored, cached in (
+        ("official", torch.bfloat16, 2, 2),
+        ("int8", torch.float32, 1, 4),
+    ):
+        narrow = fv.load("tiny").set_precision(precision, kind)
+        assert flops.step_bytes(narrow, fv.Dense(), steps, words, pictures=3) == [
+            stored * layers + 4 * end + cached * value
+            for end, value in zip(ends, values, strict=True)
+        ]
     pruned = flops.step_bytes(model, fv.Prune({-2: 0.5, -1: 1.0}), steps, words, pictures=3)
     assert pruned[:-2] == found[:-2]
     assert pruned[-1] == 0 < pruned[-2] < found[-2]

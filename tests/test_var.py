@@ -134,6 +134,18 @@ def test_code_with_the_same_model_twice_is_plain_generation(var, drafted):
     assert all(torch.equal(a, b) for a, b in zip(made.tokens, plain.tokens, strict=True))
 
 
+def test_watchers_of_code_watch_the_refiner(var):
+    watches = []
+
+    def watch(run):
+        watches.append(fv.Stopwatch(run))
+        return watches[-1]
+
+    made = draft_and_refine(var, var, "3", 3, watch=[watch], snapshot=False)
+    assert made.first_step == 3
+    assert [sorted(one.step_ms()) for one in watches] == [[3, 4]]
+
+
 def test_code_refuses_what_cannot_be_drafted(var, small):
     with pytest.raises(ValueError, match="of 5 scales 1 to 4 can be drafted; not 5"):
         draft_and_refine(var, var, "3", 5)
@@ -156,6 +168,24 @@ def test_code_refuses_what_cannot_be_drafted(var, small):
         with pytest.raises(ValueError, match=r"step 3 .* or looks at it; .* the steps from 4 on"):
             draft_and_refine(var, var, "3", 4, method=method)
         assert draft_and_refine(var, var, "3", 3, method=method).first_step == 3
+    changed = (
+        *(fv.Tail(cond_from=-3), fv.Tail(null_from=-3), fv.FocusVAR(first=-3, layer=1)),
+        fv.SharedUpdate(first=-3, last=-1, layers=(0, 1)),
+    )
+    for method in changed:
+        with pytest.raises(ValueError, match=r"step 2 .* or looks at it; .* the steps from 3 on"):
+            draft_and_refine(var, var, "3", 3, method=method)
+        assert draft_and_refine(var, var, "3", 2, method=method).first_step == 2
+    for options, message in (
+        ({"snapshot": True}, "keeps no snapshot; leave snapshot out"),
+        ({"graphs": True}, "keeps no graphs; leave graphs out"),
+        ({"sampling": 5}, "sampling must be a Sampling, or None for the model's; not 5"),
+        ({"watch": 5}, "watch is a list of functions that wrap a runner; not 5"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            draft_and_refine(var, var, "3", 2, **options)
+    with pytest.raises(ValueError, match=r"the number drafted must be a whole number; not 2\.5"):
+        draft_and_refine(var, var, "3", 2.5)
     with pytest.raises(ValueError, match="two VARs"):
         draft_and_refine(small, small, "a red circle", 1)
 

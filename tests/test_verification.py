@@ -10,6 +10,7 @@ import fastvar_lab as fv
 from fastvar_lab import verification
 from fastvar_lab.methods.columns import describe
 from fastvar_lab.methods.parse import save_method
+from fastvar_lab.seam import stateful_from
 from fastvar_lab.speed.timed import timed
 from fastvar_lab.verification import all_kept
 from tests.families import FAMILIES, prompt, small_model
@@ -88,6 +89,44 @@ def test_a_runner_breaks_one_promise(small, runner, promise):
         assert failed(small, Breaks()) == {promise}
     finally:
         torch.set_rng_state(state)
+
+
+class Fades(fv.Runner):
+    """Damps the sublayers of the last two steps, the second time more than the first."""
+
+    def __init__(self):
+        self.seen = set()
+
+    def sublayer(self, site, grid, branch, x):
+        if grid.h < 6:
+            return branch(x)
+        self.seen.add(grid.index)
+        return branch(x) * 0.5 ** len(self.seen)
+
+
+class Faded(fv.Dense):
+    def acts(self, grids):
+        return (*super().acts(grids)[:-2], *(fv.Act(key=("faded",)),) * 2)
+
+    def start(self, grids, depth, held=None):
+        return Fades()
+
+
+def test_a_runner_that_carries_more_than_a_snapshot_must_not_deny_it(small):
+    class Denies(Faded):
+        def stateful_from(self, grids):
+            return len(grids)
+
+    class Inherits(fv.Prune):
+        def start(self, grids, depth, held=None):
+            return Fades()
+
+    assert failed(small, Faded()) == set()
+    assert failed(small, Denies()) == {"resumed equals scratch"}
+    assert stateful_from(Inherits({-2: 1e-9, -1: 1e-9}), small.grids()) == 3  # Prune says 5
+    base = fv.generate(small, PROMPT, fv.Tail(Faded(), skip_from=-1), snapshot=True)
+    assert fv.resume_step(base.snapshot, Faded(), small) == 3
+    assert fv.resume_step(base.snapshot, Denies(), small) == 4
 
 
 @pytest.mark.parametrize(("name", "value"), [("heads", 4), ("added", 1)])

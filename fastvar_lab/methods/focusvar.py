@@ -17,7 +17,7 @@ from fastvar_lab.methods.registry import method
 from fastvar_lab.methods.schedule import find, settle_layers
 from fastvar_lab.methods.select_previous import chunk_checked
 from fastvar_lab.methods.spaces import Subject, space
-from fastvar_lab.seam import Act, Grid, Handles, Method, Rows, Runner, Stack, Wrapper
+from fastvar_lab.seam import Act, Grid, Handles, Method, Rows, Runner, Stack, Wrapper, stateful_from
 from fastvar_lab.tokens import wide
 
 
@@ -73,6 +73,10 @@ class FocusVAR(Around):
             else self.keyed(act, key)
             for grid, act in zip(grids, self.method.acts(grids), strict=True)
         )
+
+    def stateful_from(self, grids: Sequence[Grid]) -> int:
+        """Return that of the inner method: the runner around it carries nothing."""
+        return stateful_from(self.method, grids)
 
     def wrap(self, inner: Runner, grids: Sequence[Grid], depth: int) -> Runner:
         fused = [g for g, act in zip(grids, self.acts(grids)) if act.fused is not None]
@@ -216,6 +220,10 @@ class FocusVARAdaptive(Around):
             raise ValueError(f"the probe step {first} ({grids[first].name}) is skipped")
         return tuple(acts)
 
+    def stateful_from(self, grids: Sequence[Grid]) -> int:
+        """Return the probe step, from which its decision holds, or an earlier one of the inner."""
+        return min(find(self.probe, grids), stateful_from(self.method, grids))
+
     def wrap(self, inner: Runner, grids: Sequence[Grid], depth: int) -> Runner:
         probe = find(self.probe, grids)
         return AdaptiveRunner(layer_by_layer(inner, self, grids[probe:]), self, probe)
@@ -332,6 +340,10 @@ class SharedUpdate(Around):
             else self.keyed(act, key)
             for grid, act in zip(grids, self.method.acts(grids), strict=True)
         )
+
+    def stateful_from(self, grids: Sequence[Grid]) -> int:
+        """Return that of the inner method: the runner around it carries nothing."""
+        return stateful_from(self.method, grids)
 
     def wrap(self, inner: Runner, grids: Sequence[Grid], depth: int) -> Runner:
         alone = [g for g, act in zip(grids, self.acts(grids)) if act.alone is not None]

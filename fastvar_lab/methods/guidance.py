@@ -14,7 +14,7 @@ from fastvar_lab.methods.ratios import ScaleName, scale_name
 from fastvar_lab.methods.registry import method
 from fastvar_lab.methods.schedule import find
 from fastvar_lab.methods.spaces import Subject, space
-from fastvar_lab.seam import Act, Grid, Handles, Method, Rows, Runner, Site, Wrapper
+from fastvar_lab.seam import Act, Grid, Handles, Method, Rows, Runner, Site, Wrapper, stateful_from
 
 
 class Around:
@@ -208,6 +208,10 @@ class Tail(Around):
                     )
                 acts.append(self.changed(act, grid, key, rows=rows))
         return tuple(acts)
+
+    def stateful_from(self, grids: Sequence[Grid]) -> int:
+        """Return that of the inner method: the runner around it carries nothing."""
+        return stateful_from(self.method, grids)
 
     def wrap(self, inner: Runner, grids: Sequence[Grid], depth: int) -> Runner:
         return TailRunner(inner, self.rows(grids), grids)

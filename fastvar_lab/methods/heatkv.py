@@ -215,6 +215,10 @@ class HeatKV:
     def cache_index(self, grids: Sequence[Grid]) -> int | None:
         return None
 
+    def stateful_from(self, grids: Sequence[Grid]) -> int:
+        """Return the number of steps: its runner carries nothing from step to step."""
+        return len(grids)
+
     def start(
         self,
         grids: Sequence[Grid],

@@ -65,6 +65,10 @@ class LazyVAR(Scheduled):
     def cache_index(self, grids: Sequence[Grid]) -> int | None:
         return None
 
+    def stateful_from(self, grids: Sequence[Grid]) -> int:
+        """Return the number of steps: its runner carries latents alone, which it recalls."""
+        return len(grids)
+
     def groups(self, grids: Sequence[Grid]) -> list[list[Grid]]:
         """Return the forwards of pruned steps: those that run together."""
         forwards: list[list[Grid]] = []

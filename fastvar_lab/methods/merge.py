@@ -69,6 +69,10 @@ class Merge(Scheduled):
     def cache_index(self, grids: Sequence[Grid]) -> int | None:
         return None
 
+    def stateful_from(self, grids: Sequence[Grid]) -> int:
+        """Return the number of steps: its runner carries nothing from step to step."""
+        return len(grids)
+
     def start(
         self,
         grids: Sequence[Grid],

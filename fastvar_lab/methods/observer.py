@@ -2,9 +2,9 @@
 
 A rule (a selector or a restorer) that needs more than the tokens of a sublayer has a method
 `observer(grids, depth, since)`. It returns an `Observer` that lives for one generation and has the
-rule's own method, `scores` or `restore`. A rule that looks at what the layers of a step before the
-pruned one computed also says `looks_back = True`; one that looks at earlier latents says with
-`needs_latents` how many.
+rule's own method, `scores` or `restore`. A rule that looks at what the layers of an earlier step
+computed also says `looks_back = True`: a resumed generation then runs that step itself. One that
+looks at earlier latents says with `needs_latents` how many.
 """
 
 from __future__ import annotations

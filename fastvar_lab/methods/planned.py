@@ -196,6 +196,15 @@ class Planned:
         """Return the step whose branch outputs are restored from; None if none is needed."""
         return self.uniform(grids).cache_index(grids)
 
+    def stateful_from(self, grids: Sequence[Grid]) -> int:
+        """Return the step from which its runner must have run itself; all steps if none.
+
+        That is the first step whose outputs, or difference of both rows, a later one takes.
+        """
+        taken = (find(name, grids) - 1 for name, _ in self.previous)
+        uniform = self.uniform(grids).stateful_from(grids)
+        return min((uniform, *self.held_from(grids).values(), *taken))
+
     def acts(self, grids: Sequence[Grid]) -> tuple[Act, ...]:
         steps, rows, held = self.steps(grids), self.rows_by_step(grids), self.held_from(grids)
         previous = {find(name, grids): kinds for name, kinds in self.previous}

@@ -146,6 +146,16 @@ class Prune(Scheduled):
             )
         return step
 
+    def stateful_from(self, grids: Sequence[Grid]) -> int:
+        """Return the step from which its runner must have run itself; all steps if none.
+
+        That is the step of `watched`, or, if the restorer is rolling, the one after the cache step.
+        """
+        ratios, cache, watched = self.by_step(grids), self.cache_index(grids), self.watched(grids)
+        if not getattr(self.restore, "rolling", False) or all(r == 1 for r in ratios.values()):
+            return watched
+        return min(watched, _first_pruned(ratios) if cache is None else cache + 1)
+
     def acts(self, grids: Sequence[Grid]) -> tuple[Act, ...]:
         acts = self.unchecked_acts(grids)
         self.check_shares(grids, acts, self.by_step(grids))

@@ -282,6 +282,10 @@ class SkipVAR:
     def cache_index(self, grids: Sequence[Grid]) -> int | None:
         return None
 
+    def stateful_from(self, grids: Sequence[Grid]) -> int:
+        """Return the number of steps: its runner carries latents alone, which it recalls."""
+        return len(grids)
+
     def acts(self, grids: Sequence[Grid]) -> tuple[Act, ...]:
         if len(grids) != self.settings.steps:
             raise ValueError(

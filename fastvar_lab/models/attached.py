@@ -97,5 +97,20 @@ class Attached(Model):
 
 
 def stored_types(module: nn.Module) -> set[torch.dtype]:
-    """Return the floating-point types of a module's parameters."""
-    return {p.dtype for p in module.parameters() if p.is_floating_point()}
+    """Return the floating-point types of a module's parameters, but for those of adapters."""
+    adapters = [
+        name
+        for name, each in module.named_modules()
+        if isinstance(getattr(each, "base_layer", None), nn.Module)
+    ]
+    return {
+        p.dtype
+        for name, p in module.named_parameters()
+        if p.is_floating_point() and not any(_is_added(name, adapter) for adapter in adapters)
+    }
+
+
+def _is_added(parameter: str, adapter: str) -> bool:
+    """Return whether a parameter belongs to an adapter, and not to the layer that it adapts."""
+    below = parameter.removeprefix(f"{adapter}.")
+    return below != parameter and not below.startswith("base_layer.")

@@ -127,7 +127,7 @@ def stamp_of(part: nn.Module) -> Stamp:
     return {
         "modules": id(part),
         "settings": repr((getattr(part, "config", ""), settings([part]))),
-        "hooks": repr((handles, _codes([part]))),
+        "hooks": repr((handles, codes([part]))),
         "weights": checksums(part),
     }
 
@@ -141,7 +141,7 @@ def stamp(parts: Sequence[nn.Module], each: Callable[[nn.Module], Stamp] = stamp
 _hashing = threading.local()
 
 
-def _codes(parts: Sequence[nn.Module]) -> dict[str, list[str]]:
+def codes(parts: Sequence[nn.Module]) -> dict[str, list[str]]:
     """Hash the code of hooks, and of functions set on modules, with the values that it names.
 
     Return nothing within such a hash.
@@ -206,14 +206,14 @@ class Identity:
     def _hash(self, parts: Sequence[nn.Module]) -> str:
         config = {part._get_name(): repr(getattr(part, "config", "")) for part in parts}
         weights = states.fingerprint(config, *parts)
-        codes, classes = (
-            _codes(parts),
+        hooked, classes = (
+            codes(parts),
             user_classes_hash(m for part in parts for m in part.modules()),
         )
         changed = self._changed(parts)
         if changed:
-            return digest(repr((weights, codes, classes, changed)), length=16)
-        return digest(repr((weights, codes, classes)), length=16) if codes or classes else weights
+            return digest(repr((weights, hooked, classes, changed)), length=16)
+        return digest(repr((weights, hooked, classes)), length=16) if hooked or classes else weights
 
     def _changed(self, parts: Sequence[nn.Module]) -> dict[str, Any]:
         """Describe modules of users' classes, and those that differ from how they were built."""

@@ -11,12 +11,14 @@ all pairs for `Merge`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from math import prod
 from typing import NamedTuple
 
 import pandas as pd
 
 from fastvar_lab.audit import audited
 from fastvar_lab.models.model import Model
+from fastvar_lab.models.precision import packed_parts, weight_of, weight_shape
 from fastvar_lab.sampling import Sampling
 from fastvar_lab.seam import Grid, Method, Rows, Site
 
@@ -120,13 +122,14 @@ def step_bytes(
 ) -> list[float]:
     """Return a lower bound of the bytes read in each scale step: weights once, keys and values.
 
-    Activations are left out, because a fused kernel need not write them to memory.
+    Weights count as they are stored, keys and values as they are cached. Activations are left out,
+    because a fused kernel need not write them to memory.
     """
     backbone, out, sampling = model.transformer, [], sampling or model.sampling
-    size = model.dtype.itemsize
+    size, stored = model.dtype.itemsize, _stored_bytes(model)
     for grid, rows, calls in steps(model, method, grids, text_tokens, sampling):
         count = sum(
-            sublayer_bytes(model, site.kind, pictures * live, keys)
+            sublayer_bytes(model, site.kind, pictures * live, keys, stored)
             for site, live, tokens, keys in calls
             if tokens
         )
@@ -138,11 +141,30 @@ def step_bytes(
     return out
 
 
-def sublayer_bytes(model: Model, kind: str, live: int, keys: int) -> float:
-    """Return a lower bound of the bytes read by one sublayer for `live` rows."""
+def sublayer_bytes(
+    model: Model, kind: str, live: int, keys: int, stored: float | None = None
+) -> float:
+    """Return a lower bound of the bytes read by one sublayer for `live` rows.
+
+    `stored` are the bytes of one of its weights, by default the mean over all layers.
+    """
     backbone = model.transformer
-    read = backbone.sublayer_flops(kind, 1, 0) / 2 + live * 2 * keys * backbone.config.width
-    return read * model.dtype.itemsize
+    weights = backbone.sublayer_flops(kind, 1, 0) / 2
+    cached = model.autocast or next(backbone.blocks.parameters()).dtype
+    values = live * 2 * keys * backbone.config.width
+    return weights * (stored or _stored_bytes(model)) + values * cached.itemsize
+
+
+def _stored_bytes(model: Model) -> float:
+    """Return the bytes of a stored weight of the layers, adapters left out: 4 in float32."""
+    count = size = 0
+    for name, layer in model.transformer.blocks.named_modules():
+        weight, shape = weight_of(layer), weight_shape(layer)
+        if weight is None or len(shape) != 2 or "lora_" in name or hasattr(layer, "base_layer"):
+            continue
+        count += prod(shape)
+        size += sum(part.numel() * part.itemsize for part in packed_parts(layer) or [weight])
+    return size / count if count else model.dtype.itemsize
 
 
 def named(methods: object) -> None:

@@ -243,7 +243,7 @@ def floors(model: Model, best: Rates) -> dict[str, float]:
             (bounds[f"{name}_floor_ms_{label}"],) = best.floor_ms([products], [read])
     # `live` and `few` are those of the pruned method, which comes last
     every, before = grids[-1].tokens, grids[cast(int, PRUNED.cache_index(grids))].tokens
-    token = live * backbone.config.width * model.dtype.itemsize
+    token = live * backbone.config.width * (model.autocast or model.dtype).itemsize
     bounds["pts_floor_ms"], bounds["ctr_floor_ms"] = best.floor_ms(
         [0, 0], [token * (every + few), token * (few + before + every)]
     )
