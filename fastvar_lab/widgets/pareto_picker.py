@@ -220,8 +220,8 @@ def _as_measured(model: Model, frame: pd.DataFrame) -> Model:
     """
 
     def only(column: str) -> Any:
-        values = frame[column].dropna().unique() if column in frame else ()
-        return values[0] if len(values) else None
+        values = frame[column].dropna().unique().tolist() if column in frame else []
+        return values[0] if values else None
 
     name, weights, guidance = only("model"), only("weights"), only(GUIDANCE)
     if name is not None and str(name) != model.name:
