@@ -9,6 +9,7 @@ import fastvar_lab as fv
 from fastvar_lab.experiments import base, run, verdicts
 from fastvar_lab.experiments.questions import reduced_precision
 from fastvar_lab.frames import FASTVAR, FULL
+from fastvar_lab.methods.restore import PreviousBranch
 from fastvar_lab.models.converted import converted
 from fastvar_lab.models.loading import hollow
 from fastvar_lab.models.precision import Int8Linear
@@ -135,3 +136,15 @@ def test_types_of_one_width_hold_the_same_bytes(family):
     narrow = (small_model(family).set_precision("float32", d) for d in HALVES)
     first, second = (fv.memory(model, fv.Prune({-1: 0.5})) for model in narrow)
     assert first == second
+
+
+def official(family, low):
+    return small_model(family).set_precision("official", low)
+
+
+@pytest.mark.parametrize("restore", [fv.CachedBranch(), fv.Zero(), PreviousBranch()], ids=repr)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_stacks_are_restored_beside_tokens_that_enter_in_sixteen_bits(family, restore):
+    model = official(family, torch.bfloat16)
+    method = fv.Prune({-2: 0.5, -1: 0.5}, granularity="stack", restore=restore)
+    assert logits_of(model, method).isfinite().all()

@@ -124,7 +124,8 @@ class PruneRunner(ScheduledRunner):
         check(f"{name}.restore", added, tuple(x.shape))
         if self.rolling:
             self.stacked = Stored(added, grid)
-        return scatter(x + added, index, states.to(x.dtype))
+        out = x + added  # under autocast wider than x, which may enter the layers in 16 bits
+        return scatter(out, index, states.to(out.dtype))
 
     def sublayer(self, site: Site, grid: Grid, branch: Branch, x: Tensor) -> Tensor:
         index = None if self.inside is None else self.inside[: len(x)]
