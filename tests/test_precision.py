@@ -10,6 +10,7 @@ from fastvar_lab.experiments import base, run, verdicts
 from fastvar_lab.experiments.questions import reduced_precision
 from fastvar_lab.frames import FASTVAR, FULL
 from fastvar_lab.methods.restore import PreviousBranch
+from fastvar_lab.models import build
 from fastvar_lab.models.converted import converted
 from fastvar_lab.models.loading import hollow
 from fastvar_lab.models.precision import Int8Linear
@@ -17,6 +18,8 @@ from fastvar_lab.store import Store
 from tests.families import FAMILIES, small_model
 from tests.test_adapters import logits_of
 from tests.test_attach import attached
+from tests.test_var import SMALL as AUTOENCODER
+from tests.test_var import config as var_config
 
 HALVES = (torch.bfloat16, torch.float16)
 
@@ -139,7 +142,12 @@ def test_types_of_one_width_hold_the_same_bytes(family):
 
 
 def official(family, low):
-    return small_model(family).set_precision("official", low)
+    if family == "var, shared adaLN":
+        torch.manual_seed(0)
+        model = build.build(var_config(shared=True), tokenizer=AUTOENCODER).freeze()
+    else:
+        model = small_model(family)
+    return model.set_precision("official", low)
 
 
 @pytest.mark.parametrize("restore", [fv.CachedBranch(), fv.Zero(), PreviousBranch()], ids=repr)
@@ -148,3 +156,14 @@ def test_stacks_are_restored_beside_tokens_that_enter_in_sixteen_bits(family, re
     model = official(family, torch.bfloat16)
     method = fv.Prune({-2: 0.5, -1: 0.5}, granularity="stack", restore=restore)
     assert logits_of(model, method).isfinite().all()
+
+
+@pytest.mark.parametrize("low", HALVES)
+@pytest.mark.parametrize("family", [*FAMILIES, "var, shared adaLN"])
+@pytest.mark.parametrize(
+    "method",
+    [fv.SparseVAR(first=-1), fv.Prune({-1: 0.5}, select=fv.BlockChange(), granularity="stack")],
+    ids=repr,
+)
+def test_changes_are_summed_over_sublayers_of_several_types(method, family, low):
+    assert logits_of(official(family, low), method).isfinite().all()

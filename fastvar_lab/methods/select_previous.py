@@ -70,6 +70,7 @@ class ChangeObserver(Observer):
     def added(self, site: Site, grid: Grid, delta: Tensor, index: Tensor | None) -> None:
         if grid.index < self.since or site.layer not in self.layers:
             return
+        delta = wide(delta)  # under autocast the sublayers of a layer differ in type
         if self.now is None:
             self.now = delta.new_zeros(len(delta), grid.tokens, delta.shape[-1])
         self.now, delta = same_rows(self.now, delta)
