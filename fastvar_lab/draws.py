@@ -61,7 +61,7 @@ class Stream(Protocol):
 
 
 class NotANumber(ValueError):
-    """What a step draws from is no number; `step` says which."""
+    """What a step draws from, or scores its tokens by, is no number; `step` says which."""
 
     def __init__(self, step: int) -> None:
         super().__init__(f"step {step} draws from what is no number")
@@ -69,7 +69,7 @@ class NotANumber(ValueError):
 
 
 class Numbers:
-    """Watches that what is drawn from are numbers, without waiting for a GPU in the scale loop.
+    """Watches that draws and scores are from numbers, without waiting for a GPU in the scale loop.
 
     With `late`, nothing waits on a CPU either.
     """
@@ -85,7 +85,12 @@ class Numbers:
         wrong = values.sum().isnan()
         if not self.late and values.device.type == "cpu" and bool(wrong):
             raise NotANumber(step)
-        self.noted.append((step, wrong))
+        self.add(step, wrong)
+
+    def add(self, step: int, wrong: Tensor) -> None:
+        """Note whether a step's values are wrong, a bool on the device."""
+        if not wrong.is_meta:
+            self.noted.append((step, wrong))
 
     def check(self) -> None:
         """Raise NotANumber for the first step that drew from what is no number."""

@@ -319,6 +319,7 @@ def _prepare(
                 1.0 if backbone.tempered else request.sampling.temperature_at(grid.index)
             ),
             given=0 if request.kept else len(request.given),
+            wrong=lambda grid, wrong: here.numbers.add(grid.index, wrong),
         )
     )
     for grid, drawn, canvas in zip(grids, start.tokens, start.canvases):

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fastvar_lab.instruments.trace import Trace
 from fastvar_lab.seam import Branch, Grid, Runner, Site, Wrapper
-from fastvar_lab.tokens import distance_to_mean, wide
+from fastvar_lab.tokens import distance_to_mean, product, wide
 
 ATTENTION_CHUNK = 256  # queries whose attention weights are held at once
 
@@ -123,7 +123,7 @@ def _attention_shares(q: Tensor, k: Tensor, lengths: list[int], scale: float) ->
     `lengths` are the keys of each part. Queries are processed in chunks to save memory.
     """
     out, keys = [], wide(k).transpose(-1, -2)
-    for chunk in wide(q).split(ATTENTION_CHUNK, dim=2):
-        weights = (chunk @ keys * scale).softmax(-1)
+    for chunk in q.split(ATTENTION_CHUNK, dim=2):
+        weights = (product(chunk, keys) * scale).softmax(-1)
         out.append(torch.stack([w.sum(-1) for w in weights.split(lengths, dim=-1)], dim=-1))
     return torch.cat(out, dim=2)
