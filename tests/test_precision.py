@@ -16,7 +16,9 @@ from fastvar_lab.instruments.unfused import Unfused
 from fastvar_lab.measure.head_weights import head_weights
 from fastvar_lab.methods import prune_runner
 from fastvar_lab.methods.fastervar import FasterVAR
+from fastvar_lab.methods.prune_runner import Stored
 from fastvar_lab.methods.restore import PreviousBranch
+from fastvar_lab.methods.restore_anchors import Anchors
 from fastvar_lab.methods.scalekv import important
 from fastvar_lab.methods.select import HighPass, PrincipalHighPass
 from fastvar_lab.methods.select_previous import attention_entropy
@@ -261,3 +263,41 @@ def test_scores_that_are_no_numbers_end_a_generation_that_cannot_wait(monkeypatc
     assert fv.generate(model, "7", fv.Prune({-1: 0.5})).canvas.isfinite().all()
     with pytest.raises(ValueError, match=f"no number at step {len(model.sizes) - 1}"):
         fv.generate(model, "7", fv.Prune({-1: 0.5}, select=NotNumbers()))
+
+
+@pytest.mark.parametrize(
+    "method",
+    [fv.Planned(stacks={-1: 4}), fv.SparseVAR(first=-1),
+     fv.Prune({-1: 0.5}, granularity="stack", restore=Anchors(stride=8))],
+    ids=repr,
+)  # fmt: skip
+def test_finished_states_are_not_rounded_to_what_enters_the_layers(method):
+    finished = []
+
+    class Ends(fv.Wrapper):
+        def stack(self, grid, blocks, x):
+            out = self.inner.stack(grid, blocks, x)
+            finished.append((x.dtype, out.dtype))
+            return out
+
+    fv.generate(official("infinity", torch.bfloat16), "a cyan star", method, watch=[Ends])
+    assert finished[1:] == [(torch.bfloat16, torch.float32)] * (len(finished) - 1)
+
+
+def test_what_a_stack_adds_is_summed_in_float32():
+    grids = scales.grids(((2, 2), (2, 2)))
+    runner = fv.Prune({-1: 0.5}, granularity="stack").start(grids, 1)
+    one, rest = torch.ones(1, 4, 8, dtype=torch.bfloat16), torch.full((1, 4, 8), 2.0**-9)
+    runner.cache = {Site(0, "attn"): Stored(one, grids[0]), Site(0, "ffn"): Stored(rest, grids[0])}
+    x = torch.zeros(1, 4, 8)
+    added = runner.fill(x[:, :2], torch.tensor([[0, 1]]), grids[1], x)
+    assert added[0, :, 0].tolist() == [0, 0, 1 + 2.0**-9, 1 + 2.0**-9]
+
+
+def test_sublayers_that_are_not_computed_take_the_whole_output():
+    grids = scales.grids(((2, 2), (2, 2)))
+    runner = fv.Planned({-1: {"ffn": "8"}}).start(grids, 1)
+    wide = torch.full((1, 4, 8), 1 + 2.0**-9)
+    runner.cache = {Site(0, "ffn"): Stored(wide, grids[0])}
+    x = torch.zeros(1, 4, 8, dtype=torch.bfloat16)
+    assert torch.equal(runner.sublayer(Site(0, "ffn"), grids[1], None, x), wide)

@@ -118,7 +118,7 @@ class PruneRunner(ScheduledRunner):
         if self.stacked is None and self.cache_index is not None:
             parts = [stored for site, stored in self.cache.items() if site.layer in self.layers]
             outputs = same_rows(*(stored.output for stored in parts))
-            total = outputs[0].clone()
+            total = wide(outputs[0]).clone()
             for output in outputs[1:]:
                 total += output
             self.stacked = Stored(total, parts[0].grid)
