@@ -8,7 +8,7 @@ released code: one multinomial per step from one generator.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from copy import copy
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -117,6 +117,12 @@ class Keyed:
 
     seeds: tuple[int, ...]
     on_device: bool = False
+
+    def __post_init__(self) -> None:
+        if isinstance(self.seeds, str) or not isinstance(self.seeds, Iterable):
+            raise ValueError(f"seeds are whole numbers, one a picture, as (5,); not {self.seeds!r}")
+        for seed in self.seeds:
+            whole("seed", seed)
 
     def start(self, device: torch.device) -> Stream:
         return _Keyed(self.seeds, device, device if self.on_device else torch.device("cpu"))
