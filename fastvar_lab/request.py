@@ -267,16 +267,16 @@ def _check_given(request: Request, quantizer: Quantizer) -> None:
                 f"the tokens given for step {grid.index} must have the shape {shape}, followed "
                 f"by bits or codes; not {tuple(tokens.shape)}"
             )
-        if has_content(tokens) and (expected := _unfit(tokens, shape, quantizer)):
+        if has_content(tokens) and (expected := _unfit(tokens, quantizer)):
             raise ValueError(
                 f"the tokens given for step {grid.index} must be {expected}; not {tokens.dtype} of "
                 f"shape {tuple(tokens.shape)}{_range(tokens)}"
             )
 
 
-def _unfit(tokens: Tensor, shape: tuple[int, int], quantizer: Quantizer) -> str:
+def _unfit(tokens: Tensor, quantizer: Quantizer) -> str:
     """Say what tokens (n, L, ...) must be, if they are not: bits, rows of a codebook or codes."""
-    book = quantizer.codebook
+    book, shape = quantizer.codebook, tuple(tokens.shape[:2])
     if book is None:
         bits = (*shape, quantizer.channels * quantizer.patch**2)
         whole = not tokens.is_floating_point() and not tokens.is_complex()
