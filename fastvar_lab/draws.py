@@ -8,7 +8,7 @@ released code: one multinomial per step from one generator.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from copy import copy
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -61,7 +61,7 @@ class Stream(Protocol):
 
 
 class NotANumber(ValueError):
-    """What a step draws from is no number; `step` says which."""
+    """What a step draws from, or scores its tokens by, is no number; `step` says which."""
 
     def __init__(self, step: int) -> None:
         super().__init__(f"step {step} draws from what is no number")
@@ -69,7 +69,7 @@ class NotANumber(ValueError):
 
 
 class Numbers:
-    """Watches that what is drawn from are numbers, without waiting for a GPU in the scale loop.
+    """Watches that draws and scores are from numbers, without waiting for a GPU in the scale loop.
 
     With `late`, nothing waits on a CPU either.
     """
@@ -85,7 +85,12 @@ class Numbers:
         wrong = values.sum().isnan()
         if not self.late and values.device.type == "cpu" and bool(wrong):
             raise NotANumber(step)
-        self.noted.append((step, wrong))
+        self.add(step, wrong)
+
+    def add(self, step: int, wrong: Tensor) -> None:
+        """Note whether a step's values are wrong, a bool on the device."""
+        if not wrong.is_meta:
+            self.noted.append((step, wrong))
 
     def check(self) -> None:
         """Raise NotANumber for the first step that drew from what is no number."""
@@ -112,6 +117,12 @@ class Keyed:
 
     seeds: tuple[int, ...]
     on_device: bool = False
+
+    def __post_init__(self) -> None:
+        if isinstance(self.seeds, str) or not isinstance(self.seeds, Iterable):
+            raise ValueError(f"seeds are whole numbers, one a picture, as (5,); not {self.seeds!r}")
+        for seed in self.seeds:
+            whole("seed", seed)
 
     def start(self, device: torch.device) -> Stream:
         return _Keyed(self.seeds, device, device if self.on_device else torch.device("cpu"))

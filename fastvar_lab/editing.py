@@ -19,6 +19,9 @@ from fastvar_lab.scales import Sizes, as_sizes
 Box = tuple[float, float, float, float]
 """A region as shares of the sides: top, left, bottom, right."""
 
+SLACK = 0.1
+"""How far values of pictures may lie outside of [0, 1], as bicubic resizing leaves them."""
+
 
 def region_mask(h: int, w: int, box: Box, outpaint: bool = False) -> Tensor:
     """Return the mask (h, w) of tokens that stay: those outside of `box`, bool.
@@ -71,8 +74,8 @@ def encode_pictures(
 ) -> list[Tensor]:
     """Encode pictures (n, 3, H, W) in [0, 1] to the tokens of each scale step, as in a Generation.
 
-    Raises ValueError for pictures of another size than the schedule, and for a model without an
-    encoder.
+    Raises ValueError for pictures of another size than the schedule, for values beyond what
+    resizing leaves of [0, 1], and for a model without an encoder.
     """
     maps = model.sizes if sizes is None else as_sizes(sizes)
     tokenizer, quantizer = model.tokenizer, model.quantizer
@@ -84,5 +87,15 @@ def encode_pictures(
             f"{model.name} encodes pictures of shape (n, 3, {height}, {width}) under this "
             f"schedule; not {tuple(pictures.shape)}"
         )
+    if not pictures.is_floating_point() or not _within(pictures, -SLACK, 1 + SLACK):
+        raise ValueError(
+            f"{model.name} encodes pictures of floats in [0, 1]; not {pictures.dtype} in "
+            f"[{float(pictures.min()):g}, {float(pictures.max()):g}]"
+        )
     latent: Any = tokenizer.encode(pictures.to(model.device))
     return quantizer.encode(latent, maps)
+
+
+def _within(x: Tensor, least: float, most: float) -> bool:
+    """Return whether all values are numbers in [least, most]."""
+    return x.numel() == 0 or bool(((x >= least) & (x <= most)).all())

@@ -23,6 +23,7 @@ from fastvar_lab.audit import (
 )
 from fastvar_lab.capture import capture_key, check_capture
 from fastvar_lab.draws import Buffered, Draws, Keyed, NotANumber, Stream
+from fastvar_lab.errors import short
 from fastvar_lab.graphs import Captured, Output, Recorder, tensors_of
 from fastvar_lab.live import Live, drawn_in_parts, drawn_tokens, edited
 from fastvar_lab.models.model import Model
@@ -174,6 +175,8 @@ def resumable(model: Model, base: Generation | Snapshot) -> Snapshot:
     held = base.snapshot if isinstance(base, Generation) else base
     if held is None:
         raise ValueError("the generation kept no snapshot; generate it with snapshot=True")
+    if not isinstance(held, Snapshot):
+        raise ValueError(f"resume goes on from a generation or a snapshot; not {short(held)}")
     if held.model is not model.transformer:
         raise ValueError(f"the snapshot was made by another model than this {model.name}")
     changed = [what for what, now in model.drawing.items() if held.stamp[what] != now]
@@ -327,6 +330,7 @@ def _prepare(
                 1.0 if backbone.tempered else request.sampling.temperature_at(grid.index)
             ),
             given=0 if request.kept else len(request.given),
+            wrong=lambda grid, wrong: here.numbers.add(grid.index, wrong),
         )
     )
     for grid, drawn, canvas in zip(grids, start.tokens, start.canvases):

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastvar_lab.backbones.quantize import Quantizer
 from fastvar_lab.draws import Draws, Keyed
 from fastvar_lab.errors import short
 from fastvar_lab.models.model import Model
@@ -19,6 +20,7 @@ from fastvar_lab.sampling import Sampling
 from fastvar_lab.scales import whole
 from fastvar_lab.seam import Grid
 from fastvar_lab.tensors import hash_tensors
+from fastvar_lab.tokens import has_content
 
 Condition = Tensor | tuple[Tensor, ...]
 """The output of a text encoder: labels (n,), or a named tuple of tensors with n rows."""
@@ -85,6 +87,8 @@ def make_request(
         raise ValueError(f"sampling must be a Sampling, or None for the model's; not {sampling!r}")
     if draws is not None and seed is not None:
         raise ValueError(f"seed {seed!r} and draws {draws!r} both choose the noise; give one")
+    if draws is not None and (isinstance(draws, type) or not hasattr(draws, "start")):
+        raise ValueError(f"draws must be Keyed or Streamed draws, or None; not {short(draws)}")
     grids = model.grids(sizes)
     unwanted, null = _negative(model, negative, len(texts))
     request = Request(
@@ -104,7 +108,8 @@ def make_request(
             f"{model.name} has level embeddings for {levels} scales; "
             f"the schedule has {len(request.grids)}"
         )
-    _check_given(request)
+    _check_given(request, model.quantizer)
+    model.transformer.check_conditions(request.condition, request.null)
     model.transformer.check_sampling(request.sampling, request.grids)
     if unwanted and not model.transformer.guided(request.sampling):
         raise ValueError(
@@ -118,6 +123,9 @@ def _negative(model: Model, negative: Prompts, n: int) -> tuple[tuple[str, ...],
     if negative is None:
         return (), None
     texts, null = _prompts(model, negative)
+    left_out = model.text_encoder.left_out
+    if null is None and left_out is not None and left_out in texts:
+        raise ValueError(f"a negative prompt names a class; {left_out!r} draws one")
     if null is not None:  # named by its content, for addresses
         parts = (null,) if isinstance(null, Tensor) else null
         texts = tuple(
@@ -140,7 +148,10 @@ def _kept(
     """
     if keep is None:
         return ()
-    mask = torch.as_tensor(keep)
+    try:
+        mask = torch.as_tensor(keep)
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"keep is a mask (h, w) of a step's map; not {short(keep)}") from None
     if mask.ndim not in (2, 3) or (mask.ndim == 3 and len(mask) not in (1, n)):
         raise ValueError(
             f"keep is a mask (h, w), or ({n}, h, w) with one for each picture; "
@@ -243,7 +254,7 @@ def _given(tokens: Sequence[Tensor | None], device: torch.device) -> tuple[Tenso
     return tuple(given)
 
 
-def _check_given(request: Request) -> None:
+def _check_given(request: Request, quantizer: Quantizer) -> None:
     """Raise ValueError for given tokens that do not match the first steps."""
     if len(request.given) > len(request.grids):
         raise ValueError(
@@ -256,6 +267,36 @@ def _check_given(request: Request) -> None:
                 f"the tokens given for step {grid.index} must have the shape {shape}, followed "
                 f"by bits or codes; not {tuple(tokens.shape)}"
             )
+        if has_content(tokens) and (expected := _unfit(tokens, quantizer)):
+            raise ValueError(
+                f"the tokens given for step {grid.index} must be {expected}; not {tokens.dtype} of "
+                f"shape {tuple(tokens.shape)}{_range(tokens)}"
+            )
+
+
+def _unfit(tokens: Tensor, quantizer: Quantizer) -> str:
+    """Say what tokens (n, L, ...) must be, if they are not: bits, rows of a codebook or codes."""
+    book, shape = quantizer.codebook, tuple(tokens.shape[:2])
+    if book is None:
+        bits = (*shape, quantizer.channels * quantizer.patch**2)
+        whole = not tokens.is_floating_point() and not tokens.is_complex()
+        fits = whole and tokens.shape == bits and bool(((tokens == 0) | (tokens == 1)).all())
+        return "" if fits else f"bits of shape {bits}"
+    rows, width = book.shape
+    if tokens.is_floating_point():
+        fits = tokens.shape == (*shape, width)
+    else:
+        fits = tokens.dtype in (torch.int32, torch.int64) and tokens.shape == shape
+        fits = fits and bool(((tokens >= 0) & (tokens < rows)).all())
+    codes = (*shape, width)
+    return "" if fits else f"int64 rows 0 to {rows - 1} of shape {shape}, or codes of shape {codes}"
+
+
+def _range(tokens: Tensor) -> str:
+    """Write the range of whole numbers."""
+    if tokens.is_floating_point() or tokens.is_complex() or not tokens.numel():
+        return ""
+    return f" in {int(tokens.min())} to {int(tokens.max())}"
 
 
 def repeated(condition: Condition, n: int) -> Condition:

@@ -220,6 +220,9 @@ class Handles(NamedTuple):
     or 1 where they have it already."""
     given: int = 0
     """The number of first steps whose tokens are given: they are not drawn, and leave no logits."""
+    wrong: Callable[[Grid, Tensor], None] = lambda grid, wrong: None
+    """Notes whether values of a step are wrong, a bool on the device: the generation then ends in a
+    ValueError, at its end, because the host does not wait for a GPU before."""
 
 
 class Runner:

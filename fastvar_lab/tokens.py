@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -19,6 +21,19 @@ def has_content(x: Tensor) -> bool:
 def wide(x: Tensor) -> Tensor:
     """Convert x to float32, unless it is float64."""
     return x if x.dtype == torch.float64 else x.float()
+
+
+def product(a: Tensor, b: Tensor) -> Tensor:
+    """Return the matrix product a @ b in float32 at least: autocast would compute in 16 bits."""
+    with uncast(a.device):
+        return wide(a) @ wide(b)
+
+
+def uncast(device: torch.device) -> AbstractContextManager[None]:
+    """Return a block in which products have the type of their factors, also under autocast."""
+    if not torch.amp.is_autocast_available(device.type):
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)
 
 
 def distance_to_mean(x: Tensor) -> Tensor:

@@ -35,6 +35,7 @@ def logits_of(model, method=None):
     class Keep(fv.Wrapper):
         def after(self, grid, tokens, canvas, logits=None):
             seen.append(logits.flatten())
+            self.inner.after(grid, tokens, canvas, logits)
 
     fv.generate(model, prompt(model), method or fv.Dense(), seed=3, watch=[Keep])
     return torch.cat(seen)

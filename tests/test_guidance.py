@@ -670,3 +670,12 @@ def test_a_tail_selects_by_the_rows_that_it_runs(small, row, n):
     select, index = seen[-1].select, seen[-1].index[1]
     scores = Map(select.total[n : n + 1], select.grid).on(small.grids()[-1], 1)[..., 0]
     assert torch.equal(index, scores.argsort(dim=1, descending=True, stable=True)[:, :32])
+
+
+def test_costs_name_the_rows_that_run_without_guidance(small):
+    methods = {"full": fv.Dense(), "skip": fv.Prune({-1: 1.0})}
+    frame = fv.costs(small.with_guidance(1.0), methods)
+    rows = frame.groupby("method").rows.agg(list).to_dict()
+    steps = len(small.sizes)
+    assert rows == {"full": ["cond"] * steps, "skip": ["cond"] * (steps - 1) + ["skip"]}
+    assert set(fv.costs(small, {"full": fv.Dense()}).rows) == {"both"}

@@ -89,6 +89,11 @@ def same(model, source, condition, sizes):
     assert torch.allclose(model.decode(made.canvas), source.decode(wanted.canvas), atol=1e-5)
 
 
+def test_features_are_refused_by_a_model_without_text(tmp_path):
+    with pytest.raises(ValueError, match="features are those of texts; var-d16 reads none"):
+        fv.load("var-d16", weights="random", depth=1, features=tmp_path)
+
+
 @pytest.mark.parametrize("name", ["infinity-2b", "infinity-8b"])
 def test_infinity_opens_from_its_released_files(infinity, name):
     source, folder = infinity

@@ -575,6 +575,8 @@ def test_a_model_says_what_belongs_to_it():
     assert dict(infinity.preset_of(half).pairs) == {-1: 0.4}
     assert infinity.sizes_of(512) == infinity.buckets.schedule(1.0, "0.25M")
     assert tiny_model.sizes_of(512)[-1] == (64, 64)
+    with pytest.raises(ValueError, match="pictures is a multiple of 16 pixels; not 1000"):
+        infinity.sizes_of(1000)
     with pytest.raises(ValueError, match=r"not 1.4 \(nearest: 1.333 and 1.5\)"):
         infinity.buckets.exactly(1.4)
 

@@ -13,9 +13,10 @@ from fastvar_lab.experiments.evaluation import evaluate
 from fastvar_lab.models.build import build
 from fastvar_lab.models.loading import load
 from fastvar_lab.provenance import requested
-from fastvar_lab.scales import as_sizes, grids
+from fastvar_lab.request import make_request
+from fastvar_lab.scales import TINY, as_sizes, grids, stretch
 from fastvar_lab.store import Store
-from tests.families import small_model
+from tests.families import prompt, small_model
 
 SIZES = ((1, 1), (2, 2))
 
@@ -178,3 +179,72 @@ def test_a_model_says_how_it_was_opened_in_plain_python():
     assert model.source == "fv.load('tiny', weights='random', sizes=((1, 1), (2, 2)))"
     model = load("infinity-125m", weights="random", depth=np.int64(1), reference=[8, 8])
     assert "reference=(8, 8), depth=1)" in model.source
+
+
+class TestGivenTokens:
+    """On a GPU wrong rows would end the process."""
+
+    @pytest.mark.parametrize(
+        "tokens",
+        [
+            torch.zeros(1, 1, dtype=torch.int64), torch.zeros(1, 1, 1, dtype=torch.bool),
+            torch.zeros(1, 1, 16), torch.full((1, 1, 16), 2),
+        ],
+        ids=["rows", "one bit", "floats", "no bits"],
+    )  # fmt: skip
+    def test_bits(self, tokens):
+        model = small_model("infinity")
+        assert model.quantizer.channels == 16
+        with pytest.raises(ValueError, match=r"step 0 must be bits of shape \(1, 1, 16\); not"):
+            fv.generate(model, "a ring", fv.Dense(), given=[tokens])
+        ints = torch.ones(1, 1, 16, dtype=torch.int64)
+        one, other = (fv.generate(model, "a ring", fv.Dense(), given=[t]) for t in (ints, ints > 0))
+        assert torch.equal(one.canvas, other.canvas)
+
+    @pytest.mark.parametrize("family", ["var", "hart"])
+    def test_rows_and_codes(self, family):
+        model = small_model(family)
+        rows, width = model.quantizer.codebook.shape
+        wrong = [
+            torch.full((1, 1), rows), torch.full((1, 1), -1), torch.ones(1, 1) > 0,
+            torch.ones(1, 1, dtype=torch.uint8), torch.zeros(1, 1, width + 1), torch.zeros(1, 1),
+        ]  # fmt: skip
+        for tokens in wrong:
+            with pytest.raises(ValueError, match=f"step 0 must be int64 rows 0 to {rows - 1} of"):
+                fv.generate(model, prompt(model), fv.Dense(), given=[tokens])
+        for tokens in (torch.full((1, 1), rows - 1), torch.zeros(1, 1, width)):
+            made = fv.generate(model, prompt(model), fv.Dense(), given=[tokens])
+            assert torch.equal(made.tokens[0], tokens)
+
+
+def test_what_is_no_class_is_refused_before_it_reaches_a_device():
+    model = small_model("var")
+    with pytest.raises(ValueError, match="a negative prompt names a class; 'random' draws one"):
+        make_request(model, "3", negative="random")
+    for bad in (-1, 11):
+        with pytest.raises(ValueError, match=f"a class lies in 0 to 9; not {bad}"):
+            make_request(model, torch.tensor([bad]))
+        with pytest.raises(ValueError, match=f"a class lies in 0 to 9; not {bad}"):
+            make_request(model, "3", negative=torch.tensor([bad]))
+    assert make_request(model, model.condition(["random", "null"])).prompts
+
+
+def test_what_is_no_seed_mask_or_snapshot_is_refused_in_a_sentence():
+    model = small_model("var")
+    with pytest.raises(ValueError, match="draws must be Keyed or Streamed draws, or None; not 5"):
+        make_request(model, "3", draws=5)
+    with pytest.raises(ValueError, match=r"seeds are whole numbers, one a picture, .* not 5"):
+        fv.Keyed(5)
+    with pytest.raises(ValueError, match="the seed must be a whole number; not a"):
+        fv.Keyed(("a",))
+    with pytest.raises(ValueError, match=r"keep is a mask \(h, w\) of a step's map; not x"):
+        make_request(model, "3", given=[torch.zeros(1, 1, dtype=torch.int64)], keep="x")
+    with pytest.raises(ValueError, match="goes on from a generation or a snapshot; not x"):
+        fv.resume(model, "x", fv.Dense())
+
+
+def test_a_map_that_a_schedule_has_twice_is_named_from_the_end():
+    steps = grids(stretch(TINY, 8, 8))
+    with pytest.raises(ValueError, match=r"scale 2 is the map of the steps 3, 4 .* such as -7"):
+        fv.Prune({2: 0.5}).acts(steps)
+    assert fv.Prune({-7: 0.5}).acts(steps)[3].key

@@ -1,5 +1,6 @@
 """What the released samplers can be set to: by straight-line references, and as promises."""
 
+import math
 from dataclasses import replace
 from functools import partial
 
@@ -320,6 +321,19 @@ def test_encoded_pictures_are_given_and_kept():
         assert torch.equal(kept.canvas, whole.canvas)
         with pytest.raises(ValueError, match="encodes pictures of shape"):
             fv.encode_pictures(model, picture[..., :-1])
+        for wrong in ((255 * picture).byte(), 255 * picture, picture - 2, picture * math.nan):
+            with pytest.raises(ValueError, match=r"encodes pictures of floats in \[0, 1\]; not"):
+                fv.encode_pictures(model, wrong)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_pictures_are_encoded_with_weights_of_sixteen_bits(family, dtype):
+    model = small_model(family, dtype=dtype)
+    height, width = picture_size(model, model.sizes)
+    torch.manual_seed(0)
+    tokens = fv.encode_pictures(model, torch.rand(1, 3, height, width))
+    assert [t.shape[1] for t in tokens] == [h * w for h, w in model.sizes]
 
 
 SMALL = {family: small_model(family) for family in FAMILIES}

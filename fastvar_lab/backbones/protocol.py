@@ -97,6 +97,9 @@ class Backbone(nn.Module, ABC):
             )
         self.check_final(sampling, grids)
 
+    def check_conditions(self, condition: Any, negative: Any) -> None:
+        """Raise ValueError for encoded conditions, or None, that would fail on a GPU."""
+
     def check_final(self, sampling: Sampling, grids: Sequence[Grid]) -> None:
         """Raise ValueError for settings of the last scale, which only HART has."""
         if sampling.mask_iterations != 1 or not sampling.residuals:

@@ -193,7 +193,7 @@ class VectorQuantizer(nn.Module):
         for step, (h, w) in enumerate(sizes):
             cells = rest if step == len(sizes) - 1 else F.interpolate(rest, (h, w), mode="area")
             flat = rearrange(cells, "b d h w -> b (h w) d")
-            book = self.embedding.weight.expand(len(flat), -1, -1)
+            book = self.embedding.weight.to(flat.dtype).expand(len(flat), -1, -1)
             tokens.append(torch.cdist(flat, book).argmin(-1))
             so_far = self.accumulate(torch.zeros_like(latent), tokens[-1], Grid(step, h, w))
             rest = rest - so_far

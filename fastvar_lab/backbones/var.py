@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from numbers import Integral
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -38,7 +38,7 @@ from fastvar_lab.draws import Stream
 from fastvar_lab.errors import PromptError
 from fastvar_lab.sampling import Sampling, cut, draw_rows, ramp
 from fastvar_lab.seam import Grid, Runner
-from fastvar_lab.tokens import resize, wide
+from fastvar_lab.tokens import has_content, resize, wide
 from fastvar_lab.values import Shown, optional
 
 LEFT_OUT = torch.iinfo(torch.int64).min
@@ -195,13 +195,25 @@ class VAR(Backbone):
         drawn = draws.labels(len(labels), self.config.classes)
         return torch.where((labels == LEFT_OUT).to(drawn.device), drawn, labels.to(drawn.device))
 
+    def check_conditions(self, labels: Any, negative: Any) -> None:
+        for rows in (labels, negative):
+            if rows is not None and has_content(rows):
+                self._check(_whole(rows), drawn=rows is labels and rows.device.type == "cpu")
+
+    def _check(self, labels: Tensor, drawn: bool = False) -> None:
+        """Raise ValueError for what is no class; with `drawn` it may be left out."""
+        wrong = (labels < 0) | (labels > self.config.classes)
+        if drawn:
+            wrong &= labels != LEFT_OUT
+        if bool(wrong.any()):
+            bad = int(labels[wrong][0])
+            raise ValueError(f"a class lies in 0 to {self.config.classes - 1}; not {bad}")
+
     def begin(self, labels: Tensor, grids: Sequence[Grid], run: Runner) -> VARState:
         """Compute the values that all steps share; allocate the KV cache for `run.forwarded`."""
         config, labels = self.config, _whole(labels)
-        wrong = (labels < 0) | (labels > config.classes)
-        if labels.device.type == "cpu" and bool(wrong.any()):
-            bad = int(labels[wrong][0])
-            raise ValueError(f"a class lies in 0 to {config.classes - 1}; not {bad}")
+        if labels.device.type == "cpu":
+            self._check(labels)
         condition = self.class_emb(labels)
         levels = self.lvl_embed(torch.arange(config.levels, device=labels.device))
         cache = self.new_cache(grids, len(labels), run)

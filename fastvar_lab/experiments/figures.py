@@ -150,10 +150,12 @@ def draw_frame(
     written = output.write_frame(out / record.name, frame)
     report = _report(model, record, frame, scope, spec, prompts, metrics)
     report["caption"] = _caption(record, report)
-    parts = [] if record.guidances else by_guidance(written)
-    places = {f"_guidance_{scale:g}": part for scale, part in parts}
-    each = places if len(places) > 1 else {"": written}
-    figures = ((place, record.chart(part)) for place, part in each.items())
+    parts = by_guidance(written)
+    if record.guidances or len(parts) == 1:
+        each = {"": written}
+    else:
+        each = {f"_guidance_{scale:g}": part for scale, part in parts}
+    figures = ((after, record.chart(part)) for after, part in each.items())
     texts = _texts(out / record.name, record, report, written)
     yield from _finish(out / record.name, record, report, texts, figures, ("png", "pdf"))
 

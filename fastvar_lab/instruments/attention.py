@@ -16,7 +16,7 @@ from fastvar_lab.instruments.trace import Trace
 from fastvar_lab.models.model import Model
 from fastvar_lab.seam import Branch, Grid, Runner, Site, Wrapper
 from fastvar_lab.snapshots import Held, Snapshot, rerun_step
-from fastvar_lab.tokens import wide
+from fastvar_lab.tokens import product, wide
 
 ATTENTION_KINDS = ("attn", "cross")
 
@@ -56,7 +56,7 @@ class Attention:
         place = self.query(token, row)
         if place is None:
             return None
-        products = (wide(self.k[row]) @ wide(self.q[row, :, place]).unsqueeze(-1)).squeeze(-1)
+        products = product(self.k[row], self.q[row, :, place].unsqueeze(-1)).squeeze(-1)
         products = products * self.scale
         if self.mask is not None:
             products = products + wide(self.mask[min(row, len(self.mask) - 1), :, 0])

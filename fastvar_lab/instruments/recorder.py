@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fastvar_lab.instruments.trace import Trace
 from fastvar_lab.seam import Branch, Grid, Runner, Site, Wrapper, by_step
-from fastvar_lab.tokens import distance_to_mean, wide
+from fastvar_lab.tokens import distance_to_mean, product, wide
 
 ATTENTION_CHUNK = 256  # queries whose attention weights are held at once
 
@@ -226,8 +226,8 @@ def _attention_shares(
     chunks to save memory.
     """
     out, keys = [], wide(k).transpose(-1, -2)
-    for chunk in wide(q).split(ATTENTION_CHUNK, dim=2):
-        products = chunk @ keys * scale
+    for chunk in q.split(ATTENTION_CHUNK, dim=2):
+        products = product(chunk, keys) * scale
         weights = (products if mask is None else products + mask).softmax(-1)
         out.append(torch.stack([w.sum(-1) for w in weights.split(lengths, dim=-1)], dim=-1))
     return torch.cat(out, dim=2)

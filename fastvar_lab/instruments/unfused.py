@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from fastvar_lab.seam import Grid, Runner, Site, Wrapper, block_causal
-from fastvar_lab.tokens import wide
+from fastvar_lab.tokens import product
 
 
 class Unfused(Wrapper):
@@ -34,8 +34,8 @@ class Unfused(Wrapper):
     def _products(
         self, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None = None
     ) -> Tensor:
-        weights = wide(q) @ wide(k).transpose(-1, -2) * scale
+        weights = product(q, k.transpose(-1, -2)) * scale
         if mask is not None:
             weights = weights + mask
         self.largest = max(self.largest, weights.numel() * weights.element_size())
-        return (weights.softmax(-1) @ wide(v)).to(q.dtype)
+        return product(weights.softmax(-1), v).to(q.dtype)

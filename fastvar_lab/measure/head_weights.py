@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
-from fastvar_lab.tokens import wide
+from fastvar_lab.tokens import product
 
 
 def head_weights(q: Tensor, k: Tensor, scale: float) -> Iterator[Tensor]:
@@ -20,4 +20,4 @@ def head_weights(q: Tensor, k: Tensor, scale: float) -> Iterator[Tensor]:
     [torch.Size([1, 3, 5]), torch.Size([1, 3, 5])]
     """
     for queries, keys in zip(q.unbind(1), k.unbind(1), strict=True):
-        yield (wide(queries) @ wide(keys).transpose(-1, -2) * scale).softmax(-1)
+        yield (product(queries, keys.transpose(-1, -2)) * scale).softmax(-1)

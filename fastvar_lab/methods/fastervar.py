@@ -18,7 +18,7 @@ from fastvar_lab.methods.schedule import find, scale_order
 from fastvar_lab.methods.select import top
 from fastvar_lab.methods.spaces import Subject, space
 from fastvar_lab.seam import Act, Branch, Grid, Handles, Rows, Runner, Site, Stack
-from fastvar_lab.tokens import gather, resize, rows_like, scatter, wide
+from fastvar_lab.tokens import gather, product, resize, rows_like, scatter, wide
 from fastvar_lab.values import one_of
 
 Shares = float | tuple[float, ...]
@@ -213,7 +213,7 @@ class FasterVARRunner(Runner):
         if self.method.mix:
             q = torch.randn(grid.tokens, r, generator=host, dtype=torch.float32, device="cpu")
             q = sent(q, x.device).to(wide(x).dtype) / r**0.5
-            y = (q.T @ wide(x)).to(x.dtype)
+            y = product(q.T, x).to(x.dtype)
             first = torch.arange(r, device=x.device).expand(len(x), -1)
             self.index = drawn if self.method.positions == "drawn" else first
         else:

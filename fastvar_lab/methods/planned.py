@@ -292,7 +292,7 @@ class PlannedRunner(PruneRunner):
         if grid.index in self.stacks:
             index = self.inside = self.choose(Site(0, KINDS[0]), grid, x)
             states = super().stack(grid, blocks, gather(x, index))
-            x = scatter(x[: len(states)].clone(), index[: len(states)], states.to(x.dtype))
+            x = scatter(x[: len(states)].to(states.dtype, copy=True), index[: len(states)], states)
             self.inside = None
         else:
             x = super().stack(grid, blocks, x)
@@ -335,7 +335,10 @@ class PlannedRunner(PruneRunner):
             self.ran = grid.index
             return super().sublayer(site, grid, branch, x)
         none = torch.zeros(len(x), 0, dtype=torch.long, device=x.device)
-        out: Tensor = self.restore.restore(x[:, :0], none, grid, self.source(site, grid, len(x)))
+        cached, nothing = self.source(site, grid, len(x)), x[:, :0]
+        if cached is not None:  # outputs may be wider than what enters the first layer
+            nothing = nothing.to(torch.promote_types(x.dtype, cached.output.dtype))
+        out: Tensor = self.restore.restore(nothing, none, grid, cached)
         if self.rolling:
             self.cache[site] = Stored(out, grid)
         return out

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -57,12 +57,15 @@ class PruneRunner(ScheduledRunner):
         self.inside: Tensor | None = None  # the tokens that run through a pruned stack
         self.change: Tensor | None = None  # (B, L), in a stack whose true output is looked at
         self.stacked: Stored | None = None  # what a whole stack adds
+        self.highest: Tensor | None = None  # scores (B, L) of the step that are not at hand
+        self.wrong: Callable[[Grid, Tensor], None] = lambda grid, wrong: None
 
     def forwarded(self, site: Site, grid: Grid) -> int:
         tokens = super().forwarded(site, grid)
         return grid.tokens if self.oracle and tokens else tokens
 
     def prepare(self, handles: Handles) -> None:
+        self.wrong = handles.wrong
         for one in self.observers:
             one.prepare(handles)
 
@@ -115,7 +118,7 @@ class PruneRunner(ScheduledRunner):
         if self.stacked is None and self.cache_index is not None:
             parts = [stored for site, stored in self.cache.items() if site.layer in self.layers]
             outputs = same_rows(*(stored.output for stored in parts))
-            total = outputs[0].clone()
+            total = wide(outputs[0]).clone()
             for output in outputs[1:]:
                 total += output
             self.stacked = Stored(total, parts[0].grid)
@@ -124,7 +127,8 @@ class PruneRunner(ScheduledRunner):
         check(f"{name}.restore", added, tuple(x.shape))
         if self.rolling:
             self.stacked = Stored(added, grid)
-        return scatter(x + added, index, states.to(x.dtype))
+        out = x + added  # under autocast wider than x, which may enter the layers in 16 bits
+        return scatter(out, index, states.to(out.dtype))
 
     def sublayer(self, site: Site, grid: Grid, branch: Branch, x: Tensor) -> Tensor:
         index = None if self.inside is None else self.inside[: len(x)]
@@ -198,13 +202,27 @@ class PruneRunner(ScheduledRunner):
 
     def ranking(self, scores: Tensor, grid: Grid) -> Tensor:
         """Return all tokens (B, L) by their scores, behind those that are always kept."""
-        # not on a GPU, where it would wait
-        if scores.device.type == "cpu" and scores.isnan().any():
+        if not at_hand(scores):
+            self.note(scores, grid)
+        elif scores.isnan().any():
             raise ValueError(f"{self.method.select!r}.scores returned nan, which has no rank")
         if self.always is not None:
             places = torch.tensor(self.always(grid), device=scores.device)
             scores = wide(scores).index_fill(1, places, float("inf"))
         return ranking(scores)
+
+    def note(self, scores: Tensor, grid: Grid) -> None:
+        """Note scores (B, L) of a step, in which nan is looked for at its end."""
+        if self.highest is not None and self.highest.shape != scores.shape:  # rows have left
+            self.look(grid)
+        # the maximum with nan is nan
+        self.highest = scores if self.highest is None else torch.maximum(self.highest, scores)
+
+    def look(self, grid: Grid) -> None:
+        """Report whether any noted scores are nan."""
+        if self.highest is not None:
+            self.wrong(grid, self.highest.isnan().any())
+            self.highest = None
 
     def reads(
         self,
@@ -232,6 +250,7 @@ class PruneRunner(ScheduledRunner):
     def after(
         self, grid: Grid, tokens: Tensor | None, canvas: Tensor, logits: Tensor | None = None
     ) -> None:
+        self.look(grid)
         self.recall(grid, tokens, canvas)
         for one in self.observers:
             one.after(grid, logits)
@@ -245,6 +264,11 @@ class PruneRunner(ScheduledRunner):
         if self.cache_index is None or self.rolling:
             return {}
         return {(self.cache_index, site): stored.output for site, stored in self.cache.items()}
+
+
+def at_hand(x: Tensor) -> bool:
+    """Return whether the host reads values at once; it would wait for a GPU."""
+    return x.device.type == "cpu"
 
 
 def _resized(cached: Cached | None, grid: Grid) -> Tensor | float:

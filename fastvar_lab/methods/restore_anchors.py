@@ -139,7 +139,7 @@ class AnchorObserver(Observer):
         anchors, alike = (part.repeat(len(x) // len(part), 1) for part in self.matched(grid))
         identity = torch.arange(x.shape[1], device=x.device).expand_as(anchors)
         source = torch.where(alike & ~mask_of(index, grid), anchors, identity)
-        full = scatter(x.clone(), index, states.to(x.dtype))
+        full = scatter(x.to(states.dtype, copy=True), index, states)
         return full.gather(1, source.unsqueeze(-1).expand_as(full))
 
     def places(self, index: Tensor, grid: Grid) -> Tensor:

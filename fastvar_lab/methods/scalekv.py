@@ -18,7 +18,7 @@ from fastvar_lab.methods.schedule import find
 from fastvar_lab.methods.spaces import Subject, space
 from fastvar_lab.scales import whole
 from fastvar_lab.seam import DENSE, Act, Branch, Grid, Rows, Runner, Site
-from fastvar_lab.tokens import wide
+from fastvar_lab.tokens import product
 from fastvar_lab.values import one_of
 
 Count = int | tuple[int, ...]
@@ -251,7 +251,7 @@ def important(
     spots = torch.tensor(window_positions(grid.h, grid.w, method.window), device=q.device)
     spots = spots + grid.prefix
     positions = spots + k.shape[2] - grid.tokens
-    products = wide(q[:, :, spots]) @ wide(k).transpose(-1, -2)
+    products = product(q[:, :, spots], k.transpose(-1, -2))
     blocked = torch.zeros(k.shape[2], dtype=torch.bool, device=k.device).index_fill_(
         0, positions, True
     )

@@ -13,13 +13,18 @@ from fastvar_lab.seam import KINDS, Grid, Runner, Site
 
 
 def find(name: ScaleName, grids: Sequence[Grid]) -> int:
-    """Resolve a scale name to a step of a schedule; raise ValueError, with its maps, if unknown."""
+    """Resolve a scale name to the one step of a schedule; raise ValueError for none or several."""
     if isinstance(name, int) and -len(grids) <= name < 0:
         return len(grids) + name
     size = (name, name) if isinstance(name, int) else tuple(name)
-    for grid in grids:
-        if (grid.h, grid.w) == size:
-            return grid.index
+    steps = [grid.index for grid in grids if (grid.h, grid.w) == size]
+    if len(steps) > 1:
+        raise ValueError(
+            f"scale {name!r} is the map of the steps {', '.join(map(str, steps))} of this "
+            f"schedule; name one from the end, such as {steps[0] - len(grids)}"
+        )
+    if steps:
+        return steps[0]
     maps = ", ".join(str(g.h) if g.h == g.w else g.name for g in grids)
     raise ValueError(
         f"no scale {name!r} in this schedule; it has the maps {maps} (or -{len(grids)} to -1)"

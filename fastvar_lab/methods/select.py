@@ -21,7 +21,7 @@ from torch import Tensor
 from fastvar_lab.draws import sent
 from fastvar_lab.methods.registry import selector
 from fastvar_lab.seam import Grid, Site
-from fastvar_lab.tokens import distance_to_mean, wide
+from fastvar_lab.tokens import distance_to_mean, product, wide
 
 
 class Selector(Protocol):
@@ -158,8 +158,8 @@ class PrincipalHighPass:
         centred = image - image.mean(dim=1, keepdim=True)
         v = (centred * centred.norm(dim=-1, keepdim=True)).sum(dim=1).unsqueeze(-1)
         for _ in range(self.iterations):
-            v = F.normalize(centred.transpose(1, 2) @ (centred @ v), dim=1)
-        structure = F.pad((centred @ v).squeeze(-1).abs(), (grid.prefix, 0))
+            v = F.normalize(product(centred.transpose(1, 2), product(centred, v)), dim=1)
+        structure = F.pad(product(centred, v).squeeze(-1).abs(), (grid.prefix, 0))
         return self.weight * structure + HighPass().scores(x, grid, site)
 
 

@@ -12,7 +12,7 @@ from fastvar_lab.methods.observer import Map, Observed, Observer
 from fastvar_lab.methods.registry import selector
 from fastvar_lab.methods.schedule import settle_layers
 from fastvar_lab.seam import Grid, Handles, Site
-from fastvar_lab.tokens import rows_like, same_rows, wide
+from fastvar_lab.tokens import product, rows_like, same_rows, wide
 
 
 def middle_chunk(depth: int) -> tuple[int, int]:
@@ -70,6 +70,7 @@ class ChangeObserver(Observer):
     def added(self, site: Site, grid: Grid, delta: Tensor, index: Tensor | None) -> None:
         if grid.index < self.since or site.layer not in self.layers:
             return
+        delta = wide(delta)  # under autocast the sublayers of a layer differ in type
         if self.now is None:
             self.now = delta.new_zeros(len(delta), grid.tokens, delta.shape[-1])
         self.now, delta = same_rows(self.now, delta)
@@ -163,7 +164,7 @@ def attention_entropy(q: Tensor, k: Tensor, scale: float) -> Tensor:
     """
     total = wide(q).new_zeros(q.shape[0], q.shape[2])
     for head in range(q.shape[1]):
-        logits = wide(q[:, head]) @ wide(k[:, head]).transpose(-1, -2) * scale
+        logits = product(q[:, head], k[:, head].transpose(-1, -2)) * scale
         log_p = logits.log_softmax(-1)
         total -= (log_p.exp() * log_p).sum(-1)
     return total / q.shape[1]

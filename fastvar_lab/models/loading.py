@@ -269,6 +269,8 @@ def _configured(name: str, release: Release, options: Mapping[str, Any]) -> Rele
     for option, sentence in owners.items():
         if options[option] is not None and option not in release.family.options:
             raise ValueError(f"{sentence}; not to {name}")
+    if options["features"] is not None and release.family.text_length is None:
+        raise ValueError(f"features are those of texts; {name} reads none")
     changes = {field: options[field] for field in CONFIGURED if options[field] is not None}
     config: Any = release.config
     return replace(release, config=replace(config, **changes)) if changes else release

@@ -150,8 +150,16 @@ class Model:
         return sizes
 
     def sizes_of(self, pixels: int) -> Sizes:
-        """Return the schedule of a square picture of `pixels` a side, if possible a trained one."""
-        side = pixels // (self.tokenizer.config.stride * self.quantizer.patch)
+        """Return the schedule of a square picture of `pixels` a side, if possible a trained one.
+
+        Raises ValueError for a side that is no whole number of tokens.
+        """
+        cell = self.tokenizer.config.stride * self.quantizer.patch
+        side, rest = divmod(pixels, cell)
+        if rest:
+            raise ValueError(
+                f"a side of {self.name}'s pictures is a multiple of {cell} pixels; not {pixels}"
+            )
         trained = self.buckets.square(side) if self.buckets else None
         return trained or self.sizes_to(side, side)
 

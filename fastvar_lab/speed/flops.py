@@ -205,6 +205,7 @@ def costs(
     """
     named(methods)
     grids, table = model.grids(sizes), []
+    guided = model.transformer.guided(model.sampling)
     for name, method in methods.items():
         tokens = forwarded(model, method, grids)
         counts = zip(grids, method.acts(grids), step_flops(model, method, grids), tokens)
@@ -214,7 +215,7 @@ def costs(
                     "method": name,
                     "step": grid.index,
                     "size": grid.name,
-                    "rows": act.rows_at(0).value,
+                    "rows": (act.rows_at(0) if guided or act.skips else Rows.COND).value,
                     "tokens": n,
                     "gflop": sum(cost.values()) / 1e9,
                     "exact": act.exact,
