@@ -194,7 +194,8 @@ def test_it_runs_every_experiment_with_its_figure_and_claims(toy, tmp_path, name
     paths = list(figures.draw_frame(toy, name, frame, tmp_path / "out", "quick"))
     assert all(path.exists() for path in paths)
     for claim in record.claims:
-        assert claims.answer(claim, frame).verdict in (verdicts.OPEN, verdicts.HOLDS)
+        told = claims.answer(claim, frame, record.guidances)
+        assert told.verdict in (verdicts.OPEN, verdicts.HOLDS)
 
 
 def test_its_figures_are_drawn_or_said_to_lack_something(toy, tmp_path):
