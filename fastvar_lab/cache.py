@@ -185,6 +185,8 @@ class KVCache:
         """Fill this cache with the first `lengths[layer]` tokens of a cache of all rows."""
         for layer, (source, n) in enumerate(zip(other.held, lengths, strict=True)):
             later = self.later[layer][self.step]
+            if later is Rows.SKIP and self.resumable:  # from any of the steps before
+                later = Rows.BOTH
             if later is Rows.SKIP or source is None:
                 continue
             room, rows = self._room(layer, later), self._slice(later)

@@ -1612,7 +1612,7 @@ def test_frames_of_several_models_and_machines_merge_into_one_table():
     table = tables.tabulate(merged)
     assert list(table.columns[:3]) == ["model", "machine", "method"]
     assert len(table) == 3 * one.method.nunique()
-    with pytest.raises(ValueError, match="the frame holds the models a and b; draw one"):
+    with pytest.raises(ValueError, match="the frame holds the models a and b; take one"):
         charts.methods(merged)
     assert charts.methods(one).axes
     untimed = synthetic("restorers").assign(model="a", weights="1")

@@ -21,6 +21,7 @@ from fastvar_lab.errors import PromptError
 from fastvar_lab.experiments import run
 from fastvar_lab.models.releases import VAR
 from fastvar_lab.seam import KINDS, Runner, Site, Wrapper
+from fastvar_lab.verification import Seen
 from tests.conftest import SIZES
 
 CPU = torch.device("cpu")
@@ -669,3 +670,22 @@ def test_a_sentence_draws_what_its_words_draw(small):
         fv.generate(small, prompt, fv.Dense()).canvas for prompt in ("a red ring", "A Red Ring.")
     )
     assert torch.equal(plain, sentence)
+
+
+@pytest.mark.parametrize("method", [fv.Dense(), fv.LazyVAR({-2: 0.5, -1: 0.5})], ids=repr)
+def test_what_ran_no_step_can_be_resumed_again(small, method):
+    """A snapshot of a generation that was resumed behind its last step holds all keys."""
+    first = fv.generate(small, "a red ring", method, seed=1, snapshot=True)
+    same = fv.resume(small, first, method, snapshot=True)
+    assert same.first_step == len(small.grids())
+    assert same.snapshot.cache.bytes == first.snapshot.cache.bytes
+    skipping, logits = fv.Prune({2: 0.5}, restore=fv.Zero()), []
+
+    def watch(runner):
+        logits.append(Seen(runner))
+        return logits[-1]
+
+    for base in (first, same):
+        fv.resume(small, base, skipping, watch=[watch])
+    for one, other in zip(logits[0].steps, logits[1].steps, strict=True):
+        assert torch.equal(one[1], other[1])

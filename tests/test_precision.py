@@ -215,7 +215,7 @@ def test_attention_is_looked_at_in_full_under_autocast(autocast):
     assert in_full(attention_entropy(q, k, 1.0).double(), entropy)
     assert in_full(torch.stack([*head_weights(q, k, 1.0)], 1).double(), weights)
     shares = torch.stack([part.sum(-1) for part in weights.split([8, 16], -1)], -1)
-    assert in_full(_attention_shares(q, k, [8, 16], 1.0).double(), shares)
+    assert in_full(_attention_shares(q, k, [8, 16], 1.0, None).double(), shares)
     site, grid = Site(0, "attn"), Grid(1, 4, 4)
     attended = Unfused(fv.Runner()).attend(site, grid, q, k, v, None, 1.0)
     assert in_full(attended.double(), weights @ v.double())
