@@ -301,3 +301,17 @@ def test_sublayers_that_are_not_computed_take_the_whole_output():
     runner.cache = {Site(0, "ffn"): Stored(wide, grids[0])}
     x = torch.zeros(1, 4, 8, dtype=torch.bfloat16)
     assert torch.equal(runner.sublayer(Site(0, "ffn"), grids[1], None, x), wide)
+
+
+def test_the_precision_of_a_model_names_reduced_products_by_either_of_torchs_names(small):
+    on_cpu = torch.backends.mkldnn
+    assert small.precision == "float64"
+    torch.set_float32_matmul_precision("medium")
+    try:
+        assert small.precision == "float64, products in medium precision"
+        if hasattr(on_cpu, "matmul"):
+            on_cpu.matmul.fp32_precision = "tf32"  # with both names set, torch refuses the older
+            assert small.precision == "float64, products in tf32 precision"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert small.precision == "float64"

@@ -35,6 +35,9 @@ class Skips:
     def cache_index(self, grids):
         return None
 
+    def stateful_from(self, grids):
+        return len(grids)  # its runner carries nothing from step to step
+
     def start(self, grids, depth, held=None):
         return SkipsRunner(self.step)
 

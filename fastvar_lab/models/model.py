@@ -342,8 +342,8 @@ class Model:
             named.append(f"autocast {str(self.autocast).removeprefix('torch.')}")
         if self.official and self.official.rounds_text and self.transformer.rounds_text_attention:
             named.append("text attention rounded")
-        if torch.get_float32_matmul_precision() != "highest":  # the process's own setting
-            named.append(f"products in {torch.get_float32_matmul_precision()} precision")
+        if products := _reduced_products(self.device):
+            named.append(f"products in {products} precision")
         return ", ".join(named)
 
     def lay_out(self) -> Model:
@@ -402,3 +402,14 @@ def paper_preset(model: Model, sizes: Sizes | None = None) -> Method:
             "such as Prune({-2: 0.5, -1: 0.75})"
         )
     return preset
+
+
+def _reduced_products(device: torch.device) -> str:
+    """Name the process's own setting of float32 products if it is not full precision."""
+    try:
+        name = torch.get_float32_matmul_precision()
+    except RuntimeError:  # it was set by the names of torch 2.9, one for each kind of device
+        on_cpu: Any = torch.backends.mkldnn
+        kind: Any = torch.backends.cuda.matmul if device.type == "cuda" else on_cpu.matmul
+        name = kind.fp32_precision
+    return "" if name in ("highest", "ieee", "none") else name
